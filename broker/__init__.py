@@ -1,0 +1,1 @@
+"""The sample broker: dataset cursor, leases, staleness bounds, membership. Never imports torch."""

@@ -1,0 +1,253 @@
+"""The messages between the broker and its clients: one request, one reply.
+
+A request may be sent again after a time-out: every one of them is idempotent or fenced. Times are
+durations in seconds; no two machines need agree on the clock.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from common.types import Group, GroupLease, Identifier, Record, WeightUpdate
+from common.wire import PROTOCOL_VERSION, Registry
+
+Gauges = dict[str, float]
+WaitS = Annotated[float, Field(ge=0, le=60)]  # how long the broker may hold a request (long poll)
+
+
+class Role(StrEnum):
+    ROLLOUT = "rollout"
+    LEARNER = "learner"
+    OBSERVER = "observer"  # reads the status, owns nothing
+
+
+class Verdict(StrEnum):
+    """What became of a submitted group."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"  # this very attempt was accepted before
+    FENCED = "fenced"  # its lease had lapsed or been given to a later attempt
+    STALE = "stale"  # older than max_staleness allows; the sample is issued again
+
+
+# ---- requests ------------------------------------------------------------------------------------
+class Hello(Record):
+    """First message of a member; also its rebirth after a restart (new incarnation)."""
+
+    member_id: Identifier
+    role: Annotated[Role, Field(strict=False)]
+    incarnation: int = Field(ge=0)  # random; tells a restarted process from its predecessor
+    protocol_version: int = PROTOCOL_VERSION
+    details: dict[str, str] = Field(default_factory=dict)  # host, pid, engine url: for people
+
+
+class Heartbeat(Record):
+    """Every few seconds, with what the member would show on a dashboard."""
+
+    member_id: Identifier
+    incarnation: int
+    gauges: Gauges = Field(default_factory=dict)
+
+
+class Goodbye(Record):
+    """A member that leaves in good order; its leases are given back."""
+
+    member_id: Identifier
+    incarnation: int
+
+
+class LeaseRequest(Record):
+    """A rollout server wants work. Held until there is some, or `wait_s`."""
+
+    member_id: Identifier
+    incarnation: int
+    max_groups: int = Field(gt=0, le=1024)
+    serving_version: int = Field(ge=0)  # what its engine generates with now
+    wait_s: WaitS
+
+
+class SubmitGroup(Record):
+    member_id: Identifier
+    incarnation: int
+    group: Group
+
+
+class GiveBack(Record):
+    """A lease that cannot be fulfilled. `broken_sample` counts towards its quarantine."""
+
+    member_id: Identifier
+    incarnation: int
+    group_id: Identifier
+    attempt: int
+    reason: str = Field(max_length=500)
+    broken_sample: bool
+
+
+class TakeBatch(Record):
+    """The learner wants the groups of step `step`; held until there are enough, or `wait_s`.
+
+    Asking again for a step that is not acknowledged returns the same groups.
+    """
+
+    member_id: Identifier
+    incarnation: int
+    step: int = Field(ge=1)  # 1-based; trains version step - 1 into version step
+    wait_s: WaitS
+
+
+class AckBatch(Record):
+    """Step `step` has trained on its batch; the learner's version is now `step`.
+
+    `refused` groups were not trained on: the learner's own guard or renderer rejected them.
+    """
+
+    member_id: Identifier
+    incarnation: int
+    step: int = Field(ge=1)
+    refused: dict[str, str] = Field(default_factory=dict)  # group id -> reason
+
+
+class AnnounceWeights(Record):
+    """The learner is about to push these weights."""
+
+    member_id: Identifier
+    incarnation: int
+    update: WeightUpdate
+
+
+class WatchWeights(Record):
+    """A rollout server asks for an announcement newer than what it has seen."""
+
+    member_id: Identifier
+    incarnation: int
+    seen_version: int = Field(ge=-1)  # -1: none yet
+    seen_attempt: int = Field(ge=-1)
+    wait_s: WaitS
+
+
+class AckWeights(Record):
+    """A rollout server serves `version` from now on."""
+
+    member_id: Identifier
+    incarnation: int
+    version: int = Field(ge=0)
+
+
+class WatchMembers(Record):
+    """The learner asks for the rollout servers, once there are at least `at_least`."""
+
+    member_id: Identifier
+    incarnation: int
+    at_least: int = Field(ge=0)
+    wait_s: WaitS
+
+
+class GetImage(Record):
+    """The file behind a digest of the dataset, for machines without the dataset folder."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class GetStatus(Record):
+    """Everything that a dashboard shows."""
+
+
+class Finish(Record):
+    """The learner has trained its last step: rollout servers may end."""
+
+    member_id: Identifier
+    incarnation: int
+    reason: str = Field(max_length=500)
+
+
+# ---- replies -------------------------------------------------------------------------------------
+class Welcome(Record):
+    run_id: Identifier
+    protocol_version: int
+    groups_per_step: int
+    max_staleness: int
+    total_steps: int
+    num_samples: int
+
+
+class Done(Record):
+    """Accepted; nothing to say. `finished`: the run is over, drain and end."""
+
+    finished: bool = False
+
+
+class Leases(Record):
+    leases: tuple[GroupLease, ...]
+    finished: bool = False
+
+
+class Submitted(Record):
+    verdict: Annotated[Verdict, Field(strict=False)]
+
+
+class Batch(Record):
+    """`groups` is empty when `wait_s` ran out; `exhausted` when the data is used up."""
+
+    step: int
+    groups: tuple[Group, ...]
+    exhausted: bool = False
+
+
+class Announcement(Record):
+    update: WeightUpdate | None
+    finished: bool = False
+
+
+class Members(Record):
+    """Live rollout servers: member id -> newest version acknowledged (-1: none)."""
+
+    acknowledged: dict[str, int]
+
+
+class ImageBytes(Record):
+    content: bytes
+
+
+class MemberStatus(Record):
+    member_id: str
+    role: Annotated[Role, Field(strict=False)]
+    silent_s: float
+    acknowledged_version: int
+    gauges: Gauges
+    details: dict[str, str]
+
+
+class Status(Record):
+    run_id: str
+    version: int  # the learner's
+    total_steps: int
+    finished: bool
+    counts: dict[str, int]  # the ledger's accounts: issued, trained, expired, waiting, ...
+    expired_by_reason: dict[str, int]
+    max_staleness_seen: int
+    slots_used: int
+    slots: int
+    members: tuple[MemberStatus, ...]
+
+
+class Refused(Record):
+    """The request was understood and turned down. `code` is stable, `message` is for people."""
+
+    code: str  # "version_mismatch" | "unknown_member" | "superseded" | "bad_request" | ...
+    message: str
+
+
+REQUESTS: Registry = {
+    message.__name__: message
+    for message in (
+        Hello, Heartbeat, Goodbye, LeaseRequest, SubmitGroup, GiveBack, TakeBatch, AckBatch,
+        AnnounceWeights, WatchWeights, AckWeights, WatchMembers, GetImage, GetStatus, Finish,
+    )
+}  # fmt: skip
+REPLIES: Registry = {
+    message.__name__: message
+    for message in (
+        Welcome, Done, Leases, Submitted, Batch, Announcement, Members, ImageBytes, Status, Refused,
+    )
+}  # fmt: skip

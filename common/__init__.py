@@ -1,0 +1,1 @@
+"""What every process agrees on: records, configuration, wire format, lifecycle, rendering."""

@@ -1,0 +1,241 @@
+"""The one typed configuration tree. Its defaults are the published Vision-OPD run.
+
+Frozen pydantic models, built once in each process's `main` and passed down by section. Reading
+files and command lines is `common.config_cli`'s job.
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class RunSection(Section):
+    name: str = Field("vision-opd", description="Name of the run; part of its folder's name.")
+    folder: Path | None = Field(
+        None, description="Run folder. Default: runs/<name>-<date>-<time> beside the code."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of data order, sampling and views.")
+
+
+class ModelSection(Section):
+    path: str = Field("Qwen/Qwen3.5-4B", description="Hugging Face folder or name of the start.")
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="Compute dtype of student and teacher; masters are float32."
+    )
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="Attention kernel; auto: flash-attn where installed and usable."
+    )
+    share_prefix: bool = Field(
+        True, description="Compute a group's image and question once for all its responses."
+    )
+    gradient_checkpointing: bool = Field(
+        True, description="Recompute activations in the backward pass (saves memory)."
+    )
+    freeze_vision_tower: bool = Field(False, description="Do not train the vision tower.")
+    max_prompt_tokens: int = Field(8192, gt=0, description="Tokens; longer prompts are refused.")
+
+
+class DataSection(Section):
+    train: Path | None = Field(
+        None, description="Parquet file of samples; paths inside it are relative to its folder."
+    )
+    heldout: Path | None = Field(None, description="Parquet file used only to measure accuracy.")
+    epochs: int = Field(1, gt=0, description="Passes over the training samples.")
+    shuffle: bool = Field(True, description="Shuffle each epoch, seeded by run.seed.")
+
+
+class BrokerSection(Section):
+    address: str = Field(
+        "tcp://127.0.0.1:5570", description="Where the broker listens; port 0 takes a free one."
+    )
+    max_staleness: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Steps by which a trajectory may lag the learner; 0 is synchronous.",
+    )
+    lease_s: float = Field(300.0, gt=0, description="Seconds until an unsubmitted lease lapses.")
+    member_timeout_s: float = Field(
+        20.0, gt=0, description="Seconds of silence after which a process counts as gone."
+    )
+    max_attempts: int = Field(
+        3, gt=0, description="Attempts at one sample before it is quarantined."
+    )
+    max_frame_mib: int = Field(64, gt=0, le=1024, description="MiB; larger messages are refused.")
+
+
+class RolloutSection(Section):
+    engine: Literal["sglang", "embedded"] = Field(
+        "sglang", description="Generation engine; embedded is ours, for CPUs and tests."
+    )
+    servers: int = Field(1, gt=0, description="Rollout servers to place.")
+    engine_url: str | None = Field(
+        None, description="Attach to this running engine instead of starting one."
+    )
+    host: str = Field("127.0.0.1", description="Address that a started engine listens on.")
+    port: int = Field(0, ge=0, lt=65536, description="Port of the engine; 0 takes a free one.")
+    trajectories_per_sample: int = Field(8, gt=0, le=1024, description="Trajectories a sample (n).")
+    temperature: float = Field(
+        1.0, gt=0, description="Sampling temperature; scoring divides by it too."
+    )
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus sampling share; 1 is off.")
+    top_k: int = Field(-1, ge=-1, description="Sample among the k likeliest; -1 is off.")
+    max_response_tokens: int = Field(1024, gt=0, description="Tokens; longer answers are cut.")
+    max_concurrent_groups: int = Field(16, gt=0, description="Groups in flight per server.")
+    request_timeout_s: float = Field(600.0, gt=0, description="Seconds for one generation.")
+    start_timeout_s: float = Field(600.0, gt=0, description="Seconds for the engine to come up.")
+    deterministic: bool = Field(
+        False, description="Same tokens and log-probs whatever else is in the batch (slower)."
+    )
+    threads: int | None = Field(None, gt=0, description="CPU threads of an embedded engine.")
+
+
+class ObjectiveSection(Section):
+    divergence: Literal["jsd", "forward_kl", "reverse_kl"] = Field(
+        "jsd", description="forward_kl = KL(teacher|student), reverse_kl = KL(student|teacher)."
+    )
+    jsd_teacher_weight: float = Field(
+        0.5, gt=0, lt=1, description="Teacher's share in the mixture (the paper's beta)."
+    )
+    top_k: int = Field(100, gt=0, description="Student's likeliest tokens that are compared.")
+    tail: bool = Field(True, description="A bucket for all other tokens; false: renormalise.")
+    importance_clip: float | None = Field(
+        2.0, gt=0, description="Upper truncation of student/rollout ratios; none: no weights."
+    )
+    aggregation: Literal["sequence_mean", "token_mean"] = Field(
+        "sequence_mean", description="Mean over sequences of token means, or over all tokens."
+    )
+
+
+class TeacherSection(Section):
+    policy: Literal["ema", "frozen", "current"] = Field(
+        "ema", description="Weights of the teacher; current (the student itself) collapses."
+    )
+    ema_rate: float = Field(
+        0.05, ge=0, le=1, description="teacher = (1 - rate) * teacher + rate * student, a step."
+    )
+    view: Literal["crop", "full", "random_crop"] = Field(
+        "crop", description="Image of the teacher; full and random_crop are controls."
+    )
+    crop_margin: float = Field(
+        0.0, ge=0, description="Context kept round the box on each side, in box widths/heights."
+    )
+    crop_scale: float = Field(
+        2.0, gt=0, description="Enlargement of a crop cut from the box (ready crops have it)."
+    )
+
+
+class OptimizerSection(Section):
+    lr: float = Field(2e-6, gt=0, description="Learning rate after warm-up.")
+    final_lr_share: float = Field(
+        1.0, ge=0, le=1, description="Linear decay to this share of lr at the last step; 1: none."
+    )
+    warmup_steps: int = Field(10, ge=0, description="Steps of linear warm-up.")
+    warmup_from_zero: bool = Field(
+        True, description="As published: the first step has lr 0. false: lr / warmup_steps."
+    )
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW moment decays.")
+    eps: float = Field(1e-8, gt=0, description="AdamW epsilon.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW decoupled weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Global gradient-norm clip.")
+
+
+class LearnerSection(Section):
+    groups_per_step: int = Field(96, gt=0, description="Groups (samples) an optimizer step.")
+    max_steps: int | None = Field(None, gt=0, description="Stop after these steps; none: all data.")
+    micro_batch_tokens: int = Field(
+        9216, gt=0, description="Student tokens in one forward pass; bounds memory."
+    )
+    threads: int | None = Field(None, gt=0, description="CPU threads of the learner.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is.")
+    batch_timeout_s: float = Field(
+        1800.0, gt=0, description="Seconds without a batch after which the run has failed."
+    )
+
+
+class WeightsSection(Section):
+    backend: Literal["auto", "gloo", "nccl"] = Field("auto", description="auto: nccl on GPUs.")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Dtype sent and served.")
+    bucket_mib: int = Field(256, gt=0, description="MiB a broadcast.")
+    timeout_s: float = Field(60.0, gt=0, description="Seconds for any one phase of a push.")
+    max_attempts: int = Field(3, gt=0, description="Tries of one push before the run stops.")
+    pause_mode: Literal["retract", "abort"] = Field(
+        "retract", description="What happens to running requests: recomputed, or cut and redone."
+    )
+    host: str = Field("127.0.0.1", description="The learner's address for the push group.")
+
+
+class CheckpointSection(Section):
+    every_steps: int = Field(0, ge=0, description="Steps between checkpoints; 0: only the last.")
+    keep: int = Field(2, gt=0, description="Checkpoints kept.")
+
+
+class EvaluationSection(Section):
+    every_steps: int = Field(0, ge=0, description="Steps between measurements; 0: none.")
+    samples: int = Field(0, ge=0, description="Samples measured at first and last; 0: all.")
+    interim_samples: int = Field(128, gt=0, description="Held-out samples measured in between.")
+    max_response_tokens: int = Field(64, gt=0, description="Tokens; greedy answers are cut there.")
+    shown: int = Field(12, ge=0, description="Held-out scenes kept for the report.")
+
+
+class ClusterSection(Section):
+    address: str | None = Field(None, description="Ray address; none: a local Ray on loopback.")
+    rollout_cpus: float = Field(1.0, gt=0, description="CPUs reserved per rollout process.")
+    rollout_gpus: float = Field(0.0, ge=0, description="GPUs reserved per rollout process.")
+    learner_cpus: float = Field(1.0, gt=0, description="CPUs reserved for the learner.")
+    learner_gpus: float = Field(0.0, ge=0, description="GPUs reserved for the learner.")
+    drain_s: float = Field(20.0, gt=0, description="Seconds a stopping process may take.")
+
+
+class RunConfig(Section):
+    """Everything that one run is made of."""
+
+    run: RunSection = RunSection()
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    broker: BrokerSection = BrokerSection()
+    rollout: RolloutSection = RolloutSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    teacher: TeacherSection = TeacherSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    learner: LearnerSection = LearnerSection()
+    weights: WeightsSection = WeightsSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    cluster: ClusterSection = ClusterSection()
+
+    @model_validator(mode="after")
+    def _sections_fit_together(self) -> Self:
+        if self.evaluation.every_steps and self.data.heldout is None:
+            raise ValueError(
+                "evaluation.every_steps is set but data.heldout is not. "
+                "Fix: name a held-out Parquet file, or set evaluation.every_steps = 0"
+            )
+        truncates = self.rollout.top_p < 1 or self.rollout.top_k > 0
+        if truncates and self.objective.importance_clip is not None:
+            raise ValueError(
+                "rollout.top_p / rollout.top_k truncate the sampling law, which makes "
+                "importance weights wrong. Fix: top_p = 1 and top_k = -1, or "
+                'objective.importance_clip = "none"'
+            )
+        if self.rollout.deterministic and self.rollout.engine != "embedded":
+            raise ValueError(
+                'rollout.deterministic needs rollout.engine = "embedded" for now. '
+                "Fix: set rollout.deterministic = false"
+            )
+        if self.teacher.view == "full" and self.teacher.policy == "current":
+            raise ValueError(
+                "teacher.policy = current with teacher.view = full compares the student with "
+                "itself. Fix: choose another policy or view"
+            )
+        if self.weights.backend == "nccl" and self.learner.device == "cpu":
+            raise ValueError(
+                "weights.backend = nccl needs a GPU but learner.device = cpu. "
+                "Fix: weights.backend = gloo"
+            )
+        return self

@@ -1,0 +1,217 @@
+"""TOML file + `--section.key value` -> RunConfig, with errors that name key, value and mend."""
+
+import difflib
+import json
+import sys
+import tomllib
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from common.config import RunConfig
+from common.errors import ConfigError
+
+USAGE = "[--config FILE] [--section.key value ...]"
+
+
+def load_or_exit(argv: Sequence[str], program: str, purpose: str) -> RunConfig:
+    """The configuration of a process; prints help or one line of error and exits otherwise."""
+    if any(argument in ("-h", "--help") for argument in argv):
+        print(help_text(program, purpose))
+        raise SystemExit(0)
+    try:
+        return load(argv)
+    except ConfigError as error:
+        exit_with(error)
+
+
+def exit_with(error: ConfigError) -> NoReturn:
+    print(f"config error: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def load(argv: Sequence[str]) -> RunConfig:
+    """The configuration named by command-line arguments; later ones win over earlier ones.
+
+    Paths inside a TOML file are relative to that file, paths on the command line to the
+    working folder.
+
+    Raises:
+        ConfigError: one line with the key, the value and the mend.
+    """
+    tree: dict[str, dict[str, Any]] = {}
+    arguments = list(argv)
+    while arguments:
+        flag, value = _take_flag(arguments)
+        if flag == "config":
+            for section, fields in _read_toml(Path(value)).items():
+                tree.setdefault(section, {}).update(fields)
+        else:
+            section, key = _split(flag)
+            field = _field(section, key, where=f"--{flag}")
+            tree.setdefault(section, {})[key] = _parse(value, field, f"--{flag}")
+    return build(tree)
+
+
+def build(tree: dict[str, dict[str, Any]]) -> RunConfig:
+    """A validated configuration from nested plain values."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_first_problem(error)) from None
+
+
+def dump_toml(config: RunConfig) -> str:
+    """A TOML file that rebuilds `config`, every field written out, paths absolute."""
+    lines: list[str] = []
+    for section in RunConfig.model_fields:
+        fields = getattr(config, section)
+        lines += ["", f"[{section}]"]
+        lines += [f"{key} = {_toml(getattr(fields, key))}" for key in type(fields).model_fields]
+    return "\n".join(lines[1:]) + "\n"
+
+
+def help_text(program: str, purpose: str) -> str:
+    """Usage and every field with its type, default and unit."""
+    lines = [f"usage: {program} {USAGE}", "", purpose]
+    for section, info in RunConfig.model_fields.items():
+        lines += ["", f"[{section}]"]
+        for key, field in _section_type(info).model_fields.items():
+            flag = f"  --{section}.{key} {_type_name(field.annotation)}"
+            lines.append(f"{flag:<58} {field.description} (default: {_text(field.default)})")
+    return "\n".join(lines)
+
+
+def _take_flag(arguments: list[str]) -> tuple[str, str]:
+    flag = arguments.pop(0)
+    if not flag.startswith("--"):
+        raise ConfigError(f"unexpected argument {flag!r}. Fix: use {USAGE}")
+    name, separator, value = flag[2:].partition("=")
+    if not separator:
+        if not arguments:
+            raise ConfigError(f"--{name} has no value. Fix: --{name} VALUE")
+        value = arguments.pop(0)
+    return name, value
+
+
+def _split(flag: str) -> tuple[str, str]:
+    section, separator, key = flag.partition(".")
+    if not separator:
+        raise ConfigError(f"unknown option --{flag}. Fix: options are --config and --section.key")
+    return section, key
+
+
+def _section_type(info: FieldInfo) -> type[BaseModel]:
+    annotation = info.annotation
+    assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation
+
+
+def _field(section: str, key: str, where: str) -> FieldInfo:
+    sections = RunConfig.model_fields
+    if section not in sections:
+        raise ConfigError(f"{where}: unknown section [{section}]. {_suggest(section, sections)}")
+    fields = _section_type(sections[section]).model_fields
+    if key not in fields:
+        names = {f"{section}.{name}": None for name in fields}
+        raise ConfigError(
+            f"{where}: unknown key {section}.{key}. {_suggest(f'{section}.{key}', names)}"
+        )
+    return fields[key]
+
+
+def _suggest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"Fix: did you mean {close[0]}?" if close else f"Fix: use one of {', '.join(known)}"
+
+
+def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"--config {path}: no such file. Fix: see deploy/configs/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"--config {path}: {error}. Fix: mend the file") from None
+    for section, fields in tree.items():
+        if not isinstance(fields, dict):
+            raise ConfigError(f"{path}: {section} stands outside a section. Fix: [section] first")
+        for key, value in fields.items():
+            field = _field(section, key, where=str(path))
+            if value == "none" and _is_optional(field.annotation):
+                fields[key] = None
+            elif isinstance(value, str) and _is_path(field.annotation, value):
+                fields[key] = _as_declared(field.annotation, (path.parent / value).resolve())
+    return tree
+
+
+def _parse(text: str, field: FieldInfo, where: str) -> Any:
+    if text == "none" and _is_optional(field.annotation):
+        return None
+    if get_origin(field.annotation) is tuple:
+        return tuple(part.strip() for part in text.strip("()[]").split(","))
+    return text
+
+
+def _is_path(annotation: Any, value: str) -> bool:
+    """True for path fields, and for a text such as model.path that starts like a relative path."""
+    return Path in (annotation, *get_args(annotation)) or value.startswith(("./", "../"))
+
+
+def _as_declared(annotation: Any, path: Path) -> Path | str:
+    return str(path) if annotation is str else path
+
+
+def _is_optional(annotation: Any) -> bool:
+    return type(None) in get_args(annotation)
+
+
+def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "|".join(str(choice) for choice in get_args(annotation))
+    if get_origin(annotation) is types.UnionType:
+        names = [_type_name(part) for part in get_args(annotation) if part is not type(None)]
+        return "|".join([*names, "none"])
+    if get_origin(annotation) is tuple:
+        return ",".join(_type_name(part) for part in get_args(annotation))
+    return str(annotation.__name__).upper()
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Path):
+        value = value.absolute()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(part) for part in value) + "]"
+    if isinstance(value, int | float):
+        return _text(value)
+    return json.dumps(_text(value))  # a JSON string is a TOML basic string
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"][:2])
+    if not where:  # raised by RunConfig itself: the message already has key, value and mend
+        return str(problem["msg"]).removeprefix("Value error, ")
+    message, value = problem["msg"], problem["input"]
+    if problem["type"] == "extra_forbidden":
+        section, _, key = where.partition(".")
+        if key:
+            _field(section, key, where="config")
+        return f"unknown section [{section}]. {_suggest(section, RunConfig.model_fields)}"
+    section, key = where.split(".")
+    field = _field(section, key, where="config")
+    kind = _type_name(field.annotation)
+    return f"{where} = {_text(value)!r}: {message}. Fix: give {kind}. {field.description}"

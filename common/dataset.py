@@ -1,0 +1,90 @@
+"""Dataset rows from Parquet: one file, one schema, clear errors for a bad row.
+
+Columns: sample_id str, problem str (with one "<image>"), image str (path relative to the file's
+folder), image_sha256 str, width int, height int, box list<int>[4] | null, crop str | null,
+crop_sha256 str | null, crop_width int | null, crop_height int | null, answer str | null.
+The answer is read by `read_answers` alone, for measuring.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from common.errors import DataError
+from common.types import Box, ImageRef, Sample
+
+_REQUIRED = ("sample_id", "problem", "image", "image_sha256", "width", "height")
+
+
+def read_samples(path: Path) -> tuple[list[Sample], list[str]]:
+    """All good rows in file order, and one line for each bad row.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column, repeats a sample_id, or has no good row.
+    """
+    samples: list[Sample] = []
+    problems: list[str] = []
+    seen: set[str] = set()
+    for number, row in enumerate(_read_rows(path)):
+        try:
+            sample = _sample(row)
+        except (ValidationError, ValueError, TypeError) as error:
+            problems.append(f"{path} row {number}: {_one_line(error)}")
+            continue
+        if sample.sample_id in seen:
+            raise DataError(f"{path} row {number}: sample_id {sample.sample_id!r} stands twice")
+        seen.add(sample.sample_id)
+        samples.append(sample)
+    if not samples:
+        raise DataError(f"{path} holds no usable row. {problems[0] if problems else 'It is empty'}")
+    return samples, problems
+
+
+def read_answers(path: Path) -> dict[str, str]:
+    """sample_id -> reference answer. For measuring only: training code must not call this."""
+    return {row["sample_id"]: row["answer"] for row in _read_rows(path) if row.get("answer")}
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        table = pq.read_table(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"dataset {path}: {_one_line(error)}") from error
+    missing = [name for name in _REQUIRED if name not in table.column_names]
+    if missing:
+        raise DataError(f"dataset {path} lacks the columns {', '.join(missing)}")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    if row["problem"].count("<image>") != 1:
+        raise ValueError('problem must hold "<image>" exactly once')
+    box, crop = row.get("box"), row.get("crop")
+    if box is None and crop is None:
+        raise ValueError("neither box nor crop: the teacher would have no evidence")
+    return Sample(
+        sample_id=row["sample_id"],
+        problem=row["problem"],
+        image=ImageRef(
+            sha256=row["image_sha256"], path=row["image"], width=row["width"], height=row["height"]
+        ),
+        box=None if box is None else Box(**dict(zip(("x1", "y1", "x2", "y2"), box, strict=True))),
+        crop=None
+        if crop is None
+        else ImageRef(
+            sha256=row["crop_sha256"],
+            path=crop,
+            width=row["crop_width"],
+            height=row["crop_height"],
+        ),
+    )
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,29 @@
+"""The exceptions that callers may want to tell apart."""
+
+
+class VisionOpdError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class ConfigError(VisionOpdError, ValueError):
+    """A configuration that cannot run. The message names the key, the value and the mend."""
+
+
+class DataError(VisionOpdError, ValueError):
+    """One broken row, image or response. It costs that sample, never the run."""
+
+
+class ProtocolError(VisionOpdError):
+    """A peer of another version, or bytes that are not one of our messages."""
+
+
+class BrokerUnavailable(VisionOpdError, ConnectionError):
+    """The broker did not answer within its retries."""
+
+
+class EngineError(VisionOpdError):
+    """A generation engine refused, failed or did not answer in time."""
+
+
+class WeightSyncError(VisionOpdError):
+    """A weight push did not complete on every server that took part."""

@@ -1,0 +1,73 @@
+"""Images by content: the wire carries sha256 and size, the bytes come from the dataset folder."""
+
+import hashlib
+import io
+from collections import OrderedDict
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from common.errors import DataError
+from common.types import ImageRef
+
+
+class ImageStore:
+    """Reads and verifies image files, with a cache of decoded pictures bounded in bytes."""
+
+    def __init__(self, folder: Path, cache_bytes: int = 256 * 2**20) -> None:
+        self._folder = folder
+        self._cache: OrderedDict[str, Image.Image] = OrderedDict()
+        self._cache_bytes = cache_bytes
+        self._used_bytes = 0
+
+    def read_bytes(self, ref: ImageRef) -> bytes:
+        """The encoded file behind `ref`.
+
+        Raises:
+            DataError: missing, outside the dataset folder, or other content than `ref` says.
+        """
+        path = (self._folder / ref.path).resolve()
+        if not path.is_relative_to(self._folder.resolve()):
+            raise DataError(f"image {ref.path} lies outside the dataset folder {self._folder}")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"image {path}: {error.strerror}. Fix: restore the file") from error
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != ref.sha256:
+            raise DataError(f"image {path}: sha256 is {digest[:12]}..., not {ref.sha256[:12]}...")
+        return content
+
+    def open(self, ref: ImageRef) -> Image.Image:
+        """The decoded RGB picture behind `ref`. Do not change it: it is shared.
+
+        Raises:
+            DataError: as `read_bytes`, or not a picture of the size that `ref` says.
+        """
+        if ref.sha256 in self._cache:
+            self._cache.move_to_end(ref.sha256)
+            return self._cache[ref.sha256]
+        picture = decode_image(self.read_bytes(ref), ref.path)
+        if picture.size != (ref.width, ref.height):
+            raise DataError(f"image {ref.path} is {picture.size}, not {(ref.width, ref.height)}")
+        self._remember(ref.sha256, picture)
+        return picture
+
+    def _remember(self, digest: str, picture: Image.Image) -> None:
+        self._cache[digest] = picture
+        self._used_bytes += _num_bytes(picture)
+        while self._used_bytes > self._cache_bytes and len(self._cache) > 1:
+            _, dropped = self._cache.popitem(last=False)
+            self._used_bytes -= _num_bytes(dropped)
+
+
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """RGB picture from encoded bytes; DataError when they are not a picture."""
+    try:
+        return Image.open(io.BytesIO(content)).convert("RGB")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"image {name} cannot be decoded: {error}") from error
+
+
+def _num_bytes(picture: Image.Image) -> int:
+    return picture.width * picture.height * 3

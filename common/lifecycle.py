@@ -1,0 +1,67 @@
+"""Start, signals and stop: the same for every process.
+
+The first SIGTERM or SIGINT sets the stop event and the process drains; the second one ends it at
+once. A process whose parent has died stops too, so that nothing outlives a killed launcher.
+"""
+
+import asyncio
+import ctypes
+import logging
+import os
+import random
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+
+import uvloop
+
+logger = logging.getLogger(__name__)
+_PR_SET_PDEATHSIG = 1
+
+
+def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run an async process until `main` returns; `main` gets the stop event."""
+
+    async def supervised() -> None:
+        await main(stop_event_on_signals())
+
+    uvloop.run(supervised())
+
+
+def stop_event_on_signals() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets. Call it inside the running loop."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        logger.info("%s: draining", signal.Signals(number).name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def stop_with_parent() -> None:
+    """Ask the kernel for a SIGTERM when the parent process dies (Linux; elsewhere nothing)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def backoff(first_s: float, limit_s: float, rng: random.Random) -> Iterator[float]:
+    """Waiting times that double up to `limit_s`, each with up to 50 % of jitter taken off."""
+    wait_s = first_s
+    while True:
+        yield wait_s * (1 - 0.5 * rng.random())
+        wait_s = min(2 * wait_s, limit_s)
+
+
+async def wait_or_stop(stop: asyncio.Event, timeout_s: float) -> bool:
+    """True as soon as `stop` is set, False after `timeout_s`."""
+    try:
+        await asyncio.wait_for(stop.wait(), timeout_s)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,182 @@
+"""The records that travel between processes: frozen, validated on arrival, free of torch.
+
+Words: a *sample* is one dataset row; a *group* is the n trajectories of one sample; a *trajectory*
+is one response. A *policy version* counts the optimizer steps behind a set of weights.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, NewType, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+
+PolicyVersion = NewType("PolicyVersion", int)
+Int32Array = Annotated[np.ndarray, PlainValidator(lambda value: _vector(value, np.int32))]
+Float32Array = Annotated[np.ndarray, PlainValidator(lambda value: _vector(value, np.float32))]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Identifier = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _vector(value: Any, dtype: Any) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype != dtype:
+        raise ValueError(f"expected a {np.dtype(dtype).name} vector")
+    return value
+
+
+class Record(BaseModel):
+    """Base of every record: immutable, no unknown field, no silent conversion."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True
+    )
+
+
+class Box(Record):
+    """Pixel rectangle in the full image; x2 and y2 are exclusive."""
+
+    x1: int = Field(ge=0)
+    y1: int = Field(ge=0)
+    x2: int
+    y2: int
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> Self:
+        if self.x2 <= self.x1 or self.y2 <= self.y1:
+            raise ValueError("box is empty: need x1 < x2 and y1 < y2")
+        return self
+
+
+class ImageRef(Record):
+    """An image by content. The bytes stay in the dataset folder; the wire carries this."""
+
+    sha256: Sha256
+    path: str  # relative to the dataset folder
+    width: int = Field(gt=0)  # pixels
+    height: int = Field(gt=0)  # pixels
+
+
+class Sample(Record):
+    """One dataset row, without its answer: training never sees a label."""
+
+    sample_id: Identifier
+    problem: str  # text with one "<image>" placeholder
+    image: ImageRef  # the student's view
+    box: Box | None  # the evidence, in the student's view
+    crop: ImageRef | None  # a ready teacher view; None: cut `box` out of `image`
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # the model ended its answer
+    LENGTH = "length"  # the response budget ended it
+    ABORT = "abort"  # the engine gave up; never trained on
+
+
+class VersionSpan(Record):
+    """Response tokens [start, end) came from the weights of `version`."""
+
+    version: int = Field(ge=0)
+    start: int = Field(ge=0)
+    end: int
+
+
+class Trajectory(Record):
+    """One response, sampled by a rollout engine from the student's view of a sample."""
+
+    index: int = Field(ge=0)  # within its group
+    response_token_ids: Int32Array  # [T], with the end-of-turn token when it was sampled
+    rollout_logprobs: Float32Array  # [T], nats, at the sampling temperature
+    version_spans: tuple[VersionSpan, ...]  # as the engine reported them, covering [0, T)
+    finish_reason: Annotated[FinishReason, Field(strict=False)]  # a plain string on the wire
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        length = len(self.response_token_ids)
+        if length == 0:
+            raise ValueError("empty response")
+        if len(self.rollout_logprobs) != length:
+            raise ValueError(f"{len(self.rollout_logprobs)} log-probs for {length} tokens")
+        if not np.isfinite(self.rollout_logprobs).all() or (self.rollout_logprobs > 1e-3).any():
+            raise ValueError("rollout log-probs must be finite and <= 0")
+        covered = 0
+        for span in self.version_spans:
+            if span.start != covered or span.end <= span.start:
+                raise ValueError("version spans must cover the response without gap or overlap")
+            covered = span.end
+        if covered != length:
+            raise ValueError(f"version spans cover {covered} of {length} tokens")
+        return self
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.response_token_ids)
+
+    @property
+    def oldest_version(self) -> PolicyVersion:
+        return PolicyVersion(min(span.version for span in self.version_spans))
+
+    @property
+    def newest_version(self) -> PolicyVersion:
+        return PolicyVersion(max(span.version for span in self.version_spans))
+
+
+class GroupLease(Record):
+    """Permission to generate the group of one sample, once."""
+
+    group_id: Identifier  # "<epoch>/<position>": the same in every attempt and every run
+    attempt: int = Field(ge=0)  # fences late submits of earlier attempts
+    sample: Sample
+    num_trajectories: int = Field(gt=0)
+    sampling_seed: int = Field(ge=0, lt=2**31)  # of (run seed, group): not of the attempt
+    lease_s: float = Field(gt=0)  # seconds from now until it lapses
+
+
+class Group(Record):
+    """All trajectories of one sample; a group is complete or it does not exist."""
+
+    group_id: Identifier
+    attempt: int = Field(ge=0)
+    sample: Sample
+    prompt_token_ids: Int32Array  # [P], ONE placeholder an image
+    num_prompt_tokens: int = Field(gt=0)  # as the engine counted them, placeholders expanded
+    trajectories: tuple[Trajectory, ...] = Field(min_length=1)
+
+    @property
+    def oldest_version(self) -> PolicyVersion:
+        return PolicyVersion(min(t.oldest_version for t in self.trajectories))
+
+    @property
+    def num_response_tokens(self) -> int:
+        return sum(t.num_tokens for t in self.trajectories)
+
+
+class PushGroup(Record):
+    """A torch.distributed group of the learner (rank 0) and rollout servers."""
+
+    name: Identifier
+    host: str
+    port: int = Field(gt=0, lt=65536)
+    backend: str  # "gloo" | "nccl"
+    ranks: dict[str, int]  # member id -> rank, the learner's rank 0 not included
+
+    @property
+    def world_size(self) -> int:
+        return 1 + len(self.ranks)
+
+
+class WeightBucket(Record):
+    """Tensors sent as one uint8 broadcast: their bytes one after the other, in this order."""
+
+    names: tuple[str, ...]
+    dtypes: tuple[str, ...]  # torch names without the prefix: "float32", "bfloat16"
+    shapes: tuple[tuple[int, ...], ...]
+    num_bytes: int = Field(gt=0)
+
+
+class WeightUpdate(Record):
+    """The announcement of a push: which weights, by which group, in which buckets."""
+
+    version: int = Field(ge=0)
+    attempt: int = Field(ge=0)  # a push that failed is announced again, in a new group
+    group: PushGroup
+    buckets: tuple[WeightBucket, ...]
+    pause_mode: str = "retract"

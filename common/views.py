@@ -1,0 +1,66 @@
+"""What the teacher looks at: the evidence crop, or one of the two controls (paper section 3)."""
+
+import numpy as np
+from PIL import Image
+
+from common.config import TeacherSection
+from common.errors import DataError
+from common.images import ImageStore
+from common.types import Box, Sample
+
+
+def teacher_view(
+    sample: Sample, images: ImageStore, config: TeacherSection, seed: int
+) -> Image.Image:
+    """The teacher's picture of a sample, RGB.
+
+    Args:
+        seed: places the random crop of the control; the same seed gives the same view.
+
+    Raises:
+        DataError: no evidence to show, or an image that cannot be read.
+    """
+    if config.view == "full":
+        return images.open(sample.image)
+    if config.view == "crop" and sample.crop is not None:
+        return images.open(sample.crop)
+    if sample.box is None:
+        raise DataError(f"sample {sample.sample_id} has neither a crop nor a box")
+    picture = images.open(sample.image)
+    box = with_margin(sample.box, config.crop_margin, picture.size)
+    if config.view == "random_crop":
+        box = moved_at_random(box, picture.size, seed)
+    return cut(picture, box, config.crop_scale)
+
+
+def with_margin(box: Box, margin: float, size: tuple[int, int]) -> Box:
+    """`box` widened by `margin` of its sides, shifted (not shrunk) to stay inside the picture."""
+    width, height = size
+    if box.x2 > width or box.y2 > height:
+        raise DataError(f"box {box} reaches outside the {width} x {height} picture")
+    x1, x2 = _widen(box.x1, box.x2, margin, width)
+    y1, y2 = _widen(box.y1, box.y2, margin, height)
+    return Box(x1=x1, y1=y1, x2=x2, y2=y2)
+
+
+def moved_at_random(box: Box, size: tuple[int, int], seed: int) -> Box:
+    """A box of the same size at a uniformly random place."""
+    rng = np.random.default_rng(seed)
+    x1 = int(rng.integers(0, size[0] - (box.x2 - box.x1) + 1))
+    y1 = int(rng.integers(0, size[1] - (box.y2 - box.y1) + 1))
+    return Box(x1=x1, y1=y1, x2=x1 + box.x2 - box.x1, y2=y1 + box.y2 - box.y1)
+
+
+def cut(picture: Image.Image, box: Box, scale: float) -> Image.Image:
+    """The part of `picture` inside `box`, enlarged by `scale` (bicubic)."""
+    crop = picture.crop((box.x1, box.y1, box.x2, box.y2))
+    if scale == 1:
+        return crop
+    size = (max(1, round(crop.width * scale)), max(1, round(crop.height * scale)))
+    return crop.resize(size, Image.Resampling.BICUBIC)
+
+
+def _widen(low: int, high: int, margin: float, limit: int) -> tuple[int, int]:
+    length = min(limit, round((high - low) * (1 + 2 * margin)))
+    start = min(max(0, low - round((high - low) * margin)), limit - length)
+    return start, start + length

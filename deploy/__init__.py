@@ -1,0 +1,1 @@
+"""Places and watches the processes; shows what a run did."""

@@ -1,0 +1,1 @@
+"""The learner: objective, teacher, optimizer, checkpoints, weight push."""
