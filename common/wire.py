@@ -90,7 +90,7 @@ def _unpack_array(code: int, data: bytes) -> np.ndarray:
     if not (isinstance(parts, tuple) and len(parts) == 3):
         raise ProtocolError("malformed array")
     name, shape, content = parts
-    if name not in _DTYPES:
+    if not isinstance(name, str) or name not in _DTYPES:
         raise ProtocolError(f"dtype {str(name)[:20]!r} is not allowed")
     is_shape = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < 2**31 for n in shape)
     if not is_shape or not isinstance(content, bytes) or len(shape) > 4:

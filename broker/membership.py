@@ -1,0 +1,108 @@
+"""Who is alive. Pure: time is an argument (seconds on any one steady clock)."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from broker.protocol import Gauges, Hello, Role
+from broker.refusal import Refusal
+
+MAX_MEMBERS = 4096
+Owner = tuple[str, int]  # (member id, incarnation): one life of one process
+
+
+@dataclass
+class Member:
+    member_id: str
+    role: Role
+    incarnation: int
+    details: dict[str, str]
+    last_seen_s: float
+    gauges: Gauges = field(default_factory=dict)
+    acknowledged_version: int = -1  # newest weights that it said it serves; -1: none
+
+    @property
+    def owner(self) -> Owner:
+        return (self.member_id, self.incarnation)
+
+
+class Membership:
+    """Members by id, the longest silent first."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._members: OrderedDict[str, Member] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def join(self, hello: Hello, now: float) -> Member | None:
+        """Note a hello. Returns the earlier life that it replaces, if there is one."""
+        known = self._members.get(hello.member_id)
+        if known is not None and known.incarnation == hello.incarnation:
+            self._touch(known, now)
+            return None
+        if known is None and len(self._members) >= MAX_MEMBERS:
+            raise Refusal("too_many", f"there are {MAX_MEMBERS} members already")
+        self._members[hello.member_id] = Member(
+            hello.member_id, hello.role, hello.incarnation, hello.details, now
+        )
+        self._members.move_to_end(hello.member_id)
+        return known
+
+    def seen(self, member_id: str, incarnation: int, now: float) -> Member:
+        """The member behind a request, which proves it alive.
+
+        Raises:
+            Refusal: not a member (any more), or an earlier life of one.
+        """
+        member = self._members.get(member_id)
+        if member is None:
+            raise Refusal("unknown_member", f"{member_id} is not a member: say hello first")
+        if member.incarnation != incarnation:
+            raise Refusal("superseded", f"another process took the name {member_id} since")
+        self._touch(member, now)
+        return member
+
+    def find(self, owner: Owner) -> Member | None:
+        """The member that lives this life, without taking it as a sign of life."""
+        member = self._members.get(owner[0])
+        return member if member is not None and member.owner == owner else None
+
+    def leave(self, owner: Owner) -> Member | None:
+        """Forget a member; None when that life is over already."""
+        return self._members.pop(owner[0]) if self.find(owner) else None
+
+    def lapse(self, now: float) -> list[Member]:
+        """Forget and return everyone who has been silent for too long."""
+        lost: list[Member] = []
+        while (deadline := self.next_deadline()) is not None and deadline <= now:
+            lost.append(self._members.popitem(last=False)[1])
+        return lost
+
+    def next_deadline(self) -> float | None:
+        """When the longest silent member will count as gone."""
+        for member in self._members.values():
+            return member.last_seen_s + self._timeout_s
+        return None
+
+    def all(self) -> list[Member]:
+        return list(self._members.values())
+
+    def acknowledged(self) -> dict[str, int]:
+        """Live rollout servers by name: newest version acknowledged (-1: none)."""
+        servers = (m for m in self._members.values() if m.role is Role.ROLLOUT)
+        return {
+            m.member_id: m.acknowledged_version for m in sorted(servers, key=lambda m: m.member_id)
+        }
+
+    def serving_floor(self) -> int | None:
+        """The oldest version that any live rollout server serves; None: none serves any.
+
+        A server that has not acknowledged any weights generates nothing, so it holds nobody up.
+        """
+        versions = [version for version in self.acknowledged().values() if version >= 0]
+        return min(versions, default=None)
+
+    def _touch(self, member: Member, now: float) -> None:
+        member.last_seen_s = now
+        self._members.move_to_end(member.member_id)

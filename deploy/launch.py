@@ -1,0 +1,93 @@
+"""One run from start to end: python -m deploy.launch [--config FILE] [--section.key value ...]
+
+Without arguments: the quickstart. Ray places the processes, a view shows how they do, and the run
+folder holds a report at the end. Ctrl-C or SIGTERM drains; a second one ends at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import lifecycle
+from common.config import RunConfig
+from common.config_cli import exit_with, load_or_exit
+from common.errors import ConfigError, VisionOpdError
+from deploy.roles import ROOT
+from deploy.run_folder import make_run_folder
+from deploy.supervisor import Supervisor
+
+QUICKSTART = ROOT / "deploy" / "configs" / "quickstart.toml"
+PURPOSE = "Runs broker, rollout servers and learner; without arguments, the CPU quickstart."
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not any(argument.partition("=")[0] == "--config" for argument in arguments):
+        arguments = ["--config", str(QUICKSTART), *arguments]
+    config = load_or_exit(arguments, "deploy/launch_cluster.sh", PURPOSE)
+    try:
+        _check_data(config)
+        config, folder = make_run_folder(config, time.localtime())
+    except ConfigError as error:
+        exit_with(error)
+    _log_to(folder / "logs" / "launch.log")
+    print(f"run folder: {folder}", flush=True)
+    exit_code = 0
+
+    async def supervised(stop: asyncio.Event) -> None:
+        nonlocal exit_code
+        exit_code = await _run(config, folder, stop)
+
+    lifecycle.run(supervised)
+    raise SystemExit(exit_code)
+
+
+async def _run(config: RunConfig, folder: Path, stop: asyncio.Event) -> int:
+    from deploy.outcome import show_outcome
+    from deploy.placement import connected_ray
+    from deploy.terminal import show_progress
+
+    try:
+        print("starting Ray and the processes ...", flush=True)
+        async with connected_ray(config, folder / "logs") as placement:
+            supervisor = Supervisor(config, folder, placement.place)
+            view = asyncio.create_task(show_progress(supervisor.broker_address))
+            try:
+                is_complete = await supervisor.run(stop)
+            finally:
+                view.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await view
+    except VisionOpdError as error:
+        print(f"\nrun failed: {error}", file=sys.stderr, flush=True)
+        return 1
+    show_outcome(folder)
+    return 0 if is_complete else 130
+
+
+def _check_data(config: RunConfig) -> None:
+    """Make the quickstart's own world where it is asked for; name what is missing otherwise."""
+    from deploy.quickstart.own import ensure_own_dataset
+
+    if config.data.train is None:
+        raise ConfigError("data.train is not set. Fix: --data.train FILE.parquet")
+    ensure_own_dataset(config.data.train, report=lambda line: print(line, flush=True))
+    for key, path in (("train", config.data.train), ("heldout", config.data.heldout)):
+        if path is not None and not path.is_file():
+            raise ConfigError(f"data.{key} = {str(path)!r}: no such file. Fix: name a Parquet file")
+
+
+def _log_to(path: Path) -> None:
+    """The launcher's own log goes into the run folder: the terminal belongs to the view."""
+    logging.basicConfig(
+        filename=path, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What a person is told when a run has ended."""
+
+import json
+from pathlib import Path
+
+from deploy.report import write_report
+
+
+def show_outcome(folder: Path) -> None:
+    """Write the report and print the short summary, as far as the run got."""
+    summary_path = folder / "summary.json"
+    if not summary_path.exists():
+        print(f"the run ended before there was anything to report: {folder}")
+        return
+    report = write_report(folder)
+    print(outcome_text(json.loads(summary_path.read_text(encoding="utf-8"))))
+    print(f"report: {report}")
+
+
+def outcome_text(summary: dict[str, object]) -> str:
+    """A few lines: what it could do before and after, and what that took."""
+    rows = [
+        ("full image", summary["full_accuracy_before"], summary["full_accuracy_after"]),
+        ("evidence crop", summary["crop_accuracy_before"], summary["crop_accuracy_after"]),
+    ]
+    lines = ["", f"{'held-out accuracy':<20}{'before':>8}{'after':>8}"]
+    lines += [
+        f"{name:<20}{_percent(before):>8}{_percent(after):>8}" for name, before, after in rows
+    ]
+    lines.append(f"{'gap closed':<20}{'':>8}{_percent(summary['gap_closed']):>8}")
+    lines.append(
+        f"{summary['steps']} steps in {_number(summary['seconds']):.0f} s, "
+        f"{summary['trajectories_trained']} trajectories trained, "
+        f"{summary['trajectories_expired']} expired, "
+        f"staleness up to {summary['max_staleness_seen']}"
+        + (" (interrupted)" if summary["interrupted"] else "")
+    )
+    return "\n".join(lines)
+
+
+def _percent(share: object) -> str:
+    return f"{share:.1%}" if isinstance(share, int | float) else "-"
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

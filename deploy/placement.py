@@ -1,0 +1,170 @@
+"""Ray places the processes: one actor a process, which starts it, waits for it and stops it.
+
+Ray runs no logic of ours beside that. On one machine it is a local Ray, bound to loopback, in a
+temporary folder that is gone afterwards.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from common.config import RunConfig
+from common.errors import VisionOpdError
+from deploy.roles import ROOT, Role
+
+logger = logging.getLogger(__name__)
+_OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is 75 MiB; we put nothing there
+_START_TIMEOUT_S = 60.0
+_PR_SET_PDEATHSIG = 1
+
+
+class ProcessActor:
+    """Runs in a Ray worker on the machine that Ray chose."""
+
+    def __init__(self, command: tuple[str, ...], environment: dict[str, str], log: str) -> None:
+        self._command = command
+        self._environment = {**os.environ, **environment}
+        self._log = Path(log)
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> int:
+        """Start the process, its output appended to the log; returns its pid."""
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment,
+                cwd=ROOT,
+                start_new_session=True,  # a Ctrl-C in the terminal is the launcher's to handle
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
+        return self._process.pid
+
+    async def wait(self) -> int:
+        """The exit code, when there is one; negative: the signal that ended it."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def signal(self, number: int) -> None:
+        """Signal the process; SIGKILL reaches everything in its session."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if number == signal.SIGKILL:
+                os.killpg(self._process.pid, number)
+            else:
+                self._process.send_signal(number)
+
+
+class Placed:
+    """A handle on one placed process."""
+
+    def __init__(self, role: Role, actor: Any) -> None:
+        self.role = role
+        self._actor = actor
+
+    async def start(self) -> None:
+        """Raises VisionOpdError when the cluster has no room for it."""
+        try:
+            pid = await asyncio.wait_for(_answer(self._actor.start.remote()), _START_TIMEOUT_S)
+        except TimeoutError:
+            raise VisionOpdError(
+                f"{self.role.name} found no place within {_START_TIMEOUT_S:.0f} s: it needs "
+                f"{self.role.cpus:g} CPUs and {self.role.gpus:g} GPUs. Fix: free some, or lower "
+                "[cluster] in the config"
+            ) from None
+        logger.info("%s started, pid %d", self.role.name, pid)
+
+    async def wait(self) -> int | None:
+        """The exit code; None when the machine or the Ray worker was lost."""
+        import ray
+
+        try:
+            code: int = await _answer(self._actor.wait.remote())
+        except ray.exceptions.RayError:
+            return None
+        return code
+
+    async def signal(self, number: int) -> None:
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+            await asyncio.wait_for(_answer(self._actor.signal.remote(number)), 5)
+
+
+class Placement:
+    """Makes actors on a connected Ray."""
+
+    def __init__(self, log_folder: Path) -> None:
+        self._log_folder = log_folder
+
+    def place(self, role: Role) -> Placed:
+        import ray
+
+        actor_class = ray.remote(ProcessActor)
+        log = str(self._log_folder / f"{role.name}.log")
+        options = actor_class.options(num_cpus=role.cpus, num_gpus=role.gpus, max_restarts=0)
+        return Placed(role, options.remote(role.command, role.environment, log))
+
+
+@contextlib.asynccontextmanager
+async def connected_ray(config: RunConfig, log_folder: Path) -> AsyncIterator[Placement]:
+    """A Ray to place processes on: the named cluster's, or one of our own on this machine."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if config.cluster.address is not None:
+        await asyncio.to_thread(ray.init, address=config.cluster.address, **quiet)
+        try:
+            yield Placement(log_folder)
+        finally:
+            ray.shutdown()
+        return
+    folder = tempfile.mkdtemp(prefix="vopd-ray-")  # short: unix socket paths have 107 bytes
+    try:
+        ray.init(
+            address="local",
+            num_cpus=_cpus_needed(config),
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=folder,
+            **quiet,
+        )
+        yield Placement(log_folder)
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cpus_needed(config: RunConfig) -> int:
+    """Ray's count is a reservation, not a limit: a laptop with one core may run everything."""
+    cluster = config.cluster
+    needed = config.rollout.servers * cluster.rollout_cpus + cluster.learner_cpus
+    return max(os.cpu_count() or 1, int(needed + 0.999))
+
+
+async def _answer(reference: Any) -> Any:
+    return await reference
+
+
+def _end_with_parent() -> None:
+    """SIGTERM for the child when its Ray worker dies, however that happens."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

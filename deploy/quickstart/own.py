@@ -1,0 +1,19 @@
+"""The dataset that the quickstart's configs name: made once, in a cache folder of the checkout."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parents[2] / ".cache" / "quickstart"
+NUM_TRAIN = 3200
+NUM_HELDOUT = 512
+SEED = 0
+
+
+def ensure_own_dataset(train: Path, report: Callable[[str], None]) -> None:
+    """Make the dataset if `train` is its file and it is not there yet; else do nothing."""
+    if train.resolve().parent != CACHE:
+        return
+    from deploy.quickstart.dataset import DatasetParameters, write_dataset
+
+    report(f"world: {NUM_TRAIN + NUM_HELDOUT} scenes of digits on tags in {CACHE}")
+    write_dataset(CACHE, DatasetParameters(NUM_TRAIN, NUM_HELDOUT, SEED), report)

@@ -1,0 +1,153 @@
+"""RUN/report.html: one self-contained page of what a run did. python -m deploy.report RUN"""
+
+import json
+import math
+import sys
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from common.config_cli import exit_with
+from common.errors import ConfigError
+from deploy.charts import Series, line_chart
+from deploy.scene_cards import scene_cards
+
+Row = dict[str, Any]
+_PARTS = ("student_forward", "teacher_forward", "objective", "backward", "optimizer")
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write the page from summary.json, metrics.jsonl and scenes.json; returns its path.
+
+    What a run did not get to is left out of the page.
+    """
+    summary = _read_json(run_folder / "summary.json") or {}
+    rows = _read_rows(run_folder / "metrics.jsonl")
+    scenes = (_read_json(run_folder / "scenes.json") or {}).get("scenes", [])
+    path = run_folder / "report.html"
+    path.write_text(page(run_folder.name, summary, rows, scenes), encoding="utf-8")
+    return path
+
+
+def page(name: str, summary: Row, rows: list[Row], scenes: list[Row]) -> str:
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(name)}</title><style>{style}</style></head><body><main>"
+        f"<h1>{escape(name)}</h1>{_headline(summary)}"
+        f'<section class="charts">{_charts(rows)}</section>'
+        f"{scene_cards(scenes)}</main></body></html>\n"
+    )
+
+
+def _headline(summary: Row) -> str:
+    tiles = [
+        _accuracy_tile("full image", summary, "full_accuracy", "accuracy on held-out scenes"),
+        _accuracy_tile("evidence crop", summary, "crop_accuracy", "what the teacher can read"),
+        _tile("gap closed", _percent(summary.get("gap_closed")), "of crop minus full, before"),
+        _tile("steps", _plain(summary.get("steps")), f"in {_seconds(summary.get('seconds'))}"),
+        _tile(
+            "trajectories",
+            _plain(summary.get("trajectories_trained")),
+            f"{_plain(summary.get('trajectories_expired'))} expired",
+        ),
+        _tile(
+            "staleness",
+            _plain(summary.get("max_staleness_seen")),
+            f"steps at most; {_plain(summary.get('max_staleness'))} allowed",
+        ),
+    ]
+    note = "<p>This run was interrupted.</p>" if summary.get("interrupted") else ""
+    return f'<section class="tiles">{"".join(tiles)}</section>{note}'
+
+
+def _accuracy_tile(name: str, summary: Row, key: str, remark: str) -> str:
+    before, after = summary.get(f"{key}_before"), summary.get(f"{key}_after")
+    return _tile(name, f"{_percent(before)} &rarr; {_percent(after)}", remark)
+
+
+def _tile(name: str, value: str, remark: str) -> str:
+    return f"<div><h2>{name}</h2><strong>{value}</strong><small>{escape(remark)}</small></div>"
+
+
+def _charts(rows: list[Row]) -> str:
+    def of(name: str, key: str) -> Series:
+        return Series(name, [(r["step"], r[key]) for r in rows if _is_number(r.get(key))])
+
+    parts = [of(name.replace("_", " "), f"time/{name}_s") for name in _PARTS]
+    charts = [
+        line_chart(
+            "Accuracy",
+            "share of held-out answers",
+            [
+                of("full image", "evaluation/full_accuracy"),
+                of("evidence crop", "evaluation/crop_accuracy"),
+            ],
+            is_share=True,
+            note="Points in between are measured on fewer scenes than the first and the last.",
+        ),
+        line_chart("Loss", "nats", [of("weighted divergence", "learner/loss_nats")]),
+        line_chart(
+            "Staleness",
+            "steps",
+            [of("highest", "staleness/max_steps"), of("mean", "staleness/mean_steps")],
+        ),
+        line_chart(
+            "Student against rollout",
+            "probability ratio of sampled tokens",
+            [of("highest", "learner/ratio_max"), of("mean", "learner/ratio_mean")],
+        ),
+        line_chart("Throughput", "response tokens a second", [of("", "learner/tokens_per_s")]),
+        line_chart(
+            "Learner idle", "share of time", [of("waiting", "learner/idle_share")], is_share=True
+        ),
+        line_chart("A step's parts", "seconds", [*parts, of("waiting", "learner/wait_batch_s")]),
+        line_chart("Gradient norm", "before clipping", [of("gradient norm", "learner/grad_norm")]),
+    ]
+    return "".join(charts)
+
+
+def _read_rows(path: Path) -> list[Row]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _percent(share: Any) -> str:
+    return f"{share:.1%}" if _is_number(share) else "&ndash;"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:,}" if _is_number(value) else "–"  # noqa: RUF001 (an en dash on the page)
+
+
+def _seconds(value: Any) -> str:
+    return f"{value:.0f} s" if _is_number(value) else "unknown time"
+
+
+def main() -> None:
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        print("usage: python -m deploy.report RUN")
+        raise SystemExit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
+    folder = Path(sys.argv[1])
+    if not folder.is_dir():
+        exit_with(ConfigError(f"RUN = {str(folder)!r}: no such folder. Fix: name a run folder"))
+    print(write_report(folder))
+
+
+if __name__ == "__main__":
+    main()

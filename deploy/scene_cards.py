@@ -1,0 +1,92 @@
+"""Held-out scenes for the report: picture, evidence, crop, and the answers before and after."""
+
+import base64
+from html import escape
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+_FULL_COLOR_NATS = 0.35  # divergence that gets the strongest colour; log 2 is the most there is
+
+
+def scene_cards(scenes: list[Row]) -> str:
+    """The section with one card a scene; nothing without scenes."""
+    if not scenes:
+        return ""
+    cards = "".join(_card(scene) for scene in scenes)
+    return (
+        "<section><h2>Held-out scenes</h2><p>What the student answers, greedily, and where the "
+        "teacher, looking at the crop, disagrees with each token: "
+        '<span class="scale"><i>not at all</i><b></b><i>strongly</i></span></p>'
+        f'<div class="scenes">{cards}</div></section>'
+    )
+
+
+def _card(scene: Row) -> str:
+    return (
+        '<article><div class="pictures">'
+        f"{_full_picture(scene)}{_picture(scene['crop'], 'the evidence crop')}</div>"
+        f"<h3>{escape(scene['question'].strip())}</h3>"
+        f"<dl>{_answers('before', scene['before'])}{_answers('after', scene['after'])}</dl>"
+        "</article>"
+    )
+
+
+def _full_picture(scene: Row) -> str:
+    width, height = scene["image_size"]
+    image = _data_url(scene["image"])
+    picture = f'<image href="{image}" width="{width}" height="{height}"/>' if image else ""
+    box = ""
+    if scene["box"]:
+        x1, y1, x2, y2 = scene["box"]
+        box = (
+            f'<rect class="box" x="{x1}" y="{y1}" width="{x2 - x1}" height="{y2 - y1}" '
+            f'stroke-width="{width / 70:.2f}"/>'
+        )
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="the full image with the box">'
+        f"{picture}{box}</svg>"
+    )
+
+
+def _picture(path: str, alternative: str) -> str:
+    image = _data_url(path)
+    return f'<img src="{image}" alt="{alternative}">' if image else f"<em>{alternative}: gone</em>"
+
+
+def _answers(name: str, answers: Row | None) -> str:
+    if answers is None:
+        return f"<dt>{name}</dt><dd><em>not measured</em></dd>"
+    full, crop = answers["full"], answers["crop"]
+    tokens = "".join(_token(token) for token in full["tokens"]) or escape(full["text"])
+    return (
+        f'<dt>{name}</dt><dd>{_mark(full["is_correct"])} <span class="tokens">{tokens}</span>'
+        f"<small>from the crop: {_mark(crop['is_correct'])} {escape(crop['text'])}</small></dd>"
+    )
+
+
+def _token(token: Row) -> str:
+    nats = token["divergence_nats"]
+    strength = min(1.0, max(0.0, nats / _FULL_COLOR_NATS))
+    text = escape(token["text"]).replace("\n", "&#9166;")
+    return f'<span style="--strength:{strength:.2f}" title="{nats:.3f} nats">{text}</span>'
+
+
+def _mark(is_correct: bool | None) -> str:
+    if is_correct is None:
+        return ""
+    return (
+        '<b class="right" title="right">&#10003;</b>'
+        if is_correct
+        else '<b class="wrong" title="wrong">&#10007;</b>'
+    )
+
+
+def _data_url(path: str) -> str | None:
+    """The file as a data URL; None when it is gone."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return None
+    kind = "jpeg" if Path(path).suffix.lower() in (".jpg", ".jpeg") else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,224 @@
+"""The learner's line to the broker: an asyncio thread that takes and prepares batches.
+
+torch owns the main thread, asyncio this one; between them are one queue of prepared batches and
+`call`, which carries out a request and waits for its answer. A batch is taken and rendered as soon
+as the step before it is acknowledged, that is while the main thread pushes weights and writes
+metrics. At most one batch waits.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import queue
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import uvloop
+
+from broker.client import BrokerClient, heartbeat_forever
+from broker.protocol import Role, Welcome
+from common.config import RunConfig
+from common.errors import BrokerUnavailable
+from learner.inputs import PreparedBatch
+from learner.preparation import Preparation
+
+logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+_TAKE_WAIT_S = 5.0  # how long the broker may hold a request for a batch
+_START_S = 90.0
+_STOP_S = 10.0
+
+
+class Interrupted(Exception):
+    """Somebody asked this process to stop, or ended the run. Not an error."""
+
+
+class _End:
+    """In the queue: there will be no further batch."""
+
+
+class Feed:
+    """Use it as a context manager: the thread lives inside.
+
+    Args:
+        prepare: what becomes of a taken batch; runs in a worker thread of its own.
+    """
+
+    def __init__(self, config: RunConfig, address: str, member_id: str, prepare: Preparation):
+        self._config = config
+        self._address = address
+        self._member_id = member_id
+        self._preparation = prepare
+        self._gauges: dict[str, float] = {}
+        # SimpleQueue: `interrupt` is called by a signal handler, which may break into a get().
+        self._queue: queue.SimpleQueue[PreparedBatch | BaseException | _End] = queue.SimpleQueue()
+        self._calls: set[concurrent.futures.Future[Any]] = set()
+        self._started: concurrent.futures.Future[Welcome] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=self._run, name="feed")
+        self.is_interrupted = False
+
+    def __enter__(self) -> "Feed":
+        self._thread.start()
+        try:
+            self.welcome = self._started.result(_START_S)
+        except BaseException:
+            self._thread.join(_STOP_S)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel_calls()
+        if self._thread.is_alive():
+            self._post(lambda: self._stopping.set())
+        self._thread.join(_STOP_S)
+        if self._thread.is_alive():
+            logger.error("the broker thread did not end within %.0f s", _STOP_S)
+
+    # ---- main thread -----------------------------------------------------------------------------
+    def next_batch(self, timeout_s: float) -> PreparedBatch | None:
+        """The next batch; None when the data is used up.
+
+        Raises:
+            TimeoutError: none came within `timeout_s`.
+            Interrupted: `interrupt` was called, or the broker says that the run is over.
+            BrokerUnavailable, ProtocolError: the line to the broker broke.
+        """
+        try:
+            item = self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            raise TimeoutError(f"no batch within {timeout_s:.0f} s") from None
+        if isinstance(item, _End):
+            return None
+        if isinstance(item, BaseException):
+            self._queue.put(item)  # it is as true for the next who asks
+            raise item
+        return item
+
+    def call(
+        self, request: Callable[[BrokerClient], Awaitable[Answer]], timeout_s: float
+    ) -> Answer:
+        """Carry out a request on the broker's thread, from any other thread.
+
+        Raises:
+            BrokerUnavailable: no answer within `timeout_s`, or the line is closed.
+            Interrupted: `cancel_calls` was called meanwhile.
+        """
+
+        async def carry_out() -> Answer:
+            async with asyncio.timeout(timeout_s):
+                return await request(self._broker)
+
+        coroutine = carry_out()
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError as error:
+            coroutine.close()
+            raise BrokerUnavailable("the line to the broker is closed") from error
+        self._calls.add(future)
+        try:
+            return future.result(timeout_s + _STOP_S)
+        except TimeoutError as error:
+            raise BrokerUnavailable(
+                f"no answer from the broker at {self._address} within {timeout_s:.0f} s"
+            ) from error
+        except concurrent.futures.CancelledError:
+            raise Interrupted("the request was cancelled") from None
+        finally:
+            self._calls.discard(future)
+
+    def acknowledge(self, batch: PreparedBatch) -> None:
+        """The step is trained: tell the broker, and let the next batch be taken."""
+
+        async def acknowledge(broker: BrokerClient) -> None:
+            await broker.ack(batch.step, batch.refused)
+            self._steps.put_nowait(batch.step + 1)
+
+        self.call(acknowledge, self.request_timeout_s)
+
+    def interrupt(self) -> None:
+        """Make the current or next `next_batch` raise Interrupted. Safe in a signal handler."""
+        self.is_interrupted = True
+        self._queue.put(Interrupted())
+
+    def cancel_calls(self) -> None:
+        """End every `call` that waits in another thread."""
+        for future in list(self._calls):
+            future.cancel()
+
+    def set_gauges(self, gauges: dict[str, float]) -> None:
+        """What the next heartbeats tell; the mapping must not change afterwards."""
+        self._gauges = gauges
+
+    @property
+    def request_timeout_s(self) -> float:
+        """Longer than the client's own tries take."""
+        return 120.0
+
+    # ---- broker's thread -------------------------------------------------------------------------
+    def _run(self) -> None:
+        try:
+            uvloop.run(self._serve())
+        except BaseException as error:  # the boundary of this thread: the main one raises it
+            cause = _first(error)
+            if not self._started.done():
+                self._started.set_exception(cause)
+            self._queue.put(cause)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._steps: asyncio.Queue[int] = asyncio.Queue(maxsize=1)
+        self._steps.put_nowait(1)
+        limit = self._config.broker.max_frame_mib * 2**20
+        async with BrokerClient(
+            self._address, self._member_id, Role.LEARNER, max_frame_bytes=limit
+        ) as broker:
+            self._broker = broker
+            self._started.set_result(broker.welcome)
+            finished = asyncio.Event()
+            async with asyncio.TaskGroup() as tasks:
+                work = [
+                    tasks.create_task(self._take_batches(broker), name="take"),
+                    tasks.create_task(self._heartbeats(broker, finished), name="heartbeat"),
+                    tasks.create_task(self._notice_end(finished), name="end"),
+                ]
+                await self._stopping.wait()
+                for task in work:
+                    task.cancel()
+            async with asyncio.timeout(_STOP_S / 2):
+                await broker.goodbye()
+
+    async def _take_batches(self, broker: BrokerClient) -> None:
+        while True:
+            step = await self._steps.get()
+            batch = await broker.take(step, _TAKE_WAIT_S)
+            while not batch.groups and not batch.exhausted:
+                batch = await broker.take(step, _TAKE_WAIT_S)
+            if batch.exhausted:
+                self._queue.put(_End())
+                return
+            prepared = await asyncio.to_thread(self._preparation.prepare, step, batch.groups)
+            self._queue.put(prepared)
+
+    async def _heartbeats(self, broker: BrokerClient, finished: asyncio.Event) -> None:
+        interval_s = min(1.0, self._config.broker.member_timeout_s / 4)
+        await heartbeat_forever(broker, lambda: self._gauges, interval_s, finished)
+
+    async def _notice_end(self, finished: asyncio.Event) -> None:
+        """The run was ended from outside. (After our own `finish` nobody reads the queue.)"""
+        await finished.wait()
+        self._queue.put(Interrupted("the broker says that the run is over"))
+
+    def _post(self, action: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(action)
+        except (RuntimeError, AttributeError):
+            logger.debug("the broker thread has ended already")
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first real error inside a task group's."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

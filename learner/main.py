@@ -1,0 +1,57 @@
+"""The learner process: python -m learner.main --config FILE [--section.key value ...]"""
+
+import logging
+import os
+import signal
+import sys
+
+from common.config import RunConfig
+from common.config_cli import exit_with, load_or_exit
+from common.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+PURPOSE = "Trains the student on the broker's batches and pushes its weights to rollout servers."
+
+
+def main() -> None:
+    config = load_or_exit(sys.argv[1:], "python -m learner.main", PURPOSE)
+    try:
+        check_process(config)
+    except ConfigError as error:
+        exit_with(error)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until there is something to finish
+    from common.errors import VisionOpdError
+    from common.logs import configure_logging
+    from learner.session import run  # imports torch: after --help, which must not wait for it
+
+    configure_logging("learner")
+    try:
+        run(config)
+    except ConfigError as error:
+        exit_with(error)
+    except VisionOpdError as error:
+        logger.error("%s", error)
+        raise SystemExit(1) from None
+
+
+def check_process(config: RunConfig) -> None:
+    """What this process needs beside a valid configuration; ConfigError names what is missing."""
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    if world_size != "1":
+        raise ConfigError(
+            f"WORLD_SIZE = {world_size}: the learner runs as a single process for now. "
+            "Fix: start one learner, without torchrun or with --nproc-per-node 1"
+        )
+    if config.run.folder is None:
+        raise ConfigError("run.folder is not set. Fix: --run.folder DIR")
+    if config.data.train is None:
+        raise ConfigError("data.train is not set. Fix: --data.train FILE.parquet")
+    if config.broker.address.endswith(":0"):
+        raise ConfigError(
+            f"broker.address = {config.broker.address!r} has no port. "
+            "Fix: give the address that the broker wrote to broker.json in the run folder"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""RUN/metrics.jsonl and RUN/tensorboard: one JSON object a step, one a measurement.
+
+Every row has "step" (the version that the row describes; 0: before training) and "time_s" (seconds
+since the learner began). Other keys are there when they apply; values are finite numbers or null.
+
+A training row (steps 1, 2, ...):
+    learner/loss_nats             the objective, weighted and aggregated as configured
+    learner/divergence_nats       mean over tokens, unweighted
+    learner/mismatch_kl_nats      KL(rollout || student) at the sampled tokens (estimate, >= 0)
+    learner/ratio_mean            mean of p_student / p_rollout, before truncation
+    learner/ratio_max             its largest value
+    learner/ratio_clipped_share   share of tokens whose importance weight was truncated
+    learner/entropy_nats          mean entropy of the student at the response tokens
+    learner/grad_norm             before clipping; null where it was not finite
+    learner/skipped_steps         so far, because of a gradient norm that was not finite
+    learner/lr
+    learner/response_tokens_mean  tokens a trajectory
+    learner/groups, learner/trajectories, learner/tokens    trained on in this step
+    learner/refused_groups        turned down in this step
+    learner/step_s                seconds of the step, without the wait for its batch
+    learner/wait_batch_s          seconds that the learner waited for this batch
+    learner/idle_share            wait_batch_s / (wait_batch_s + step_s)
+    learner/tokens_per_s          response tokens over wait_batch_s + step_s
+    staleness/max_steps, staleness/mean_steps               over the step's trajectories
+    sync/publish_s                seconds of the last completed weight push
+    time/student_forward_s, time/teacher_forward_s, time/objective_s, time/backward_s,
+    time/optimizer_s, time/teacher_update_s                 parts of step_s
+
+A measuring row (step 0, every evaluation.every_steps, and the last step):
+    evaluation/full_accuracy, evaluation/crop_accuracy      shares of held-out samples
+    evaluation/samples            how many samples they were measured on
+    evaluation/seconds
+"""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsLog:
+    """Appends rows to RUN/metrics.jsonl and the same figures to RUN/tensorboard."""
+
+    def __init__(self, run_folder: Path) -> None:
+        run_folder.mkdir(parents=True, exist_ok=True)
+        self._file = (run_folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._tensorboard = _open_tensorboard(run_folder / "tensorboard")
+
+    def write(self, step: int, time_s: float, metrics: dict[str, float]) -> None:
+        figures = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        row = {"step": step, "time_s": round(time_s, 3), **figures}
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._tensorboard is not None:
+            for key, value in figures.items():
+                if value is not None:
+                    self._tensorboard.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+def _open_tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.info("tensorboard is not installed: metrics.jsonl only")
+        return None
+    return SummaryWriter(str(folder))

@@ -1,0 +1,87 @@
+"""A torch.distributed group of its own for weight pushes: the learner is rank 0.
+
+It neither needs nor touches a default process group. The other side joins as SGLang does: TCP
+rendezvous at the announced address, then a group whose keys carry the group's name as a prefix.
+"""
+
+import ipaddress
+import os
+import socket
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import distributed_c10d
+
+_BACKLOG = 128
+_LOOPBACK_INTERFACE = "lo"
+
+
+class PushGroup:
+    """One group from rendezvous to the end. Every call ends within `timeout_s` or raises.
+
+    Listens as soon as it is made, so that `port` can be announced before anyone is waited for.
+    """
+
+    def __init__(
+        self, name: str, host: str, world_size: int, backend: str, timeout_s: float
+    ) -> None:
+        self.name = name
+        self._world_size = world_size
+        self._backend = backend
+        self._timeout = timedelta(seconds=timeout_s)
+        self._group: dist.ProcessGroup | None = None
+        listening = socket.create_server((host, 0), backlog=_BACKLOG)
+        self.port: int = listening.getsockname()[1]
+        self._store = TCPStore(
+            host,
+            self.port,
+            world_size,
+            is_master=True,
+            timeout=self._timeout,
+            wait_for_workers=False,
+            master_listen_fd=listening.detach(),
+        )
+        _keep_gloo_on(host)
+
+    def join(self) -> None:
+        """Wait until every other rank has joined.
+
+        Raises:
+            RuntimeError: from torch (DistError and its kin), when one does not come in time.
+        """
+        helper = distributed_c10d._new_process_group_helper
+        group, _ = helper(
+            self._world_size,
+            0,
+            [],
+            dist.Backend(self._backend),
+            PrefixStore(self.name, self._store),
+            group_name=distributed_c10d.GroupName(self.name),
+            timeout=self._timeout,
+        )
+        distributed_c10d._world.pg_group_ranks[group] = {i: i for i in range(self._world_size)}
+        self._group = group
+
+    def broadcast(self, content: Tensor) -> None:
+        """Send a tensor to every other rank; RuntimeError when one of them fails or is too slow."""
+        assert self._group is not None, "join() comes first"
+        dist.broadcast(content, src=0, group=self._group)
+        if content.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def close(self) -> None:
+        """Leave the group and stop listening. Closing twice is harmless."""
+        if self._group is not None:
+            dist.destroy_process_group(self._group)
+            self._group = None
+        del self._store
+
+
+def _keep_gloo_on(host: str) -> None:
+    """gloo would listen on the interface of the machine's name; on one machine loopback will do."""
+    interfaces = [name for _, name in socket.if_nameindex()]
+    if ipaddress.ip_address(host).is_loopback and _LOOPBACK_INTERFACE in interfaces:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK_INTERFACE)

@@ -1,0 +1,109 @@
+"""`python -m rollout.embedded --model-path FOLDER --port N`: a model behind SGLang's endpoints."""
+
+import argparse
+import asyncio
+import logging
+from typing import Any
+
+logger = logging.getLogger(__name__)
+MAX_PROMPT_TOKENS = 16384
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    from common.lifecycle import run, stop_with_parent
+    from common.logs import configure_logging
+
+    configure_logging("engine")
+    if arguments.stop_with_parent:
+        stop_with_parent()
+    run(lambda stop: serve(arguments, stop))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m rollout.embedded", description=__doc__)
+    parser.add_argument("--model-path", required=True, help="Hugging Face folder")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=30000, help="port to listen on")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--weight-version", default="default", help="name of the first weights")
+    parser.add_argument(
+        "--deterministic", action="store_true", help="compute each request in a batch of its own"
+    )
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads of the model")
+    parser.add_argument(
+        "--update-timeout-s", type=float, default=60.0, help="seconds for a join or a broadcast"
+    )
+    parser.add_argument(
+        "--stop-with-parent", action="store_true", help="end when the parent process has died"
+    )
+    return parser.parse_args()
+
+
+async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
+    from aiohttp import web
+
+    from rollout.embedded.scheduler import Scheduler
+    from rollout.embedded.server import EngineServer, end_token_ids
+    from rollout.embedded.update_session import UpdateSession
+
+    model = load_model(arguments.model_path, arguments.dtype, arguments.threads)
+    prompts, vocabulary = _prompts_and_vocabulary(arguments.model_path, model, end_token_ids)
+    scheduler = Scheduler(
+        model,
+        one_job_a_batch=arguments.deterministic,
+        version=arguments.weight_version,
+        threads=arguments.threads,
+    )
+    server = EngineServer(
+        model_path=arguments.model_path,
+        scheduler=scheduler,
+        prompts=prompts,
+        updates=UpdateSession(model, scheduler, arguments.update_timeout_s),
+        vocabulary=vocabulary,
+        facts={"version": "embedded", "model_type": model.config.model_type, **vars(arguments)},
+    )
+    runner = web.AppRunner(
+        server.application(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0
+    )
+    await runner.setup()
+    scheduler.start()
+    try:
+        await web.TCPSite(runner, arguments.host, arguments.port).start()
+        logger.info("serving %s on %s:%d", arguments.model_path, arguments.host, arguments.port)
+        await stop.wait()
+    finally:
+        scheduler.close()
+        await runner.cleanup()
+
+
+def load_model(model_path: str, dtype: str, threads: int | None) -> Any:
+    """The model in eval mode, without grad."""
+    import torch
+
+    import common.torchvision_compat  # noqa: F401  (must come before transformers)
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        model_path, dtype=getattr(torch, dtype)
+    )
+    return model.eval().requires_grad_(False)
+
+
+def _prompts_and_vocabulary(model_path: str, model: Any, end_token_ids: Any) -> tuple[Any, Any]:
+    from rollout.embedded.prompts import PromptBuilder
+    from rollout.embedded.requests import VocabularyFacts
+
+    image_token_id = getattr(model.config, "image_token_id", None)
+    prompts = PromptBuilder(model_path, image_token_id, MAX_PROMPT_TOKENS)
+    size = model.get_output_embeddings().weight.shape[0]
+    return prompts, VocabularyFacts(size, end_token_ids(model, prompts.tokenizer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Request -> model inputs: the checkpoint's own processor, one placeholder an image expanded."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+import common.torchvision_compat  # noqa: F401  (must come before transformers)
+from rollout.embedded.requests import BadRequest, GenerateBody
+from rollout.embedded.sampler import Prompt
+
+
+class PromptBuilder:
+    """Turns parsed requests into prompts and tokens into text."""
+
+    def __init__(self, model_path: str, image_token_id: int | None, max_prompt_tokens: int) -> None:
+        from transformers import AutoProcessor
+
+        processor: Any = AutoProcessor.from_pretrained(model_path)
+        self.tokenizer: Any = processor.tokenizer
+        self._image_processor: Any = processor.image_processor
+        self._image_token_id = image_token_id
+        self._max_prompt_tokens = max_prompt_tokens
+
+    def build(self, body: GenerateBody) -> Prompt:
+        """The prompt of a request. Raises BadRequest when it cannot be one."""
+        ids = body.input_ids
+        if ids is None:
+            ids = tuple(self.tokenizer(body.text, add_special_tokens=False)["input_ids"])
+        if not ids:
+            raise BadRequest("the prompt is empty")
+        placeholders = ids.count(self._image_token_id) if self._image_token_id is not None else 0
+        if placeholders != len(body.images):
+            raise BadRequest(
+                f"the prompt has {placeholders} image placeholders but {len(body.images)} images "
+                "came with it; give one placeholder an image, not expanded"
+            )
+        pixel_values, grids = self._pixels(body.images)
+        prompt = self._expanded(ids, pixel_values, grids)
+        if len(prompt) > self._max_prompt_tokens:
+            raise BadRequest(
+                f"the prompt has {len(prompt)} tokens; the limit is {self._max_prompt_tokens}"
+            )
+        return prompt
+
+    def text(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
+        decoded: str = self.tokenizer.decode(
+            list(token_ids), skip_special_tokens=skip_special_tokens
+        )
+        return decoded
+
+    def _pixels(self, images: Sequence[bytes]) -> tuple[Tensor | None, Tensor | None]:
+        if not images:
+            return None, None
+        pictures = [_decode(content, number) for number, content in enumerate(images)]
+        try:
+            batch = self._image_processor(images=pictures, return_tensors="pt")
+        except ValueError as error:  # for instance an extreme aspect ratio
+            raise BadRequest(f"image_data cannot be processed: {error}") from error
+        return batch["pixel_values"], batch["image_grid_thw"]
+
+    def _expanded(
+        self, ids: Sequence[int], pixel_values: Tensor | None, grids: Tensor | None
+    ) -> Prompt:
+        counts: list[int] = []
+        if grids is not None:
+            counts = (grids.prod(dim=-1) // self._image_processor.merge_size**2).tolist()
+        remaining = iter(counts)
+        expanded: list[int] = []
+        for token in ids:
+            expanded += [token] * (next(remaining) if token == self._image_token_id else 1)
+        input_ids = torch.tensor(expanded)
+        is_image = torch.zeros_like(input_ids)
+        if counts:
+            is_image = torch.eq(input_ids, self._image_token_id or 0).long()
+        return Prompt(input_ids, is_image, pixel_values, grids)
+
+
+def _decode(content: bytes, number: int) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content)).convert("RGB")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise BadRequest(f"image_data[{number}] cannot be decoded: {error}") from error

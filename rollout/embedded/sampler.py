@@ -1,0 +1,281 @@
+"""Batched generation with a KV cache on any transformers image-text model; no thread, no socket.
+
+A `Batch` holds sequences whose caches have equal length, so that nothing is padded. A prompt is
+computed once and its cache branched into its sequences. Logits never outlive the call that made
+them: after the weights change, no token can come from old logits.
+Axes: R prompts, B sequences, L prompt tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplingLaw:
+    """How tokens are drawn. Log-probs are of softmax((logits + bias) / temperature).
+
+    top_k, top_p and min_p cut the draw but not the reported log-probs, as in SGLang.
+    """
+
+    max_new_tokens: int = 128
+    temperature: float = 1.0  # 0: greedy, reported as temperature 1
+    top_p: float = 1.0
+    top_k: int = -1  # -1: the whole vocabulary
+    min_p: float = 0.0
+    stop_token_ids: frozenset[int] = frozenset()  # the model's own end tokens included
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature < 1e-6 or self.top_k == 1
+
+    @property
+    def is_truncated(self) -> bool:
+        return self.top_k > 1 or self.top_p < 1 or self.min_p > 0
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt with its image placeholders expanded, and its pixels."""
+
+    input_ids: Tensor  # int64 [L]
+    token_types: Tensor  # int64 [L]: 1 at image tokens, 0 elsewhere
+    pixel_values: Tensor | None = None  # float [patches, features], images one after the other
+    image_grid_thw: Tensor | None = None  # int64 [images, 3]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One response in the making."""
+
+    prompt: Prompt
+    law: SamplingLaw
+    rng: np.random.Generator  # one draw a token: independent of what else is in the batch
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)  # of the weights behind each token
+    finish_reason: dict[str, Any] | None = None  # as SGLang words it
+    num_retractions: int = 0
+
+    @property
+    def cache_key(self) -> tuple[int, int]:
+        """Sequences with equal keys can share a batch."""
+        return len(self.prompt), len(self.token_ids)
+
+    def append(self, token: int, logprob: float, version: str) -> None:
+        self.token_ids.append(token)
+        self.logprobs.append(min(logprob, 0.0))
+        self.versions.append(version)
+        if token in self.law.stop_token_ids:
+            self.finish_reason = {"type": "stop", "matched": token}
+        elif len(self.token_ids) >= self.law.max_new_tokens:
+            self.finish_reason = {"type": "length", "length": len(self.token_ids)}
+
+
+def new_sequences(prompt: Prompt, law: SamplingLaw, n: int, seed: int | None) -> list[Sequence]:
+    """n branches of one prompt; branch i draws from a stream of (seed, i), or of fresh entropy."""
+    if seed is None:
+        streams = np.random.SeedSequence().spawn(n)
+    else:
+        streams = [np.random.SeedSequence([seed % 2**64, index]) for index in range(n)]
+    return [Sequence(prompt, law, np.random.default_rng(stream)) for stream in streams]
+
+
+def generate(
+    model: Any, prompt: Prompt, law: SamplingLaw, n: int, seed: int | None, version: str = "default"
+) -> list[Sequence]:
+    """n finished responses to one prompt: what the engine computes for one request alone."""
+    sequences = new_sequences(prompt, law, n, seed)
+    batch = Batch(model, [sequences])
+    batch.start(version)
+    while batch.is_running:
+        batch.advance(version)
+    return sequences
+
+
+class Batch:
+    """Sequences that are decoded together.
+
+    Args:
+        model: transformers image-text model in eval mode.
+        rows: for each prompt, its sequences; all with the same `cache_key`.
+    """
+
+    def __init__(self, model: Any, rows: Many[list[Sequence]]) -> None:
+        from transformers import DynamicCache
+
+        assert len({sequence.cache_key for row in rows for sequence in row}) == 1
+        self._model = model
+        self._rows = rows
+        self._cache = DynamicCache(config=model.config)
+        self._length = len(rows[0][0].prompt)  # tokens in the cache
+        self.sequences = [sequence for row in rows for sequence in row]
+        self._law = _BatchLaw.of([s.law for s in self.sequences], _vocabulary_size(model))
+        self._offsets_B = torch.empty(0)  # rope position minus cache index of new tokens
+
+    @property
+    def is_running(self) -> bool:
+        return any(sequence.finish_reason is None for sequence in self.sequences)
+
+    @torch.inference_mode()
+    def start(self, version: str) -> None:
+        """Computes prompts (and tokens generated before a retraction), then the next token."""
+        logits_RV = self._prefill()
+        branches_B = torch.tensor([r for r, row in enumerate(self._rows) for _ in row])
+        logits_BV = logits_RV
+        if len(branches_B) > len(self._rows):
+            self._cache.reorder_cache(branches_B)
+            logits_BV = logits_RV[branches_B]
+        self._offsets_B = self._offsets_B[branches_B]
+        replayed = [sequence.token_ids for sequence in self.sequences]
+        if replayed[0]:
+            logits_BV = self._forward(torch.tensor(replayed))
+        self._sample(logits_BV, version)
+
+    @torch.inference_mode()
+    def advance(self, version: str) -> None:
+        """One more token for every sequence that is not finished."""
+        self._drop_finished()
+        if self.sequences:
+            last_B1 = torch.tensor([[sequence.token_ids[-1]] for sequence in self.sequences])
+            self._sample(self._forward(last_B1), version)
+
+    def _drop_finished(self) -> None:
+        keep = [i for i, s in enumerate(self.sequences) if s.finish_reason is None]
+        if len(keep) == len(self.sequences):
+            return
+        index = torch.tensor(keep, dtype=torch.int64)
+        self.sequences = [self.sequences[i] for i in keep]
+        self._offsets_B = self._offsets_B[index]
+        self._law = self._law.select(index)
+        if keep:
+            self._cache.reorder_cache(index)
+
+    def _prefill(self) -> Tensor:
+        prompts = [row[0].prompt for row in self._rows]
+        input_ids_RL = torch.stack([prompt.input_ids for prompt in prompts])
+        inputs: dict[str, Any] = {}
+        pixels = [p.pixel_values for p in prompts if p.pixel_values is not None]
+        token_types_RL = torch.stack([prompt.token_types for prompt in prompts])
+        grids = None
+        if pixels:
+            grids = torch.cat([p.image_grid_thw for p in prompts if p.image_grid_thw is not None])
+            inputs = {"pixel_values": torch.cat(pixels), "image_grid_thw": grids}
+            inputs["mm_token_type_ids"] = token_types_RL
+        positions_3RL, offsets_R1 = self._model.model.get_rope_index(
+            input_ids_RL, mm_token_type_ids=token_types_RL, image_grid_thw=grids
+        )
+        self._offsets_B = offsets_R1[:, 0]
+        output = self._model(
+            input_ids=input_ids_RL,
+            position_ids=positions_3RL,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **inputs,
+        )
+        logits_RV: Tensor = output.logits[:, -1]
+        return logits_RV
+
+    def _forward(self, token_ids_BT: Tensor) -> Tensor:
+        count = token_ids_BT.shape[1]
+        positions_BT = self._offsets_B[:, None] + torch.arange(self._length, self._length + count)
+        output = self._model(
+            input_ids=token_ids_BT,
+            position_ids=positions_BT.expand(3, -1, -1),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self._length += count
+        logits_BV: Tensor = output.logits[:, -1]
+        return logits_BV
+
+    def _sample(self, logits_BV: Tensor, version: str) -> None:
+        draws_B = torch.tensor([s.rng.random() for s in self.sequences], dtype=torch.float64)
+        tokens_B, logprobs_B = self._law.draw(logits_BV, draws_B)
+        pairs = zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)
+        for sequence, (token, logprob) in zip(self.sequences, pairs, strict=True):
+            sequence.append(token, logprob, version)
+
+
+@dataclass(frozen=True)
+class _BatchLaw:
+    """The laws of a batch as tensors."""
+
+    laws: tuple[SamplingLaw, ...]
+    temperature_B1: Tensor  # float32
+    bias_BV: Tensor | None  # float32
+    is_greedy_B: Tensor  # bool
+
+    @classmethod
+    def of(cls, laws: Many[SamplingLaw], vocabulary_size: int) -> "_BatchLaw":
+        bias_BV = None
+        if any(law.logit_bias for law in laws):
+            bias_BV = torch.zeros(len(laws), vocabulary_size)
+            for row, law in enumerate(laws):
+                for token, bias in law.logit_bias:
+                    bias_BV[row, token] = bias
+        temperatures = [[1.0 if law.is_greedy else law.temperature] for law in laws]
+        greedy = torch.tensor([law.is_greedy for law in laws])
+        return cls(tuple(laws), torch.tensor(temperatures), bias_BV, greedy)
+
+    def select(self, index: Tensor) -> "_BatchLaw":
+        return _BatchLaw(
+            tuple(self.laws[i] for i in index.tolist()),
+            self.temperature_B1[index],
+            None if self.bias_BV is None else self.bias_BV[index],
+            self.is_greedy_B[index],
+        )
+
+    def draw(self, logits_BV: Tensor, draws_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids and their log-probs: int64 [B], float32 [B]. `draws_B` is uniform in [0, 1)."""
+        scores_BV = logits_BV.float()
+        if self.bias_BV is not None:
+            scores_BV = scores_BV + self.bias_BV
+        logprobs_BV = torch.log_softmax(scores_BV / self.temperature_B1, dim=-1)
+        tokens_B = torch.where(
+            self.is_greedy_B,
+            scores_BV.argmax(dim=-1),
+            _inverse_cdf(self._truncate(logprobs_BV.exp()), draws_B),
+        )
+        return tokens_B, logprobs_BV.gather(1, tokens_B[:, None])[:, 0]
+
+    def _truncate(self, probs_BV: Tensor) -> Tensor:
+        if not any(law.is_truncated for law in self.laws):
+            return probs_BV
+        probs_BV = probs_BV.clone()
+        for row, law in enumerate(self.laws):
+            if law.is_truncated:
+                probs_BV[row] = _truncated(probs_BV[row], law)
+        return probs_BV
+
+
+def _truncated(probs_V: Tensor, law: SamplingLaw) -> Tensor:
+    ordered_V, index_V = probs_V.sort(descending=True)
+    keep_V = torch.ones_like(ordered_V, dtype=torch.bool)
+    if law.top_k > 0:
+        keep_V[law.top_k :] = False
+    keep_V &= ordered_V.cumsum(0) - ordered_V < law.top_p  # always keeps the likeliest
+    keep_V &= ordered_V >= law.min_p * ordered_V[0]
+    return torch.zeros_like(probs_V).scatter_(0, index_V, ordered_V * keep_V)
+
+
+def _inverse_cdf(probs_BV: Tensor, draws_B: Tensor) -> Tensor:
+    """The token in whose share of [0, total) each draw falls; never one of probability zero."""
+    cumulated_BV = probs_BV.double().cumsum(dim=-1)
+    targets_B1 = draws_B[:, None] * cumulated_BV[:, -1:] * (1 - 2**-50)
+    return torch.searchsorted(cumulated_BV, targets_B1, right=True)[:, 0]
+
+
+def _vocabulary_size(model: Any) -> int:
+    size: int = model.get_output_embeddings().weight.shape[0]
+    return size

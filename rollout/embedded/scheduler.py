@@ -1,0 +1,254 @@
+"""The compute thread that owns the model: it forms batches, and pauses between token steps.
+
+                submit                     admit (equal lengths, at most MAX_BATCHES)
+    requests ----------> waiting rows -------------------------------------> running batches
+                             ^                                                   |   one token for
+                             '--- pause("retract"): caches dropped, versions kept'   each in turn
+
+A row is the unfinished sequences of one request. `run` lets other code touch the model between
+two token steps: weights change there and nowhere else.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from rollout.embedded.sampler import Batch, Sequence
+
+logger = logging.getLogger(__name__)
+MAX_BATCHES = 2  # a second batch lets new requests start while a long one runs
+PAUSE_MODES = ("abort", "retract", "in_place")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one batch, for memory."""
+
+    max_sequences: int = 512
+    max_prefill_tokens: int = 16384
+
+
+@dataclass(eq=False)
+class Job:
+    """A request under way. `done` resolves when all its sequences are finished."""
+
+    rid: str
+    sequences: list[Sequence]
+    done: Future[None] = field(default_factory=Future)
+
+    @property
+    def unfinished(self) -> list[Sequence]:
+        return [sequence for sequence in self.sequences if sequence.finish_reason is None]
+
+
+class Scheduler:
+    """Runs jobs on a thread of its own.
+
+    Args:
+        model: transformers image-text model in eval mode; nobody else may touch it.
+        one_job_a_batch: tokens and log-probs of a job then depend on nothing but the job.
+        version: name of the weights at first.
+        threads: CPU threads of the computation; None leaves torch's choice.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        one_job_a_batch: bool = False,
+        version: str = "default",
+        limits: Limits | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._model = model
+        self._one_job_a_batch = one_job_a_batch
+        self._limits = limits or Limits()
+        self._threads = threads
+        self._wake = threading.Condition()
+        self._closing = False
+        self._paused = False
+        self._jobs: dict[Job, None] = {}  # in order of arrival
+        self._commands: deque[Callable[[], None]] = deque()
+        # The rest belongs to the compute thread.
+        self._waiting: deque[Job] = deque()
+        self._running: list[tuple[Batch, list[Job]]] = []
+        self.version = version
+        self.tokens_generated = 0
+        self._thread = threading.Thread(target=self._loop, name="compute")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Aborts what is left and joins the thread."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    @property
+    def is_paused(self) -> bool:
+        return self._paused
+
+    @property
+    def num_jobs(self) -> int:
+        return len(self._jobs)
+
+    def submit(self, job: Job) -> None:
+        self._jobs[job] = None
+        job.done.add_done_callback(lambda _: self._jobs.pop(job, None))
+        self.run(lambda: self._waiting.append(job))
+
+    def run(self, command: Callable[[], Any]) -> Future[Any]:
+        """Runs `command` on the compute thread, between two token steps."""
+        future: Future[Any] = Future()
+
+        def call() -> None:
+            try:
+                future.set_result(command())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._wake:
+            if self._closing:
+                raise RuntimeError("the engine is shutting down")
+            self._commands.append(call)
+            self._wake.notify()
+        return future
+
+    def pause(self, mode: str) -> Future[Any]:
+        """Stops after the current token. See PAUSE_MODES for what becomes of running jobs."""
+        assert mode in PAUSE_MODES
+        return self.run(lambda: self._pause(mode))
+
+    def resume(self) -> Future[Any]:
+        return self.run(lambda: self._set_paused(False))
+
+    def abort(self, is_meant: Callable[[Job], bool]) -> Future[Any]:
+        """Ends jobs now; they keep the tokens they have."""
+        return self.run(lambda: self._abort([job for job in self._jobs if is_meant(job)]))
+
+    def unfinished_jobs(self) -> list[Future[None]]:
+        """What a weight update outside a pause has to wait for."""
+        return [job.done for job in list(self._jobs)]
+
+    @property
+    def can_flush(self) -> bool:
+        """Compute thread only: no cache computed from older weights can be used again."""
+        return not self._running and (self._paused or not self._waiting)
+
+    # ---- compute thread --------------------------------------------------------------------------
+    def _loop(self) -> None:
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._closing or self._commands or self._has_work())
+                commands = list(self._commands)
+                self._commands.clear()
+                if self._closing:
+                    break
+            for command in commands:
+                command()
+            if not self._paused:
+                self._compute()
+        for command in commands:
+            command()
+        self._abort(list(self._jobs))
+
+    def _has_work(self) -> bool:
+        return not self._paused and bool(self._running or self._waiting)
+
+    def _compute(self) -> None:
+        if len(self._running) < MAX_BATCHES and self._waiting:
+            self._admit()
+        else:
+            for entry in list(self._running):
+                self._guarded(entry, entry[0].advance)
+        for batch, jobs in self._running:
+            self._settle(jobs)
+            logger.debug("batch of %d sequences", len(batch.sequences))
+        self._running = [entry for entry in self._running if entry[0].is_running]
+
+    def _admit(self) -> None:
+        jobs = self._take_batch()
+        batch = Batch(self._model, [job.unfinished for job in jobs])
+        entry = (batch, jobs)
+        self._running.append(entry)
+        self._guarded(entry, batch.start)
+
+    def _take_batch(self) -> list[Job]:
+        """The first waiting job and those behind it that fit into one batch with it."""
+        first = self._waiting.popleft()
+        taken = [first]
+        if not self._one_job_a_batch:
+            key = _key(first)
+            sequences, tokens = len(first.unfinished), key[0]
+            passed: deque[Job] = deque()
+            while self._waiting:
+                job = self._waiting.popleft()
+                sequences_after = sequences + len(job.unfinished)
+                fits = (
+                    _key(job) == key
+                    and sequences_after <= self._limits.max_sequences
+                    and tokens + key[0] <= self._limits.max_prefill_tokens
+                )
+                if fits:
+                    taken.append(job)
+                    sequences, tokens = sequences_after, tokens + key[0]
+                else:
+                    passed.append(job)
+            self._waiting = passed
+        return taken
+
+    def _guarded(self, entry: tuple[Batch, list[Job]], step: Callable[[str], None]) -> None:
+        """One token for a batch. An error fails its jobs, not the engine."""
+        batch, jobs = entry
+        before = sum(len(sequence.token_ids) for sequence in batch.sequences)
+        try:
+            step(self.version)
+        except Exception as error:
+            logger.exception("a batch of %d requests failed", len(jobs))
+            self._running.remove(entry)
+            for job in jobs:
+                if not job.done.done():
+                    job.done.set_exception(error)
+            return
+        self.tokens_generated += sum(len(s.token_ids) for s in batch.sequences) - before
+
+    def _settle(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if not job.done.done() and not job.unfinished:
+                job.done.set_result(None)
+
+    def _pause(self, mode: str) -> None:
+        self._set_paused(True)
+        if mode == "abort":
+            self._abort(list(self._jobs))
+        elif mode == "retract":
+            for batch, jobs in reversed(self._running):
+                for sequence in batch.sequences:
+                    sequence.num_retractions += sequence.finish_reason is None
+                self._waiting.extendleft(reversed([job for job in jobs if job.unfinished]))
+            self._running = []
+
+    def _set_paused(self, paused: bool) -> None:
+        self._paused = paused
+
+    def _abort(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            for sequence in job.unfinished:
+                sequence.finish_reason = {"type": "abort", "message": "Aborted"}
+        self._settle(jobs)
+        self._waiting = deque(job for job in self._waiting if job.unfinished)
+        self._running = [entry for entry in self._running if entry[0].is_running]
+
+
+def _key(job: Job) -> tuple[int, int]:
+    return job.unfinished[0].cache_key

@@ -1,0 +1,273 @@
+"""SGLang's HTTP endpoints (0.5.23) over the scheduler. What each takes and answers is its doc.
+
+Known differences: /health answers at once when the engine lives (SGLang waits a second); a
+pre-expanded prompt is a 400 (SGLang: 500); checksums are over state_dict names (SGLang's own are
+fused); a weight update that does not arrive in time fails instead of blocking for 30 minutes.
+"""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from itertools import groupby
+from typing import Any
+
+from aiohttp import web
+
+from rollout.embedded.prompts import PromptBuilder
+from rollout.embedded.requests import (
+    BadRequest,
+    GenerateBody,
+    VocabularyFacts,
+    parse_generate,
+)
+from rollout.embedded.sampler import SamplingLaw, Sequence, new_sequences
+from rollout.embedded.scheduler import PAUSE_MODES, Job, Scheduler
+from rollout.embedded.update_session import UpdateSession
+
+MAX_BODY_BYTES = 256 * 2**20
+HEALTH_TIMEOUT_S = 20.0
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class EngineServer:
+    """The HTTP face of one model."""
+
+    def __init__(
+        self,
+        *,
+        model_path: str,
+        scheduler: Scheduler,
+        prompts: PromptBuilder,
+        updates: UpdateSession,
+        vocabulary: VocabularyFacts,
+        facts: dict[str, Any],
+    ) -> None:
+        self._model_path = model_path
+        self._scheduler = scheduler
+        self._prompts = prompts
+        self._updates = updates
+        self._vocabulary = vocabulary
+        self._facts = facts  # shown by /server_info
+
+    def application(self) -> web.Application:
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
+        post: dict[str, Handler] = {
+            "/generate": self.generate,
+            "/pause_generation": self.pause_generation,
+            "/continue_generation": self.continue_generation,
+            "/abort_request": self.abort_request,
+            "/flush_cache": self.flush_cache,
+            "/init_weights_update_group": self._update(self._updates.init_group),
+            "/destroy_weights_update_group": self._update(self._updates.destroy_group),
+            "/begin_weight_update": self._update(self._updates.begin),
+            "/update_weights_from_distributed": self._update(self._updates.receive),
+            "/update_weights_from_disk": self._update(self._updates.load_folder),
+            "/end_weight_update": self._update(self._updates.end),
+            "/update_weight_version": self.update_weight_version,
+            "/weights_checker": self.weights_checker,
+        }
+        get: dict[str, Handler] = {
+            "/health": self.health,
+            "/health_generate": self.health,
+            "/ready": self.ready,
+            "/model_info": self.model_info,
+            "/server_info": self.server_info,
+            "/flush_cache": self.flush_cache,
+            "/weights_checker": self.weights_checker,
+        }
+        app.add_routes([web.post(path, handler) for path, handler in post.items()])
+        app.add_routes([web.get(path, handler) for path, handler in get.items()])
+        return app
+
+    async def generate(self, request: web.Request) -> web.Response:
+        started = time.monotonic()
+        body = parse_generate(await _json(request), self._vocabulary)
+        prompt = await asyncio.to_thread(self._prompts.build, body)
+        job = Job(body.rid or uuid.uuid4().hex, new_sequences(prompt, body.law, body.n, body.seed))
+        if body.law.max_new_tokens == 0:
+            for sequence in job.sequences:
+                sequence.finish_reason = {"type": "length", "length": 0}
+        else:
+            await self._finish(job)
+        results = [
+            self._result(body, job, index, time.monotonic() - started) for index in range(body.n)
+        ]
+        return web.json_response(results if body.n > 1 else results[0])
+
+    async def _finish(self, job: Job) -> None:
+        self._scheduler.submit(job)
+        try:
+            await asyncio.shield(asyncio.wrap_future(job.done))
+        except asyncio.CancelledError:  # the client went away
+            self._scheduler.abort(lambda other: other is job)
+            raise
+
+    def _result(self, body: GenerateBody, job: Job, index: int, latency_s: float) -> dict[str, Any]:
+        sequence = job.sequences[index]
+        versions = sequence.versions
+        meta: dict[str, Any] = {
+            "id": job.rid if body.n == 1 else f"{job.rid}_{index}",
+            "finish_reason": sequence.finish_reason,
+            "prompt_tokens": len(sequence.prompt),
+            "completion_tokens": len(sequence.token_ids),
+            "cached_tokens": 0,
+            "weight_version": versions[-1] if versions else self._scheduler.version,
+            "weight_versions": version_spans(sequence),
+            "num_retractions": sequence.num_retractions,
+            "e2e_latency": latency_s,
+        }
+        if body.return_logprob:
+            meta["input_token_logprobs"] = []
+            meta["output_token_logprobs"] = [
+                [logprob, token, None]
+                for logprob, token in zip(sequence.logprobs, sequence.token_ids, strict=True)
+            ]
+        text = self._prompts.text(sequence.token_ids, body.skip_special_tokens)
+        return {"text": text, "output_ids": sequence.token_ids, "meta_info": meta}
+
+    async def health(self, request: web.Request) -> web.Response:
+        """One token from the model; while paused it waits, as SGLang's does."""
+        tokens_before = self._scheduler.tokens_generated
+        vocabulary = VocabularyFacts(self._vocabulary.size, frozenset())
+        probe = {"input_ids": [0], "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
+        body = parse_generate(probe, vocabulary)
+        job = Job(
+            f"health-{uuid.uuid4().hex}",
+            new_sequences(self._prompts.build(body), SamplingLaw(1, temperature=0), 1, 0),
+        )
+        try:
+            await asyncio.wait_for(self._finish(job), HEALTH_TIMEOUT_S)
+        except TimeoutError:
+            if self._scheduler.tokens_generated == tokens_before:
+                return web.Response(status=503)
+        return web.Response(status=200)
+
+    async def ready(self, request: web.Request) -> web.Response:
+        return web.Response(status=503 if self._scheduler.is_paused else 200)
+
+    async def model_info(self, request: web.Request) -> web.Response:
+        return web.json_response(
+            {
+                "model_path": self._model_path,
+                "tokenizer_path": self._model_path,
+                "is_generation": True,
+                "weight_version": self._scheduler.version,
+                "has_image_understanding": True,
+                "model_type": self._facts["model_type"],
+            }
+        )
+
+    async def server_info(self, request: web.Request) -> web.Response:
+        states = [{"num_requests": self._scheduler.num_jobs, "paused": self._scheduler.is_paused}]
+        return web.json_response({**self._facts, "internal_states": states})
+
+    async def pause_generation(self, request: web.Request) -> web.Response:
+        mode = (await _json(request)).get("mode", "abort")
+        if mode not in PAUSE_MODES:
+            raise BadRequest(f"mode must be one of {', '.join(PAUSE_MODES)}, got {mode!r}")
+        await asyncio.wrap_future(self._scheduler.pause(mode))
+        return web.json_response({"message": "Generation paused successfully.", "status": "ok"})
+
+    async def continue_generation(self, request: web.Request) -> web.Response:
+        await asyncio.wrap_future(self._scheduler.resume())
+        return web.json_response({"message": "Generation continued successfully.", "status": "ok"})
+
+    async def abort_request(self, request: web.Request) -> web.Response:
+        body = await _json(request)
+        rid, everything = body.get("rid"), bool(body.get("abort_all"))
+        if not everything and not (isinstance(rid, str) and rid):
+            raise BadRequest("give rid or abort_all")
+        self._scheduler.abort(lambda job: everything or job.rid == rid)
+        return web.Response(status=200)
+
+    async def flush_cache(self, request: web.Request) -> web.Response:
+        if await asyncio.wrap_future(self._scheduler.run(lambda: self._scheduler.can_flush)):
+            return web.Response(text="Cache flushed.\n")
+        return web.Response(status=400, text="Flush cache failed.\n")
+
+    async def update_weight_version(self, request: web.Request) -> web.Response:
+        body = await _json(request)
+        version = body.get("new_version")
+        if not isinstance(version, str):
+            raise BadRequest("new_version should be a string")
+        if body.get("abort_all_requests", True):
+            await asyncio.wrap_future(self._scheduler.abort(lambda job: True))
+        await self._updates.set_version(version)
+        message = f"Weight version updated to {version}"
+        return web.json_response({"success": True, "message": message, "new_version": version})
+
+    async def weights_checker(self, request: web.Request) -> web.Response:
+        action = (await _json(request)).get("action", "checksum")
+        if action != "checksum":
+            return _outcome(False, f"Unsupported action={action!r}")
+        ranks = [await self._updates.checksums()]
+        return web.json_response({"success": True, "message": "Success.", "ranks": ranks})
+
+    def _update(self, step: Callable[[dict[str, Any]], Awaitable[tuple[bool, str]]]) -> Handler:
+        async def handle(request: web.Request) -> web.Response:
+            # Shielded: a client that gives up must not cut a step in half.
+            return _outcome(
+                *await asyncio.shield(asyncio.ensure_future(step(await _json(request))))
+            )
+
+        return handle
+
+
+def version_spans(sequence: Sequence) -> list[dict[str, Any]]:
+    """Response tokens by the weights behind them: [{"version", "start", "end"}]."""
+    spans: list[dict[str, Any]] = []
+    start = 0
+    for version, run in groupby(sequence.versions):
+        end = start + len(list(run))
+        spans.append({"version": version, "start": start, "end": end})
+        start = end
+    return spans
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a response, as generation config, config and tokenizer name them."""
+    found: set[int] = set()
+    text_config = model.config.get_text_config()
+    for value in (
+        model.generation_config.eos_token_id,
+        text_config.eos_token_id,
+        tokenizer.eos_token_id,
+    ):
+        found |= set(value) if isinstance(value, list) else {value}
+    return frozenset(token for token in found if token is not None)
+
+
+async def _json(request: web.Request) -> dict[str, Any]:
+    content = await request.read()
+    if not content:
+        return {}
+    try:
+        body = json.loads(content)
+    except ValueError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise BadRequest("the body should be a JSON object")
+    return body
+
+
+def _outcome(success: bool, message: str) -> web.Response:
+    body = {"success": success, "message": message}
+    return web.json_response(body, status=200 if success else 400)
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except BadRequest as error:
+        status, message = 400, str(error)
+    except web.HTTPException:
+        raise
+    except Exception as error:  # the boundary of a request: the server lives on
+        status, message = 500, f"{type(error).__name__}: {error}"
+    return web.json_response(
+        {"error": {"message": message, "type": "invalid_request_error", "code": status}},
+        status=status,
+    )

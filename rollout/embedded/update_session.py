@@ -1,0 +1,175 @@
+"""Weight updates as SGLang runs them: begin, buckets in order, end. Each answers (ok, message)."""
+
+import asyncio
+import hashlib
+import logging
+from typing import Any
+
+import torch.distributed as dist
+
+from rollout.embedded.requests import BadRequest
+from rollout.embedded.scheduler import Scheduler
+from rollout.embedded.weights import (
+    UpdateGroup,
+    checksums,
+    load_folder,
+    load_tensors,
+    parse_dtypes,
+)
+
+logger = logging.getLogger(__name__)
+Outcome = tuple[bool, str]
+_OUTSIDE = (
+    "update_weights_from_distributed must run between begin_weight_update() and end_weight_update()"
+)
+_NOT_FLUSHED = (
+    "Weights were updated, but the cache was not flushed because requests are still running or "
+    "queued. Retract or finish them, then call /flush_cache."
+)
+
+
+class UpdateSession:
+    """The groups that weights come through, and the open session if there is one.
+
+    Waiting for peers happens on a thread of its own, one step at a time; weights are copied on
+    the scheduler's compute thread.
+
+    Args:
+        timeout_s: of joining a group and of one broadcast.
+    """
+
+    def __init__(self, model: Any, scheduler: Scheduler, timeout_s: float) -> None:
+        self._model = model
+        self._scheduler = scheduler
+        self._timeout_s = timeout_s
+        self._groups: dict[str, UpdateGroup] = {}
+        self._is_open = False
+        self._one_step_at_a_time = asyncio.Lock()
+
+    async def init_group(self, body: dict[str, Any]) -> Outcome:
+        name = _field(body, "group_name", str, "weight_update_group")
+        backend = _field(body, "backend", str, "nccl")
+        if backend != "gloo":
+            return False, f"Failed to initialize custom process group: no backend {backend!r} here"
+        if name in self._groups:
+            return False, f"Failed to initialize custom process group: {name!r} exists already"
+        arguments = (
+            _field(body, "master_address", str),
+            _field(body, "master_port", int),
+            _field(body, "rank_offset", int),
+            _field(body, "world_size", int),
+        )
+        async with self._one_step_at_a_time:
+            try:
+                self._groups[name] = await asyncio.to_thread(
+                    UpdateGroup, *arguments, name, backend, self._timeout_s
+                )
+            except (RuntimeError, ValueError, dist.DistError) as error:
+                return False, f"Failed to initialize custom process group: {error}"
+        return True, "Succeeded to initialize custom process group."
+
+    async def destroy_group(self, body: dict[str, Any]) -> Outcome:
+        name = _field(body, "group_name", str, "weight_update_group")
+        async with self._one_step_at_a_time:
+            group = self._groups.pop(name, None)
+            if group is None:
+                return False, f"The group to be destroyed does not exist: {name!r}"
+            await asyncio.to_thread(group.close)
+        return True, "Succeeded to destroy custom process group."
+
+    async def begin(self, body: dict[str, Any]) -> Outcome:
+        if self._is_open:
+            return False, "a weight-update session is already open; call end_weight_update() first"
+        await self._wait_for_running_jobs()
+        self._is_open = True
+        return True, "Success"
+
+    async def end(self, body: dict[str, Any]) -> Outcome:
+        if not self._is_open:
+            return False, "no weight-update session is open; call begin_weight_update() first"
+        self._is_open = False
+        return True, "Success"
+
+    async def receive(self, body: dict[str, Any]) -> Outcome:
+        if not self._is_open:
+            return False, _OUTSIDE
+        group = self._groups.get(_field(body, "group_name", str, "weight_update_group"))
+        if group is None:
+            return False, "Failed to receive weights: this group was not initialized"
+        load_format = body.get("load_format")
+        if load_format not in (None, "flattened_bucket"):
+            return False, f"Failed to receive weights: no load_format {load_format!r} here"
+        take = group.receive_flat if load_format else group.receive
+        async with self._one_step_at_a_time:
+            try:
+                tensors = await asyncio.to_thread(take, *_manifest(body))
+            except (RuntimeError, ValueError) as error:
+                return False, f"Failed to receive weights: {error}"
+            return await self._apply(body, lambda: load_tensors(self._model, tensors))
+
+    async def load_folder(self, body: dict[str, Any]) -> Outcome:
+        folder = _field(body, "model_path", str)
+        if not self._scheduler.is_paused:
+            await self._wait_for_running_jobs()
+        return await self._apply(body, lambda: load_folder(self._model, folder))
+
+    async def set_version(self, version: str) -> None:
+        def assign() -> None:
+            self._scheduler.version = version
+
+        await asyncio.wrap_future(self._scheduler.run(assign))
+
+    async def checksums(self) -> dict[str, Any]:
+        """Per-tensor checksums and one over them all, as one rank's entry."""
+        found = await asyncio.wrap_future(self._scheduler.run(lambda: checksums(self._model)))
+        total = hashlib.sha256("".join(f"{k}{v}" for k, v in sorted(found.items())).encode())
+        return {"checksums": found, "per_gpu_checksum": total.hexdigest(), "parallelism_info": []}
+
+    async def _apply(self, body: dict[str, Any], load: Any) -> Outcome:
+        """Loads, names and flushes in one go between two token steps."""
+        version = body.get("weight_version")
+        flush = body.get("flush_cache", True)
+
+        def apply() -> Outcome:
+            load()
+            if version is not None:
+                self._scheduler.version = str(version)
+            if flush and not self._scheduler.can_flush:
+                return False, _NOT_FLUSHED
+            return True, "Succeeded to update model weights."
+
+        if body.get("abort_all_requests"):
+            await asyncio.wrap_future(self._scheduler.abort(lambda job: True))
+        try:
+            outcome: Outcome = await asyncio.wrap_future(self._scheduler.run(apply))
+        except (ValueError, OSError, RuntimeError) as error:
+            return False, f"Failed to update weights: {error}"
+        return outcome
+
+    async def _wait_for_running_jobs(self) -> None:
+        """Outside a pause an update waits for requests that are under way, as SGLang's does."""
+        if not self._scheduler.is_paused:
+            jobs = [asyncio.wrap_future(job) for job in self._scheduler.unfinished_jobs()]
+            await asyncio.gather(*jobs, return_exceptions=True)
+
+
+def _manifest(body: dict[str, Any]) -> tuple[list[str], list[Any], list[list[int]]]:
+    names, shapes = body.get("names"), body.get("shapes")
+    dtypes = body.get("dtypes")
+    for value in (names, dtypes, shapes):
+        if not isinstance(value, list):
+            raise BadRequest("names, dtypes and shapes should be lists")
+    assert isinstance(names, list) and isinstance(dtypes, list) and isinstance(shapes, list)
+    if not len(names) == len(dtypes) == len(shapes):
+        raise BadRequest(f"{len(names)} names, {len(dtypes)} dtypes and {len(shapes)} shapes")
+    try:
+        return names, parse_dtypes(dtypes), [list(map(int, shape)) for shape in shapes]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadRequest(str(error)) from error
+
+
+def _field(body: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    value = body.get(key, default)
+    if not isinstance(value, kind):
+        raise BadRequest(f"{key} should be {kind.__name__}, got {value!r}")
+    return value

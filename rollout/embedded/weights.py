@@ -1,0 +1,122 @@
+"""Receiving weights: join the trainer's torch.distributed group, take buckets, load, checksum."""
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import distributed_c10d as c10d
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+logger = logging.getLogger(__name__)
+NamedTensors = list[tuple[str, Tensor]]
+
+
+class UpdateGroup:
+    """A process group of its own, beside any default one; rank 0 is the trainer.
+
+    Blocks until every rank has joined. The key prefixes of the rendezvous are those that SGLang
+    and trainers for it use, so it is built from torch's own (private) pieces.
+
+    Raises:
+        RuntimeError, ValueError, dist.DistError: not all ranks came in time, or a used name.
+    """
+
+    def __init__(
+        self, host: str, port: int, rank: int, world_size: int, name: str, backend: str,
+        timeout_s: float,
+    ) -> None:  # fmt: skip
+        timeout = timedelta(seconds=timeout_s)
+        store, _, _ = next(rendezvous(f"tcp://{host}:{port}", rank, world_size, timeout=timeout))
+        store.set_timeout(timeout)
+        group, _ = c10d._new_process_group_helper(
+            world_size,
+            rank,
+            [],
+            dist.Backend(backend),
+            PrefixStore(name, store),
+            group_name=name,  # type: ignore[arg-type]  # a NewType of str, private as well
+            backend_options=None,
+            timeout=timeout,
+        )
+        c10d._world.pg_group_ranks[group] = {rank: rank for rank in range(world_size)}
+        self._group = group
+
+    def receive(
+        self, names: Sequence[str], dtypes: Sequence[torch.dtype], shapes: Sequence[Sequence[int]]
+    ) -> NamedTensors:
+        """One broadcast a tensor, in order."""
+        tensors = [torch.empty(*s, dtype=d) for d, s in zip(dtypes, shapes, strict=True)]
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0, group=self._group)
+        return list(zip(names, tensors, strict=True))
+
+    def receive_flat(
+        self, names: Sequence[str], dtypes: Sequence[torch.dtype], shapes: Sequence[Sequence[int]]
+    ) -> NamedTensors:
+        """One broadcast of the tensors' bytes one after the other."""
+        sizes = [math.prod(s) * d.itemsize for d, s in zip(dtypes, shapes, strict=True)]
+        bucket = torch.empty(sum(sizes), dtype=torch.uint8)
+        dist.broadcast(bucket, src=0, group=self._group)
+        parts = torch.split(bucket, sizes)
+        # A copy, because a view needs an offset that is a multiple of the element's size.
+        return [
+            (name, part.clone().view(dtype).view(*shape))
+            for name, part, dtype, shape in zip(names, parts, dtypes, shapes, strict=True)
+        ]
+
+    def close(self) -> None:
+        dist.destroy_process_group(self._group)
+
+
+def parse_dtypes(names: Iterable[str]) -> list[torch.dtype]:
+    """torch dtypes from "float32" or "torch.float32". Raises ValueError."""
+    dtypes = [getattr(torch, name.removeprefix("torch."), None) for name in names]
+    if not all(isinstance(dtype, torch.dtype) for dtype in dtypes):
+        raise ValueError(f"dtypes must be names of torch dtypes, got {list(names)}")
+    return [dtype for dtype in dtypes if dtype is not None]
+
+
+@torch.no_grad()
+def load_tensors(model: Any, tensors: NamedTensors) -> None:
+    """Copies tensors into the model by state_dict name: all of them, or none.
+
+    A tied head shares its embedding's storage, so either name loads both.
+
+    Raises:
+        ValueError: a name that the model does not have, or another shape.
+    """
+    state = model.state_dict()
+    for name, tensor in tensors:
+        if name not in state:
+            raise ValueError(f"the model has no parameter {name!r}")
+        if state[name].shape != tensor.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(state[name].shape)}, received {tuple(tensor.shape)}"
+            )
+    for name, tensor in tensors:
+        state[name].copy_(tensor)
+
+
+def load_folder(model: Any, folder: str) -> None:
+    """Loads a Hugging Face folder's weights into `model`.
+
+    Raises:
+        OSError, ValueError: no such checkpoint, or one of another model.
+    """
+    fresh = type(model).from_pretrained(folder, dtype=model.dtype, local_files_only=True)
+    load_tensors(model, list(fresh.state_dict().items()))
+
+
+def checksums(model: Any) -> dict[str, str]:
+    """sha256 of each tensor's bytes, by state_dict name."""
+    return {
+        name: hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
+        for name, tensor in model.state_dict().items()
+    }

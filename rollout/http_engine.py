@@ -1,0 +1,212 @@
+"""The client of any server with SGLang's HTTP endpoints: real SGLang or the embedded engine.
+
+Token ids travel, never text to be tokenised again. Each request has a finite timeout; a failure
+is an EngineError with what the server said. Errors name the endpoint.
+"""
+
+import base64
+import json
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import numpy as np
+from pydantic import ValidationError
+
+from common.errors import EngineError
+from common.types import FinishReason, Trajectory, VersionSpan, WeightBucket
+from rollout.engine import GroupRequest, GroupResult, RequestRejected
+
+_BAN = -1e9  # added to a logit; finite, so that log-probs of other tokens stay finite
+_GRACE_S = 5.0  # lets the server's own timeout, which says more, come first
+
+
+class HttpEngine:
+    """Drives one server.
+
+    Args:
+        url: of the server, without a path.
+        request_timeout_s: of one generation.
+        control_timeout_s: of one phase of a weight update, and of short questions.
+    """
+
+    def __init__(self, url: str, *, request_timeout_s: float, control_timeout_s: float) -> None:
+        self._url = url.rstrip("/")
+        self._request_timeout_s = request_timeout_s
+        self._control_timeout_s = control_timeout_s
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def generate(self, request: GroupRequest) -> GroupResult:
+        body = generate_body(request)
+        status, content = await self._send("POST", "/generate", body, self._request_timeout_s)
+        if status == 400:
+            raise RequestRejected(f"/generate: HTTP 400: {_message(content)}")
+        return parse_group(self._checked("/generate", status, content), request.num_trajectories)
+
+    async def version(self) -> int | None:
+        info = await self._ask("GET", "/model_info")
+        if not isinstance(info, dict):
+            raise EngineError(f"/model_info answered {str(info)[:200]!r}")
+        reported = str(info.get("weight_version"))
+        return int(reported) if reported.isdigit() else None
+
+    async def is_healthy(self) -> bool:
+        try:
+            status, _ = await self._send("GET", "/health", None, self._control_timeout_s)
+        except EngineError:
+            return False
+        return status == 200
+
+    async def init_group(
+        self, *, name: str, host: str, port: int, rank: int, world_size: int, backend: str
+    ) -> None:
+        body = {
+            "master_address": host,
+            "master_port": port,
+            "rank_offset": rank,
+            "world_size": world_size,
+            "group_name": name,
+            "backend": backend,
+        }
+        await self._ask("POST", "/init_weights_update_group", body)
+
+    async def destroy_group(self, name: str) -> None:
+        await self._ask("POST", "/destroy_weights_update_group", {"group_name": name})
+
+    async def pause(self, mode: str) -> None:
+        await self._ask("POST", "/pause_generation", {"mode": mode})
+
+    async def begin_update(self) -> None:
+        await self._ask("POST", "/begin_weight_update", {})
+
+    async def update(self, bucket: WeightBucket, *, group: str, final_version: int | None) -> None:
+        body: dict[str, Any] = {
+            "names": bucket.names,
+            "dtypes": bucket.dtypes,
+            "shapes": bucket.shapes,
+            "group_name": group,
+            "load_format": "flattened_bucket",
+            "flush_cache": final_version is not None,
+        }
+        if final_version is not None:
+            body["weight_version"] = str(final_version)
+        await self._ask("POST", "/update_weights_from_distributed", body)
+
+    async def end_update(self) -> None:
+        await self._ask("POST", "/end_weight_update", {})
+
+    async def resume(self) -> None:
+        await self._ask("POST", "/continue_generation", {})
+
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        timeout_s = self._control_timeout_s + _GRACE_S
+        return self._checked(path, *await self._send(method, path, body, timeout_s))
+
+    def _checked(self, path: str, status: int, content: bytes) -> Any:
+        if status != 200:
+            raise EngineError(f"{path}: HTTP {status}: {_message(content)}")
+        try:
+            return json.loads(content) if content else None
+        except ValueError as error:
+            raise EngineError(f"{path}: the answer is not JSON: {content[:200]!r}") from error
+
+    async def _send(
+        self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float
+    ) -> tuple[int, bytes]:
+        try:
+            async with self._session.request(
+                method, self._url + path, json=body, timeout=aiohttp.ClientTimeout(total=timeout_s)
+            ) as response:
+                return response.status, await response.read()
+        except TimeoutError as error:
+            raise EngineError(f"{path}: no answer within {timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineError(f"{path}: {self._url}: {error or type(error).__name__}") from error
+
+
+def generate_body(request: GroupRequest) -> dict[str, Any]:
+    """The JSON of POST /generate."""
+    params: dict[str, Any] = {
+        "n": request.num_trajectories,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k,
+        "max_new_tokens": request.max_response_tokens,
+    }
+    if request.banned_token_ids:
+        params["logit_bias"] = {str(token): _BAN for token in request.banned_token_ids}
+    if request.seed is not None:
+        params["sampling_seed"] = request.seed
+    images = [base64.b64encode(content).decode() for content in request.images]
+    return {
+        "input_ids": request.prompt_token_ids.tolist(),
+        # With n > 1 the server turns the request into a batch of one: several images are one item.
+        "image_data": [images] if request.num_trajectories > 1 and len(images) > 1 else images,
+        "sampling_params": params,
+        "return_logprob": True,
+    }
+
+
+def parse_group(answer: Any, num_trajectories: int) -> GroupResult:
+    """The result of one group.
+
+    Raises:
+        EngineError: the answer is not what was asked for.
+    """
+    results = answer if isinstance(answer, list) else [answer]
+    if len(results) != num_trajectories:
+        raise EngineError(f"/generate: {len(results)} responses, asked for {num_trajectories}")
+    try:
+        kept = [
+            _trajectory(index, result)
+            for index, result in enumerate(results)
+            if result["meta_info"]["finish_reason"]["type"] != "abort"
+        ]
+        num_prompt_tokens = int(results[0]["meta_info"]["prompt_tokens"])
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise EngineError(
+            f"/generate: unexpected answer: {type(error).__name__}: {error}"
+        ) from error
+    return GroupResult(num_prompt_tokens, tuple(kept), len(results) - len(kept))
+
+
+def _trajectory(index: int, result: dict[str, Any]) -> Trajectory:
+    meta = result["meta_info"]
+    tokens = np.asarray(result["output_ids"], dtype=np.int32)
+    pairs = meta["output_token_logprobs"]
+    if [pair[1] for pair in pairs] != tokens.tolist():
+        raise ValueError("output_ids and output_token_logprobs disagree")
+    spans = meta.get("weight_versions") or [
+        {"version": meta["weight_version"], "start": 0, "end": len(tokens)}
+    ]
+    return Trajectory(
+        index=index,
+        response_token_ids=tokens,
+        rollout_logprobs=np.asarray([pair[0] for pair in pairs], dtype=np.float32),
+        version_spans=tuple(
+            VersionSpan(version=int(s["version"]), start=s["start"], end=s["end"]) for s in spans
+        ),
+        finish_reason=FinishReason(meta["finish_reason"]["type"]),
+    )
+
+
+def _message(content: bytes) -> str:
+    """What a server said is wrong: {"error": {"message"}}, {"error"}, {"message"} or plain text."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = content.decode(errors="replace")
+    while isinstance(body, dict):
+        body = body.get("error", body.get("message", json.dumps(body)))
+    return " ".join(str(body).split())[:500]

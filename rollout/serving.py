@@ -1,0 +1,74 @@
+"""What one rollout process serves now, shared by its tasks: version, quarantine, figures."""
+
+import asyncio
+import time
+
+import numpy as np
+
+from common.types import Group
+
+
+class Serving:
+    """The version that the engine serves; None before the first push and after a failed one."""
+
+    def __init__(self) -> None:
+        self.version: int | None = None
+        self._changed = asyncio.Condition()
+
+    async def set(self, version: int | None) -> None:
+        async with self._changed:
+            self.version = version
+            self._changed.notify_all()
+
+    async def wait(self) -> int:
+        """The version, as soon as there is one. Cancel it to stop waiting."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.version is not None)
+            assert self.version is not None
+            return self.version
+
+
+class Figures:
+    """Counts for the dashboard. Rates are over the time since the last `take`."""
+
+    def __init__(self) -> None:
+        self.groups_in_flight = 0
+        self.trajectories_total = 0
+        self.tokens_total = 0
+        self._idle_s = 0.0
+        self._last_change = self._last_take = time.monotonic()
+        self._tokens_at_take = 0
+
+    def group_started(self) -> None:
+        self._account_idle()
+        self.groups_in_flight += 1
+
+    def group_ended(self) -> None:
+        self._account_idle()
+        self.groups_in_flight -= 1
+
+    def group_submitted(self, group: Group) -> None:
+        self.trajectories_total += len(group.trajectories)
+        self.tokens_total += group.num_response_tokens
+
+    def take(self, serving_version: int | None) -> dict[str, float]:
+        """The gauges of a heartbeat; starts a new interval."""
+        self._account_idle()
+        now = time.monotonic()
+        elapsed_s = max(now - self._last_take, 1e-9)
+        gauges = {
+            "tokens_per_s": (self.tokens_total - self._tokens_at_take) / elapsed_s,
+            "groups_in_flight": float(self.groups_in_flight),
+            "idle_share": float(np.clip(self._idle_s / elapsed_s, 0, 1)),
+            "serving_version": float(-1 if serving_version is None else serving_version),
+            "trajectories_total": float(self.trajectories_total),
+            "tokens_total": float(self.tokens_total),
+        }
+        self._last_take, self._tokens_at_take, self._idle_s = now, self.tokens_total, 0.0
+        return gauges
+
+    def _account_idle(self) -> None:
+        now = time.monotonic()
+        if self.groups_in_flight == 0:
+            self._idle_s += now - self._last_change
+        self._last_change = now

@@ -1,0 +1,139 @@
+"""Samples, groups, a running broker and members of it, for the broker's tests."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from broker.client import BrokerClient
+from broker.entry import Rules
+from broker.ledger import Ledger
+from broker.membership import Membership
+from broker.protocol import Role
+from broker.server import BrokerServer, ImageShelf
+from broker.service import BrokerService
+from broker.source import SampleSource
+from common.images import ImageStore
+from common.types import (
+    Box,
+    FinishReason,
+    Group,
+    GroupLease,
+    ImageRef,
+    PushGroup,
+    Sample,
+    Trajectory,
+    VersionSpan,
+    WeightBucket,
+    WeightUpdate,
+)
+
+
+def make_sample(number: int) -> Sample:
+    return Sample(
+        sample_id=f"s{number}",
+        problem="<image>which digit?",
+        image=ImageRef(sha256=f"{number:064x}", path=f"{number}.png", width=10, height=10),
+        box=Box(x1=1, y1=1, x2=3, y2=3),
+        crop=None,
+    )
+
+
+def make_source(num_samples: int, *, epochs: int = 1, seed: int = 0) -> SampleSource:
+    return SampleSource([make_sample(i) for i in range(num_samples)], epochs=epochs, seed=seed)
+
+
+def make_rules(
+    groups_per_step: int = 2,
+    max_staleness: int = 0,
+    *,
+    n: int = 2,
+    lease_s: float = 10.0,
+    max_attempts: int = 3,
+    max_steps: int | None = None,
+) -> Rules:
+    return Rules(groups_per_step, max_staleness, n, lease_s, max_attempts, max_steps)
+
+
+def make_group(lease: GroupLease, version: int, *, tokens: int = 3, first: int = 0) -> Group:
+    """A group as a server would submit it; trajectory i has `tokens` + i tokens."""
+    trajectories = tuple(
+        Trajectory(
+            index=first + i,
+            response_token_ids=np.arange(tokens + i, dtype=np.int32),
+            rollout_logprobs=np.full(tokens + i, -0.5, dtype=np.float32),
+            version_spans=(VersionSpan(version=version, start=0, end=tokens + i),),
+            finish_reason=FinishReason.STOP,
+        )
+        for i in range(lease.num_trajectories)
+    )
+    return Group(
+        group_id=lease.group_id,
+        attempt=lease.attempt,
+        sample=lease.sample,
+        prompt_token_ids=np.arange(4, dtype=np.int32),
+        num_prompt_tokens=8,
+        trajectories=trajectories,
+    )
+
+
+def make_update(version: int, *members: str, attempt: int = 0) -> WeightUpdate:
+    ranks = {member: rank for rank, member in enumerate(members, start=1)}
+    bucket = WeightBucket(names=("w",), dtypes=("float32",), shapes=((2, 2),), num_bytes=16)
+    group = PushGroup(
+        name=f"push-{attempt}", host="127.0.0.1", port=1234, backend="gloo", ranks=ranks
+    )
+    return WeightUpdate(version=version, attempt=attempt, group=group, buckets=(bucket,))
+
+
+@dataclass
+class Running:
+    """A broker on a loopback socket, and its parts."""
+
+    server: BrokerServer
+    service: BrokerService
+    stop: asyncio.Event
+    serving: asyncio.Task[None]
+
+    @property
+    def address(self) -> str:
+        return self.server.address
+
+    def client(
+        self, member_id: str, *, request_timeout_s: float = 10.0, tries: int = 3
+    ) -> BrokerClient:
+        role = next(role for role in Role if member_id.startswith(role.value))
+        return BrokerClient(
+            self.address, member_id, role, request_timeout_s=request_timeout_s, tries=tries
+        )
+
+
+@contextlib.asynccontextmanager
+async def running_broker(
+    rules: Rules,
+    source: SampleSource,
+    *,
+    member_timeout_s: float = 20.0,
+    images: Path = Path("."),
+    max_frame_bytes: int = 2**20,
+    address: str = "tcp://127.0.0.1:0",
+    drain_s: float = 0.05,
+) -> AsyncIterator[Running]:
+    service = BrokerService(
+        Ledger(source, rules),
+        Membership(member_timeout_s),
+        run_id="test",
+        num_samples=len(source.samples),
+    )
+    shelf = ImageShelf(ImageStore(images), source.samples)
+    server = BrokerServer(service, shelf, address, max_frame_bytes=max_frame_bytes)
+    stop = asyncio.Event()
+    async with server, asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(server.serve(stop, drain_s))
+        try:
+            yield Running(server, service, stop, serving)
+        finally:
+            stop.set()

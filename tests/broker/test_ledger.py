@@ -1,0 +1,389 @@
+"""Each rule of the ledger by example. Owners are (name, incarnation)."""
+
+import pytest
+
+from broker.accounts import Place
+from broker.entry import State
+from broker.ledger import Ledger
+from broker.protocol import Verdict
+from broker.refusal import Refusal
+from common.types import FinishReason, GroupLease
+from tests.broker.support import make_group, make_rules, make_source
+
+A, B, LEARNER = ("rollout-0", 1), ("rollout-1", 1), ("learner-0", 1)
+
+
+def make_ledger(num_samples: int = 8, groups_per_step: int = 2, staleness: int = 0) -> Ledger:
+    return Ledger(make_source(num_samples), make_rules(groups_per_step, staleness))
+
+
+def lease(
+    ledger: Ledger, count: int = 99, version: int | None = None, now: float = 0.0
+) -> list[GroupLease]:
+    return ledger.lease(A, count, ledger.version if version is None else version, now)
+
+
+def submit(ledger: Ledger, leases: list[GroupLease], version: int | None = None) -> None:
+    for granted in leases:
+        group = make_group(granted, ledger.version if version is None else version)
+        assert ledger.submit(A, group) is Verdict.ACCEPTED
+        ledger.check()
+
+
+def train_step(ledger: Ledger, step: int, floor: int | None = None) -> list[str]:
+    """Lease, generate, take and acknowledge one step; returns its group ids."""
+    submit(ledger, lease(ledger))
+    batch = ledger.take(LEARNER, step)
+    assert batch is not None
+    ledger.acknowledge(LEARNER, step, {})
+    ledger.free_slots(step if floor is None else floor)
+    ledger.check()
+    return [group.group_id for group in batch.groups]
+
+
+def ids(leases: list[GroupLease]) -> list[str]:
+    return [granted.group_id for granted in leases]
+
+
+# ---- admission and slots -------------------------------------------------------------------------
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+def test_admits_one_batch_more_than_the_staleness(staleness: int) -> None:
+    ledger = make_ledger(20, 2, staleness)
+    assert len(lease(ledger)) == 2 * (staleness + 1) == ledger.slots_used
+    assert lease(ledger) == [] and not ledger.has_work
+
+
+def test_slots_are_freed_by_the_acknowledgement_of_weights_not_by_the_take() -> None:
+    ledger = make_ledger()
+    submit(ledger, lease(ledger))
+    ledger.take(LEARNER, 1)
+    assert lease(ledger) == []
+    ledger.acknowledge(LEARNER, 1, {})
+    assert lease(ledger) == [] and ledger.slots_used == 2
+    ledger.free_slots(None)  # nobody serves anything
+    ledger.free_slots(0)  # somebody serves the old weights
+    assert lease(ledger) == []
+    ledger.free_slots(1)
+    assert ids(lease(ledger)) == ["0/2", "0/3"]
+
+
+def test_a_server_with_old_weights_gets_no_lease_that_would_be_stale() -> None:
+    ledger = make_ledger(staleness=1)
+    submit(ledger, lease(ledger))  # steps 1 and 2
+    ledger.take(LEARNER, 1)
+    ledger.acknowledge(LEARNER, 1, {})
+    ledger.free_slots(1)
+    assert lease(ledger, version=0) == [] and ledger.has_work  # step 3 would be 2 behind
+    assert len(lease(ledger, version=1)) == 2
+
+
+def test_a_server_ahead_of_the_learner_is_refused() -> None:
+    with pytest.raises(Refusal, match="serving version 1"):
+        lease(make_ledger(), version=1)
+
+
+def test_nothing_is_leased_that_no_step_will_train() -> None:
+    ledger = Ledger(make_source(7), make_rules(2, 5))
+    assert ledger.total_steps == 3 and len(lease(ledger)) == 6
+    ledger = Ledger(make_source(7), make_rules(2, 5, max_steps=2))
+    assert ledger.total_steps == 2 and len(lease(ledger)) == 4
+
+
+def test_the_last_step_is_generated_while_the_one_before_it_trains() -> None:
+    ledger = make_ledger(6, 2, 1)
+    train_step(ledger, 1)
+    assert ledger.take(LEARNER, 2) is not None and ledger.last_step == 3
+    assert ids(lease(ledger)) == ["0/4", "0/5"]
+
+
+# ---- order ---------------------------------------------------------------------------------------
+def test_batches_are_the_dataset_order_whatever_the_order_of_submission() -> None:
+    ledger = make_ledger(8, 2, 1)
+    leases = lease(ledger)
+    submit(ledger, leases[::-1])
+    batch = ledger.take(LEARNER, 1)
+    assert batch is not None and [g.group_id for g in batch.groups] == ["0/0", "0/1"]
+    assert [g.sample for g in batch.groups] == [granted.sample for granted in leases[:2]]
+
+
+def test_a_batch_waits_for_its_own_groups_although_later_ones_are_there() -> None:
+    ledger = make_ledger(8, 2, 1)
+    leases = lease(ledger)
+    submit(ledger, leases[1:])
+    assert ledger.take(LEARNER, 1) is None
+    submit(ledger, leases[:1])
+    assert ledger.take(LEARNER, 1) is not None
+
+
+def test_returned_groups_are_leased_first_and_keep_their_place() -> None:
+    ledger = make_ledger(8, 2, 1)
+    leases = lease(ledger, 3)
+    ledger.give_back(A, leases[2].group_id, 0, broken_sample=False)
+    ledger.give_back(A, leases[1].group_id, 0, broken_sample=False)
+    again = ledger.lease(B, 99, 0, 0.0)
+    assert ids(again) == ["0/1", "0/2", "0/3"] and [g.attempt for g in again] == [1, 1, 0]
+    assert [g.sampling_seed for g in again[:2]] == [g.sampling_seed for g in leases[1:]]
+
+
+def test_epochs_follow_each_other_until_fewer_groups_than_a_step_are_left() -> None:
+    source = make_source(3, epochs=3)
+    ledger = Ledger(source, make_rules(2))
+    trained = [group for step in range(1, 5) for group in train_step(ledger, step)]
+    assert trained == [source.at(i).group_id for i in range(8)]
+    end = ledger.take(LEARNER, 5)
+    assert end is not None and end.exhausted and end.groups == ()
+
+
+# ---- leases, attempts, fencing -------------------------------------------------------------------
+def test_lease_lapses_at_its_deadline() -> None:
+    ledger = make_ledger()
+    lease(ledger, 1, now=0.0)
+    lease(ledger, 1, now=3.0)
+    assert ledger.next_deadline() == 10.0 and ledger.lapse(9.9) == []
+    assert ledger.lapse(10.0) == ["0/0"] and ledger.next_deadline() == 13.0
+    assert ledger.lapse(99.0) == ["0/1"] and ledger.next_deadline() is None
+    assert ledger.books.samples.expired_by_reason == {"lease_lapsed": 2}
+
+
+def test_late_submit_is_fenced_before_and_after_the_next_attempt() -> None:
+    ledger = make_ledger()
+    (old,) = lease(ledger, 1)
+    ledger.lapse(10.0)
+    assert ledger.submit(A, make_group(old, 0)) is Verdict.FENCED
+    (new,) = lease(ledger, 1)
+    assert ledger.submit(A, make_group(old, 0)) is Verdict.FENCED
+    assert ledger.submit(A, make_group(new, 0)) is Verdict.ACCEPTED
+    assert ledger.submit(A, make_group(old, 0)) is Verdict.FENCED
+    ledger.check()
+
+
+def test_submit_sent_twice_is_harmless_at_every_later_moment() -> None:
+    ledger = make_ledger()
+    leases = lease(ledger)
+    group = make_group(leases[0], 0)
+    submit(ledger, leases)
+    before = ledger.counts()
+    assert ledger.submit(A, group) is Verdict.DUPLICATE and ledger.counts() == before
+    ledger.take(LEARNER, 1)
+    assert ledger.submit(A, group) is Verdict.DUPLICATE
+    ledger.acknowledge(LEARNER, 1, {})
+    assert ledger.submit(A, group) is Verdict.DUPLICATE
+    before = ledger.counts()
+    ledger.free_slots(1)
+    assert ledger.submit(A, group) is Verdict.FENCED  # forgotten with its slot
+    assert ledger.counts() == before | {"slots_used": 0}
+    ledger.check()
+
+
+def test_only_the_holder_of_a_lease_can_use_it() -> None:
+    ledger = make_ledger()
+    (granted,) = lease(ledger, 1)
+    for stranger in (B, (A[0], 2)):
+        assert ledger.submit(stranger, make_group(granted, 0)) is Verdict.FENCED
+        assert not ledger.give_back(stranger, granted.group_id, 0, broken_sample=True)
+        assert ledger.release(stranger, "member_lost") == []
+    assert not ledger.give_back(A, granted.group_id, 1, broken_sample=True)  # another attempt
+    assert ledger.submit(A, make_group(granted, 0)) is Verdict.ACCEPTED
+
+
+def test_a_member_that_goes_away_gives_back_its_leases_but_not_its_groups() -> None:
+    ledger = make_ledger(8, 2, 1)
+    leases = lease(ledger, 3)
+    submit(ledger, leases[:1])
+    assert ledger.release(A, "member_lost") == ["0/1", "0/2"]
+    ledger.check()
+    assert ids(ledger.lease(B, 2, 0, 0.0)) == ["0/1", "0/2"]
+    assert ledger.books.samples[Place.WAITING] == 1
+
+
+@pytest.mark.parametrize("change", ["sample", "count", "index", "abort", "future"])
+def test_a_group_that_is_not_what_was_leased_is_refused(change: str) -> None:
+    ledger = make_ledger()
+    first, second = lease(ledger, 2)
+    group = make_group(first, 0)
+    aborted = group.trajectories[0].model_copy(update={"finish_reason": FinishReason.ABORT})
+    wrong = {
+        "sample": group.model_copy(update={"sample": second.sample}),
+        "count": group.model_copy(update={"trajectories": group.trajectories[:1]}),
+        "index": make_group(first, 0, first=1),
+        "abort": group.model_copy(update={"trajectories": (aborted, group.trajectories[1])}),
+        "future": make_group(first, 1),
+    }[change]
+    with pytest.raises(Refusal) as refused:
+        ledger.submit(A, wrong)
+    assert refused.value.code == "bad_group"
+    ledger.check()
+    assert ledger.submit(A, group) is Verdict.ACCEPTED  # the lease is still there
+
+
+# ---- staleness -----------------------------------------------------------------------------------
+def test_a_group_too_old_for_its_step_expires_when_it_is_submitted() -> None:
+    ledger = make_ledger()
+    train_step(ledger, 1)
+    (granted, _) = lease(ledger)
+    assert ledger.submit(A, make_group(granted, 0)) is Verdict.STALE
+    ledger.check()
+    assert ledger.books.tokens.expired_by_reason == {"stale_at_submit": 3 + 4}
+    (again,) = lease(ledger)
+    assert (again.group_id, again.attempt) == (granted.group_id, 1)
+    assert ledger.submit(A, make_group(again, 1)) is Verdict.ACCEPTED
+    assert ledger.books.tokens[Place.WAITING] == 7
+    assert ledger.books.tokens.issued == 7 + 7 + 2 * 7  # step 1, the stale group, this one
+
+
+def test_the_oldest_token_of_any_trajectory_counts() -> None:
+    ledger = make_ledger(8, 1, 1)
+    for step in (1, 2):
+        train_step(ledger, step, floor=step)
+    (granted, *_) = lease(ledger)
+    old, new = make_group(granted, 0).trajectories[0], make_group(granted, 2).trajectories[1]
+    mixed = make_group(granted, 2).model_copy(update={"trajectories": (old, new)})
+    assert ledger.submit(A, mixed) is Verdict.STALE
+
+
+def test_the_guard_at_take_refuses_what_admission_let_through() -> None:
+    """Nothing reaches it in normal running, so the group is made older behind the ledger's back."""
+    ledger = make_ledger()
+    train_step(ledger, 1)
+    leases = lease(ledger)
+    submit(ledger, leases)
+    for entry in ledger.entries():
+        if entry.group_id == leases[1].group_id:
+            entry.group = make_group(leases[1], 0)
+    assert ledger.take(LEARNER, 2) is None
+    ledger.check()
+    assert ledger.books.samples.expired_by_reason == {"stale_at_take": 1}
+    submit(ledger, lease(ledger))
+    batch = ledger.take(LEARNER, 2)
+    assert batch is not None and all(group.oldest_version == 1 for group in batch.groups)
+
+
+def test_max_staleness_seen_is_that_of_trained_groups() -> None:
+    ledger = make_ledger(8, 2, 1)
+    submit(ledger, lease(ledger))  # steps 1 and 2, from version 0
+    for step, seen in ((1, 0), (2, 1)):
+        ledger.take(LEARNER, step)
+        ledger.acknowledge(LEARNER, step, {})
+        assert ledger.max_staleness_seen == seen
+
+
+# ---- broken samples ------------------------------------------------------------------------------
+def test_broken_sample_is_quarantined_after_its_attempts_and_replaced() -> None:
+    ledger = make_ledger()
+    for attempt in range(3):
+        (granted,) = lease(ledger, 1)
+        assert (granted.group_id, granted.attempt) == ("0/0", attempt)
+        gone = ledger.give_back(A, "0/0", attempt, broken_sample=True)
+        ledger.check()
+        assert gone == (attempt == 2)
+    assert ids(lease(ledger)) == ["0/1", "0/2"]
+    assert ledger.books.samples.expired_by_reason == {"broken_sample": 2}
+    assert ledger.books.trajectories[Place.QUARANTINED] == 2
+
+
+def test_other_failures_do_not_count_towards_quarantine() -> None:
+    ledger = make_ledger()
+    for attempt in range(9):
+        lease(ledger, 1)
+        assert not ledger.give_back(A, "0/0", attempt, broken_sample=False)
+    assert ids(lease(ledger, 1)) == ["0/0"]
+
+
+def test_quarantine_near_the_end_ends_the_data_without_a_deadlock() -> None:
+    ledger = Ledger(make_source(5), make_rules(2, 0, max_attempts=1))
+    train_step(ledger, 1)
+    for _ in range(2):  # two of the last three groups are broken: one is left, less than a step
+        granted = lease(ledger)
+        assert ledger.take(LEARNER, 2) is None
+        ledger.give_back(A, granted[0].group_id, granted[0].attempt, broken_sample=True)
+        ledger.release(A, "member_left")
+        ledger.check()
+    end = ledger.take(LEARNER, 2)
+    assert end is not None and end.exhausted
+    assert lease(ledger) == [] and not ledger.has_work
+
+
+def test_groups_refused_by_the_learner_are_quarantined_and_keep_their_slots() -> None:
+    ledger = make_ledger()
+    submit(ledger, lease(ledger))
+    ledger.take(LEARNER, 1)
+    with pytest.raises(Refusal, match="not in step 1"):
+        ledger.acknowledge(LEARNER, 1, {"0/7": "?"})
+    ledger.acknowledge(LEARNER, 1, {"0/1": "cannot be rendered"})
+    ledger.check()
+    samples = ledger.books.samples
+    assert (samples[Place.TRAINED], samples[Place.QUARANTINED]) == (1, 1)
+    assert ledger.slots_used == 2 and lease(ledger) == []
+    ledger.free_slots(1)
+    assert ids(lease(ledger)) == ["0/2", "0/3"]
+
+
+# ---- the learner's batch -------------------------------------------------------------------------
+def test_take_is_idempotent_and_at_most_one_step_ahead() -> None:
+    ledger = make_ledger(8, 2, 1)
+    submit(ledger, lease(ledger))
+    first = ledger.take(LEARNER, 1)
+    assert first is not None and ledger.take(LEARNER, 1) == first
+    with pytest.raises(Refusal, match="step 2"):
+        ledger.take(LEARNER, 2)
+    ledger.acknowledge(LEARNER, 1, {})
+    ledger.acknowledge(LEARNER, 1, {})  # sent twice
+    assert ledger.version == 1 and ledger.books.samples[Place.TRAINED] == 2
+    with pytest.raises(Refusal, match="step 1"):
+        ledger.take(LEARNER, 1)
+
+
+def test_another_learner_takes_over_the_batch_and_the_first_is_fenced() -> None:
+    ledger = make_ledger()
+    submit(ledger, lease(ledger))
+    first = ledger.take(LEARNER, 1)
+    reborn = (LEARNER[0], 2)
+    assert ledger.take(reborn, 1) == first
+    with pytest.raises(Refusal) as refused:
+        ledger.acknowledge(LEARNER, 1, {})
+    assert refused.value.code == "fenced"
+    ledger.acknowledge(reborn, 1, {})
+    with pytest.raises(Refusal):
+        ledger.acknowledge(LEARNER, 1, {})
+    assert ledger.version == 1
+
+
+def test_a_step_that_was_not_taken_cannot_be_acknowledged() -> None:
+    ledger = make_ledger()
+    submit(ledger, lease(ledger))
+    with pytest.raises(Refusal, match="not taken"):
+        ledger.acknowledge(LEARNER, 1, {})
+
+
+# ---- accounts ------------------------------------------------------------------------------------
+def test_accounts_of_one_run_by_hand() -> None:
+    ledger = make_ledger(4)
+    first, second = lease(ledger)
+    ledger.give_back(A, second.group_id, 0, broken_sample=False)
+    submit(ledger, [first])
+    counts = ledger.counts()
+    assert counts["groups_total"] == 4 and counts["groups_never_issued"] == 2
+    assert counts["groups_to_issue_again"] == 1 and counts["slots_used"] == 2
+    for unit, size in (("samples", 1), ("trajectories", 2)):
+        assert counts[f"{unit}_issued"] == 2 * size
+        assert counts[f"{unit}_expired"] == counts[f"{unit}_waiting"] == size
+    assert counts["tokens_issued"] == counts["tokens_waiting"] == 7
+    submit(ledger, lease(ledger))
+    ledger.take(LEARNER, 1)
+    assert ledger.counts()["tokens_in_flight"] == 14
+    ledger.acknowledge(LEARNER, 1, {})
+    assert ledger.counts()["tokens_trained"] == 14 and ledger.counts()["samples_issued"] == 3
+
+
+def test_check_notices_a_lost_group_and_a_wrong_balance() -> None:
+    ledger = make_ledger()
+    lease(ledger)
+    ledger.books.samples.issued += 1
+    with pytest.raises(AssertionError, match="3 issued"):
+        ledger.check()
+    ledger = make_ledger()
+    lease(ledger)
+    ledger._pending.pop()
+    with pytest.raises(AssertionError):
+        ledger.check()
+    assert {entry.state for entry in ledger.entries()} == {State.LEASED}

@@ -1,0 +1,132 @@
+"""The ledger against the reference under arbitrary events: shrinkable, and long random walks."""
+
+import random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.broker.support import make_rules
+from tests.broker.world import SERVERS, World
+
+servers = st.sampled_from(SERVERS)
+nths = st.integers(1, 6)  # the nth last lease there was: also those long over
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    @initialize(
+        num_groups=st.integers(1, 12),
+        groups_per_step=st.integers(1, 3),
+        staleness=st.integers(0, 2),
+        max_attempts=st.integers(1, 3),
+    )
+    def start(
+        self, num_groups: int, groups_per_step: int, staleness: int, max_attempts: int
+    ) -> None:
+        rules = make_rules(groups_per_step, staleness, max_attempts=max_attempts)
+        self.world = World(num_groups, rules)
+
+    @rule(server=servers, count=st.integers(1, 4), lag=st.integers(0, 2))
+    def lease(self, server: str, count: int, lag: int) -> None:
+        self.world.lease(server, count, lag)
+
+    @rule(nth=nths, server=st.none() | servers, lag=st.integers(0, 2))
+    def submit(self, nth: int, server: str | None, lag: int) -> None:
+        if nth <= len(self.world.granted):
+            holder, granted = self.world.granted[-nth]
+            self.world.submit(granted, server or holder, lag)
+
+    @rule(nth=nths, is_broken=st.booleans())
+    def give_back(self, nth: int, is_broken: bool) -> None:
+        if nth <= len(self.world.granted):
+            holder, granted = self.world.granted[-nth]
+            self.world.give_back(granted, holder, is_broken)
+
+    @rule(server=servers)
+    def lose(self, server: str) -> None:
+        self.world.lose(server)
+
+    @rule(seconds=st.sampled_from([1.0, 5.0, 10.0]))
+    def wait(self, seconds: float) -> None:
+        self.world.wait(seconds)
+
+    @rule(server=servers)
+    def update_weights(self, server: str) -> None:
+        self.world.update_weights(server)
+
+    @rule()
+    def take(self) -> None:
+        self.world.take()
+
+    @rule(refuses=st.booleans())
+    def acknowledge(self, refuses: bool) -> None:
+        self.world.acknowledge(refuses)
+
+    @rule()
+    def run_well(self) -> None:
+        self.world.run_well()
+
+    @invariant()
+    def holds(self) -> None:
+        if hasattr(self, "world"):
+            self.world.check()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.end()
+
+
+LedgerMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, derandomize=True
+)
+TestLedgerMachine = LedgerMachine.TestCase
+
+
+def walk(seed: int, num_events: int) -> World:
+    """A run in which most events are good ones, so that it gets far."""
+    rng = random.Random(seed)
+    rules = make_rules(rng.randint(1, 3), rng.randint(0, 2), max_attempts=rng.randint(1, 3))
+    world = World(rng.randint(1, 30), rules)
+    for _ in range(num_events):
+        server = rng.choice(SERVERS)
+        lag = rng.choice((0, 0, 0, 0, 1, 2))
+        event = rng.choices(EVENTS, WEIGHTS)[0]
+        if event == "lease":
+            world.lease(server, rng.randint(1, 4), lag)
+        elif event in ("submit", "give_back") and world.granted:
+            holder, granted = world.granted[-rng.randint(1, min(8, len(world.granted)))]
+            if event == "submit":
+                world.submit(granted, rng.choice((holder, holder, holder, server)), lag)
+            else:
+                world.give_back(granted, holder, rng.random() < 0.6)
+        elif event == "lose":
+            world.lose(server)
+        elif event == "wait":
+            world.wait(rng.choice((1.0, 5.0, 10.0)))
+        elif event == "update_weights":
+            world.update_weights(server)
+        elif event == "take":
+            world.take()
+        elif event == "acknowledge":
+            world.acknowledge(refuses=rng.random() < 0.2)
+        world.check()
+    world.end()
+    return world
+
+
+EVENTS = (
+    "lease", "submit", "give_back", "lose", "wait", "update_weights", "take", "acknowledge",
+)  # fmt: skip
+WEIGHTS = (20, 40, 4, 1, 2, 12, 12, 12)
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_random_walks(block: int) -> None:
+    worlds = [walk(seed, num_events=120) for seed in range(100 * block, 100 * block + 100)]
+    steps = sum(world.ledger.version for world in worlds)
+    reasons = {reason for world in worlds for reason in world.reference.lost}
+    assert steps > 400, "the walks no longer get far"
+    assert reasons == {
+        "broken_sample", "given_back", "lease_lapsed", "member_lost", "stale_at_submit"
+    }  # fmt: skip

@@ -1,0 +1,145 @@
+"""The broker as a real process."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from broker.client import BrokerClient
+from broker.protocol import Role
+from tests.broker.support import make_group
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("--learner.groups_per_step", "2", "--rollout.trajectories_per_sample", "2")
+
+
+def write_dataset(folder: Path, num_samples: int) -> Path:
+    rows = [
+        {
+            "sample_id": f"s{number}",
+            "problem": "<image>which digit?",
+            "image": f"{number}.png",
+            "image_sha256": f"{number:064x}",
+            "width": 10,
+            "height": 10,
+            "box": [1, 1, 3, 3],
+            "crop": None,
+        }
+        for number in range(num_samples)
+    ]
+    path = folder / "train.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "broker.main", *arguments]
+
+
+def run_to_end(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+@contextmanager
+def process(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A broker process and its address."""
+    run = folder / "run-7"
+    fixed = ("--data.train", str(write_dataset(folder, 5)), "--run.folder", str(run))
+    started = subprocess.Popen(
+        command("--broker.address", "tcp://127.0.0.1:0", *fixed, *SMALL, *arguments),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert started.stderr is not None
+        for line in started.stderr:
+            if "listening on" in line:
+                break
+        announced = json.loads((run / "broker.json").read_text())
+        assert announced["run_id"] == "run-7"
+        yield started, announced["address"]
+    finally:
+        started.kill()
+        started.communicate()
+
+
+async def test_serves_until_the_learner_finishes_and_all_have_left(tmp_path: Path) -> None:
+    with process(tmp_path) as (broker, address):
+        async with (
+            BrokerClient(address, "rollout-0", Role.ROLLOUT) as rollout,
+            BrokerClient(address, "learner-0", Role.LEARNER) as learner,
+        ):
+            assert rollout.welcome.total_steps == 2
+            for lease in (await rollout.lease(8, 0, wait_s=0)).leases:
+                await rollout.submit(make_group(lease, 0))
+            assert len((await learner.take(1, wait_s=5)).groups) == 2
+            await learner.ack(1)
+            await learner.finish("enough")
+            await learner.goodbye()
+            assert (await rollout.lease(8, 0, wait_s=5)).finished
+            assert broker.poll() is None
+            await rollout.goodbye()
+        assert broker.wait(10) == 0
+        assert broker.stderr is not None
+        assert "'samples_trained': 2" in broker.stderr.read()
+
+
+async def test_sigterm_waits_for_members_to_leave(tmp_path: Path) -> None:
+    with process(tmp_path) as (broker, address):
+        async with BrokerClient(address, "rollout-0", Role.ROLLOUT) as rollout:
+            broker.send_signal(signal.SIGTERM)
+            assert (await rollout.watch_weights(-1, -1, wait_s=10)).finished
+            assert broker.poll() is None
+            await rollout.goodbye()
+        assert broker.wait(10) == 0
+
+
+def test_sigint_ends_a_broker_without_members(tmp_path: Path) -> None:
+    with process(tmp_path) as (broker, _):
+        broker.send_signal(signal.SIGINT)
+        assert broker.wait(10) == 0
+
+
+async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    with process(tmp_path, "--cluster.drain_s", "600") as (broker, address):
+        async with BrokerClient(address, "rollout-0", Role.ROLLOUT) as rollout:
+            broker.send_signal(signal.SIGTERM)
+            assert (await rollout.watch_weights(-1, -1, wait_s=10)).finished
+            broker.send_signal(signal.SIGTERM)
+            assert broker.wait(10) == 128 + signal.SIGTERM
+
+
+def test_bad_configurations_are_one_line(tmp_path: Path) -> None:
+    train = str(write_dataset(tmp_path, 5))
+    for arguments, words in [
+        ((), "data.train is not set. Fix:"),
+        (("--data.train", train), "learner.groups_per_step = 96 but data.train has 5 usable"),
+        (("--data.train", train, *SMALL, "--broker.address", "tcp://0.0.0.0:0"), "loopback only"),
+        (("--data.train", str(tmp_path / "none.parquet"), *SMALL), "none.parquet"),
+    ]:
+        ended = run_to_end(*arguments)
+        assert ended.returncode != 0 and words in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_help_lists_the_fields() -> None:
+    ended = run_to_end("--help")
+    assert ended.returncode == 0 and "--broker.max_staleness" in ended.stdout
+
+
+def test_the_broker_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, broker.main, broker.server, broker.source, broker.client\n"
+        "heavy = {'torch', 'transformers', 'torchvision', 'ray', 'pandas'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=30)

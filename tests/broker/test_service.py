@@ -1,0 +1,245 @@
+"""Held requests, deadlines and deaths, with time as an argument and no socket."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from broker import protocol as p
+from broker.entry import Rules
+from broker.ledger import Ledger
+from broker.membership import Membership
+from broker.service import BrokerService
+from tests.broker.support import make_group, make_rules, make_source, make_update
+
+ROLES = {"r": p.Role.ROLLOUT, "l": p.Role.LEARNER}
+
+
+class Bench:
+    """A service, a clock that tests move, and a mailbox of replies by request."""
+
+    def __init__(self, rules: Rules, num_samples: int = 8, member_timeout_s: float = 20) -> None:
+        ledger = Ledger(make_source(num_samples), rules)
+        self.service = BrokerService(
+            ledger, Membership(member_timeout_s), run_id="test", num_samples=num_samples
+        )
+        self.now = 0.0
+        self.replies: dict[str, list[BaseModel]] = {}
+        self.num_sent = 0
+
+    def hello(self, *names: str, incarnation: int = 1) -> None:
+        for name in names:
+            role = ROLES[name[0]]
+            self.ask(p.Hello(member_id=name, role=role, incarnation=incarnation))
+
+    def send(self, request: BaseModel, tag: str = "") -> str:
+        """Send a request; returns the tag under which its replies will be."""
+        self.num_sent += 1
+        tag = tag or str(self.num_sent)
+        self._keep(self.service.handle(b"peer", tag.encode(), request, self.now))
+        return tag
+
+    def ask(self, request: BaseModel) -> Any:
+        (reply,) = self.replies[self.send(request)]
+        return reply
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        self._keep(self.service.tick(self.now))
+
+    def reply(self, tag: str) -> Any:
+        replies = self.replies.get(tag, [])
+        assert len(replies) <= 1
+        return replies[0] if replies else None
+
+    def _keep(self, outgoing: list[Any]) -> None:
+        for _, request_id, message in outgoing:
+            self.replies.setdefault(request_id.decode(), []).append(message)
+
+
+def me(name: str, incarnation: int = 1) -> dict[str, Any]:
+    return {"member_id": name, "incarnation": incarnation}
+
+
+def lease(name: str, wait_s: float = 0.0, count: int = 9, version: int = 0) -> p.LeaseRequest:
+    return p.LeaseRequest(**me(name), max_groups=count, serving_version=version, wait_s=wait_s)
+
+
+def submit(bench: Bench, name: str, leases: p.Leases, version: int = 0) -> None:
+    for granted in leases.leases:
+        group = make_group(granted, version)
+        assert bench.ask(p.SubmitGroup(**me(name), group=group)).verdict == p.Verdict.ACCEPTED
+
+
+def test_a_held_request_ends_at_its_time_with_an_empty_reply() -> None:
+    bench = Bench(make_rules())
+    bench.hello("r0", "l0")
+    tags = {
+        bench.send(p.TakeBatch(**me("l0"), step=1, wait_s=5)): p.Batch(step=1, groups=()),
+        bench.send(p.WatchMembers(**me("l0"), at_least=2, wait_s=5)): p.Members(
+            acknowledged={"r0": -1}
+        ),
+        bench.send(
+            p.WatchWeights(**me("r0"), seen_version=-1, seen_attempt=-1, wait_s=5)
+        ): p.Announcement(update=None),
+    }
+    assert bench.service.next_deadline() == 5
+    bench.advance(4.9)
+    assert all(bench.reply(tag) is None for tag in tags)
+    bench.advance(0.1)
+    assert {tag: bench.reply(tag) for tag in tags} == tags
+    assert bench.service.next_deadline() == 20  # only the members' own are left
+
+
+def test_a_take_is_answered_by_the_submit_that_completes_the_batch() -> None:
+    bench = Bench(make_rules())
+    bench.hello("r0", "l0")
+    tag = bench.send(p.TakeBatch(**me("l0"), step=1, wait_s=60))
+    granted = bench.ask(lease("r0"))
+    submit(bench, "r0", p.Leases(leases=granted.leases[1:]))
+    assert bench.reply(tag) is None
+    submit(bench, "r0", p.Leases(leases=granted.leases[:1]))
+    assert [group.group_id for group in bench.reply(tag).groups] == ["0/0", "0/1"]
+
+
+def test_members_are_watched() -> None:
+    bench = Bench(make_rules())
+    bench.hello("l0", "r0")
+    tag = bench.send(p.WatchMembers(**me("l0"), at_least=2, wait_s=60))
+    assert bench.reply(tag) is None
+    bench.hello("r1")
+    assert bench.reply(tag) == p.Members(acknowledged={"r0": -1, "r1": -1})
+
+
+def train(bench: Bench, step: int) -> None:
+    bench.ask(p.TakeBatch(**me("l0"), step=step, wait_s=0))
+    bench.ask(p.AckBatch(**me("l0"), step=step))
+
+
+def test_every_live_server_must_acknowledge_the_weights_before_slots_are_freed() -> None:
+    bench = Bench(make_rules())
+    bench.hello("l0", "r0", "r1")
+    for name in ("r0", "r1"):
+        bench.ask(p.AckWeights(**me(name), version=0))
+    submit(bench, "r0", bench.ask(lease("r0")))
+    train(bench, 1)
+    tag = bench.send(lease("r0", wait_s=60))
+    bench.ask(p.AckWeights(**me("r0"), version=1))
+    assert bench.reply(tag) is None
+    bench.ask(p.AckWeights(**me("r1"), version=1))
+    # the request said version 0, but the server has acknowledged 1 since
+    assert [granted.group_id for granted in bench.reply(tag).leases] == ["0/2", "0/3"]
+
+
+@pytest.mark.parametrize("ending", ["goodbye", "silence", "restart"])
+def test_a_server_that_goes_away_holds_up_nobody(ending: str) -> None:
+    bench = Bench(make_rules(2, 1))
+    bench.hello("l0", "r0", "r1")
+    for name in ("r0", "r1"):
+        bench.ask(p.AckWeights(**me(name), version=0))
+    assert len(bench.ask(lease("r1", count=1)).leases) == 1
+    granted = bench.ask(lease("r0", count=1))
+    submit(bench, "r0", granted)
+    tag = bench.send(lease("r0", wait_s=60, count=1))
+    assert bench.reply(tag) is not None  # 0/2
+    held = bench.send(p.WatchWeights(**me("r1"), seen_version=-1, seen_attempt=-1, wait_s=60))
+    if ending == "goodbye":
+        bench.ask(p.Goodbye(**me("r1")))
+    elif ending == "restart":
+        bench.hello("r1", incarnation=2)
+    else:
+        bench.advance(15)
+        for name in ("r0", "l0"):
+            bench.ask(p.Heartbeat(**me(name)))
+        bench.advance(5)
+    again = bench.ask(lease("r0", count=1)).leases
+    assert [(x.group_id, x.attempt) for x in again] == [("0/0", 1)]
+    assert isinstance(bench.reply(held), p.Refused)
+    submit(bench, "r0", p.Leases(leases=again))
+    train(bench, 1)
+    bench.ask(lease("r0"))  # all slots are used now
+    tag = bench.send(lease("r0", wait_s=60))
+    assert bench.reply(tag) is None
+    bench.ask(p.AckWeights(**me("r0"), version=1))
+    assert [granted.group_id for granted in bench.reply(tag).leases] == ["0/4", "0/5"]
+
+
+def test_a_lapsed_lease_wakes_a_server_that_waits() -> None:
+    bench = Bench(make_rules(1, lease_s=10))
+    bench.hello("r0", "r1")
+    bench.ask(lease("r0"))
+    tag = bench.send(lease("r1", wait_s=60))
+    assert bench.service.next_deadline() == 10
+    bench.advance(10)
+    assert [(x.group_id, x.attempt) for x in bench.reply(tag).leases] == [("0/0", 1)]
+
+
+def test_the_same_held_request_sent_again_is_answered_once() -> None:
+    bench = Bench(make_rules(1))
+    bench.hello("r0", "r1")
+    granted = bench.ask(lease("r0"))
+    bench.send(lease("r1", wait_s=60), tag="same")
+    bench.advance(2)
+    bench.send(lease("r1", wait_s=60), tag="same")
+    released = granted.leases[0]
+    bench.ask(
+        p.GiveBack(
+            **me("r0"), group_id=released.group_id, attempt=0, reason="x", broken_sample=False
+        )
+    )
+    first = bench.reply("same")
+    assert first.leases[0].attempt == 1
+    bench.send(lease("r1", wait_s=60), tag="same")  # once more: its first reply was lost
+    assert bench.replies["same"] == [first, first]
+    bench.advance(200)
+
+
+def test_finish_is_told_to_everybody_and_ends_when_all_have_left() -> None:
+    bench = Bench(make_rules(1))
+    bench.hello("r0", "l0")
+    bench.ask(lease("r0"))
+    tags = [
+        bench.send(lease("r0", wait_s=60)),
+        bench.send(p.WatchWeights(**me("r0"), seen_version=-1, seen_attempt=-1, wait_s=60)),
+    ]
+    assert bench.ask(p.Finish(**me("l0"), reason="done")).finished
+    assert all(bench.reply(tag).finished for tag in tags)
+    assert bench.ask(p.Heartbeat(**me("r0"))).finished and bench.ask(lease("r0", 60)).finished
+    bench.ask(p.Goodbye(**me("l0")))
+    assert not bench.service.is_over
+    bench.advance(25)  # r0 says nothing any more
+    assert bench.service.is_over
+
+
+def test_another_protocol_version_is_refused_with_the_mend() -> None:
+    bench = Bench(make_rules())
+    old = p.Hello(member_id="r0", role=p.Role.ROLLOUT, incarnation=1, protocol_version=0)
+    refused = bench.ask(old)
+    assert refused.code == "version_mismatch" and "Fix" in refused.message
+
+
+def test_weights_are_announced_only_after_the_step_that_made_them() -> None:
+    bench = Bench(make_rules())
+    bench.hello("r0", "l0")
+    refused = bench.ask(p.AnnounceWeights(**me("l0"), update=make_update(1, "r0")))
+    assert refused.code == "bad_request"
+    assert bench.ask(p.AckWeights(**me("r0"), version=1)).code == "bad_request"
+    bench.ask(p.AnnounceWeights(**me("l0"), update=make_update(0, "r0")))
+    assert (
+        bench.ask(p.AnnounceWeights(**me("l0"), update=make_update(0, "r0"))) == p.Done()
+    )  # sent twice
+
+
+def test_an_announcement_reaches_those_it_concerns_once() -> None:
+    bench = Bench(make_rules())
+    bench.hello("l0", "r0", "r1")
+
+    def watch(name: str, version: int, attempt: int) -> p.WatchWeights:
+        return p.WatchWeights(**me(name), seen_version=version, seen_attempt=attempt, wait_s=60)
+
+    tags = {name: bench.send(watch(name, -1, -1)) for name in ("r0", "r1")}
+    update = make_update(0, "r0")
+    bench.ask(p.AnnounceWeights(**me("l0"), update=update))
+    assert bench.reply(tags["r0"]).update == update and bench.reply(tags["r1"]) is None
+    assert bench.reply(bench.send(watch("r0", 0, 0))) is None
+    assert bench.ask(watch("r0", -1, -1)).update == update

@@ -1,0 +1,71 @@
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from common.dataset import read_answers, read_samples
+from common.errors import DataError
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "sample_id": f"s{number}",
+        "problem": "<image>\nWhich digit?",
+        "image": f"{number}.png",
+        "image_sha256": "a" * 64,
+        "width": 100,
+        "height": 50,
+        "box": [1, 2, 3, 4],
+        "crop": None,
+        "answer": str(number),
+        **changes,
+    }
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), folder / "data.parquet")
+    return folder / "data.parquet"
+
+
+def test_reads_rows_in_order_without_their_answers(tmp_path: Path) -> None:
+    path = write(tmp_path, [row(0), row(1)])
+    samples, problems = read_samples(path)
+    assert [s.sample_id for s in samples] == ["s0", "s1"] and problems == []
+    assert "answer" not in type(samples[0]).model_fields
+    assert read_answers(path) == {"s0": "0", "s1": "1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"problem": "no placeholder"}, "<image>"),
+        ({"problem": "<image><image>"}, "<image>"),
+        ({"box": None}, "no evidence"),
+        ({"box": [5, 5, 5, 9]}, "box is empty"),
+        ({"box": [1, 2, 3]}, "shorter"),
+        ({"image_sha256": "xyz"}, "sha256"),
+        ({"width": 0}, "width"),
+    ],
+)
+def test_a_bad_row_is_named_and_left_out(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    samples, problems = read_samples(write(tmp_path, [row(0), row(1, **change)]))
+    assert [s.sample_id for s in samples] == ["s0"]
+    assert len(problems) == 1 and "row 1" in problems[0] and message in problems[0]
+
+
+def test_unusable_files_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no\.parquet"):
+        read_samples(tmp_path / "no.parquet")
+    (tmp_path / "text.parquet").write_text("hello")
+    with pytest.raises(DataError, match=r"text\.parquet"):
+        read_samples(tmp_path / "text.parquet")
+    with pytest.raises(DataError, match="lacks the columns sample_id"):
+        read_samples(write(tmp_path, [{"problem": "x"}]))
+    with pytest.raises(DataError, match="stands twice"):
+        read_samples(write(tmp_path, [row(0), row(0)]))
+    with pytest.raises(DataError, match="no usable row"):
+        read_samples(write(tmp_path, [row(0, width=0)]))

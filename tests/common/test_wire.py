@@ -1,0 +1,352 @@
+"""Round trips of every message, and what hostile frames cost."""
+
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pydantic import BaseModel
+
+from broker import protocol as p
+from common.errors import ProtocolError
+from common.types import (
+    Box,
+    FinishReason,
+    Group,
+    GroupLease,
+    ImageRef,
+    PushGroup,
+    Sample,
+    Trajectory,
+    VersionSpan,
+    WeightBucket,
+    WeightUpdate,
+)
+from common.wire import MAX_DEPTH, decode, encode
+
+REGISTRY = {**p.REQUESTS, **p.REPLIES}
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+names = texts.filter(lambda text: len(text) > 0)
+digests = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
+counts = st.integers(0, 2**40)
+sizes = st.integers(1, 2**31)
+waits = st.floats(0, 60)
+gauges = st.dictionaries(names, st.floats(allow_nan=False), max_size=3)
+images = st.builds(ImageRef, sha256=digests, path=texts, width=sizes, height=sizes)
+boxes = st.builds(
+    lambda x, y, w, h: Box(x1=x, y1=y, x2=x + w, y2=y + h), counts, counts, sizes, sizes
+)
+samples = st.builds(
+    Sample,
+    sample_id=names,
+    problem=texts,
+    image=images,
+    box=st.none() | boxes,
+    crop=st.none() | images,
+)
+
+
+@st.composite
+def trajectories(draw: st.DrawFn) -> Trajectory:
+    length = draw(st.integers(1, 12))
+    cut = draw(st.integers(1, length))
+    spans = [VersionSpan(version=draw(counts), start=0, end=cut)]
+    if cut < length:
+        spans.append(VersionSpan(version=draw(counts), start=cut, end=length))
+    logprobs = hnp.arrays(np.float32, length, elements=st.floats(-100, 0, width=32))
+    return Trajectory(
+        index=draw(counts),
+        response_token_ids=draw(hnp.arrays(np.int32, length)),
+        rollout_logprobs=draw(logprobs),
+        version_spans=tuple(spans),
+        finish_reason=draw(st.sampled_from(FinishReason)),
+    )
+
+
+groups = st.builds(
+    Group,
+    group_id=names,
+    attempt=counts,
+    sample=samples,
+    prompt_token_ids=hnp.arrays(np.int32, st.integers(0, 8)),
+    num_prompt_tokens=sizes,
+    trajectories=st.lists(trajectories(), min_size=1, max_size=3).map(tuple),
+)
+leases = st.builds(
+    GroupLease,
+    group_id=names,
+    attempt=counts,
+    sample=samples,
+    num_trajectories=sizes,
+    sampling_seed=st.integers(0, 2**31 - 1),
+    lease_s=st.floats(0.1, 1e6),
+)
+buckets = st.builds(
+    WeightBucket,
+    names=st.lists(names, max_size=3).map(tuple),
+    dtypes=st.lists(names, max_size=3).map(tuple),
+    shapes=st.lists(st.lists(sizes, max_size=4).map(tuple), max_size=3).map(tuple),
+    num_bytes=sizes,
+)
+push_groups = st.builds(
+    PushGroup,
+    name=names,
+    host=texts,
+    port=st.integers(1, 65535),
+    backend=st.sampled_from(["gloo", "nccl"]),
+    ranks=st.dictionaries(names, counts, max_size=3),
+)
+updates = st.builds(
+    WeightUpdate,
+    version=counts,
+    attempt=counts,
+    group=push_groups,
+    buckets=st.lists(buckets, max_size=2).map(tuple),
+    pause_mode=texts,
+)
+me = {"member_id": names, "incarnation": counts}
+member_statuses = st.builds(
+    p.MemberStatus,
+    member_id=names,
+    role=st.sampled_from(p.Role),
+    silent_s=waits,
+    acknowledged_version=st.integers(-1, 9),
+    gauges=gauges,
+    details=st.dictionaries(names, texts, max_size=2),
+)
+MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
+    p.Hello: st.builds(
+        p.Hello,
+        **me,
+        role=st.sampled_from(p.Role),
+        protocol_version=counts,
+        details=st.dictionaries(names, texts, max_size=2),
+    ),
+    p.Heartbeat: st.builds(p.Heartbeat, **me, gauges=gauges),
+    p.Goodbye: st.builds(p.Goodbye, **me),
+    p.LeaseRequest: st.builds(
+        p.LeaseRequest,
+        **me,
+        max_groups=st.integers(1, 1024),
+        serving_version=counts,
+        wait_s=waits,
+    ),
+    p.SubmitGroup: st.builds(p.SubmitGroup, **me, group=groups),
+    p.GiveBack: st.builds(
+        p.GiveBack, **me, group_id=names, attempt=counts, reason=texts, broken_sample=st.booleans()
+    ),
+    p.TakeBatch: st.builds(p.TakeBatch, **me, step=sizes, wait_s=waits),
+    p.AckBatch: st.builds(
+        p.AckBatch, **me, step=sizes, refused=st.dictionaries(names, texts, max_size=2)
+    ),
+    p.AnnounceWeights: st.builds(p.AnnounceWeights, **me, update=updates),
+    p.WatchWeights: st.builds(
+        p.WatchWeights,
+        **me,
+        seen_version=st.integers(-1, 9),
+        seen_attempt=st.integers(-1, 9),
+        wait_s=waits,
+    ),
+    p.AckWeights: st.builds(p.AckWeights, **me, version=counts),
+    p.WatchMembers: st.builds(p.WatchMembers, **me, at_least=counts, wait_s=waits),
+    p.GetImage: st.builds(p.GetImage, sha256=digests),
+    p.GetStatus: st.builds(p.GetStatus),
+    p.Finish: st.builds(p.Finish, **me, reason=texts),
+    p.Welcome: st.builds(
+        p.Welcome,
+        run_id=names,
+        protocol_version=counts,
+        groups_per_step=counts,
+        max_staleness=counts,
+        total_steps=counts,
+        num_samples=counts,
+    ),
+    p.Done: st.builds(p.Done, finished=st.booleans()),
+    p.Leases: st.builds(
+        p.Leases, leases=st.lists(leases, max_size=2).map(tuple), finished=st.booleans()
+    ),
+    p.Submitted: st.builds(p.Submitted, verdict=st.sampled_from(p.Verdict)),
+    p.Batch: st.builds(
+        p.Batch,
+        step=sizes,
+        groups=st.lists(groups, max_size=2).map(tuple),
+        exhausted=st.booleans(),
+    ),
+    p.Announcement: st.builds(p.Announcement, update=st.none() | updates, finished=st.booleans()),
+    p.Members: st.builds(p.Members, acknowledged=st.dictionaries(names, st.integers(-1, 9))),
+    p.ImageBytes: st.builds(p.ImageBytes, content=st.binary(max_size=99)),
+    p.Status: st.builds(
+        p.Status,
+        run_id=names,
+        version=counts,
+        total_steps=counts,
+        finished=st.booleans(),
+        counts=st.dictionaries(names, counts, max_size=2),
+        expired_by_reason=st.dictionaries(names, counts, max_size=2),
+        max_staleness_seen=counts,
+        slots_used=counts,
+        slots=counts,
+        members=st.lists(member_statuses, max_size=2).map(tuple),
+    ),
+    p.Refused: st.builds(p.Refused, code=texts, message=texts),
+}
+
+
+def plain(value: Any) -> Any:
+    """Comparable form: arrays as (dtype, values)."""
+    if isinstance(value, np.ndarray):
+        return (value.dtype.name, value.tolist())
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(plain(item) for item in value)
+    return value
+
+
+def test_every_message_has_a_round_trip_here() -> None:
+    assert {message.__name__ for message in MESSAGES} == REGISTRY.keys()
+
+
+@pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
+def test_round_trip(kind: type[BaseModel]) -> None:
+    @settings(max_examples=12, deadline=None, derandomize=True)
+    @given(MESSAGES[kind])
+    def check(message: BaseModel) -> None:
+        back = decode(encode(message), REGISTRY)
+        assert type(back) is type(message)
+        assert plain(back.model_dump()) == plain(message.model_dump())
+
+    check()
+
+
+# ---- hostile frames ------------------------------------------------------------------------------
+def frame(**fields: Any) -> bytes:
+    packed: bytes = msgpack.packb(fields)
+    return packed
+
+
+def array(*parts: Any) -> bytes:
+    content = msgpack.ExtType(1, msgpack.packb(list(parts)))
+    return frame(type="Refused", code=content, message="")
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+HOSTILE = {
+    "empty": b"",
+    "not MessagePack": b"\xc1" * 9,
+    "cut short": frame(type="Done", finished=True)[:-1],
+    "trailing bytes": frame(type="Done", finished=True) + b"\x00",
+    "not a map": msgpack.packb([1, 2]),
+    "no type": frame(finished=True),
+    "type is no text": frame(type=7),
+    "type is a list": frame(type=[[]]),
+    "unknown type": frame(type="Surprise" * 99),
+    "type of a class": frame(type="BaseModel"),
+    "unknown field": frame(type="Done", finished=True, extra=1),
+    "wrong type of field": frame(type="Done", finished="yes"),
+    "missing field": frame(type="Refused", code="x"),
+    "key is a number": msgpack.packb({1: 2, "type": "Done"}),
+    "key is bytes": msgpack.packb({b"finished": True, "type": "Done"}),
+    "not UTF-8": b"\x81\xa4type\xa4\xff\xff\xff\xff",
+    "too deep": frame(type="Refused", code=nested(MAX_DEPTH + 1), message=""),
+    "very deep": b"\x81\xa1x" + b"\x91" * 2000 + b"\x01",
+    "claims 4 GB of text": b"\x81\xa4type\xdb\xff\xff\xff\xff",
+    "claims 4 billion items": b"\x81\xa4type\xdd\xff\xff\xff\xff",
+    "unknown extension": frame(type="Refused", code=msgpack.ExtType(5, b""), message=""),
+    "timestamp": frame(type="Refused", code=msgpack.Timestamp(1), message=""),
+    "array of garbage": frame(type="Refused", code=msgpack.ExtType(1, b"\xc1"), message=""),
+    "array of nothing": frame(type="Refused", code=msgpack.ExtType(1, b""), message=""),
+    "array is no list": frame(type="Refused", code=msgpack.ExtType(1, b"\x01"), message=""),
+    "array of objects": array("object", [1], b"\0" * 8),
+    "array dtype is a list": array(["int32"], [1], b"\0" * 4),
+    "array dtype is a map": array({"int32": 1}, [1], b"\0" * 4),
+    "array too short": array("int32", [2], b"\0" * 4),
+    "array of negative size": array("int32", [-1], b""),
+    "array overflows": array("int32", [2**31 - 1] * 4, b"\0" * 4),
+    "array of many axes": array("int32", [1] * 40, b"\0" * 4),
+    "array without axes": array("int32", [], b"\0" * 4),
+    "array shape is text": array("int32", "1", b"\0" * 4),
+    "array content is text": array("int32", [1], "abcd"),
+    "array where text belongs": array("int32", [1], b"\0" * 4),
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_frame_is_a_protocol_error(content: bytes) -> None:
+    with pytest.raises(ProtocolError) as refused:
+        decode(content, REGISTRY)
+    assert len(str(refused.value)) < 400
+
+
+def test_a_frame_over_the_limit_is_refused_unread() -> None:
+    content = frame(type="Done", finished=True)
+    assert decode(content, REGISTRY, max_bytes=len(content)) == p.Done(finished=True)
+    with pytest.raises(ProtocolError, match="limit"):
+        decode(content, REGISTRY, max_bytes=len(content) - 1)
+
+
+def test_the_reason_names_the_field() -> None:
+    with pytest.raises(ProtocolError, match=r"^Heartbeat\.gauges\.x: "):
+        decode(frame(type="Heartbeat", member_id="a", incarnation=0, gauges={"x": "y"}), REGISTRY)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.binary(max_size=60))
+def test_random_bytes_are_a_protocol_error(content: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(content, REGISTRY)
+
+
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | texts
+values = st.recursive(
+    scalars | st.binary(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.sampled_from(sorted(REGISTRY)), st.data())
+def test_random_fields_give_a_message_or_a_protocol_error(name: str, data: st.DataObject) -> None:
+    fields = {
+        key: data.draw(values) for key in REGISTRY[name].model_fields if data.draw(st.booleans())
+    }
+    content = frame(**{**fields, "type": name})
+    try:
+        message = decode(content, REGISTRY)
+    except ProtocolError:
+        return
+    assert type(message) is REGISTRY[name]
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(groups, st.data())
+def test_a_flipped_byte_gives_a_message_or_a_protocol_error(
+    group: Group, data: st.DataObject
+) -> None:
+    content = bytearray(encode(p.SubmitGroup(member_id="a", incarnation=1, group=group)))
+    position = data.draw(st.integers(0, len(content) - 1))
+    content[position] ^= data.draw(st.integers(1, 255))
+    try:
+        decode(bytes(content), REGISTRY)
+    except ProtocolError:
+        return
+
+
+def test_other_dtypes_cannot_be_sent() -> None:
+    class Holder(BaseModel):
+        model_config = {"arbitrary_types_allowed": True}
+        array: np.ndarray
+
+    with pytest.raises(TypeError, match="cannot be sent"):
+        encode(Holder(array=np.zeros(2, dtype=np.float64)))

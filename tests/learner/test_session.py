@@ -1,0 +1,255 @@
+"""The learner as a process, against the real broker, with rollouts that make responses up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from common.config_cli import dump_toml
+from learner.buckets import plan_buckets
+from learner.checkpoint import list_checkpoints
+from learner.model import load_student, named_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_S = 90
+
+
+class Run:
+    """The processes of one run; all of them are gone when it is closed."""
+
+    def __init__(self, world, tmp_path: Path, **sections: dict[str, object]) -> None:
+        self.folder = tmp_path / "run"
+        self.record = tmp_path / "record"
+        self.record.mkdir()
+        self.folder.mkdir(exist_ok=True)
+        defaults = {"broker": {"address": "tcp://127.0.0.1:0", "member_timeout_s": 3.0}}
+        for name, fields in sections.items():
+            defaults[name] = defaults.get(name, {}) | fields
+        self.config = world.changed(**defaults)
+        (self.folder / "config.toml").write_text(dump_toml(self.config))
+        self.processes: list[subprocess.Popen] = []
+        self.broker = self.start("broker.main")
+        while not (self.folder / "broker.json").exists():
+            assert self.broker.poll() is None, "the broker did not start"
+            time.sleep(0.05)
+        self.address = json.loads((self.folder / "broker.json").read_text())["address"]
+
+    def start(self, module: str, *arguments: str, rank: int = 0) -> subprocess.Popen:
+        command = [sys.executable, "-m", module, "--config", str(self.folder / "config.toml")]
+        with (self.folder / f"{module}-{rank}.out").open("w") as output:
+            process = subprocess.Popen(
+                [*command, *arguments],
+                cwd=ROOT,
+                env={**os.environ, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        self.processes.append(process)
+        return process
+
+    def start_learner(self, *arguments: str) -> subprocess.Popen:
+        return self.start("learner.main", "--broker.address", self.address, *arguments)
+
+    def start_rollout(self, rank: int = 0, *arguments: str) -> subprocess.Popen:
+        to = ["--broker.address", self.address, "--record", str(self.record)]
+        return self.start("tests.learner.scripted_rollout", *to, *arguments, rank=rank)
+
+    def output(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.folder.glob("*.out")))
+
+    def finish(self, process: subprocess.Popen) -> int:
+        try:
+            return process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"still running after {LIMIT_S} s:\n{self.output()}")
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def rows(self) -> list[dict]:
+        return [
+            json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()
+        ]
+
+    def summary(self) -> dict:
+        return json.loads((self.folder / "summary.json").read_text())
+
+    def received(self, member: str, version: int) -> dict[str, torch.Tensor]:
+        return load_file(self.record / f"{member}-{version}.safetensors")
+
+
+@pytest.fixture
+def start(world, tmp_path: Path) -> Iterator:
+    runs: list[Run] = []
+
+    def make(**sections: dict[str, object]) -> Run:
+        runs.append(Run(world, tmp_path, **sections))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.close()
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def student_at(run: Run, path: Path) -> dict[str, torch.Tensor]:
+    config = run.config.model.model_copy(update={"path": str(path)})
+    return named_weights(load_student(config, torch.device("cpu")))
+
+
+def test_a_whole_run_trains_pushes_measures_and_reports(start):
+    run = start(
+        checkpoint={"every_steps": 1, "keep": 10},
+        evaluation={"every_steps": 2},
+        weights={"bucket_mib": 1},
+    )
+    learner, rollout = run.start_learner(), run.start_rollout()
+    assert run.finish(learner) == 0, run.output()
+    assert run.finish(rollout) == 0, run.output()
+    assert run.finish(run.broker) == 0, run.output()
+
+    summary = run.summary()
+    assert summary["steps"] == 3 and summary["trajectories_trained"] == 36
+    assert summary["max_staleness_seen"] == 0 and summary["trajectories_expired"] == 0
+    assert summary["interrupted"] is False and summary["seed"] == 3
+    for key in ("full_accuracy_before", "crop_accuracy_after", "seconds"):
+        assert isinstance(summary[key], float), key
+
+    rows = run.rows()
+    assert [row["step"] for row in rows] == [0, 1, 2, 2, 3, 3]
+    steps = [row for row in rows if "learner/loss_nats" in row]
+    assert [row["learner/trajectories"] for row in steps] == [12, 12, 12]
+    assert all(row["learner/ratio_clipped_share"] > 0 for row in steps)
+    measured = [row["evaluation/samples"] for row in rows if "evaluation/samples" in row]
+    assert measured == [12, 5, 12]
+
+    checkpoints = list_checkpoints(run.folder / "checkpoints")
+    assert [path.name[-1] for path in checkpoints] == ["1", "2", "3"]
+    assert_same(run.received("rollout-0", 0), student_at(run, Path(run.config.model.path)))
+    for version in (1, 2):  # the last weights are not pushed: nobody would use them
+        assert_same(run.received("rollout-0", version), student_at(run, checkpoints[version - 1]))
+
+    scenes = json.loads((run.folder / "scenes.json").read_text())["scenes"]
+    assert len(scenes) == 3
+    for scene in scenes:
+        assert Path(scene["image"]).is_file() and Path(scene["crop"]).is_file()
+        assert scene["before"]["version"] == 0 and scene["after"]["version"] == 3
+        assert scene["after"]["full"]["tokens"][0]["divergence_nats"] >= -1e-6
+    assert list((run.folder / "tensorboard").iterdir())
+
+
+def test_stopped_learner_saves_what_it_has_and_ends_the_run(start):
+    run = start(evaluation={"samples": 2}, learner={"groups_per_step": 1}, data={"epochs": 500})
+    learner, rollout = run.start_learner(), run.start_rollout()
+    metrics = run.folder / "metrics.jsonl"
+    deadline = time.monotonic() + LIMIT_S
+    while not (metrics.exists() and "learner/loss_nats" in metrics.read_text()):
+        assert learner.poll() is None and time.monotonic() < deadline, run.output()
+        time.sleep(0.05)
+    learner.send_signal(signal.SIGTERM)
+    assert run.finish(learner) == 0, run.output()
+    assert run.finish(rollout) == 0, run.output()
+    summary = run.summary()
+    assert summary["interrupted"] is True and summary["full_accuracy_after"] is None
+    assert summary["steps"] >= 1
+    (checkpoint,) = list_checkpoints(run.folder / "checkpoints")
+    assert int(checkpoint.name[-6:]) == summary["steps"]
+
+
+def test_a_server_that_dies_in_a_push_is_left_out_of_the_next_try(start):
+    run = start(rollout={"servers": 2}, broker={"max_staleness": 1}, weights={"timeout_s": 5.0})
+    learner = run.start_learner()
+    rollout = run.start_rollout(0)
+    dying = run.start_rollout(1, "--die-at", "1")
+    assert run.finish(dying) == 9
+    assert run.finish(learner) == 0, run.output()
+    assert run.finish(rollout) == 0, run.output()
+    assert run.summary()["steps"] == 3
+    assert run.summary()["max_staleness_seen"] <= 1
+    assert (run.record / "rollout-1-0.safetensors").exists()
+    (checkpoint,) = list_checkpoints(run.folder / "checkpoints")
+    assert checkpoint.name == "step-000003"
+    assert (run.record / "rollout-0-2.safetensors").exists()
+    assert "failed (try 1 of 3)" in run.output()
+
+
+def test_a_server_that_restarts_gets_the_weights_again(start):
+    run = start(evaluation={"samples": 2})
+    learner = run.start_learner()
+    dying = run.start_rollout(0, "--die-at", "1")
+    assert run.finish(dying) == 9
+    rollout = run.start_rollout(0)
+    assert run.finish(learner) == 0, run.output()
+    assert run.finish(rollout) == 0
+    assert run.summary()["steps"] == 3
+    assert (run.record / "rollout-0-1.safetensors").exists()
+
+
+def test_a_broker_that_is_gone_is_a_clear_error(start):
+    run = start()
+    run.broker.kill()
+    learner = run.start_learner()
+    assert run.finish(learner) == 1
+    assert "no answer from the broker at tcp://127.0.0.1:" in run.output()
+    assert "Traceback" not in run.output()
+
+
+def test_no_rollout_server_is_a_clear_error(start):
+    run = start(rollout={"start_timeout_s": 1.0}, evaluation={"samples": 1})
+    learner = run.start_learner()
+    assert run.finish(learner) == 1
+    assert "no rollout server came within 1 s" in run.output()
+    assert "Traceback" not in run.output()
+
+
+@pytest.mark.parametrize(
+    "environment, arguments, message",
+    [
+        ({"WORLD_SIZE": "2"}, [], "WORLD_SIZE = 2"),
+        ({}, [], "run.folder is not set"),
+        ({}, ["--run.folder", "x"], "data.train is not set"),
+        ({}, ["--learner.bogus", "1"], "learner.bogus"),
+    ],
+)
+def test_a_process_that_cannot_start_says_so_in_one_line(environment, arguments, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "learner.main", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr and "Fix:" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_buckets_hold_all_weights_in_order_within_their_size():
+    weights = {
+        "a": torch.zeros(300_000),
+        "b": torch.zeros(3, 100_000),
+        "c": torch.zeros(2_000_000),
+        "d": torch.zeros(()),
+        "e": torch.zeros(5, dtype=torch.int64),
+    }
+    buckets = plan_buckets(weights, torch.bfloat16, 1)
+    assert [bucket.names for bucket in buckets] == [("a",), ("b",), ("c",), ("d", "e")]
+    assert [bucket.num_bytes for bucket in buckets] == [600_000, 600_000, 4_000_000, 42]
+    assert buckets[3].dtypes == ("bfloat16", "int64")
+    assert buckets[1].shapes == ((3, 100_000),) and buckets[3].shapes == ((), (5,))

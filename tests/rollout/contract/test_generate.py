@@ -1,0 +1,191 @@
+"""POST /generate and the questions about the server."""
+
+import asyncio
+import base64
+
+import numpy as np
+import pytest
+
+from tests.rollout.support import base64_of, png, reference_logprobs
+from tests.tiny_model import PROBLEM
+
+IMAGE, OTHER, WIDE = png(64, 64), png(64, 64, seed=4), png(96, 48, seed=5)
+
+
+def bans(renderer) -> dict[str, float]:
+    return {str(token): -1e9 for token in renderer.vision_token_ids}
+
+
+@pytest.fixture
+def prompt_ids(renderer) -> list[int]:
+    return renderer.prompt_token_ids(PROBLEM).tolist()
+
+
+async def test_one_response_is_an_object_and_several_are_a_list(api, renderer):
+    ids = renderer.tokenizer("which digit")["input_ids"]
+    one = await api.generate({"input_ids": ids}, ignore_eos=True)
+    assert len(one["output_ids"]) == 8
+    assert one["meta_info"]["prompt_tokens"] == len(ids)
+    assert one["meta_info"]["completion_tokens"] == 8
+    assert one["meta_info"]["finish_reason"] == {"type": "length", "length": 8}
+    assert one["meta_info"]["weight_version"] == "default"
+    spans = one["meta_info"]["weight_versions"]
+    assert spans == [{"version": "default", "start": 0, "end": 8}]
+    assert [entry[1] for entry in one["meta_info"]["output_token_logprobs"]] == one["output_ids"]
+    assert all(len(entry) == 3 for entry in one["meta_info"]["output_token_logprobs"])
+    several = await api.generate({"text": "which digit"}, n=3, ignore_eos=True)
+    assert len(several) == 3
+    assert len({tuple(result["output_ids"]) for result in several}) == 3
+    assert len({result["meta_info"]["id"] for result in several}) == 3
+
+
+async def test_logprobs_come_only_when_asked_for(api):
+    answer = await api.generate({"input_ids": [1, 7], "return_logprob": False})
+    assert "output_token_logprobs" not in answer["meta_info"]
+
+
+@pytest.mark.parametrize("image", [IMAGE, WIDE], ids=["square", "wide"])
+async def test_image_logprobs_equal_transformers(api, model, renderer, prompt_ids, image):
+    results = await api.generate(
+        {"input_ids": prompt_ids, "image_data": [base64_of(image)]},
+        n=3, temperature=0.8, logit_bias=bans(renderer),
+    )  # fmt: skip
+    for result in results:
+        pairs = result["meta_info"]["output_token_logprobs"]
+        expected = reference_logprobs(
+            model, renderer, image, result["output_ids"],
+            temperature=0.8, banned=tuple(renderer.vision_token_ids),
+        )  # fmt: skip
+        np.testing.assert_allclose([pair[0] for pair in pairs], expected, atol=2e-5)
+        assert not set(result["output_ids"]) & set(renderer.vision_token_ids)
+
+
+async def test_images_come_as_base64_data_url_or_file(api, renderer, prompt_ids, tmp_path):
+    path = tmp_path / "scene.png"
+    path.write_bytes(IMAGE)
+    encoded = base64.b64encode(IMAGE).decode()
+    forms = [[encoded], encoded, [f"data:image/png;base64,{encoded}"], [str(path)]]
+    answers = [
+        await api.generate(
+            {"input_ids": prompt_ids, "image_data": form}, temperature=0, logit_bias=bans(renderer)
+        )
+        for form in [*forms, [base64_of(OTHER)]]
+    ]
+    logprobs = [[p[0] for p in a["meta_info"]["output_token_logprobs"]] for a in answers]
+    assert all(np.allclose(logprobs[0], other, atol=1e-5) for other in logprobs[1:4])
+    assert not np.allclose(logprobs[0][0], logprobs[4][0], atol=1e-4)
+
+
+async def test_prompt_tokens_count_the_expanded_prompt(api, renderer, prompt_ids):
+    counts = []
+    for image in (IMAGE, WIDE):
+        body = {"input_ids": prompt_ids, "image_data": [base64_of(image)]}
+        answer = await api.generate(body, max_new_tokens=1)
+        counts.append(answer["meta_info"]["prompt_tokens"])
+    assert counts == [len(prompt_ids) - 1 + tokens for tokens in (16, 18)]
+
+
+async def test_stop_token_ends_the_response_and_stays_in_it(api):
+    body = {"input_ids": [1, 7, 8]}
+    free = await api.generate(body, temperature=0, ignore_eos=True)
+    stop = free["output_ids"][-1]
+    cut = await api.generate(body, temperature=0, stop_token_ids=[stop])
+    end = free["output_ids"].index(stop) + 1
+    assert cut["output_ids"] == free["output_ids"][:end]
+    assert cut["meta_info"]["finish_reason"] == {"type": "stop", "matched": stop}
+    ignoring = await api.generate(body, temperature=0, stop_token_ids=[stop], ignore_eos=True)
+    assert ignoring["output_ids"] == free["output_ids"]
+
+
+async def test_banned_tokens_are_never_sampled(api, renderer):
+    allowed = 9
+    everything_else = {str(t): -1e9 for t in range(len(renderer.tokenizer)) if t != allowed}
+    answer = await api.generate({"input_ids": [1, 7]}, logit_bias=everything_else)
+    assert answer["output_ids"] == [allowed] * 8
+    assert all(abs(p[0]) < 1e-6 for p in answer["meta_info"]["output_token_logprobs"])
+
+
+@pytest.mark.parametrize(
+    ("body", "params"),
+    [
+        ({}, {}),
+        ({"text": "which", "input_ids": [1]}, {}),
+        ({"input_ids": [1]}, {"temperature": -1}),
+        ({"input_ids": [1]}, {"top_p": 0}),
+        ({"input_ids": [1]}, {"top_k": 0}),
+        ({"input_ids": [1]}, {"max_new_tokens": -1}),
+        ({"input_ids": [1]}, {"logit_bias": {"100000": -1.0}}),
+    ],
+)
+async def test_a_bad_request_is_a_400_and_the_server_lives_on(api, body, params):
+    status, content = await api.post("/generate", {**body, "sampling_params": params})
+    assert status == 400, content
+    await api.generate({"input_ids": [1, 7]})
+
+
+async def test_broken_images_are_refused_and_the_server_lives_on(api, prompt_ids):
+    for images in ([base64_of(b"not a picture")], ["***"], [base64_of(IMAGE[:200])]):
+        status, content = await api.post(
+            "/generate", {"input_ids": prompt_ids, "image_data": images, "sampling_params": {}}
+        )
+        assert status == 400, content
+    await api.generate({"input_ids": [1, 7]})
+
+
+async def test_expanded_placeholders_are_refused_and_the_server_lives_on(api, renderer, prompt_ids):
+    pad = renderer.image_token_id
+    expanded = [t for token in prompt_ids for t in ([pad] * 16 if token == pad else [token])]
+    status, _ = await api.post(
+        "/generate", {"input_ids": expanded, "image_data": [base64_of(IMAGE)]}
+    )
+    assert status >= 400
+    await api.generate({"input_ids": [1, 7]})
+
+
+async def test_questions_about_the_server(api, checkpoint):
+    assert (await api.get("/health"))[0] == 200
+    assert (await api.get("/health_generate"))[0] == 200
+    status, info = await api.get("/model_info")
+    assert status == 200
+    assert info["model_path"] == str(checkpoint)
+    assert info["weight_version"] == "default"
+    status, info = await api.get("/server_info")
+    assert status == 200
+    assert "version" in info
+
+
+async def test_abort_returns_what_there_is(api):
+    long = {"input_ids": [1, 7], "rid": "abc"}
+    running = asyncio.ensure_future(api.generate(long, max_new_tokens=4000, ignore_eos=True))
+    await asyncio.sleep(0.3)
+    assert (await api.post("/flush_cache"))[0] == 400
+    await api.ok("/abort_request", {"rid": "another"})
+    await asyncio.sleep(0.1)
+    assert not running.done()
+    await api.ok("/abort_request", {"rid": "abc"})
+    answer = await asyncio.wait_for(running, 10)
+    assert answer["meta_info"]["finish_reason"]["type"] == "abort"
+    assert 0 < len(answer["output_ids"]) < 4000
+    assert len(answer["meta_info"]["output_token_logprobs"]) == len(answer["output_ids"])
+    assert (await api.post("/flush_cache"))[0] == 200
+
+
+async def test_many_requests_at_once_each_get_their_own_answer(api, model, renderer, prompt_ids):
+    images = [png(64, 64, seed=s) if s % 2 else png(96, 48, seed=s) for s in range(12)]
+    answers = await asyncio.gather(
+        *(
+            api.generate(
+                {"input_ids": prompt_ids, "image_data": [base64_of(image)]},
+                n=2, logit_bias=bans(renderer), max_new_tokens=3 + number % 4,
+            )
+            for number, image in enumerate(images)
+        )
+    )  # fmt: skip
+    for image, results in zip(images, answers, strict=True):
+        for result in results:
+            expected = reference_logprobs(
+                model, renderer, image, result["output_ids"],
+                banned=tuple(renderer.vision_token_ids),
+            )  # fmt: skip
+            pairs = result["meta_info"]["output_token_logprobs"]
+            np.testing.assert_allclose([pair[0] for pair in pairs], expected, atol=2e-5)

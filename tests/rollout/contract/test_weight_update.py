@@ -1,0 +1,264 @@
+"""Pauses and weight updates: a trainer in this process pushes to a real server over gloo."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from tests.rollout.support import base64_of, png, reference_logprobs
+from tests.rollout.trainer import Trainer, chunks, flat, manifest
+from tests.tiny_model import PROBLEM
+
+IMAGE = png(64, 64)
+DISTRIBUTED = "/update_weights_from_distributed"
+
+
+@pytest.fixture
+def ask(api, renderer):
+    """Generates for one image and question, never past an end token."""
+    ids = renderer.prompt_token_ids(PROBLEM).tolist()
+    body = {"input_ids": ids, "image_data": [base64_of(IMAGE)]}
+
+    def send(**params):
+        return api.generate(body, banned=renderer.vision_token_ids, ignore_eos=True, **params)
+
+    return send
+
+
+async def joined(api, name: str) -> Trainer:
+    trainer = Trainer(name)
+    await asyncio.gather(
+        api.ok("/init_weights_update_group", trainer.init_body), asyncio.to_thread(trainer.join)
+    )
+    return trainer
+
+
+async def left(api, trainer: Trainer) -> None:
+    await asyncio.gather(
+        api.ok("/destroy_weights_update_group", {"group_name": trainer.name}),
+        asyncio.to_thread(trainer.leave),
+    )
+
+
+async def push(api, trainer: Trainer, state, *, version: str, buckets: int = 1, flush: bool = True):
+    """One session; the status and body of the last bucket."""
+    await api.ok("/begin_weight_update", {})
+    parts = chunks(state, buckets)
+    for number, part in enumerate(parts):
+        body = {
+            **manifest(part), "group_name": trainer.name, "load_format": "flattened_bucket",
+            "flush_cache": False,
+        }  # fmt: skip
+        if number == len(parts) - 1:
+            body.update(flush_cache=flush, weight_version=version)
+        answer, _ = await asyncio.gather(
+            api.post(DISTRIBUTED, body), asyncio.to_thread(trainer.send, [flat(part.values())])
+        )
+        assert answer[0] == 200 or number == len(parts) - 1, answer
+    await api.ok("/end_weight_update", {})
+    return answer
+
+
+def check_logprobs(answer, reference, renderer, *, start: int = 0, end: int | None = None):
+    banned = tuple(renderer.vision_token_ids)
+    expected = reference_logprobs(reference, renderer, IMAGE, answer["output_ids"], banned=banned)
+    found = np.array([pair[0] for pair in answer["meta_info"]["output_token_logprobs"]])
+    np.testing.assert_allclose(found[start:end], expected[start:end], atol=2e-5)
+
+
+@pytest.mark.parametrize("buckets", [1, 3])
+async def test_push_replaces_every_weight(api, ask, model, other_model, renderer, buckets):
+    before = await ask()
+    check_logprobs(before, model, renderer)
+    trainer = await joined(api, f"push-{buckets}")
+    await api.ok("/pause_generation", {"mode": "retract"})
+    await push(api, trainer, other_model.state_dict(), version="1", buckets=buckets)
+    await api.ok("/continue_generation", {})
+    after = await ask()
+    check_logprobs(after, other_model, renderer)
+    assert after["meta_info"]["weight_version"] == "1"
+    assert (await api.get("/model_info"))[1]["weight_version"] == "1"
+    await left(api, trainer)
+
+
+async def test_plain_tensors_one_broadcast_each(api, ask, other_model, renderer):
+    trainer = await joined(api, "plain")
+    state = other_model.state_dict()
+    await api.ok("/begin_weight_update", {})
+    await asyncio.gather(
+        api.ok(DISTRIBUTED, {
+            **manifest(state), "group_name": "plain", "flush_cache": True, "weight_version": "v9",
+        }),
+        asyncio.to_thread(trainer.send, state.values()),
+    )  # fmt: skip
+    await api.ok("/end_weight_update", {})
+    answer = await ask()
+    check_logprobs(answer, other_model, renderer)
+    assert answer["meta_info"]["weight_version"] == "v9"
+    await left(api, trainer)
+
+
+async def test_without_the_tied_head_the_embedding_moves_it(api, ask, other_model, renderer):
+    state = {k: v for k, v in other_model.state_dict().items() if k != "lm_head.weight"}
+    trainer = await joined(api, "tied")
+    await push(api, trainer, state, version="2")
+    check_logprobs(await ask(), other_model, renderer)
+    await left(api, trainer)
+
+
+async def test_checksums_tell_weights_apart(api, checkpoint, other_checkpoint):
+    found = []
+    for folder in (checkpoint, other_checkpoint, checkpoint):
+        await api.ok("/update_weights_from_disk", {"model_path": str(folder)})
+        answer = await api.ok("/weights_checker", {"action": "checksum"})
+        found.append(answer["ranks"][0]["checksums"])
+    assert found[0] == found[2] != found[1]
+
+
+async def test_session_rules(api, other_model):
+    state = manifest(other_model.state_dict())
+    status, answer = await api.post(DISTRIBUTED, {**state, "group_name": "none"})
+    assert status == 400
+    assert "begin_weight_update" in answer["message"]
+    status, answer = await api.post("/end_weight_update", {})
+    assert status == 400
+    assert "no weight-update session is open" in answer["message"]
+    await api.ok("/begin_weight_update", {"selector": "all"})
+    status, answer = await api.post("/begin_weight_update", {})
+    assert status == 400
+    assert "already open" in answer["message"]
+    status, answer = await api.post(DISTRIBUTED, {**state, "group_name": "none"})
+    assert status == 400
+    assert answer["success"] is False
+    await api.ok("/end_weight_update", {})
+    assert (await api.post("/destroy_weights_update_group", {"group_name": "none"}))[0] == 400
+    await api.generate({"input_ids": [1, 7]})
+
+
+async def test_a_wrong_tensor_is_refused_and_changes_nothing(
+    api, ask, model, other_model, renderer
+):
+    state = dict(other_model.state_dict())
+    state["model.language_model.no_such.weight"] = state.pop("model.language_model.norm.weight")
+    trainer = await joined(api, "wrong")
+    status, answer = await push(api, trainer, state, version="3")
+    assert status == 400
+    assert "no_such" in answer["message"]
+    answer = await ask()
+    check_logprobs(answer, model, renderer)
+    assert answer["meta_info"]["weight_version"] == "default"
+    await left(api, trainer)
+
+
+async def test_a_trainer_that_leaves_midway_costs_an_error_not_a_hang(api, other_model):
+    trainer = await joined(api, "dying")
+    await api.ok("/begin_weight_update", {})
+    body = {**manifest(other_model.state_dict()), "group_name": "dying"}
+    receiving = asyncio.ensure_future(api.post(DISTRIBUTED, body))
+    await asyncio.sleep(0.2)
+    await asyncio.to_thread(trainer.leave)
+    del trainer
+    status, answer = await asyncio.wait_for(receiving, 30)
+    assert status == 400
+    assert "Failed to receive weights" in answer["message"]
+    await api.ok("/end_weight_update", {})
+    await api.ok("/destroy_weights_update_group", {"group_name": "dying"})
+    again = await joined(api, "dying-2")
+    await push(api, again, other_model.state_dict(), version="4")
+    await left(api, again)
+
+
+async def test_update_from_disk(api, ask, other_checkpoint, other_model, renderer):
+    status, answer = await api.post("/update_weights_from_disk", {"model_path": "/nonexistent"})
+    assert (status, answer["success"]) == (400, False)
+    await api.ok("/update_weights_from_disk", {
+        "model_path": str(other_checkpoint), "weight_version": "5", "flush_cache": True,
+    })  # fmt: skip
+    answer = await ask()
+    check_logprobs(answer, other_model, renderer)
+    assert answer["meta_info"]["weight_version"] == "5"
+
+
+async def test_update_weight_version(api):
+    await api.ok("/update_weight_version", {"new_version": "42"})
+    assert (await api.get("/model_info"))[1]["weight_version"] == "42"
+
+
+async def start_long(ask, count: int = 2, tokens: int = 800):
+    tasks = [asyncio.ensure_future(ask(max_new_tokens=tokens)) for _ in range(count)]
+    await asyncio.sleep(0.4)
+    assert not any(task.done() for task in tasks)
+    return tasks
+
+
+async def test_retract_recomputes_running_requests_with_the_new_weights(
+    api, ask, model, other_model, renderer
+):
+    running = await start_long(ask)
+    await api.ok("/pause_generation", {"mode": "retract"})
+    waiting = asyncio.ensure_future(ask())
+    trainer = await joined(api, "retract")
+    status, _ = await push(api, trainer, other_model.state_dict(), version="6")
+    assert status == 200
+    assert not any(task.done() for task in [*running, waiting])
+    await api.ok("/continue_generation", {})
+    for answer in await asyncio.gather(*running):
+        meta = answer["meta_info"]
+        assert meta["finish_reason"] == {"type": "length", "length": 800}
+        assert meta["num_retractions"] == 1
+        old, new = meta["weight_versions"]
+        assert (old["version"], old["start"]) == ("default", 0)
+        assert (new["version"], new["end"]) == ("6", 800)
+        assert 0 < old["end"] == new["start"] < 800
+        check_logprobs(answer, model, renderer, end=old["end"])
+        check_logprobs(answer, other_model, renderer, start=new["start"])
+    late = await waiting
+    assert late["meta_info"]["weight_versions"] == [{"version": "6", "start": 0, "end": 8}]
+    await left(api, trainer)
+
+
+async def test_in_place_goes_on_with_the_old_cache(api, ask, other_model, renderer):
+    running = await start_long(ask, count=1)
+    await api.ok("/pause_generation", {"mode": "in_place"})
+    trainer = await joined(api, "in-place")
+    status, answer = await push(api, trainer, other_model.state_dict(), version="7")
+    assert status == 400  # the cache cannot be flushed, although weights and version changed
+    assert "Weights were updated" in answer["message"]
+    await api.ok("/continue_generation", {})
+    meta = (await running[0])["meta_info"]
+    assert [span["version"] for span in meta["weight_versions"]] == ["default", "7"]
+    assert meta["num_retractions"] == 0
+    await left(api, trainer)
+    check_logprobs(await ask(), other_model, renderer)
+
+
+async def test_abort_returns_running_requests_at_once(api, ask):
+    running = await start_long(ask)
+    await api.ok("/pause_generation", {"mode": "abort"})
+    for answer in await asyncio.wait_for(asyncio.gather(*running), 10):
+        assert answer["meta_info"]["finish_reason"]["type"] == "abort"
+        assert 0 < len(answer["output_ids"]) < 800
+    late = asyncio.ensure_future(ask())
+    await asyncio.sleep(0.2)
+    assert not late.done()
+    await api.ok("/continue_generation", {})
+    assert (await late)["meta_info"]["finish_reason"]["type"] in ("length", "stop")
+
+
+async def test_begin_outside_a_pause_waits_for_running_requests(api, ask):
+    running = await start_long(ask)
+    await api.ok("/begin_weight_update", {})
+    assert all(task.done() for task in running)
+    await ask()  # a session alone does not stop generation
+    await api.ok("/end_weight_update", {})
+
+
+async def test_while_paused_health_waits_and_ready_says_no(api):
+    await api.ok("/pause_generation", {"mode": "retract"})
+    assert (await api.get("/ready"))[0] == 503
+    with pytest.raises(TimeoutError):
+        await api.get("/health", timeout_s=0.7)
+    assert (await api.get("/model_info"))[0] == 200
+    await api.ok("/continue_generation", {})
+    assert (await api.get("/ready"))[0] == 200
+    assert (await api.get("/health"))[0] == 200

@@ -1,0 +1,80 @@
+"""A learner for rollout tests: real broker client, real pushes, no training."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import torch
+
+from broker.client import BrokerClient, heartbeat_forever
+from broker.protocol import Batch, Role
+from common.types import PushGroup, WeightUpdate
+from tests.rollout.trainer import Trainer, bucket_of, chunks, flat
+
+WAIT_S = 30.0
+
+
+@contextlib.asynccontextmanager
+async def learner_at(address: str) -> AsyncIterator[tuple[BrokerClient, "LearnerPlayer"]]:
+    """A learner that is a member of the broker at `address` and tells it that it lives."""
+    async with BrokerClient(address, "learner-0", Role.LEARNER) as broker:
+        beats = asyncio.create_task(heartbeat_forever(broker, dict, 1.0, asyncio.Event()))
+        try:
+            yield broker, LearnerPlayer(broker)
+        finally:
+            beats.cancel()
+            await asyncio.gather(beats, return_exceptions=True)
+
+
+class LearnerPlayer:
+    """Pushes given weights to every rollout server, in a group of its own each time."""
+
+    def __init__(self, broker: BrokerClient) -> None:
+        self._broker = broker
+        self._pushes = 0
+
+    async def push(
+        self,
+        state: dict[str, torch.Tensor],
+        version: int,
+        *,
+        attempt: int = 0,
+        servers: int = 1,
+        pause_mode: str = "retract",
+        break_off: bool = False,
+    ) -> None:
+        """One push in two buckets; `break_off` dies between them."""
+        members = await self._broker.watch_members(servers, WAIT_S)
+        ranks = {member: rank for rank, member in enumerate(sorted(members.acknowledged), 1)}
+        self._pushes += 1
+        trainer = Trainer(f"push-{id(self)}-{self._pushes}", 1 + len(ranks))
+        parts = chunks(state, 2)
+        group = PushGroup(
+            name=trainer.name, host="127.0.0.1", port=trainer.port, backend="gloo", ranks=ranks
+        )
+        update = WeightUpdate(
+            version=version,
+            attempt=attempt,
+            group=group,
+            buckets=tuple(bucket_of(part) for part in parts),
+            pause_mode=pause_mode,
+        )
+        await self._broker.announce(update)
+        await asyncio.to_thread(trainer.join)
+        for part in parts[: 1 if break_off else None]:
+            await asyncio.to_thread(trainer.send, [flat(part.values())])
+        await asyncio.to_thread(trainer.leave)
+
+    async def acknowledged(self, version: int, timeout_s: float = WAIT_S) -> None:
+        """Returns when every server has acknowledged `version`."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                members = await self._broker.watch_members(1, 1.0)
+                if set(members.acknowledged.values()) == {version}:
+                    return
+                await asyncio.sleep(0.05)
+
+    async def take(self, step: int) -> Batch:
+        batch = await self._broker.take(step, WAIT_S)
+        assert batch.groups, f"no batch for step {step} within {WAIT_S} s"
+        return batch

@@ -1,0 +1,273 @@
+"""Worker and weight updates against a real broker and a real engine server."""
+
+import asyncio
+import contextlib
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from broker.client import BrokerClient
+from broker.entry import Rules
+from broker.source import SampleSource
+from common.config import RunConfig
+from common.config_cli import build
+from common.dataset import read_samples
+from common.errors import ConfigError, EngineError
+from common.images import ImageStore
+from common.types import Group
+from rollout.main import _load_renderer, work
+from tests.broker.support import running_broker
+from tests.rollout.learner_player import LearnerPlayer, learner_at
+from tests.rollout.support import reference_logprobs, run_config
+from tests.tiny_world import make_dataset
+
+NUM_TRAJECTORIES = 3
+
+
+@dataclass
+class Run:
+    """A broker in this process, one rollout member attached to a server, and a learner."""
+
+    broker: BrokerClient  # the learner's
+    learner: LearnerPlayer
+    images: ImageStore
+    member: asyncio.Task[None]
+    stop: asyncio.Event
+
+
+@pytest.fixture
+def engine(embedded_url):
+    """The server's URL; afterwards it is not paused and no session is open."""
+    yield embedded_url
+    for path in ("/end_weight_update", "/continue_generation"):
+        request = urllib.request.Request(embedded_url + path, data=b"{}")
+        with contextlib.suppress(urllib.error.HTTPError):
+            urllib.request.urlopen(request, timeout=10).close()
+
+
+def config_for(checkpoint: Path, url: str, train: Path, address: str, **rollout) -> RunConfig:
+    settings = {"trajectories_per_sample": NUM_TRAJECTORIES, "max_response_tokens": 6, **rollout}
+    tree = run_config(checkpoint, engine_url=url, **settings).model_dump()
+    tree["data"]["train"] = str(train)
+    tree["broker"]["address"] = address
+    tree["cluster"]["drain_s"] = 10.0
+    return build(tree)
+
+
+@contextlib.asynccontextmanager
+async def started_run(
+    tmp_path: Path, checkpoint: Path, renderer, url: str, *, has_images: bool = True, **rollout
+) -> AsyncIterator[Run]:
+    train = make_dataset(tmp_path / "data", 8)
+    samples, _ = read_samples(train)
+    rules = Rules(4, 1, NUM_TRAJECTORIES, 60.0, 2, None)
+    source = SampleSource(samples, epochs=4, seed=0)
+    async with running_broker(rules, source, images=train.parent, drain_s=2.0) as running:
+        elsewhere = train if has_images else tmp_path / "not here" / "samples.parquet"
+        config = config_for(checkpoint, url, elsewhere, running.address, **rollout)
+        stop = asyncio.Event()
+        member = asyncio.create_task(work(config, "rollout-0", url, renderer, stop))
+        try:
+            async with learner_at(running.address) as (broker, learner):
+                yield Run(broker, learner, ImageStore(train.parent), member, stop)
+                await broker.finish("the test is over")
+                if not member.done():
+                    await asyncio.wait_for(member, 20)
+        finally:
+            member.cancel()
+            await asyncio.gather(member, return_exceptions=True)
+
+
+def check_group(run: Run, group: Group, reference, renderer) -> None:
+    """Log-probs are those of `reference`, whatever version they claim."""
+    image = run.images.read_bytes(group.sample.image)
+    assert len(group.trajectories) == NUM_TRAJECTORIES
+    for trajectory in group.trajectories:
+        expected = reference_logprobs(
+            reference, renderer, image, trajectory.response_token_ids.tolist(),
+            banned=tuple(renderer.vision_token_ids),
+        )  # fmt: skip
+        np.testing.assert_allclose(trajectory.rollout_logprobs, expected, atol=2e-5)
+        assert not set(trajectory.response_token_ids) & set(renderer.vision_token_ids)
+
+
+async def test_tokens_come_from_the_weights_that_they_name(
+    tmp_path, checkpoint, renderer, engine, model, other_model
+):
+    async with started_run(tmp_path, checkpoint, renderer, engine) as run:
+        await run.learner.push(model.state_dict(), 0)
+        await run.learner.acknowledged(0)
+        for group in (await run.learner.take(1)).groups:
+            assert {t.newest_version for t in group.trajectories} == {0}
+            check_group(run, group, model, renderer)
+        await run.broker.ack(1)
+        await run.learner.push(other_model.state_dict(), 1)
+        await run.learner.acknowledged(1)
+        await run.learner.take(2)
+        await run.broker.ack(2)
+        for group in (await run.learner.take(3)).groups:
+            assert group.oldest_version == 1
+            check_group(run, group, other_model, renderer)
+        gauges = {m.member_id: m.gauges for m in (await run.broker.status()).members}
+        assert set(gauges["rollout-0"]) == {
+            "tokens_per_s", "groups_in_flight", "idle_share", "serving_version",
+            "trajectories_total", "tokens_total",
+        }  # fmt: skip
+
+
+async def test_nothing_is_leased_before_the_first_push(tmp_path, checkpoint, renderer, engine):
+    async with started_run(tmp_path, checkpoint, renderer, engine) as run:
+        await run.broker.watch_members(1, 10)
+        await asyncio.sleep(0.5)
+        assert (await run.broker.status()).slots_used == 0
+
+
+async def test_a_push_that_breaks_off_quarantines_until_the_next(
+    tmp_path, checkpoint, renderer, engine, model, other_model, caplog
+):
+    async with started_run(tmp_path, checkpoint, renderer, engine) as run:
+        await run.learner.push(model.state_dict(), 0)
+        await run.learner.take(1)
+        await run.broker.ack(1)
+        await run.learner.push(other_model.state_dict(), 1, break_off=True)
+        async with asyncio.timeout(30):
+            while "not serving until one succeeds" not in caplog.text:
+                await asyncio.sleep(0.05)
+        assert (await run.broker.watch_members(1, 0)).acknowledged == {"rollout-0": 0}
+        await run.learner.push(other_model.state_dict(), 1, attempt=1)
+        await run.learner.acknowledged(1)
+        await run.learner.take(2)
+        await run.broker.ack(2)
+        for group in (await run.learner.take(3)).groups:
+            assert group.oldest_version == 1
+            check_group(run, group, other_model, renderer)
+
+
+class EndlessRenderer:
+    """Bans the end token as well, so that responses are long."""
+
+    def __init__(self, renderer) -> None:
+        self.prompt_token_ids = renderer.prompt_token_ids
+        self.vision_token_ids = [*renderer.vision_token_ids, renderer.tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize(("mode", "has_mixed"), [("retract", True), ("abort", False)])
+async def test_a_push_in_the_middle_of_responses(
+    tmp_path, checkpoint, renderer, engine, model, other_model, mode, has_mixed
+):
+    """Retracted responses go on with the new weights, aborted ones are made again."""
+    endless = EndlessRenderer(renderer)
+    async with started_run(
+        tmp_path, checkpoint, endless, engine, max_response_tokens=300, max_concurrent_groups=4
+    ) as run:
+        await run.learner.push(model.state_dict(), 0)
+        await run.learner.take(1)
+        await run.broker.ack(1)
+        await run.learner.push(other_model.state_dict(), 1, pause_mode=mode)
+        batch = await run.learner.take(2)
+        trajectories = [(g, t) for g in batch.groups for t in g.trajectories]
+        assert all(t.num_tokens == 300 for _, t in trajectories)
+        assert any(t.newest_version == 1 for _, t in trajectories)
+        assert any(len(t.version_spans) == 2 for _, t in trajectories) == has_mixed
+        for group, trajectory in trajectories:
+            image = run.images.read_bytes(group.sample.image)
+            for span in trajectory.version_spans:
+                expected = reference_logprobs(
+                    other_model if span.version else model, renderer, image,
+                    trajectory.response_token_ids.tolist(), banned=endless.vision_token_ids,
+                )  # fmt: skip
+                found = trajectory.rollout_logprobs[span.start : span.end]
+                np.testing.assert_allclose(found, expected[span.start : span.end], atol=2e-5)
+
+
+@pytest.mark.parametrize("has_images", [True, False], ids=["folder", "broker"])
+async def test_a_broken_sample_is_given_back_and_the_rest_goes_on(
+    tmp_path, checkpoint, renderer, engine, model, caplog, has_images
+):
+    """Images come from the dataset folder, or from the broker where there is none."""
+    async with started_run(tmp_path, checkpoint, renderer, engine, has_images=has_images) as run:
+        (tmp_path / "data" / "images" / "0.png").write_bytes(b"not what the dataset says")
+        await run.learner.push(model.state_dict(), 0)
+        seen = set()
+        for step in (1, 2):
+            seen |= {group.sample.sample_id for group in (await run.learner.take(step)).groups}
+            await run.broker.ack(step)
+            await run.learner.push(model.state_dict(), step)
+        assert len(seen) >= 7
+        assert "s0" not in seen
+    assert "giving back group" in caplog.text
+    assert "sha256 is" in caplog.text
+
+
+async def test_stop_drains_and_says_goodbye(tmp_path, checkpoint, renderer, engine, model):
+    async with started_run(tmp_path, checkpoint, renderer, engine) as run:
+        await run.learner.push(model.state_dict(), 0)
+        await run.learner.take(1)
+        run.stop.set()
+        await asyncio.wait_for(run.member, 20)
+        assert (await run.broker.watch_members(0, 0)).acknowledged == {}
+
+
+async def test_an_engine_that_is_gone_ends_the_process(
+    tmp_path, checkpoint, renderer, engine, model
+):
+    """Attached to a proxy that answers a push and then stops listening."""
+    async with (
+        _Relay(engine) as relay,
+        started_run(tmp_path, checkpoint, renderer, relay.url) as run,
+    ):
+        await run.learner.push(model.state_dict(), 0)
+        await run.learner.take(1)
+        relay.close()
+        await run.broker.ack(1)
+        with pytest.raises(BaseExceptionGroup) as caught:
+            await asyncio.wait_for(run.member, 30)
+        assert caught.group_contains(EngineError)
+
+
+class _Relay:
+    """Forwards TCP to a server until it is closed."""
+
+    def __init__(self, url: str) -> None:
+        host, _, port = url.removeprefix("http://").partition(":")
+        self._target = (host, int(port))
+        self._writers: list[asyncio.StreamWriter] = []
+        self._copies: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> "_Relay":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+        await asyncio.gather(*self._copies, return_exceptions=True)
+
+    def close(self) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection(*self._target)
+        self._writers += [writer, there_writer]
+        for source, sink in ((reader, there_writer), (there_reader, writer)):
+            task = asyncio.create_task(self._copy(source, sink))
+            self._copies.add(task)
+
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while content := await source.read(65536):
+                sink.write(content)
+                await sink.drain()
+        sink.close()
+
+
+def test_a_model_that_is_not_there_is_one_clear_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"model.path = '\S+nothing' has no usable processor"):
+        _load_renderer(str(tmp_path / "nothing"))
