@@ -11,6 +11,8 @@ from broker.refusal import Refusal
 
 MAX_POLLS_A_MEMBER = 16
 PollKey = tuple[Owner, bytes]  # who asks, and the request id
+Answer = Callable[[float], BaseModel | None]
+Empty = Callable[[], BaseModel]
 
 
 @dataclass(eq=False)
@@ -22,8 +24,8 @@ class Poll:
     request_id: bytes
     kind: type[BaseModel]
     deadline: float
-    answer: Callable[[float], BaseModel | None]
-    empty: Callable[[], BaseModel]
+    answer: Answer
+    empty: Empty
 
 
 class Polls:

@@ -15,7 +15,7 @@ from broker import protocol as p
 from broker.announcement import Announcements
 from broker.ledger import Ledger
 from broker.membership import Member, Membership, Owner
-from broker.polls import Poll, Polls
+from broker.polls import Answer, Empty, Poll, Polls
 from broker.refusal import Refusal
 from common.wire import PROTOCOL_VERSION
 
@@ -60,7 +60,7 @@ class BrokerService:
             p.GetStatus: self._on_status,
             p.Finish: self._on_finish,
         }
-        self._poll_makers: dict[type[BaseModel], Callable[[Any, bytes], tuple[Any, Any]]] = {
+        self._poll_makers: dict[type[BaseModel], Callable[[Any, bytes], tuple[Answer, Empty]]] = {
             p.LeaseRequest: self._lease_poll,
             p.TakeBatch: self._take_poll,
             p.WatchWeights: self._watch_weights_poll,
@@ -111,9 +111,9 @@ class BrokerService:
         if handler is not None:
             return handler(request, now)
         answer, empty = self._poll_makers[type(request)](request, request_id)
-        reply: BaseModel | None = answer(now)
+        reply = answer(now)
         if reply is None and request.wait_s == 0:
-            return empty()  # type: ignore[no-any-return]
+            return empty()
         if reply is None:
             owner, deadline = (request.member_id, request.incarnation), now + request.wait_s
             self._polls.add(Poll(owner, peer, request_id, type(request), deadline, answer, empty))
@@ -209,7 +209,7 @@ class BrokerService:
         self.ledger.free_slots(self.membership.serving_floor())
 
     # ---- samples ---------------------------------------------------------------------------------
-    def _lease_poll(self, request: p.LeaseRequest, request_id: bytes) -> tuple[Any, Any]:
+    def _lease_poll(self, request: p.LeaseRequest, request_id: bytes) -> tuple[Answer, Empty]:
         owner = (request.member_id, request.incarnation)
 
         def answer(now: float) -> p.Leases | None:
@@ -259,7 +259,7 @@ class BrokerService:
         logger.warning("%s %s: %s", request.group_id, what, request.reason)
         return p.Done(finished=self.is_finished)
 
-    def _take_poll(self, request: p.TakeBatch, request_id: bytes) -> tuple[Any, Any]:
+    def _take_poll(self, request: p.TakeBatch, request_id: bytes) -> tuple[Answer, Empty]:
         owner = (request.member_id, request.incarnation)
         return (
             lambda now: self.ledger.take(owner, request.step),
@@ -282,7 +282,9 @@ class BrokerService:
             logger.info("version %d, attempt %d to %s", update.version, update.attempt, names)
         return p.Done(finished=self.is_finished)
 
-    def _watch_weights_poll(self, request: p.WatchWeights, request_id: bytes) -> tuple[Any, Any]:
+    def _watch_weights_poll(
+        self, request: p.WatchWeights, request_id: bytes
+    ) -> tuple[Answer, Empty]:
         owner = (request.member_id, request.incarnation)
         seen = (request.seen_version, request.seen_attempt)
 
@@ -305,7 +307,9 @@ class BrokerService:
         self.ledger.free_slots(self.membership.serving_floor())
         return p.Done(finished=self.is_finished)
 
-    def _watch_members_poll(self, request: p.WatchMembers, request_id: bytes) -> tuple[Any, Any]:
+    def _watch_members_poll(
+        self, request: p.WatchMembers, request_id: bytes
+    ) -> tuple[Answer, Empty]:
         def members() -> p.Members:
             return p.Members(acknowledged=self.membership.acknowledged())
 

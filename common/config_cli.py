@@ -129,13 +129,19 @@ def _suggest(word: str, known: Any) -> str:
     return f"Fix: did you mean {close[0]}?" if close else f"Fix: use one of {', '.join(known)}"
 
 
-def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
+def _read_toml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, dict[str, Any]]:
+    """The file's sections, on top of those of the file that it `extends`."""
+    if path in extended_by:
+        raise ConfigError(f"--config {path} extends itself. Fix: break the circle")
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"--config {path}: no such file. Fix: see deploy/configs/") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"--config {path}: {error}. Fix: mend the file") from None
+    base: dict[str, dict[str, Any]] = {}
+    if "extends" in tree:
+        base = _read_toml((path.parent / str(tree.pop("extends"))).resolve(), (*extended_by, path))
     for section, fields in tree.items():
         if not isinstance(fields, dict):
             raise ConfigError(f"{path}: {section} stands outside a section. Fix: [section] first")
@@ -145,7 +151,8 @@ def _read_toml(path: Path) -> dict[str, dict[str, Any]]:
                 fields[key] = None
             elif isinstance(value, str) and _is_path(field.annotation, value):
                 fields[key] = _as_declared(field.annotation, (path.parent / value).resolve())
-    return tree
+        base.setdefault(section, {}).update(fields)
+    return base
 
 
 def _parse(text: str, field: FieldInfo, where: str) -> Any:
@@ -197,7 +204,8 @@ def _toml(value: Any) -> str:
         return "[" + ", ".join(_toml(part) for part in value) + "]"
     if isinstance(value, int | float):
         return _text(value)
-    return json.dumps(_text(value))  # a JSON string is a TOML basic string
+    text = json.dumps(_text(value), ensure_ascii=False)  # a TOML basic string, but for DEL
+    return text.replace("\x7f", "\\u007f")
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.errors import DataError
 from common.rendering import Renderer
 from common.types import Sample
 from learner.inputs import PromptView
@@ -87,7 +88,9 @@ class Evaluation:
         self, samples: Sequence[Sample]
     ) -> tuple[list[Sample], list[PromptView], list[PromptView]]:
         """The samples of which both views can be rendered, and these views."""
-        found: tuple[list[Sample], list[PromptView], list[PromptView]] = ([], [], [])
+        kept: list[Sample] = []
+        full_views: list[PromptView] = []
+        crop_views: list[PromptView] = []
         views = zip(
             samples,
             self._views.students(samples),
@@ -96,11 +99,13 @@ class Evaluation:
         )
         for sample, full, crop in views:
             if isinstance(full, PromptView) and isinstance(crop, PromptView):
-                for column, value in zip(found, (sample, full, crop), strict=True):
-                    column.append(value)  # type: ignore[arg-type]
+                kept.append(sample)
+                full_views.append(full)
+                crop_views.append(crop)
             else:
-                logger.warning("held-out %s left out: %s, %s", sample.sample_id, full, crop)
-        return found
+                error = full if isinstance(full, DataError) else crop
+                logger.warning("held-out sample %s left out: %s", sample.sample_id, error)
+        return kept, full_views, crop_views
 
     def responses(
         self,

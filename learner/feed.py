@@ -42,14 +42,23 @@ class Feed:
     """Use it as a context manager: the thread lives inside.
 
     Args:
-        prepare: what becomes of a taken batch; runs in a worker thread of its own.
+        preparation: what becomes of a taken batch; runs in a worker thread of its own.
+        request_timeout_s: seconds until a request is sent again; after some tries it fails.
     """
 
-    def __init__(self, config: RunConfig, address: str, member_id: str, prepare: Preparation):
+    def __init__(
+        self,
+        config: RunConfig,
+        address: str,
+        member_id: str,
+        preparation: Preparation,
+        request_timeout_s: float = 10.0,
+    ) -> None:
         self._config = config
         self._address = address
         self._member_id = member_id
-        self._preparation = prepare
+        self._preparation = preparation
+        self._request_timeout_s = request_timeout_s
         self._gauges: dict[str, float] = {}
         # SimpleQueue: `interrupt` is called by a signal handler, which may break into a get().
         self._queue: queue.SimpleQueue[PreparedBatch | BaseException | _End] = queue.SimpleQueue()
@@ -172,7 +181,11 @@ class Feed:
         self._steps.put_nowait(1)
         limit = self._config.broker.max_frame_mib * 2**20
         async with BrokerClient(
-            self._address, self._member_id, Role.LEARNER, max_frame_bytes=limit
+            self._address,
+            self._member_id,
+            Role.LEARNER,
+            request_timeout_s=self._request_timeout_s,
+            max_frame_bytes=limit,
         ) as broker:
             self._broker = broker
             self._started.set_result(broker.welcome)

@@ -18,6 +18,7 @@ from common.config_cli import load_or_exit
 
 if TYPE_CHECKING:  # imported late at run time: --help answers at once
     from common.rendering import Renderer
+    from rollout.engine import Engine
     from rollout.engine_process import EngineProcess
 
 logger = logging.getLogger(__name__)
@@ -89,12 +90,23 @@ async def work(
         heartbeats = tasks.create_task(
             heartbeat_forever(broker, lambda: figures.take(serving.version), beat_s, finished)
         )
+        liveness = tasks.create_task(ask_forever(engine, config.broker.member_timeout_s / 4))
         worker = RolloutWorker(config, broker, engine, serving, renderer, figures)
         await worker.run_until(stop, finished, config.cluster.drain_s)
-        weights.cancel()
-        heartbeats.cancel()
+        for task in (weights, heartbeats, liveness):
+            task.cancel()
         await broker.goodbye()
         logger.info("ended: %s", "the run is finished" if finished.is_set() else "stopped")
+
+
+async def ask_forever(engine: "Engine", interval_s: float) -> None:
+    """Notices an engine that is gone or hangs, also one that is not our child. Raises EngineError.
+
+    It asks for the version, which an engine answers while paused; /health it would not.
+    """
+    while True:
+        await asyncio.sleep(interval_s)
+        await engine.version()
 
 
 def _load_renderer(model_path: str) -> "Renderer":

@@ -1,11 +1,9 @@
 """A rollout process for tests: makes up responses, receives weights for real and keeps them.
 
-    python -m tests.learner.scripted_rollout --config FILE --record DIR [--die-at VERSION]
-
-It joins push groups as SGLang does, and writes DIR/<member>-<version>.safetensors after each push.
+It joins push groups as SGLang does, and writes <record>/<member>-<version>.safetensors after each
+push.
 """
 
-import argparse
 import asyncio
 import os
 from datetime import timedelta
@@ -16,9 +14,9 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.distributed import distributed_c10d, rendezvous
 
-from broker.client import BrokerClient
+from broker.client import BrokerClient, heartbeat_forever
 from broker.protocol import Role
-from common.config_cli import load
+from common.config import RunConfig
 from common.images import ImageStore
 from common.rendering import Renderer
 from common.types import WeightUpdate
@@ -28,17 +26,29 @@ TIMEOUT = timedelta(seconds=20)
 
 
 class Receiver:
+    """Keeps what is pushed; ends the process in the middle of the push of version `die_at`."""
+
     def __init__(self, member_id: str, record: Path, die_at: int) -> None:
         self._member_id = member_id
         self._record = record
         self._die_at = die_at
+        self._group: dist.ProcessGroup | None = None
         self._name = ""
 
-    def receive(self, update: WeightUpdate) -> None:
-        if update.group.name != self._name:
-            self._join(update)
-        if update.version == self._die_at:
-            os._exit(9)
+    def receive(self, update: WeightUpdate) -> bool:
+        """False when the push failed: it will be announced again."""
+        try:
+            if update.group.name != self._name:
+                self._join(update)
+            if update.version == self._die_at:
+                os._exit(9)
+            self._receive(update)
+        except RuntimeError:
+            self._leave()
+            return False
+        return True
+
+    def _receive(self, update: WeightUpdate) -> None:
         weights = {}
         for bucket in update.buckets:
             content = torch.empty(bucket.num_bytes, dtype=torch.uint8)
@@ -54,9 +64,8 @@ class Receiver:
         part.rename(self._record / f"{self._member_id}-{update.version}.safetensors")
 
     def _join(self, update: WeightUpdate) -> None:
+        self._leave()
         group, rank = update.group, update.group.ranks[self._member_id]
-        if self._name:
-            dist.destroy_process_group(self._group)
         url = f"tcp://{group.host}:{group.port}"
         store, _, size = next(rendezvous(url, rank, group.world_size, timeout=TIMEOUT))
         store.set_timeout(TIMEOUT)
@@ -67,40 +76,43 @@ class Receiver:
         distributed_c10d._world.pg_group_ranks[self._group] = {i: i for i in range(size)}
         self._name = group.name
 
+    def _leave(self) -> None:
+        if self._group is not None:
+            dist.destroy_process_group(self._group)
+        self._group, self._name = None, ""
 
-async def serve(options: argparse.Namespace, arguments: list[str]) -> None:
-    config = load(arguments)
-    member_id = f"rollout-{os.environ.get('RANK', '0')}"
-    receiver = Receiver(member_id, options.record, options.die_at)
+
+async def serve(config: RunConfig, rank: int, record: Path, die_at: int) -> None:
+    member_id = f"rollout-{rank}"
+    receiver = Receiver(member_id, record, die_at)
     renderer = Renderer(config.model.path)
     images = ImageStore(config.data.train.parent)
-    version, attempt = -1, -1
+    seen, serving = (-1, -1), -1
+    finished = asyncio.Event()
     async with BrokerClient(config.broker.address, member_id, Role.ROLLOUT) as broker:
-        finished = False
-        while not finished:
-            news = await broker.watch_weights(version, attempt, 0.1 if version >= 0 else 5.0)
-            finished = news.finished
+        beat = asyncio.create_task(heartbeat_forever(broker, dict, 0.5, finished))
+        while not finished.is_set():
+            news = await broker.watch_weights(*seen, 0.05)
             if news.update is not None:
-                version, attempt = news.update.version, news.update.attempt
-                try:
-                    await asyncio.to_thread(receiver.receive, news.update)
-                except RuntimeError:
-                    continue  # the push failed for somebody else: it will be announced again
-                await broker.ack_weights(version)
-            if version < 0 or finished:
-                continue
-            leases = await broker.lease(2, version, 0.1)
-            for lease in leases.leases:
-                group = make_group(
-                    lease.sample, renderer, images, lease.group_id,
-                    [3] * lease.num_trajectories, version, lease.sampling_seed,
-                )  # fmt: skip
-                await broker.submit(group.model_copy(update={"attempt": lease.attempt}))
+                seen = (news.update.version, news.update.attempt)
+                is_received = await asyncio.to_thread(receiver.receive, news.update)
+                serving = news.update.version if is_received else -1
+                if is_received:
+                    await broker.ack_weights(serving)
+            if serving >= 0:
+                await work(broker, config, renderer, images, serving)
+        beat.cancel()
+        await asyncio.gather(beat, return_exceptions=True)
         await broker.goodbye()
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--record", type=Path, required=True)
-    parser.add_argument("--die-at", type=int, default=-1)
-    asyncio.run(serve(*parser.parse_known_args()))
+async def work(
+    broker: BrokerClient, config: RunConfig, renderer: Renderer, images: ImageStore, serving: int
+) -> None:
+    leases = await broker.lease(4, serving, 0.05)
+    for lease in leases.leases:
+        lengths = [3] * lease.num_trajectories
+        group = make_group(
+            lease.sample, renderer, images, lease.group_id, lengths, serving, lease.sampling_seed
+        )
+        await broker.submit(group.model_copy(update={"attempt": lease.attempt}))

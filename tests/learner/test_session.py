@@ -1,25 +1,53 @@
 """The learner as a process, against the real broker, with rollouts that make responses up."""
 
+import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.config import RunConfig
 from common.config_cli import dump_toml
+from common.errors import BrokerUnavailable
 from learner.buckets import plan_buckets
 from learner.checkpoint import list_checkpoints
+from learner.feed import Feed, Interrupted
 from learner.model import load_student, named_weights
+from tests.learner import scripted_rollout
 
+LIMIT_S = 120
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT_S = 90
+# Processes are forked from one that has imported torch once and has done nothing else.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["learner.session", "tests.learner.scripted_rollout", "broker.main"])
+
+
+def run_module(module: str, arguments: list[str], output: Path) -> None:
+    """As `python -m module arguments`, with its output in a file."""
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = [module, *arguments]
+    torch.set_num_threads(1)
+    __import__(module, fromlist=["main"]).main()
+
+
+def run_rollout(config: RunConfig, rank: int, record: Path, die_at: int, output: Path) -> None:
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    asyncio.run(scripted_rollout.serve(config, rank, record, die_at))
 
 
 class Run:
@@ -30,51 +58,53 @@ class Run:
         self.record = tmp_path / "record"
         self.record.mkdir()
         self.folder.mkdir(exist_ok=True)
-        defaults = {"broker": {"address": "tcp://127.0.0.1:0", "member_timeout_s": 3.0}}
+        defaults = {"broker": {"address": "tcp://127.0.0.1:0", "member_timeout_s": 5.0}}
         for name, fields in sections.items():
             defaults[name] = defaults.get(name, {}) | fields
         self.config = world.changed(**defaults)
-        (self.folder / "config.toml").write_text(dump_toml(self.config))
-        self.processes: list[subprocess.Popen] = []
-        self.broker = self.start("broker.main")
+        self.processes: list[BaseProcess] = []
+        self.broker = self.start_module("broker.main")
+        deadline = time.monotonic() + LIMIT_S
         while not (self.folder / "broker.json").exists():
-            assert self.broker.poll() is None, "the broker did not start"
-            time.sleep(0.05)
-        self.address = json.loads((self.folder / "broker.json").read_text())["address"]
+            assert self.broker.is_alive() and time.monotonic() < deadline, self.output()
+            time.sleep(0.02)
+        address = json.loads((self.folder / "broker.json").read_text())["address"]
+        tree = self.config.model_dump()
+        tree["broker"]["address"] = address
+        self.config = RunConfig.model_validate(tree)
 
-    def start(self, module: str, *arguments: str, rank: int = 0) -> subprocess.Popen:
-        command = [sys.executable, "-m", module, "--config", str(self.folder / "config.toml")]
-        with (self.folder / f"{module}-{rank}.out").open("w") as output:
-            process = subprocess.Popen(
-                [*command, *arguments],
-                cwd=ROOT,
-                env={**os.environ, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+    def start(self, target: Callable[..., None], *arguments: object) -> BaseProcess:
+        process = FORKS.Process(target=target, args=arguments)
+        process.start()
         self.processes.append(process)
         return process
 
-    def start_learner(self, *arguments: str) -> subprocess.Popen:
-        return self.start("learner.main", "--broker.address", self.address, *arguments)
+    def start_module(self, module: str) -> BaseProcess:
+        (self.folder / "config.toml").write_text(dump_toml(self.config))
+        arguments = ["--config", str(self.folder / "config.toml")]
+        return self.start(run_module, module, arguments, self.folder / f"{module}.out")
 
-    def start_rollout(self, rank: int = 0, *arguments: str) -> subprocess.Popen:
-        to = ["--broker.address", self.address, "--record", str(self.record)]
-        return self.start("tests.learner.scripted_rollout", *to, *arguments, rank=rank)
+    def start_learner(self) -> BaseProcess:
+        return self.start_module("learner.main")
+
+    def start_rollout(self, rank: int = 0, die_at: int = -1) -> BaseProcess:
+        output = self.folder / f"rollout-{rank}.out"
+        return self.start(run_rollout, self.config, rank, self.record, die_at, output)
 
     def output(self) -> str:
         return "\n".join(path.read_text() for path in sorted(self.folder.glob("*.out")))
 
-    def finish(self, process: subprocess.Popen) -> int:
-        try:
-            return process.wait(LIMIT_S)
-        except subprocess.TimeoutExpired:
+    def finish(self, process: BaseProcess) -> int:
+        process.join(LIMIT_S)
+        if process.exitcode is None:
             pytest.fail(f"still running after {LIMIT_S} s:\n{self.output()}")
+        return process.exitcode
 
     def close(self) -> None:
         for process in self.processes:
             process.kill()
-            process.wait()
+            process.join()
+            process.close()
 
     def rows(self) -> list[dict]:
         return [
@@ -159,9 +189,9 @@ def test_stopped_learner_saves_what_it_has_and_ends_the_run(start):
     metrics = run.folder / "metrics.jsonl"
     deadline = time.monotonic() + LIMIT_S
     while not (metrics.exists() and "learner/loss_nats" in metrics.read_text()):
-        assert learner.poll() is None and time.monotonic() < deadline, run.output()
+        assert learner.is_alive() and time.monotonic() < deadline, run.output()
         time.sleep(0.05)
-    learner.send_signal(signal.SIGTERM)
+    os.kill(learner.pid, signal.SIGTERM)
     assert run.finish(learner) == 0, run.output()
     assert run.finish(rollout) == 0, run.output()
     summary = run.summary()
@@ -175,7 +205,7 @@ def test_a_server_that_dies_in_a_push_is_left_out_of_the_next_try(start):
     run = start(rollout={"servers": 2}, broker={"max_staleness": 1}, weights={"timeout_s": 5.0})
     learner = run.start_learner()
     rollout = run.start_rollout(0)
-    dying = run.start_rollout(1, "--die-at", "1")
+    dying = run.start_rollout(1, die_at=1)
     assert run.finish(dying) == 9
     assert run.finish(learner) == 0, run.output()
     assert run.finish(rollout) == 0, run.output()
@@ -191,7 +221,7 @@ def test_a_server_that_dies_in_a_push_is_left_out_of_the_next_try(start):
 def test_a_server_that_restarts_gets_the_weights_again(start):
     run = start(evaluation={"samples": 2})
     learner = run.start_learner()
-    dying = run.start_rollout(0, "--die-at", "1")
+    dying = run.start_rollout(0, die_at=1)
     assert run.finish(dying) == 9
     rollout = run.start_rollout(0)
     assert run.finish(learner) == 0, run.output()
@@ -200,13 +230,37 @@ def test_a_server_that_restarts_gets_the_weights_again(start):
     assert (run.record / "rollout-0-1.safetensors").exists()
 
 
-def test_a_broker_that_is_gone_is_a_clear_error(start):
+def test_a_broker_that_is_gone_is_a_clear_error(world):
+    config = world.changed(broker={"address": "tcp://127.0.0.1:9"})
+    preparation = world.preparation(world.trainer())
+    feed = Feed(config, config.broker.address, "learner-0", preparation, request_timeout_s=0.1)
+    with pytest.raises(BrokerUnavailable, match="no answer from the broker at tcp://127"), feed:
+        pytest.fail("it has said hello to nobody")
+    assert [thread.name for thread in threading.enumerate() if thread.name == "feed"] == []
+
+
+def test_a_broker_that_dies_is_a_clear_error_where_the_batch_is_awaited(start, world):
     run = start()
-    run.broker.kill()
-    learner = run.start_learner()
-    assert run.finish(learner) == 1
-    assert "no answer from the broker at tcp://127.0.0.1:" in run.output()
-    assert "Traceback" not in run.output()
+    preparation = world.preparation(world.trainer())
+    feed = Feed(run.config, run.config.broker.address, "learner-0", preparation, 0.1)
+    with feed:
+        assert feed.welcome.total_steps == 3
+        run.broker.kill()
+        with pytest.raises(BrokerUnavailable, match="no answer from the broker"):
+            feed.next_batch(timeout_s=60)
+    assert [thread.name for thread in threading.enumerate() if thread.name == "feed"] == []
+
+
+def test_an_interrupted_feed_says_so_and_ends(start, world):
+    run = start()
+    preparation = world.preparation(world.trainer())
+    with Feed(run.config, run.config.broker.address, "learner-0", preparation) as feed:
+        with pytest.raises(TimeoutError):
+            feed.next_batch(timeout_s=0.05)
+        feed.interrupt()
+        with pytest.raises(Interrupted):
+            feed.next_batch(timeout_s=5)
+    assert [thread.name for thread in threading.enumerate() if thread.name == "feed"] == []
 
 
 def test_no_rollout_server_is_a_clear_error(start):

@@ -24,6 +24,7 @@ async def learner_at(address: str) -> AsyncIterator[tuple[BrokerClient, "Learner
         finally:
             beats.cancel()
             await asyncio.gather(beats, return_exceptions=True)
+        await broker.goodbye()
 
 
 class LearnerPlayer:

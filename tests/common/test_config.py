@@ -1,0 +1,166 @@
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.config import RunConfig
+from common.config_cli import build, dump_toml, help_text, load
+from common.errors import ConfigError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "deploy" / "configs"
+
+valid_changes = st.fixed_dictionaries(
+    {},
+    optional={
+        "run": st.fixed_dictionaries(
+            {"seed": st.integers(0, 2**31 - 1), "name": st.text(min_size=1, max_size=20)}
+        ),
+        "optimizer": st.fixed_dictionaries(
+            {
+                "lr": st.floats(1e-9, 1.0),
+                "betas": st.tuples(st.floats(0, 0.99), st.floats(0, 0.999)),
+                "warmup_from_zero": st.booleans(),
+            }
+        ),
+        "learner": st.fixed_dictionaries({"max_steps": st.none() | st.integers(1, 10**6)}),
+        "objective": st.fixed_dictionaries(
+            {
+                "divergence": st.sampled_from(["jsd", "forward_kl", "reverse_kl"]),
+                "importance_clip": st.none() | st.floats(0.1, 10),
+            }
+        ),
+    },
+)
+
+
+@given(valid_changes)
+def test_a_dumped_config_loads_as_itself(tmp_path_factory, changes) -> None:
+    config = build(changes)
+    path = tmp_path_factory.mktemp("config") / "config.toml"
+    path.write_text(dump_toml(config), encoding="utf-8")
+    assert load(["--config", str(path)]) == config
+
+
+def test_later_options_win_and_both_spellings_work(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("[optimizer]\nlr = 1e-3\nweight_decay = 0.5\n")
+    config = load(
+        ["--config", str(tmp_path / "a.toml"), "--optimizer.lr=2e-3", "--optimizer.lr", "3e-3"]
+    )
+    assert (config.optimizer.lr, config.optimizer.weight_decay) == (3e-3, 0.5)
+
+
+def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[data]\ntrain = "d/t.parquet"\n[model]\npath = "../m"\n')
+    config = load(["--config", str(tmp_path / "a.toml")])
+    assert config.data.train == tmp_path / "d/t.parquet"
+    assert config.model.path == str(tmp_path.parent / "m")
+
+
+def test_a_file_extends_another_one(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text("[optimizer]\nlr = 1e-3\nweight_decay = 0.5\n")
+    (tmp_path / "top.toml").write_text('extends = "base.toml"\n[optimizer]\nlr = 2e-3\n')
+    config = load(["--config", str(tmp_path / "top.toml")])
+    assert (config.optimizer.lr, config.optimizer.weight_decay) == (2e-3, 0.5)
+    (tmp_path / "base.toml").write_text('extends = "top.toml"\n')
+    with pytest.raises(ConfigError, match="extends itself"):
+        load(["--config", str(tmp_path / "top.toml")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--broker.max_stalenes", "1"], ["broker.max_stalenes", "broker.max_staleness?"]),
+        (["--brokr.max_staleness", "1"], ["[brokr]", "mean broker?"]),
+        (["--broker.max_staleness", "soon"], ["broker.max_staleness", "'soon'", "give INT"]),
+        (["--objective.top_k", "0"], ["objective.top_k", "'0'", "greater than 0"]),
+        (["--objective.divergence", "kl"], ["'kl'", "jsd|forward_kl|reverse_kl"]),
+        (["--optimizer.betas", "0.9"], ["optimizer.betas", "FLOAT,FLOAT"]),
+        (["--learner.max_steps"], ["--learner.max_steps", "no value"]),
+        (["stray"], ["'stray'", "--config FILE"]),
+        (["--verbose", "1"], ["--verbose"]),
+        (["--config", "missing.toml"], ["missing.toml", "no such file"]),
+        (["--rollout.top_k", "50"], ["rollout.top_k", "importance_clip", "Fix"]),
+        (["--evaluation.every_steps", "5"], ["data.heldout", "Fix"]),
+        (["--rollout.deterministic", "true"], ["rollout.engine", "Fix"]),
+        (["--teacher.view", "full", "--teacher.policy", "current"], ["teacher.policy", "Fix"]),
+        (["--weights.backend", "nccl", "--learner.device", "cpu"], ["weights.backend", "Fix"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_key_value_and_mend(
+    arguments: list[str], parts: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("[broker]\nmax_stalenes = 1\n", "broker.max_staleness?"),
+        ("[broker\n", "a.toml"),
+        ("seed = 1\n", "outside a section"),
+        ('[broker]\nmax_staleness = "x"\n', "broker.max_staleness"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line(tmp_path: Path, content: str, part: str) -> None:
+    (tmp_path / "a.toml").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load(["--config", str(tmp_path / "a.toml")])
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+def test_every_shipped_config_loads(path: Path) -> None:
+    assert load(["--config", str(path)])
+
+
+def test_the_published_config_names_every_constant_of_the_method_and_equals_the_defaults() -> None:
+    path = CONFIGS / "vision_opd_qwen3_5_4b.toml"
+    assert load(["--config", str(path)]) == RunConfig()
+    named = tomllib.loads(path.read_text())
+    for section in ("objective", "teacher", "optimizer"):
+        assert named[section].keys() == type(getattr(RunConfig(), section)).model_fields.keys()
+
+
+def test_controls_differ_from_the_quickstart_in_the_teachers_view_alone() -> None:
+    quickstart = load(["--config", str(CONFIGS / "quickstart.toml")])
+    for name, view in (("teacher_full", "full"), ("random_crop", "random_crop")):
+        control = load(["--config", str(CONFIGS / f"quickstart_{name}.toml")])
+        assert control.teacher.view == view
+        teacher = control.teacher.model_copy(update={"view": quickstart.teacher.view})
+        same = control.model_copy(update={"teacher": teacher, "run": quickstart.run})
+        assert same == quickstart
+
+
+def test_help_lists_every_field_with_its_default() -> None:
+    text = help_text("program", "Purpose.")
+    for section, info in RunConfig.model_fields.items():
+        for key, field in info.annotation.model_fields.items():
+            line = next(line for line in text.splitlines() if f"--{section}.{key} " in line)
+            assert field.description in line and "(default: " in line
+
+
+@pytest.mark.parametrize(
+    "program", ["learner.main", "rollout.main", "broker.main", "deploy.launch"]
+)
+def test_help_imports_nothing_heavy(program: str) -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{program}', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('{program}', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    heavy = {'torch', 'transformers', 'ray', 'pyarrow'} & sys.modules.keys()\n"
+        "    sys.exit(end.code or (f'imported {heavy}' if heavy else 0))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--broker.max_staleness INT" in done.stdout

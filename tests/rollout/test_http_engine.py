@@ -1,0 +1,150 @@
+"""The client: bodies, parsing, and errors that say what went wrong."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from aiohttp import web
+
+from common.errors import EngineError
+from common.types import FinishReason
+from rollout.engine import GroupRequest, RequestRejected
+from rollout.http_engine import HttpEngine, generate_body, parse_group
+from tests.rollout.support import png
+from tests.tiny_model import PROBLEM
+
+
+def request(**fields) -> GroupRequest:
+    defaults = {
+        "prompt_token_ids": np.array([1, 2, 3], dtype=np.int32),
+        "images": (b"a",),
+        "num_trajectories": 2,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": -1,
+        "max_response_tokens": 4,
+        "banned_token_ids": (5, 6),
+        "seed": None,
+    }
+    return GroupRequest(**{**defaults, **fields})
+
+
+def response(index: int = 0, *, finish: str = "stop", **meta) -> dict:
+    return {
+        "text": "",
+        "output_ids": [7, 8],
+        "meta_info": {
+            "finish_reason": {"type": finish},
+            "prompt_tokens": 20 + index,
+            "output_token_logprobs": [[-0.5, 7, None], [-1.5, 8, None]],
+            "weight_version": "3",
+            "weight_versions": [
+                {"version": "2", "start": 0, "end": 1},
+                {"version": "3", "start": 1, "end": 2},
+            ],
+            **meta,
+        },
+    }
+
+
+def client(url: str, timeout_s: float = 5.0) -> HttpEngine:
+    return HttpEngine(url, request_timeout_s=timeout_s, control_timeout_s=timeout_s)
+
+
+def test_body_bans_tokens_and_sends_a_seed_only_when_there_is_one():
+    body = generate_body(request())
+    assert body["sampling_params"]["logit_bias"] == {"5": -1e9, "6": -1e9}
+    assert "sampling_seed" not in body["sampling_params"]
+    assert body["return_logprob"] is True
+    assert body["image_data"] == ["YQ=="]
+    assert generate_body(request(seed=9))["sampling_params"]["sampling_seed"] == 9
+
+
+def test_several_images_of_a_group_are_one_item():
+    assert generate_body(request(images=(b"a", b"b")))["image_data"] == [["YQ==", "Yg=="]]
+    single = generate_body(request(images=(b"a", b"b"), num_trajectories=1))
+    assert single["image_data"] == ["YQ==", "Yg=="]
+
+
+def test_a_group_is_parsed_with_versions_and_logprobs():
+    group = parse_group([response(), response(finish="length")], 2)
+    first, second = group.trajectories
+    assert (first.oldest_version, first.newest_version) == (2, 3)
+    assert first.rollout_logprobs.tolist() == [-0.5, -1.5]
+    assert first.response_token_ids.dtype == np.int32
+    assert (second.index, second.finish_reason) == (1, FinishReason.LENGTH)
+    assert group.num_prompt_tokens == 20
+
+
+def test_aborted_responses_are_counted_and_left_out():
+    aborted = {**response(finish="abort", output_token_logprobs=[]), "output_ids": []}
+    group = parse_group([response(), aborted], 2)
+    assert (len(group.trajectories), group.num_aborted) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [response()],
+        [response(), {}],
+        [response(), response(weight_versions=[{"version": "default", "start": 0, "end": 2}])],
+        [response(), response(weight_versions=[{"version": "1", "start": 0, "end": 1}])],
+        [response(), response(output_token_logprobs=[[-0.5, 7, None]])],
+        [response(), response(output_token_logprobs=[[-0.5, 7, None], [-0.5, 9, None]])],
+        [response(), response(output_token_logprobs=[[None, 7, None], [-0.5, 8, None]])],
+    ],
+)
+def test_an_answer_that_does_not_fit_is_an_engine_error(answer):
+    with pytest.raises(EngineError, match="/generate"):
+        parse_group(answer, 2)
+
+
+async def test_errors_carry_the_servers_message(embedded_url):
+    async with client(embedded_url) as engine:
+        with pytest.raises(RequestRejected, match=r"HTTP 400.*image_data\[0\] cannot be decoded"):
+            await engine.generate(request(prompt_token_ids=np.array([5], dtype=np.int32)))
+        with pytest.raises(EngineError, match="/end_weight_update: HTTP 400: no weight-update"):
+            await engine.end_update()
+
+
+async def test_a_generated_group_against_a_real_server(embedded_url, renderer):
+    async with client(embedded_url, 30) as engine:
+        await engine._ask("POST", "/update_weight_version", {"new_version": "11"})
+        assert await engine.version() == 11
+        assert await engine.is_healthy()
+        group = await engine.generate(
+            request(
+                prompt_token_ids=renderer.prompt_token_ids(PROBLEM),
+                images=(png(64, 64),),
+                num_trajectories=3,
+            )
+        )
+        assert group.num_prompt_tokens == len(renderer.prompt_token_ids(PROBLEM)) + 15
+        assert [t.index for t in group.trajectories] == [0, 1, 2]
+        assert {t.newest_version for t in group.trajectories} == {11}
+        await engine._ask("POST", "/update_weight_version", {"new_version": "default"})
+        assert await engine.version() is None
+
+
+async def test_no_server_and_a_silent_server_are_engine_errors(unused_tcp_port):
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    async with client(url) as engine:
+        with pytest.raises(EngineError, match=f"/model_info: {url}"):
+            await engine.version()
+        assert not await engine.is_healthy()
+
+    async def never(_: web.Request) -> web.Response:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    app = web.Application()
+    app.router.add_post("/generate", never)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
+    try:
+        async with client(url, 0.2) as engine:
+            with pytest.raises(EngineError, match=r"/generate: no answer within 0.2 s"):
+                await engine.generate(request())
+    finally:
+        await runner.cleanup()
