@@ -23,14 +23,18 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Run an async process until `main` returns; `main` gets the stop event."""
 
     async def supervised() -> None:
-        await main(stop_event_on_signals())
+        stop = asyncio.Event()
+        set_on_signals(stop)
+        await main(stop)
 
     uvloop.run(supervised())
 
 
-def stop_event_on_signals() -> asyncio.Event:
-    """An event that the first SIGTERM or SIGINT sets. Call it inside the running loop."""
-    stop = asyncio.Event()
+def set_on_signals(stop: asyncio.Event) -> None:
+    """Let the first SIGTERM or SIGINT set `stop`. Call it inside the running loop.
+
+    Call it again after a library has put its own handlers in place (Ray does).
+    """
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int) -> None:
@@ -41,7 +45,6 @@ def stop_event_on_signals() -> asyncio.Event:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    return stop
 
 
 def stop_with_parent() -> None:

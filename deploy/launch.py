@@ -55,6 +55,7 @@ async def _run(config: RunConfig, folder: Path, stop: asyncio.Event) -> int:
     try:
         print("starting Ray and the processes ...", flush=True)
         async with connected_ray(config, folder / "logs") as placement:
+            lifecycle.set_on_signals(stop)  # Ray has taken the signals
             supervisor = Supervisor(config, folder, placement.place)
             view = asyncio.create_task(show_progress(supervisor.broker_address))
             try:

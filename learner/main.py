@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import time
 
 from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
@@ -14,6 +15,7 @@ PURPOSE = "Trains the student on the broker's batches and pushes its weights to 
 
 
 def main() -> None:
+    began = time.monotonic()
     config = load_or_exit(sys.argv[1:], "python -m learner.main", PURPOSE)
     try:
         check_process(config)
@@ -26,7 +28,7 @@ def main() -> None:
 
     configure_logging("learner")
     try:
-        run(config)
+        run(config, began)
     except ConfigError as error:
         exit_with(error)
     except VisionOpdError as error:

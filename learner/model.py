@@ -1,6 +1,5 @@
 """The student: load it, and run it up to the hidden states that predict response tokens."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,14 +95,6 @@ def _as_taken(mask: Tensor, attention: str) -> Tensor:
     if attention != "eager" or mask.ndim != 4:
         return mask
     return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, float("-inf"))
-
-
-def check_checkpoint_folder(path: str) -> None:
-    """A path that looks like a folder must be one; hub names pass."""
-    if path.startswith(("/", ".")) and not (Path(path) / "config.json").is_file():
-        raise ConfigError(
-            f"model.path = {path!r} holds no config.json. Fix: name a Hugging Face folder"
-        )
 
 
 def _attention(config: ModelSection) -> str:

@@ -37,12 +37,25 @@ class ResponseTokens:
 
 
 @dataclass(frozen=True)
+class SamplingLaw:
+    """How the rollout engine draws tokens.
+
+    The divergence is over the whole vocabulary (spec 4.1), but an importance ratio compares two
+    sampling laws: the student's log-probs for it are normalised without the banned ids, as the
+    engine's are.
+    """
+
+    temperature: float
+    banned_token_ids: Tensor  # int64
+
+
+@dataclass(frozen=True)
 class TokenFigures:
     """Per-token figures without grad, all [T]."""
 
     divergence: Tensor  # nats, unweighted
     weight: Tensor  # importance weight, truncated
-    student_logprob: Tensor  # nats, of the sampled token
+    student_logprob: Tensor  # nats, of the sampled token under the sampling law
     entropy: Tensor  # nats, of the student
 
 
@@ -57,7 +70,7 @@ def objective(
     teacher: HeadInputs,
     responses: ResponseTokens,
     config: ObjectiveSection,
-    temperature: float,
+    law: SamplingLaw,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> ObjectiveResult:
     """sum over tokens of share * weight * divergence, and the figures behind it.
@@ -81,7 +94,7 @@ def objective(
             responses.rollout_logprobs_T[part],
             responses.shares_T[part],
             config,
-            temperature,
+            law,
         )
         if num_tokens <= rows:
             loss, *columns = _chunk(*arguments)
@@ -116,18 +129,19 @@ def _chunk(
     rollout_logprobs_T: Tensor,
     shares_T: Tensor,
     config: ObjectiveSection,
-    temperature: float,
+    law: SamplingLaw,
 ) -> tuple[Tensor, ...]:
     """Loss of some rows, then the columns of `TokenFigures` in their order."""
-    student_TV = _logits(student_hidden_TD, student_weight_VD, temperature)
+    student_TV = _logits(student_hidden_TD, student_weight_VD, law.temperature)
     student_lse_T1 = torch.logsumexp(student_TV, dim=-1, keepdim=True)
     with torch.no_grad():
-        teacher_TV = _logits(teacher_hidden_TD, teacher_weight_VD, temperature)
+        teacher_TV = _logits(teacher_hidden_TD, teacher_weight_VD, law.temperature)
         teacher_lse_T1 = torch.logsumexp(teacher_TV, dim=-1, keepdim=True)
         size = min(config.top_k, student_TV.shape[-1])
         top_ids_TK = student_TV.topk(size, dim=-1, sorted=False).indices
         sampled_T = student_TV.gather(1, token_ids_T[:, None]) - student_lse_T1
-        student_logprob_T = sampled_T.squeeze(1)
+        banned_mass_T = (student_TV[:, law.banned_token_ids] - student_lse_T1).exp().sum(dim=-1)
+        student_logprob_T = sampled_T.squeeze(1) - torch.log1p(-banned_mass_T)
         weight_T = importance_weights(student_logprob_T, rollout_logprobs_T, config.importance_clip)
         entropy_T = student_lse_T1.squeeze(1) - _mean_logit(student_TV, student_lse_T1)
     has_tail = config.tail and size < student_TV.shape[-1]  # the whole vocabulary leaves no tail

@@ -83,5 +83,8 @@ class PushGroup:
 def _keep_gloo_on(host: str) -> None:
     """gloo would listen on the interface of the machine's name; on one machine loopback will do."""
     interfaces = [name for _, name in socket.if_nameindex()]
-    if ipaddress.ip_address(host).is_loopback and _LOOPBACK_INTERFACE in interfaces:
+    if (
+        ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
+        and _LOOPBACK_INTERFACE in interfaces
+    ):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK_INTERFACE)

@@ -41,8 +41,11 @@ _LAST_WORDS_S = 5.0  # for the broker's answers after an interruption
 _STARTING, _MEASURING_BEFORE, _TRAINING, _MEASURING_AFTER, _DONE = range(5)
 
 
-def run(config: RunConfig) -> None:
+def run(config: RunConfig, began: float) -> None:
     """Train as configured and write the run folder.
+
+    Args:
+        began: when the process started, on time.monotonic's clock.
 
     Raises:
         VisionOpdError: ConfigError, BrokerUnavailable, WeightSyncError, or no batch in time.
@@ -50,7 +53,6 @@ def run(config: RunConfig) -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    began = time.monotonic()
     assert config.run.folder is not None and config.data.train is not None  # main has checked
     if config.learner.threads is not None:
         torch.set_num_threads(config.learner.threads)
@@ -78,7 +80,13 @@ def run(config: RunConfig) -> None:
                 config.rollout.start_timeout_s,
             )
         )
-        trainer = Trainer(config, model, feed.welcome.total_steps, renderer.tokenizer.pad_token_id)
+        trainer = Trainer(
+            config,
+            model,
+            feed.welcome.total_steps,
+            renderer.tokenizer.pad_token_id,
+            renderer.vision_token_ids,
+        )
         Session(config, trainer, feed, publisher, heldout, metrics, renderer, began).run()
 
 
@@ -123,6 +131,10 @@ class Session:
         except Interrupted as reason:
             is_interrupted = True
             logger.info("stopping after step %d: %s", self._trainer.version, reason or "asked to")
+        except VisionOpdError:
+            if self._trainer.version > 0:
+                self._save()
+            raise
         if self._trainer.version > 0:
             self._save()
         status = self._finish(is_interrupted)

@@ -28,6 +28,7 @@ from learner.objective import (
     HeadInputs,
     ObjectiveResult,
     ResponseTokens,
+    SamplingLaw,
     TokenFigures,
     join_figures,
     objective,
@@ -56,13 +57,23 @@ class Trainer:
         model: the student with float32 parameters, on its device.
         total_steps: length of the learning-rate schedule.
         pad_token_id: fills rows up; never an image token.
+        banned_token_ids: what rollout may not sample.
     """
 
-    def __init__(self, config: RunConfig, model: Any, total_steps: int, pad_token_id: int) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        model: Any,
+        total_steps: int,
+        pad_token_id: int,
+        banned_token_ids: Sequence[int] = (),
+    ) -> None:
         self._config = config
         self._pad_token_id = pad_token_id
         self._dtype = DTYPES[config.model.dtype]
         self._device = next(model.parameters()).device
+        banned = torch.tensor(list(banned_token_ids), dtype=torch.int64, device=self._device)
+        self._law = SamplingLaw(config.rollout.temperature, banned)
         self.model = model
         self.teacher = Teacher(model, config.teacher.policy, config.teacher.ema_rate)
         self.optimizer = Optimizer(model.parameters(), config.optimizer, total_steps)
@@ -110,15 +121,13 @@ class Trainer:
         responses: Sequence[np.ndarray],
     ) -> list[list[float]]:
         """Nats between student and teacher at each token of one response a prompt."""
-        groups = [
-            PreparedGroup(str(i), student, teacher, (ids,), (np.zeros(len(ids), np.float32),), (0,))
-            for i, (student, teacher, ids) in enumerate(
-                zip(students, teachers, responses, strict=True)
-            )
-        ]
-        result, _ = self._forward(groups, groups, Stopwatch(self._device))
-        lengths = [len(ids) for ids in responses]
-        return [part.tolist() for part in torch.split(result.tokens.divergence, lengths)]
+        found: list[list[float]] = []
+        for student, teacher, ids in zip(students, teachers, responses, strict=True):
+            rollout = np.zeros(len(ids), dtype=np.float32)  # weights do not matter here
+            group = PreparedGroup("", student, teacher, (ids,), (rollout,), (0,))
+            result, _ = self._forward([group], [group], Stopwatch(self._device))
+            found.append(result.tokens.divergence.tolist())
+        return found
 
     @property
     def _clip(self) -> float:
@@ -146,7 +155,7 @@ class Trainer:
                 teacher,
                 responses,
                 self._config.objective,
-                self._config.rollout.temperature,
+                self._law,
             )
         return result, responses
 

@@ -58,7 +58,7 @@ def write_dataset(
     """
     manifest = folder / MANIFEST
     wanted = asdict(parameters)
-    if _read_json(manifest) == wanted and all((folder / f"{s}.parquet").exists() for s in SPLITS):
+    if _read_json(manifest) == wanted and _is_complete(folder):
         return False
     (folder / "images").mkdir(parents=True, exist_ok=True)
     manifest.unlink(missing_ok=True)  # an interrupted rewrite must not look complete
@@ -73,6 +73,16 @@ def scenes_of(split: Split, count: int, seed: int, side: int = SCENE_SIDE) -> li
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     world = World(split)
     return [world.scene(rng, side) for _ in range(count)]
+
+
+def _is_complete(folder: Path) -> bool:
+    import pyarrow.parquet as pq
+
+    try:
+        tables = [pq.read_table(folder / f"{split}.parquet", columns=["image"]) for split in SPLITS]
+    except (OSError, ValueError):
+        return False  # not there, or not Parquet: written again
+    return all((folder / name).exists() for t in tables for name in t["image"].to_pylist())
 
 
 def _write_split(

@@ -101,9 +101,12 @@ class Scheduler:
         return len(self._jobs)
 
     def submit(self, job: Job) -> None:
-        self._jobs[job] = None
-        job.done.add_done_callback(lambda _: self._jobs.pop(job, None))
-        self.run(lambda: self._waiting.append(job))
+        def accept() -> None:
+            self._jobs[job] = None
+            job.done.add_done_callback(lambda _: self._jobs.pop(job, None))
+            self._waiting.append(job)
+
+        self.run(accept)
 
     def run(self, command: Callable[[], Any]) -> Future[Any]:
         """Runs `command` on the compute thread, between two token steps."""

@@ -7,6 +7,7 @@ from common.config import ObjectiveSection
 from learner.objective import (
     HeadInputs,
     ResponseTokens,
+    SamplingLaw,
     importance_weights,
     objective,
     token_shares,
@@ -15,6 +16,9 @@ from learner.objective import (
 TOKENS, HIDDEN, VOCABULARY, TOP_K = 23, 8, 40, 6
 LENGTHS = torch.tensor([5, 1, 9, 8])
 TEMPERATURE = 0.7
+BANNED = torch.tensor([3, 17])
+LAW = SamplingLaw(TEMPERATURE, BANNED)
+PLAIN_LAW = SamplingLaw(1.0, torch.tensor([], dtype=torch.int64))
 
 
 def problem(seed: int = 0, dtype=torch.float64) -> tuple[HeadInputs, HeadInputs, ResponseTokens]:
@@ -28,7 +32,7 @@ def problem(seed: int = 0, dtype=torch.float64) -> tuple[HeadInputs, HeadInputs,
     )
     teacher = HeadInputs(normal(TOKENS, HIDDEN), normal(VOCABULARY, HIDDEN))
     responses = ResponseTokens(
-        torch.randint(VOCABULARY, (TOKENS,), generator=generator),
+        torch.randint(18, VOCABULARY, (TOKENS,), generator=generator),  # none of them is banned
         -normal(TOKENS).abs() * 3,
         token_shares(LENGTHS, "sequence_mean", len(LENGTHS), TOKENS, dtype),
     )
@@ -53,7 +57,8 @@ def naive(student, teacher, responses, config: ObjectiveSection) -> Tensor:
         "reverse_kl": (s * (s / t).log()).sum(-1),
         "jsd": ((1 - beta) * s * (s / m).log() + beta * t * (t / m).log()).sum(-1),
     }[config.divergence]
-    sampled = log_s.gather(1, responses.token_ids_T[:, None])[:, 0].detach()
+    allowed = log_s.detach().index_fill(1, BANNED, -torch.inf).log_softmax(-1)
+    sampled = allowed.gather(1, responses.token_ids_T[:, None])[:, 0]
     ratio = (sampled - responses.rollout_logprobs_T).exp().clamp(max=config.importance_clip)
     sequences = torch.split(ratio * per_token, LENGTHS.tolist())
     return torch.stack([sequence.mean() for sequence in sequences]).mean()
@@ -69,9 +74,7 @@ def test_objective_equals_the_naive_computation(kind, tail, rows_per_chunk):
     expected = naive(student, teacher, responses, config)
     expected_gradients = torch.autograd.grad(expected, leaves)
 
-    result = objective(
-        student, teacher, responses, config, TEMPERATURE, rows_per_chunk * VOCABULARY
-    )
+    result = objective(student, teacher, responses, config, LAW, rows_per_chunk * VOCABULARY)
     gradients = torch.autograd.grad(result.loss, leaves)
 
     torch.testing.assert_close(result.loss, expected, rtol=1e-9, atol=1e-12)
@@ -96,7 +99,7 @@ def test_loss_and_gradient_do_not_depend_on_the_micro_batch_split(aggregation):
                 responses.token_ids_T[part], responses.rollout_logprobs_T[part], shares[part]
             ),
             config,
-            TEMPERATURE,
+            LAW,
         ).loss
 
     whole = loss(0, TOKENS)
@@ -127,20 +130,20 @@ def test_objective_never_holds_all_rows_times_the_vocabulary():
     student, teacher, responses = problem()
     config = ObjectiveSection(top_k=TOP_K)
     with LargestTensor() as largest:
-        objective(student, teacher, responses, config, TEMPERATURE, 9 * VOCABULARY).loss.backward()
+        objective(student, teacher, responses, config, LAW, 9 * VOCABULARY).loss.backward()
     assert largest.elements == 9 * VOCABULARY
 
 
 def test_teacher_and_rollout_get_no_gradient():
     student, teacher, responses = problem()
     teacher = HeadInputs(teacher.hidden_TD.requires_grad_(), teacher.weight_VD.requires_grad_())
-    objective(student, teacher, responses, ObjectiveSection(top_k=TOP_K), 1.0).loss.backward()
+    objective(student, teacher, responses, ObjectiveSection(top_k=TOP_K), PLAIN_LAW).loss.backward()
     assert teacher.hidden_TD.grad is None and teacher.weight_VD.grad is None
 
 
 def test_equal_models_have_zero_loss_and_gradient():
     student, _, responses = problem()
-    loss = objective(student, student, responses, ObjectiveSection(top_k=TOP_K), 1.0).loss
+    loss = objective(student, student, responses, ObjectiveSection(top_k=TOP_K), PLAIN_LAW).loss
     loss.backward()
     assert abs(loss.item()) < 1e-12
     assert student.hidden_TD.grad.abs().max() < 1e-12
@@ -157,11 +160,12 @@ def test_importance_weights_come_from_rollout_logprobs_and_are_truncated_above()
 def test_weights_scale_the_loss_of_their_tokens():
     student, teacher, responses = problem()
     config = ObjectiveSection(top_k=TOP_K, importance_clip=2.0)
-    result = objective(student, teacher, responses, config, TEMPERATURE)
+    result = objective(student, teacher, responses, config, LAW)
     by_hand = (responses.shares_T * result.tokens.weight * result.tokens.divergence).sum()
     assert result.loss.item() == pytest.approx(by_hand.item())
     log_s = (student.hidden_TD @ student.weight_VD.T / TEMPERATURE).log_softmax(-1)
-    sampled = log_s.gather(1, responses.token_ids_T[:, None])[:, 0]
+    allowed = log_s.index_fill(1, BANNED, -torch.inf).log_softmax(-1)
+    sampled = allowed.gather(1, responses.token_ids_T[:, None])[:, 0]
     torch.testing.assert_close(result.tokens.student_logprob, sampled.detach())
     torch.testing.assert_close(
         result.tokens.entropy, -(log_s.exp() * log_s).sum(-1).detach(), rtol=1e-6, atol=1e-9
@@ -170,7 +174,7 @@ def test_weights_scale_the_loss_of_their_tokens():
 
 def test_top_k_over_the_whole_vocabulary_is_the_full_divergence():
     student, teacher, responses = problem()
-    wide = objective(student, teacher, responses, ObjectiveSection(top_k=100), 1.0)
+    wide = objective(student, teacher, responses, ObjectiveSection(top_k=100), PLAIN_LAW)
     log_s = (student.hidden_TD @ student.weight_VD.T).log_softmax(-1)
     log_t = (teacher.hidden_TD @ teacher.weight_VD.T).log_softmax(-1)
     m = (0.5 * log_s.exp() + 0.5 * log_t.exp()).log()

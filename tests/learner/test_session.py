@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.errors import BrokerUnavailable
-from learner.buckets import plan_buckets
+from learner.buckets import fill, plan_buckets
 from learner.checkpoint import list_checkpoints
 from learner.feed import Feed, Interrupted
 from learner.model import load_student, named_weights
@@ -30,7 +30,7 @@ LIMIT_S = 120
 ROOT = Path(__file__).resolve().parents[2]
 # Processes are forked from one that has imported torch once and has done nothing else.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["learner.session", "tests.learner.scripted_rollout", "broker.main"])
+FORKS.set_forkserver_preload(["tests.learner.preloaded"])
 
 
 def run_module(module: str, arguments: list[str], output: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_server_that_dies_in_a_push_is_left_out_of_the_next_try(start):
 
 
 def test_a_server_that_restarts_gets_the_weights_again(start):
-    run = start(evaluation={"samples": 2})
+    run = start(evaluation={"samples": 2}, weights={"timeout_s": 4.0})
     learner = run.start_learner()
     dying = run.start_rollout(0, die_at=1)
     assert run.finish(dying) == 9
@@ -307,3 +307,21 @@ def test_buckets_hold_all_weights_in_order_within_their_size():
     assert [bucket.num_bytes for bucket in buckets] == [600_000, 600_000, 4_000_000, 42]
     assert buckets[3].dtypes == ("bfloat16", "int64")
     assert buckets[1].shapes == ((3, 100_000),) and buckets[3].shapes == ((), (5,))
+
+
+def test_a_snapshot_holds_the_weights_as_they_were():
+    weights = {"a": torch.randn(3, 5), "b": torch.randn(()), "c": torch.tensor([7, 8])}
+    copies = {name: tensor.clone() for name, tensor in weights.items()}
+    buckets = plan_buckets(weights, torch.bfloat16, 1)
+    contents = tuple(torch.empty(bucket.num_bytes, dtype=torch.uint8) for bucket in buckets)
+    fill(contents, buckets, weights, torch.bfloat16)
+    weights["a"].zero_()
+    offset = 0
+    for name, dtype, shape in zip(
+        buckets[0].names, buckets[0].dtypes, buckets[0].shapes, strict=True
+    ):
+        kind = getattr(torch, dtype)
+        end = offset + kind.itemsize * torch.Size(shape).numel()
+        found = contents[0][offset:end].clone().view(kind).reshape(shape)
+        assert torch.equal(found, copies[name].to(kind)), name
+        offset = end

@@ -1,0 +1,171 @@
+"""The launcher as a person starts it: real Ray, real processes, a few steps of the quickstart."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = (
+    *("--learner.groups_per_step", "8", "--evaluation.interim_samples", "16"),
+    *("--evaluation.samples", "32", "--evaluation.shown", "3", "--evaluation.every_steps", "2"),
+)
+TIMEOUT_S = 170
+
+
+class Launched:
+    """One launcher process, and all processes that it brought into the world."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder
+        self._marker = f"VISION_OPD_TEST={folder.name}-{os.getpid()}-{time.monotonic_ns()}"
+        name, _, value = self._marker.partition("=")
+        self._output = folder.with_suffix(".out")
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "deploy.launch", "--run.folder", str(folder), *arguments],
+                stdout=output,
+                stderr=output,
+                cwd=ROOT,
+                env={**os.environ, name: value},
+            )
+
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def wait(self) -> int:
+        return self.process.wait(TIMEOUT_S)
+
+    def wait_for_step(self, step: int) -> None:
+        """Until metrics.jsonl has a training row of `step`."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not any(row["step"] >= step for row in self.metrics()):
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.1)
+
+    def metrics(self) -> list[dict[str, float]]:
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def pids(self, part: str = "") -> list[int]:
+        """Processes of this run, the launcher left out, with `part` in their command line."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) in (os.getpid(), self.process.pid):
+                continue
+            try:
+                environment = (entry / "environ").read_bytes()
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if self._marker.encode() in environment and command and part in command:
+                found.append(int(entry.name))
+        return found
+
+    def assert_nothing_is_left(self) -> None:
+        deadline = time.monotonic() + 10
+        while self.pids() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert self.pids() == []
+
+
+@pytest.fixture
+def clean_machine() -> Iterator[None]:
+    """Fails when a test leaves shared memory or a Ray folder behind."""
+
+    def traces() -> set[str]:
+        folders = [*Path("/dev/shm").glob("*"), *Path("/tmp").glob("vopd-ray-*")]
+        return {str(path) for path in folders}
+
+    before = traces()
+    yield
+    assert traces() - before == set()
+
+
+@pytest.mark.usefixtures("clean_machine")
+def test_the_quickstart_runs_from_start_to_report(tmp_path: Path) -> None:
+    run = Launched(tmp_path / "run", *SMALL, "--learner.max_steps", "4", "--rollout.servers", "2")
+    assert run.wait() == 0, run.output()
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert summary["steps"] == 4
+    assert summary["trajectories_trained"] == 4 * 8 * 4
+    assert summary["trajectories_expired"] == 0
+    assert summary["max_staleness_seen"] <= 1
+    assert summary["interrupted"] is False
+    for key in ("full_accuracy_before", "full_accuracy_after", "crop_accuracy_before",
+                "crop_accuracy_after"):  # fmt: skip
+        assert 0 <= summary[key] <= 1
+    assert [row["step"] for row in run.metrics() if "learner/loss_nats" in row] == [1, 2, 3, 4]
+    assert (run.folder / "report.html").stat().st_size > 10_000
+    assert (run.folder / "checkpoints" / "step-000004" / "model.safetensors").exists()
+    for part in ("held-out accuracy", "gap closed", "step 4/4", "report.html"):
+        assert part in run.output()
+    run.assert_nothing_is_left()
+
+
+@pytest.mark.usefixtures("clean_machine")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_leaves_nothing(tmp_path: Path, number: int) -> None:
+    run = Launched(tmp_path / "run", *SMALL)
+    run.wait_for_step(1)
+    run.process.send_signal(number)
+    assert run.wait() == 130, run.output()
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert summary["interrupted"] is True and summary["steps"] >= 1
+    assert (run.folder / "checkpoints" / f"step-{summary['steps']:06d}").is_dir()
+    run.assert_nothing_is_left()
+
+
+@pytest.mark.usefixtures("clean_machine")
+def test_a_role_that_is_killed_is_named_and_the_rest_is_ended(tmp_path: Path) -> None:
+    run = Launched(tmp_path / "run", *SMALL)
+    run.wait_for_step(1)
+    (victim,) = run.pids("-m rollout.main")
+    os.kill(victim, signal.SIGKILL)
+    assert run.wait() == 1
+    assert "rollout-0 was ended by SIGKILL" in run.output()
+    assert "rollout-0.log" in run.output()
+    run.assert_nothing_is_left()
+
+
+def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
+    run = Launched(tmp_path / "run", *SMALL)
+    run.wait_for_step(1)
+    run.process.kill()
+    run.process.wait()
+    deadline = time.monotonic() + 40
+    while run.pids() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert run.pids() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--learner.groups_per_stp", "8"), "learner.groups_per_step?"),
+        (("--data.train", "none"), "data.train"),
+        (("--data.train", "missing.parquet"), "missing.parquet"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_starts(
+    tmp_path: Path, arguments: tuple[str, ...], part: str
+) -> None:
+    run = Launched(tmp_path / "run", *arguments)
+    assert run.wait() == 2
+    assert part in run.output() and run.output().count("\n") == 1
+
+
+def test_a_folder_with_a_run_is_not_used_again(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").touch()
+    run = Launched(tmp_path / "run")
+    assert run.wait() == 2
+    assert "holds a run already" in run.output()

@@ -1,0 +1,146 @@
+"""The report in a real browser, and its parts."""
+
+import json
+import os
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploy.charts import Series, line_chart
+from deploy.report import write_report
+
+SUMMARY = {
+    "full_accuracy_before": 0.45,
+    "full_accuracy_after": 0.75,
+    "crop_accuracy_before": 0.95,
+    "crop_accuracy_after": 0.951,
+    "gap_closed": 0.6,
+    "steps": 30,
+    "seconds": 91.4,
+    "max_staleness_seen": 1,
+    "max_staleness": 1,
+    "trajectories_trained": 5760,
+    "trajectories_expired": 0,
+    "interrupted": False,
+}
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "a <run> & more"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, side in (("full.png", 96), ("crop.png", 48)):
+        Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "summary.json").write_text(json.dumps(SUMMARY))
+    rows = [{"step": 0, "evaluation/full_accuracy": 0.45, "evaluation/crop_accuracy": 0.95}]
+    for step in range(1, 31):
+        rows.append({"step": step, "learner/loss_nats": 0.1 / step, "learner/grad_norm": None})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "scenes.json").write_text(json.dumps({"scenes": [scene(folder)]}))
+    return folder
+
+
+def scene(folder: Path) -> dict[str, object]:
+    tokens = [
+        {"text": "It", "divergence_nats": 0.0},
+        {"text": " <b>", "divergence_nats": 0.5},
+        {"text": "\n", "divergence_nats": 0.1},
+    ]
+    answers = {
+        "version": 0,
+        "full": {"text": "It <b>", "is_correct": False, "tokens": tokens},
+        "crop": {"text": "It is 3", "is_correct": True},
+    }
+    return {
+        "sample_id": "s0",
+        "question": "Which <digit>?",
+        "reference_answer": "3",
+        "image": str(folder / "full.png"),
+        "image_size": [96, 96],
+        "box": [16, 16, 48, 48],
+        "crop_box": None,
+        "crop": str(folder / "crop.png"),
+        "before": answers,
+        "after": None,
+    }
+
+
+class Links(HTMLParser):
+    """Everything that a page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loaded += [v or "" for k, v in attributes if k in ("src", "href", "action", "data")]
+
+
+def test_the_page_is_self_contained_and_escapes_what_it_shows(run_folder: Path) -> None:
+    text = write_report(run_folder).read_text(encoding="utf-8")
+    links = Links()
+    links.feed(text)
+    assert len(links.loaded) == 2  # the two pictures
+    assert all(link.startswith("data:image/png;base64,") for link in links.loaded)
+    assert "script" not in links.tags and "url(" not in text and "@import" not in text
+    assert "Which &lt;digit&gt;?" in text and "a &lt;run&gt; &amp; more" in text
+
+
+def test_a_run_that_got_nowhere_has_a_page_too(tmp_path: Path) -> None:
+    assert "<h1>" in write_report(tmp_path).read_text()
+
+
+def test_a_picture_that_is_gone_is_left_out(run_folder: Path) -> None:
+    (run_folder / "full.png").unlink()
+    (run_folder / "crop.png").unlink()
+    assert "the evidence crop: gone" in write_report(run_folder).read_text()
+
+
+@pytest.mark.parametrize("values", [[0.0], [0.0, 0.0], [-1.0, 2.0], [1e-9, 2e-9], [3e7] * 5])
+def test_a_chart_keeps_every_point_inside(values: list[float]) -> None:
+    chart = line_chart("t", "u", [Series("s", list(enumerate(values, start=1)))])
+    points = chart.split('points="')[1].split('"')[0].split()
+    for point in points:
+        x, y = map(float, point.split(","))
+        assert 0 <= x <= 420 and 0 <= y <= 220
+
+
+def test_a_chart_without_points_is_left_out() -> None:
+    assert line_chart("t", "u", [Series("s", [])]) == ""
+
+
+def find_browser() -> str | None:
+    return shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def test_a_browser_draws_the_page(run_folder: Path, tmp_path: Path) -> None:
+    browser = find_browser()
+    if browser is None and not os.environ.get("VISION_OPD_REQUIRE_BROWSER"):
+        pytest.skip("no Chromium on this machine")
+    assert browser is not None, "VISION_OPD_REQUIRE_BROWSER is set, but there is no Chromium"
+    report = write_report(run_folder)
+    flags = (
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *("--window-size=1240,1400", f"--user-data-dir={tmp_path / 'profile'}"),
+    )
+
+    def open_page(*arguments: str) -> str:
+        command = [browser, *flags, *arguments, report.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+    document = open_page("--dump-dom")
+    assert document.count("<figure>") == 2 and document.count("<polyline") == 3
+    assert document.count("<article>") == 1 and "45.0% → 75.0%" in document
+    open_page(f"--screenshot={tmp_path / 'page.png'}")
+    with Image.open(tmp_path / "page.png") as picture:
+        assert picture.size == (1240, 1400)
+        assert len(set(picture.convert("RGB").resize((124, 140)).get_flattened_data())) > 50

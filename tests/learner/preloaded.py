@@ -1,0 +1,13 @@
+"""Imported once by the server that test processes are forked from: it takes seconds."""
+
+from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+from transformers import (  # noqa: F401
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+)
+
+import broker.server  # noqa: F401
+import common.torchvision_compat  # noqa: F401  (must come before transformers)
+import tests.learner.scripted_rollout  # noqa: F401

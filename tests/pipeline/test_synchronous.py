@@ -1,0 +1,303 @@
+"""With max_staleness = 0 the system is the synchronous algorithm (design, broker rule 7).
+
+Broker, rollout servers and learner run as real processes and are compared with a plain loop in this
+file: bit for bit where the loop uses the system's own sampler, prefix sharing and objective; to
+rounding where it is written with nothing but transformers and autograd.
+"""
+
+import asyncio
+import copy
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from common.config import RunConfig
+from common.config_cli import build, dump_toml
+from common.dataset import read_samples
+from common.images import ImageStore
+from common.rendering import RenderedPrompt, Renderer
+from common.types import Sample
+from common.views import teacher_view
+from deploy.supervisor import Supervisor
+from learner.inputs import PromptView
+from learner.model import prompt_positions, response_hidden_states
+from learner.objective import HeadInputs, ResponseTokens, objective
+from learner.objective import SamplingLaw as LearnerLaw
+from learner.prefix import build_rows
+from rollout.embedded.sampler import Prompt, SamplingLaw, generate
+from tests.deploy.test_supervisor import LocalProcess
+from tests.tiny_model import make_tiny_checkpoint
+from tests.tiny_world import make_dataset
+
+STEPS, GROUPS, BRANCHES, TOKENS = 3, 4, 3, 6
+BAN = -1e9
+Weights = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data"), STEPS * GROUPS)
+
+
+@pytest.fixture
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_config(folder: Path, checkpoint: Path, dataset: Path, servers: int) -> RunConfig:
+    return build(
+        {
+            "run": {"folder": folder, "seed": 7},
+            "model": {
+                "path": str(checkpoint),
+                "dtype": "float32",
+                "gradient_checkpointing": False,
+            },
+            "data": {"train": dataset, "shuffle": False},
+            "broker": {"address": "tcp://127.0.0.1:0", "max_staleness": 0},
+            "rollout": {
+                "engine": "embedded",
+                "servers": servers,
+                "trajectories_per_sample": BRANCHES,
+                "max_response_tokens": TOKENS,
+                "deterministic": True,
+                "threads": 1,
+            },
+            "objective": {"top_k": 8},
+            # a large epsilon: gradients that are only rounding must not become whole updates
+            "optimizer": {"lr": 1e-2, "warmup_steps": 2, "warmup_from_zero": False, "eps": 1e-3},
+            "learner": {"groups_per_step": GROUPS, "threads": 1, "device": "cpu"},
+            "weights": {"dtype": "float32", "backend": "gloo"},
+        }
+    )
+
+
+def run_processes(config: RunConfig) -> tuple[Weights, Weights]:
+    """Student and teacher after a run of the real processes."""
+    folder = config.run.folder
+    assert folder is not None
+    folder.mkdir()
+    (folder / "config.toml").write_text(dump_toml(config))
+
+    async def run() -> bool:
+        def place(role: Any) -> LocalProcess:
+            return LocalProcess(role, folder / "logs" / f"{role.name}.log")
+
+        return await Supervisor(config, folder, place).run(asyncio.Event())
+
+    assert asyncio.run(run())
+    last = folder / "checkpoints" / f"step-{STEPS:06d}"
+    return load_file(last / "model.safetensors"), load_file(last / "teacher.safetensors")
+
+
+def test_processes_equal_a_plain_loop(
+    tmp_path: Path, checkpoint: Path, dataset: Path, one_thread: None
+) -> None:
+    one, again = (
+        run_processes(make_config(tmp_path / f"servers-{n}", checkpoint, dataset, n))
+        for n in (1, 2)
+    )
+    for ours, theirs in zip(one, again, strict=True):
+        assert_same_bits(ours, theirs)
+
+    config = make_config(tmp_path, checkpoint, dataset, 1)
+    student, teacher = plain_loop(config, sample_group, shared_prefix_loss)
+    assert_same_bits(one[0], student)
+    assert_same_bits(one[1], teacher)
+
+    naive_student, naive_teacher = plain_loop(config, naive_sample_group, naive_loss)
+    assert_close(one[0], naive_student)
+    assert_close(one[1], naive_teacher)
+    start = load_file(checkpoint / "model.safetensors")
+    moved = max((one[0][name] - start[name]).abs().max().item() for name in one[0])
+    assert moved > 1e-3, "the comparison would hold without any training"
+
+
+def assert_same_bits(ours: Weights, theirs: Weights) -> None:
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def assert_close(ours: Weights, theirs: Weights) -> None:
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=2e-6, msg=name)
+
+
+# ---- the plain loop ------------------------------------------------------------------------------
+Views = tuple[RenderedPrompt, RenderedPrompt]  # student's, teacher's
+Responses = list[tuple[list[int], list[float]]]  # token ids and rollout log-probs
+Respond = Callable[[Any, Renderer, RenderedPrompt, int], Responses]
+Loss = Callable[[RunConfig, Renderer, Any, Any, list[tuple[Views, Responses]]], Tensor]
+
+
+def plain_loop(config: RunConfig, respond: Respond, loss_of: Loss) -> tuple[Weights, Weights]:
+    """Vision-OPD on one page: no broker, no server, no version, nothing at the same time."""
+    from transformers import AutoModelForImageTextToText
+
+    assert config.data.train is not None
+    student = AutoModelForImageTextToText.from_pretrained(config.model.path, dtype=torch.float32)
+    teacher = copy.deepcopy(student).eval().requires_grad_(False)
+    student.train()
+    adamw = torch.optim.AdamW(student.parameters(), eps=1e-3, weight_decay=0.01, fused=True)
+    renderer = Renderer(config.model.path)
+    images = ImageStore(config.data.train.parent)
+    samples, _ = read_samples(config.data.train)
+    for step in range(1, STEPS + 1):
+        engine = copy.deepcopy(student).eval().requires_grad_(False)
+        groups = []
+        for sample in samples[(step - 1) * GROUPS : step * GROUPS]:
+            full = renderer.prompt(sample.problem, images.open(sample.image))
+            crop = renderer.prompt(sample.problem, teacher_view(sample, images, config.teacher, 0))
+            responses = respond(engine, renderer, full, sampling_seed(config, sample))
+            groups.append(((full, crop), responses))
+        loss = loss_of(config, renderer, student, teacher, groups)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        adamw.param_groups[0]["lr"] = 1e-2 * min(step / 2, 1.0)
+        adamw.step()
+        adamw.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
+                slow.lerp_(fast, 0.05)
+    return student.state_dict(), teacher.state_dict()
+
+
+def sampling_seed(config: RunConfig, sample: Sample) -> int:
+    text = f"sampling/{config.run.seed}/0/{sample.sample_id}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+# ---- its parts, as the system computes them ------------------------------------------------------
+def sample_group(engine: Any, renderer: Renderer, prompt: RenderedPrompt, seed: int) -> Responses:
+    law = SamplingLaw(
+        max_new_tokens=TOKENS,
+        stop_token_ids=frozenset({renderer.tokenizer.eos_token_id}),
+        logit_bias=tuple((token, BAN) for token in renderer.vision_token_ids),
+    )
+    arrays = (prompt.input_ids, prompt.mm_token_type_ids, prompt.pixel_values,
+              prompt.image_grid_thw)  # fmt: skip
+    model_inputs = Prompt(*map(torch.from_numpy, arrays))
+    sequences = generate(engine, model_inputs, law, BRANCHES, seed)
+    return [(sequence.token_ids, sequence.logprobs) for sequence in sequences]
+
+
+def shared_prefix_loss(
+    config: RunConfig,
+    renderer: Renderer,
+    student: Any,
+    teacher: Any,
+    groups: list[tuple[Views, Responses]],
+) -> Tensor:
+    def length(number: int) -> int:
+        (full, _), responses = groups[number]
+        return len(full.input_ids) + sum(len(ids) - 1 for ids, _ in responses)
+
+    # longest first: the order in which the learner adds up a step
+    order = sorted(range(len(groups)), key=lambda n: (-length(n), n))
+    groups = [groups[n] for n in order]
+    ids = [[np.array(ids) for ids, _ in responses] for _, responses in groups]
+
+    def head_inputs(model: Any, side: int) -> HeadInputs:
+        prompts = [prompt_view(model, views[side]) for views, _ in groups]
+        rows = build_rows(prompts, ids, renderer.tokenizer.pad_token_id)
+        hidden = response_hidden_states(model, rows, torch.float32)
+        return HeadInputs(hidden, model.get_output_embeddings().weight)
+
+    lengths = torch.tensor([len(tokens) for branches in ids for tokens in branches])
+    logprobs = [values for _, responses in groups for _, values in responses]
+    tokens = ResponseTokens(
+        torch.from_numpy(np.concatenate([tokens for branches in ids for tokens in branches])),
+        torch.from_numpy(np.concatenate(logprobs).astype(np.float32)),
+        torch.repeat_interleave(1 / (lengths.float() * len(lengths)), lengths),
+    )
+    with torch.no_grad():
+        teacher_side = head_inputs(teacher, 1)
+    student_side = head_inputs(student, 0)
+    law = LearnerLaw(1.0, torch.tensor(renderer.vision_token_ids))
+    return objective(student_side, teacher_side, tokens, config.objective, law).loss
+
+
+def prompt_view(model: Any, prompt: RenderedPrompt) -> PromptView:
+    ids, types, pixels, grid = map(
+        torch.from_numpy,
+        (prompt.input_ids, prompt.mm_token_type_ids, prompt.pixel_values, prompt.image_grid_thw),
+    )
+    return PromptView(ids, prompt_positions(model, ids, types, grid), pixels, grid)
+
+
+# ---- its parts, with transformers and autograd alone ---------------------------------------------
+def naive_logits(model: Any, prompt: RenderedPrompt, response: list[int]) -> Tensor:
+    """[T + 1, V]: what follows the prompt and each response token; a whole forward pass."""
+    types = np.concatenate([prompt.mm_token_type_ids, np.zeros(len(response), np.int64)])
+    ids = np.concatenate([prompt.input_ids, np.array(response, np.int64)])
+    logits: Tensor = model(
+        input_ids=torch.from_numpy(ids)[None],
+        mm_token_type_ids=torch.from_numpy(types)[None],
+        pixel_values=torch.from_numpy(prompt.pixel_values),
+        image_grid_thw=torch.from_numpy(prompt.image_grid_thw),
+    ).logits
+    return logits[0, len(prompt.input_ids) - 1 :]
+
+
+def naive_sample_group(
+    engine: Any, renderer: Renderer, prompt: RenderedPrompt, seed: int
+) -> Responses:
+    responses: Responses = []
+    for branch in range(BRANCHES):
+        rng = np.random.default_rng(np.random.SeedSequence([seed, branch]))
+        ids: list[int] = []
+        logprobs: list[float] = []
+        while len(ids) < TOKENS and renderer.tokenizer.eos_token_id not in ids:
+            with torch.no_grad():
+                logits = naive_logits(engine, prompt, ids)[-1]
+            logits[renderer.vision_token_ids] = -torch.inf
+            values = logits.double().log_softmax(-1)
+            token = int((values.exp().cumsum(-1) <= rng.random()).sum())
+            ids.append(token)
+            logprobs.append(values[token].item())
+        responses.append((ids, logprobs))
+    return responses
+
+
+def naive_loss(
+    config: RunConfig,
+    renderer: Renderer,
+    student: Any,
+    teacher: Any,
+    groups: list[tuple[Views, Responses]],
+) -> Tensor:
+    """Mean over sequences of token means of weight * JSD over the student's top 8 and the rest."""
+    means = []
+    for (full, crop), responses in groups:
+        for ids, rollout_logprobs in responses:
+            ours = naive_logits(student, full, ids)[:-1].log_softmax(-1)
+            with torch.no_grad():
+                theirs = naive_logits(teacher, crop, ids)[:-1].log_softmax(-1)
+            top = ours.topk(8, dim=-1).indices
+            p, q = (with_rest(x.gather(-1, top).exp()) for x in (ours, theirs))
+            mean = (p + q) / 2
+            jsd = ((p * (p / mean).log() + q * (q / mean).log()) / 2).sum(-1)
+            law = ours.detach().index_fill(1, torch.tensor(renderer.vision_token_ids), -torch.inf)
+            sampled = law.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
+            weight = (sampled - torch.tensor(rollout_logprobs)).exp().clamp(max=2.0)
+            means.append((weight.float() * jsd).mean())
+    return torch.stack(means).mean()
+
+
+def with_rest(p: Tensor) -> Tensor:
+    return torch.cat([p, 1 - p.sum(-1, keepdim=True)], dim=-1)
