@@ -70,7 +70,7 @@ class _Axis:
 
 def _round_step(step: float) -> float:
     """The next of 1, 2, 5 times a power of ten."""
-    power = 10 ** math.floor(math.log10(step))
+    power: float = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)
 
 

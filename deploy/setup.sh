@@ -4,11 +4,13 @@
 #   deploy/setup.sh [dev]      dev: the tools of the tests as well
 #
 # Without a GPU it installs the CPU build of torch and nothing of CUDA. A second call does nothing
-# unless the requirements have changed. PYTHON names the interpreter to build from.
+# unless the requirements have changed; one that was cut off is begun again. PYTHON names the
+# interpreter to build from.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv="$root/.venv"
+unfinished="$venv/set-up.unfinished"
 extras="learner,rollout,cluster,quickstart${1:+,$1}"
 started=$SECONDS
 
@@ -51,32 +53,55 @@ nothing_to_do() {
 
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 
+# First as pip is configured here. An ordinary index has no "+cpu" wheel, and pip says so at once; uv
+# knows where PyTorch keeps them.
 install_cpu_torch() {
-  pip install --quiet -c "$root/deploy/constraints-cpu.txt" torch torchvision 2>"$venv/pip.log" && return
-  say "pip finds no CPU build of torch here; trying uv, which knows where PyTorch keeps them"
-  pip install --quiet uv
-  "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --torch-backend=cpu \
-    -c "$root/deploy/constraints-cpu.txt" torch torchvision 2>>"$venv/pip.log" && return
-  tail -n 5 "$venv/pip.log" >&2
-  fail "no CPU build of torch could be had. Fix: set PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to where your site keeps it"
+  local constraints="$root/deploy/constraints-cpu.txt" log="$venv/torch.log"
+  pip install --quiet -c "$constraints" torch torchvision 2>"$log" && return
+  say "pip finds no CPU build of torch; asking uv, which knows where PyTorch keeps them"
+  pip install --quiet uv 2>>"$log" &&
+    "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --torch-backend=cpu \
+      -c "$constraints" torch torchvision 2>>"$log" && return
+  tail -n 5 "$log" >&2
+  fail "no CPU build of torch was found. Fix: check the network, or set PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to where your site keeps such builds"
+}
+
+install_the_rest() {
+  local constraints=()
+  if [ "$flavour" = cpu ]; then constraints=(-c "$root/deploy/constraints-cpu.txt"); fi
+  pip install --quiet ${constraints[@]+"${constraints[@]}"} -e "${root}[${extras}]" && return
+  fail "pip could not install the packages. Fix: mend what it says above, then run this again"
+}
+
+# Keeps a whole environment, and makes a new one where there is none or one that was cut off.
+make_venv() {
+  local python
+  python=$(find_python)
+  if [ -e "$unfinished" ]; then
+    say "the last set-up was cut off: beginning again"
+  elif "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    touch "$unfinished"
+    return
+  fi
+  mkdir -p "$venv"
+  touch "$unfinished"
+  "$python" -m venv --clear "$venv" || fail "$python cannot make a venv. Fix: install its venv module (Debian: python3-venv)"
+  touch "$unfinished"
 }
 
 make_environment() {
-  local python constraints=()
-  python=$(find_python)
-  say "1/4 environment in .venv, from $("$python" -V)"
-  if ! "$venv/bin/python" -c '' 2>/dev/null; then "$python" -m venv --clear "$venv"; fi
+  say "1/4 environment in .venv"
+  make_venv
   rm -f "$venv"/set-up-*
   if [ "$flavour" = cpu ]; then
     say "2/4 torch, CPU build (no NVIDIA GPU is visible): about 200 MB"
     install_cpu_torch
-    constraints=(-c "$root/deploy/constraints-cpu.txt")
   else
     say "2/4 torch for the GPUs: several GB"
-    pip install --quiet torch torchvision
+    pip install --quiet torch torchvision || fail "pip could not install torch. Fix: mend what it says above"
   fi
   say "3/4 the other packages: about 400 MB"
-  pip install --quiet ${constraints[@]+"${constraints[@]}"} -e "${root}[${extras}]"
+  install_the_rest
   say "4/4 check"
   check_environment
 }
@@ -109,4 +134,5 @@ if command -v flock >/dev/null; then flock 9; fi
 if nothing_to_do "$stamp_name"; then exit 0; fi # another call has made it meanwhile
 make_environment
 fingerprint "$venv/bin/python" >"$venv/set-up-$stamp_name"
+rm "$unfinished"
 say "done"

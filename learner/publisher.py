@@ -9,6 +9,7 @@ by `mend`, which pushes again.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from broker.client import BrokerClient
+from broker.protocol import Role
 from common.config import WeightsSection
 from common.errors import WeightSyncError
 from common.types import PushGroup as GroupRecord
@@ -49,6 +51,7 @@ class Publisher:
         weights: what is sent, by name: live views of the student's tensors.
         num_servers: how many rollout servers the first push waits for.
         start_timeout_s: seconds to wait for servers.
+        heartbeat_s: how often, at least, a live server is heard of.
     """
 
     def __init__(
@@ -58,12 +61,14 @@ class Publisher:
         weights: Mapping[str, Tensor],
         num_servers: int,
         start_timeout_s: float,
+        heartbeat_s: float,
     ) -> None:
         self._config = config
         self._line = line
         self._weights = weights
         self._num_servers = num_servers
         self._start_timeout_s = start_timeout_s
+        self._silence_s = 1.5 * heartbeat_s
         self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
         self._device = next(iter(weights.values())).device
         buckets = plan_buckets(weights, self._dtype, config.bucket_mib)
@@ -73,20 +78,22 @@ class Publisher:
         self._snapshot = Snapshot(buckets, tuple(contents))
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._push: Future[None] | None = None
-        self._is_closing = False
+        self._closing = threading.Event()
         self._group: PushGroup | None = None
         self._ranks: dict[str, int] = {}
         self._groups_made = 0
         self._version, self._attempt = -1, -1  # of the last announcement
         self._pushed_version, self._pushed_at = -1, 0.0
         self._has_served: set[str] = set()
+        self._last_failed: set[str] = set()  # who took part in the last push that failed
+        self._suspects: set[str] = set()  # those of them that have been silent since
         self.publish_s: float | None = None  # of the last push that was completed
 
     def __enter__(self) -> "Publisher":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._is_closing = True
+        self._closing.set()
         self._line.cancel_calls()
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._close_group()
@@ -140,12 +147,16 @@ class Publisher:
     def _push_until_done(self, version: int) -> None:
         started = time.monotonic()
         for attempt in range(self._config.max_attempts):
-            members = self._wait_for_members(1 if version or attempt else self._num_servers)
+            if attempt == 0:
+                members = self._wait_for_members(self._num_servers if version == 0 else 1)
+            else:
+                members = self._wait_for_signs_of_life()
             try:
                 self._push_once(version, members, is_retry=attempt > 0)
             except RuntimeError as error:  # torch.distributed's errors
+                self._last_failed = set(self._ranks)
                 self._close_group()
-                if self._is_closing:
+                if self._closing.is_set():
                     raise Interrupted("the push was cut short") from error
                 logger.warning(
                     "push of version %d to %s failed (try %d of %d): %s",
@@ -213,7 +224,7 @@ class Publisher:
     def _wait_for_members(self, at_least: int) -> dict[str, int]:
         """The live rollout servers, once there are `at_least`, or any when time is up."""
         deadline = time.monotonic() + self._start_timeout_s
-        while not self._is_closing:
+        while not self._closing.is_set():
             left_s = deadline - time.monotonic()
             members = self._members(at_least, max(0.0, min(_WATCH_S, left_s)))
             if len(members) >= at_least:
@@ -228,11 +239,38 @@ class Publisher:
                 )
         raise Interrupted("the push was cut short")
 
+    def _wait_for_signs_of_life(self) -> dict[str, int]:
+        """The servers heard of since a push failed: the broker may still list a dead one."""
+        deadline = time.monotonic() + self._start_timeout_s
+        while not self._closing.wait(self._silence_s):
+            alive = self._heard_of_lately()
+            if alive:
+                self._suspects = self._last_failed - alive.keys()
+                return alive
+            if time.monotonic() > deadline:
+                raise WeightSyncError(
+                    f"version {self._version}: every rollout server failed in its push and none "
+                    f"came back within {self._start_timeout_s:.0f} s. Fix: see the rollout logs"
+                )
+        raise Interrupted("the push was cut short")
+
     def _members(self, at_least: int, wait_s: float) -> dict[str, int]:
         reply = self._line.call(
             lambda broker: broker.watch_members(at_least, wait_s), wait_s + _CALL_S
         )
-        return dict(reply.acknowledged)
+        members = dict(reply.acknowledged)
+        if self._suspects & members.keys():
+            self._suspects -= self._heard_of_lately().keys()
+        return {name: served for name, served in members.items() if name not in self._suspects}
+
+    def _heard_of_lately(self) -> dict[str, int]:
+        """Rollout servers that gave a sign of life within `_silence_s`."""
+        status = self._line.call(lambda broker: broker.status(), _CALL_S)
+        return {
+            member.member_id: member.acknowledged_version
+            for member in status.members
+            if member.role is Role.ROLLOUT and member.silent_s <= self._silence_s
+        }
 
     @property
     def _backend(self) -> str:

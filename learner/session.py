@@ -78,6 +78,7 @@ def run(config: RunConfig, began: float) -> None:
                 named_weights(model),
                 config.rollout.servers,
                 config.rollout.start_timeout_s,
+                heartbeat_s=min(2.0, config.broker.member_timeout_s / 4),
             )
         )
         trainer = Trainer(

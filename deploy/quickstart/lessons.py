@@ -84,7 +84,7 @@ LESSONS = (
             Exercise(evidence_crop, 64, 1),
             Exercise(full_image, 12, 2, tells_digit=False),
         ),
-        105,
+        66,
         1.2e-3,
         0.05,
     ),

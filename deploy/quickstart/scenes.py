@@ -1,6 +1,6 @@
 """Scenes: coloured tags, each with a handwritten digit, pasted into a window of a photograph.
 
-A question asks for the digit on one tag; that tag is the evidence, a twentieth of the image. Tags
+A question asks for the digit on one tag; that tag is the evidence, a thirtieth of the image. Tags
 lie on the grid of the model's image tokens (16 px): without it, reading takes far longer to learn.
 """
 
@@ -14,7 +14,7 @@ from deploy.quickstart.sources import DIGIT_SIDE, Split, load_digits, load_photo
 GRID = 16  # pixels; one image token of the model
 TAG_SIDE = 32  # pixels
 CROP_SIDE = 64  # pixels; the teacher's view: the tag and a margin of half its side
-SCENE_SIDE = 144  # pixels; a tag is then 4.9 % of the image
+SCENE_SIDE = 176  # pixels; a tag is then 3.3 % of the image
 TAGS_PER_SCENE = (5, 8)  # both inclusive
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),

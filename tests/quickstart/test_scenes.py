@@ -66,9 +66,10 @@ def test_crop_box_holds_the_evidence_and_stays_inside(world: World) -> None:
 
 
 def test_the_asked_tag_lies_anywhere(world: World) -> None:
-    centres = np.array([scene.evidence.box[:2] for scene in drawn(world, 5, 200)])
-    assert (centres.mean(axis=0) > 36).all()
-    assert (centres.mean(axis=0) < 76).all()  # the middle of 0..112 is 56
+    corners = np.array([scene.evidence.box[:2] for scene in drawn(world, 5, 200)])
+    middle = (SCENE_SIDE - TAG_SIDE) / 2
+    assert (np.abs(corners.mean(axis=0) - middle) < GRID).all()
+    assert (np.ptp(corners, axis=0) == 2 * middle).all()
 
 
 def test_splits_share_no_photograph_and_no_digit() -> None:

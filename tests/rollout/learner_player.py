@@ -11,7 +11,7 @@ from broker.protocol import Batch, Role
 from common.types import PushGroup, WeightUpdate
 from tests.rollout.trainer import Trainer, bucket_of, chunks, flat
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 @contextlib.asynccontextmanager

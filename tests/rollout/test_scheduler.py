@@ -49,7 +49,7 @@ def test_one_job_a_batch_is_bit_equal_under_any_load(model):
             for each in [*others[: load // 2], watched, *others[load // 2 :]]:
                 scheduler.submit(each)
             for each in [*others, watched]:
-                each.done.result(30)
+                each.done.result(60)
         finally:
             scheduler.close()
         assert results(watched) == expected
@@ -60,7 +60,7 @@ def test_jobs_of_equal_length_share_a_batch_and_stay_exact(scheduler, model):
     for each in jobs:
         scheduler.submit(each)
     for number, each in enumerate(jobs):
-        each.done.result(30)
+        each.done.result(60)
         law = each.sequences[0].law
         single = generate(model, each.sequences[0].prompt, law, 2, number)
         for found, expected in zip(each.sequences, single, strict=True):
@@ -72,9 +72,9 @@ def test_a_new_job_starts_while_a_long_one_runs(scheduler):
     long, short = job(tokens=900, seed=1), job(5, tokens=3, seed=2)
     scheduler.submit(long)
     scheduler.submit(short)
-    short.done.result(30)
+    short.done.result(60)
     assert not long.done.done()
-    scheduler.abort(lambda each: each is long).result(30)
+    scheduler.abort(lambda each: each is long).result(60)
     assert {s.finish_reason["type"] for s in long.sequences} == {"abort"}
 
 
@@ -94,10 +94,10 @@ def test_a_failing_batch_costs_its_jobs_and_not_the_engine(scheduler):
     )
     scheduler.submit(broken)
     with pytest.raises(IndexError):
-        broken.done.result(30)
+        broken.done.result(60)
     good = job()
     scheduler.submit(good)
-    good.done.result(30)
+    good.done.result(60)
     assert scheduler.num_jobs == 0
 
 

@@ -77,7 +77,7 @@ async def started_run(
                 yield Run(broker, learner, ImageStore(train.parent), member, stop)
                 await broker.finish("the test is over")
                 if not member.done():
-                    await asyncio.wait_for(member, 20)
+                    await asyncio.wait_for(member, 60)
         finally:
             member.cancel()
             await asyncio.gather(member, return_exceptions=True)
@@ -135,7 +135,7 @@ async def test_a_push_that_breaks_off_quarantines_until_the_next(
         await run.learner.take(1)
         await run.broker.ack(1)
         await run.learner.push(other_model.state_dict(), 1, break_off=True)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while "not serving until one succeeds" not in caplog.text:
                 await asyncio.sleep(0.05)
         assert (await run.broker.watch_members(1, 0)).acknowledged == {"rollout-0": 0}
@@ -209,7 +209,7 @@ async def test_stop_drains_and_says_goodbye(tmp_path, checkpoint, renderer, engi
         await run.learner.push(model.state_dict(), 0)
         await run.learner.take(1)
         run.stop.set()
-        await asyncio.wait_for(run.member, 20)
+        await asyncio.wait_for(run.member, 60)
         assert (await run.broker.watch_members(0, 0)).acknowledged == {}
 
 
@@ -226,7 +226,7 @@ async def test_an_engine_that_is_gone_ends_the_process(
         relay.close()
         await run.broker.ack(1)
         with pytest.raises(BaseExceptionGroup) as caught:
-            await asyncio.wait_for(run.member, 30)
+            await asyncio.wait_for(run.member, 60)
         assert caught.group_contains(EngineError)
 
 

@@ -1,0 +1,158 @@
+"""deploy/setup.sh, with an interpreter that only writes down what it is asked to install."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FAKE_PYTHON = """#!/usr/bin/env bash
+asked="$*"
+case "$asked" in
+  -V) echo "Python 3.12.1" ;;
+  "-m pip --version") ;;
+  "-m pip "*)
+    echo "${asked#-m pip --disable-pip-version-check }" >>"$CALLS"
+    sleep "${PIP_SECONDS:-0}"
+    if [[ "$asked" == *"torch torchvision" && -n "${NO_CPU_BUILD:-}" ]]; then exit 1; fi
+    if [[ "$asked" == *"-e "* && -n "${CUT_OFF:-}" ]]; then kill -9 $PPID; fi
+    ;;
+esac
+"""
+FAKE_UV = '#!/usr/bin/env bash\necho "uv $*" >>"$CALLS"\n[ -z "${NO_UV:-}" ]\n'
+
+
+class Checkout:
+    """A checkout with an environment made of fakes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "deploy").mkdir(parents=True)
+        for name in ("deploy/setup.sh", "deploy/constraints-cpu.txt", "pyproject.toml"):
+            shutil.copy(ROOT / name, root / name)
+        self.venv = root / ".venv"
+        (self.venv / "bin").mkdir(parents=True)
+        (root / "tools").mkdir()
+        self._executable(self.venv / "bin" / "python", FAKE_PYTHON)
+        self._executable(self.venv / "bin" / "uv", FAKE_UV)
+        self.set_gpu(False)
+        self._log = root / "calls"
+
+    def set_gpu(self, is_there: bool) -> None:
+        text = f"#!/usr/bin/env bash\nexit {0 if is_there else 9}\n"
+        self._executable(self.root / "tools" / "nvidia-smi", text)
+
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        path = f"{self.root / 'tools'}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.Popen(
+            [self.root / "deploy" / "setup.sh", *arguments],
+            env={**os.environ, "PATH": path, "CALLS": str(self._log), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd="/",
+        )
+
+    def set_up(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        process = self.start(*arguments, **environment)
+        output, _ = process.communicate(timeout=60)
+        return process.returncode, output
+
+    def calls(self) -> list[str]:
+        """What was installed since the last look."""
+        if not self._log.exists():
+            return []
+        lines = self._log.read_text().splitlines()
+        self._log.unlink()
+        return lines
+
+    @staticmethod
+    def _executable(path: Path, text: str) -> None:
+        path.write_text(text)
+        path.chmod(0o755)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path / "a checkout")
+
+
+def test_without_a_gpu_every_package_is_held_to_the_cpu_build(checkout: Checkout) -> None:
+    code, output = checkout.set_up()
+    assert code == 0, output
+    constraints = f"-c {checkout.root}/deploy/constraints-cpu.txt"
+    torch, rest = checkout.calls()
+    assert torch == f"install --quiet {constraints} torch torchvision"
+    assert rest.startswith(f"install --quiet {constraints} -e ")
+    assert rest.endswith("[learner,rollout,cluster,quickstart]")
+    assert [line.split("] ")[1][:4] for line in output.splitlines()[:4]] == [
+        "1/4 ", "2/4 ", "3/4 ", "4/4 ",
+    ]  # fmt: skip
+
+
+def test_with_a_gpu_torch_is_the_ordinary_one(checkout: Checkout) -> None:
+    checkout.set_gpu(True)
+    assert checkout.set_up()[0] == 0
+    assert all("-c " not in call for call in checkout.calls())
+
+
+def test_the_second_call_does_nothing_until_the_requirements_change(checkout: Checkout) -> None:
+    checkout.set_up("dev")
+    assert checkout.calls()[-1].endswith("quickstart,dev]")
+    for arguments in (("dev",), ()):  # what the tests have is enough for a run
+        assert checkout.set_up(*arguments) == (0, "")
+    with (checkout.root / "pyproject.toml").open("a") as file:
+        file.write("# one more\n")
+    assert checkout.set_up()[0] == 0
+    assert len(checkout.calls()) == 2
+
+
+def test_a_run_environment_is_extended_for_the_tests(checkout: Checkout) -> None:
+    checkout.set_up()
+    checkout.calls()
+    assert checkout.set_up("dev")[0] == 0
+    assert checkout.calls()[-1].endswith("quickstart,dev]")
+
+
+def test_two_calls_at_once_install_once(checkout: Checkout) -> None:
+    calls = [checkout.start(PIP_SECONDS="0.5") for _ in range(2)]
+    assert [call.communicate(timeout=60)[0] != "" for call in calls].count(True) == 1
+    assert [call.returncode for call in calls] == [0, 0]
+    assert len(checkout.calls()) == 2
+
+
+def test_uv_is_asked_for_the_cpu_build_where_pip_has_none(checkout: Checkout) -> None:
+    code, _ = checkout.set_up(NO_CPU_BUILD="1")
+    assert code == 0
+    _, get_uv, torch, _ = checkout.calls()
+    assert get_uv == "install --quiet uv"
+    assert torch.startswith("uv pip install") and "--torch-backend=cpu" in torch
+
+
+def test_no_cpu_build_anywhere_is_one_clear_line(checkout: Checkout) -> None:
+    code, output = checkout.set_up(NO_CPU_BUILD="1", NO_UV="1")
+    assert code == 1
+    assert "set-up failed: no CPU build of torch was found. Fix: " in output.splitlines()[-1]
+    assert not any("-e " in call for call in checkout.calls())
+
+
+def test_a_set_up_that_was_cut_off_is_begun_again(checkout: Checkout) -> None:
+    code, _ = checkout.set_up(CUT_OFF="1")
+    assert code != 0
+    checkout.calls()
+    code, output = checkout.set_up(  # the fakes are gone with the old environment: a real one
+        PYTHON=sys.executable, PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull, PIP_FIND_LINKS=""
+    )
+    assert "cut off: beginning again" in output
+    assert (code, "no CPU build of torch was found" in output) == (1, True)
+    assert (checkout.venv / "pyvenv.cfg").exists() and checkout.calls() == []
+
+
+def test_no_fitting_python_is_one_clear_line(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.venv)
+    code, output = checkout.set_up(PYTHON="false")
+    assert code == 1
+    assert "no Python >= 3.11 found. Fix: " in output.splitlines()[-1]

@@ -1,0 +1,95 @@
+import asyncio
+import io
+
+import pytest
+from rich.console import Console
+
+from broker.protocol import MemberStatus, Role, Status
+from deploy.terminal import PlainView, panel, plain_line, show_progress
+
+GAUGES = {
+    "phase": 2.0,
+    "step": 12.0,
+    "loss_nats": 0.0421,
+    "grad_norm": 1.5,
+    "lr": 3e-4,
+    "full_accuracy": 0.61,
+    "full_accuracy_before": 0.45,
+    "crop_accuracy": 0.95,
+    "staleness_max": 1.0,
+    "tokens_per_s": 812.0,
+    "idle_share": 0.2,
+    "eta_s": 95.0,
+}
+
+
+def status(gauges: dict[str, float] | None = None, version: int = 12) -> Status:
+    def member(name: str, role: Role, acknowledged: int, values: dict[str, float]) -> MemberStatus:
+        return MemberStatus(
+            member_id=name,
+            role=role,
+            silent_s=0.4,
+            acknowledged_version=acknowledged,
+            gauges=values,
+            details={},
+        )
+
+    members = [
+        member("rollout-0", Role.ROLLOUT, 11, {"tokens_per_s": 900.0, "idle_share": 0.1}),
+        member("rollout-1", Role.ROLLOUT, -1, {}),
+        member("observer-9", Role.OBSERVER, -1, {}),
+    ]
+    if gauges is not None:
+        members.append(member("learner-0", Role.LEARNER, -1, gauges))
+    return Status(
+        run_id="quickstart-1",
+        version=version,
+        total_steps=60,
+        finished=False,
+        counts={"samples_trained": 576, "samples_in_flight": 40, "samples_expired": 2},
+        expired_by_reason={"lease_lapsed": 8},
+        max_staleness_seen=1,
+        slots_used=90,
+        slots=96,
+        members=tuple(members),
+    )
+
+
+def drawn(state: Status) -> str:
+    console = Console(file=io.StringIO(), width=110)
+    console.print(panel(state, elapsed_s=125.0))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_live_view_shows_what_matters() -> None:
+    text = drawn(status(GAUGES))
+    for part in (
+        *("12/60", "0.0421", "45.0% > 61.0%", "95.0%", "90/96", "576", "2:05", "1:35 left"),
+        *("rollout-0", "none yet", "20%", "812", "Ctrl-C", "training"),
+    ):
+        assert part in text, part
+    assert "observer" not in text
+
+
+def test_the_views_work_before_there_is_a_learner() -> None:
+    assert "starting" in drawn(status(None, version=0))
+    assert plain_line(status(None, version=0), 3.0) == "0:03  starting"
+
+
+def test_plain_lines_come_once_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    view = PlainView()
+    for version in (1, 1, 2):
+        view.update(status(GAUGES, version), elapsed_s=9.0)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for part in ("training", "step 2/60", "loss 0.0421", "full 61.0%", "staleness 1", "left 1:35"):
+        assert part in lines[1], part
+
+
+async def test_the_view_ends_quietly_when_the_run_never_began() -> None:
+    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    view = asyncio.create_task(show_progress(address))
+    await asyncio.sleep(0)
+    view.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await view

@@ -1,0 +1,22 @@
+"""The point of it all, on one seed: `tests/bench/effect.py` has more seeds and the controls."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.test_quickstart import Launched
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_quickstart_learns_without_labels(tmp_path: Path) -> None:
+    run = Launched(tmp_path / "run")
+    assert run.process.wait(850) == 0, run.output()
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert summary["crop_accuracy_before"] >= 0.9
+    assert 0.4 <= summary["full_accuracy_before"] <= 0.6
+    assert summary["gap_closed"] >= 1 / 3
+    assert summary["crop_accuracy_after"] >= summary["crop_accuracy_before"] - 0.02
+    assert summary["max_staleness_seen"] <= 1
+    run.assert_nothing_is_left()

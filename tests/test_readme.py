@@ -1,0 +1,84 @@
+"""Every command in the README's bash blocks is run here, made small where it would take minutes."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT_S = 170
+SMALL = (
+    "--learner.max_steps 2 --learner.groups_per_step 4 --evaluation.samples 8 "
+    "--evaluation.interim_samples 4 --evaluation.shown 1"
+)
+LAUNCH = "deploy/launch_cluster.sh"
+# README's command -> what is run instead; {folder} is an empty one
+RUNS = {
+    LAUNCH: f"{LAUNCH} {SMALL} --run.folder {{folder}}/run",
+    f"{LAUNCH} --help": f"{LAUNCH} --help",
+    f"{LAUNCH} --config deploy/configs/quickstart_sync.toml": (
+        f"{LAUNCH} --config deploy/configs/quickstart_sync.toml {SMALL} --run.folder {{folder}}/run"
+    ),
+    f"{LAUNCH} --config deploy/configs/quickstart_random_crop.toml --run.seed 3": (
+        f"{LAUNCH} --config deploy/configs/quickstart_random_crop.toml --run.seed 3 {SMALL} "
+        "--run.folder {folder}/run"
+    ),
+    f"{LAUNCH} --rollout.servers 2 --broker.max_staleness 2 --run.folder runs/mine": (
+        f"{LAUNCH} --rollout.servers 2 --broker.max_staleness 2 --run.folder {{folder}}/run {SMALL}"
+    ),
+    "tests/run.sh": "tests/run.sh --collect-only -q",
+    "tests/run.sh -q tests/broker": "tests/run.sh -q tests/broker --collect-only",
+    ".ci/run": "bash -n .ci/run",  # it is what runs this
+    "tests/bench/effect.py --seeds 5 --controls": (
+        f"tests/bench/effect.py --seeds 1 {SMALL} --json {{folder}}/effect.json"
+    ),
+    ".venv/bin/python -m deploy.quickstart.pretrain .cache/checkpoint --seed 0": (
+        ".venv/bin/python -m deploy.quickstart.pretrain --help"  # whole: minutes on two cores
+    ),
+}
+QUICK = ("--help", "--collect-only", "bash -n")
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.strip().splitlines()]
+
+
+def test_every_command_of_the_readme_is_run_here() -> None:
+    assert set(commands()) == set(RUNS)
+
+
+def run(command: str, folder: Path) -> None:
+    done = subprocess.run(
+        shlex.split(command.format(folder=folder)),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def is_quick(command: str) -> bool:
+    return any(part in command for part in QUICK)
+
+
+@pytest.mark.parametrize("command", [c for c in RUNS.values() if is_quick(c)])
+def test_a_quick_command_works(command: str, tmp_path: Path) -> None:
+    run(command, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in RUNS.values() if not is_quick(c)])
+def test_a_long_command_works(command: str, tmp_path: Path) -> None:
+    run(command, tmp_path)
+
+
+def test_files_and_folders_that_the_readme_names_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    named = re.findall(r"(?<![\w/.])((?:common|broker|rollout|learner|deploy|tests)/[\w./]*)", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
