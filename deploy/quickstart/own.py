@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "quickstart"
-NUM_TRAIN = 3200
+NUM_TRAIN = 1600
 NUM_HELDOUT = 512
 SEED = 0
 
