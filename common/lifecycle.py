@@ -59,12 +59,3 @@ def backoff(first_s: float, limit_s: float, rng: random.Random) -> Iterator[floa
     while True:
         yield wait_s * (1 - 0.5 * rng.random())
         wait_s = min(2 * wait_s, limit_s)
-
-
-async def wait_or_stop(stop: asyncio.Event, timeout_s: float) -> bool:
-    """True as soon as `stop` is set, False after `timeout_s`."""
-    try:
-        await asyncio.wait_for(stop.wait(), timeout_s)
-    except TimeoutError:
-        return False
-    return True

@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 async def _run(config: RunConfig, folder: Path, stop: asyncio.Event) -> int:
+    from deploy.observations import Observations
     from deploy.outcome import show_outcome
     from deploy.placement import connected_ray
     from deploy.terminal import show_progress
@@ -56,8 +57,9 @@ async def _run(config: RunConfig, folder: Path, stop: asyncio.Event) -> int:
         print("starting Ray and the processes ...", flush=True)
         async with connected_ray(config, folder / "logs") as placement:
             lifecycle.set_on_signals(stop)  # Ray has taken the signals
-            supervisor = Supervisor(config, folder, placement.place)
-            view = asyncio.create_task(show_progress(supervisor.broker_address))
+            supervisor = Supervisor(config, folder, placement.place, _report_failure)
+            observations = Observations(folder / "observations.jsonl")
+            view = asyncio.create_task(show_progress(supervisor.broker_address, observations))
             try:
                 is_complete = await supervisor.run(stop)
             finally:
@@ -69,6 +71,10 @@ async def _run(config: RunConfig, folder: Path, stop: asyncio.Event) -> int:
         return 1
     show_outcome(folder)
     return 0 if is_complete else 130
+
+
+def _report_failure(line: str) -> None:
+    print(f"\n{line}", file=sys.stderr, flush=True)
 
 
 def _check_data(config: RunConfig) -> None:

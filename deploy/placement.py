@@ -24,6 +24,8 @@ from deploy.roles import ROOT, Role
 logger = logging.getLogger(__name__)
 _OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is 75 MiB; we put nothing there
 _START_TIMEOUT_S = 60.0
+_TEMPORARY = "/tmp"  # whatever TMPDIR says: paths of Unix sockets have 107 bytes at most
+_FOLDER_PREFIX = "vopd-ray-"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -127,31 +129,66 @@ async def connected_ray(config: RunConfig, log_folder: Path) -> AsyncIterator[Pl
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     )
-    import ray
-
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if config.cluster.address is not None:
-        await asyncio.to_thread(ray.init, address=config.cluster.address, **quiet)
+        await asyncio.to_thread(_connect, address=config.cluster.address)
         try:
             yield Placement(log_folder)
         finally:
-            ray.shutdown()
+            _disconnect()
         return
-    folder = tempfile.mkdtemp(prefix="vopd-ray-")  # short: unix socket paths have 107 bytes
+    # Ray takes 127.0.0.1 for a mistake and listens on the machine's own address, unless it believes
+    # that this platform has no clusters.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    _remove_left_folders()
+    folder = tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-", dir=_TEMPORARY)
     try:
-        ray.init(
+        _connect(
             address="local",
             num_cpus=_cpus_needed(config),
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             _node_ip_address="127.0.0.1",
             _temp_dir=folder,
-            **quiet,
         )
         yield Placement(log_folder)
     finally:
-        ray.shutdown()
+        _disconnect()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(address: str, **options: Any) -> None:
+    """Raises VisionOpdError when there is no Ray to be had."""
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        mend = "see its logs" if address == "local" else "check cluster.address"
+        raise VisionOpdError(f"no Ray at {address!r}: {error}. Fix: {mend}") from error
+
+
+def _disconnect() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def _remove_left_folders() -> None:
+    """Remove what launchers that were killed could not."""
+    for folder in Path(_TEMPORARY).glob(f"{_FOLDER_PREFIX}*"):
+        owner = folder.name.removeprefix(_FOLDER_PREFIX).partition("-")[0]
+        if owner.isdigit() and not _is_alive(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is somebody else's
+    return True
 
 
 def _cpus_needed(config: RunConfig) -> int:

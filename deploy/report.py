@@ -3,8 +3,10 @@
 import json
 import math
 import sys
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from common.config_cli import exit_with
@@ -14,15 +16,16 @@ from deploy.scene_cards import scene_cards
 
 Row = dict[str, Any]
 _PARTS = ("student_forward", "teacher_forward", "objective", "backward", "optimizer")
+_SMOOTHED = "Rollout servers tell it now and then: a running mean over nine steps."
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write the page from summary.json, metrics.jsonl and scenes.json; returns its path.
+    """Write RUN/report.html from the run folder's other files; returns its path.
 
     What a run did not get to is left out of the page.
     """
     summary = _read_json(run_folder / "summary.json") or {}
-    rows = _read_rows(run_folder / "metrics.jsonl")
+    rows = _read_rows(run_folder / "metrics.jsonl") + _read_rows(run_folder / "observations.jsonl")
     scenes = (_read_json(run_folder / "scenes.json") or {}).get("scenes", [])
     path = run_folder / "report.html"
     path.write_text(page(run_folder.name, summary, rows, scenes), encoding="utf-8")
@@ -75,6 +78,9 @@ def _charts(rows: list[Row]) -> str:
     def of(name: str, key: str) -> Series:
         return Series(name, [(r["step"], r[key]) for r in rows if _is_number(r.get(key))])
 
+    def smooth(name: str, key: str) -> Series:
+        return Series(name, _running_mean(of(name, key).points))
+
     parts = [of(name.replace("_", " "), f"time/{name}_s") for name in _PARTS]
     charts = [
         line_chart(
@@ -98,14 +104,29 @@ def _charts(rows: list[Row]) -> str:
             "probability ratio of sampled tokens",
             [of("highest", "learner/ratio_max"), of("mean", "learner/ratio_mean")],
         ),
-        line_chart("Throughput", "response tokens a second", [of("", "learner/tokens_per_s")]),
         line_chart(
-            "Learner idle", "share of time", [of("waiting", "learner/idle_share")], is_share=True
+            "Throughput",
+            "response tokens a second",
+            [of("trained", "learner/tokens_per_s"), smooth("generated", "rollout/tokens_per_s")],
+            note=_SMOOTHED,
+        ),
+        line_chart(
+            "Idle",
+            "share of time",
+            [of("learner", "learner/idle_share"), smooth("rollout servers", "rollout/idle_share")],
+            is_share=True,
+            note=_SMOOTHED,
         ),
         line_chart("A step's parts", "seconds", [*parts, of("waiting", "learner/wait_batch_s")]),
         line_chart("Gradient norm", "before clipping", [of("gradient norm", "learner/grad_norm")]),
     ]
     return "".join(charts)
+
+
+def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Each point with the mean of itself and up to four on either side."""
+    nearby = [points[max(0, i - 4) : i + 5] for i in range(len(points))]
+    return [(x, fmean(y for _, y in near)) for (x, _), near in zip(points, nearby, strict=True)]
 
 
 def _read_rows(path: Path) -> list[Row]:

@@ -2,7 +2,7 @@
 
 start:  broker > (its address) > rollouts, learner
 end:    the learner is done > the others follow by themselves within drain_s
-stop:   SIGTERM to the learner > then to the rest > SIGKILL to what is left after drain_s
+stop:   SIGTERM to the learner > to the rollouts > to the broker; SIGKILL to what does not listen
 """
 
 import asyncio
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _BROKER_TIMEOUT_S = 60.0
 _LOOK_S = 0.05
 _KILL_GRACE_S = 5.0
+_BROKER_GRACE_S = 3.0  # when all others have ended, it only waits for those that died
 _TAIL_LINES = 20
 
 
@@ -55,12 +56,20 @@ class Supervisor:
 
     Args:
         place: makes the handle of a role's process, not started yet.
+        report: gets a line as soon as a process has failed, before the others are ended.
     """
 
-    def __init__(self, config: RunConfig, run_folder: Path, place: Place) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        run_folder: Path,
+        place: Place,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self._config = config
         self._folder = run_folder
         self._place = place
+        self._report = report
         self._running: list[Running] = []
         self.broker_address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -85,20 +94,25 @@ class Supervisor:
     async def _start_broker(self, stop: asyncio.Event) -> str | None:
         broker = await self._start(broker_role(self._folder))
         path = self._folder / "broker.json"
-        async with asyncio.timeout(_BROKER_TIMEOUT_S):
-            while not path.exists():
-                if broker.exit.done():
-                    raise self._failure(broker)
-                if stop.is_set():
-                    return None
-                await asyncio.sleep(_LOOK_S)  # a file has no event
+        latest = asyncio.get_running_loop().time() + _BROKER_TIMEOUT_S
+        while not path.exists():
+            if broker.exit.done():
+                raise self._failure(broker)
+            if stop.is_set():
+                return None
+            if asyncio.get_running_loop().time() > latest:
+                raise VisionOpdError(
+                    f"the broker gave no address within {_BROKER_TIMEOUT_S:.0f} s. The end of "
+                    f"{self._log(broker)}:\n{tail(self._log(broker))}"
+                )
+            await asyncio.sleep(_LOOK_S)  # a file has no event
         address: str = json.loads(path.read_text(encoding="utf-8"))["address"]
         return address
 
     async def _start(self, role: Role) -> Running:
         process = self._place(role)
         await process.start()
-        running = Running(process, asyncio.create_task(process.wait(), name=role.name))
+        running = Running(process, asyncio.create_task(_exit_of(process), name=role.name))
         self._running.append(running)
         return running
 
@@ -131,13 +145,20 @@ class Supervisor:
                 raise self._failure(running)
 
     def _failure(self, running: Running) -> RoleFailed:
-        name = running.process.role.name
-        return RoleFailed(name, running.exit.result(), self._folder / "logs" / f"{name}.log")
+        name, code = running.process.role.name, running.exit.result()
+        self._report(f"{name} {_describe(code)}; ending the others")
+        return RoleFailed(name, code, self._log(running))
+
+    def _log(self, running: Running) -> Path:
+        return self._folder / "logs" / f"{running.process.role.name}.log"
 
     async def _end_all(self) -> None:
+        drain_s = self._config.cluster.drain_s
         learners = [r for r in self._running if r.process.role.ends_run]
-        await self._end(learners, self._config.cluster.drain_s)
-        await self._end(self._running, self._config.cluster.drain_s)
+        broker = self._running[:1]
+        await self._end(learners, drain_s)
+        await self._end(self._running[1:], drain_s)
+        await self._end(broker, min(drain_s, _BROKER_GRACE_S))
 
     async def _end(self, group: list[Running], drain_s: float) -> None:
         for number, patience_s in ((signal.SIGTERM, drain_s), (signal.SIGKILL, _KILL_GRACE_S)):
@@ -147,6 +168,12 @@ class Supervisor:
             for running in alive:
                 await running.process.signal(number)
             await asyncio.wait([running.exit for running in alive], timeout=patience_s)
+
+
+async def _exit_of(process: Process) -> int | None:
+    code = await process.wait()
+    logger.info("%s %s", process.role.name, _describe(code))
+    return code
 
 
 def tail(log: Path, lines: int = _TAIL_LINES) -> str:
@@ -161,6 +188,8 @@ def tail(log: Path, lines: int = _TAIL_LINES) -> str:
 def _describe(code: int | None) -> str:
     if code is None:
         return "was lost together with its machine or Ray worker"
+    if code == 0:
+        return "ended"
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
     return f"failed with exit code {code}"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from rich.console import Console, Group
@@ -24,8 +25,11 @@ class View(Protocol):
     def update(self, status: Status, elapsed_s: float) -> None: ...
 
 
-async def show_progress(address: "asyncio.Future[str]") -> None:
-    """Follow a run until it is over or this task is cancelled; `address` is the broker's."""
+async def show_progress(address: "asyncio.Future[str]", *others: View) -> None:
+    """Follow a run until it is over or this task is cancelled; `address` is the broker's.
+
+    `others` get every look at the status as well.
+    """
     console = Console()
     began = time.monotonic()
     broker = BrokerClient(
@@ -37,17 +41,19 @@ async def show_progress(address: "asyncio.Future[str]") -> None:
     try:
         async with broker:
             if not console.is_terminal:
-                await _follow(broker, PlainView(), began)
+                await _follow(broker, (PlainView(), *others), began)
             else:
                 with Live(console=console, auto_refresh=False, transient=True) as live:
-                    await _follow(broker, LiveView(live), began)
+                    await _follow(broker, (LiveView(live), *others), began)
     except (BrokerUnavailable, ProtocolError):
         return  # the supervisor says what happened
 
 
-async def _follow(broker: BrokerClient, view: View, began: float) -> None:
+async def _follow(broker: BrokerClient, views: Sequence[View], began: float) -> None:
     while True:
-        view.update(await broker.status(), time.monotonic() - began)
+        status = await broker.status()
+        for view in views:
+            view.update(status, time.monotonic() - began)
         await asyncio.sleep(_REFRESH_S)  # the pace of the picture
 
 

@@ -65,11 +65,16 @@ class Stage:
         )
         self.processes: list[LocalProcess] = []
         self.folder = folder
-        self.supervisor = Supervisor(build({"cluster": {"drain_s": 1.0}}), folder, self._place)
+        self.reported: dict[str, list[str]] = {}  # line -> who was alive when it came
+        config = build({"cluster": {"drain_s": 1.0}})
+        self.supervisor = Supervisor(config, folder, self._place, self._note)
 
     def _place(self, role: Role) -> LocalProcess:
         self.processes.append(LocalProcess(role, self.folder / "logs" / f"{role.name}.log"))
         return self.processes[-1]
+
+    def _note(self, line: str) -> None:
+        self.reported[line] = self.alive()
 
     def alive(self) -> list[str]:
         return [p.role.name for p in self.processes if _is_alive(p.pid)]
@@ -112,6 +117,8 @@ async def test_a_killed_role_is_named_with_the_signal(
     stage = Stage(tmp_path, monkeypatch, broker=BROKER, rollout_0=killed, learner=ENDLESS)
     with pytest.raises(RoleFailed, match="rollout-0 was ended by SIGKILL"):
         await stage.supervisor.run(asyncio.Event())
+    alive_then = stage.reported["rollout-0 was ended by SIGKILL; ending the others"]
+    assert "broker" in alive_then and "learner" in alive_then  # named before they were ended
     assert stage.alive() == []
 
 

@@ -1,0 +1,46 @@
+"""RUN/observations.jsonl: what the launcher saw of rollout servers and queue, one line a step.
+
+The learner writes what it measured itself into metrics.jsonl; the rollout servers' side of the same
+steps is only known to who watches the broker. Values are means over the looks at one version:
+
+    {"step": 3, "time_s": 21.0, "slots_used": 61.5, "rollout/idle_share": 0.12, ...}
+"""
+
+import json
+from pathlib import Path
+from statistics import fmean
+
+from broker.protocol import Role, Status
+
+_GAUGES = ("idle_share", "tokens_per_s", "groups_in_flight")
+
+
+class Observations:
+    """Takes every look at the status; writes a line whenever the learner's version moves on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._version = 0
+        self._seen: dict[str, list[float]] = {}
+
+    def update(self, status: Status, elapsed_s: float) -> None:
+        if status.version != self._version:
+            self._write(elapsed_s)
+            self._version = status.version
+        self._note("slots_used", float(status.slots_used))
+        rollouts = [m.gauges for m in status.members if m.role is Role.ROLLOUT]
+        for key in _GAUGES:
+            values = [gauges[key] for gauges in rollouts if key in gauges]
+            if values:
+                self._note(f"rollout/{key}", fmean(values) if key == "idle_share" else sum(values))
+
+    def _note(self, key: str, value: float) -> None:
+        self._seen.setdefault(key, []).append(value)
+
+    def _write(self, elapsed_s: float) -> None:
+        if self._version > 0:  # before step 1 there is only the start
+            row = {"step": self._version, "time_s": round(elapsed_s, 3)}
+            row |= {key: round(fmean(values), 6) for key, values in self._seen.items()}
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        self._seen.clear()

@@ -1,0 +1,54 @@
+import json
+from pathlib import Path
+
+from broker.protocol import MemberStatus, Role, Status
+from deploy.observations import Observations
+
+
+def status(version: int, slots_used: int, *idle_shares: float) -> Status:
+    members = tuple(
+        MemberStatus(
+            member_id=f"rollout-{i}",
+            role=Role.ROLLOUT,
+            silent_s=0.0,
+            acknowledged_version=version,
+            gauges={"idle_share": share, "tokens_per_s": 100.0},
+            details={},
+        )
+        for i, share in enumerate(idle_shares)
+    )
+    return Status(
+        run_id="r",
+        version=version,
+        total_steps=9,
+        finished=False,
+        counts={},
+        expired_by_reason={},
+        max_staleness_seen=0,
+        slots_used=slots_used,
+        slots=8,
+        members=members,
+    )
+
+
+def test_observations_are_one_line_a_step_with_means(tmp_path: Path) -> None:
+    path = tmp_path / "observations.jsonl"
+    observations = Observations(path)
+    looks = [
+        status(0, 5, 0.9),  # before the first step: left out
+        status(1, 4, 0.2, 0.4),
+        status(1, 8, 0.6, 0.8),
+        status(3, 0),  # one step went by between two looks
+        status(4, 1, 0.0),
+    ]
+    for second, look in enumerate(looks):
+        observations.update(look, float(second))
+    first, second = map(json.loads, path.read_text().splitlines())
+    assert first == {
+        "step": 1,
+        "time_s": 3.0,
+        "slots_used": 6.0,
+        "rollout/idle_share": 0.5,
+        "rollout/tokens_per_s": 200.0,
+    }
+    assert second == {"step": 3, "time_s": 4.0, "slots_used": 0.0}
