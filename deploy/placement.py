@@ -6,12 +6,10 @@ temporary folder that is gone afterwards.
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 from common.config import RunConfig
 from common.errors import VisionOpdError
+from common.lifecycle import stop_with_parent
 from deploy.roles import ROOT, Role
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,6 @@ _OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is 75 MiB; we put nothing there
 _START_TIMEOUT_S = 60.0
 _TEMPORARY = "/tmp"  # whatever TMPDIR says: paths of Unix sockets have 107 bytes at most
 _FOLDER_PREFIX = "vopd-ray-"
-_PR_SET_PDEATHSIG = 1
 
 
 class ProcessActor:
@@ -50,7 +48,7 @@ class ProcessActor:
                 env=self._environment,
                 cwd=ROOT,
                 start_new_session=True,  # a Ctrl-C in the terminal is the launcher's to handle
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=stop_with_parent,  # its Ray worker, however that ends
             )
         return self._process.pid
 
@@ -200,8 +198,3 @@ def _cpus_needed(config: RunConfig) -> int:
 
 async def _answer(reference: Any) -> Any:
     return await reference
-
-
-def _end_with_parent() -> None:
-    """SIGTERM for the child when its Ray worker dies, however that happens."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

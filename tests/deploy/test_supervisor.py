@@ -13,15 +13,20 @@ from deploy.placement import ProcessActor
 from deploy.roles import Role
 from deploy.supervisor import RoleFailed, Supervisor
 
-BROKER = """
+FOLLOWER = """
 import json, pathlib, signal, sys, time
 folder = pathlib.Path(sys.argv[1])
-(folder / "broker.json").write_text(json.dumps({"address": "tcp://127.0.0.1:1", "run_id": "r"}))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 while not (folder / "finished").exists():
     time.sleep(0.02)
 """
-FOLLOWER = BROKER.replace('(folder / "broker.json").write_text', "str")
+BROKER = FOLLOWER.replace(
+    "while not",
+    """
+(folder / "new").write_text(json.dumps({"address": "tcp://127.0.0.1:1", "run_id": "r"}))
+(folder / "new").rename(folder / "broker.json")  # whole, or not at all
+while not""",
+)
 LEARNER = """
 import pathlib, sys, time
 time.sleep(0.3)
