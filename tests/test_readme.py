@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMEOUT_S = 170
+TIMEOUT_S = 300
+pytestmark = pytest.mark.timeout(TIMEOUT_S + 20)
 SMALL = (
     "--learner.max_steps 2 --learner.groups_per_step 4 --evaluation.samples 8 "
     "--evaluation.interim_samples 4 --evaluation.shown 1"

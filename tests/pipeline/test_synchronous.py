@@ -39,6 +39,7 @@ from tests.tiny_world import make_dataset
 STEPS, GROUPS, BRANCHES, TOKENS = 3, 4, 3, 6
 BAN = -1e9
 Weights = dict[str, Tensor]
+pytestmark = pytest.mark.timeout(400)  # two systems of processes start
 
 
 @pytest.fixture(scope="module")
