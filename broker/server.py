@@ -193,7 +193,8 @@ class BrokerServer:
             self._armed = self._service.next_deadline()
             wait_s = None if self._armed is None else max(0.0, self._armed - time.monotonic())
             try:
-                await asyncio.wait_for(self._deadline_moved.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._deadline_moved.wait()
             except TimeoutError:
                 await self._deliver(self._service.tick(time.monotonic()))
 
@@ -201,7 +202,8 @@ class BrokerServer:
         await stop.wait()
         await self._deliver(self._service.finish("the broker was told to stop", time.monotonic()))
         try:
-            await asyncio.wait_for(self._is_over.wait(), drain_s)
+            async with asyncio.timeout(drain_s):
+                await self._is_over.wait()
         except TimeoutError:
             left = ", ".join(member.member_id for member in self._service.membership.all())
             logger.warning("stopping although these have not left: %s", left)

@@ -78,7 +78,8 @@ class Placed:
     async def start(self) -> None:
         """Raises VisionOpdError when the cluster has no room for it."""
         try:
-            pid = await asyncio.wait_for(_answer(self._actor.start.remote()), _START_TIMEOUT_S)
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                pid = await _answer(self._actor.start.remote())
         except TimeoutError:
             raise VisionOpdError(
                 f"{self.role.name} found no place within {_START_TIMEOUT_S:.0f} s: it needs "
@@ -101,7 +102,8 @@ class Placed:
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-            await asyncio.wait_for(_answer(self._actor.signal.remote(number)), 5)
+            async with asyncio.timeout(5):
+                await _answer(self._actor.signal.remote(number))
 
 
 class Placement:

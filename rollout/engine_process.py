@@ -82,7 +82,8 @@ class EngineProcess:
         if self._process.returncode is None:
             self._signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(self._process.wait(), _TERM_S)
+                async with asyncio.timeout(_TERM_S):
+                    await self._process.wait()
             except TimeoutError:
                 logger.warning("the engine ignores SIGTERM: killing it")
         self._signal(signal.SIGKILL)

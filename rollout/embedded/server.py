@@ -138,7 +138,8 @@ class EngineServer:
             new_sequences(self._prompts.build(body), SamplingLaw(1, temperature=0), 1, 0),
         )
         try:
-            await asyncio.wait_for(self._finish(job), HEALTH_TIMEOUT_S)
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                await self._finish(job)
         except TimeoutError:
             if self._scheduler.tokens_generated == tokens_before:
                 return web.Response(status=503)

@@ -21,7 +21,8 @@ async def exchange(broker: Running, *parts: bytes, wait_s: float = 5) -> list[by
         socket.connect(broker.address)
         await socket.send_multipart(parts)
         try:
-            return await asyncio.wait_for(socket.recv_multipart(), wait_s)
+            async with asyncio.timeout(wait_s):
+                return await socket.recv_multipart()
         except TimeoutError:
             return []
 

@@ -86,7 +86,8 @@ async def test_two_rollouts_and_a_learner_run_to_the_end(max_staleness: int) -> 
         async with asyncio.TaskGroup() as tasks:
             rollouts = [tasks.create_task(run_rollout(broker, name, 2)) for name in servers]
             learner = tasks.create_task(run_learner(broker, 7, servers))
-        await asyncio.wait_for(broker.serving, 5)  # over once everybody has left
+        async with asyncio.timeout(5):
+            await broker.serving  # over once everybody has left
         trained = learner.result()
         assert trained == [source.at(i).sample.sample_id for i in range(21)]
         assert sum(rollout.result() for rollout in rollouts) == 21
@@ -315,7 +316,23 @@ async def test_stopping_tells_members_and_waits_for_them() -> None:
             assert (await rollout.heartbeat({})).finished
             assert not broker.serving.done()
             await rollout.goodbye()
-        await asyncio.wait_for(broker.serving, 5)
+        async with asyncio.timeout(5):
+            await broker.serving
+
+
+@pytest.mark.parametrize("num_turns", range(4))
+async def test_the_run_ends_whatever_the_timer_does_at_that_moment(num_turns: int) -> None:
+    async with running_broker(make_rules(), make_source(4)) as broker:
+        async with broker.client("rollout-0") as rollout:
+            await rollout.heartbeat({})  # the timer now waits for this member's deadline
+        broker.server._deadline_moved.set()
+        for _ in range(num_turns):  # of the event loop, while the timer wakes up
+            await asyncio.sleep(0)
+        broker.server._is_over.set()
+        done, _ = await asyncio.wait((broker.serving,), timeout=5)
+        if not done:
+            broker.serving.cancel()
+        assert done
 
 
 @pytest.mark.parametrize(

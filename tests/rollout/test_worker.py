@@ -77,7 +77,8 @@ async def started_run(
                 yield Run(broker, learner, ImageStore(train.parent), member, stop)
                 await broker.finish("the test is over")
                 if not member.done():
-                    await asyncio.wait_for(member, 60)
+                    async with asyncio.timeout(60):
+                        await member
         finally:
             member.cancel()
             await asyncio.gather(member, return_exceptions=True)
@@ -209,7 +210,8 @@ async def test_stop_drains_and_says_goodbye(tmp_path, checkpoint, renderer, engi
         await run.learner.push(model.state_dict(), 0)
         await run.learner.take(1)
         run.stop.set()
-        await asyncio.wait_for(run.member, 60)
+        async with asyncio.timeout(60):
+            await run.member
         assert (await run.broker.watch_members(0, 0)).acknowledged == {}
 
 
@@ -226,7 +228,8 @@ async def test_an_engine_that_is_gone_ends_the_process(
         relay.close()
         await run.broker.ack(1)
         with pytest.raises(BaseExceptionGroup) as caught:
-            await asyncio.wait_for(run.member, 60)
+            async with asyncio.timeout(60):
+                await run.member
         assert caught.group_contains(EngineError)
 
 

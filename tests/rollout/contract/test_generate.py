@@ -163,7 +163,8 @@ async def test_abort_returns_what_there_is(api):
     await asyncio.sleep(0.1)
     assert not running.done()
     await api.ok("/abort_request", {"rid": "abc"})
-    answer = await asyncio.wait_for(running, 60)
+    async with asyncio.timeout(60):
+        answer = await running
     assert answer["meta_info"]["finish_reason"]["type"] == "abort"
     assert 0 < len(answer["output_ids"]) < 4000
     assert len(answer["meta_info"]["output_token_logprobs"]) == len(answer["output_ids"])

@@ -158,7 +158,8 @@ async def test_a_trainer_that_leaves_midway_costs_an_error_not_a_hang(api, other
     await asyncio.sleep(0.2)
     await asyncio.to_thread(trainer.leave)
     del trainer
-    status, answer = await asyncio.wait_for(receiving, 60)
+    async with asyncio.timeout(60):
+        status, answer = await receiving
     assert status == 400
     assert "Failed to receive weights" in answer["message"]
     await api.ok("/end_weight_update", {})
@@ -235,7 +236,9 @@ async def test_in_place_goes_on_with_the_old_cache(api, ask, other_model, render
 async def test_abort_returns_running_requests_at_once(api, ask):
     running = await start_long(ask)
     await api.ok("/pause_generation", {"mode": "abort"})
-    for answer in await asyncio.wait_for(asyncio.gather(*running), 60):
+    async with asyncio.timeout(60):
+        answers = await asyncio.gather(*running)
+    for answer in answers:
         assert answer["meta_info"]["finish_reason"]["type"] == "abort"
         assert 0 < len(answer["output_ids"]) < 800
     late = asyncio.ensure_future(ask())
