@@ -101,6 +101,8 @@ class Scheduler:
         return len(self._jobs)
 
     def submit(self, job: Job) -> None:
+        job.done.set_running_or_notify_cancel()  # only the compute thread ends it
+
         def accept() -> None:
             self._jobs[job] = None
             job.done.add_done_callback(lambda _: self._jobs.pop(job, None))
@@ -109,10 +111,16 @@ class Scheduler:
         self.run(accept)
 
     def run(self, command: Callable[[], Any]) -> Future[Any]:
-        """Runs `command` on the compute thread, between two token steps."""
+        """Runs `command` on the compute thread, between two token steps.
+
+        A future that is cancelled before its turn (the client went away) takes its command along;
+        from then on it can no longer be cancelled.
+        """
         future: Future[Any] = Future()
 
         def call() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(command())
             except Exception as error:

@@ -101,6 +101,21 @@ def test_a_failing_batch_costs_its_jobs_and_not_the_engine(scheduler):
     assert scheduler.num_jobs == 0
 
 
+def test_a_client_that_goes_away_harms_nobody(scheduler):
+    """Its command is dropped before its turn and finished after it; the thread lives on."""
+    started, gate = threading.Event(), threading.Event()
+    under_way = scheduler.run(lambda: started.set() or gate.wait(60))
+    waiting = scheduler.pause("retract")
+    started.wait(60)
+    assert not under_way.cancel() and waiting.cancel()
+    gate.set()
+    assert under_way.result(60) and not scheduler.is_paused
+    good = job()
+    scheduler.submit(good)
+    assert not good.done.cancel()
+    good.done.result(60)
+
+
 def test_close_aborts_what_is_left(model):
     scheduler = Scheduler(model, threads=1)
     scheduler.start()
