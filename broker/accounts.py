@@ -8,10 +8,12 @@ quarantined sample counts as quarantined.
 - trajectories: n an attempt, whether or not the engine had begun to sample them.
 - tokens: response tokens that reached the broker; an attempt counts from its submission on.
 
-Late submits of attempts that are already expired (fenced), and repeats, touch no account.
+Late submits of attempts that are already expired (fenced), and repeats, touch no account. A rewind
+undoes training: what was trained since then is expired ("rewound") and its samples issued again.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -57,10 +59,27 @@ class Account:
         assert self.expired_by_reason.total() == self[Place.EXPIRED], "an expiry without a reason"
 
 
+class Lengths:
+    """Histogram of response lengths: trajectories by the smallest power of two >= their tokens.
+
+    Kept for what was trained and for what expired after its submission: where the two differ,
+    discarding has biased the training data towards one length.
+    """
+
+    def __init__(self) -> None:
+        self.trained: Counter[int] = Counter()
+        self.expired: Counter[int] = Counter()
+
+    @staticmethod
+    def of(lengths: Iterable[int]) -> Counter[int]:
+        return Counter(1 << (length - 1).bit_length() for length in lengths)
+
+
 class Books:
     """The three accounts, moved together."""
 
     def __init__(self) -> None:
+        self.lengths = Lengths()
         self.samples, self.trajectories, self.tokens = Account(), Account(), Account()
         self._accounts = (self.samples, self.trajectories, self.tokens)
 

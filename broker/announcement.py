@@ -1,6 +1,7 @@
 """The newest announced weight push and whom it concerns. Pure."""
 
-from broker.membership import Membership, Owner
+from broker.entry import Owner
+from broker.membership import Membership
 from broker.refusal import Refusal
 from common.types import WeightUpdate
 
@@ -12,20 +13,24 @@ class Announcements:
     since must not try to join a push group that was formed without it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_serial: int = 0) -> None:
+        self.serial = first_serial  # grows with each; readers say which one they have seen
         self._update: WeightUpdate | None = None
         self._audience: frozenset[Owner] = frozenset()
 
-    def announce(self, update: WeightUpdate, membership: Membership, learner_version: int) -> bool:
+    def announce(
+        self, update: WeightUpdate, membership: Membership, history: int, learner_version: int
+    ) -> bool:
         """Note a push. False when this one is announced already.
 
         Raises:
             Refusal: older than the one announced, or weights that no acknowledged step made.
         """
-        if update.version > learner_version:
+        if update.history != history or update.version > learner_version:
             raise Refusal(
                 "bad_request",
-                f"version {update.version} announced, but {learner_version} steps are acknowledged",
+                f"version {update.version} of history {update.history} announced, but "
+                f"{learner_version} steps are acknowledged in history {history}",
             )
         if self._update is not None:
             newest, given = _number(self._update), _number(update)
@@ -34,17 +39,20 @@ class Announcements:
             if given <= newest:
                 raise Refusal("bad_request", f"(version, attempt) {given} announced after {newest}")
         self._update = update
+        self.serial += 1
         members = membership.all()
         self._audience = frozenset(m.owner for m in members if m.member_id in update.group.ranks)
         return True
 
-    def newer_than(
-        self, seen_version: int, seen_attempt: int, reader: Owner
-    ) -> WeightUpdate | None:
+    def forget(self) -> None:
+        """A new learner begins: what the old one announced leads nowhere."""
+        self._update = None
+
+    def newer_than(self, seen_serial: int, reader: Owner) -> WeightUpdate | None:
         """The announcement, if it concerns `reader` and is news to it."""
         if self._update is None or reader not in self._audience:
             return None
-        return self._update if _number(self._update) > (seen_version, seen_attempt) else None
+        return self._update if self.serial > seen_serial else None
 
 
 def _number(update: WeightUpdate) -> tuple[int, int]:

@@ -5,16 +5,14 @@ import hashlib
 import logging
 import os
 import random
-import secrets
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import zmq
-import zmq.asyncio
 from pydantic import BaseModel
 
 from broker import protocol as p
+from broker.transport import Link, ZmqLink
 from common.errors import BrokerUnavailable, ProtocolError
 from common.lifecycle import backoff
 from common.types import Group, WeightUpdate
@@ -24,6 +22,10 @@ logger = logging.getLogger(__name__)
 _Reply = TypeVar("_Reply", bound=BaseModel)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _MAX_ABANDONED = 1024
+_NOT_LET_IN = (
+    ". Fix: see that it runs there, and that its broker.keys and this process's were made together"
+)
+_ASK_AGAIN = ("store_failure", "over_capacity")  # refusals that end by themselves
 
 
 class RequestRefused(ProtocolError):
@@ -39,7 +41,12 @@ class BrokerClient:
 
     Requests may run at once. One that is not answered in `request_timeout_s` (beyond its own
     `wait_s`) is sent again as it was, up to `tries` times in all. A member that the broker has
-    counted as gone says hello again by itself; one whose name was taken is refused for good.
+    counted as gone says hello again by itself; one whose name was taken is refused for good. A
+    broker that has no room, or whose disk is full, is asked again for `patience_s`.
+
+    Args:
+        link: how it reaches the broker; None: ZeroMQ.
+        rng: draws the incarnation, request ids and jitter; None: the system's entropy.
     """
 
     def __init__(
@@ -51,7 +58,10 @@ class BrokerClient:
         details: dict[str, str] | None = None,
         request_timeout_s: float = 10.0,
         tries: int = 6,
+        patience_s: float = 600.0,
         max_frame_bytes: int = MAX_FRAME_BYTES,
+        link: Link | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         self.welcome: p.Welcome
         self._address = address
@@ -60,19 +70,17 @@ class BrokerClient:
         self._details = {"pid": str(os.getpid()), **(details or {})}
         self._timeout_s = request_timeout_s
         self._tries = tries
+        self._patience_s = patience_s
         self._max_frame_bytes = max_frame_bytes
-        self._incarnation = secrets.randbits(63)
-        self._next_id = secrets.randbits(63)
-        self._rng = random.Random(self._incarnation)  # jitter only
+        self._link = ZmqLink() if link is None else link
+        self._rng = random.SystemRandom() if rng is None else rng
+        self._incarnation = self._rng.getrandbits(63)
+        self._next_id = self._rng.getrandbits(63)
         self._answers: dict[bytes, asyncio.Future[BaseModel]] = {}
         self._abandoned: set[bytes] = set()  # lease requests that nobody waits for any more
 
     async def __aenter__(self) -> Self:
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes)
-        self._socket.connect(self._address)
+        self._link.open(self._address, self._max_frame_bytes)
         self._receiver = asyncio.create_task(self._receive(), name="broker-replies")
         try:
             await self._say_hello()
@@ -92,17 +100,22 @@ class BrokerClient:
     async def _close(self) -> None:
         self._receiver.cancel()
         await asyncio.gather(self._receiver, return_exceptions=True)
-        self._socket.close(linger=0)
-        self._context.term()
+        self._link.close()
 
     # ---- rollout ---------------------------------------------------------------------------------
-    async def lease(self, max_groups: int, serving_version: int, wait_s: float) -> p.Leases:
+    async def lease(
+        self, max_groups: int, serving_version: int, wait_s: float, history: int = 0
+    ) -> p.Leases:
         """Work, once there is some; empty when `wait_s` runs out.
 
         When the caller is cancelled, leases that still arrive are given back.
         """
         request = p.LeaseRequest(
-            **self._me(), max_groups=max_groups, serving_version=serving_version, wait_s=wait_s
+            **self._me(),
+            max_groups=max_groups,
+            history=history,
+            serving_version=serving_version,
+            wait_s=wait_s,
         )
         return await self._request(request, p.Leases, wait_s)
 
@@ -117,26 +130,50 @@ class BrokerClient:
             self._give_back_request(group_id, attempt, reason, broken_sample), p.Done
         )
 
-    async def watch_weights(
-        self, seen_version: int, seen_attempt: int, wait_s: float
-    ) -> p.Announcement:
-        request = p.WatchWeights(
-            **self._me(), seen_version=seen_version, seen_attempt=seen_attempt, wait_s=wait_s
-        )
+    async def watch_weights(self, seen_serial: int, wait_s: float) -> p.Announcement:
+        """The newest announcement for this member, once there is one after `seen_serial`."""
+        request = p.WatchWeights(**self._me(), seen_serial=seen_serial, wait_s=wait_s)
         return await self._request(request, p.Announcement, wait_s)
 
-    async def ack_weights(self, version: int) -> p.Done:
-        return await self._request(p.AckWeights(**self._me(), version=version), p.Done)
+    async def ack_weights(self, version: int, history: int = 0) -> p.Done:
+        request = p.AckWeights(**self._me(), history=history, version=version)
+        return await self._request(request, p.Done)
 
     # ---- learner ---------------------------------------------------------------------------------
-    async def take(self, step: int, wait_s: float) -> p.Batch:
-        request = p.TakeBatch(**self._me(), step=step, wait_s=wait_s)
-        return await self._request(request, p.Batch, wait_s)
+    async def resume(self, step: int) -> p.Resumed:
+        """Say first of all which step this learner starts from; what came after it is undone."""
+        return await self._request(p.Resume(**self._me(), step=step), p.Resumed)
 
-    async def ack(self, step: int, refused: dict[str, str] | None = None) -> p.Done:
-        return await self._request(
-            p.AckBatch(**self._me(), step=step, refused=refused or {}), p.Done
+    async def take(self, step: int, wait_s: float, rank: int = 0, world_size: int = 1) -> p.Batch:
+        """This rank's groups of a step, all of them; none when `wait_s` runs out."""
+        groups: list[Group] = []
+        while True:
+            request = p.TakeBatch(
+                **self._me(),
+                step=step,
+                rank=rank,
+                world_size=world_size,
+                first=len(groups),
+                wait_s=wait_s,
+            )
+            page = await self._request(request, p.Batch, wait_s)
+            groups += page.groups
+            if not page.groups or len(groups) >= page.num_groups:
+                is_whole = len(groups) == page.num_groups
+                return page.model_copy(update={"groups": tuple(groups) if is_whole else ()})
+
+    async def ack(
+        self, step: int, refused: dict[str, str] | None = None, rank: int = 0, wait_s: float = 0.0
+    ) -> p.Acknowledged:
+        """This rank has trained its groups. Waits up to `wait_s` until all ranks have."""
+        request = p.AckBatch(
+            **self._me(), step=step, rank=rank, refused=refused or {}, wait_s=wait_s
         )
+        return await self._request(request, p.Acknowledged, wait_s)
+
+    async def commit(self, step: int, oldest: int) -> p.Done:
+        """Before a checkpoint of `step` becomes valid: make the steps up to it durable."""
+        return await self._request(p.CommitStep(**self._me(), step=step, oldest=oldest), p.Done)
 
     async def announce(self, update: WeightUpdate) -> p.Done:
         return await self._request(p.AnnounceWeights(**self._me(), update=update), p.Done)
@@ -184,6 +221,7 @@ class BrokerClient:
     async def _say_hello(self) -> None:
         hello = p.Hello(**self._me(), role=self._role, details=self._details)
         self.welcome = _expect(await self._exchange(hello, 0), p.Welcome)
+        self._max_frame_bytes = min(self._max_frame_bytes, self.welcome.max_frame_bytes)
         if self.welcome.protocol_version != PROTOCOL_VERSION:
             raise ProtocolError(
                 f"the broker speaks protocol {self.welcome.protocol_version}, this process "
@@ -200,6 +238,7 @@ class BrokerClient:
 
     async def _exchange(self, request: BaseModel, wait_s: float) -> BaseModel:
         """Send until answered. The request id stays the same, so that the broker can tell."""
+        loop = asyncio.get_running_loop()
         frame = encode(request)
         if len(frame) > self._max_frame_bytes:
             raise ProtocolError(
@@ -207,15 +246,22 @@ class BrokerClient:
                 f"{self._max_frame_bytes}. Fix: raise broker.max_frame_mib"
             )
         request_id = self._new_id()
-        answer: asyncio.Future[BaseModel] = asyncio.get_running_loop().create_future()
-        self._answers[request_id] = answer
         pauses = backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, self._rng)
+        name = type(request).__name__
+        attempt, give_up_at = 1, loop.time() + self._patience_s
+        answer = self._answers[request_id] = loop.create_future()
         try:
-            for attempt in range(1, self._tries + 1):
-                if await self._try(request_id, frame, answer, wait_s + self._timeout_s):
-                    return answer.result()
-                name = type(request).__name__
-                logger.warning("no answer to %s (try %d of %d)", name, attempt, self._tries)
+            while attempt <= self._tries:
+                if not await self._try(request_id, frame, answer, wait_s + self._timeout_s):
+                    logger.warning("no answer to %s (try %d of %d)", name, attempt, self._tries)
+                    attempt += 1
+                    await asyncio.wait((answer,), timeout=next(pauses))
+                    continue
+                reply: BaseModel = answer.result()
+                if not _ends_by_itself(reply) or loop.time() > give_up_at:
+                    return reply
+                logger.warning("%s: %s", name, reply)
+                answer = self._answers[request_id] = loop.create_future()
                 await asyncio.wait((answer,), timeout=next(pauses))
         except asyncio.CancelledError:
             if isinstance(request, p.LeaseRequest):
@@ -226,6 +272,7 @@ class BrokerClient:
         raise BrokerUnavailable(
             f"no answer from the broker at {self._address} to {type(request).__name__} after "
             f"{self._tries} tries of {wait_s + self._timeout_s:.1f} s"
+            + (_NOT_LET_IN if isinstance(request, p.Hello) else "")
         )
 
     async def _try(
@@ -235,7 +282,7 @@ class BrokerClient:
         try:
             async with asyncio.timeout(timeout_s):
                 if not answer.done():
-                    await self._socket.send_multipart([request_id, frame])
+                    await self._link.send([request_id, frame])
                 await asyncio.wait((answer, self._receiver), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             return False
@@ -249,7 +296,7 @@ class BrokerClient:
 
     async def _receive(self) -> None:
         while True:
-            parts = await self._socket.recv_multipart()
+            parts = await self._link.receive()
             if len(parts) != 2:
                 logger.warning("a reply of %d parts was left out", len(parts))
                 continue
@@ -282,7 +329,7 @@ class BrokerClient:
             request = self._give_back_request(
                 lease.group_id, lease.attempt, "arrived after its request was cancelled", False
             )
-            self._socket.send_multipart([self._new_id(), encode(request)])  # reply not awaited
+            self._link.post([self._new_id(), encode(request)])
 
 
 async def heartbeat_forever(
@@ -300,6 +347,10 @@ async def heartbeat_forever(
         if done.finished:
             finished.set()
         await asyncio.sleep(interval_s)
+
+
+def _ends_by_itself(reply: BaseModel) -> bool:
+    return isinstance(reply, p.Refused) and reply.code in _ASK_AGAIN
 
 
 def _expect(reply: BaseModel, kind: type[_Reply]) -> _Reply:

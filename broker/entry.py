@@ -1,12 +1,14 @@
-"""What the ledger is told (Rules) and what it keeps (Entry, Step)."""
+"""What the ledger is told (Rules, Receipt) and what it keeps (Entry, Step)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
-from broker.membership import Owner
 from broker.source import Assignment
 from common.config import RunConfig
-from common.types import Group
+from common.types import Group, GroupLease
+
+Owner = tuple[str, int]  # (member id, incarnation): one life of one process
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,12 @@ class Rules:
     lease_s: float
     max_attempts: int = 3  # broken attempts at one sample until it is quarantined
     max_steps: int | None = None
+    max_leases: int = 256  # that one member may hold
+
+    @property
+    def slots(self) -> int:
+        """How many groups may be between lease and freed slot."""
+        return (self.max_staleness + 1) * self.groups_per_step
 
     @classmethod
     def of(cls, config: RunConfig) -> "Rules":
@@ -27,6 +35,37 @@ class Rules:
             lease_s=config.broker.lease_s,
             max_attempts=config.broker.max_attempts,
             max_steps=config.learner.max_steps,
+            max_leases=config.broker.max_leases,
+        )
+
+
+def lease_of(entry: "Entry", rules: Rules) -> GroupLease:
+    """What the holder of a lease is told."""
+    return GroupLease(
+        group_id=entry.group_id,
+        attempt=entry.attempt,
+        sample=entry.assignment.sample,
+        num_trajectories=rules.trajectories_per_sample,
+        sampling_seed=entry.assignment.sampling_seed,
+        lease_s=rules.lease_s,
+    )
+
+
+class Receipt(NamedTuple):
+    """What the ledger keeps of a submitted group; the trajectories lie in the store."""
+
+    oldest_version: int  # behind any token, or any cache entry that a token was computed from
+    newest_version: int
+    num_prompt_tokens: int
+    lengths: tuple[int, ...]  # response tokens a trajectory
+
+    @classmethod
+    def of(cls, group: Group) -> "Receipt":
+        return cls(
+            group.oldest_version,
+            max(t.newest_version for t in group.trajectories),
+            group.num_prompt_tokens,
+            tuple(t.num_tokens for t in group.trajectories),
         )
 
 
@@ -35,31 +74,51 @@ class State(StrEnum):
     LEASED = "leased"  # a rollout server generates it
     READY = "ready"  # submitted
     TAKEN = "taken"  # in the learner's batch
-    DONE = "done"  # trained (or refused by the learner); its slot is not free yet
+    DONE = "done"  # trained (or refused by the learner); a later rewind may undo it
+    QUARANTINED = "quarantined"  # broken: no step will train it
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Entry:
-    """One issued group that holds a slot."""
+    """One issued group."""
 
     order: int  # place in the source
     assignment: Assignment
     state: State = State.WAITING
     attempt: int = -1  # the current or last one
     failures: int = 0  # attempts that blamed the sample
-    owner: Owner | None = None
+    owner: Owner | None = None  # while LEASED
+    request_id: bytes = b""  # of the lease: asked again, it gets the same
     deadline: float = 0.0
-    group: Group | None = None  # from READY to DONE
+    receipt: Receipt | None = None  # from READY on
 
     @property
     def group_id(self) -> str:
         return self.assignment.group_id
 
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.receipt.lengths) if self.receipt else 0
 
-@dataclass
+
+@dataclass(eq=False)
 class Step:
-    """The groups that one step trains on."""
+    """The groups that one step trains on, split over the learner's ranks."""
 
     number: int
     entries: list[Entry]
-    holder: Owner
+    shards: tuple[tuple[int, ...], ...]  # indices of entries, by rank
+    holders: dict[int, Owner] = field(default_factory=dict)  # by rank: who took the shard last
+    acknowledged: set[int] = field(default_factory=set)  # ranks
+    refused: set[str] = field(default_factory=set)  # groups that the learner did not train on
+
+    def shard(self, rank: int) -> tuple[Entry, ...]:
+        return tuple(self.entries[index] for index in self.shards[rank])
+
+
+class Shard(NamedTuple):
+    """One rank's part of a step."""
+
+    step: int
+    entries: tuple[Entry, ...]
+    exhausted: bool = False  # there will be no such step

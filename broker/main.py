@@ -4,12 +4,13 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import sys
 from pathlib import Path
 
 from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, VisionOpdError
 
 logger = logging.getLogger(__name__)
 PURPOSE = "Hands out samples, takes in trajectories, feeds the learner; bounds their staleness."
@@ -27,43 +28,75 @@ def main() -> None:
         exit_with(error)
     except DataError as error:
         sys.exit(f"data error: {error}")
+    except VisionOpdError as error:  # the journal is damaged or cannot be written
+        sys.exit(f"broker error: {error}")
+    except BaseExceptionGroup as errors:
+        first = errors.exceptions[0]
+        if not isinstance(first, VisionOpdError):
+            raise
+        sys.exit(f"broker error: {first}")
 
 
 async def serve(config: RunConfig, stop: asyncio.Event) -> None:
-    """Serve one run until it is over, or until `stop` is set and its members have left."""
-    from broker.entry import Rules
-    from broker.ledger import Ledger
-    from broker.membership import Membership
+    """Serve one run until it is over, or until `stop` is set and its members have left.
+
+    A run folder that holds a journal is gone on with where the journal ends.
+    """
+    from broker.opening import open_broker
     from broker.server import BrokerServer, ImageShelf
-    from broker.service import BrokerService
     from broker.source import open_source
+    from broker.transport import zmq_listener
     from common.images import ImageStore
 
     source = open_source(config)
     assert config.data.train is not None, "open_source has read it"
     shelf = ImageShelf(ImageStore(config.data.train.parent), source.samples)
-    ledger = Ledger(source, Rules.of(config))
-    run_id = config.run.folder.name if config.run.folder else config.run.name
-    service = BrokerService(
-        ledger,
-        Membership(config.broker.member_timeout_s),
-        run_id=run_id,
-        num_samples=len(source.samples),
-    )
+    listener = zmq_listener(config.broker, _address(config))  # refuses before a journal is begun
+    opened = open_broker(config, source)
+    service, ledger = opened.service, opened.service.ledger
     max_frame_bytes = config.broker.max_frame_mib * 2**20
-    address = config.broker.address
-    async with BrokerServer(service, shelf, address, max_frame_bytes=max_frame_bytes) as server:
-        if config.run.folder is not None:
-            write_address(config.run.folder, server.address, run_id)
-        logger.info(
-            "listening on %s: %d steps of %d groups, staleness <= %d",
-            server.address,
-            ledger.total_steps,
-            ledger.rules.groups_per_step,
-            ledger.rules.max_staleness,
-        )
-        await server.serve(stop, config.cluster.drain_s)
+    server = BrokerServer(
+        service, shelf, listener, max_frame_bytes=max_frame_bytes, started_at=opened.started_at
+    )
+    try:
+        async with server, asyncio.TaskGroup() as tasks:
+            if config.run.folder is not None:
+                write_address(config.run.folder, server.address, opened.run_id)
+            logger.info(
+                "listening on %s: %d steps of %d groups, staleness <= %d",
+                server.address,
+                ledger.total_steps,
+                ledger.rules.groups_per_step,
+                ledger.rules.max_staleness,
+            )
+            syncs = tasks.create_task(opened.sync_at_intervals(), name="sync")
+            await server.serve(stop, config.cluster.drain_s)
+            syncs.cancel()
+    finally:
+        service.store.close()
     logger.info("done: %s", ledger.counts())
+
+
+def _address(config: RunConfig) -> str:
+    """Where to listen: a broker that comes back takes the port that its clients know."""
+    address = config.broker.address
+    if config.run.folder is None or not address.endswith(":0"):
+        return address
+    known = config.run.folder / "broker.json"
+    try:
+        last: str = json.loads(known.read_text(encoding="utf-8"))["address"]
+    except (OSError, ValueError, KeyError):
+        return address
+    known_port = int(last.rpartition(":")[2])
+    if not _is_free(known_port):
+        logger.warning("port %d, where this run's broker was, is taken by now", known_port)
+        return address
+    return address.removesuffix("0") + str(known_port)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def write_address(folder: Path, address: str, run_id: str) -> None:

@@ -3,11 +3,11 @@
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from broker.entry import Owner
 from broker.protocol import Gauges, Hello, Role
 from broker.refusal import Refusal
 
 MAX_MEMBERS = 4096
-Owner = tuple[str, int]  # (member id, incarnation): one life of one process
 
 
 @dataclass
@@ -18,7 +18,6 @@ class Member:
     details: dict[str, str]
     last_seen_s: float
     gauges: Gauges = field(default_factory=dict)
-    acknowledged_version: int = -1  # newest weights that it said it serves; -1: none
 
     @property
     def owner(self) -> Owner:
@@ -43,11 +42,18 @@ class Membership:
             return None
         if known is None and len(self._members) >= MAX_MEMBERS:
             raise Refusal("too_many", f"there are {MAX_MEMBERS} members already")
+        if known is not None and known.role is not hello.role:
+            raise Refusal("wrong_role", f"{hello.member_id} is a {known.role} already")
         self._members[hello.member_id] = Member(
             hello.member_id, hello.role, hello.incarnation, hello.details, now
         )
         self._members.move_to_end(hello.member_id)
         return known
+
+    def restore(self, owner: Owner, role: Role, now: float) -> None:
+        """A member that a restarted broker knows of: it has a while to be heard of again."""
+        member_id, incarnation = owner
+        self._members[member_id] = Member(member_id, role, incarnation, {}, now)
 
     def seen(self, member_id: str, incarnation: int, now: float) -> Member:
         """The member behind a request, which proves it alive.
@@ -87,21 +93,6 @@ class Membership:
 
     def all(self) -> list[Member]:
         return list(self._members.values())
-
-    def acknowledged(self) -> dict[str, int]:
-        """Live rollout servers by name: newest version acknowledged (-1: none)."""
-        servers = (m for m in self._members.values() if m.role is Role.ROLLOUT)
-        return {
-            m.member_id: m.acknowledged_version for m in sorted(servers, key=lambda m: m.member_id)
-        }
-
-    def serving_floor(self) -> int | None:
-        """The oldest version that any live rollout server serves; None: none serves any.
-
-        A server that has not acknowledged any weights generates nothing, so it holds nobody up.
-        """
-        versions = [version for version in self.acknowledged().values() if version >= 0]
-        return min(versions, default=None)
 
     def _touch(self, member: Member, now: float) -> None:
         member.last_seen_s = now

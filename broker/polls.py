@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from broker.membership import Owner
+from broker.entry import Owner
 from broker.refusal import Refusal
 
 MAX_POLLS_A_MEMBER = 16

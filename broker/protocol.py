@@ -63,7 +63,8 @@ class LeaseRequest(Record):
     member_id: Identifier
     incarnation: int
     max_groups: int = Field(gt=0, le=1024)
-    serving_version: int = Field(ge=0)  # what its engine generates with now
+    history: int = Field(ge=0)  # of the weights that its engine generates with now
+    serving_version: int = Field(ge=0)  # their version
     wait_s: WaitS
 
 
@@ -85,7 +86,7 @@ class GiveBack(Record):
 
 
 class TakeBatch(Record):
-    """The learner wants the groups of step `step`; held until there are enough, or `wait_s`.
+    """A learner rank wants its groups of step `step`; held until all are there, or `wait_s`.
 
     Asking again for a step that is not acknowledged returns the same groups.
     """
@@ -93,11 +94,14 @@ class TakeBatch(Record):
     member_id: Identifier
     incarnation: int
     step: int = Field(ge=1)  # 1-based; trains version step - 1 into version step
+    rank: int = Field(0, ge=0)
+    world_size: int = Field(1, ge=1)
+    first: int = Field(0, ge=0)  # groups to leave out: a large batch comes in several replies
     wait_s: WaitS
 
 
 class AckBatch(Record):
-    """Step `step` has trained on its batch; the learner's version is now `step`.
+    """A rank has trained step `step` on its groups; when all have, the learner's version is `step`.
 
     `refused` groups were not trained on: the learner's own guard or renderer rejected them.
     """
@@ -105,7 +109,29 @@ class AckBatch(Record):
     member_id: Identifier
     incarnation: int
     step: int = Field(ge=1)
+    rank: int = Field(0, ge=0)
     refused: dict[str, str] = Field(default_factory=dict)  # group id -> reason
+    wait_s: WaitS = 0.0  # for the other ranks
+
+
+class Resume(Record):
+    """First word of a new learner: it starts at `step`; what was trained later is undone."""
+
+    member_id: Identifier
+    incarnation: int
+    step: int = Field(ge=0)
+
+
+class CommitStep(Record):
+    """A checkpoint of `step` is about to be made valid; the reply says that its steps are durable.
+
+    `oldest` is the oldest checkpoint that will be kept: no rewind goes behind it.
+    """
+
+    member_id: Identifier
+    incarnation: int
+    step: int = Field(ge=0)
+    oldest: int = Field(ge=0)
 
 
 class AnnounceWeights(Record):
@@ -121,8 +147,7 @@ class WatchWeights(Record):
 
     member_id: Identifier
     incarnation: int
-    seen_version: int = Field(ge=-1)  # -1: none yet
-    seen_attempt: int = Field(ge=-1)
+    seen_serial: int = Field(ge=0)  # of the newest announcement that it knows; 0: none yet
     wait_s: WaitS
 
 
@@ -131,6 +156,7 @@ class AckWeights(Record):
 
     member_id: Identifier
     incarnation: int
+    history: int = Field(ge=0)
     version: int = Field(ge=0)
 
 
@@ -169,6 +195,7 @@ class Welcome(Record):
     max_staleness: int
     total_steps: int
     num_samples: int
+    max_frame_bytes: int  # larger messages end the connection
 
 
 class Done(Record):
@@ -187,14 +214,31 @@ class Submitted(Record):
 
 
 class Batch(Record):
-    """`groups` is empty when `wait_s` ran out; `exhausted` when the data is used up."""
+    """`num_groups` is 0 when `wait_s` ran out; `exhausted` when the data is used up.
+
+    `groups` are as many as fit into one message, from the first that was asked for.
+    """
 
     step: int
     groups: tuple[Group, ...]
+    num_groups: int = 0  # of this rank in this step
     exhausted: bool = False
 
 
+class Acknowledged(Record):
+    """`is_complete`: all ranks have acknowledged, the version is `step`."""
+
+    step: int
+    is_complete: bool
+
+
+class Resumed(Record):
+    history: int  # announcements name it
+    version: int
+
+
 class Announcement(Record):
+    serial: int
     update: WeightUpdate | None
     finished: bool = False
 
@@ -221,13 +265,18 @@ class MemberStatus(Record):
 class Status(Record):
     run_id: str
     version: int  # the learner's
+    history: int
+    committed: int  # newest step that a checkpoint holds
     total_steps: int
     finished: bool
     counts: dict[str, int]  # the ledger's accounts: issued, trained, expired, waiting, ...
     expired_by_reason: dict[str, int]
+    trained_lengths: dict[str, int]  # trajectories by the smallest power of two >= their tokens
+    expired_lengths: dict[str, int]  # the same of those submitted and not trained
     max_staleness_seen: int
     slots_used: int
     slots: int
+    storage: dict[str, float]  # figures of the store: bytes held, journal records, ...
     members: tuple[MemberStatus, ...]
 
 
@@ -241,13 +290,15 @@ class Refused(Record):
 REQUESTS: Registry = {
     message.__name__: message
     for message in (
-        Hello, Heartbeat, Goodbye, LeaseRequest, SubmitGroup, GiveBack, TakeBatch, AckBatch,
-        AnnounceWeights, WatchWeights, AckWeights, WatchMembers, GetImage, GetStatus, Finish,
+        Hello, Heartbeat, Goodbye, LeaseRequest, SubmitGroup, GiveBack, TakeBatch, AckBatch, Resume,
+        CommitStep, AnnounceWeights, WatchWeights, AckWeights, WatchMembers, GetImage, GetStatus,
+        Finish,
     )
 }  # fmt: skip
 REPLIES: Registry = {
     message.__name__: message
     for message in (
-        Welcome, Done, Leases, Submitted, Batch, Announcement, Members, ImageBytes, Status, Refused,
+        Welcome, Done, Leases, Submitted, Batch, Acknowledged, Resumed, Announcement, Members,
+        ImageBytes, Status, Refused,
     )
 }  # fmt: skip

@@ -1,23 +1,23 @@
-"""The broker's socket: bytes -> request -> service -> reply -> bytes, and the one timer.
+"""The broker's loop: bytes -> request -> service -> store -> reply -> bytes, and the one timer.
 
-Envelope of a request: [identity, request id (8 bytes), frame]; of a reply the same.
+Envelope of a request: [identity, request id (8 bytes), frame]; of a reply the same. Requests that
+are there together are handled together and flushed once. No reply leaves before its flush.
 """
 
 import asyncio
 import logging
-import re
-import time
+from collections import OrderedDict
 from types import TracebackType
 from typing import Self
 
-import zmq
-import zmq.asyncio
 from pydantic import BaseModel
 
 from broker.protocol import REQUESTS, GetImage, ImageBytes, Refused
 from broker.refusal import Refusal
 from broker.service import BrokerService, Outgoing
-from common.errors import ConfigError, DataError, ProtocolError
+from broker.store import StoreFailure
+from broker.transport import Listener
+from common.errors import DataError, ProtocolError
 from common.images import ImageStore
 from common.types import ImageRef, Sample
 from common.wire import decode, encode
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 REQUEST_ID_BYTES = 8
 _NO_REQUEST = b"\0" * REQUEST_ID_BYTES
 _MAX_IMAGE_READS = 64  # waiting or running
-_QUEUED_MESSAGES = 256  # a peer and direction, held by ZeroMQ
-_CLOSING_S = 0.5  # for the last replies to leave
-_LOOPBACK = re.compile(r"tcp://(127(?:\.\d{1,3}){3}|localhost):(\d{1,5})")
+_MAX_TOGETHER = 64  # requests a flush
+_MAX_SHUT_OUT = 4096  # connections remembered
+_RETRY_S = 1.0  # between tries of a store that fails
 
 
 class ImageShelf:
@@ -58,37 +58,39 @@ class ImageShelf:
 
 
 class BrokerServer:
-    """Owns the ROUTER socket; bind by entering the context, then `serve`."""
+    """Owns the listener; bind by entering the context, then `serve`.
+
+    Args:
+        started_at: where the service's clock stood when it was recovered, in seconds.
+    """
 
     def __init__(
-        self, service: BrokerService, shelf: ImageShelf, address: str, *, max_frame_bytes: int
+        self,
+        service: BrokerService,
+        shelf: ImageShelf,
+        listener: Listener,
+        *,
+        max_frame_bytes: int,
+        started_at: float = 0.0,
     ) -> None:
         self._service = service
         self._shelf = shelf
-        self._wanted_address = loopback_only(address)
+        self._listener = listener
         self._max_frame_bytes = max_frame_bytes
-        self._image_reads = asyncio.Semaphore(_MAX_IMAGE_READS)
+        self._clock = started_at
+        self._num_image_reads = 0
+        self._flushing = asyncio.Lock()
+        self._withheld: list[Outgoing] = []  # until the store takes what they promise
         self._deadline_moved = asyncio.Event()
         self._armed: float | None = None  # the deadline that the timer waits for
         self._is_over = asyncio.Event()
         self._num_malformed = 0
+        self._shut_out: OrderedDict[bytes, None] = OrderedDict()  # connections, the latest last
         self.address = ""  # as bound
 
     async def __aenter__(self) -> Self:
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes)
-        self._socket.setsockopt(zmq.RCVHWM, _QUEUED_MESSAGES)
-        self._socket.setsockopt(zmq.SNDHWM, _QUEUED_MESSAGES)
-        try:
-            self._socket.bind(self._wanted_address)
-        except zmq.ZMQError as error:
-            self._close()
-            raise ConfigError(
-                f"broker.address = {self._wanted_address}: {error.strerror}. "
-                "Fix: choose another port, or 0 for a free one"
-            ) from error
-        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._offset = self._clock - asyncio.get_running_loop().time()
+        self.address = self._listener.open()
         return self
 
     async def __aexit__(
@@ -97,11 +99,7 @@ class BrokerServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        self._socket.close(linger=int(_CLOSING_S * 1000))
-        self._context.term()
+        self._listener.close()
 
     async def serve(self, stop: asyncio.Event, drain_s: float) -> None:
         """Answer until the run is over, or `stop` is set: then members have `drain_s` to leave."""
@@ -115,20 +113,34 @@ class BrokerServer:
             for task in running:
                 task.cancel()
 
+    def _now(self) -> float:
+        """Seconds on the service's clock, which never goes back."""
+        self._clock = max(self._clock, asyncio.get_running_loop().time() + self._offset)
+        return self._clock
+
     # ---- requests --------------------------------------------------------------------------------
     async def _receive(self, tasks: asyncio.TaskGroup) -> None:
         while True:
-            parts = await self._socket.recv_multipart()
-            try:
-                peer, request_id, request = self._open(parts)
-            except ProtocolError as error:
-                await self._refuse_malformed(parts, error)
-                continue
-            if isinstance(request, GetImage):
-                await self._begin_image_read(tasks, peer, request_id, request.sha256)
-            else:
-                now = time.monotonic()
-                await self._deliver(self._service.handle(peer, request_id, request, now))
+            outgoing: list[Outgoing] = []
+            envelope: list[bytes] | None = await self._listener.receive()
+            num_handled, num_bytes = 0, 0
+            while envelope is not None:
+                outgoing += self._handle(envelope, tasks)
+                num_handled, num_bytes = num_handled + 1, num_bytes + sum(map(len, envelope))
+                has_room = num_handled < _MAX_TOGETHER and num_bytes < self._max_frame_bytes
+                envelope = self._listener.receive_now() if has_room else None
+            await self._deliver(outgoing)
+
+    def _handle(self, envelope: list[bytes], tasks: asyncio.TaskGroup) -> list[Outgoing]:
+        if envelope[0] in self._shut_out:
+            return []
+        try:
+            peer, request_id, request = self._open(envelope)
+        except ProtocolError as error:
+            return [self._refuse_malformed(envelope, error)]
+        if isinstance(request, GetImage):
+            return self._begin_image_read(tasks, peer, request_id, request.sha256)
+        return self._service.handle(peer, request_id, request, self._now())
 
     def _open(self, parts: list[bytes]) -> tuple[bytes, bytes, BaseModel]:
         if len(parts) != 3 or len(parts[1]) != REQUEST_ID_BYTES:
@@ -136,26 +148,61 @@ class BrokerServer:
         peer, request_id, frame = parts
         return peer, request_id, decode(frame, REQUESTS, max_bytes=self._max_frame_bytes)
 
-    async def _refuse_malformed(self, parts: list[bytes], error: ProtocolError) -> None:
+    def _refuse_malformed(self, parts: list[bytes], error: ProtocolError) -> Outgoing:
+        """The sender gets an error, and nothing more that comes over its connection is read."""
         self._num_malformed += 1
         if self._num_malformed.bit_count() == 1:  # the 1st, 2nd, 4th, 8th...: a flood stays short
             logger.warning("malformed request (%d so far): %s", self._num_malformed, error)
+        self._shut_out[parts[0]] = None
+        if len(self._shut_out) > _MAX_SHUT_OUT:
+            self._shut_out.popitem(last=False)
         has_id = len(parts) > 1 and len(parts[1]) == REQUEST_ID_BYTES
         refused = Refused(code="malformed", message=str(error)[:500])
-        request_id = parts[1] if has_id else _NO_REQUEST
-        await self._deliver([Outgoing(parts[0], request_id, refused)])
+        return Outgoing(parts[0], parts[1] if has_id else _NO_REQUEST, refused)
 
+    # ---- replies ---------------------------------------------------------------------------------
     async def _deliver(self, outgoing: list[Outgoing]) -> None:
-        for peer, request_id, message in outgoing:
-            frame = encode(message)
-            if len(frame) > self._max_frame_bytes:
-                frame = encode(self._too_large(message, len(frame)))
-            await self._socket.send_multipart([peer, request_id, frame])
+        """Send replies once what they promise is safe."""
+        async with self._flushing:
+            self._withheld += outgoing
+            if not await self._flush():
+                self._deadline_moved.set()
+                return
+            outgoing, self._withheld = self._withheld, []
+            frame, encoded = b"", None
+            for peer, request_id, message in outgoing:
+                if message is not encoded:  # an announcement goes to many
+                    frame, encoded = self._frame_of(message), message
+                await self._listener.send([peer, request_id, frame])
         if self._service.is_over:
             self._is_over.set()
         deadline = self._service.next_deadline()
         if deadline is not None and (self._armed is None or deadline < self._armed):
             self._deadline_moved.set()
+
+    async def _flush(self) -> bool:
+        store = self._service.store
+        if not store.is_dirty:
+            return True
+        was_failing = store.failure is not None
+        try:
+            if store.blocks:
+                await asyncio.to_thread(store.flush)
+            else:
+                store.flush()
+        except StoreFailure as error:
+            if not was_failing:
+                logger.error("%s. Leasing has stopped; it goes on when this ends", error)
+            return False
+        if was_failing:
+            logger.warning("the store takes data again")
+        return True
+
+    def _frame_of(self, message: BaseModel) -> bytes:
+        frame = encode(message)
+        if len(frame) > self._max_frame_bytes:
+            return encode(self._too_large(message, len(frame)))
+        return frame
 
     def _too_large(self, message: BaseModel, num_bytes: int) -> Refused:
         return Refused(
@@ -165,15 +212,15 @@ class BrokerServer:
         )
 
     # ---- images ----------------------------------------------------------------------------------
-    async def _begin_image_read(
+    def _begin_image_read(
         self, tasks: asyncio.TaskGroup, peer: bytes, request_id: bytes, sha256: str
-    ) -> None:
-        if self._image_reads.locked():
+    ) -> list[Outgoing]:
+        if self._num_image_reads >= _MAX_IMAGE_READS:
             refused = Refused(code="too_many", message="too many image reads at once: ask again")
-            await self._deliver([Outgoing(peer, request_id, refused)])
-            return
-        await self._image_reads.acquire()
+            return [Outgoing(peer, request_id, refused)]
+        self._num_image_reads += 1
         tasks.create_task(self._read_image(peer, request_id, sha256), name="image")
+        return []
 
     async def _read_image(self, peer: bytes, request_id: bytes, sha256: str) -> None:
         try:
@@ -182,25 +229,30 @@ class BrokerServer:
         except Refusal as refusal:
             reply = Refused(code=refusal.code, message=str(refusal))
         finally:
-            self._image_reads.release()
+            self._num_image_reads -= 1
         await self._deliver([Outgoing(peer, request_id, reply)])
 
     # ---- time ------------------------------------------------------------------------------------
     async def _keep_time(self) -> None:
-        """Tick at the next deadline, and only then."""
+        """Tick at the next deadline, and only then; while the store fails, try it again."""
         while True:
             self._deadline_moved.clear()
             self._armed = self._service.next_deadline()
-            wait_s = None if self._armed is None else max(0.0, self._armed - time.monotonic())
+            if self._service.store.failure is not None:
+                again = self._now() + _RETRY_S
+                self._armed = again if self._armed is None else min(self._armed, again)
+            wait_s = None if self._armed is None else max(0.0, self._armed - self._now())
             try:
                 async with asyncio.timeout(wait_s):
                     await self._deadline_moved.wait()
             except TimeoutError:
-                await self._deliver(self._service.tick(time.monotonic()))
+                assert self._armed is not None
+                self._clock = max(self._clock, self._armed)  # whatever the rounding
+                await self._deliver(self._service.tick(self._now()))
 
     async def _finish_on(self, stop: asyncio.Event, drain_s: float) -> None:
         await stop.wait()
-        await self._deliver(self._service.finish("the broker was told to stop", time.monotonic()))
+        await self._deliver(self._service.finish("the broker was told to stop", self._now()))
         try:
             async with asyncio.timeout(drain_s):
                 await self._is_over.wait()
@@ -208,14 +260,3 @@ class BrokerServer:
             left = ", ".join(member.member_id for member in self._service.membership.all())
             logger.warning("stopping although these have not left: %s", left)
             self._is_over.set()
-
-
-def loopback_only(address: str) -> str:
-    """The address to bind. Raises ConfigError off loopback: there is no authentication yet."""
-    match = _LOOPBACK.fullmatch(address)
-    if match is None or int(match[2]) > 65535:
-        raise ConfigError(
-            f"broker.address = {address!r}: the broker listens on loopback only, because it has no "
-            "authentication (CURVE) yet. Fix: tcp://127.0.0.1:PORT"
-        )
-    return address.replace("localhost", "127.0.0.1")

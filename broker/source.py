@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from common.config import RunConfig
 from common.dataset import read_samples
@@ -38,6 +38,16 @@ class SampleSource:
         self._seed = seed
         self._epoch = -1  # whose order is at hand
         self._order: list[Sample] = []
+
+    def facts(self) -> dict[str, Any]:
+        """What the stream depends on, for a journal to know it again."""
+        content = "\n".join(sample.model_dump_json() for sample in self.samples)
+        return {
+            "samples": hashlib.sha256(content.encode()).hexdigest(),
+            "epochs": self.num_groups // len(self.samples),
+            "shuffle": self._shuffle,
+            "seed": self._seed,
+        }
 
     def at(self, index: int) -> Assignment:
         """The group at `index` in [0, num_groups)."""

@@ -13,6 +13,10 @@ class DataError(VisionOpdError, ValueError):
     """One broken row, image or response. It costs that sample, never the run."""
 
 
+class CheckpointError(VisionOpdError):
+    """A checkpoint that training cannot go on from. The message names the file and the mend."""
+
+
 class ProtocolError(VisionOpdError):
     """A peer of another version, or bytes that are not one of our messages."""
 

@@ -86,6 +86,7 @@ class Trajectory(Record):
     response_token_ids: Int32Array  # [T], with the end-of-turn token when it was sampled
     rollout_logprobs: Float32Array  # [T], nats, at the sampling temperature
     version_spans: tuple[VersionSpan, ...]  # as the engine reported them, covering [0, T)
+    cache_version: int = Field(ge=0)  # oldest weights behind any KV, prefix or image-cache entry
     finish_reason: Annotated[FinishReason, Field(strict=False)]  # a plain string on the wire
 
     @model_validator(mode="after")
@@ -112,7 +113,8 @@ class Trajectory(Record):
 
     @property
     def oldest_version(self) -> PolicyVersion:
-        return PolicyVersion(min(span.version for span in self.version_spans))
+        """Of the weights of any token, and of any cache entry that a token was computed from."""
+        return PolicyVersion(min(self.cache_version, *(s.version for s in self.version_spans)))
 
     @property
     def newest_version(self) -> PolicyVersion:
@@ -176,6 +178,7 @@ class WeightUpdate(Record):
     """The announcement of a push: which weights, by which group, in which buckets."""
 
     version: int = Field(ge=0)
+    history: int = Field(ge=0)  # of the ledger: it grows when a learner resumes and undoes steps
     attempt: int = Field(ge=0)  # a push that failed is announced again, in a new group
     group: PushGroup
     buckets: tuple[WeightBucket, ...]

@@ -1,7 +1,8 @@
 """One run from start to end: python -m deploy.launch [--config FILE] [--section.key value ...]
 
 Without arguments: the quickstart. Ray places the processes, a view shows how they do, and the run
-folder holds a report at the end. Ctrl-C or SIGTERM drains; a second one ends at once.
+folder holds a report at the end. Ctrl-C or SIGTERM drains; a second one ends at once. A run that
+ended early goes on with --config RUN/config.toml --run.resume true.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
 from common.errors import ConfigError, VisionOpdError
 from deploy.roles import ROOT
-from deploy.run_folder import make_run_folder
+from deploy.run_folder import open_run_folder
 from deploy.supervisor import Supervisor
 
 QUICKSTART = ROOT / "deploy" / "configs" / "quickstart.toml"
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_or_exit(arguments, "deploy/launch_cluster.sh", PURPOSE)
     try:
         _check_data(config)
-        config, folder = make_run_folder(config, time.localtime())
+        config, folder = open_run_folder(config, time.localtime())
     except ConfigError as error:
         exit_with(error)
     _log_to(folder / "logs" / "launch.log")
@@ -48,18 +49,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 async def _run(config: RunConfig, folder: Path, stop: asyncio.Event) -> int:
+    from broker.transport import zmq_link
     from deploy.observations import Observations
     from deploy.outcome import show_outcome
     from deploy.placement import connected_ray
     from deploy.terminal import show_progress
 
     try:
+        link = zmq_link(config.broker)
         print("starting Ray and the processes ...", flush=True)
         async with connected_ray(config, folder / "logs") as placement:
             lifecycle.set_on_signals(stop)  # Ray has taken the signals
             supervisor = Supervisor(config, folder, placement.place, _report_failure)
             observations = Observations(folder / "observations.jsonl")
-            view = asyncio.create_task(show_progress(supervisor.broker_address, observations))
+            view = asyncio.create_task(
+                show_progress(supervisor.broker_address, observations, link=link)
+            )
             try:
                 is_complete = await supervisor.run(stop)
             finally:

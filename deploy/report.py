@@ -76,7 +76,10 @@ def _tile(name: str, value: str, remark: str) -> str:
 
 def _charts(rows: list[Row]) -> str:
     def of(name: str, key: str) -> Series:
-        return Series(name, [(r["step"], r[key]) for r in rows if _is_number(r.get(key))])
+        # The last figure of a step counts: what was observed of a step that was undone stays in
+        # observations.jsonl when a run is resumed.
+        points = {r["step"]: r[key] for r in rows if _is_number(r.get(key))}
+        return Series(name, sorted(points.items()))
 
     def smooth(name: str, key: str) -> Series:
         return Series(name, _running_mean(of(name, key).points))

@@ -1,4 +1,4 @@
-"""The run folder: where everything that a run leaves behind is."""
+"""The run folder: where everything that a run leaves behind is, and what it goes on from."""
 
 import time
 from pathlib import Path
@@ -9,19 +9,29 @@ from common.errors import ConfigError
 from deploy.roles import ROOT
 
 
-def make_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig, Path]:
-    """Create the folder with its config.toml; returns the config that names it.
+def open_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig, Path]:
+    """Create the folder with its config.toml, or go on with it; returns the config that names it.
 
     Raises:
-        ConfigError: it exists and holds a run already.
+        ConfigError: it holds a run already, or none that could be resumed.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S", now)
     folder = (config.run.folder or ROOT / "runs" / f"{config.run.name}-{stamp}").absolute()
-    if (folder / "config.toml").exists():
+    holds_run = (folder / "config.toml").exists()
+    if holds_run and not config.run.resume:
         raise ConfigError(
-            f"run.folder = {str(folder)!r} holds a run already. Fix: name another folder"
+            f"run.folder = {str(folder)!r} holds a run already. Fix: name another folder, or go on "
+            f"with this run: --config {folder / 'config.toml'} --run.resume true"
+        )
+    if config.run.resume and not holds_run:
+        raise ConfigError(
+            f"run.resume = true, but run.folder = {str(folder)!r} holds no run. Fix: --config "
+            "RUN/config.toml --run.resume true, where RUN is the folder of the run"
         )
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    config = config.model_copy(update={"run": config.run.model_copy(update={"folder": folder})})
+    (folder / "summary.json").unlink(missing_ok=True)  # it told of an end that is none
+    # The file does not say resume: whoever starts with it must ask for that each time.
+    run = config.run.model_copy(update={"folder": folder, "resume": False})
+    config = config.model_copy(update={"run": run})
     (folder / "config.toml").write_text(dump_toml(config), encoding="utf-8")
     return config, folder

@@ -92,10 +92,11 @@ class Supervisor:
             await self._end_all()
 
     async def _start_broker(self, stop: asyncio.Event) -> str | None:
-        broker = await self._start(broker_role(self._folder))
         path = self._folder / "broker.json"
+        before = _writing_of(path)  # by the broker of a run that is resumed
+        broker = await self._start(broker_role(self._folder))
         latest = asyncio.get_running_loop().time() + _BROKER_TIMEOUT_S
-        while not path.exists():
+        while _writing_of(path) == before:
             if broker.exit.done():
                 raise self._failure(broker)
             if stop.is_set():
@@ -168,6 +169,15 @@ class Supervisor:
             for running in alive:
                 await running.process.signal(number)
             await asyncio.wait([running.exit for running in alive], timeout=patience_s)
+
+
+def _writing_of(path: Path) -> tuple[int, int] | None:
+    """Tells one writing of a file that is replaced as a whole from another; None: there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 async def _exit_of(process: Process) -> int | None:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from broker.client import BrokerClient
 from broker.protocol import Gauges, MemberStatus, Role, Status
+from broker.transport import Link
 from common.errors import BrokerUnavailable, ProtocolError
 
 _REFRESH_S = 1.0
@@ -25,10 +26,12 @@ class View(Protocol):
     def update(self, status: Status, elapsed_s: float) -> None: ...
 
 
-async def show_progress(address: "asyncio.Future[str]", *others: View) -> None:
+async def show_progress(
+    address: "asyncio.Future[str]", *others: View, link: Link | None = None
+) -> None:
     """Follow a run until it is over or this task is cancelled; `address` is the broker's.
 
-    `others` get every look at the status as well.
+    `others` get every look at the status as well. `link` is needed for a broker with keys.
     """
     console = Console()
     began = time.monotonic()
@@ -37,6 +40,7 @@ async def show_progress(address: "asyncio.Future[str]", *others: View) -> None:
         f"observer-{os.getpid()}",
         Role.OBSERVER,
         request_timeout_s=_REQUEST_TIMEOUT_S,
+        link=link,
     )
     try:
         async with broker:

@@ -3,7 +3,8 @@
 torch owns the main thread, asyncio this one; between them are one queue of prepared batches and
 `call`, which carries out a request and waits for its answer. A batch is taken and rendered as soon
 as the step before it is acknowledged, that is while the main thread pushes weights and writes
-metrics. At most one batch waits.
+metrics. At most one batch waits. The first word to the broker is the step that training goes on
+from: what came after it is undone.
 """
 
 import asyncio
@@ -17,7 +18,8 @@ from typing import Any, TypeVar
 import uvloop
 
 from broker.client import BrokerClient, heartbeat_forever
-from broker.protocol import Role, Welcome
+from broker.protocol import Resumed, Role, Welcome
+from broker.transport import zmq_link
 from common.config import RunConfig
 from common.errors import BrokerUnavailable
 from learner.inputs import PreparedBatch
@@ -43,6 +45,7 @@ class Feed:
 
     Args:
         preparation: what becomes of a taken batch; runs in a worker thread of its own.
+        step: that training goes on from; 0: from the start.
         request_timeout_s: seconds until a request is sent again; after some tries it fails.
     """
 
@@ -52,25 +55,28 @@ class Feed:
         address: str,
         member_id: str,
         preparation: Preparation,
+        step: int = 0,
         request_timeout_s: float = 10.0,
     ) -> None:
         self._config = config
         self._address = address
         self._member_id = member_id
         self._preparation = preparation
+        self._step = step
         self._request_timeout_s = request_timeout_s
         self._gauges: dict[str, float] = {}
         # SimpleQueue: `interrupt` is called by a signal handler, which may break into a get().
         self._queue: queue.SimpleQueue[PreparedBatch | BaseException | _End] = queue.SimpleQueue()
         self._calls: set[concurrent.futures.Future[Any]] = set()
-        self._started: concurrent.futures.Future[Welcome] = concurrent.futures.Future()
+        self._started: concurrent.futures.Future[tuple[Welcome, Resumed]]
+        self._started = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, name="feed")
         self.is_interrupted = False
 
     def __enter__(self) -> "Feed":
         self._thread.start()
         try:
-            self.welcome = self._started.result(_START_S)
+            self.welcome, self.resumed = self._started.result(_START_S)
         except BaseException:
             self._thread.join(_STOP_S)
             raise
@@ -161,8 +167,8 @@ class Feed:
 
     @property
     def request_timeout_s(self) -> float:
-        """Longer than the client's own tries take."""
-        return 120.0
+        """Longer than the client's own tries take, and its patience with a full disk."""
+        return 700.0
 
     # ---- broker's thread -------------------------------------------------------------------------
     def _run(self) -> None:
@@ -178,7 +184,7 @@ class Feed:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._steps: asyncio.Queue[int] = asyncio.Queue(maxsize=1)
-        self._steps.put_nowait(1)
+        self._steps.put_nowait(self._step + 1)
         limit = self._config.broker.max_frame_mib * 2**20
         async with BrokerClient(
             self._address,
@@ -186,9 +192,10 @@ class Feed:
             Role.LEARNER,
             request_timeout_s=self._request_timeout_s,
             max_frame_bytes=limit,
+            link=zmq_link(self._config.broker),
         ) as broker:
             self._broker = broker
-            self._started.set_result(broker.welcome)
+            self._started.set_result((broker.welcome, await broker.resume(self._step)))
             finished = asyncio.Event()
             async with asyncio.TaskGroup() as tasks:
                 work = [

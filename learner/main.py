@@ -53,6 +53,9 @@ def check_process(config: RunConfig) -> None:
             f"broker.address = {config.broker.address!r} has no port. "
             "Fix: give the address that the broker wrote to broker.json in the run folder"
         )
+    from broker.transport import zmq_link
+
+    zmq_link(config.broker)  # what is wrong with it shows now, not after the model is loaded
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """RUN/metrics.jsonl and RUN/tensorboard: one JSON object a step, one a measurement.
 
 Every row has "step" (the version that the row describes; 0: before training) and "time_s" (seconds
-since the learner began). Other keys are there when they apply; values are finite numbers or null.
+since the learner began). Other keys are there when they apply; values are finite numbers or null. A
+learner that goes on from a checkpoint removes the rows of the steps that are undone, and counts
+seconds on from the last row that stays: there is one training row a step, and time only grows.
 
 A training row (steps 1, 2, ...):
     learner/loss_nats             the objective, weighted and aggregated as configured
@@ -35,19 +37,29 @@ A measuring row (step 0, every evaluation.every_steps, and the last step):
 import json
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
+Row = dict[str, Any]
 
 
 class MetricsLog:
-    """Appends rows to RUN/metrics.jsonl and the same figures to RUN/tensorboard."""
+    """Appends rows to RUN/metrics.jsonl and the same figures to RUN/tensorboard.
 
-    def __init__(self, run_folder: Path) -> None:
+    Args:
+        step: that the run goes on from; rows of later steps are removed.
+    """
+
+    def __init__(self, run_folder: Path, step: int = 0) -> None:
         run_folder.mkdir(parents=True, exist_ok=True)
-        self._file = (run_folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._tensorboard = _open_tensorboard(run_folder / "tensorboard")
+        path = run_folder / "metrics.jsonl"
+        rows = _keep_rows(path, step)
+        self.time_s: float = max((row["time_s"] for row in rows), default=0.0)  # of the last row
+        self.measured_before = _measured_before(rows)
+        self._file = path.open("a", encoding="utf-8")
+        self._tensorboard = _open_tensorboard(run_folder / "tensorboard", step)
 
     def write(self, step: int, time_s: float, metrics: dict[str, float]) -> None:
         figures = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
@@ -65,10 +77,31 @@ class MetricsLog:
             self._tensorboard.close()
 
 
-def _open_tensorboard(folder: Path) -> Any:
+def _keep_rows(path: Path, step: int) -> list[Row]:
+    """Leave only whole rows of steps up to `step` in the file, and return them."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]  # a killed learner may leave half a one
+    kept = [(line, row) for line in whole if (row := json.loads(line))["step"] <= step]
+    part = path.with_name(path.name + ".part")
+    part.write_text("".join(line for line, _ in kept), encoding="utf-8")
+    os.replace(part, path)
+    return [row for _, row in kept]
+
+
+def _measured_before(rows: list[Row]) -> Row | None:
+    """The measurement before training, if it was made."""
+    for row in rows:
+        if row["step"] == 0 and "evaluation/full_accuracy" in row:
+            return row
+    return None
+
+
+def _open_tensorboard(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         logger.info("tensorboard is not installed: metrics.jsonl only")
         return None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=step + 1)

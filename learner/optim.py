@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -70,3 +71,18 @@ class Optimizer:
     def state_dict(self) -> dict[str, object]:
         """Tensors and plain values only, so that it loads with `weights_only`."""
         return {"adamw": self._adamw.state_dict(), "skipped_steps": self.skipped_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over moments and counts; the settings stay those of the configuration.
+
+        Raises:
+            ValueError: it is of other parameters.
+        """
+        moments, (group,) = state["adamw"]["state"], state["adamw"]["param_groups"]
+        shapes = {number: values["exp_avg"].shape for number, values in moments.items()}
+        ours = [parameter.shape for parameter in self._parameters]
+        if len(group["params"]) != len(ours) or any(ours[n] != shapes[n] for n in shapes):
+            raise ValueError("it is of other trainable parameters")
+        settings = self._adamw.state_dict()["param_groups"]
+        self._adamw.load_state_dict({"state": moments, "param_groups": settings})
+        self.skipped_steps = state["skipped_steps"]

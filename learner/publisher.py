@@ -9,6 +9,7 @@ by `mend`, which pushes again.
 """
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -31,7 +32,7 @@ from learner.push_group import PushGroup
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 _WATCH_S = 10.0  # how long the broker may hold a question for members
-_CALL_S = 60.0
+_CALL_S = 700.0  # the broker's client gives up before, unless the broker's disk is full for long
 
 
 class Line(Protocol):
@@ -48,6 +49,7 @@ class Publisher:
     """Use it as a context manager. Its methods belong to the main thread.
 
     Args:
+        history: that the versions belong to, as the broker told when this learner resumed.
         weights: what is sent, by name: live views of the student's tensors.
         num_servers: how many rollout servers the first push waits for.
         start_timeout_s: seconds to wait for servers.
@@ -58,6 +60,7 @@ class Publisher:
         self,
         config: WeightsSection,
         line: Line,
+        history: int,
         weights: Mapping[str, Tensor],
         num_servers: int,
         start_timeout_s: float,
@@ -65,6 +68,7 @@ class Publisher:
     ) -> None:
         self._config = config
         self._line = line
+        self._history = history
         self._weights = weights
         self._num_servers = num_servers
         self._start_timeout_s = start_timeout_s
@@ -81,6 +85,8 @@ class Publisher:
         self._closing = threading.Event()
         self._group: PushGroup | None = None
         self._ranks: dict[str, int] = {}
+        # A server may still be in a group of the learner before: the same name would mislead it.
+        self._group_prefix = f"push-{secrets.token_hex(4)}"
         self._groups_made = 0
         self._version, self._attempt = -1, -1  # of the last announcement
         self._pushed_version, self._pushed_at = -1, 0.0
@@ -148,7 +154,8 @@ class Publisher:
         started = time.monotonic()
         for attempt in range(self._config.max_attempts):
             if attempt == 0:
-                members = self._wait_for_members(self._num_servers if version == 0 else 1)
+                is_first = self._pushed_version < 0
+                members = self._wait_for_members(self._num_servers if is_first else 1)
             else:
                 members = self._wait_for_signs_of_life()
             try:
@@ -196,7 +203,7 @@ class Publisher:
         self._groups_made += 1
         self._ranks = {name: rank for rank, name in enumerate(sorted(members), start=1)}
         self._group = PushGroup(
-            f"push-{self._groups_made}",
+            f"{self._group_prefix}-{self._groups_made}",
             self._config.host,
             world_size=1 + len(members),
             backend=self._backend,
@@ -208,6 +215,7 @@ class Publisher:
         self._version = version
         update = WeightUpdate(
             version=version,
+            history=self._history,
             attempt=self._attempt,
             group=GroupRecord(
                 name=group.name,

@@ -1,6 +1,7 @@
 """What the report shows of a dozen held-out scenes: RUN/scenes.json and RUN/scenes/*.png.
 
-Written after the first measurement ("after" is null then) and again, whole, after the last:
+Written after the first measurement ("after" is null then) and again, whole, after the last, with
+the first answers as they stand in the file:
 
     {"scenes": [{
         "sample_id": str,
@@ -83,9 +84,19 @@ class Scenes:
             return
         if not self._scenes:
             self._scenes = [self._scene(i, sample) for i, sample in enumerate(self._samples)]
+            self._recall_answers()
         for scene, answers in zip(self._scenes, self._answer(trainer), strict=True):
             scene[when] = answers
         write_json(self._folder / "scenes.json", {"scenes": self._scenes})
+
+    def _recall_answers(self) -> None:
+        """Take over what an earlier learner of this run wrote before training."""
+        path = self._folder / "scenes.json"
+        if path.exists():
+            written = json.loads(path.read_text(encoding="utf-8"))["scenes"]
+            answers = {scene["sample_id"]: scene["before"] for scene in written}
+            for scene in self._scenes:
+                scene["before"] = answers.get(scene["sample_id"])
 
     def _scene(self, number: int, sample: Sample) -> Json:
         picture = self._views.teacher_picture(sample, 0)

@@ -3,6 +3,9 @@
     push 0 | measure | [ take > step > acknowledge > push ] x steps | finish | measure | summary
 
 SIGTERM or Ctrl-C: the step under way is finished, then a checkpoint and the summary are written.
+On a run folder with checkpoints it goes on from the newest, as if it had never ended:
+
+    push k | [ take > step > ... ] x the other steps | ...
 """
 
 import functools
@@ -22,7 +25,7 @@ from common.config import RunConfig
 from common.errors import BrokerUnavailable, ProtocolError, VisionOpdError
 from common.images import ImageStore
 from common.rendering import Renderer
-from learner.checkpoint import save_checkpoint
+from learner.checkpoint import find_checkpoint, restore, save_checkpoint
 from learner.evaluation import Accuracy, gap_closed
 from learner.feed import Feed, Interrupted
 from learner.heldout import Heldout
@@ -48,7 +51,8 @@ def run(config: RunConfig, began: float) -> None:
         began: when the process started, on time.monotonic's clock.
 
     Raises:
-        VisionOpdError: ConfigError, BrokerUnavailable, WeightSyncError, or no batch in time.
+        VisionOpdError: ConfigError, CheckpointError, BrokerUnavailable, WeightSyncError, or no
+            batch in time.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -57,24 +61,30 @@ def run(config: RunConfig, began: float) -> None:
     if config.learner.threads is not None:
         torch.set_num_threads(config.learner.threads)
     torch.manual_seed(config.run.seed)
-    model = load_student(config.model, choose_device(config.learner.device))
+    checkpoint = find_checkpoint(config.run.folder / "checkpoints", config)
+    step = 0 if checkpoint is None else checkpoint.version
+    start = config.model.path if checkpoint is None else str(checkpoint.path)
+    model = load_student(
+        config.model.model_copy(update={"path": start}), choose_device(config.learner.device)
+    )
     positions = functools.partial(prompt_positions, model)
     renderer = Renderer(config.model.path)
     views = PromptViews(renderer, ImageStore(config.data.train.parent), config.teacher, positions)
     vocabulary = model.get_output_embeddings().weight.shape[0]
     preparation = Preparation(config, renderer, views, vocabulary)
     member_id = f"learner-{os.environ.get('RANK', '0')}"
-    feed = Feed(config, config.broker.address, member_id, preparation)
+    feed = Feed(config, config.broker.address, member_id, preparation, step)
     _interrupt_on_signals(feed)
     heldout = Heldout(config, positions, lambda: feed.is_interrupted)
     with ExitStack() as stack:
-        metrics = MetricsLog(config.run.folder)
-        stack.callback(metrics.close)
         stack.enter_context(feed)
+        metrics = MetricsLog(config.run.folder, step)
+        stack.callback(metrics.close)
         publisher = stack.enter_context(
             Publisher(
                 config.weights,
                 feed,
+                feed.resumed.history,
                 named_weights(model),
                 config.rollout.servers,
                 config.rollout.start_timeout_s,
@@ -88,6 +98,10 @@ def run(config: RunConfig, began: float) -> None:
             renderer.tokenizer.pad_token_id,
             renderer.vision_token_ids,
         )
+        if checkpoint is not None:
+            restore(checkpoint, trainer)
+            logger.info("going on from %s", checkpoint.path)
+        began -= metrics.time_s
         Session(config, trainer, feed, publisher, heldout, metrics, renderer, began).run()
 
 
@@ -117,26 +131,26 @@ class Session:
         self._began = began
         self._total_steps = feed.welcome.total_steps
         self._recent_s: deque[float] = deque(maxlen=20)  # seconds a step, wait included
-        self._saved_version = -1
-        self._gauges: dict[str, float] = {"phase": _STARTING, "step": 0}
-        self._before: Accuracy | None = None
+        self._saved_version = trainer.version
+        self._gauges: dict[str, float] = {"phase": _STARTING, "step": trainer.version}
+        self._before = _accuracy_of(metrics.measured_before)
         self._after: Accuracy | None = None
 
     def run(self) -> None:
         is_interrupted = False
         try:
-            self._publisher.push(0)
-            self._before = self._measure_all(_MEASURING_BEFORE, "before")
+            self._push()
+            self._measure_before()
             self._train()
             self._publisher.wait()
         except Interrupted as reason:
             is_interrupted = True
             logger.info("stopping after step %d: %s", self._trainer.version, reason or "asked to")
+            self._try_to_save()
         except VisionOpdError:
-            if self._trainer.version > 0:
-                self._save()
+            self._try_to_save()
             raise
-        if self._trainer.version > 0:
+        else:
             self._save()
         status = self._finish(is_interrupted)
         if not is_interrupted:
@@ -161,10 +175,13 @@ class Session:
             started = time.monotonic()
             result = self._trainer.step(batch)
             self._feed.acknowledge(batch)
-            if result.version < self._total_steps:  # nobody generates with the last weights
-                self._publisher.push(result.version)
+            self._push()
             self._note_step(batch, result, started - waited_from, time.monotonic() - started)
             self._every_so_often(result.version)
+
+    def _push(self) -> None:
+        if self._trainer.version < self._total_steps:  # nobody generates with the last weights
+            self._publisher.push(self._trainer.version)
 
     def _next_batch(self) -> PreparedBatch | None:
         limit_s = self._config.learner.batch_timeout_s
@@ -192,18 +209,39 @@ class Session:
             started = time.monotonic()
             self._note_accuracy(self._heldout.measure_some(self._trainer.model), started)
 
-    def _save(self) -> None:
-        if self._saved_version != self._trainer.version:
-            self._saved_version = self._trainer.version
-            save_checkpoint(
-                self._folder / "checkpoints",
-                self._trainer,
-                self._renderer,
-                self._config,
-                self._config.checkpoint.keep,
+    def _save(self, timeout_s: float | None = None) -> None:
+        """Write a checkpoint, unless this version has one. Raises VisionOpdError."""
+        if self._saved_version == self._trainer.version:
+            return
+
+        def commit(step: int, oldest: int) -> None:
+            self._feed.call(
+                lambda broker: broker.commit(step, oldest),
+                timeout_s or self._feed.request_timeout_s,
             )
 
+        save_checkpoint(
+            self._folder / "checkpoints", self._trainer, self._renderer, self._config, commit
+        )
+        self._saved_version = self._trainer.version
+
+    def _try_to_save(self) -> None:
+        """At an early end. Without the broker's word a checkpoint is worth nothing."""
+        try:
+            self._save(_LAST_WORDS_S)
+        except (BrokerUnavailable, ProtocolError) as error:
+            logger.warning("no checkpoint of step %d: %s", self._trainer.version, error)
+
     # ---- measuring -------------------------------------------------------------------------------
+    def _measure_before(self) -> None:
+        """Once a run, however often its learner is started."""
+        if self._before is None and self._trainer.version == 0:
+            self._before = self._measure_all(_MEASURING_BEFORE, "before")
+        if self._before is not None:
+            self._show(
+                full_accuracy_before=self._before.full, crop_accuracy_before=self._before.crop
+            )
+
     def _measure_all(self, phase: int, when: str) -> Accuracy | None:
         self._show(phase=phase)
         started = time.monotonic()
@@ -211,8 +249,6 @@ class Session:
         if self._feed.is_interrupted:
             raise Interrupted("asked to stop while measuring")
         self._heldout.show(self._trainer, when)
-        if accuracy is not None and when == "before":
-            self._show(full_accuracy_before=accuracy.full, crop_accuracy_before=accuracy.crop)
         self._note_accuracy(accuracy, started)
         return accuracy
 
@@ -310,6 +346,14 @@ class Session:
             "heldout_samples": before.samples if before else 0,
             "interrupted": is_interrupted,
         }
+
+
+def _accuracy_of(row: dict[str, Any] | None) -> Accuracy | None:
+    """A measurement as it stands in metrics.jsonl."""
+    if row is None:
+        return None
+    figures = (row[f"evaluation/{name}"] for name in ("full_accuracy", "crop_accuracy", "samples"))
+    return Accuracy(*figures)
 
 
 def _interrupt_on_signals(feed: Feed) -> None:

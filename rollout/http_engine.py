@@ -34,6 +34,7 @@ class HttpEngine:
         self._url = url.rstrip("/")
         self._request_timeout_s = request_timeout_s
         self._control_timeout_s = control_timeout_s
+        self._flushed_version = 0  # at the last push that emptied the engine's caches
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
@@ -49,10 +50,14 @@ class HttpEngine:
 
     async def generate(self, request: GroupRequest) -> GroupResult:
         body = generate_body(request)
+        # As it stands when the request leaves: no cache entry that it may meet is older. A flush
+        # while it runs can only make them younger, so the bound may be low but is never too high.
+        cache_version = self._flushed_version
         status, content = await self._send("POST", "/generate", body, self._request_timeout_s)
         if status == 400:
             raise RequestRejected(f"/generate: HTTP 400: {_message(content)}")
-        return parse_group(self._checked("/generate", status, content), request.num_trajectories)
+        answer = self._checked("/generate", status, content)
+        return parse_group(answer, request.num_trajectories, cache_version)
 
     async def version(self) -> int | None:
         info = await self._ask("GET", "/model_info")
@@ -102,6 +107,8 @@ class HttpEngine:
         if final_version is not None:
             body["weight_version"] = str(final_version)
         await self._ask("POST", "/update_weights_from_distributed", body)
+        if final_version is not None:  # and the flush has succeeded: it would have failed the call
+            self._flushed_version = final_version
 
     async def end_update(self) -> None:
         await self._ask("POST", "/end_weight_update", {})
@@ -158,8 +165,11 @@ def generate_body(request: GroupRequest) -> dict[str, Any]:
     }
 
 
-def parse_group(answer: Any, num_trajectories: int) -> GroupResult:
+def parse_group(answer: Any, num_trajectories: int, cache_version: int) -> GroupResult:
     """The result of one group.
+
+    Args:
+        cache_version: oldest weights behind any cache entry that the engine may have used.
 
     Raises:
         EngineError: the answer is not what was asked for.
@@ -169,7 +179,7 @@ def parse_group(answer: Any, num_trajectories: int) -> GroupResult:
         raise EngineError(f"/generate: {len(results)} responses, asked for {num_trajectories}")
     try:
         kept = [
-            _trajectory(index, result)
+            _trajectory(index, result, cache_version)
             for index, result in enumerate(results)
             if result["meta_info"]["finish_reason"]["type"] != "abort"
         ]
@@ -181,7 +191,7 @@ def parse_group(answer: Any, num_trajectories: int) -> GroupResult:
     return GroupResult(num_prompt_tokens, tuple(kept), len(results) - len(kept))
 
 
-def _trajectory(index: int, result: dict[str, Any]) -> Trajectory:
+def _trajectory(index: int, result: dict[str, Any], cache_version: int) -> Trajectory:
     meta = result["meta_info"]
     tokens = np.asarray(result["output_ids"], dtype=np.int32)
     pairs = meta["output_token_logprobs"]
@@ -197,6 +207,7 @@ def _trajectory(index: int, result: dict[str, Any]) -> Trajectory:
         version_spans=tuple(
             VersionSpan(version=int(s["version"]), start=s["start"], end=s["end"]) for s in spans
         ),
+        cache_version=cache_version,
         finish_reason=FinishReason(meta["finish_reason"]["type"]),
     )
 

@@ -46,7 +46,10 @@ def main() -> None:
 
 async def serve(config: RunConfig, index: int, stop: asyncio.Event) -> None:
     """Everything that one rollout process does."""
+    from broker.transport import zmq_link
+
     async with asyncio.TaskGroup() as tasks:
+        zmq_link(config.broker)  # what is wrong with it shows now, not after the engine's start
         loading = tasks.create_task(asyncio.to_thread(_load_renderer, config.model.path))
         async with _engine(config, index, stop) as (url, process):
             if process is not None:
@@ -64,6 +67,7 @@ async def work(
     """Membership of the broker, from hello to goodbye."""
     from broker.client import BrokerClient, heartbeat_forever
     from broker.protocol import Role
+    from broker.transport import zmq_link
     from rollout.http_engine import HttpEngine
     from rollout.serving import Figures, Serving
     from rollout.weights import WeightReceiver, follow_weights
@@ -83,6 +87,7 @@ async def work(
         details={"host": socket.gethostname(), "pid": str(os.getpid()), "engine": url},
         request_timeout_s=config.broker.member_timeout_s / 4,
         max_frame_bytes=config.broker.max_frame_mib * 2**20,
+        link=zmq_link(config.broker),
     )
     async with engine, broker, asyncio.TaskGroup() as tasks:
         receiver = WeightReceiver(engine, member_id)

@@ -2,30 +2,42 @@
 
 import asyncio
 import time
+from typing import NamedTuple
 
 import numpy as np
 
 from common.types import Group
 
 
+class Served(NamedTuple):
+    """Weights that an engine serves. A version means something only within its history."""
+
+    history: int
+    version: int
+
+
 class Serving:
-    """The version that the engine serves; None before the first push and after a failed one."""
+    """What the engine serves; None before the first push and after a failed one."""
 
     def __init__(self) -> None:
-        self.version: int | None = None
+        self.now: Served | None = None
         self._changed = asyncio.Condition()
 
-    async def set(self, version: int | None) -> None:
+    @property
+    def version(self) -> int | None:
+        return None if self.now is None else self.now.version
+
+    async def set(self, served: Served | None) -> None:
         async with self._changed:
-            self.version = version
+            self.now = served
             self._changed.notify_all()
 
-    async def wait(self) -> int:
-        """The version, as soon as there is one. Cancel it to stop waiting."""
+    async def wait(self) -> Served:
+        """The weights, as soon as there are some. Cancel it to stop waiting."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self.version is not None)
-            assert self.version is not None
-            return self.version
+            await self._changed.wait_for(lambda: self.now is not None)
+            assert self.now is not None
+            return self.now
 
 
 class Figures:

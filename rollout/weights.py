@@ -14,10 +14,10 @@ from broker.client import BrokerClient
 from common.errors import EngineError
 from common.types import WeightUpdate
 from rollout.engine import Engine
-from rollout.serving import Serving
+from rollout.serving import Served, Serving
 
 logger = logging.getLogger(__name__)
-_WATCH_S = 20.0  # how long the broker may hold the question
+_WATCH_S = 5.0  # how long the broker may hold the question: if it dies, so long nobody asks again
 
 
 class WeightReceiver:
@@ -84,15 +84,14 @@ async def follow_weights(
     finished: asyncio.Event,
 ) -> None:
     """Receives every push addressed to this member until the run is finished."""
-    seen_version, seen_attempt = -1, -1
+    seen = 0
     while not finished.is_set():
-        news = await broker.watch_weights(seen_version, seen_attempt, _WATCH_S)
+        news = await broker.watch_weights(seen, _WATCH_S)
         if news.finished:
             finished.set()
-        if news.update is None:
-            continue
-        seen_version, seen_attempt = news.update.version, news.update.attempt
-        if receiver.is_addressee(news.update):
+        # A broker that came back counts anew: of what it has announced nothing was seen here.
+        seen = news.serial if news.serial >= seen else 0
+        if news.update is not None and receiver.is_addressee(news.update):
             await _receive(broker, receiver, serving, news.update)
 
 
@@ -110,8 +109,8 @@ async def _receive(
         await serving.set(None)
         await receiver.leave_group()
         return
-    await serving.set(update.version)
-    await broker.ack_weights(update.version)
+    await serving.set(Served(update.history, update.version))
+    await broker.ack_weights(update.version, update.history)
     logger.info(
         "serving version %d after %.2f s (%d buckets)",
         update.version, time.monotonic() - started, len(update.buckets),

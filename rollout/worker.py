@@ -19,7 +19,7 @@ from rollout.engine import Engine, GroupRequest, GroupResult, RequestRejected
 from rollout.serving import Figures, Serving
 
 logger = logging.getLogger(__name__)
-_LEASE_WAIT_S = 20.0  # how long the broker may hold the question
+_LEASE_WAIT_S = 5.0  # how long the broker may hold the question
 _MAX_TRIES = 3  # of one lease, when pauses abort its generation
 
 
@@ -68,15 +68,15 @@ class RolloutWorker:
                 task.cancel()
 
     async def _next_leases(self, finished: asyncio.Event) -> None:
-        """Waits for a version to serve, for a free slot and for work; leaves it in `_leases`."""
+        """Waits for weights to serve, for a free slot and for work; leaves it in `_leases`."""
         self._leases: tuple[GroupLease, ...] = ()
-        version = await self._serving.wait()
+        served = await self._serving.wait()
         free = self._rollout.max_concurrent_groups - self._figures.groups_in_flight
         if free <= 0:
             self._slot_freed.clear()
             await self._slot_freed.wait()
             return
-        reply = await self._broker.lease(free, version, _LEASE_WAIT_S)
+        reply = await self._broker.lease(free, served.version, _LEASE_WAIT_S, served.history)
         if reply.finished:
             finished.set()
         for _ in reply.leases:

@@ -69,6 +69,7 @@ def make_group(
                 response_token_ids=rng.choice(digits, length).astype(np.int32),
                 rollout_logprobs=-rng.exponential(3.0, length).astype(np.float32),
                 version_spans=(VersionSpan(version=version, start=0, end=length),),
+                cache_version=version,
                 finish_reason=FinishReason.STOP,
             )
             for index, length in enumerate(lengths)

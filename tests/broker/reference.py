@@ -6,19 +6,20 @@ from dataclasses import dataclass, field
 from broker.entry import Rules
 
 PENDING = ("waiting", "leased", "ready")  # issued, in no step yet
+DONE = ("trained", "refused")
 
 
 @dataclass
 class Row:
-    status: str = "new"  # PENDING, "taken", "trained", "refused", "quarantined"
+    status: str = "new"  # PENDING, "taken", DONE, "quarantined"
     attempt: int = -1
     owner: str = ""
     deadline: float = 0.0
     oldest: int = 0
+    newest: int = 0
     tokens: int = 0
     failures: int = 0
-    step: int = 0
-    has_slot: bool = False
+    step: int = 0  # that took it
 
 
 @dataclass
@@ -26,8 +27,12 @@ class Reference:
     num_groups: int
     rules: Rules
     version: int = 0
+    history: int = 0
+    freed: int = 0
+    pruned: int = 0
     lost: Counter[str] = field(default_factory=Counter)  # attempts, by reason
     lost_tokens: int = 0
+    serving: dict[str, int] = field(default_factory=dict)  # live servers; -1: nothing yet
 
     def __post_init__(self) -> None:
         self.rows = [Row() for _ in range(self.num_groups)]
@@ -43,46 +48,51 @@ class Reference:
         left = len(self.with_status("new", *PENDING))
         return min(self.num_groups // p, self.taken_steps() + left // p)
 
+    def ahead(self) -> int:
+        """Groups that hold slots before any pending one."""
+        unfreed = [i for i in self.with_status(*DONE) if self.rows[i].step > self.freed]
+        return len(unfreed) + len(self.with_status("taken"))
+
+    def step_of(self, index: int) -> int:
+        before = [i for i in self.with_status(*PENDING) if i < index]
+        return self.taken_steps() + len(before) // self.rules.groups_per_step + 1
+
     def lease(self, owner: str, count: int, serving: int, now: float) -> list[tuple[int, int]]:
         granted: list[tuple[int, int]] = []
+        serving = max(serving, self.serving.get(owner, -1))
         for _ in range(count):
-            waiting, new = self.with_status("waiting"), self.with_status("new")
-            is_full = sum(row.has_slot for row in self.rows) == self.slots()
-            if waiting:
-                candidate = waiting[0]
-            elif new and not is_full:
-                candidate = new[0]
-            else:
+            candidates = self.with_status("waiting") or self.with_status("new")
+            if not candidates or serving < 0:
                 break
-            before = [i for i in self.with_status(*PENDING) if i < candidate]
-            step = self.taken_steps() + len(before) // self.rules.groups_per_step + 1
-            if step > self.last_step() or step - 1 - serving > self.rules.max_staleness:
+            index = candidates[0]
+            before = [i for i in self.with_status(*PENDING) if i < index]
+            step = self.step_of(index)
+            if self.ahead() + len(before) >= self.rules.slots or step > self.last_step():
                 break
-            row = self.rows[candidate]
-            row.status, row.owner, row.has_slot = "leased", owner, True
+            if step - 1 - serving > self.rules.max_staleness:
+                break
+            row = self.rows[index]
+            row.status, row.owner = "leased", owner
             row.attempt += 1
             row.deadline = now + self.rules.lease_s
-            granted.append((candidate, row.attempt))
+            granted.append((index, row.attempt))
         return granted
-
-    def slots(self) -> int:
-        return (self.rules.max_staleness + 1) * self.rules.groups_per_step
 
     def submit(self, owner: str, index: int, attempt: int, oldest: int, tokens: int) -> str:
         row = self.rows[index]
-        if not row.has_slot or attempt != row.attempt:
+        if attempt != row.attempt or row.status in ("waiting", "new", "quarantined"):
             return "fenced"
-        if row.status in ("ready", "taken", "trained", "refused"):
+        if row.status in DONE and row.step <= min(self.pruned, self.freed):
+            return "fenced"  # forgotten
+        if row.status in ("ready", "taken", *DONE):
             return "duplicate"
-        if row.status != "leased" or row.owner != owner:
+        if row.owner != owner:
             return "fenced"
-        before = [i for i in self.with_status(*PENDING) if i < index]
-        step = self.taken_steps() + len(before) // self.rules.groups_per_step + 1
-        row.tokens = tokens
-        if step - 1 - oldest > self.rules.max_staleness:
+        row.tokens, row.oldest, row.newest = tokens, oldest, oldest
+        if self.step_of(index) - 1 - oldest > self.rules.max_staleness:
             self.lose(index, "stale_at_submit")
             return "stale"
-        row.status, row.oldest = "ready", oldest
+        row.status = "ready"
         return "accepted"
 
     def lose(self, index: int, reason: str) -> None:
@@ -97,19 +107,31 @@ class Reference:
             return
         row.failures += is_broken
         if row.failures == self.rules.max_attempts:
-            row.status, row.has_slot = "quarantined", False
+            row.status = "quarantined"
         else:
             self.lose(index, "broken_sample" if is_broken else "given_back")
 
-    def release(self, owner: str) -> None:
+    def leave(self, owner: str) -> None:
         for index in self.with_status("leased"):
             if self.rows[index].owner == owner:
                 self.lose(index, "member_lost")
+        self.serving.pop(owner, None)
+        self.free()
 
     def lapse(self, now: float) -> None:
         for index in self.with_status("leased"):
             if self.rows[index].deadline <= now:
                 self.lose(index, "lease_lapsed")
+
+    def serve(self, owner: str, version: int) -> None:
+        if owner in self.serving:
+            self.serving[owner] = max(version, self.serving[owner])
+            self.free()
+
+    def free(self) -> None:
+        served = [version for version in self.serving.values() if version >= 0]
+        if served:
+            self.freed = max(self.freed, min(*served, self.version))
 
     def take(self) -> list[int] | None:
         """The next step's groups, None: not yet, []: no step is left."""
@@ -130,8 +152,23 @@ class Reference:
         for index in self.with_status("taken"):
             self.rows[index].status = "refused" if index in refused else "trained"
         self.version += 1
+        self.free()
 
-    def free(self, floor: int) -> None:
-        for row in self.rows:
-            if row.status in ("trained", "refused") and row.step <= floor:
-                row.has_slot = False
+    def rewind(self, step: int) -> None:
+        for index in self.with_status("taken"):
+            self.rows[index].status = "ready"
+        if step == self.version:
+            return
+        for index in self.with_status(*DONE):
+            if self.rows[index].step > step:
+                self.lose(index, "rewound")
+        for index in self.with_status("leased"):
+            self.lose(index, "rewound")
+        self.version, self.freed = step, min(self.freed, step)
+        self.history += 1
+        self.serving = dict.fromkeys(self.serving, -1)
+        room = self.rules.slots - self.ahead()
+        for place, index in enumerate(self.with_status(*PENDING)):
+            row = self.rows[index]
+            if row.status == "ready" and (place >= room or row.newest > step):
+                self.lose(index, "rewound")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from broker.client import BrokerClient
-from broker.entry import Rules
+from broker.entry import Owner, Receipt, Rules, lease_of
 from broker.ledger import Ledger
 from broker.membership import Membership
-from broker.protocol import Role
+from broker.protocol import Role, Verdict
 from broker.server import BrokerServer, ImageShelf
 from broker.service import BrokerService
 from broker.source import SampleSource
+from broker.store import MemoryStore
+from broker.transport import ZmqListener
 from common.images import ImageStore
 from common.types import (
     Box,
@@ -66,6 +69,7 @@ def make_group(lease: GroupLease, version: int, *, tokens: int = 3, first: int =
             response_token_ids=np.arange(tokens + i, dtype=np.int32),
             rollout_logprobs=np.full(tokens + i, -0.5, dtype=np.float32),
             version_spans=(VersionSpan(version=version, start=0, end=tokens + i),),
+            cache_version=version,
             finish_reason=FinishReason.STOP,
         )
         for i in range(lease.num_trajectories)
@@ -80,13 +84,51 @@ def make_group(lease: GroupLease, version: int, *, tokens: int = 3, first: int =
     )
 
 
-def make_update(version: int, *members: str, attempt: int = 0) -> WeightUpdate:
+def make_update(version: int, *members: str, attempt: int = 0, history: int = 0) -> WeightUpdate:
     ranks = {member: rank for rank, member in enumerate(members, start=1)}
     bucket = WeightBucket(names=("w",), dtypes=("float32",), shapes=((2, 2),), num_bytes=16)
     group = PushGroup(
         name=f"push-{attempt}", host="127.0.0.1", port=1234, backend="gloo", ranks=ranks
     )
-    return WeightUpdate(version=version, attempt=attempt, group=group, buckets=(bucket,))
+    return WeightUpdate(
+        version=version, history=history, attempt=attempt, group=group, buckets=(bucket,)
+    )
+
+
+def lease_all(
+    ledger: Ledger,
+    owner: Owner,
+    count: int = 99,
+    version: int | None = None,
+    now: float = 0.0,
+    request_id: bytes | None = None,
+) -> list[GroupLease]:
+    """New leases as the server would be told of them."""
+    serving = ledger.version if version is None else version
+    request_id = request_id or secrets.token_bytes(8)
+    entries = ledger.lease(owner, request_id, count, ledger.history, serving, now)
+    return [lease_of(entry, ledger.rules) for entry in entries]
+
+
+def submit_group(ledger: Ledger, owner: Owner, group: Group) -> Verdict:
+    return ledger.submit(owner, group.group_id, group.attempt, Receipt.of(group))
+
+
+def make_service(
+    source: SampleSource,
+    rules: Rules,
+    member_timeout_s: float = 20.0,
+    max_frame_bytes: int = 2**20,
+    max_held_bytes: int = 2**30,
+) -> BrokerService:
+    return BrokerService(
+        Ledger(source, rules),
+        Membership(member_timeout_s),
+        MemoryStore(max_held_bytes),
+        run_id="test",
+        num_samples=len(source.samples),
+        max_frame_bytes=max_frame_bytes,
+    )
 
 
 @dataclass
@@ -122,14 +164,10 @@ async def running_broker(
     address: str = "tcp://127.0.0.1:0",
     drain_s: float = 0.05,
 ) -> AsyncIterator[Running]:
-    service = BrokerService(
-        Ledger(source, rules),
-        Membership(member_timeout_s),
-        run_id="test",
-        num_samples=len(source.samples),
-    )
+    service = make_service(source, rules, member_timeout_s, max_frame_bytes)
     shelf = ImageShelf(ImageStore(images), source.samples)
-    server = BrokerServer(service, shelf, address, max_frame_bytes=max_frame_bytes)
+    listener = ZmqListener(address, max_frame_bytes)
+    server = BrokerServer(service, shelf, listener, max_frame_bytes=max_frame_bytes)
     stop = asyncio.Event()
     async with server, asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve(stop, drain_s))

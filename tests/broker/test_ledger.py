@@ -1,32 +1,47 @@
 """Each rule of the ledger by example. Owners are (name, incarnation)."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import pytest
 
 from broker.accounts import Place
-from broker.entry import State
+from broker.entry import Entry, Receipt
 from broker.ledger import Ledger
-from broker.protocol import Verdict
+from broker.protocol import Role, Verdict
 from broker.refusal import Refusal
-from common.types import FinishReason, GroupLease
-from tests.broker.support import make_group, make_rules, make_source
+from common.types import GroupLease
+from tests.broker.support import lease_all, make_group, make_rules, make_source, submit_group
 
 A, B, LEARNER = ("rollout-0", 1), ("rollout-1", 1), ("learner-0", 1)
 
 
 def make_ledger(num_samples: int = 8, groups_per_step: int = 2, staleness: int = 0) -> Ledger:
-    return Ledger(make_source(num_samples), make_rules(groups_per_step, staleness))
+    return with_server(Ledger(make_source(num_samples), make_rules(groups_per_step, staleness)))
+
+
+def with_server(ledger: Ledger) -> Ledger:
+    """A and B are live rollout servers; A serves the first weights."""
+    ledger.join(A, Role.ROLLOUT)
+    ledger.join(B, Role.ROLLOUT)
+    ledger.serve(A, 0, 0)
+    return ledger
+
+
+def serve(ledger: Ledger, version: int) -> None:
+    ledger.serve(A, ledger.history, version)
 
 
 def lease(
     ledger: Ledger, count: int = 99, version: int | None = None, now: float = 0.0
 ) -> list[GroupLease]:
-    return ledger.lease(A, count, ledger.version if version is None else version, now)
+    return lease_all(ledger, A, count, version, now)
 
 
 def submit(ledger: Ledger, leases: list[GroupLease], version: int | None = None) -> None:
     for granted in leases:
         group = make_group(granted, ledger.version if version is None else version)
-        assert ledger.submit(A, group) is Verdict.ACCEPTED
+        assert submit_group(ledger, A, group) is Verdict.ACCEPTED
         ledger.check()
 
 
@@ -36,13 +51,13 @@ def train_step(ledger: Ledger, step: int, floor: int | None = None) -> list[str]
     batch = ledger.take(LEARNER, step)
     assert batch is not None
     ledger.acknowledge(LEARNER, step, {})
-    ledger.free_slots(step if floor is None else floor)
+    serve(ledger, step if floor is None else floor)
     ledger.check()
-    return [group.group_id for group in batch.groups]
+    return ids(batch.entries)
 
 
-def ids(leases: list[GroupLease]) -> list[str]:
-    return [granted.group_id for granted in leases]
+def ids(groups: Iterable[GroupLease | Entry]) -> list[str]:
+    return [group.group_id for group in groups]
 
 
 # ---- admission and slots -------------------------------------------------------------------------
@@ -60,10 +75,9 @@ def test_slots_are_freed_by_the_acknowledgement_of_weights_not_by_the_take() -> 
     assert lease(ledger) == []
     ledger.acknowledge(LEARNER, 1, {})
     assert lease(ledger) == [] and ledger.slots_used == 2
-    ledger.free_slots(None)  # nobody serves anything
-    ledger.free_slots(0)  # somebody serves the old weights
+    serve(ledger, 0)  # somebody serves the old weights
     assert lease(ledger) == []
-    ledger.free_slots(1)
+    serve(ledger, 1)
     assert ids(lease(ledger)) == ["0/2", "0/3"]
 
 
@@ -72,9 +86,9 @@ def test_a_server_with_old_weights_gets_no_lease_that_would_be_stale() -> None:
     submit(ledger, lease(ledger))  # steps 1 and 2
     ledger.take(LEARNER, 1)
     ledger.acknowledge(LEARNER, 1, {})
-    ledger.free_slots(1)
-    assert lease(ledger, version=0) == [] and ledger.has_work  # step 3 would be 2 behind
-    assert len(lease(ledger, version=1)) == 2
+    serve(ledger, 1)
+    assert lease_all(ledger, B, version=0) == [] and ledger.has_work  # step 3 would be 2 behind
+    assert len(lease_all(ledger, B, version=1)) == 2
 
 
 def test_a_server_ahead_of_the_learner_is_refused() -> None:
@@ -83,9 +97,9 @@ def test_a_server_ahead_of_the_learner_is_refused() -> None:
 
 
 def test_nothing_is_leased_that_no_step_will_train() -> None:
-    ledger = Ledger(make_source(7), make_rules(2, 5))
+    ledger = with_server(Ledger(make_source(7), make_rules(2, 5)))
     assert ledger.total_steps == 3 and len(lease(ledger)) == 6
-    ledger = Ledger(make_source(7), make_rules(2, 5, max_steps=2))
+    ledger = with_server(Ledger(make_source(7), make_rules(2, 5, max_steps=2)))
     assert ledger.total_steps == 2 and len(lease(ledger)) == 4
 
 
@@ -102,8 +116,8 @@ def test_batches_are_the_dataset_order_whatever_the_order_of_submission() -> Non
     leases = lease(ledger)
     submit(ledger, leases[::-1])
     batch = ledger.take(LEARNER, 1)
-    assert batch is not None and [g.group_id for g in batch.groups] == ["0/0", "0/1"]
-    assert [g.sample for g in batch.groups] == [granted.sample for granted in leases[:2]]
+    assert batch is not None and ids(batch.entries) == ["0/0", "0/1"]
+    assert [e.assignment.sample for e in batch.entries] == [x.sample for x in leases[:2]]
 
 
 def test_a_batch_waits_for_its_own_groups_although_later_ones_are_there() -> None:
@@ -120,18 +134,18 @@ def test_returned_groups_are_leased_first_and_keep_their_place() -> None:
     leases = lease(ledger, 3)
     ledger.give_back(A, leases[2].group_id, 0, broken_sample=False)
     ledger.give_back(A, leases[1].group_id, 0, broken_sample=False)
-    again = ledger.lease(B, 99, 0, 0.0)
+    again = lease_all(ledger, B, 99, 0)
     assert ids(again) == ["0/1", "0/2", "0/3"] and [g.attempt for g in again] == [1, 1, 0]
     assert [g.sampling_seed for g in again[:2]] == [g.sampling_seed for g in leases[1:]]
 
 
 def test_epochs_follow_each_other_until_fewer_groups_than_a_step_are_left() -> None:
     source = make_source(3, epochs=3)
-    ledger = Ledger(source, make_rules(2))
+    ledger = with_server(Ledger(source, make_rules(2)))
     trained = [group for step in range(1, 5) for group in train_step(ledger, step)]
     assert trained == [source.at(i).group_id for i in range(8)]
     end = ledger.take(LEARNER, 5)
-    assert end is not None and end.exhausted and end.groups == ()
+    assert end is not None and end.exhausted and end.entries == ()
 
 
 # ---- leases, attempts, fencing -------------------------------------------------------------------
@@ -149,11 +163,11 @@ def test_late_submit_is_fenced_before_and_after_the_next_attempt() -> None:
     ledger = make_ledger()
     (old,) = lease(ledger, 1)
     ledger.lapse(10.0)
-    assert ledger.submit(A, make_group(old, 0)) is Verdict.FENCED
+    assert submit_group(ledger, A, make_group(old, 0)) is Verdict.FENCED
     (new,) = lease(ledger, 1)
-    assert ledger.submit(A, make_group(old, 0)) is Verdict.FENCED
-    assert ledger.submit(A, make_group(new, 0)) is Verdict.ACCEPTED
-    assert ledger.submit(A, make_group(old, 0)) is Verdict.FENCED
+    assert submit_group(ledger, A, make_group(old, 0)) is Verdict.FENCED
+    assert submit_group(ledger, A, make_group(new, 0)) is Verdict.ACCEPTED
+    assert submit_group(ledger, A, make_group(old, 0)) is Verdict.FENCED
     ledger.check()
 
 
@@ -163,15 +177,17 @@ def test_submit_sent_twice_is_harmless_at_every_later_moment() -> None:
     group = make_group(leases[0], 0)
     submit(ledger, leases)
     before = ledger.counts()
-    assert ledger.submit(A, group) is Verdict.DUPLICATE and ledger.counts() == before
+    assert submit_group(ledger, A, group) is Verdict.DUPLICATE and ledger.counts() == before
     ledger.take(LEARNER, 1)
-    assert ledger.submit(A, group) is Verdict.DUPLICATE
+    assert submit_group(ledger, A, group) is Verdict.DUPLICATE
     ledger.acknowledge(LEARNER, 1, {})
-    assert ledger.submit(A, group) is Verdict.DUPLICATE
+    assert submit_group(ledger, A, group) is Verdict.DUPLICATE
     before = ledger.counts()
-    ledger.free_slots(1)
-    assert ledger.submit(A, group) is Verdict.FENCED  # forgotten with its slot
+    serve(ledger, 1)
+    assert submit_group(ledger, A, group) is Verdict.DUPLICATE
     assert ledger.counts() == before | {"slots_used": 0}
+    ledger.commit(1, 1)
+    assert submit_group(ledger, A, group) is Verdict.FENCED  # forgotten: no rewind can undo it
     ledger.check()
 
 
@@ -179,41 +195,50 @@ def test_only_the_holder_of_a_lease_can_use_it() -> None:
     ledger = make_ledger()
     (granted,) = lease(ledger, 1)
     for stranger in (B, (A[0], 2)):
-        assert ledger.submit(stranger, make_group(granted, 0)) is Verdict.FENCED
+        assert submit_group(ledger, stranger, make_group(granted, 0)) is Verdict.FENCED
         assert not ledger.give_back(stranger, granted.group_id, 0, broken_sample=True)
-        assert ledger.release(stranger, "member_lost") == []
+        assert ledger.leave(stranger, "member_lost") == []
     assert not ledger.give_back(A, granted.group_id, 1, broken_sample=True)  # another attempt
-    assert ledger.submit(A, make_group(granted, 0)) is Verdict.ACCEPTED
+    assert submit_group(ledger, A, make_group(granted, 0)) is Verdict.ACCEPTED
 
 
 def test_a_member_that_goes_away_gives_back_its_leases_but_not_its_groups() -> None:
     ledger = make_ledger(8, 2, 1)
     leases = lease(ledger, 3)
     submit(ledger, leases[:1])
-    assert ledger.release(A, "member_lost") == ["0/1", "0/2"]
+    assert ledger.leave(A, "member_lost") == ["0/1", "0/2"]
     ledger.check()
-    assert ids(ledger.lease(B, 2, 0, 0.0)) == ["0/1", "0/2"]
+    assert ids(lease_all(ledger, B, 2, 0)) == ["0/1", "0/2"]
     assert ledger.books.samples[Place.WAITING] == 1
 
 
-@pytest.mark.parametrize("change", ["sample", "count", "index", "abort", "future"])
-def test_a_group_that_is_not_what_was_leased_is_refused(change: str) -> None:
+def test_weights_of_the_future_are_refused() -> None:
     ledger = make_ledger()
-    first, second = lease(ledger, 2)
-    group = make_group(first, 0)
-    aborted = group.trajectories[0].model_copy(update={"finish_reason": FinishReason.ABORT})
-    wrong = {
-        "sample": group.model_copy(update={"sample": second.sample}),
-        "count": group.model_copy(update={"trajectories": group.trajectories[:1]}),
-        "index": make_group(first, 0, first=1),
-        "abort": group.model_copy(update={"trajectories": (aborted, group.trajectories[1])}),
-        "future": make_group(first, 1),
-    }[change]
+    first, _ = lease(ledger, 2)
     with pytest.raises(Refusal) as refused:
-        ledger.submit(A, wrong)
+        submit_group(ledger, A, make_group(first, 1))
     assert refused.value.code == "bad_group"
     ledger.check()
-    assert ledger.submit(A, group) is Verdict.ACCEPTED  # the lease is still there
+    assert submit_group(ledger, A, make_group(first, 0)) is Verdict.ACCEPTED  # still leased
+
+
+def test_a_request_for_leases_sent_again_gets_the_same() -> None:
+    ledger = make_ledger(8, 2, 1)
+    first = lease_all(ledger, A, 2, request_id=b"one")
+    assert lease_all(ledger, A, 2, request_id=b"one") == first
+    assert len(lease_all(ledger, A, 9, request_id=b"two")) == 2
+    submit(ledger, first[:1])
+    assert lease_all(ledger, A, 2, request_id=b"one") == first[1:]
+    ledger.check()
+
+
+def test_a_member_holds_a_bounded_number_of_leases() -> None:
+    rules = replace(make_rules(8), max_leases=3)
+    ledger = with_server(Ledger(make_source(8), rules))
+    first = lease(ledger)
+    assert len(first) == 3 and lease(ledger) == []
+    submit(ledger, first[:1])
+    assert len(lease(ledger)) == 1 and len(lease_all(ledger, B, 99, 0)) == 3
 
 
 # ---- staleness -----------------------------------------------------------------------------------
@@ -221,12 +246,12 @@ def test_a_group_too_old_for_its_step_expires_when_it_is_submitted() -> None:
     ledger = make_ledger()
     train_step(ledger, 1)
     (granted, _) = lease(ledger)
-    assert ledger.submit(A, make_group(granted, 0)) is Verdict.STALE
+    assert submit_group(ledger, A, make_group(granted, 0)) is Verdict.STALE
     ledger.check()
     assert ledger.books.tokens.expired_by_reason == {"stale_at_submit": 3 + 4}
     (again,) = lease(ledger)
     assert (again.group_id, again.attempt) == (granted.group_id, 1)
-    assert ledger.submit(A, make_group(again, 1)) is Verdict.ACCEPTED
+    assert submit_group(ledger, A, make_group(again, 1)) is Verdict.ACCEPTED
     assert ledger.books.tokens[Place.WAITING] == 7
     assert ledger.books.tokens.issued == 7 + 7 + 2 * 7  # step 1, the stale group, this one
 
@@ -238,7 +263,7 @@ def test_the_oldest_token_of_any_trajectory_counts() -> None:
     (granted, *_) = lease(ledger)
     old, new = make_group(granted, 0).trajectories[0], make_group(granted, 2).trajectories[1]
     mixed = make_group(granted, 2).model_copy(update={"trajectories": (old, new)})
-    assert ledger.submit(A, mixed) is Verdict.STALE
+    assert submit_group(ledger, A, mixed) is Verdict.STALE
 
 
 def test_the_guard_at_take_refuses_what_admission_let_through() -> None:
@@ -247,15 +272,17 @@ def test_the_guard_at_take_refuses_what_admission_let_through() -> None:
     train_step(ledger, 1)
     leases = lease(ledger)
     submit(ledger, leases)
-    for entry in ledger.entries():
+    for entry in ledger.needed():
         if entry.group_id == leases[1].group_id:
-            entry.group = make_group(leases[1], 0)
+            entry.receipt = Receipt.of(make_group(leases[1], 0))
     assert ledger.take(LEARNER, 2) is None
     ledger.check()
     assert ledger.books.samples.expired_by_reason == {"stale_at_take": 1}
     submit(ledger, lease(ledger))
     batch = ledger.take(LEARNER, 2)
-    assert batch is not None and all(group.oldest_version == 1 for group in batch.groups)
+    assert batch is not None and all(
+        e.receipt and e.receipt.oldest_version == 1 for e in batch.entries
+    )
 
 
 def test_max_staleness_seen_is_that_of_trained_groups() -> None:
@@ -290,13 +317,14 @@ def test_other_failures_do_not_count_towards_quarantine() -> None:
 
 
 def test_quarantine_near_the_end_ends_the_data_without_a_deadlock() -> None:
-    ledger = Ledger(make_source(5), make_rules(2, 0, max_attempts=1))
+    ledger = with_server(Ledger(make_source(5), make_rules(2, 0, max_attempts=1)))
     train_step(ledger, 1)
     for _ in range(2):  # two of the last three groups are broken: one is left, less than a step
         granted = lease(ledger)
         assert ledger.take(LEARNER, 2) is None
         ledger.give_back(A, granted[0].group_id, granted[0].attempt, broken_sample=True)
-        ledger.release(A, "member_left")
+        ledger.leave(A, "member_left")
+        with_server(ledger)
         ledger.check()
     end = ledger.take(LEARNER, 2)
     assert end is not None and end.exhausted
@@ -314,7 +342,7 @@ def test_groups_refused_by_the_learner_are_quarantined_and_keep_their_slots() ->
     samples = ledger.books.samples
     assert (samples[Place.TRAINED], samples[Place.QUARANTINED]) == (1, 1)
     assert ledger.slots_used == 2 and lease(ledger) == []
-    ledger.free_slots(1)
+    serve(ledger, 1)
     assert ids(lease(ledger)) == ["0/2", "0/3"]
 
 
@@ -338,6 +366,11 @@ def test_another_learner_takes_over_the_batch_and_the_first_is_fenced() -> None:
     submit(ledger, lease(ledger))
     first = ledger.take(LEARNER, 1)
     reborn = (LEARNER[0], 2)
+    with pytest.raises(Refusal) as refused:
+        ledger.take(reborn, 1)
+    assert refused.value.code == "not_resumed"
+    assert ledger.rewind(reborn, 0) == 0 == ledger.rewind(reborn, 0)  # nothing is undone
+    ledger.check()
     assert ledger.take(reborn, 1) == first
     with pytest.raises(Refusal) as refused:
         ledger.acknowledge(LEARNER, 1, {})
@@ -383,7 +416,183 @@ def test_check_notices_a_lost_group_and_a_wrong_balance() -> None:
         ledger.check()
     ledger = make_ledger()
     lease(ledger)
-    ledger._pending.pop()
+    ledger._groups.pending.pop()
     with pytest.raises(AssertionError):
         ledger.check()
-    assert {entry.state for entry in ledger.entries()} == {State.LEASED}
+
+
+# ---- several learner ranks -----------------------------------------------------------------------
+R0, R1 = ("learner-0", 1), ("learner-1", 1)
+
+
+def test_ranks_pull_shards_of_equal_load_that_make_up_the_batch() -> None:
+    ledger = make_ledger(8, 4)
+    for granted, tokens in zip(lease(ledger), (50, 10, 10, 40), strict=True):
+        submit_group(ledger, A, make_group(granted, 0, tokens=tokens))
+    first, second = ledger.take(R0, 1, 0, 2), ledger.take(R1, 1, 1, 2)
+    assert first is not None and second is not None
+    assert (ids(first.entries), ids(second.entries)) == (["0/0", "0/2"], ["0/1", "0/3"])
+    assert ledger.take(R1, 1, 1, 2) == second
+    for rank, world_size in ((2, 2), (0, 5), (0, 0)):
+        with pytest.raises(Refusal, match="rank"):
+            ledger.take(R0, 1, rank, world_size)
+    with pytest.raises(Refusal, match="split over 2"):
+        ledger.take(R0, 1, 0, 1)
+    ledger.check()
+
+
+def test_a_step_is_done_when_every_rank_has_acknowledged_its_shard() -> None:
+    ledger = make_ledger(8, 2)
+    submit(ledger, lease(ledger))
+    first, second = ledger.take(R0, 1, 0, 2), ledger.take(R1, 1, 1, 2)
+    assert first is not None and second is not None
+    (stranger,) = ids(second.entries)
+    with pytest.raises(Refusal, match="not in step 1"):
+        ledger.acknowledge(R0, 1, {stranger: "?"}, 0)
+    assert not ledger.acknowledge(R0, 1, {}, 0) and not ledger.acknowledge(R0, 1, {}, 0)
+    assert ledger.version == 0
+    with pytest.raises(Refusal) as refused:
+        ledger.acknowledge(R0, 1, {}, 1)  # not its shard
+    assert refused.value.code == "fenced"
+    assert ledger.acknowledge(R1, 1, {stranger: "broken"}, 1) and ledger.version == 1
+    assert ledger.acknowledge(R0, 1, {}, 0)  # once more: it had no answer yet
+    assert ledger.books.samples[Place.QUARANTINED] == 1
+    ledger.check()
+
+
+# ---- checkpoints and history ---------------------------------------------------------------------
+REBORN = (LEARNER[0], 2)
+
+
+def test_a_rewind_undoes_what_was_trained_since_and_issues_it_again() -> None:
+    ledger = make_ledger(12, 2, 1)
+    trained = [train_step(ledger, step) for step in (1, 2, 3)]
+    ledger.take(LEARNER, 4)
+    assert ledger.rewind(REBORN, 1) == 1
+    ledger.check()
+    assert (ledger.version, ledger.freed, ledger.slots_used) == (1, 1, 4)
+    assert ledger.books.samples[Place.TRAINED] == 2
+    assert ledger.books.samples.expired_by_reason == {"rewound": 6}
+    assert ledger.books.lengths.trained == {4: 4} and ledger.books.lengths.expired == {4: 12}
+    assert ledger.lease(A, b"", 9, 0, 1, 0.0) == []  # its weights are of the history that is gone
+    serve(ledger, 1)
+    leases = lease(ledger)
+    assert ids(leases) == trained[1] + trained[2]
+    assert {granted.attempt for granted in leases} == {1}
+    submit(ledger, leases)
+    batch = ledger.take(REBORN, 2)
+    assert batch is not None and ids(batch.entries) == trained[1]
+    with pytest.raises(Refusal):
+        ledger.acknowledge(LEARNER, 2, {})
+
+
+def test_a_rewind_to_the_newest_step_undoes_nothing() -> None:
+    ledger = make_ledger(12, 2, 1)
+    train_step(ledger, 1)
+    leases = lease(ledger)
+    first = ledger.take(LEARNER, 2)
+    assert ledger.rewind(REBORN, 1) == 0  # the history goes on
+    ledger.check()
+    assert ledger.take(REBORN, 2) == first
+    submit(ledger, leases)  # leases live on
+
+
+def test_groups_that_older_weights_made_survive_a_rewind() -> None:
+    """Step 2's groups were generated with version 0: they are as good after a rewind to it."""
+    ledger = make_ledger(12, 2, 2)
+    submit(ledger, lease(ledger))
+    ledger.take(LEARNER, 1)
+    ledger.acknowledge(LEARNER, 1, {})
+    ledger.rewind(REBORN, 0)
+    ledger.check()
+    serve(ledger, 0)
+    assert ids(lease(ledger)) == ["0/0", "0/1"]  # trained, so their trajectories are gone
+
+
+def test_servers_of_a_gone_history_get_no_leases_and_free_no_slots() -> None:
+    ledger = make_ledger(12, 2, 1)
+    for step in (1, 2):
+        train_step(ledger, step)
+    ledger.rewind(REBORN, 1)
+    ledger.serve(A, 0, 2)  # late: of history 0
+    assert ledger.servers.version_of(A) == -1
+    assert ledger.lease(A, b"old", 9, 0, 1, 0.0) == []
+    assert len(ledger.lease(A, b"new", 9, 1, 1, 0.0)) == 2  # two more wait since before
+
+
+def test_refused_groups_are_tried_again_after_a_rewind_and_broken_ones_are_not() -> None:
+    ledger = with_server(Ledger(make_source(8), make_rules(2, 0, max_attempts=1)))
+    broken, whole = lease(ledger)
+    ledger.give_back(A, broken.group_id, 0, broken_sample=True)
+    submit(ledger, [whole, *lease(ledger)])
+    ledger.take(LEARNER, 1)
+    ledger.acknowledge(LEARNER, 1, {"0/2": "cannot be rendered"})
+    ledger.rewind(REBORN, 0)
+    ledger.check()
+    serve(ledger, 0)
+    assert ids(lease(ledger)) == ["0/1", "0/2"]
+
+
+def test_commits_bound_how_far_a_rewind_goes() -> None:
+    ledger = make_ledger(12, 2)
+    for step in (1, 2, 3):
+        train_step(ledger, step)
+    ledger.commit(2, 1)
+    assert len(ledger.kept()) == 4 and ledger.committed == 2
+    with pytest.raises(Refusal, match="can no longer be undone"):
+        ledger.rewind(REBORN, 0)
+    with pytest.raises(Refusal, match="only 3 are acknowledged"):
+        ledger.rewind(REBORN, 4)
+    for step, oldest in ((4, 1), (2, 3)):
+        with pytest.raises(Refusal):
+            ledger.commit(step, oldest)
+    ledger.rewind(REBORN, 1)
+    assert ledger.version == 1 and ledger.committed == 1
+    ledger.check()
+
+
+def test_damaged_groups_are_generated_again_even_from_a_step_under_way() -> None:
+    ledger = make_ledger(8, 2)
+    leases = lease(ledger)
+    submit(ledger, leases)
+    ledger.take(LEARNER, 1)
+    assert not ledger.lose("0/1", 5)
+    assert ledger.lose("0/1", 0)
+    ledger.check()
+    with pytest.raises(Refusal, match="not taken"):
+        ledger.acknowledge(LEARNER, 1, {})
+    assert ledger.take(LEARNER, 1) is None
+    submit(ledger, lease(ledger))
+    assert ledger.take(LEARNER, 1) is not None
+
+
+def test_the_end_moves_when_the_rules_are_amended() -> None:
+    ledger = with_server(Ledger(make_source(12), make_rules(2, max_steps=1)))
+    train_step(ledger, 1)
+    assert lease(ledger) == []
+    ledger.amend(5.0, 1, None, 9)
+    assert ledger.total_steps == 6 and len(lease(ledger)) == 2
+
+
+def test_after_a_power_cut_nothing_that_was_forgotten_can_pass_for_news() -> None:
+    ledger = make_ledger(12, 2, 1)
+    ledger.rewind(LEARNER, 0)
+    train_step(ledger, 1)
+    leases = lease(ledger)
+    ledger.take(LEARNER, 2)
+    ledger.doubt()
+    ledger.check()
+    assert ledger.history == 1 and ledger.version == 1
+    assert submit_group(ledger, A, make_group(leases[0], 1)) is Verdict.FENCED
+    with pytest.raises(Refusal, match="must say where it resumes"):
+        ledger.take(LEARNER, 2)
+    with pytest.raises(Refusal) as refused:  # its first word may arrive once more
+        ledger.rewind(LEARNER, 0)
+    assert refused.value.code == "fenced" and ledger.version == 1
+    for rank in (0, 1):
+        with pytest.raises(Refusal, match="must say where it resumes"):
+            ledger.take(R1, 2, rank, 2)
+    assert ledger.rewind(REBORN, 1) == 1
+    serve(ledger, 1)
+    submit(ledger, lease(ledger))
+    assert ledger.take(REBORN, 2) is not None

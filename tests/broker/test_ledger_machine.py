@@ -20,12 +20,18 @@ class LedgerMachine(RuleBasedStateMachine):
         groups_per_step=st.integers(1, 3),
         staleness=st.integers(0, 2),
         max_attempts=st.integers(1, 3),
+        ranks=st.integers(1, 2),
     )
     def start(
-        self, num_groups: int, groups_per_step: int, staleness: int, max_attempts: int
+        self,
+        num_groups: int,
+        groups_per_step: int,
+        staleness: int,
+        max_attempts: int,
+        ranks: int,
     ) -> None:
         rules = make_rules(groups_per_step, staleness, max_attempts=max_attempts)
-        self.world = World(num_groups, rules)
+        self.world = World(num_groups, rules, min(ranks, groups_per_step))
 
     @rule(server=servers, count=st.integers(1, 4), lag=st.integers(0, 2))
     def lease(self, server: str, count: int, lag: int) -> None:
@@ -43,17 +49,27 @@ class LedgerMachine(RuleBasedStateMachine):
             holder, granted = self.world.granted[-nth]
             self.world.give_back(granted, holder, is_broken)
 
-    @rule(server=servers)
-    def lose(self, server: str) -> None:
+    @rule(server=servers, comes_back=st.booleans())
+    def lose(self, server: str, comes_back: bool) -> None:
         self.world.lose(server)
+        if comes_back:
+            self.world.join(server)
 
     @rule(seconds=st.sampled_from([1.0, 5.0, 10.0]))
     def wait(self, seconds: float) -> None:
         self.world.wait(seconds)
 
-    @rule(server=servers)
-    def update_weights(self, server: str) -> None:
-        self.world.update_weights(server)
+    @rule(server=servers, lag=st.integers(0, 2))
+    def update_weights(self, server: str, lag: int) -> None:
+        self.world.update_weights(server, lag)
+
+    @rule()
+    def checkpoint(self) -> None:
+        self.world.checkpoint()
+
+    @rule(nth=st.integers(1, 2))
+    def restart_learner(self, nth: int) -> None:
+        self.world.restart_learner(nth)
 
     @rule()
     def take(self) -> None:
@@ -87,7 +103,7 @@ def walk(seed: int, num_events: int) -> World:
     """A run in which most events are good ones, so that it gets far."""
     rng = random.Random(seed)
     rules = make_rules(rng.randint(1, 3), rng.randint(0, 2), max_attempts=rng.randint(1, 3))
-    world = World(rng.randint(1, 30), rules)
+    world = World(rng.randint(1, 30), rules, rng.randint(1, rules.groups_per_step))
     for _ in range(num_events):
         server = rng.choice(SERVERS)
         lag = rng.choice((0, 0, 0, 0, 1, 2))
@@ -102,6 +118,11 @@ def walk(seed: int, num_events: int) -> World:
                 world.give_back(granted, holder, rng.random() < 0.6)
         elif event == "lose":
             world.lose(server)
+            world.join(server)
+        elif event == "checkpoint":
+            world.checkpoint()
+        elif event == "restart_learner":
+            world.restart_learner(rng.randint(1, 2))
         elif event == "wait":
             world.wait(rng.choice((1.0, 5.0, 10.0)))
         elif event == "update_weights":
@@ -117,8 +138,9 @@ def walk(seed: int, num_events: int) -> World:
 
 EVENTS = (
     "lease", "submit", "give_back", "lose", "wait", "update_weights", "take", "acknowledge",
+    "checkpoint", "restart_learner",
 )  # fmt: skip
-WEIGHTS = (20, 40, 4, 1, 2, 12, 12, 12)
+WEIGHTS = (20, 40, 4, 1, 2, 12, 12, 12, 3, 1)
 
 
 @pytest.mark.parametrize("block", range(4))
@@ -128,5 +150,5 @@ def test_random_walks(block: int) -> None:
     reasons = {reason for world in worlds for reason in world.reference.lost}
     assert steps > 400, "the walks no longer get far"
     assert reasons == {
-        "broken_sample", "given_back", "lease_lapsed", "member_lost", "stale_at_submit"
+        "broken_sample", "given_back", "lease_lapsed", "member_lost", "rewound", "stale_at_submit"
     }  # fmt: skip

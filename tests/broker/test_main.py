@@ -38,6 +38,13 @@ def write_dataset(folder: Path, num_samples: int) -> Path:
     return path
 
 
+def where(folder: Path) -> tuple[str, ...]:
+    return (
+        "--broker.address", "tcp://127.0.0.1:0", "--data.train", str(folder / "train.parquet"),
+        "--run.folder", str(folder / "run-7"),
+    )  # fmt: skip
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "broker.main", *arguments]
 
@@ -52,9 +59,9 @@ def run_to_end(*arguments: str) -> subprocess.CompletedProcess[str]:
 def process(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A broker process and its address."""
     run = folder / "run-7"
-    fixed = ("--data.train", str(write_dataset(folder, 5)), "--run.folder", str(run))
+    write_dataset(folder, 5)
     started = subprocess.Popen(
-        command("--broker.address", "tcp://127.0.0.1:0", *fixed, *SMALL, *arguments),
+        command(*where(folder), *SMALL, *arguments),
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -97,7 +104,7 @@ async def test_sigterm_waits_for_members_to_leave(tmp_path: Path) -> None:
     with process(tmp_path) as (broker, address):
         async with BrokerClient(address, "rollout-0", Role.ROLLOUT) as rollout:
             broker.send_signal(signal.SIGTERM)
-            assert (await rollout.watch_weights(-1, -1, wait_s=10)).finished
+            assert (await rollout.watch_weights(0, wait_s=10)).finished
             assert broker.poll() is None
             await rollout.goodbye()
         assert broker.wait(10) == 0
@@ -113,7 +120,7 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     with process(tmp_path, "--cluster.drain_s", "600") as (broker, address):
         async with BrokerClient(address, "rollout-0", Role.ROLLOUT) as rollout:
             broker.send_signal(signal.SIGTERM)
-            assert (await rollout.watch_weights(-1, -1, wait_s=10)).finished
+            assert (await rollout.watch_weights(0, wait_s=10)).finished
             broker.send_signal(signal.SIGTERM)
             assert broker.wait(10) == 128 + signal.SIGTERM
 
@@ -129,6 +136,29 @@ def test_bad_configurations_are_one_line(tmp_path: Path) -> None:
         ended = run_to_end(*arguments)
         assert ended.returncode != 0 and words in ended.stderr
         assert "Traceback" not in ended.stderr
+
+
+async def test_a_restarted_broker_goes_on_where_it_was(tmp_path: Path) -> None:
+    with process(tmp_path) as (broker, address):
+        async with BrokerClient(address, "rollout-0", Role.ROLLOUT, request_timeout_s=1) as rollout:
+            first, second = (await rollout.lease(8, 0, wait_s=0)).leases
+            await rollout.submit(make_group(first, 0))
+            broker.kill()
+            broker.wait(10)
+            with process(tmp_path) as (again, same_address):
+                assert same_address == address
+                await rollout.submit(make_group(second, 0))  # no new hello, no new lease
+                assert (await rollout.status()).counts["samples_waiting"] == 2
+                again.kill()
+    other = run_to_end(*where(tmp_path), *SMALL, "--rollout.trajectories_per_sample", "3")
+    assert "trajectories_per_sample = 2, the configuration has 3. Fix:" in other.stderr
+    journal = tmp_path / "run-7" / "journal" / "journal.log"
+    content = bytearray(journal.read_bytes())
+    content[60] ^= 1
+    journal.write_bytes(content)
+    damaged = run_to_end(*where(tmp_path), *SMALL)
+    assert damaged.returncode == 1 and "Traceback" not in damaged.stderr
+    assert "is damaged" in damaged.stderr and "repair keeps what is before it" in damaged.stderr
 
 
 def test_help_lists_the_fields() -> None:

@@ -4,6 +4,7 @@ from broker import membership
 from broker.membership import Membership
 from broker.protocol import Hello, Role
 from broker.refusal import Refusal
+from broker.servers import Servers
 
 
 def hello(name: str = "rollout-0", incarnation: int = 1, role: Role = Role.ROLLOUT) -> Hello:
@@ -24,12 +25,10 @@ def test_members_lapse_in_the_order_of_their_last_sign_of_life() -> None:
 def test_a_new_incarnation_replaces_the_old_one() -> None:
     members = Membership(timeout_s=10)
     assert members.join(hello(incarnation=1), 0) is None
-    members.seen("rollout-0", 1, 1).acknowledged_version = 4
     assert members.join(hello(incarnation=1), 2) is None  # hello sent twice
-    assert members.acknowledged() == {"rollout-0": 4}
     replaced = members.join(hello(incarnation=2), 3)
     assert replaced is not None and replaced.owner == ("rollout-0", 1)
-    assert members.acknowledged() == {"rollout-0": -1} and len(members) == 1
+    assert len(members) == 1
     with pytest.raises(Refusal) as refused:
         members.seen("rollout-0", 1, 4)
     assert refused.value.code == "superseded"
@@ -53,18 +52,36 @@ def test_looking_a_member_up_is_no_sign_of_life() -> None:
     assert members.next_deadline() == 10
 
 
-def test_serving_floor_is_the_oldest_version_of_any_server_that_serves() -> None:
+def test_nobody_changes_role_under_the_same_name() -> None:
     members = Membership(timeout_s=10)
-    assert members.serving_floor() is None
-    members.join(hello("learner-0", role=Role.LEARNER), 0)
-    members.join(hello("rollout-0"), 0)
-    assert members.serving_floor() is None
-    members.seen("rollout-0", 1, 0).acknowledged_version = 3
-    members.join(hello("rollout-1"), 0)  # serves nothing yet, so it holds nobody up
-    assert members.serving_floor() == 3
-    members.seen("rollout-1", 1, 0).acknowledged_version = 2
-    assert members.serving_floor() == 2
-    assert members.acknowledged() == {"rollout-0": 3, "rollout-1": 2}
+    members.join(hello(), 0)
+    with pytest.raises(Refusal) as refused:
+        members.join(hello(incarnation=2, role=Role.LEARNER), 1)
+    assert refused.value.code == "wrong_role"
+
+
+def test_restored_members_have_a_while_to_be_heard_of() -> None:
+    members = Membership(timeout_s=10)
+    members.restore(("rollout-0", 7), Role.ROLLOUT, 100)
+    assert members.seen("rollout-0", 7, 105).role is Role.ROLLOUT
+    assert members.lapse(114) == [] and len(members.lapse(115)) == 1
+
+
+def test_serving_floor_is_the_oldest_version_of_any_server_that_serves() -> None:
+    servers = Servers()
+    first, second = ("rollout-0", 1), ("rollout-1", 1)
+    assert servers.floor() is None
+    servers.add(first)
+    assert servers.floor() is None
+    assert servers.acknowledge(first, 3) and not servers.acknowledge(first, 2)
+    servers.add(second)  # serves nothing yet, so it holds nobody up
+    assert servers.floor() == 3
+    assert servers.acknowledge(second, 2) and servers.floor() == 2
+    assert servers.all() == {first: 3, second: 2} and len(servers) == 2
+    servers.remove(second)
+    assert servers.floor() == 3 and not servers.acknowledge(second, 5)
+    servers.forget_versions()
+    assert servers.floor() is None and servers.version_of(first) == -1
 
 
 def test_the_number_of_members_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from broker.client import BrokerClient, RequestRefused, heartbeat_forever
 from broker.protocol import Role, Verdict
-from broker.server import loopback_only
-from common.errors import BrokerUnavailable, ConfigError
+from broker.transport import loopback_only
+from common.errors import BrokerUnavailable, ConfigError, ProtocolError
 from common.types import ImageRef
+from common.wire import encode
 from tests.broker.support import (
     Running,
     make_group,
@@ -31,13 +32,14 @@ async def run_rollout(broker: Running, name: str, max_groups: int) -> int:
 
     async def follow_weights(client: BrokerClient) -> None:
         nonlocal served
-        attempt = -1
+        serial = 0
         while not finished.is_set():
-            news = await client.watch_weights(served, attempt, wait_s=5)
+            news = await client.watch_weights(serial, wait_s=5)
+            serial = news.serial
             if news.finished:
                 finished.set()
             elif news.update is not None:
-                served, attempt = news.update.version, news.update.attempt
+                served = news.update.version
                 await client.ack_weights(served)
                 is_serving.set()
 
@@ -157,7 +159,7 @@ async def test_a_restarted_member_supersedes_its_earlier_life() -> None:
         broker.client("rollout-0") as before,
     ):
         (lost,) = (await before.lease(1, 0, wait_s=0)).leases
-        held = asyncio.create_task(before.watch_weights(-1, -1, wait_s=30))
+        held = asyncio.create_task(before.watch_weights(0, wait_s=30))
         await before.heartbeat({})
         async with broker.client("rollout-0") as after:
             (again,) = (await after.lease(1, 0, wait_s=0)).leases
@@ -174,13 +176,14 @@ async def test_a_restarted_server_is_not_shown_an_old_push() -> None:
         running_broker(make_rules(1), make_source(4)) as broker,
         broker.client("learner-0") as learner,
     ):
+        await learner.resume(0)
         async with broker.client("rollout-0") as before:
             await learner.announce(make_update(0, "rollout-0"))
-            news = await before.watch_weights(-1, -1, wait_s=0)
+            news = await before.watch_weights(0, wait_s=0)
             assert news.update == make_update(0, "rollout-0")
         async with broker.client("rollout-0") as after:
-            assert (await after.watch_weights(-1, -1, wait_s=0)).update is None
-            held = asyncio.create_task(after.watch_weights(-1, -1, wait_s=10))
+            assert (await after.watch_weights(0, wait_s=0)).update is None
+            held = asyncio.create_task(after.watch_weights(0, wait_s=10))
             await after.heartbeat({})
             await learner.announce(make_update(0, "rollout-0", attempt=1))
             assert (await held).update == make_update(0, "rollout-0", attempt=1)
@@ -238,7 +241,7 @@ async def test_held_requests_are_bounded() -> None:
         running_broker(make_rules(), make_source(4)) as broker,
         broker.client("rollout-0") as rollout,
     ):
-        held = [asyncio.create_task(rollout.watch_weights(-1, -1, 30)) for _ in range(40)]
+        held = [asyncio.create_task(rollout.watch_weights(0, 30)) for _ in range(40)]
         await asyncio.wait(held, timeout=5, return_when=asyncio.FIRST_EXCEPTION)
         await rollout.heartbeat({})
         refused = [task for task in held if task.done()]
@@ -270,16 +273,29 @@ async def test_images_come_by_digest_and_nothing_else_does(tmp_path: Path) -> No
             await observer.image("0" * 64)
 
 
-async def test_a_reply_over_the_frame_limit_says_so() -> None:
+async def test_a_batch_larger_than_a_frame_comes_in_several() -> None:
     async with (
-        running_broker(make_rules(2), make_source(4), max_frame_bytes=3000) as broker,
+        running_broker(make_rules(5), make_source(5), max_frame_bytes=6000) as broker,
         broker.client("rollout-0") as rollout,
         broker.client("learner-0") as learner,
     ):
-        for lease in (await rollout.lease(2, 0, wait_s=0)).leases:
-            await rollout.submit(make_group(lease, 0, tokens=100))
-        with pytest.raises(RequestRefused, match=r"too_large.*broker\.max_frame_mib"):
-            await learner.take(1, wait_s=0)
+        sent = [make_group(x, 0, tokens=99) for x in (await rollout.lease(5, 0, wait_s=0)).leases]
+        for group in sent:
+            await rollout.submit(group)
+        batch = await learner.take(1, wait_s=0)
+        assert batch.num_groups == 5
+        assert [encode(group) for group in batch.groups] == [encode(group) for group in sent]
+
+
+async def test_a_message_over_the_limit_of_the_broker_is_not_even_sent() -> None:
+    async with (
+        running_broker(make_rules(1), make_source(4), max_frame_bytes=3000) as broker,
+        broker.client("rollout-0") as rollout,
+    ):
+        (lease,) = (await rollout.lease(1, 0, wait_s=0)).leases
+        with pytest.raises(ProtocolError, match=r"limit of 3000. Fix: raise broker.max_frame_mib"):
+            await rollout.submit(make_group(lease, 0, tokens=1000))
+        assert await rollout.submit(make_group(lease, 0)) is Verdict.ACCEPTED
 
 
 async def test_without_a_broker_the_client_gives_up_in_the_end() -> None:
@@ -309,7 +325,7 @@ async def test_stopping_tells_members_and_waits_for_them() -> None:
         async with broker.client("rollout-0") as rollout:
             (_,) = (await rollout.lease(1, 0, wait_s=0)).leases
             held = asyncio.create_task(rollout.lease(1, 0, wait_s=30))
-            watching = asyncio.create_task(rollout.watch_weights(-1, -1, wait_s=30))
+            watching = asyncio.create_task(rollout.watch_weights(0, wait_s=30))
             await rollout.heartbeat({})
             broker.stop.set()
             assert (await held).finished and (await watching).finished

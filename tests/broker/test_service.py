@@ -7,10 +7,8 @@ from pydantic import BaseModel
 
 from broker import protocol as p
 from broker.entry import Rules
-from broker.ledger import Ledger
-from broker.membership import Membership
-from broker.service import BrokerService
-from tests.broker.support import make_group, make_rules, make_source, make_update
+from common.types import FinishReason
+from tests.broker.support import make_group, make_rules, make_service, make_source, make_update
 
 ROLES = {"r": p.Role.ROLLOUT, "l": p.Role.LEARNER}
 
@@ -18,10 +16,15 @@ ROLES = {"r": p.Role.ROLLOUT, "l": p.Role.LEARNER}
 class Bench:
     """A service, a clock that tests move, and a mailbox of replies by request."""
 
-    def __init__(self, rules: Rules, num_samples: int = 8, member_timeout_s: float = 20) -> None:
-        ledger = Ledger(make_source(num_samples), rules)
-        self.service = BrokerService(
-            ledger, Membership(member_timeout_s), run_id="test", num_samples=num_samples
+    def __init__(
+        self,
+        rules: Rules,
+        num_samples: int = 8,
+        member_timeout_s: float = 20,
+        max_held_bytes: int = 2**30,
+    ) -> None:
+        self.service = make_service(
+            make_source(num_samples), rules, member_timeout_s, max_held_bytes=max_held_bytes
         )
         self.now = 0.0
         self.replies: dict[str, list[BaseModel]] = {}
@@ -62,7 +65,9 @@ def me(name: str, incarnation: int = 1) -> dict[str, Any]:
 
 
 def lease(name: str, wait_s: float = 0.0, count: int = 9, version: int = 0) -> p.LeaseRequest:
-    return p.LeaseRequest(**me(name), max_groups=count, serving_version=version, wait_s=wait_s)
+    return p.LeaseRequest(
+        **me(name), max_groups=count, history=0, serving_version=version, wait_s=wait_s
+    )
 
 
 def submit(bench: Bench, name: str, leases: p.Leases, version: int = 0) -> None:
@@ -79,9 +84,9 @@ def test_a_held_request_ends_at_its_time_with_an_empty_reply() -> None:
         bench.send(p.WatchMembers(**me("l0"), at_least=2, wait_s=5)): p.Members(
             acknowledged={"r0": -1}
         ),
-        bench.send(
-            p.WatchWeights(**me("r0"), seen_version=-1, seen_attempt=-1, wait_s=5)
-        ): p.Announcement(update=None),
+        bench.send(p.WatchWeights(**me("r0"), seen_serial=0, wait_s=5)): p.Announcement(
+            serial=0, update=None
+        ),
     }
     assert bench.service.next_deadline() == 5
     bench.advance(4.9)
@@ -120,13 +125,13 @@ def test_every_live_server_must_acknowledge_the_weights_before_slots_are_freed()
     bench = Bench(make_rules())
     bench.hello("l0", "r0", "r1")
     for name in ("r0", "r1"):
-        bench.ask(p.AckWeights(**me(name), version=0))
+        bench.ask(p.AckWeights(**me(name), history=0, version=0))
     submit(bench, "r0", bench.ask(lease("r0")))
     train(bench, 1)
     tag = bench.send(lease("r0", wait_s=60))
-    bench.ask(p.AckWeights(**me("r0"), version=1))
+    bench.ask(p.AckWeights(**me("r0"), history=0, version=1))
     assert bench.reply(tag) is None
-    bench.ask(p.AckWeights(**me("r1"), version=1))
+    bench.ask(p.AckWeights(**me("r1"), history=0, version=1))
     # the request said version 0, but the server has acknowledged 1 since
     assert [granted.group_id for granted in bench.reply(tag).leases] == ["0/2", "0/3"]
 
@@ -136,13 +141,13 @@ def test_a_server_that_goes_away_holds_up_nobody(ending: str) -> None:
     bench = Bench(make_rules(2, 1))
     bench.hello("l0", "r0", "r1")
     for name in ("r0", "r1"):
-        bench.ask(p.AckWeights(**me(name), version=0))
+        bench.ask(p.AckWeights(**me(name), history=0, version=0))
     assert len(bench.ask(lease("r1", count=1)).leases) == 1
     granted = bench.ask(lease("r0", count=1))
     submit(bench, "r0", granted)
     tag = bench.send(lease("r0", wait_s=60, count=1))
     assert bench.reply(tag) is not None  # 0/2
-    held = bench.send(p.WatchWeights(**me("r1"), seen_version=-1, seen_attempt=-1, wait_s=60))
+    held = bench.send(p.WatchWeights(**me("r1"), seen_serial=0, wait_s=60))
     if ending == "goodbye":
         bench.ask(p.Goodbye(**me("r1")))
     elif ending == "restart":
@@ -160,7 +165,7 @@ def test_a_server_that_goes_away_holds_up_nobody(ending: str) -> None:
     bench.ask(lease("r0"))  # all slots are used now
     tag = bench.send(lease("r0", wait_s=60))
     assert bench.reply(tag) is None
-    bench.ask(p.AckWeights(**me("r0"), version=1))
+    bench.ask(p.AckWeights(**me("r0"), history=0, version=1))
     assert [granted.group_id for granted in bench.reply(tag).leases] == ["0/4", "0/5"]
 
 
@@ -200,7 +205,7 @@ def test_finish_is_told_to_everybody_and_ends_when_all_have_left() -> None:
     bench.ask(lease("r0"))
     tags = [
         bench.send(lease("r0", wait_s=60)),
-        bench.send(p.WatchWeights(**me("r0"), seen_version=-1, seen_attempt=-1, wait_s=60)),
+        bench.send(p.WatchWeights(**me("r0"), seen_serial=0, wait_s=60)),
     ]
     assert bench.ask(p.Finish(**me("l0"), reason="done")).finished
     assert all(bench.reply(tag).finished for tag in tags)
@@ -223,7 +228,7 @@ def test_weights_are_announced_only_after_the_step_that_made_them() -> None:
     bench.hello("r0", "l0")
     refused = bench.ask(p.AnnounceWeights(**me("l0"), update=make_update(1, "r0")))
     assert refused.code == "bad_request"
-    assert bench.ask(p.AckWeights(**me("r0"), version=1)).code == "bad_request"
+    assert bench.ask(p.AckWeights(**me("r0"), history=0, version=1)).code == "bad_request"
     bench.ask(p.AnnounceWeights(**me("l0"), update=make_update(0, "r0")))
     assert (
         bench.ask(p.AnnounceWeights(**me("l0"), update=make_update(0, "r0"))) == p.Done()
@@ -234,12 +239,102 @@ def test_an_announcement_reaches_those_it_concerns_once() -> None:
     bench = Bench(make_rules())
     bench.hello("l0", "r0", "r1")
 
-    def watch(name: str, version: int, attempt: int) -> p.WatchWeights:
-        return p.WatchWeights(**me(name), seen_version=version, seen_attempt=attempt, wait_s=60)
+    def watch(name: str, serial: int) -> p.WatchWeights:
+        return p.WatchWeights(**me(name), seen_serial=serial, wait_s=60)
 
-    tags = {name: bench.send(watch(name, -1, -1)) for name in ("r0", "r1")}
+    tags = {name: bench.send(watch(name, 0)) for name in ("r0", "r1")}
     update = make_update(0, "r0")
     bench.ask(p.AnnounceWeights(**me("l0"), update=update))
     assert bench.reply(tags["r0"]).update == update and bench.reply(tags["r1"]) is None
-    assert bench.reply(bench.send(watch("r0", 0, 0))) is None
-    assert bench.ask(watch("r0", -1, -1)).update == update
+    assert bench.reply(bench.send(watch("r0", 1))) is None
+    assert bench.ask(watch("r0", 0)) == p.Announcement(serial=1, update=update)
+
+
+@pytest.mark.parametrize("change", ["sample", "count", "index", "abort"])
+def test_a_group_that_is_not_what_was_leased_is_refused(change: str) -> None:
+    bench = Bench(make_rules())
+    bench.hello("r0")
+    first, second = bench.ask(lease("r0")).leases
+    group = make_group(first, 0)
+    aborted = group.trajectories[0].model_copy(update={"finish_reason": FinishReason.ABORT})
+    wrong = {
+        "sample": group.model_copy(update={"sample": second.sample}),
+        "count": group.model_copy(update={"trajectories": group.trajectories[:1]}),
+        "index": make_group(first, 0, first=1),
+        "abort": group.model_copy(update={"trajectories": (aborted, group.trajectories[1])}),
+    }[change]
+    assert bench.ask(p.SubmitGroup(**me("r0"), group=wrong)).code == "bad_group"
+    accepted = bench.ask(p.SubmitGroup(**me("r0"), group=group))  # the lease is still there
+    assert accepted.verdict == p.Verdict.ACCEPTED
+
+
+def test_a_new_learner_resumes_and_servers_wait_for_its_weights() -> None:
+    bench = Bench(make_rules(2, 1), num_samples=12)
+    bench.hello("l0", "r0")
+    bench.ask(p.Resume(**me("l0"), step=0))
+    bench.ask(p.AnnounceWeights(**me("l0"), update=make_update(0, "r0")))
+    bench.ask(p.AckWeights(**me("r0"), history=0, version=0))
+    for step in (1, 2):
+        submit(bench, "r0", bench.ask(lease("r0", version=step - 1)), version=step - 1)
+        train(bench, step)
+        bench.ask(p.AckWeights(**me("r0"), history=0, version=step))
+    tag = bench.send(lease("r0", wait_s=60, version=2))
+    assert bench.reply(tag) is not None
+    bench.hello("l0", incarnation=2)
+    refused = bench.ask(p.TakeBatch(**me("l0", 2), step=3, wait_s=0))
+    assert refused.code == "not_resumed"
+    assert bench.ask(p.Resume(**me("l0", 2), step=1)) == p.Resumed(history=1, version=1)
+    tag = bench.send(lease("r0", wait_s=60, version=2))
+    old = make_update(1, "r0", attempt=9)
+    assert bench.ask(p.AnnounceWeights(**me("l0", 2), update=old)).code == "bad_request"
+    update = make_update(1, "r0", history=1)
+    bench.ask(p.AnnounceWeights(**me("l0", 2), update=update))
+    watch = p.WatchWeights(**me("r0"), seen_serial=1, wait_s=0)
+    assert bench.ask(watch) == p.Announcement(serial=2, update=update)
+    bench.ask(p.AckWeights(**me("r0"), history=0, version=2))  # late
+    assert bench.reply(tag) is None
+    bench.ask(p.AckWeights(**me("r0"), history=1, version=1))
+    assert [granted.attempt for granted in bench.reply(tag).leases] == [1, 1]
+
+
+def test_ranks_wait_for_each_other() -> None:
+    bench = Bench(make_rules(2))
+    bench.hello("l0", "l1", "r0")
+    submit(bench, "r0", bench.ask(lease("r0")))
+    for rank in (0, 1):
+        take = p.TakeBatch(**me(f"l{rank}"), step=1, rank=rank, world_size=2, wait_s=0)
+        assert bench.ask(take).num_groups == 1
+    tag = bench.send(p.AckBatch(**me("l0"), step=1, rank=0, wait_s=60))
+    assert bench.reply(tag) is None
+    assert bench.ask(p.AckBatch(**me("l1"), step=1, rank=1)).is_complete
+    assert bench.reply(tag) == p.Acknowledged(step=1, is_complete=True)
+
+
+def test_beyond_its_room_the_broker_takes_in_only_what_the_next_step_needs() -> None:
+    bench = Bench(make_rules(2, 1), max_held_bytes=300)
+    bench.hello("r0", "l0")
+    granted = bench.ask(lease("r0")).leases
+    answers = [
+        bench.ask(p.SubmitGroup(**me("r0"), group=make_group(each, 0, tokens=10)))
+        for each in granted[::-1]
+    ]
+    codes = [getattr(answer, "code", None) or answer.verdict for answer in answers]
+    assert codes == ["accepted", "over_capacity", "accepted", "accepted"]
+    train(bench, 1)
+    again = bench.ask(p.SubmitGroup(**me("r0"), group=make_group(granted[2], 0, tokens=10)))
+    assert again.verdict == p.Verdict.ACCEPTED
+
+
+def test_the_status_balances_and_tells_lengths() -> None:
+    bench = Bench(make_rules(2))
+    bench.hello("r0", "l0")
+    submit(bench, "r0", bench.ask(lease("r0")))
+    train(bench, 1)
+    bench.ask(p.CommitStep(**me("l0"), step=1, oldest=0))
+    status = bench.ask(p.GetStatus())
+    counts = status.counts
+    for unit in ("samples", "trajectories", "tokens"):
+        places = ("in_flight", "waiting", "trained", "expired", "quarantined")
+        assert counts[f"{unit}_issued"] == sum(counts[f"{unit}_{place}"] for place in places)
+    assert status.trained_lengths == {"4": 4} and status.expired_lengths == {}
+    assert (status.version, status.history, status.committed) == (1, 0, 1)

@@ -2,39 +2,56 @@
 
 from broker.entry import Rules
 from broker.ledger import Ledger
+from broker.protocol import Role
 from common.types import GroupLease
-from tests.broker.reference import PENDING, Reference
-from tests.broker.support import make_group, make_source
+from tests.broker.reference import DONE, PENDING, Reference
+from tests.broker.support import lease_all, make_group, make_source, submit_group
 
 SERVERS = ("rollout-0", "rollout-1")
-LEARNER = ("learner-0", 1)
 
 
 class World:
-    """Each method is one event; it asserts that ledger and reference decide the same."""
+    """Each method is one event; it asserts that ledger and reference decide the same.
 
-    def __init__(self, num_groups: int, rules: Rules) -> None:
+    Args:
+        ranks: of the learner.
+    """
+
+    def __init__(self, num_groups: int, rules: Rules, ranks: int = 1) -> None:
         source = make_source(num_groups)
         self.index_of = {source.at(i).group_id: i for i in range(num_groups)}
         self.ledger = Ledger(source, rules)
         self.reference = Reference(num_groups, rules)
+        self.ranks = ranks
         self.now = 0.0
-        self.serving = dict.fromkeys(SERVERS, 0)
+        self.life = 1  # of the learner
         self.granted: list[tuple[str, GroupLease]] = []  # every lease there ever was
-        self.trained: list[int] = []
+        self.weights: list[list[int]] = []  # the learner's: groups trained, by step
+        self.checkpoints = [0]  # steps, oldest first; two are kept
+        for server in SERVERS:
+            self.join(server)
 
     # ---- rollout servers -------------------------------------------------------------------------
+    def join(self, server: str) -> None:
+        self.ledger.join((server, 1), Role.ROLLOUT)
+        self.reference.serving.setdefault(server, -1)
+
     def lease(self, server: str, count: int, lag: int = 0) -> None:
-        serving = max(0, self.serving[server] - lag)
-        leases = self.ledger.lease((server, 1), count, serving, self.now)
+        if server not in self.reference.serving:
+            return  # the broker refuses strangers
+        serving = max(0, self.served(server) - lag)
+        leases = lease_all(self.ledger, (server, 1), count, serving, self.now)
         expected = self.reference.lease(server, count, serving, self.now)
         assert [(self.index_of[x.group_id], x.attempt) for x in leases] == expected
         self.granted += [(server, granted) for granted in leases]
 
+    def served(self, server: str) -> int:
+        return max(0, self.reference.serving.get(server, 0))
+
     def submit(self, granted: GroupLease, server: str, lag: int = 0) -> None:
-        oldest = max(0, self.serving[server] - lag)
+        oldest = max(0, min(self.served(server), self.reference.version) - lag)
         group = make_group(granted, oldest)
-        verdict = self.ledger.submit((server, 1), group)
+        verdict = submit_group(self.ledger, (server, 1), group)
         index = self.index_of[group.group_id]
         tokens = group.num_response_tokens
         assert verdict == self.reference.submit(server, index, group.attempt, oldest, tokens)
@@ -45,32 +62,37 @@ class World:
         self.reference.give_back(server, index, granted.attempt, is_broken)
 
     def lose(self, server: str) -> None:
-        self.ledger.release((server, 1), "member_lost")
-        self.reference.release(server)
+        self.ledger.leave((server, 1), "member_lost")
+        self.reference.leave(server)
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
         self.ledger.lapse(self.now)
         self.reference.lapse(self.now)
 
-    def update_weights(self, server: str) -> None:
-        self.serving[server] = self.ledger.version
-        floor = min(self.serving.values())
-        self.ledger.free_slots(floor)
-        self.reference.free(floor)
+    def update_weights(self, server: str, lag: int = 0) -> None:
+        version = max(0, self.ledger.version - lag)
+        self.ledger.serve((server, 1), self.ledger.history, version)
+        self.reference.serve(server, version)
 
     # ---- the learner -----------------------------------------------------------------------------
+    def owner(self, rank: int) -> tuple[str, int]:
+        return (f"learner-{rank}", self.life)
+
     def take(self) -> None:
-        batch = self.ledger.take(LEARNER, self.ledger.version + 1)
+        step = self.ledger.version + 1
+        shards = [self.ledger.take(self.owner(r), step, r, self.ranks) for r in range(self.ranks)]
         expected = self.reference.take()
         if expected is None:
-            assert batch is None
+            assert shards == [None] * self.ranks
             return
-        assert batch is not None and batch.exhausted == (expected == [])
-        assert [self.index_of[group.group_id] for group in batch.groups] == expected
-        for group in batch.groups:
-            assert batch.step - 1 - group.oldest_version <= self.ledger.rules.max_staleness
-            assert len(group.trajectories) == self.ledger.rules.trajectories_per_sample
+        assert all(shard is not None and shard.exhausted == (expected == []) for shard in shards)
+        entries = [entry for shard in shards if shard is not None for entry in shard.entries]
+        assert sorted(self.index_of[entry.group_id] for entry in entries) == expected
+        for entry in entries:
+            assert entry.receipt is not None
+            assert step - 1 - entry.receipt.oldest_version <= self.ledger.rules.max_staleness
+            assert len(entry.receipt.lengths) == self.ledger.rules.trajectories_per_sample
 
     def acknowledge(self, refuses: bool) -> None:
         """Train the step that is taken, all of it or all but its first group."""
@@ -78,11 +100,31 @@ class World:
         if not taken:
             return
         group_ids = {index: group_id for group_id, index in self.index_of.items()}
-        refused = taken[:1] if refuses else []
+        refused = {group_ids[index]: "?" for index in (taken[:1] if refuses else [])}
         step = self.ledger.version + 1
-        self.ledger.acknowledge(LEARNER, step, {group_ids[index]: "?" for index in refused})
-        self.reference.acknowledge(set(refused))
-        self.trained += taken[len(refused) :]
+        for rank in range(self.ranks):
+            shard = self.ledger.take(self.owner(rank), step, rank, self.ranks)
+            assert shard is not None
+            mine = {e.group_id: "?" for e in shard.entries if e.group_id in refused}
+            is_done = self.ledger.acknowledge(self.owner(rank), step, mine, rank)
+            assert is_done == (rank == self.ranks - 1)
+        self.reference.acknowledge(set(taken[:1] if refuses else []))
+        self.weights.append(taken[len(refused) :])
+
+    def checkpoint(self) -> None:
+        self.ledger.commit(self.ledger.version, self.checkpoints[0])
+        self.reference.pruned = max(self.reference.pruned, self.checkpoints[0])
+        self.checkpoints = [*self.checkpoints, self.ledger.version][-2:]
+
+    def restart_learner(self, nth: int) -> None:
+        """From the nth last checkpoint."""
+        step = self.checkpoints[-min(nth, len(self.checkpoints))]
+        self.checkpoints = [kept for kept in self.checkpoints if kept <= step]
+        self.life += 1
+        history = self.ledger.rewind(self.owner(0), step)
+        self.reference.rewind(step)
+        assert history == self.reference.history
+        del self.weights[step:]
 
     def run_well(self) -> bool:
         """One step of healthy servers and a healthy learner; False if no step came of it."""
@@ -115,13 +157,22 @@ class World:
         assert counts["tokens_waiting"] + counts["tokens_in_flight"] == tokens
         assert counts["groups_to_issue_again"] == len(reference.with_status("waiting"))
         assert counts["groups_never_issued"] == len(reference.with_status("new"))
-        assert counts["slots_used"] == sum(row.has_slot for row in reference.rows)
-        assert self.trained == sorted(set(self.trained)), "not once each, or not in order"
+        num_pending = len(reference.with_status(*PENDING))
+        assert counts["slots_used"] == min(reference.rules.slots, reference.ahead() + num_pending)
+        assert self.ledger.freed == reference.freed and len(self.weights) == reference.version
+        trained = self.trained()
+        assert trained == sorted(set(trained)), "not once each, or not in order"
+        assert trained == reference.with_status("trained")
+
+    def trained(self) -> list[int]:
+        """What the learner's weights are made of."""
+        return [index for step in self.weights for index in step]
 
     def end(self) -> None:
         """Whatever has happened, once faults stop the run ends and has lost nothing."""
         for server in SERVERS:
             self.lose(server)
+            self.join(server)
         for _ in range(self.reference.num_groups + 1):
             if not self.run_well():
                 break
@@ -132,4 +183,10 @@ class World:
         assert len(left) < self.ledger.rules.groups_per_step
         gone = self.reference.with_status("quarantined", "refused")
         everything = set(range(self.reference.num_groups))
-        assert set(self.trained) == everything - set(gone) - set(left)
+        assert set(self.trained()) == everything - set(gone) - set(left)
+        assert len(self.reference.with_status(*DONE)) == counts_of(self)
+
+
+def counts_of(world: World) -> int:
+    """Groups that went through a step of the history that survives."""
+    return world.ledger.version * world.ledger.rules.groups_per_step

@@ -22,6 +22,7 @@ def trajectory(**changes: object) -> Trajectory:
         "response_token_ids": np.arange(3, dtype=np.int32),
         "rollout_logprobs": np.full(3, -0.5, dtype=np.float32),
         "version_spans": spans((3, 7)),
+        "cache_version": 7,
         "finish_reason": FinishReason.STOP,
     }
     return Trajectory.model_validate(fields | changes)
@@ -30,6 +31,11 @@ def trajectory(**changes: object) -> Trajectory:
 def test_trajectory_tells_its_tokens_and_versions() -> None:
     mixed = trajectory(version_spans=spans((1, 5), (2, 6)))
     assert (mixed.num_tokens, mixed.oldest_version, mixed.newest_version) == (3, 5, 6)
+
+
+def test_an_old_cache_makes_a_trajectory_old() -> None:
+    cached = trajectory(cache_version=4)
+    assert (cached.oldest_version, cached.newest_version) == (4, 7)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +56,7 @@ def test_trajectory_tells_its_tokens_and_versions() -> None:
         ({"version_spans": spans((4, 1))}, "cover 4 of 3"),
         ({"finish_reason": "tired"}, "finish_reason"),
         ({"index": -1}, "index"),
+        ({"cache_version": -1}, "cache_version"),
         ({"surprise": 1}, "surprise"),
     ],
 )

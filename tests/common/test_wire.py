@@ -63,6 +63,7 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
         response_token_ids=draw(hnp.arrays(np.int32, length)),
         rollout_logprobs=draw(logprobs),
         version_spans=tuple(spans),
+        cache_version=draw(counts),
         finish_reason=draw(st.sampled_from(FinishReason)),
     )
 
@@ -103,6 +104,7 @@ push_groups = st.builds(
 updates = st.builds(
     WeightUpdate,
     version=counts,
+    history=counts,
     attempt=counts,
     group=push_groups,
     buckets=st.lists(buckets, max_size=2).map(tuple),
@@ -132,6 +134,7 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
         p.LeaseRequest,
         **me,
         max_groups=st.integers(1, 1024),
+        history=counts,
         serving_version=counts,
         wait_s=waits,
     ),
@@ -139,19 +142,27 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
     p.GiveBack: st.builds(
         p.GiveBack, **me, group_id=names, attempt=counts, reason=texts, broken_sample=st.booleans()
     ),
-    p.TakeBatch: st.builds(p.TakeBatch, **me, step=sizes, wait_s=waits),
-    p.AckBatch: st.builds(
-        p.AckBatch, **me, step=sizes, refused=st.dictionaries(names, texts, max_size=2)
+    p.TakeBatch: st.builds(
+        p.TakeBatch, **me, step=sizes, rank=counts, world_size=sizes, first=counts, wait_s=waits
     ),
+    p.AckBatch: st.builds(
+        p.AckBatch,
+        **me,
+        step=sizes,
+        rank=counts,
+        refused=st.dictionaries(names, texts, max_size=2),
+        wait_s=waits,
+    ),
+    p.Resume: st.builds(p.Resume, **me, step=counts),
+    p.CommitStep: st.builds(p.CommitStep, **me, step=counts, oldest=counts),
     p.AnnounceWeights: st.builds(p.AnnounceWeights, **me, update=updates),
     p.WatchWeights: st.builds(
         p.WatchWeights,
         **me,
-        seen_version=st.integers(-1, 9),
-        seen_attempt=st.integers(-1, 9),
+        seen_serial=counts,
         wait_s=waits,
     ),
-    p.AckWeights: st.builds(p.AckWeights, **me, version=counts),
+    p.AckWeights: st.builds(p.AckWeights, **me, history=counts, version=counts),
     p.WatchMembers: st.builds(p.WatchMembers, **me, at_least=counts, wait_s=waits),
     p.GetImage: st.builds(p.GetImage, sha256=digests),
     p.GetStatus: st.builds(p.GetStatus),
@@ -164,6 +175,7 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
         max_staleness=counts,
         total_steps=counts,
         num_samples=counts,
+        max_frame_bytes=sizes,
     ),
     p.Done: st.builds(p.Done, finished=st.booleans()),
     p.Leases: st.builds(
@@ -174,22 +186,32 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
         p.Batch,
         step=sizes,
         groups=st.lists(groups, max_size=2).map(tuple),
+        num_groups=counts,
         exhausted=st.booleans(),
     ),
-    p.Announcement: st.builds(p.Announcement, update=st.none() | updates, finished=st.booleans()),
+    p.Acknowledged: st.builds(p.Acknowledged, step=counts, is_complete=st.booleans()),
+    p.Resumed: st.builds(p.Resumed, history=counts, version=counts),
+    p.Announcement: st.builds(
+        p.Announcement, serial=counts, update=st.none() | updates, finished=st.booleans()
+    ),
     p.Members: st.builds(p.Members, acknowledged=st.dictionaries(names, st.integers(-1, 9))),
     p.ImageBytes: st.builds(p.ImageBytes, content=st.binary(max_size=99)),
     p.Status: st.builds(
         p.Status,
         run_id=names,
         version=counts,
+        history=counts,
+        committed=counts,
         total_steps=counts,
         finished=st.booleans(),
         counts=st.dictionaries(names, counts, max_size=2),
         expired_by_reason=st.dictionaries(names, counts, max_size=2),
+        trained_lengths=st.dictionaries(names, counts, max_size=2),
+        expired_lengths=st.dictionaries(names, counts, max_size=2),
         max_staleness_seen=counts,
         slots_used=counts,
         slots=counts,
+        storage=gauges,
         members=st.lists(member_statuses, max_size=2).map(tuple),
     ),
     p.Refused: st.builds(p.Refused, code=texts, message=texts),

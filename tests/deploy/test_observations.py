@@ -20,13 +20,18 @@ def status(version: int, slots_used: int, *idle_shares: float) -> Status:
     return Status(
         run_id="r",
         version=version,
+        history=0,
+        committed=0,
         total_steps=9,
         finished=False,
         counts={},
         expired_by_reason={},
+        trained_lengths={},
+        expired_lengths={},
         max_staleness_seen=0,
         slots_used=slots_used,
         slots=8,
+        storage={},
         members=members,
     )
 

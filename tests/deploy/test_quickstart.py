@@ -204,4 +204,31 @@ def test_a_folder_with_a_run_is_not_used_again(tmp_path: Path) -> None:
     (tmp_path / "run" / "config.toml").touch()
     run = Launched(tmp_path / "run")
     assert run.wait() == 2
-    assert "holds a run already" in run.output()
+    assert "holds a run already" in run.output() and "--run.resume true" in run.output()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_ended_early_is_resumed(tmp_path: Path, end: signal.Signals) -> None:
+    steps = ("--learner.max_steps", "4", "--checkpoint.every_steps", "1")
+    run = Launched(tmp_path / "run", *SMALL, *steps)
+    run.wait_for_step(2)
+    run.process.send_signal(end)
+    run.wait()
+    before = next(row for row in run.metrics() if "evaluation/full_accuracy" in row)
+    deadline = time.monotonic() + 40
+    while any("main" in command for command in run.pids().values()):
+        assert time.monotonic() < deadline, "processes outlive their launcher"
+        time.sleep(0.1)
+
+    config = ("--config", str(run.folder / "config.toml"), "--run.resume", "true")
+    again = Launched(run.folder, *config)
+    assert again.wait() == 0, again.output()
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert summary["steps"] == 4 and summary["interrupted"] is False
+    assert summary["trajectories_trained"] == 4 * 8 * 4
+    assert summary["full_accuracy_before"] == before["evaluation/full_accuracy"]
+    assert [row["step"] for row in run.metrics() if "learner/loss_nats" in row] == [1, 2, 3, 4]
+    assert (run.folder / "report.html").stat().st_size > 10_000
+    assert "gap closed" in again.output()
+    again.assert_nothing_is_left()

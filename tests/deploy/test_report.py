@@ -94,6 +94,18 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(run_folder: Path) 
     assert "Which &lt;digit&gt;?" in text and "a &lt;run&gt; &amp; more" in text
 
 
+def test_of_a_step_that_was_undone_the_last_figures_count(run_folder: Path) -> None:
+    looks = [(1, 0.2), (2, 0.4), (3, 0.9), (2, 0.5), (3, 0.6)]  # resumed after step 1
+    lines = [json.dumps({"step": step, "rollout/idle_share": share}) for step, share in looks]
+    path = run_folder / "observations.jsonl"
+    path.write_text("\n".join(lines[:3]))
+    straight = write_report(run_folder).read_text()
+    path.write_text("\n".join(lines))
+    resumed = write_report(run_folder).read_text()
+    path.write_text("\n".join([lines[0], *lines[3:]]))
+    assert resumed == write_report(run_folder).read_text() != straight
+
+
 def test_a_run_that_got_nowhere_has_a_page_too(tmp_path: Path) -> None:
     assert "<h1>" in write_report(tmp_path).read_text()
 

@@ -1,6 +1,7 @@
 """The supervisor over real processes, without Ray: small Python scripts play the roles."""
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -100,6 +101,24 @@ async def test_a_run_ends_when_its_processes_have(
     assert await stage.supervisor.run(asyncio.Event()) is True
     assert stage.supervisor.broker_address.result() == "tcp://127.0.0.1:1"
     assert stage.alive() == []
+
+
+async def test_the_address_of_an_earlier_broker_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a run that is resumed. The new broker writes the same address, or another one."""
+    for known in ("tcp://127.0.0.1:1", "tcp://127.0.0.1:9"):
+        (tmp_path / "broker.json").write_text(json.dumps({"address": known, "run_id": "r"}))
+        late = "import time\ntime.sleep(0.3)\n" + BROKER
+        stage = Stage(tmp_path, monkeypatch, broker=late, rollout_0=FOLLOWER, learner=LEARNER)
+        run = asyncio.create_task(stage.supervisor.run(asyncio.Event()))
+        while not stage.processes or not stage.processes[0].pid:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.15)
+        assert len(stage.processes) == 1, "others started before there was a broker"
+        assert await run is True
+        assert stage.supervisor.broker_address.result() == "tcp://127.0.0.1:1"
+        (tmp_path / "finished").unlink()
 
 
 @pytest.mark.parametrize("victim", ["broker", "rollout_0", "learner"])

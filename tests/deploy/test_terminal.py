@@ -44,13 +44,18 @@ def status(gauges: dict[str, float] | None = None, version: int = 12) -> Status:
     return Status(
         run_id="quickstart-1",
         version=version,
+        history=0,
+        committed=0,
         total_steps=60,
         finished=False,
         counts={"samples_trained": 576, "samples_in_flight": 40, "samples_expired": 2},
         expired_by_reason={"lease_lapsed": 8},
+        trained_lengths={},
+        expired_lengths={},
         max_staleness_seen=1,
         slots_used=90,
         slots=96,
+        storage={},
         members=tuple(members),
     )
 

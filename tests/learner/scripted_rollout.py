@@ -87,32 +87,38 @@ async def serve(config: RunConfig, rank: int, record: Path, die_at: int) -> None
     receiver = Receiver(member_id, record, die_at)
     renderer = Renderer(config.model.path)
     images = ImageStore(config.data.train.parent)
-    seen, serving = (-1, -1), -1
+    seen, serving = 0, (0, -1)  # history and version
     finished = asyncio.Event()
     async with BrokerClient(config.broker.address, member_id, Role.ROLLOUT) as broker:
         beat = asyncio.create_task(heartbeat_forever(broker, dict, 0.5, finished))
         while not finished.is_set():
-            news = await broker.watch_weights(*seen, 0.05)
+            news = await broker.watch_weights(seen, 0.05)
+            seen = news.serial
             if news.update is not None:
-                seen = (news.update.version, news.update.attempt)
+                history = news.update.history
                 is_received = await asyncio.to_thread(receiver.receive, news.update)
-                serving = news.update.version if is_received else -1
+                serving = (history, news.update.version if is_received else -1)
                 if is_received:
-                    await broker.ack_weights(serving)
-            if serving >= 0:
-                await work(broker, config, renderer, images, serving)
+                    await broker.ack_weights(news.update.version, history)
+            if serving[1] >= 0:
+                await work(broker, config, renderer, images, *serving)
         beat.cancel()
         await asyncio.gather(beat, return_exceptions=True)
         await broker.goodbye()
 
 
 async def work(
-    broker: BrokerClient, config: RunConfig, renderer: Renderer, images: ImageStore, serving: int
+    broker: BrokerClient,
+    config: RunConfig,
+    renderer: Renderer,
+    images: ImageStore,
+    history: int,
+    version: int,
 ) -> None:
-    leases = await broker.lease(4, serving, 0.05)
+    leases = await broker.lease(4, version, 0.05, history)
     for lease in leases.leases:
         lengths = [3] * lease.num_trajectories
         group = make_group(
-            lease.sample, renderer, images, lease.group_id, lengths, serving, lease.sampling_seed
+            lease.sample, renderer, images, lease.group_id, lengths, version, lease.sampling_seed
         )
         await broker.submit(group.model_copy(update={"attempt": lease.attempt}))

@@ -107,9 +107,17 @@ class Run:
             process.close()
 
     def rows(self) -> list[dict]:
-        return [
-            json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()
-        ]
+        """Whole rows of metrics.jsonl: a learner may be writing one, or have been killed at it."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def wait_for_step(self, step: int, learner: BaseProcess) -> None:
+        """Until `step` has been trained."""
+        deadline = time.monotonic() + LIMIT_S
+        while not any(row["step"] >= step for row in self.rows() if "learner/lr" in row):
+            assert learner.is_alive() and time.monotonic() < deadline, self.output()
+            time.sleep(0.02)
 
     def summary(self) -> dict:
         return json.loads((self.folder / "summary.json").read_text())
@@ -183,14 +191,67 @@ def test_a_whole_run_trains_pushes_measures_and_reports(start):
     assert list((run.folder / "tensorboard").iterdir())
 
 
+def test_a_killed_learner_goes_on_from_its_checkpoint(start):
+    """Twice: between two checkpoints, and before the first."""
+    run = start(
+        checkpoint={"every_steps": 2}, learner={"groups_per_step": 2}, evaluation={"samples": 3}
+    )
+    rollout = run.start_rollout()
+    for step in (1, 4):
+        learner = run.start_learner()
+        run.wait_for_step(step, learner)
+        learner.kill()
+        learner.join()
+    before = [row for row in run.rows() if "evaluation/samples" in row]
+    learner = run.start_learner()
+    assert run.finish(learner) == 0, run.output()
+    assert run.finish(rollout) == 0, run.output()
+    assert run.finish(run.broker) == 0, run.output()
+
+    summary = run.summary()
+    assert summary["steps"] == 6 and summary["trajectories_trained"] == 36
+    assert summary["full_accuracy_before"] == before[0]["evaluation/full_accuracy"]
+    assert summary["heldout_samples"] == 3
+    rows = run.rows()
+    assert [row["step"] for row in rows if "learner/lr" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if "evaluation/samples" in row] == [0, 6]
+    times = [row["time_s"] for row in rows]
+    assert times == sorted(times) and summary["seconds"] >= times[-1]
+    assert "going on from" in run.output()
+    (scene, *_) = json.loads((run.folder / "scenes.json").read_text())["scenes"]
+    assert (scene["before"]["version"], scene["after"]["version"]) == (0, 6)
+
+
+def test_a_learner_of_a_run_that_is_done_measures_and_reports(start):
+    run = start(evaluation={"samples": 2})
+    learner, rollout = run.start_learner(), run.start_rollout()
+    assert run.finish(learner) == 0, run.output()
+    assert run.finish(rollout) == run.finish(run.broker) == 0, run.output()
+    first = run.summary()
+    (run.folder / "summary.json").unlink()
+    run.broker = run.start_module("broker.main")
+    learner, rollout = run.start_learner(), run.start_rollout()
+    assert run.finish(learner) == 0, run.output()
+    assert run.finish(rollout) == run.finish(run.broker) == 0, run.output()
+    again = run.summary()
+    assert again.pop("seconds") > first.pop("seconds")
+    assert again == first
+
+
+def test_a_checkpoint_that_is_damaged_is_one_clear_line(start):
+    run = start(evaluation={"samples": 1})
+    folder = run.folder / "checkpoints" / "step-000002"
+    folder.mkdir(parents=True)
+    learner = run.start_learner()
+    assert run.finish(learner) == 1
+    assert f"{folder}/state.json: it cannot be read" in run.output() and "Fix:" in run.output()
+    assert "Traceback" not in run.output()
+
+
 def test_stopped_learner_saves_what_it_has_and_ends_the_run(start):
     run = start(evaluation={"samples": 2}, learner={"groups_per_step": 1}, data={"epochs": 500})
     learner, rollout = run.start_learner(), run.start_rollout()
-    metrics = run.folder / "metrics.jsonl"
-    deadline = time.monotonic() + LIMIT_S
-    while not (metrics.exists() and "learner/loss_nats" in metrics.read_text()):
-        assert learner.is_alive() and time.monotonic() < deadline, run.output()
-        time.sleep(0.05)
+    run.wait_for_step(1, learner)
     os.kill(learner.pid, signal.SIGTERM)
     assert run.finish(learner) == 0, run.output()
     assert run.finish(rollout) == 0, run.output()
@@ -242,7 +303,7 @@ def test_a_broker_that_is_gone_is_a_clear_error(world):
 def test_a_broker_that_dies_is_a_clear_error_where_the_batch_is_awaited(start, world):
     run = start()
     preparation = world.preparation(world.trainer())
-    feed = Feed(run.config, run.config.broker.address, "learner-0", preparation, 0.1)
+    feed = Feed(run.config, run.config.broker.address, "learner-0", preparation, 0, 0.1)
     with feed:
         assert feed.welcome.total_steps == 3
         run.broker.kill()

@@ -158,7 +158,7 @@ def plain_loop(config: RunConfig, respond: Respond, loss_of: Loss) -> tuple[Weig
     renderer = Renderer(config.model.path)
     images = ImageStore(config.data.train.parent)
     samples, _ = read_samples(config.data.train)
-    for step in range(1, STEPS + 1):
+    for step in range(1, len(samples) // GROUPS + 1):
         engine = copy.deepcopy(student).eval().requires_grad_(False)
         groups = []
         for sample in samples[(step - 1) * GROUPS : step * GROUPS]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator
 
 import torch
@@ -16,11 +17,12 @@ WAIT_S = 60.0
 
 @contextlib.asynccontextmanager
 async def learner_at(address: str) -> AsyncIterator[tuple[BrokerClient, "LearnerPlayer"]]:
-    """A learner that is a member of the broker at `address` and tells it that it lives."""
+    """A learner that starts a run with the broker at `address` and tells it that it lives."""
     async with BrokerClient(address, "learner-0", Role.LEARNER) as broker:
         beats = asyncio.create_task(heartbeat_forever(broker, dict, 1.0, asyncio.Event()))
         try:
-            yield broker, LearnerPlayer(broker)
+            resumed = await broker.resume(0)
+            yield broker, LearnerPlayer(broker, resumed.history)
         finally:
             beats.cancel()
             await asyncio.gather(beats, return_exceptions=True)
@@ -30,8 +32,10 @@ async def learner_at(address: str) -> AsyncIterator[tuple[BrokerClient, "Learner
 class LearnerPlayer:
     """Pushes given weights to every rollout server, in a group of its own each time."""
 
-    def __init__(self, broker: BrokerClient) -> None:
+    def __init__(self, broker: BrokerClient, history: int) -> None:
         self._broker = broker
+        self._history = history
+        self._name = f"push-{secrets.token_hex(4)}"  # an engine may still know an earlier player's
         self._pushes = 0
 
     async def push(
@@ -48,13 +52,14 @@ class LearnerPlayer:
         members = await self._broker.watch_members(servers, WAIT_S)
         ranks = {member: rank for rank, member in enumerate(sorted(members.acknowledged), 1)}
         self._pushes += 1
-        trainer = Trainer(f"push-{id(self)}-{self._pushes}", 1 + len(ranks))
+        trainer = Trainer(f"{self._name}-{self._pushes}", 1 + len(ranks))
         parts = chunks(state, 2)
         group = PushGroup(
             name=trainer.name, host="127.0.0.1", port=trainer.port, backend="gloo", ranks=ranks
         )
         update = WeightUpdate(
             version=version,
+            history=self._history,
             attempt=attempt,
             group=group,
             buckets=tuple(bucket_of(part) for part in parts),

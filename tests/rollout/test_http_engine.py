@@ -1,13 +1,15 @@
 """The client: bodies, parsing, and errors that say what went wrong."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 from aiohttp import web
 
 from common.errors import EngineError
-from common.types import FinishReason
+from common.types import FinishReason, WeightBucket
 from rollout.engine import GroupRequest, RequestRejected
 from rollout.http_engine import HttpEngine, generate_body, parse_group
 from tests.rollout.support import png
@@ -47,6 +49,17 @@ def response(index: int = 0, *, finish: str = "stop", **meta) -> dict:
     }
 
 
+@contextlib.asynccontextmanager
+async def serving(app: web.Application, port: int) -> AsyncIterator[str]:
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()
+
+
 def client(url: str, timeout_s: float = 5.0) -> HttpEngine:
     return HttpEngine(url, request_timeout_s=timeout_s, control_timeout_s=timeout_s)
 
@@ -67,9 +80,9 @@ def test_several_images_of_a_group_are_one_item():
 
 
 def test_a_group_is_parsed_with_versions_and_logprobs():
-    group = parse_group([response(), response(finish="length")], 2)
+    group = parse_group([response(), response(finish="length")], 2, cache_version=2)
     first, second = group.trajectories
-    assert (first.oldest_version, first.newest_version) == (2, 3)
+    assert (first.oldest_version, first.newest_version, first.cache_version) == (2, 3, 2)
     assert first.rollout_logprobs.tolist() == [-0.5, -1.5]
     assert first.response_token_ids.dtype == np.int32
     assert (second.index, second.finish_reason) == (1, FinishReason.LENGTH)
@@ -78,7 +91,7 @@ def test_a_group_is_parsed_with_versions_and_logprobs():
 
 def test_aborted_responses_are_counted_and_left_out():
     aborted = {**response(finish="abort", output_token_logprobs=[]), "output_ids": []}
-    group = parse_group([response(), aborted], 2)
+    group = parse_group([response(), aborted], 2, cache_version=0)
     assert (len(group.trajectories), group.num_aborted) == (1, 1)
 
 
@@ -96,7 +109,7 @@ def test_aborted_responses_are_counted_and_left_out():
 )
 def test_an_answer_that_does_not_fit_is_an_engine_error(answer):
     with pytest.raises(EngineError, match="/generate"):
-        parse_group(answer, 2)
+        parse_group(answer, 2, cache_version=0)
 
 
 async def test_errors_carry_the_servers_message(embedded_url):
@@ -126,6 +139,49 @@ async def test_a_generated_group_against_a_real_server(embedded_url, renderer):
         assert await engine.version() is None
 
 
+async def test_the_cache_version_is_that_of_the_last_flush_before_a_request(unused_tcp_port):
+    """A fake server: its caches are as old as the last update that it flushed them with."""
+    bucket = WeightBucket(names=("a",), dtypes=("float32",), shapes=((1,),), num_bytes=4)
+    status = 200
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+    may_answer.set()
+
+    async def update(_: web.Request) -> web.Response:
+        return web.json_response({}, status=status)
+
+    async def generate(_: web.Request) -> web.Response:
+        asked.set()
+        await may_answer.wait()
+        return web.json_response([response(), response()])
+
+    app = web.Application()
+    app.router.add_post("/update_weights_from_distributed", update)
+    app.router.add_post("/generate", generate)
+    async with serving(app, unused_tcp_port) as url, client(url) as engine:
+
+        async def cache_versions() -> set[int]:
+            return {t.cache_version for t in (await engine.generate(request())).trajectories}
+
+        assert await cache_versions() == {0}  # as old as can be
+        await engine.update(bucket, group="g", final_version=4)
+        await engine.update(bucket, group="g", final_version=None)  # flushes nothing
+        assert await cache_versions() == {4}
+
+        may_answer.clear()
+        asked.clear()
+        running = asyncio.create_task(cache_versions())
+        await asked.wait()
+        await engine.update(bucket, group="g", final_version=5)
+        may_answer.set()
+        assert await running == {4}  # when it began, entries of version 4 were there
+        assert await cache_versions() == {5}
+
+        status = 500
+        with pytest.raises(EngineError):
+            await engine.update(bucket, group="g", final_version=6)
+        assert await cache_versions() == {5}
+
+
 async def test_no_server_and_a_silent_server_are_engine_errors(unused_tcp_port):
     url = f"http://127.0.0.1:{unused_tcp_port}"
     async with client(url) as engine:
@@ -139,12 +195,6 @@ async def test_no_server_and_a_silent_server_are_engine_errors(unused_tcp_port):
 
     app = web.Application()
     app.router.add_post("/generate", never)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
-    try:
-        async with client(url, 0.2) as engine:
-            with pytest.raises(EngineError, match=r"/generate: no answer within 0.2 s"):
-                await engine.generate(request())
-    finally:
-        await runner.cleanup()
+    async with serving(app, unused_tcp_port), client(url, 0.2) as engine:
+        with pytest.raises(EngineError, match=r"/generate: no answer within 0.2 s"):
+            await engine.generate(request())

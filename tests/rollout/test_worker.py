@@ -5,7 +5,7 @@ import contextlib
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +33,19 @@ NUM_TRAJECTORIES = 3
 class Run:
     """A broker in this process, one rollout member attached to a server, and a learner."""
 
-    broker: BrokerClient  # the learner's
-    learner: LearnerPlayer
+    address: str
     images: ImageStore
     member: asyncio.Task[None]
     stop: asyncio.Event
+    learners: contextlib.AsyncExitStack
+    broker: BrokerClient = field(init=False)  # the learner's
+    learner: LearnerPlayer = field(init=False)
+
+    async def start_learner(self) -> None:
+        """Another life of the learner, which begins the run anew."""
+        await self.learners.aclose()
+        started = await self.learners.enter_async_context(learner_at(self.address))
+        self.broker, self.learner = started
 
 
 @pytest.fixture
@@ -73,9 +81,12 @@ async def started_run(
         stop = asyncio.Event()
         member = asyncio.create_task(work(config, "rollout-0", url, renderer, stop))
         try:
-            async with learner_at(running.address) as (broker, learner):
-                yield Run(broker, learner, ImageStore(train.parent), member, stop)
-                await broker.finish("the test is over")
+            async with contextlib.AsyncExitStack() as learners:
+                images = ImageStore(train.parent)
+                run = Run(running.address, images, member, stop, learners)
+                await run.start_learner()
+                yield run
+                await run.broker.finish("the test is over")
                 if not member.done():
                     async with asyncio.timeout(60):
                         await member
@@ -113,12 +124,34 @@ async def test_tokens_come_from_the_weights_that_they_name(
         await run.broker.ack(2)
         for group in (await run.learner.take(3)).groups:
             assert group.oldest_version == 1
+            assert {t.cache_version for t in group.trajectories} == {1}
             check_group(run, group, other_model, renderer)
         gauges = {m.member_id: m.gauges for m in (await run.broker.status()).members}
         assert set(gauges["rollout-0"]) == {
             "tokens_per_s", "groups_in_flight", "idle_share", "serving_version",
             "trajectories_total", "tokens_total",
         }  # fmt: skip
+
+
+async def test_a_new_learner_s_weights_replace_those_of_the_undone_steps(
+    tmp_path, checkpoint, renderer, engine, model, other_model
+):
+    async with started_run(tmp_path, checkpoint, renderer, engine) as run:
+        await run.learner.push(model.state_dict(), 0)
+        await run.learner.take(1)
+        await run.broker.ack(1)
+        await run.learner.push(other_model.state_dict(), 1)
+        await run.learner.acknowledged(1)
+        await run.start_learner()  # from the start: step 1 is undone
+        await asyncio.sleep(0.5)
+        assert (await run.broker.status()).history == 1
+        assert (await run.broker.watch_members(1, 0)).acknowledged == {"rollout-0": -1}
+        await run.learner.push(model.state_dict(), 0)
+        for step in (1, 2):
+            for group in (await run.learner.take(step)).groups:
+                assert {(t.newest_version, t.cache_version) for t in group.trajectories} == {(0, 0)}
+                check_group(run, group, model, renderer)
+            await run.broker.ack(step)
 
 
 async def test_nothing_is_leased_before_the_first_push(tmp_path, checkpoint, renderer, engine):
@@ -175,6 +208,8 @@ async def test_a_push_in_the_middle_of_responses(
         assert all(t.num_tokens == 300 for _, t in trajectories)
         assert any(t.newest_version == 1 for _, t in trajectories)
         assert any(len(t.version_spans) == 2 for _, t in trajectories) == has_mixed
+        # what began before the push may have used the caches of version 0
+        assert all(t.cache_version <= t.version_spans[0].version for _, t in trajectories)
         for group, trajectory in trajectories:
             image = run.images.read_bytes(group.sample.image)
             for span in trajectory.version_spans:

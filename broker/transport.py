@@ -1,0 +1,232 @@
+"""ZeroMQ under the broker: how envelopes reach the server and its clients.
+
+Server and client know only the two protocols; the simulator of the tests implements them with a
+virtual network. An envelope is a list of byte strings: [request id, frame] on a link, with the
+peer's identity before it on the server's side.
+
+With keys every connection is encrypted, the client knows its server by its key, and the server lets
+in the members' key only. Without keys both ends keep to loopback.
+"""
+
+import re
+import socket
+from typing import Protocol
+
+import zmq
+import zmq.asyncio
+
+from broker.doorkeeper import Doorkeeper
+from broker.keys import MemberKeys, ServerKeys, member_keys, server_keys
+from common.config import BrokerSection
+from common.errors import ConfigError
+
+_REQUESTS_A_PEER = 16  # that ZeroMQ buffers; what is beyond waits in the peer
+_REPLIES_A_PEER = 256  # likewise; what is beyond is dropped, and the peer asks again
+_CLOSING_S = 0.5  # for the last replies to leave
+_SEAL_BYTES = 64  # room for what encryption adds to a frame (33)
+_LOOPBACK = re.compile(r"tcp://(127(?:\.\d{1,3}){3}|localhost):(\d{1,5})")
+_EVERYWHERE = "0.0.0.0"  # as ZeroMQ reports a socket that is bound on all interfaces
+_ELSEWHERE = ("192.0.2.1", 9)  # an address that belongs to nobody (RFC 5737)
+
+
+class Listener(Protocol):
+    """The server's end of all links."""
+
+    def open(self) -> str:
+        """Start to listen. Returns the address; raises ConfigError."""
+
+    async def receive(self) -> list[bytes]: ...
+
+    def receive_now(self) -> list[bytes] | None:
+        """An envelope that is here already, if there is one."""
+
+    async def send(self, envelope: list[bytes]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Link(Protocol):
+    """A client's end."""
+
+    def open(self, address: str, max_frame_bytes: int) -> None: ...
+
+    async def receive(self) -> list[bytes]: ...
+
+    async def send(self, envelope: list[bytes]) -> None: ...
+
+    def post(self, envelope: list[bytes]) -> None:
+        """Send without waiting for room; nobody waits for the answer either."""
+
+    def close(self) -> None: ...
+
+
+class ZmqListener:
+    """A ROUTER socket. It drops a connection that sends more than `max_frame_bytes` at once.
+
+    Args:
+        keys: None: plain, on loopback only.
+        public_host: what clients call this machine; None: the bound host, or the machine's primary
+            address when it is bound everywhere.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        max_frame_bytes: int,
+        keys: ServerKeys | None = None,
+        public_host: str | None = None,
+    ) -> None:
+        self._address = allowed_address(address, has_keys=keys is not None)
+        self._max_frame_bytes = max_frame_bytes
+        self._keys = keys
+        self._public_host = public_host
+        self._doorkeeper: Doorkeeper | None = None
+
+    def open(self) -> str:
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes)
+        self._socket.setsockopt(zmq.RCVHWM, _REQUESTS_A_PEER)
+        self._socket.setsockopt(zmq.SNDHWM, _REPLIES_A_PEER)
+        if self._keys is not None:
+            self._lock(self._keys)
+        try:
+            self._socket.bind(self._address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigError(
+                f"broker.address = {self._address}: {error.strerror}. Fix: choose another port, or "
+                "0 for a free one, at an address of this machine"
+            ) from error
+        bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        return public_address(bound, self._public_host)
+
+    def _lock(self, keys: ServerKeys) -> None:
+        self._doorkeeper = Doorkeeper(self._context, keys.member_public)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes + _SEAL_BYTES)
+        self._socket.setsockopt(zmq.CURVE_SERVER, 1)
+        self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.server_secret)
+        self._socket.setsockopt(zmq.ZAP_DOMAIN, b"broker")
+        self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no doorkeeper: nobody gets in
+
+    async def receive(self) -> list[bytes]:
+        return await self._socket.recv_multipart()
+
+    def receive_now(self) -> list[bytes] | None:
+        try:
+            received: list[bytes] = self._socket.recv_multipart(zmq.NOBLOCK).result()  # type: ignore
+        except zmq.Again:
+            return None
+        return received
+
+    async def send(self, envelope: list[bytes]) -> None:
+        await self._socket.send_multipart(envelope)
+
+    def close(self) -> None:
+        self._socket.close(linger=int(_CLOSING_S * 1000))
+        if self._doorkeeper is not None:
+            self._doorkeeper.close()
+        self._context.term()
+
+
+class ZmqLink:
+    """A DEALER socket.
+
+    Args:
+        keys: None: plain, on loopback only.
+    """
+
+    def __init__(self, keys: MemberKeys | None = None) -> None:
+        self._keys = keys
+
+    def open(self, address: str, max_frame_bytes: int) -> None:
+        allowed = allowed_address(address, has_keys=self._keys is not None)
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+        if self._keys is not None:
+            self._lock(self._keys, max_frame_bytes)
+        try:
+            self._socket.connect(allowed)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigError(
+                f"broker.address = {address!r}: {error.strerror}. Fix: tcp://HOST:PORT"
+            ) from error
+
+    def _lock(self, keys: MemberKeys, max_frame_bytes: int) -> None:
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes + _SEAL_BYTES)
+        self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.member_secret)
+        self._socket.setsockopt(zmq.CURVE_PUBLICKEY, zmq.curve_public(keys.member_secret))
+        self._socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server_public)
+
+    async def receive(self) -> list[bytes]:
+        return await self._socket.recv_multipart()
+
+    async def send(self, envelope: list[bytes]) -> None:
+        await self._socket.send_multipart(envelope)
+
+    def post(self, envelope: list[bytes]) -> None:
+        self._socket.send_multipart(envelope)
+
+    def close(self) -> None:
+        self._socket.close(linger=0)
+        self._context.term()
+
+
+def zmq_listener(config: BrokerSection, address: str) -> ZmqListener:
+    """The listener of a broker with this configuration, at `address`.
+
+    Raises:
+        ConfigError: the keys are not usable, or are needed and not there.
+    """
+    keys = None if config.keys is None else server_keys(config.keys)
+    return ZmqListener(address, config.max_frame_mib * 2**20, keys, config.public_host)
+
+
+def zmq_link(config: BrokerSection) -> ZmqLink:
+    """The link of a member with this configuration, which may be made long before it is opened.
+
+    Raises:
+        ConfigError: the keys are not usable, or are needed and not there.
+    """
+    allowed_address(config.address, has_keys=config.keys is not None)
+    return ZmqLink(None if config.keys is None else member_keys(config.keys))
+
+
+def allowed_address(address: str, *, has_keys: bool) -> str:
+    """The address as ZeroMQ takes it. Raises ConfigError off loopback without keys."""
+    if not has_keys:
+        loopback_only(address)
+    return address.replace("//localhost:", "//127.0.0.1:")  # ZeroMQ binds no names
+
+
+def loopback_only(address: str) -> None:
+    """Raises ConfigError off loopback: there a plain socket would talk to anybody."""
+    match = _LOOPBACK.fullmatch(address)
+    if match is None or int(match[2]) > 65535:
+        raise ConfigError(
+            f"broker.address = {address!r}: without keys (CURVE) the broker is on loopback only. "
+            "Fix: make keys (python -m broker.keys FOLDER) and set broker.keys = FOLDER, or "
+            "tcp://127.0.0.1:PORT"
+        )
+
+
+def public_address(bound: str, public_host: str | None) -> str:
+    """The address for clients of a socket that is bound to the address `bound`."""
+    host, _, port = bound.removeprefix("tcp://").rpartition(":")
+    if public_host is None and host != _EVERYWHERE:
+        return bound
+    return f"tcp://{public_host or primary_host()}:{port}"
+
+
+def primary_host() -> str:
+    """The address from which this machine reaches others; its name if it reaches none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_ELSEWHERE)  # only looks up the route: nothing is sent
+        except OSError:
+            return socket.gethostname()
+        host: str = probe.getsockname()[0]
+        return host

@@ -1,0 +1,62 @@
+"""Everything that a ledger's behaviour depends on, as plain comparable values."""
+
+from typing import Any
+
+from broker.entry import Entry, Step
+from broker.ledger import Ledger
+
+
+def fingerprint(ledger: Ledger) -> tuple[Any, ...]:
+    groups = ledger._groups
+    return (
+        ledger.rules,
+        ledger.version,
+        ledger.history,
+        ledger.freed,
+        ledger.committed,
+        ledger.pruned,
+        ledger.max_staleness_seen,
+        ledger.is_finished,
+        tuple(sorted(ledger.members.items())),
+        tuple(sorted(ledger.servers.all().items())),
+        ledger._resumed_by,
+        ledger._is_doubtful,
+        ledger._num_unfreed,
+        None if ledger._step is None else _step(ledger._step),
+        tuple(_step(step) for step in ledger._done),
+        groups.next_order,
+        tuple(_entry(entry) for entry in groups.pending),
+        tuple(entry.order for entry in groups.returned),
+        tuple(groups.leased),
+        tuple(sorted((owner, *sorted(held)) for owner, held in groups.held.items())),
+        tuple(sorted(groups.by_id)),
+        tuple(sorted(ledger.counts().items())),
+        tuple(sorted(ledger.books.samples.expired_by_reason.items())),
+        tuple(sorted(ledger.books.tokens.expired_by_reason.items())),
+        tuple(sorted((+ledger.books.lengths.trained).items())),
+        tuple(sorted((+ledger.books.lengths.expired).items())),
+    )
+
+
+def _entry(entry: Entry) -> tuple[Any, ...]:
+    return (
+        entry.order,
+        entry.state,
+        entry.attempt,
+        entry.failures,
+        entry.owner,
+        entry.request_id,
+        entry.deadline,
+        entry.receipt,
+    )
+
+
+def _step(step: Step) -> tuple[Any, ...]:
+    return (
+        step.number,
+        tuple(_entry(entry) for entry in step.entries),
+        step.shards,
+        tuple(sorted(step.holders.items())),
+        tuple(sorted(step.acknowledged)),
+        tuple(sorted(step.refused)),
+    )

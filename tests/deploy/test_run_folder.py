@@ -1,0 +1,46 @@
+import time
+from pathlib import Path
+
+import pytest
+
+from common.config import RunConfig
+from common.config_cli import build, load
+from common.errors import ConfigError
+from deploy.run_folder import open_run_folder
+
+NOW = time.strptime("2026-11-23 20:21:10", "%Y-%m-%d %H:%M:%S")
+
+
+def config_for(folder: Path, **run: object) -> RunConfig:
+    return build({"run": {"folder": folder, **run}})
+
+
+def test_a_new_folder_holds_the_configuration_that_names_it(tmp_path: Path) -> None:
+    config, folder = open_run_folder(config_for(tmp_path / "run", seed=5), NOW)
+    assert folder == config.run.folder == tmp_path / "run"
+    assert (folder / "logs").is_dir()
+    assert load(["--config", str(folder / "config.toml")]) == config
+
+
+def test_a_folder_with_a_run_is_used_again_only_to_resume_it(tmp_path: Path) -> None:
+    config, folder = open_run_folder(config_for(tmp_path / "run"), NOW)
+    with pytest.raises(ConfigError, match=r"holds a run already.*config\.toml --run\.resume true"):
+        open_run_folder(config, NOW)
+    (folder / "summary.json").write_text("{}")
+    (folder / "metrics.jsonl").write_text("{}\n")
+
+    arguments = ["--config", str(folder / "config.toml"), "--run.resume", "true"]
+    resumed, same = open_run_folder(load([*arguments, "--learner.max_steps", "9"]), NOW)
+    assert same == folder and resumed.learner.max_steps == 9
+    assert load(["--config", str(folder / "config.toml")]) == resumed
+    assert not resumed.run.resume, "the next start must ask for it again"
+    assert not (folder / "summary.json").exists() and (folder / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["empty", "nowhere", None])
+def test_nothing_to_resume_is_a_clear_error(tmp_path: Path, name: str | None) -> None:
+    (tmp_path / "empty").mkdir()
+    folder = None if name is None else tmp_path / name
+    with pytest.raises(ConfigError, match=r"holds no run\. Fix: --config RUN"):
+        open_run_folder(build({"run": {"folder": folder, "resume": True}}), NOW)
+    assert list((tmp_path / "empty").iterdir()) == []
