@@ -161,24 +161,31 @@ class BrokerServer:
         return Outgoing(parts[0], parts[1] if has_id else _NO_REQUEST, refused)
 
     # ---- replies ---------------------------------------------------------------------------------
-    async def _deliver(self, outgoing: list[Outgoing]) -> None:
+    async def _deliver(self, outgoing: list[Outgoing], *, is_retry: bool = False) -> None:
         """Send replies once what they promise is safe."""
+        if self._service.store.failure is not None:
+            await self._send(outgoing)  # while the store fails, the service changes nothing
+            outgoing = []
+            if not is_retry:
+                return
         async with self._flushing:
             self._withheld += outgoing
-            if not await self._flush():
-                self._deadline_moved.set()
-                return
-            outgoing, self._withheld = self._withheld, []
-            frame, encoded = b"", None
-            for peer, request_id, message in outgoing:
-                if message is not encoded:  # an announcement goes to many
-                    frame, encoded = self._frame_of(message), message
-                await self._listener.send([peer, request_id, frame])
+            if await self._flush():
+                outgoing, self._withheld = self._withheld, []
+                await self._send(outgoing)
+        deadline = self._service.next_deadline()
+        has_moved = deadline is not None and (self._armed is None or deadline < self._armed)
+        if has_moved or self._service.store.failure is not None:
+            self._deadline_moved.set()
+
+    async def _send(self, outgoing: list[Outgoing]) -> None:
+        frame, encoded = b"", None
+        for peer, request_id, message in outgoing:
+            if message is not encoded:  # an announcement goes to many
+                frame, encoded = self._frame_of(message), message
+            await self._listener.send([peer, request_id, frame])
         if self._service.is_over:
             self._is_over.set()
-        deadline = self._service.next_deadline()
-        if deadline is not None and (self._armed is None or deadline < self._armed):
-            self._deadline_moved.set()
 
     async def _flush(self) -> bool:
         store = self._service.store
@@ -248,7 +255,7 @@ class BrokerServer:
             except TimeoutError:
                 assert self._armed is not None
                 self._clock = max(self._clock, self._armed)  # whatever the rounding
-                await self._deliver(self._service.tick(self._now()))
+                await self._deliver(self._service.tick(self._now()), is_retry=True)
 
     async def _finish_on(self, stop: asyncio.Event, drain_s: float) -> None:
         await stop.wait()

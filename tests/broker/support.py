@@ -145,11 +145,21 @@ class Running:
         return self.server.address
 
     def client(
-        self, member_id: str, *, request_timeout_s: float = 10.0, tries: int = 3
+        self,
+        member_id: str,
+        *,
+        request_timeout_s: float = 10.0,
+        tries: int = 3,
+        patience_s: float = 600.0,
     ) -> BrokerClient:
         role = next(role for role in Role if member_id.startswith(role.value))
         return BrokerClient(
-            self.address, member_id, role, request_timeout_s=request_timeout_s, tries=tries
+            self.address,
+            member_id,
+            role,
+            request_timeout_s=request_timeout_s,
+            tries=tries,
+            patience_s=patience_s,
         )
 
 
@@ -163,8 +173,9 @@ async def running_broker(
     max_frame_bytes: int = 2**20,
     address: str = "tcp://127.0.0.1:0",
     drain_s: float = 0.05,
+    service: BrokerService | None = None,
 ) -> AsyncIterator[Running]:
-    service = make_service(source, rules, member_timeout_s, max_frame_bytes)
+    service = service or make_service(source, rules, member_timeout_s, max_frame_bytes)
     shelf = ImageShelf(ImageStore(images), source.samples)
     listener = ZmqListener(address, max_frame_bytes)
     server = BrokerServer(service, shelf, listener, max_frame_bytes=max_frame_bytes)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker.client import BrokerClient, RequestRefused, heartbeat_forever
+from broker.opening import open_durable
 from broker.protocol import Role, Verdict
 from broker.transport import loopback_only
 from common.errors import BrokerUnavailable, ConfigError, ProtocolError
@@ -21,6 +22,7 @@ from tests.broker.support import (
     make_update,
     running_broker,
 )
+from tests.broker.test_durable import FullDisk
 
 
 async def run_rollout(broker: Running, name: str, max_groups: int) -> int:
@@ -364,3 +366,28 @@ async def test_a_port_in_use_is_a_config_error() -> None:
         with pytest.raises(ConfigError, match="Fix"):
             async with running_broker(make_rules(), make_source(4), address=broker.address):
                 pass
+
+
+async def test_while_the_disk_is_full_clients_hear_why_and_then_go_on(tmp_path: Path) -> None:
+    disk = FullDisk(tmp_path)
+    service, store, _ = open_durable(disk, make_source(4), make_rules(1), fsync="never")
+    async with (
+        running_broker(make_rules(1), make_source(4), service=service) as broker,
+        broker.client("rollout-0") as rollout,
+    ):
+        disk.room = 0
+        leasing = asyncio.create_task(rollout.lease(1, 0, wait_s=0))  # its reply is withheld
+        while store.failure is None:
+            await asyncio.sleep(0.01)
+        hasty = broker.client("rollout-1", patience_s=0.0)
+        with pytest.raises(RequestRefused, match=r"store_failure.*No space left.*Fix"):
+            await hasty.__aenter__()
+        assert (await rollout.status()).counts["samples_issued"] == 1
+        waiting = asyncio.create_task(rollout.ack_weights(0))
+        done, _ = await asyncio.wait((leasing, waiting), timeout=0.3)
+        assert not done
+        disk.room = 10**9
+        async with asyncio.timeout(10):
+            assert len((await leasing).leases) == 1
+            await waiting
+    store.close()

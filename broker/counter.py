@@ -1,0 +1,59 @@
+"""What all desks of the broker share: the ledger, its store, and what is going on in the run."""
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from pydantic import BaseModel
+
+from broker.announcement import Announcements
+from broker.entry import Owner
+from broker.ledger import Ledger
+from broker.membership import Membership
+from broker.polls import Answer, Empty
+from broker.recovery import outcome_of
+from broker.refusal import Refusal
+from broker.store import Store
+
+Parameters = ParamSpec("Parameters")
+Outcome = TypeVar("Outcome")
+Handler = Callable[[Any, float], BaseModel]  # (request, now) -> reply
+PollMaker = Callable[[Any, bytes], tuple[Answer, Empty]]  # of a request that may be held
+
+
+class Counter:
+    """
+    Args:
+        store: keeps trajectories, and the record of every change.
+    """
+
+    def __init__(
+        self, ledger: Ledger, membership: Membership, store: Store, announcements: Announcements
+    ) -> None:
+        self.ledger = ledger
+        self.membership = membership
+        self.store = store
+        self.announcements = announcements
+        self.is_finished = ledger.is_finished
+        self.has_news = False  # for those who watch the weights
+        self.refreshed: set[Owner] = set()  # servers with new weights since leases were tried
+        self.now = 0.0
+
+    def do(
+        self,
+        call: Callable[Parameters, Outcome],
+        *arguments: Parameters.args,
+        **named: Parameters.kwargs,
+    ) -> Outcome:
+        """Call a method of the ledger; if that changes the ledger, record it."""
+        assert not named, "a record holds arguments in their order"
+        before = self.ledger.revision
+        outcome: Outcome | Refusal
+        try:
+            outcome = call(*arguments, **named)
+        except Refusal as refusal:
+            outcome = refusal
+        if self.ledger.revision != before:
+            self.store.record(self.now, call.__name__, arguments, outcome_of(outcome))
+        if isinstance(outcome, Refusal):
+            raise outcome
+        return outcome
