@@ -33,10 +33,14 @@ class Counter:
         self.membership = membership
         self.store = store
         self.announcements = announcements
-        self.is_finished = ledger.is_finished
+        self.is_stopping = False  # somebody ended the run before its last step
         self.has_news = False  # for those who watch the weights
         self.refreshed: set[Owner] = set()  # servers with new weights since leases were tried
         self.now = 0.0
+
+    @property
+    def is_finished(self) -> bool:
+        return self.is_stopping or self.ledger.is_finished
 
     def do(
         self,

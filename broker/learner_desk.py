@@ -36,7 +36,7 @@ class LearnerDesk:
         before = self._counter.ledger.version
         history = self._counter.do(self._counter.ledger.rewind, owner, request.step)
         self._counter.store.must_sync()
-        self._counter.is_finished = False
+        self._counter.is_stopping = False
         if self._counter.ledger.version < before:
             logger.warning("steps %d to %d are undone", request.step + 1, before)
         self._counter.announcements.forget()
@@ -128,5 +128,5 @@ class LearnerDesk:
         if not self._counter.is_finished:
             logger.info("finished: %s", request.reason)
         self._counter.do(self._counter.ledger.finish)
-        self._counter.is_finished = self._counter.has_news = True
+        self._counter.is_stopping = self._counter.has_news = True
         return p.Done(finished=True)

@@ -71,6 +71,7 @@ class Ledger:
             max_steps=max_steps,
             max_leases=max_leases,
         )
+        self.is_finished = False
         self.revision += 1
         self._num_openings += 1
 

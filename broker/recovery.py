@@ -122,9 +122,14 @@ def outcome_of(value: Any) -> Any:
 
 
 def amendment(ledger: Ledger, rules: Rules) -> tuple[Any, ...] | None:
-    """Arguments of `Ledger.amend` where the configuration has changed; None: it has not."""
+    """Arguments of `Ledger.amend` where something is new; None: nothing is.
+
+    A run that is finished, and that all its members have left, is opened once more: with as many
+    steps as the configuration now says.
+    """
     now, then = asdict(rules), asdict(ledger.rules)
-    if all(now[name] == then[name] for name in _AMENDABLE):
+    is_reopened = ledger.is_finished and not ledger.members
+    if not is_reopened and all(now[name] == then[name] for name in _AMENDABLE):
         return None
     return tuple(now[name] for name in _AMENDABLE)
 

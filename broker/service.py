@@ -116,7 +116,7 @@ class BrokerService:
         """End the run: members are told to drain and leave."""
         if not self.is_finished:
             logger.info("finished: %s", reason)
-        self._counter.is_finished = self._counter.has_news = True
+        self._counter.is_stopping = self._counter.has_news = True
         return self._settle(now)
 
     def next_deadline(self) -> float | None:

@@ -29,7 +29,18 @@ RUNS = {
     f"{LAUNCH} --rollout.servers 2 --broker.max_staleness 2 --run.folder runs/mine": (
         f"{LAUNCH} --rollout.servers 2 --broker.max_staleness 2 --run.folder {{folder}}/run {SMALL}"
     ),
+    f"{LAUNCH} --config runs/mine/config.toml --run.resume true": (
+        f'bash -c "{LAUNCH} {SMALL} --run.folder {{folder}}/run'
+        f' && {LAUNCH} --config {{folder}}/run/config.toml --run.resume true --learner.max_steps 3'
+        ' && .venv/bin/python -m broker.journal {folder}/run replay"'
+    ),
+    ".venv/bin/python -m broker.journal runs/mine": ".venv/bin/python -m broker.journal --help",
+    ".venv/bin/python -m broker.keys keys": ".venv/bin/python -m broker.keys {folder}/keys",
     "tests/run.sh": "tests/run.sh --collect-only -q",
+    "tests/run.sh -q -m proof": "tests/run.sh -q -m proof --collect-only",
+    "tests/bench/broker.py --json broker.json": (
+        "tests/bench/broker.py --smoke --json {folder}/broker.json"
+    ),
     "tests/run.sh -q tests/broker": "tests/run.sh -q tests/broker --collect-only",
     ".ci/run": "bash -n .ci/run",  # it is what runs this
     "tests/bench/effect.py --seeds 5 --controls": (

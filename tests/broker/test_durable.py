@@ -150,6 +150,12 @@ def test_the_end_of_a_run_survives_and_an_early_end_does_not(tmp_path: Path) -> 
     bench.hello("l0", incarnation=2)
     bench.ask(p.Resume(**me("l0", 2), step=2))  # somebody wants more of it
     assert not bench.ask(p.Heartbeat(**me("r0"))).finished
+    bench.ask(p.Finish(**me("l0", 2), reason="done again"))
+    for leaving in (me("l0", 2), me("r0")):
+        bench.ask(p.Goodbye(**leaving))
+    assert bench.service.is_over
+    bench.kill()
+    assert not bench.service.is_over  # all have left: whoever starts it again wants it open
 
 
 def test_one_folder_has_one_broker(tmp_path: Path) -> None:
