@@ -5,9 +5,9 @@ import hashlib
 import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -34,6 +34,14 @@ class RequestRefused(ProtocolError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
+
+
+class Taken(NamedTuple):
+    """What a learner rank got of a step: all its groups, or none yet."""
+
+    step: int
+    groups: tuple[Group, ...]
+    exhausted: bool  # there will be no such step
 
 
 class BrokerClient:
@@ -77,6 +85,7 @@ class BrokerClient:
         self._incarnation = self._rng.getrandbits(63)
         self._next_id = self._rng.getrandbits(63)
         self._answers: dict[bytes, asyncio.Future[BaseModel]] = {}
+        self._takings: dict[int, int] = {}  # of the last batch taken, by rank
         self._abandoned: set[bytes] = set()  # lease requests that nobody waits for any more
 
     async def __aenter__(self) -> Self:
@@ -120,7 +129,7 @@ class BrokerClient:
         return await self._request(request, p.Leases, wait_s)
 
     async def submit(self, group: Group) -> p.Verdict:
-        reply = await self._request(p.SubmitGroup(**self._me(), group=group), p.Submitted)
+        reply = await self._request(p.SubmitGroup(**self._me(), group=encode(group)), p.Submitted)
         return reply.verdict
 
     async def give_back(
@@ -144,9 +153,10 @@ class BrokerClient:
         """Say first of all which step this learner starts from; what came after it is undone."""
         return await self._request(p.Resume(**self._me(), step=step), p.Resumed)
 
-    async def take(self, step: int, wait_s: float, rank: int = 0, world_size: int = 1) -> p.Batch:
+    async def take(self, step: int, wait_s: float, rank: int = 0, world_size: int = 1) -> Taken:
         """This rank's groups of a step, all of them; none when `wait_s` runs out."""
-        groups: list[Group] = []
+        groups: list[bytes] = []
+        taking = 0
         while True:
             request = p.TakeBatch(
                 **self._me(),
@@ -154,20 +164,27 @@ class BrokerClient:
                 rank=rank,
                 world_size=world_size,
                 first=len(groups),
+                taking=taking,
                 wait_s=wait_s,
             )
             page = await self._request(request, p.Batch, wait_s)
             groups += page.groups
+            taking = self._takings[rank] = page.taking
             if not page.groups or len(groups) >= page.num_groups:
                 is_whole = len(groups) == page.num_groups
-                return page.model_copy(update={"groups": tuple(groups) if is_whole else ()})
+                return Taken(step, _decode_groups(groups) if is_whole else (), page.exhausted)
 
     async def ack(
         self, step: int, refused: dict[str, str] | None = None, rank: int = 0, wait_s: float = 0.0
     ) -> p.Acknowledged:
         """This rank has trained its groups. Waits up to `wait_s` until all ranks have."""
         request = p.AckBatch(
-            **self._me(), step=step, rank=rank, refused=refused or {}, wait_s=wait_s
+            **self._me(),
+            step=step,
+            taking=self._takings.get(rank, 0),
+            rank=rank,
+            refused=refused or {},
+            wait_s=wait_s,
         )
         return await self._request(request, p.Acknowledged, wait_s)
 
@@ -347,6 +364,11 @@ async def heartbeat_forever(
         if done.finished:
             finished.set()
         await asyncio.sleep(interval_s)
+
+
+def _decode_groups(encoded: Iterable[bytes]) -> tuple[Group, ...]:
+    groups = (decode(frame, p.GROUPS) for frame in encoded)
+    return tuple(group for group in groups if isinstance(group, Group))
 
 
 def _ends_by_itself(reply: BaseModel) -> bool:

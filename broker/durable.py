@@ -33,12 +33,43 @@ from broker.frames import encode_record
 from broker.segments import Place, decode_group, encode_group, segment_head, segment_name
 from broker.store import Damaged, Key, StoreFailure, StoreLost
 from common.types import Group
+from common.wire import encode
 
 logger = logging.getLogger(__name__)
 JOURNAL = "journal.log"
 STORED = "stored"  # the record that says where a group lies; all others are calls of the ledger
 _SEGMENT_BYTES = 64 * 2**20
+_CACHE_BYTES = 256 * 2**20
 Fsync = Literal["always", "interval", "never"]
+
+
+class RecentGroups:
+    """The newest groups as they came, up to a number of bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._encoded: dict[Key, bytes] = {}  # the oldest first
+        self._num_bytes = 0
+
+    def add(self, key: Key, encoded: bytes) -> None:
+        self._num_bytes += len(encoded) - len(self._encoded.pop(key, b""))
+        self._encoded[key] = encoded
+
+    def get(self, key: Key) -> bytes | None:
+        return self._encoded.get(key)
+
+    def keep(self, keys: set[Key]) -> None:
+        """Drop all others."""
+        for key in self._encoded.keys() - keys:
+            self._num_bytes -= len(self._encoded.pop(key))
+
+    def shrink(self, pinned: set[Key]) -> None:
+        """Drop the oldest until the rest fits, but none of the pinned, nor what came after one."""
+        while self._num_bytes > self._max_bytes:
+            oldest = next(iter(self._encoded))
+            if oldest in pinned:
+                return
+            self._num_bytes -= len(self._encoded.pop(oldest))
 
 
 class DurableStore:
@@ -47,6 +78,7 @@ class DurableStore:
         next_record: number of the journal's next record.
         places: where the groups lie that were stored before.
         next_segment: number of the next segment file.
+        cache_bytes: of groups that can be given out without a look at the disk.
     """
 
     def __init__(
@@ -59,6 +91,7 @@ class DurableStore:
         places: dict[Key, Place] | None = None,
         next_segment: int = 1,
         segment_bytes: int = _SEGMENT_BYTES,
+        cache_bytes: int = _CACHE_BYTES,
     ) -> None:
         self.failure: str | None = None
         self._disk = disk
@@ -71,7 +104,8 @@ class DurableStore:
         self._next_segment = next_segment + 1
         self._sizes = {JOURNAL: disk.size(JOURNAL)}  # of what is safely appended
         self._parts: list[tuple[str, bytes]] = []  # (file, content) still to be appended, in order
-        self._fresh: dict[Key, Group] = {}  # what is in those parts
+        self._unwritten: set[Key] = set()  # groups in those parts
+        self._recent = RecentGroups(cache_bytes)
         self._unsynced: set[str] = set()
         self._must_sync = False
         self._doomed: list[str] = []  # segments to delete once the commit is safe
@@ -98,25 +132,26 @@ class DurableStore:
         self._must_sync |= self._fsync == "always"
         self._now = now
 
-    def has_room(self, group: Group) -> bool:
+    def has_room(self, num_bytes: int) -> bool:
         return True  # the disk says when it is full
 
-    def put(self, group: Group) -> None:
+    def put(self, group: Group, encoded: bytes) -> None:
         message = encode_group(group)
         if self._segment_size == 0:
             self._append(segment_head())
         place = Place(self._segment, self._segment_size, len(message), zlib.crc32(message))
         self._append(message)
         self._places[group.group_id, group.attempt] = place
-        self._fresh[group.group_id, group.attempt] = group
+        self._unwritten.add((group.group_id, group.attempt))
+        self._recent.add((group.group_id, group.attempt), encoded)
         self.record(self._now, STORED, (group.group_id, group.attempt, *place))  # ahead of its call
         if self._segment_size >= self._segment_bytes:
             self._begin_segment()
 
-    def get(self, entry: Entry) -> Group:
+    def get(self, entry: Entry) -> bytes:
         key = (entry.group_id, entry.attempt)
-        if key in self._fresh:
-            return self._fresh[key]
+        if (encoded := self._recent.get(key)) is not None:
+            return encoded
         place = self._places.get(key)
         if place is None:
             raise Damaged(f"no trajectories of {entry.group_id}, attempt {entry.attempt}")
@@ -124,10 +159,10 @@ class DurableStore:
             content = self._disk.read(place.segment, place.offset, place.length)
         except OSError as error:
             raise Damaged(f"{place.segment}: {error.strerror}") from error
-        return decode_group(content, place, entry.assignment.sample)
+        return encode(decode_group(content, place, entry.assignment.sample))
 
     def step_ended(self, needed: Iterable[Entry]) -> None:
-        pass  # a rewind may still undo it
+        self._recent.keep({(entry.group_id, entry.attempt) for entry in needed} | self._unwritten)
 
     def must_sync(self) -> None:
         self._must_sync = True
@@ -145,7 +180,7 @@ class DurableStore:
     def flush(self) -> None:
         must_sync, self._must_sync = self._must_sync, False
         parts, self._parts = self._parts, []  # the other thread may go on to append
-        written = list(self._fresh)
+        written = set(self._unwritten)
         try:
             for name in sorted({name for name, _ in parts}, key=lambda name: name == JOURNAL):
                 self._write(name, b"".join(content for file, content in parts if file == name))
@@ -157,8 +192,8 @@ class DurableStore:
             self.failure = f"the journal cannot be written: {reason}. Fix: free space on its disk"
             raise StoreFailure(self.failure) from error
         self.failure = None
-        for key in written:
-            self._fresh.pop(key)
+        self._unwritten -= written
+        self._recent.shrink(self._unwritten)
         if must_sync:
             self.sync()
 

@@ -106,6 +106,7 @@ class Step:
     """The groups that one step trains on, split over the learner's ranks."""
 
     number: int
+    taking: int  # which one in the run: a step that is taken anew is another batch
     entries: list[Entry]
     shards: tuple[tuple[int, ...], ...]  # indices of entries, by rank
     holders: dict[int, Owner] = field(default_factory=dict)  # by rank: who took the shard last
@@ -121,4 +122,5 @@ class Shard(NamedTuple):
 
     step: int
     entries: tuple[Entry, ...]
+    taking: int = 0
     exhausted: bool = False  # there will be no such step

@@ -8,8 +8,8 @@ from broker import protocol as p
 from broker.counter import Counter, Handler, PollMaker
 from broker.entry import Shard
 from broker.polls import Answer, Empty
-from broker.store import Damaged, size_of
-from common.types import Group
+from broker.refusal import Refusal
+from broker.store import Damaged
 
 logger = logging.getLogger(__name__)
 _PAGE_SHARE = 0.5  # of a frame that the groups of one reply may fill
@@ -49,29 +49,34 @@ class LearnerDesk:
             shard = self._counter.do(
                 self._counter.ledger.take, owner, request.step, request.rank, request.world_size
             )
-            return None if shard is None else self._page_of(shard, request.first)
+            if shard is None:
+                return None
+            if request.first and request.taking != shard.taking:
+                raise Refusal("fenced", f"step {request.step} was taken anew between two pages")
+            return self._page_of(shard, request.first)
 
         return answer, lambda: p.Batch(step=request.step, groups=())
 
     def _page_of(self, shard: Shard, first: int) -> p.Batch | None:
         """Groups of a shard from `first` on, as many as fit; None: one cannot be read any more."""
-        groups: list[Group] = []
+        groups: list[bytes] = []
         left = int(self._max_frame_bytes * _PAGE_SHARE)
         for entry in shard.entries[first:]:
             try:
-                group = self._counter.store.get(entry)
+                encoded = self._counter.store.get(entry)
             except Damaged as error:
                 logger.error("%s is issued again: %s", entry.group_id, error)
                 self._counter.do(self._counter.ledger.lose, entry.group_id, entry.attempt)
                 return None
-            left -= size_of(group)
+            left -= len(encoded)
             if groups and left < 0:
                 break
-            groups.append(group)
+            groups.append(encoded)
         return p.Batch(
             step=shard.step,
             groups=tuple(groups),
             num_groups=len(shard.entries),
+            taking=shard.taking,
             exhausted=shard.exhausted,
         )
 
@@ -81,7 +86,12 @@ class LearnerDesk:
         def acknowledge() -> bool:
             before = self._counter.ledger.version
             is_complete = self._counter.do(
-                self._counter.ledger.acknowledge, owner, request.step, request.refused, request.rank
+                self._counter.ledger.acknowledge,
+                owner,
+                request.step,
+                request.taking,
+                request.refused,
+                request.rank,
             )
             if self._counter.ledger.version > before:
                 self._counter.store.step_ended(self._counter.ledger.needed())

@@ -17,7 +17,7 @@ same state.
   one can submit.
 - The learner's batch is the lease of a step. Each rank pulls its own shard and acknowledges it; the
   step is done when all ranks have. Another life of a rank takes its shard over, and the former
-  holder's acknowledgement is fenced.
+  holder's acknowledgement is fenced; so is one for a batch that was given up and formed anew.
 - History. A learner that comes back from a checkpoint of step k rewinds the ledger to it: what was
   trained after k is undone and issued again, every lease ends, and no server counts as serving
   anything until it has acknowledged weights of the new history. So each sample is trained exactly
@@ -55,6 +55,7 @@ class Ledger:
         self._step: Step | None = None  # the learner's
         self._done: deque[Step] = deque()  # acknowledged, consecutive, not pruned yet
         self._num_unfreed = 0  # groups of acknowledged steps that hold slots
+        self._num_takings = 0  # batches formed
         self._num_openings = 0  # grows when slots are freed or groups move up
         self._blocker: Entry | None = None  # why the next batch was not complete when last asked
         self._resumed_by: Owner | None = None  # the life of rank 0 that may take batches
@@ -264,10 +265,10 @@ class Ledger:
             self._step.holders[rank] = owner
             self._step.acknowledged.discard(rank)
             self.revision += 1
-        return Shard(step, self._step.shard(rank))
+        return Shard(step, self._step.shard(rank), self._step.taking)
 
     def acknowledge(
-        self, owner: Owner, step: int, refused: Mapping[str, str], rank: int = 0
+        self, owner: Owner, step: int, taking: int, refused: Mapping[str, str], rank: int = 0
     ) -> bool:
         """A rank has trained step `step` on its shard but for the `refused` groups (quarantined).
 
@@ -284,6 +285,8 @@ class Ledger:
             raise Refusal("bad_step", f"step {step} is not taken; {self.version} are acknowledged")
         if self._step.holders.get(rank) != owner:
             raise Refusal("fenced", f"another learner has taken step {step} since")
+        if self._step.taking != taking:
+            raise Refusal("fenced", f"step {step} has been taken anew, with other groups")
         mine = {entry.group_id for entry in self._step.shard(rank)}
         if strangers := refused.keys() - mine:
             raise Refusal("bad_request", f"not in step {step}: {', '.join(sorted(strangers))}")
@@ -478,7 +481,8 @@ class Ledger:
     def _begin_step(self, number: int, world_size: int) -> None:
         entries = self._groups.begin_step(self.rules.groups_per_step)
         loads = [e.num_tokens + e.receipt.num_prompt_tokens for e in entries if e.receipt]
-        self._step = Step(number, entries, split_by_load(loads, world_size))
+        self._num_takings += 1
+        self._step = Step(number, self._num_takings, entries, split_by_load(loads, world_size))
         self.revision += 1
 
     def _untake(self) -> None:

@@ -69,9 +69,11 @@ class LeaseRequest(Record):
 
 
 class SubmitGroup(Record):
+    """A group goes through the broker as the bytes that it came in, so it is encoded once."""
+
     member_id: Identifier
     incarnation: int
-    group: Group
+    group: bytes  # an encoded Group; the broker reads and checks it
 
 
 class GiveBack(Record):
@@ -97,6 +99,7 @@ class TakeBatch(Record):
     rank: int = Field(0, ge=0)
     world_size: int = Field(1, ge=1)
     first: int = Field(0, ge=0)  # groups to leave out: a large batch comes in several replies
+    taking: int = Field(0, ge=0)  # of the replies before, where there are any
     wait_s: WaitS
 
 
@@ -109,6 +112,7 @@ class AckBatch(Record):
     member_id: Identifier
     incarnation: int
     step: int = Field(ge=1)
+    taking: int = Field(ge=0)  # of the batch that it was trained on
     rank: int = Field(0, ge=0)
     refused: dict[str, str] = Field(default_factory=dict)  # group id -> reason
     wait_s: WaitS = 0.0  # for the other ranks
@@ -220,8 +224,9 @@ class Batch(Record):
     """
 
     step: int
-    groups: tuple[Group, ...]
+    groups: tuple[bytes, ...]  # encoded
     num_groups: int = 0  # of this rank in this step
+    taking: int = 0  # which batch this is: the same step taken anew is another one
     exhausted: bool = False
 
 
@@ -295,6 +300,7 @@ REQUESTS: Registry = {
         Finish,
     )
 }  # fmt: skip
+GROUPS: Registry = {"Group": Group}
 REPLIES: Registry = {
     message.__name__: message
     for message in (

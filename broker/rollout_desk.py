@@ -10,7 +10,9 @@ from broker.counter import Counter, Handler, PollMaker
 from broker.entry import Entry, Receipt, Rules, lease_of
 from broker.polls import Answer, Empty
 from broker.refusal import Refusal
+from common.errors import ProtocolError
 from common.types import FinishReason, Group, WeightUpdate
+from common.wire import decode
 
 logger = logging.getLogger(__name__)
 
@@ -48,21 +50,18 @@ class RolloutDesk:
         return answer, lambda: p.Leases(leases=(), finished=self._counter.is_finished)
 
     def _on_submit(self, request: p.SubmitGroup, now: float) -> BaseModel:
+        ledger, store = self._counter.ledger, self._counter.store
         owner = (request.member_id, request.incarnation)
-        group = request.group
-        entry = self._counter.ledger.leased_to(owner, group.group_id, group.attempt)
+        group = _read(request.group)
+        entry = ledger.leased_to(owner, group.group_id, group.attempt)
         if entry is not None:
             self._check_content(entry, group)
-            if not self._counter.store.has_room(group) and not self._counter.ledger.is_of_next_step(
-                entry
-            ):
+            if not store.has_room(len(request.group)) and not ledger.is_of_next_step(entry):
                 raise Refusal("over_capacity", "the broker holds as many trajectories as it may")
-            self._counter.store.put(
-                group
-            )  # before the decision: a cut between the two loses neither
-        verdict = self._counter.do(
-            self._counter.ledger.submit, owner, group.group_id, group.attempt, Receipt.of(group)
-        )
+            # before the decision: a cut between the two loses neither
+            store.put(group, request.group)
+        receipt = Receipt.of(group)
+        verdict = self._counter.do(ledger.submit, owner, group.group_id, group.attempt, receipt)
         if verdict is not p.Verdict.ACCEPTED:
             logger.warning("%s, attempt %d: %s", group.group_id, group.attempt, verdict)
         return p.Submitted(verdict=verdict)
@@ -109,6 +108,15 @@ class RolloutDesk:
         self._counter.do(self._counter.ledger.serve, owner, request.history, request.version)
         self._counter.refreshed.add(owner)
         return p.Done(finished=self._counter.is_finished)
+
+
+def _read(encoded: bytes) -> Group:
+    try:
+        group = decode(encoded, p.GROUPS)
+    except ProtocolError as error:
+        raise Refusal("bad_group", str(error)) from error
+    assert isinstance(group, Group)
+    return group
 
 
 def _leases_of(entries: Iterable[Entry], rules: Rules) -> p.Leases:

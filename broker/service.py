@@ -67,6 +67,7 @@ class BrokerService:
         self._run_id = run_id
         self._num_samples = num_samples
         self._max_frame_bytes = max_frame_bytes
+        self._checked = -1  # the ledger's revision
         self._supply = -1  # the ledger's, when all held lease requests were last tried
         self._polls = Polls()
         self._outbox: list[Outgoing] = []
@@ -188,7 +189,9 @@ class BrokerService:
         if self._counter.has_news:
             self._answer(self._polls.of_kind(p.WatchWeights), now)
         self._counter.has_news = False
-        self.ledger.check()
+        if self._checked != self.ledger.revision:
+            self.ledger.check()
+            self._checked = self.ledger.revision
         outgoing, self._outbox = self._outbox, []
         return outgoing
 

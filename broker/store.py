@@ -42,12 +42,13 @@ class Store(Protocol):
     ) -> None:
         """Keep one call that changed the ledger, and what came of it."""
 
-    def has_room(self, group: Group) -> bool: ...
+    def has_room(self, num_bytes: int) -> bool: ...
 
-    def put(self, group: Group) -> None: ...
+    def put(self, group: Group, encoded: bytes) -> None:
+        """Keep a group; `encoded` is how it came, and how `get` gives it back."""
 
-    def get(self, entry: Entry) -> Group:
-        """Raises Damaged."""
+    def get(self, entry: Entry) -> bytes:
+        """The encoded group. Raises Damaged."""
 
     def step_ended(self, needed: Iterable[Entry]) -> None:
         """A step is trained; only these groups will still be asked for."""
@@ -79,7 +80,7 @@ class MemoryStore:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._groups: dict[Key, Group] = {}
+        self._groups: dict[Key, bytes] = {}
         self._held_bytes = 0
 
     def record(
@@ -87,20 +88,20 @@ class MemoryStore:
     ) -> None:
         pass
 
-    def has_room(self, group: Group) -> bool:
-        return self._held_bytes + size_of(group) <= self._max_bytes
+    def has_room(self, num_bytes: int) -> bool:
+        return self._held_bytes + num_bytes <= self._max_bytes
 
-    def put(self, group: Group) -> None:
-        self._groups[group.group_id, group.attempt] = group
-        self._held_bytes += size_of(group)
+    def put(self, group: Group, encoded: bytes) -> None:
+        self._groups[group.group_id, group.attempt] = encoded
+        self._held_bytes += len(encoded)
 
-    def get(self, entry: Entry) -> Group:
+    def get(self, entry: Entry) -> bytes:
         return self._groups[entry.group_id, entry.attempt]
 
     def step_ended(self, needed: Iterable[Entry]) -> None:
         keys = {(entry.group_id, entry.attempt) for entry in needed}
         for key in self._groups.keys() - keys:
-            self._held_bytes -= size_of(self._groups.pop(key))
+            self._held_bytes -= len(self._groups.pop(key))
 
     def committed(self, kept: Iterable[Entry]) -> None:
         pass
@@ -116,11 +117,3 @@ class MemoryStore:
 
     def close(self) -> None:
         pass
-
-
-def size_of(group: Group) -> int:
-    """Bytes of a group's arrays; the rest is small beside them."""
-    arrays = [group.prompt_token_ids]
-    arrays += [t.response_token_ids for t in group.trajectories]
-    arrays += [t.rollout_logprobs for t in group.trajectories]
-    return sum(array.nbytes for array in arrays)

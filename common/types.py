@@ -16,6 +16,8 @@ Float32Array = Annotated[np.ndarray, PlainValidator(lambda value: _vector(value,
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Identifier = Annotated[str, Field(min_length=1, max_length=200)]
 
+_LOWEST = np.finfo(np.float32).min
+
 
 def _vector(value: Any, dtype: Any) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype != dtype:
@@ -96,7 +98,8 @@ class Trajectory(Record):
             raise ValueError("empty response")
         if len(self.rollout_logprobs) != length:
             raise ValueError(f"{len(self.rollout_logprobs)} log-probs for {length} tokens")
-        if not np.isfinite(self.rollout_logprobs).all() or (self.rollout_logprobs > 1e-3).any():
+        lowest, highest = self.rollout_logprobs.min(), self.rollout_logprobs.max()
+        if not (lowest >= _LOWEST and highest <= 1e-3):  # also false for NaN
             raise ValueError("rollout log-probs must be finite and <= 0")
         covered = 0
         for span in self.version_spans:

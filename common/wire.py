@@ -4,6 +4,7 @@ A frame is a map with one extra key, "type", that names the record's class. NumP
 extension type 1: MessagePack of [dtype, shape, little-endian bytes], dtypes from a short list.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,14 +19,15 @@ MAX_FRAME_BYTES = 64 * 2**20
 MAX_DEPTH = 16
 _ARRAY = 1
 _DTYPES = {"int32": np.dtype("<i4"), "float32": np.dtype("<f4")}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 Registry = Mapping[str, type[BaseModel]]
 
 
 def encode(record: BaseModel) -> bytes:
     """One record as one frame."""
-    fields = record.model_dump(mode="python")
-    frame: bytes = msgpack.packb({"type": type(record).__name__, **fields}, default=_pack_array)
+    fields = {"type": type(record).__name__, **record.__dict__}
+    frame: bytes = msgpack.packb(fields, default=_pack_other)
     return frame
 
 
@@ -73,12 +75,14 @@ def _check_depth(value: Any, allowed: int) -> None:
             _check_depth(child, allowed - 1)
 
 
-def _pack_array(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and value.dtype.name in _DTYPES:
-        dtype = _DTYPES[value.dtype.name]
-        content = np.ascontiguousarray(value, dtype=dtype).tobytes()
+def _pack_other(value: Any) -> Any:
+    """Records and arrays; everything else MessagePack packs by itself."""
+    if isinstance(value, BaseModel):
+        return value.__dict__
+    if isinstance(value, np.ndarray) and value.dtype in _NAMES:
+        content = np.ascontiguousarray(value).data
         return msgpack.ExtType(
-            _ARRAY, msgpack.packb([value.dtype.name, list(value.shape), content])
+            _ARRAY, msgpack.packb([_NAMES[value.dtype], list(value.shape), content])
         )
     raise TypeError(f"{type(value).__name__} cannot be sent")
 
@@ -95,7 +99,7 @@ def _unpack_array(code: int, data: bytes) -> np.ndarray:
     is_shape = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < 2**31 for n in shape)
     if not is_shape or not isinstance(content, bytes) or len(shape) > 4:
         raise ProtocolError("malformed array")
-    expected = int(np.prod(shape, dtype=object)) * _DTYPES[name].itemsize if shape else 0
+    expected = math.prod(shape) * _DTYPES[name].itemsize if shape else 0
     if expected != len(content):
         raise ProtocolError(f"array of {len(content)} bytes, its shape says {expected}")
     array: np.ndarray = np.frombuffer(content, dtype=_DTYPES[name]).reshape(shape)

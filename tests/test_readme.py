@@ -31,7 +31,7 @@ RUNS = {
     ),
     f"{LAUNCH} --config runs/mine/config.toml --run.resume true": (
         f'bash -c "{LAUNCH} {SMALL} --run.folder {{folder}}/run'
-        f' && {LAUNCH} --config {{folder}}/run/config.toml --run.resume true --learner.max_steps 3'
+        f" && {LAUNCH} --config {{folder}}/run/config.toml --run.resume true --learner.max_steps 3"
         ' && .venv/bin/python -m broker.journal {folder}/run replay"'
     ),
     ".venv/bin/python -m broker.journal runs/mine": ".venv/bin/python -m broker.journal --help",

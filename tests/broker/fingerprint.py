@@ -22,6 +22,7 @@ def fingerprint(ledger: Ledger) -> tuple[Any, ...]:
         ledger._resumed_by,
         ledger._is_doubtful,
         ledger._num_unfreed,
+        ledger._num_takings,
         None if ledger._step is None else _step(ledger._step),
         tuple(_step(step) for step in ledger._done),
         groups.next_order,
@@ -54,6 +55,7 @@ def _entry(entry: Entry) -> tuple[Any, ...]:
 def _step(step: Step) -> tuple[Any, ...]:
     return (
         step.number,
+        step.taking,
         tuple(_entry(entry) for entry in step.entries),
         step.shards,
         tuple(sorted(step.holders.items())),

@@ -72,7 +72,10 @@ class Bench:
     def submit(self, leases: p.Leases, version: int = 0) -> list[Group]:
         groups = [make_group(granted, version) for granted in leases.leases]
         for group in groups:
-            assert self.ask(p.SubmitGroup(**me("r0"), group=group)).verdict == p.Verdict.ACCEPTED
+            assert (
+                self.ask(p.SubmitGroup(**me("r0"), group=encode(group))).verdict
+                == p.Verdict.ACCEPTED
+            )
         return groups
 
     def take(self, step: int) -> p.Batch:
@@ -83,7 +86,7 @@ class Bench:
         """One whole step from the leases to the servers' new weights."""
         self.submit(self.lease(version=step - 1), version=step - 1)
         assert self.take(step).groups
-        assert self.ask(p.AckBatch(**me("l0"), step=step)).is_complete
+        assert self.ask(p.AckBatch(**me("l0"), step=step, taking=step)).is_complete
         self.ask(p.AckWeights(**me("r0"), history=0, version=step))
 
     @property
@@ -116,7 +119,7 @@ def test_a_broker_that_was_killed_knows_everything_it_said(tmp_path: Path) -> No
     assert bench.started_at == pytest.approx(bench.now, abs=0.6)
     # nobody needs to say hello again, and everything goes on
     assert isinstance(bench.ask(p.Heartbeat(**me("r0"))), p.Done)
-    assert bench.ask(p.AckBatch(**me("l0"), step=2)).is_complete
+    assert bench.ask(p.AckBatch(**me("l0"), step=2, taking=2)).is_complete
 
 
 def test_members_that_do_not_come_back_lapse_after_a_restart(tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_the_end_of_a_run_survives_and_an_early_end_does_not(tmp_path: Path) -> 
     assert not bench.ask(p.Heartbeat(**me("r0"))).finished
     bench.rules = make_rules(2, 1, max_steps=2)
     bench.kill()
-    bench.ask(p.AckBatch(**me("l0"), step=2))
+    bench.ask(p.AckBatch(**me("l0"), step=2, taking=2))
     bench.ask(p.Finish(**me("l0"), reason="done"))
     bench.kill()
     assert bench.ask(p.Heartbeat(**me("r0"))).finished
@@ -181,7 +184,7 @@ def test_announcements_are_numbered_on_after_a_restart(tmp_path: Path) -> None:
 def test_what_was_not_flushed_was_never_said(tmp_path: Path) -> None:
     bench = busy(tmp_path)
     before = fingerprint(bench.ledger)
-    bench.service.handle(b"peer", b"1", p.AckBatch(**me("l0"), step=2), bench.now)
+    bench.service.handle(b"peer", b"1", p.AckBatch(**me("l0"), step=2, taking=2), bench.now)
     assert fingerprint(bench.ledger) != before
     bench.kill()
     assert fingerprint(bench.ledger) == before
@@ -275,7 +278,7 @@ def test_a_group_can_be_taken_before_it_is_on_the_disk(tmp_path: Path) -> None:
     bench.submit(p.Leases(leases=(first,)))
     held = p.TakeBatch(**me("l0"), step=1, wait_s=30)
     assert bench.service.handle(b"", b"held", held, bench.now) == []
-    request = p.SubmitGroup(**me("r0"), group=make_group(second, 0))
+    request = p.SubmitGroup(**me("r0"), group=encode(make_group(second, 0)))
     _, taken = bench.service.handle(b"", b"last", request, bench.now)
     assert taken.request_id == b"held" and taken.message.num_groups == 2  # type: ignore
 
@@ -367,7 +370,7 @@ def test_a_full_disk_stops_the_broker_and_loses_nothing(tmp_path: Path, room: in
     try:
         bench.store.flush()
         for number, granted in enumerate(leases[0].message.leases):  # type: ignore[attr-defined]
-            request = p.SubmitGroup(**me("r0"), group=make_group(granted, 0))
+            request = p.SubmitGroup(**me("r0"), group=encode(make_group(granted, 0)))
             withheld += bench.service.handle(b"", b"%d" % (2 + number), request, 2.0)
         bench.store.flush()
         pytest.skip("there was room for all")

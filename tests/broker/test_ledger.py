@@ -50,7 +50,7 @@ def train_step(ledger: Ledger, step: int, floor: int | None = None) -> list[str]
     submit(ledger, lease(ledger))
     batch = ledger.take(LEARNER, step)
     assert batch is not None
-    ledger.acknowledge(LEARNER, step, {})
+    ledger.acknowledge(LEARNER, step, step, {})
     serve(ledger, step if floor is None else floor)
     ledger.check()
     return ids(batch.entries)
@@ -73,7 +73,7 @@ def test_slots_are_freed_by_the_acknowledgement_of_weights_not_by_the_take() -> 
     submit(ledger, lease(ledger))
     ledger.take(LEARNER, 1)
     assert lease(ledger) == []
-    ledger.acknowledge(LEARNER, 1, {})
+    ledger.acknowledge(LEARNER, 1, 1, {})
     assert lease(ledger) == [] and ledger.slots_used == 2
     serve(ledger, 0)  # somebody serves the old weights
     assert lease(ledger) == []
@@ -85,7 +85,7 @@ def test_a_server_with_old_weights_gets_no_lease_that_would_be_stale() -> None:
     ledger = make_ledger(staleness=1)
     submit(ledger, lease(ledger))  # steps 1 and 2
     ledger.take(LEARNER, 1)
-    ledger.acknowledge(LEARNER, 1, {})
+    ledger.acknowledge(LEARNER, 1, 1, {})
     serve(ledger, 1)
     assert lease_all(ledger, B, version=0) == [] and ledger.has_work  # step 3 would be 2 behind
     assert len(lease_all(ledger, B, version=1)) == 2
@@ -180,7 +180,7 @@ def test_submit_sent_twice_is_harmless_at_every_later_moment() -> None:
     assert submit_group(ledger, A, group) is Verdict.DUPLICATE and ledger.counts() == before
     ledger.take(LEARNER, 1)
     assert submit_group(ledger, A, group) is Verdict.DUPLICATE
-    ledger.acknowledge(LEARNER, 1, {})
+    ledger.acknowledge(LEARNER, 1, 1, {})
     assert submit_group(ledger, A, group) is Verdict.DUPLICATE
     before = ledger.counts()
     serve(ledger, 1)
@@ -290,7 +290,7 @@ def test_max_staleness_seen_is_that_of_trained_groups() -> None:
     submit(ledger, lease(ledger))  # steps 1 and 2, from version 0
     for step, seen in ((1, 0), (2, 1)):
         ledger.take(LEARNER, step)
-        ledger.acknowledge(LEARNER, step, {})
+        ledger.acknowledge(LEARNER, step, step, {})
         assert ledger.max_staleness_seen == seen
 
 
@@ -336,8 +336,8 @@ def test_groups_refused_by_the_learner_are_quarantined_and_keep_their_slots() ->
     submit(ledger, lease(ledger))
     ledger.take(LEARNER, 1)
     with pytest.raises(Refusal, match="not in step 1"):
-        ledger.acknowledge(LEARNER, 1, {"0/7": "?"})
-    ledger.acknowledge(LEARNER, 1, {"0/1": "cannot be rendered"})
+        ledger.acknowledge(LEARNER, 1, 1, {"0/7": "?"})
+    ledger.acknowledge(LEARNER, 1, 1, {"0/1": "cannot be rendered"})
     ledger.check()
     samples = ledger.books.samples
     assert (samples[Place.TRAINED], samples[Place.QUARANTINED]) == (1, 1)
@@ -354,8 +354,8 @@ def test_take_is_idempotent_and_at_most_one_step_ahead() -> None:
     assert first is not None and ledger.take(LEARNER, 1) == first
     with pytest.raises(Refusal, match="step 2"):
         ledger.take(LEARNER, 2)
-    ledger.acknowledge(LEARNER, 1, {})
-    ledger.acknowledge(LEARNER, 1, {})  # sent twice
+    ledger.acknowledge(LEARNER, 1, 1, {})
+    ledger.acknowledge(LEARNER, 1, 1, {})  # sent twice
     assert ledger.version == 1 and ledger.books.samples[Place.TRAINED] == 2
     with pytest.raises(Refusal, match="step 1"):
         ledger.take(LEARNER, 1)
@@ -371,13 +371,15 @@ def test_another_learner_takes_over_the_batch_and_the_first_is_fenced() -> None:
     assert refused.value.code == "not_resumed"
     assert ledger.rewind(reborn, 0) == 0 == ledger.rewind(reborn, 0)  # nothing is undone
     ledger.check()
-    assert ledger.take(reborn, 1) == first
+    again = ledger.take(reborn, 1)
+    assert first is not None and again is not None
+    assert again.entries == first.entries and again.taking == first.taking + 1
     with pytest.raises(Refusal) as refused:
-        ledger.acknowledge(LEARNER, 1, {})
+        ledger.acknowledge(LEARNER, 1, first.taking, {})
     assert refused.value.code == "fenced"
-    ledger.acknowledge(reborn, 1, {})
+    ledger.acknowledge(reborn, 1, again.taking, {})
     with pytest.raises(Refusal):
-        ledger.acknowledge(LEARNER, 1, {})
+        ledger.acknowledge(LEARNER, 1, 1, {})
     assert ledger.version == 1
 
 
@@ -385,7 +387,7 @@ def test_a_step_that_was_not_taken_cannot_be_acknowledged() -> None:
     ledger = make_ledger()
     submit(ledger, lease(ledger))
     with pytest.raises(Refusal, match="not taken"):
-        ledger.acknowledge(LEARNER, 1, {})
+        ledger.acknowledge(LEARNER, 1, 1, {})
 
 
 # ---- accounts ------------------------------------------------------------------------------------
@@ -404,7 +406,7 @@ def test_accounts_of_one_run_by_hand() -> None:
     submit(ledger, lease(ledger))
     ledger.take(LEARNER, 1)
     assert ledger.counts()["tokens_in_flight"] == 14
-    ledger.acknowledge(LEARNER, 1, {})
+    ledger.acknowledge(LEARNER, 1, 1, {})
     assert ledger.counts()["tokens_trained"] == 14 and ledger.counts()["samples_issued"] == 3
 
 
@@ -448,14 +450,14 @@ def test_a_step_is_done_when_every_rank_has_acknowledged_its_shard() -> None:
     assert first is not None and second is not None
     (stranger,) = ids(second.entries)
     with pytest.raises(Refusal, match="not in step 1"):
-        ledger.acknowledge(R0, 1, {stranger: "?"}, 0)
-    assert not ledger.acknowledge(R0, 1, {}, 0) and not ledger.acknowledge(R0, 1, {}, 0)
+        ledger.acknowledge(R0, 1, 1, {stranger: "?"}, 0)
+    assert not ledger.acknowledge(R0, 1, 1, {}, 0) and not ledger.acknowledge(R0, 1, 1, {}, 0)
     assert ledger.version == 0
     with pytest.raises(Refusal) as refused:
-        ledger.acknowledge(R0, 1, {}, 1)  # not its shard
+        ledger.acknowledge(R0, 1, 1, {}, 1)  # not its shard
     assert refused.value.code == "fenced"
-    assert ledger.acknowledge(R1, 1, {stranger: "broken"}, 1) and ledger.version == 1
-    assert ledger.acknowledge(R0, 1, {}, 0)  # once more: it had no answer yet
+    assert ledger.acknowledge(R1, 1, 1, {stranger: "broken"}, 1) and ledger.version == 1
+    assert ledger.acknowledge(R0, 1, 1, {}, 0)  # once more: it had no answer yet
     assert ledger.books.samples[Place.QUARANTINED] == 1
     ledger.check()
 
@@ -483,7 +485,7 @@ def test_a_rewind_undoes_what_was_trained_since_and_issues_it_again() -> None:
     batch = ledger.take(REBORN, 2)
     assert batch is not None and ids(batch.entries) == trained[1]
     with pytest.raises(Refusal):
-        ledger.acknowledge(LEARNER, 2, {})
+        ledger.acknowledge(LEARNER, 2, 2, {})
 
 
 def test_a_rewind_to_the_newest_step_undoes_nothing() -> None:
@@ -493,7 +495,8 @@ def test_a_rewind_to_the_newest_step_undoes_nothing() -> None:
     first = ledger.take(LEARNER, 2)
     assert ledger.rewind(REBORN, 1) == 0  # the history goes on
     ledger.check()
-    assert ledger.take(REBORN, 2) == first
+    again = ledger.take(REBORN, 2)
+    assert first is not None and again is not None and again.entries == first.entries
     submit(ledger, leases)  # leases live on
 
 
@@ -502,7 +505,7 @@ def test_groups_that_older_weights_made_survive_a_rewind() -> None:
     ledger = make_ledger(12, 2, 2)
     submit(ledger, lease(ledger))
     ledger.take(LEARNER, 1)
-    ledger.acknowledge(LEARNER, 1, {})
+    ledger.acknowledge(LEARNER, 1, 1, {})
     ledger.rewind(REBORN, 0)
     ledger.check()
     serve(ledger, 0)
@@ -526,7 +529,7 @@ def test_refused_groups_are_tried_again_after_a_rewind_and_broken_ones_are_not()
     ledger.give_back(A, broken.group_id, 0, broken_sample=True)
     submit(ledger, [whole, *lease(ledger)])
     ledger.take(LEARNER, 1)
-    ledger.acknowledge(LEARNER, 1, {"0/2": "cannot be rendered"})
+    ledger.acknowledge(LEARNER, 1, 1, {"0/2": "cannot be rendered"})
     ledger.rewind(REBORN, 0)
     ledger.check()
     serve(ledger, 0)
@@ -560,10 +563,14 @@ def test_damaged_groups_are_generated_again_even_from_a_step_under_way() -> None
     assert ledger.lose("0/1", 0)
     ledger.check()
     with pytest.raises(Refusal, match="not taken"):
-        ledger.acknowledge(LEARNER, 1, {})
+        ledger.acknowledge(LEARNER, 1, 1, {})
     assert ledger.take(LEARNER, 1) is None
     submit(ledger, lease(ledger))
-    assert ledger.take(LEARNER, 1) is not None
+    again = ledger.take(LEARNER, 1)
+    assert again is not None
+    with pytest.raises(Refusal, match="taken anew"):  # it was trained on what was lost
+        ledger.acknowledge(LEARNER, 1, 1, {})
+    assert ledger.acknowledge(LEARNER, 1, again.taking, {})
 
 
 def test_the_end_moves_when_the_rules_are_amended() -> None:

@@ -285,7 +285,6 @@ async def test_a_batch_larger_than_a_frame_comes_in_several() -> None:
         for group in sent:
             await rollout.submit(group)
         batch = await learner.take(1, wait_s=0)
-        assert batch.num_groups == 5
         assert [encode(group) for group in batch.groups] == [encode(group) for group in sent]
 
 

@@ -6,8 +6,9 @@ import pytest
 from pydantic import BaseModel
 
 from broker import protocol as p
-from broker.entry import Rules
+from broker.entry import Entry, Rules, lease_of
 from common.types import FinishReason
+from common.wire import decode, encode
 from tests.broker.support import make_group, make_rules, make_service, make_source, make_update
 
 ROLES = {"r": p.Role.ROLLOUT, "l": p.Role.LEARNER}
@@ -73,7 +74,9 @@ def lease(name: str, wait_s: float = 0.0, count: int = 9, version: int = 0) -> p
 def submit(bench: Bench, name: str, leases: p.Leases, version: int = 0) -> None:
     for granted in leases.leases:
         group = make_group(granted, version)
-        assert bench.ask(p.SubmitGroup(**me(name), group=group)).verdict == p.Verdict.ACCEPTED
+        assert (
+            bench.ask(p.SubmitGroup(**me(name), group=encode(group))).verdict == p.Verdict.ACCEPTED
+        )
 
 
 def test_a_held_request_ends_at_its_time_with_an_empty_reply() -> None:
@@ -104,7 +107,7 @@ def test_a_take_is_answered_by_the_submit_that_completes_the_batch() -> None:
     submit(bench, "r0", p.Leases(leases=granted.leases[1:]))
     assert bench.reply(tag) is None
     submit(bench, "r0", p.Leases(leases=granted.leases[:1]))
-    assert [group.group_id for group in bench.reply(tag).groups] == ["0/0", "0/1"]
+    assert [decode(x, p.GROUPS).group_id for x in bench.reply(tag).groups] == ["0/0", "0/1"]
 
 
 def test_members_are_watched() -> None:
@@ -118,7 +121,7 @@ def test_members_are_watched() -> None:
 
 def train(bench: Bench, step: int) -> None:
     bench.ask(p.TakeBatch(**me("l0"), step=step, wait_s=0))
-    bench.ask(p.AckBatch(**me("l0"), step=step))
+    bench.ask(p.AckBatch(**me("l0"), step=step, taking=step))
 
 
 def test_every_live_server_must_acknowledge_the_weights_before_slots_are_freed() -> None:
@@ -263,8 +266,8 @@ def test_a_group_that_is_not_what_was_leased_is_refused(change: str) -> None:
         "index": make_group(first, 0, first=1),
         "abort": group.model_copy(update={"trajectories": (aborted, group.trajectories[1])}),
     }[change]
-    assert bench.ask(p.SubmitGroup(**me("r0"), group=wrong)).code == "bad_group"
-    accepted = bench.ask(p.SubmitGroup(**me("r0"), group=group))  # the lease is still there
+    assert bench.ask(p.SubmitGroup(**me("r0"), group=encode(wrong))).code == "bad_group"
+    accepted = bench.ask(p.SubmitGroup(**me("r0"), group=encode(group)))  # the lease is still there
     assert accepted.verdict == p.Verdict.ACCEPTED
 
 
@@ -304,24 +307,27 @@ def test_ranks_wait_for_each_other() -> None:
     for rank in (0, 1):
         take = p.TakeBatch(**me(f"l{rank}"), step=1, rank=rank, world_size=2, wait_s=0)
         assert bench.ask(take).num_groups == 1
-    tag = bench.send(p.AckBatch(**me("l0"), step=1, rank=0, wait_s=60))
+    tag = bench.send(p.AckBatch(**me("l0"), step=1, taking=1, rank=0, wait_s=60))
     assert bench.reply(tag) is None
-    assert bench.ask(p.AckBatch(**me("l1"), step=1, rank=1)).is_complete
+    assert bench.ask(p.AckBatch(**me("l1"), step=1, taking=1, rank=1)).is_complete
     assert bench.reply(tag) == p.Acknowledged(step=1, is_complete=True)
 
 
 def test_beyond_its_room_the_broker_takes_in_only_what_the_next_step_needs() -> None:
-    bench = Bench(make_rules(2, 1), max_held_bytes=300)
+    size = len(
+        encode(make_group(lease_of(Entry(0, make_source(1).at(0), attempt=0), make_rules()), 0))
+    )
+    bench = Bench(make_rules(2, 1), max_held_bytes=int(1.5 * size) + 100)
     bench.hello("r0", "l0")
     granted = bench.ask(lease("r0")).leases
     answers = [
-        bench.ask(p.SubmitGroup(**me("r0"), group=make_group(each, 0, tokens=10)))
+        bench.ask(p.SubmitGroup(**me("r0"), group=encode(make_group(each, 0, tokens=10))))
         for each in granted[::-1]
     ]
     codes = [getattr(answer, "code", None) or answer.verdict for answer in answers]
     assert codes == ["accepted", "over_capacity", "accepted", "accepted"]
     train(bench, 1)
-    again = bench.ask(p.SubmitGroup(**me("r0"), group=make_group(granted[2], 0, tokens=10)))
+    again = bench.ask(p.SubmitGroup(**me("r0"), group=encode(make_group(granted[2], 0, tokens=10))))
     assert again.verdict == p.Verdict.ACCEPTED
 
 

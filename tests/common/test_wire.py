@@ -138,16 +138,24 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
         serving_version=counts,
         wait_s=waits,
     ),
-    p.SubmitGroup: st.builds(p.SubmitGroup, **me, group=groups),
+    p.SubmitGroup: st.builds(p.SubmitGroup, **me, group=groups.map(encode)),
     p.GiveBack: st.builds(
         p.GiveBack, **me, group_id=names, attempt=counts, reason=texts, broken_sample=st.booleans()
     ),
     p.TakeBatch: st.builds(
-        p.TakeBatch, **me, step=sizes, rank=counts, world_size=sizes, first=counts, wait_s=waits
+        p.TakeBatch,
+        **me,
+        step=sizes,
+        rank=counts,
+        world_size=sizes,
+        first=counts,
+        taking=counts,
+        wait_s=waits,
     ),
     p.AckBatch: st.builds(
         p.AckBatch,
         **me,
+        taking=counts,
         step=sizes,
         rank=counts,
         refused=st.dictionaries(names, texts, max_size=2),
@@ -185,7 +193,7 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
     p.Batch: st.builds(
         p.Batch,
         step=sizes,
-        groups=st.lists(groups, max_size=2).map(tuple),
+        groups=st.lists(groups.map(encode), max_size=2).map(tuple),
         num_groups=counts,
         exhausted=st.booleans(),
     ),
@@ -356,7 +364,7 @@ def test_random_fields_give_a_message_or_a_protocol_error(name: str, data: st.Da
 def test_a_flipped_byte_gives_a_message_or_a_protocol_error(
     group: Group, data: st.DataObject
 ) -> None:
-    content = bytearray(encode(p.SubmitGroup(member_id="a", incarnation=1, group=group)))
+    content = bytearray(encode(p.SubmitGroup(member_id="a", incarnation=1, group=encode(group))))
     position = data.draw(st.integers(0, len(content) - 1))
     content[position] ^= data.draw(st.integers(1, 255))
     try:

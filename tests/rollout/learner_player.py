@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import torch
 
-from broker.client import BrokerClient, heartbeat_forever
-from broker.protocol import Batch, Role
+from broker.client import BrokerClient, Taken, heartbeat_forever
+from broker.protocol import Role
 from common.types import PushGroup, WeightUpdate
 from tests.rollout.trainer import Trainer, bucket_of, chunks, flat
 
@@ -80,7 +80,7 @@ class LearnerPlayer:
                     return
                 await asyncio.sleep(0.05)
 
-    async def take(self, step: int) -> Batch:
+    async def take(self, step: int) -> Taken:
         batch = await self._broker.take(step, WAIT_S)
         assert batch.groups, f"no batch for step {step} within {WAIT_S} s"
         return batch

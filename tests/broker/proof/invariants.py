@@ -3,19 +3,19 @@
 from broker.accounts import Place
 from broker.entry import State as EntryState
 from broker.ledger import Ledger
-from tests.broker.proof.model import Model
+from tests.broker.proof.receipts import num_tokens
 from tests.broker.proof.state import State
 
 _STALE = ("stale_at_submit", "stale_at_take")
 
 
-def check(before: State, after: State, model: Model) -> None:
+def check(before: State, after: State) -> None:
     """Raises AssertionError."""
     after.ledger.check()
     _check_lists(after)
     _check_history(after)
     _check_slots(after)
-    _check_books(after, model)
+    _check_books(after)
     _check_servers(after)
     _check_monotone(before, after)
     _check_wakeups(before.ledger, after.ledger)
@@ -68,7 +68,7 @@ def _check_slots(state: State) -> None:
         assert not any(expired[reason] for reason in _STALE), "stale, though no engine lagged"
 
 
-def _check_books(state: State, model: Model) -> None:
+def _check_books(state: State) -> None:
     books, groups = state.ledger.books, state.ledger._groups
     trained = [group for step in state.surviving for group in step.groups]
     refused = [group for step in state.surviving for group in step.refused]
@@ -85,7 +85,7 @@ def _check_books(state: State, model: Model) -> None:
         (Place.WAITING, [(e.order, e.attempt) for e in ready]),
         (Place.IN_FLIGHT, [(e.order, e.attempt) for e in taken]),
     ):
-        expected = 2 * sum(model.num_tokens(*attempt) for attempt in attempts)
+        expected = 2 * sum(num_tokens(*attempt) for attempt in attempts)
         assert tokens[place] == expected, f"{tokens[place]} tokens {place}, not {expected}"
 
 

@@ -187,7 +187,7 @@ class Simulation:
             finally:
                 process.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                error = _first(process.exception())
+                error = first_error(process.exception())
                 if error is not None and not isinstance(error, Refused):
                     raise error
                 self.note(name, "ended", repr(error)[:80])
@@ -544,10 +544,11 @@ async def _simulate(seed: int) -> Outcome:
     return await Simulation(seed).run()
 
 
-def _first(error: BaseException | None) -> BaseException | None:
+def first_error(error: BaseException | None) -> BaseException | None:
+    """What was wrong at first, inside groups of errors."""
     while isinstance(error, BaseExceptionGroup):
         # an assertion says more than the refusals that follow from it
-        error = min(error.exceptions, key=lambda each: isinstance(_first(each), Refused))
+        error = min(error.exceptions, key=lambda each: isinstance(first_error(each), Refused))
     return error
 
 
@@ -563,7 +564,7 @@ def main() -> None:
         try:
             outcome = simulate(seed)
         except BaseException as error:
-            print(f"seed {seed}: {_first(error)!r}", file=sys.stderr)
+            print(f"seed {seed}: {first_error(error)!r}", file=sys.stderr)
             print(f"python -m tests.broker.proof.simulator {seed} tells it again", file=sys.stderr)
             raise SystemExit(1) from error
         totals += Counter(runs=1, messages=outcome.messages, steps=len(outcome.weights))

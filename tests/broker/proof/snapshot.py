@@ -14,7 +14,7 @@ from broker.servers import Servers
 
 _SCALARS = {  # immutable, or never changed: shared
     "rules", "version", "history", "freed", "committed", "pruned", "max_staleness_seen", "revision",
-    "_num_unfreed", "_num_openings", "_resumed_by", "_is_doubtful",
+    "is_finished", "_num_unfreed", "_num_openings", "_num_takings", "_resumed_by", "_is_doubtful",
 }  # fmt: skip
 _PARTS = {"servers", "members", "_groups", "_step", "_done", "_blocker"}
 _GROUP_SCALARS = {"next_order", "num_returns", "_source", "_trajectories_per_sample"}
@@ -85,6 +85,7 @@ def _copy_entry(entry: Entry) -> Entry:
 def _copy_step(step: Step, entries: dict[int, Entry]) -> Step:
     return Step(
         step.number,
+        step.taking,
         [entries[entry.order] for entry in step.entries],
         step.shards,
         step.holders.copy(),

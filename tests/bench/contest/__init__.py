@@ -1,0 +1,1 @@
+"""The broker and its peers under the same load; `tests/bench/broker.py` is the program."""

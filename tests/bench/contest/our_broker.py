@@ -1,0 +1,192 @@
+"""The broker under load: its own process, the real client, the weight updates that free slots."""
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from broker.client import BrokerClient
+from broker.opening import open_broker
+from broker.protocol import Role, Verdict
+from broker.server import BrokerServer, ImageShelf
+from broker.transport import zmq_listener
+from common import lifecycle
+from common.config import BrokerSection, LearnerSection, RolloutSection, RunConfig, RunSection
+from common.images import ImageStore
+from common.types import FinishReason, Group, GroupLease, Trajectory, VersionSpan
+from tests.bench.contest.children import serving
+from tests.bench.contest.load import Load
+from tests.broker.support import make_source, make_update
+
+_NUM_SAMPLES, _EPOCHS = 1000, 10_000
+_WAIT_S = 30.0
+_DRAIN_S = 0.1
+_COMMIT_EVERY_S = 1.0  # far more often than a run writes checkpoints
+_ROLLOUT, _LEARNER = "rollout-0", "learner-0"
+
+
+@dataclass(frozen=True)
+class OurBroker:
+    is_durable: bool
+
+    def missing(self) -> str | None:
+        return None
+
+    @contextlib.contextmanager
+    def server(self, load: Load) -> Iterator[str]:
+        with tempfile.TemporaryDirectory(prefix="bench-broker-") as folder:
+            run_folder = Path(folder, "run") if self.is_durable else None
+            with serving(_serve, run_folder, load) as address:
+                yield address
+
+    @contextlib.asynccontextmanager
+    async def producer(self, address: str, load: Load) -> AsyncIterator["RolloutServer"]:
+        async with BrokerClient(address, _ROLLOUT, Role.ROLLOUT) as client:
+            server = RolloutServer(client, load)
+            async with asyncio.TaskGroup() as tasks:
+                following = tasks.create_task(server.follow_weights())
+                await server.is_serving.wait()
+                yield server
+                following.cancel()
+            await client.goodbye()
+
+    @contextlib.asynccontextmanager
+    async def consumer(self, address: str, load: Load) -> AsyncIterator["Learner"]:
+        async with BrokerClient(address, _LEARNER, Role.LEARNER) as client:
+            learner = Learner(client)
+            await learner.begin()
+            yield learner
+            await client.goodbye()
+
+
+class RolloutServer:
+    def __init__(self, client: BrokerClient, load: Load) -> None:
+        self.is_serving = asyncio.Event()
+        self._client = client
+        self._load = load
+        self._leases: list[GroupLease] = []
+        self._leasing = asyncio.Lock()
+        self._history = 0
+        self._version = -1
+        self._trajectories: tuple[Trajectory, ...] = ()
+
+    async def follow_weights(self) -> None:
+        serial = 0
+        while True:
+            news = await self._client.watch_weights(serial, _WAIT_S)
+            serial = news.serial
+            if news.update is not None:
+                self._history, self._version = news.update.history, news.update.version
+                self._trajectories = _trajectories(self._load, self._version)
+                await self._client.ack_weights(self._version, self._history)
+                self.is_serving.set()
+
+    async def permit(self) -> GroupLease:
+        async with self._leasing:
+            while not self._leases:
+                reply = await self._client.lease(
+                    self._load.in_flight, self._version, _WAIT_S, self._history
+                )
+                self._leases = list(reply.leases)
+            return self._leases.pop(0)
+
+    async def submit(self, permit: GroupLease) -> None:
+        group = Group(
+            group_id=permit.group_id,
+            attempt=permit.attempt,
+            sample=permit.sample,
+            prompt_token_ids=np.arange(64, dtype=np.int32),
+            num_prompt_tokens=1000,
+            trajectories=self._trajectories,
+        )
+        verdict = await self._client.submit(group)
+        assert verdict is Verdict.ACCEPTED, verdict
+
+
+class Learner:
+    """Trains nothing: acknowledges each batch and announces the weights it would have made."""
+
+    def __init__(self, client: BrokerClient) -> None:
+        self._client = client
+        self._step = 0
+        self._history = 0
+        self._next_commit = time.monotonic() + _COMMIT_EVERY_S
+        self._announcing: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        self._step = (await self._client.status()).version
+        self._history = (await self._client.resume(self._step)).history
+        self._announcing = asyncio.create_task(self._announce_to_the_first())
+
+    async def take(self) -> None:
+        assert self._announcing is not None
+        await self._announcing
+        batch = await self._client.take(self._step + 1, _WAIT_S)
+        assert batch.groups, "the producer makes too little"
+
+    async def release(self) -> None:
+        self._step += 1
+        await self._client.ack(self._step)
+        await self._announce()
+        if time.monotonic() > self._next_commit:
+            await self._client.commit(self._step, self._step)
+            self._next_commit = time.monotonic() + _COMMIT_EVERY_S
+
+    async def _announce_to_the_first(self) -> None:
+        await self._client.watch_members(1, _WAIT_S)
+        await self._announce()
+
+    async def _announce(self) -> None:
+        await self._client.announce(make_update(self._step, _ROLLOUT, history=self._history))
+
+
+def _trajectories(load: Load, version: int) -> tuple[Trajectory, ...]:
+    """Of any group: what an engine would have sampled is made once a version."""
+    random = np.random.default_rng(version)
+    return tuple(
+        Trajectory(
+            index=index,
+            response_token_ids=random.integers(0, 150_000, load.tokens, np.int32),
+            rollout_logprobs=-random.random(load.tokens, np.float32),
+            version_spans=(VersionSpan(version=version, start=0, end=load.tokens),),
+            cache_version=version,
+            finish_reason=FinishReason.STOP,
+        )
+        for index in range(load.trajectories_per_group)
+    )
+
+
+def _serve(say_address: Callable[[str], None], run_folder: Path | None, load: Load) -> None:
+    """As broker.main does it, on samples that are in no file."""
+    config = RunConfig(
+        run=RunSection(folder=run_folder),
+        broker=BrokerSection(address="tcp://127.0.0.1:0", max_staleness=load.max_staleness),
+        rollout=RolloutSection(trajectories_per_sample=load.trajectories_per_group),
+        learner=LearnerSection(groups_per_step=load.groups_per_step),
+    )
+    source = make_source(_NUM_SAMPLES, epochs=_EPOCHS)
+
+    async def serve(stop: asyncio.Event) -> None:
+        opened = open_broker(config, source)
+        server = BrokerServer(
+            opened.service,
+            ImageShelf(ImageStore(Path(".")), []),
+            zmq_listener(config.broker, config.broker.address),
+            max_frame_bytes=config.broker.max_frame_mib * 2**20,
+            started_at=opened.started_at,
+        )
+        try:
+            async with server, asyncio.TaskGroup() as tasks:
+                syncs = tasks.create_task(opened.sync_at_intervals())
+                say_address(server.address)
+                await server.serve(stop, _DRAIN_S)
+                syncs.cancel()
+        finally:
+            opened.service.store.close()
+
+    lifecycle.run(serve)

@@ -1,0 +1,49 @@
+"""What servers submit: receipts of real groups, made once each."""
+
+from broker.entry import Receipt
+from broker.source import SampleSource
+from common.types import Group, GroupLease, VersionSpan
+from tests.broker.support import make_group
+
+
+def num_tokens(order: int, attempt: int) -> int:
+    """Of one response. Another attempt has others, so ranks then get other shards."""
+    return 2 + (order + attempt) % 2
+
+
+class Receipts:
+    def __init__(self, source: SampleSource) -> None:
+        self._source = source
+        self._known: dict[tuple[int, ...], Receipt] = {}
+
+    def receipt(self, order: int, attempt: int, born: int, newest: int, cache: int) -> Receipt:
+        """Of a group during whose generation the weights changed from `born` to `newest`."""
+        key = (order, attempt, born, newest, cache)
+        if key not in self._known:
+            lease = GroupLease(
+                group_id=self._source.at(order).group_id,
+                attempt=attempt,
+                sample=self._source.at(order).sample,
+                num_trajectories=2,
+                sampling_seed=0,
+                lease_s=1.0,
+            )
+            self._known[key] = Receipt.of(_group(lease, *key))
+        return self._known[key]
+
+
+def _group(
+    lease: GroupLease, order: int, attempt: int, born: int, newest: int, cache: int
+) -> Group:
+    length = num_tokens(order, attempt)
+    spans = (
+        VersionSpan(version=born, start=0, end=1),
+        VersionSpan(version=newest, start=1, end=length),
+    )
+    group = make_group(lease, born, tokens=length)
+    mixed = group.trajectories[0].model_copy(
+        update={"version_spans": spans, "cache_version": cache}
+    )
+    return group.model_copy(
+        update={"trajectories": tuple(mixed.model_copy(update={"index": i}) for i in range(2))}
+    )
