@@ -144,6 +144,7 @@ class DurableStore:
         self._places[group.group_id, group.attempt] = place
         self._unwritten.add((group.group_id, group.attempt))
         self._recent.add((group.group_id, group.attempt), encoded)
+        self._recent.shrink(self._unwritten)
         self.record(self._now, STORED, (group.group_id, group.attempt, *place))  # ahead of its call
         if self._segment_size >= self._segment_bytes:
             self._begin_segment()
@@ -193,7 +194,6 @@ class DurableStore:
             raise StoreFailure(self.failure) from error
         self.failure = None
         self._unwritten -= written
-        self._recent.shrink(self._unwritten)
         if must_sync:
             self.sync()
 

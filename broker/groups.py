@@ -36,6 +36,7 @@ class Groups:
         self.leased: dict[str, Entry] = {}  # those that are LEASED, by deadline
         self.held: dict[Owner, dict[str, Entry]] = {}  # the same, by holder
         self.num_returns = 0  # grows whenever a group comes back
+        self.first_attempt = 0  # no attempt begins below: those may have been used and forgotten
         self._source = source
         self._trajectories_per_sample = trajectories_per_sample
 
@@ -73,7 +74,7 @@ class Groups:
 
     def grant(self, entry: Entry, owner: Owner, request_id: bytes, deadline: float) -> None:
         entry.state = State.LEASED
-        entry.attempt += 1
+        entry.attempt = max(entry.attempt + 1, self.first_attempt)
         entry.owner = owner
         entry.request_id = request_id
         entry.deadline = deadline

@@ -37,6 +37,8 @@ from broker.servers import Servers
 from broker.shards import split_by_load
 from broker.source import SampleSource
 
+_ATTEMPT_BITS = 20  # a group is not tried a million times between two power cuts
+
 
 class Ledger:
     def __init__(self, source: SampleSource, rules: Rules) -> None:
@@ -356,10 +358,12 @@ class Ledger:
         """The machine lost power: what was acknowledged last may be forgotten here.
 
         Servers and learner may have gone on from there, so a new history begins: no server counts
-        as serving anything, and another life of the learner must say where it resumes.
+        as serving anything, and another life of the learner must say where it resumes. Leases may
+        be forgotten too, so attempts go on from a number that none of them can have reached.
         """
         self.revision += 1
         self.history += 1
+        self._groups.first_attempt = self.history << _ATTEMPT_BITS
         self._untake()
         self._end_all_leases("power_lost")
         self._is_doubtful = True

@@ -17,7 +17,7 @@ from common.types import FinishReason, Group, Sample, Trajectory, VersionSpan
 SCHEMA = pa.schema(
     [
         pa.field("group_id", pa.string(), nullable=False),
-        pa.field("attempt", pa.int32(), nullable=False),
+        pa.field("attempt", pa.int64(), nullable=False),
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("index", pa.int32(), nullable=False),
         pa.field("prompt_token_ids", pa.list_(pa.int32()), nullable=False),
@@ -58,7 +58,7 @@ def encode_group(group: Group) -> bytes:
     count = len(found)
     columns = [
         pa.array([group.group_id] * count, pa.string()),
-        pa.array([group.attempt] * count, pa.int32()),
+        pa.array([group.attempt] * count, pa.int64()),
         pa.array([group.sample.sample_id] * count, pa.string()),
         pa.array([t.index for t in found], pa.int32()),
         _lists([group.prompt_token_ids] * count, np.int32),

@@ -26,6 +26,7 @@ def fingerprint(ledger: Ledger) -> tuple[Any, ...]:
         None if ledger._step is None else _step(ledger._step),
         tuple(_step(step) for step in ledger._done),
         groups.next_order,
+        groups.first_attempt,
         tuple(_entry(entry) for entry in groups.pending),
         tuple(entry.order for entry in groups.returned),
         tuple(groups.leased),

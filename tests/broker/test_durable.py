@@ -9,7 +9,7 @@ import pytest
 
 from broker import protocol as p
 from broker.disk import FolderDisk
-from broker.durable import JOURNAL, DurableStore
+from broker.durable import JOURNAL, DurableStore, RecentGroups
 from broker.entry import Rules
 from broker.frames import CorruptJournal, encode_record, read_records
 from broker.opening import open_durable
@@ -419,3 +419,24 @@ def test_a_store_can_be_closed_twice_over(tmp_path: Path) -> None:
     store.flush()
     store.close()
     assert next(read_records((tmp_path / JOURNAL).read_bytes())).command == "begin"
+
+
+def test_what_the_cache_has_no_room_for_is_read_from_the_disk(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.store._recent = RecentGroups(0)
+    bench.hello("l0", "r0")
+    sent = bench.submit(bench.lease())
+    assert bench.store._recent.get((sent[0].group_id, 0)) is None
+    assert bench.take(1).groups == tuple(encode(group) for group in sent[:2])
+
+
+def test_the_cache_drops_the_oldest_but_nothing_unwritten() -> None:
+    recent = RecentGroups(10)
+    for name in ("a", "b", "c"):
+        recent.add((name, 0), b"12345")
+    recent.shrink({("a", 0)})
+    assert recent.get(("a", 0)) is not None  # it is on no disk yet
+    recent.shrink(set())
+    assert recent.get(("a", 0)) is None and recent.get(("b", 0)) is not None
+    recent.keep({("c", 0)})
+    assert recent.get(("b", 0)) is None and recent.get(("c", 0)) == b"12345"

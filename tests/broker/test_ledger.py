@@ -601,5 +601,7 @@ def test_after_a_power_cut_nothing_that_was_forgotten_can_pass_for_news() -> Non
             ledger.take(R1, 2, rank, 2)
     assert ledger.rewind(REBORN, 1) == 1
     serve(ledger, 1)
-    submit(ledger, lease(ledger))
+    again = lease(ledger)
+    assert min(granted.attempt for granted in again) > 1000  # whatever was leased and forgotten
+    submit(ledger, again)
     assert ledger.take(REBORN, 2) is not None

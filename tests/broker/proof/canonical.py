@@ -48,6 +48,7 @@ class _Canon:
             self._life(ledger._resumed_by),
             ledger._is_doubtful,
             groups.next_order,
+            groups.first_attempt,
             tuple([self._entry(order) for order in range(groups.next_order)]),
             tuple([entry.order for entry in groups.pending]),
             tuple([entry.order for entry in groups.leased.values()]),

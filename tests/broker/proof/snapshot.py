@@ -17,7 +17,9 @@ _SCALARS = {  # immutable, or never changed: shared
     "is_finished", "_num_unfreed", "_num_openings", "_num_takings", "_resumed_by", "_is_doubtful",
 }  # fmt: skip
 _PARTS = {"servers", "members", "_groups", "_step", "_done", "_blocker"}
-_GROUP_SCALARS = {"next_order", "num_returns", "_source", "_trajectories_per_sample"}
+_GROUP_SCALARS = {
+    "next_order", "num_returns", "first_attempt", "_source", "_trajectories_per_sample"
+}  # fmt: skip
 _GROUP_PARTS = {"books", "by_id", "pending", "returned", "leased", "held"}
 
 

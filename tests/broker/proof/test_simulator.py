@@ -41,10 +41,15 @@ def test_ten_thousand_seeds(capsys: pytest.CaptureFixture[str]) -> None:
         for a in range(0, SEEDS, share)
     ]
     totals: Counter[str] = Counter()
-    for run in runs:
-        told, errors = run.communicate()
-        assert run.returncode == 0, errors
-        totals += Counter(json.loads(told))
+    try:
+        for run in runs:
+            told, errors = run.communicate()
+            assert run.returncode == 0, errors
+            totals += Counter(json.loads(told))
+    finally:
+        for run in runs:
+            run.kill()
+            run.communicate()
     with capsys.disabled():
         print(f"\nsimulator: {dict(totals)}")
     assert totals["runs"] == SEEDS
