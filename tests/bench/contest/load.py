@@ -123,14 +123,17 @@ async def produce(system: System, address: str, load: Load) -> list[float]:
     """Until the consumer has seen enough; returns the seconds of every submit."""
     submits: list[float] = []
 
+    is_over = asyncio.Event()  # a client may swallow a cancellation (redis-py does, at times)
+
     async def submit_forever(producer: Producer) -> None:
-        while True:
+        while not is_over.is_set():
             permit = await producer.permit()
             submits.append(await _seconds(producer.submit(permit)))
 
     async with system.producer(address, load) as producer, asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(submit_forever(producer)) for _ in range(load.in_flight)]
         await asyncio.to_thread(_is_measured.wait, _TIMEOUT_S)
+        is_over.set()
         for task in running:
             task.cancel()
     return submits
