@@ -42,6 +42,10 @@ class Place(NamedTuple):
     length: int
     checksum: int  # CRC-32 of those bytes
 
+    def holds(self, content: bytes) -> bool:
+        """Whether these are the bytes that were written there."""
+        return len(content) == self.length and zlib.crc32(content) == self.checksum
+
 
 def segment_name(number: int) -> str:
     return f"segment-{number:06d}.arrow"
@@ -81,7 +85,7 @@ def decode_group(content: bytes, place: Place, sample: Sample) -> Group:
     Raises:
         Damaged: these are not the bytes that were written.
     """
-    if len(content) != place.length or zlib.crc32(content) != place.checksum:
+    if not place.holds(content):
         raise Damaged(f"{place.segment}, bytes {place.offset} to {place.offset + place.length}")
     batch = pa.ipc.read_record_batch(pa.py_buffer(content), SCHEMA)
     column = {name: batch.column(name) for name in SCHEMA.names}
