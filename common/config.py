@@ -99,8 +99,8 @@ class RolloutSection(Section):
         "sglang", description="Generation engine; embedded is ours, for CPUs and tests."
     )
     servers: int = Field(1, gt=0, description="Rollout servers to place.")
-    engine_url: str | None = Field(
-        None, description="Attach to this running engine instead of starting one."
+    engine_urls: tuple[str, ...] = Field(
+        (), description="Attach to these running engines instead of starting one."
     )
     host: str = Field("127.0.0.1", description="Address that a started engine listens on.")
     port: int = Field(0, ge=0, lt=65536, description="Port of the engine; 0 takes a free one.")
@@ -114,10 +114,38 @@ class RolloutSection(Section):
     max_concurrent_groups: int = Field(16, gt=0, description="Groups in flight per server.")
     request_timeout_s: float = Field(600.0, gt=0, description="Seconds for one generation.")
     start_timeout_s: float = Field(600.0, gt=0, description="Seconds for the engine to come up.")
+    max_restarts: int = Field(
+        5, ge=0, description="Times that an engine which died is started again, within an hour."
+    )
     deterministic: bool = Field(
         False, description="Same tokens and log-probs whatever else is in the batch (slower)."
     )
     threads: int | None = Field(None, gt=0, description="CPU threads of an embedded engine.")
+
+
+class SglangSection(Section):
+    """How SGLang is started. Of a server that runs already (engine_urls) only the key is used."""
+
+    python: Path | None = Field(
+        None, description="Python of SGLang's environment; none: .venv-sglang beside the code."
+    )
+    tensor_parallel: int = Field(1, gt=0, description="GPUs that one server is split over.")
+    memory_fraction: float | None = Field(
+        None, gt=0, lt=1, description="Share of GPU memory for weights and KV; none: SGLang's."
+    )
+    context_tokens: int | None = Field(
+        None, gt=0, description="Longest prompt and response together; none: the model's."
+    )
+    max_total_tokens: int | None = Field(
+        None, gt=0, description="Tokens of the KV pool; none: SGLang's choice, 65536 on a CPU."
+    )
+    quantization: str | None = Field(None, description="SGLang's --quantization; none: none.")
+    extra_flags: tuple[str, ...] = Field(
+        (), description="Further flags of sglang.launch_server, word by word."
+    )
+    api_key_file: Path | None = Field(
+        None, description="File with the key of the servers' HTTP ports; needed off loopback."
+    )
 
 
 class ObjectiveSection(Section):
@@ -187,12 +215,35 @@ class WeightsSection(Section):
     backend: Literal["auto", "gloo", "nccl"] = Field("auto", description="auto: nccl on GPUs.")
     dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Dtype sent and served.")
     bucket_mib: int = Field(256, gt=0, description="MiB a broadcast.")
-    timeout_s: float = Field(60.0, gt=0, description="Seconds for any one phase of a push.")
+    transport: Literal["broadcast", "files"] = Field(
+        "broadcast", description="How weights travel: torch.distributed, or a shared folder."
+    )
+    folder: Path | None = Field(
+        None, description="Shared folder of transport = files; none: run.folder/weights."
+    )
+    timeout_s: float = Field(
+        10.0, gt=0, description="Seconds of silence in any one phase of a push."
+    )
+    load_timeout_s: float = Field(
+        120.0, gt=0, description="Seconds for a server to read all weights (transport = files)."
+    )
     max_attempts: int = Field(3, gt=0, description="Tries of one push before the run stops.")
-    pause_mode: Literal["retract", "abort"] = Field(
-        "retract", description="What happens to running requests: recomputed, or cut and redone."
+    pause_mode: Literal["retract", "in_place", "abort"] = Field(
+        "retract",
+        description="What becomes of running requests: recomputed, gone on with from their old "
+        "KV, or cut and done again.",
     )
     host: str = Field("127.0.0.1", description="The learner's address for the push group.")
+    verify_first: int = Field(10, ge=0, description="Pushes verified from the start.")
+    verify_every: int = Field(
+        20, ge=0, description="Every so many pushes are verified after that; 0: none."
+    )
+    probe_tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="Mean difference in log-prob (nats) at which a server's weights or caches "
+        "count as wrong; none: 0.002 in float32, 0.15 in bfloat16.",
+    )
 
 
 class CheckpointSection(Section):
@@ -225,6 +276,7 @@ class RunConfig(Section):
     data: DataSection = DataSection()
     broker: BrokerSection = BrokerSection()
     rollout: RolloutSection = RolloutSection()
+    sglang: SglangSection = SglangSection()
     objective: ObjectiveSection = ObjectiveSection()
     teacher: TeacherSection = TeacherSection()
     optimizer: OptimizerSection = OptimizerSection()
@@ -252,6 +304,12 @@ class RunConfig(Section):
             raise ValueError(
                 'rollout.deterministic needs rollout.engine = "embedded" for now. '
                 "Fix: set rollout.deterministic = false"
+            )
+        if self.weights.pause_mode == "in_place" and self.broker.max_staleness == 0:
+            raise ValueError(
+                "weights.pause_mode = in_place lets responses go on from KV of older weights, "
+                "which broker.max_staleness = 0 forbids. Fix: weights.pause_mode = retract, or "
+                "broker.max_staleness = 1"
             )
         if self.teacher.view == "full" and self.teacher.policy == "current":
             raise ValueError(

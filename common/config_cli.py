@@ -159,7 +159,8 @@ def _parse(text: str, field: FieldInfo, where: str) -> Any:
     if text == "none" and _is_optional(field.annotation):
         return None
     if get_origin(field.annotation) is tuple:
-        return tuple(part.strip() for part in text.strip("()[]").split(","))
+        parts = [part.strip() for part in text.strip("()[]").split(",")]
+        return tuple(parts) if parts != [""] else ()
     return text
 
 
@@ -183,7 +184,8 @@ def _type_name(annotation: Any) -> str:
         names = [_type_name(part) for part in get_args(annotation) if part is not type(None)]
         return "|".join([*names, "none"])
     if get_origin(annotation) is tuple:
-        return ",".join(_type_name(part) for part in get_args(annotation))
+        parts = get_args(annotation)
+        return ",".join("..." if part is Ellipsis else _type_name(part) for part in parts)
     return str(annotation.__name__).upper()
 
 

@@ -8,6 +8,7 @@ ended early goes on with --config RUN/config.toml --run.resume true.
 import asyncio
 import contextlib
 import logging
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = load_or_exit(arguments, "deploy/launch_cluster.sh", PURPOSE)
     try:
         _check_data(config)
+        _set_up_sglang(config)
         config, folder = open_run_folder(config, time.localtime())
     except ConfigError as error:
         exit_with(error)
@@ -92,6 +94,21 @@ def _check_data(config: RunConfig) -> None:
     for key, path in (("train", config.data.train), ("heldout", config.data.heldout)):
         if path is not None and not path.is_file():
             raise ConfigError(f"data.{key} = {str(path)!r}: no such file. Fix: name a Parquet file")
+
+
+def _set_up_sglang(config: RunConfig) -> None:
+    """Makes SGLang's environment where this machine's servers need it; quick when it is there.
+
+    Machines of a cluster that runs already are not ours to set up, and may not be like this one.
+    """
+    is_ours = config.sglang.python is None and config.cluster.address is None
+    if config.rollout.engine != "sglang" or config.rollout.engine_urls or not is_ours:
+        return
+    if subprocess.run([ROOT / "deploy" / "setup.sh", "sglang"], check=False).returncode:
+        raise ConfigError(
+            'rollout.engine = "sglang": its environment could not be made, see above. Fix: mend '
+            "that, or set sglang.python to the Python of one that has sglang==0.5.23"
+        )
 
 
 def _log_to(path: Path) -> None:

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Makes the environment of this checkout: .venv with what the run or the tests need.
+# Makes an environment of this checkout.
 #
-#   deploy/setup.sh [dev]      dev: the tools of the tests as well
+#   deploy/setup.sh            .venv: what a run needs
+#   deploy/setup.sh dev        .venv: the tools of the tests as well
+#   deploy/setup.sh sglang     .venv-sglang: the SGLang server, which pins packages of its own
 #
 # Without a GPU it installs the CPU build of torch and nothing of CUDA. A second call does nothing
 # unless the requirements have changed; one that was cut off is begun again. PYTHON names the
@@ -9,9 +11,11 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv="$root/.venv"
-unfinished="$venv/set-up.unfinished"
-extras="learner,rollout,cluster,quickstart${1:+,$1}"
+goal=${1:-run}
+constraints="$root/deploy/constraints-cpu.txt"
+sglang_on_cpus="$root/deploy/requirements-sglang-cpu.txt"
+sglang_itself="$root/deploy/requirements-sglang-gpu.txt"
+xgrammar=xgrammar==0.2.7 # what sglang 0.5.23 pins
 started=$SECONDS
 
 say() { printf '[set-up %3ds] %s\n' "$((SECONDS - started))" "$*"; }
@@ -36,8 +40,8 @@ has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }
 # What the environment was made from; equal text means that there is nothing to do.
 fingerprint() {
   printf '%s\n' "$extras" "$flavour" "$("$1" -V)"
-  cksum <"$root/pyproject.toml"
-  cksum <"$root/deploy/constraints-cpu.txt"
+  local file
+  for file in "${requirements[@]}"; do cksum <"$file"; done
 }
 
 is_current() {
@@ -47,8 +51,8 @@ is_current() {
 
 # The dev environment holds everything that the plain one does.
 nothing_to_do() {
-  is_current "$1" && return
-  [ "$1" = run ] && extras="$extras,dev" is_current dev
+  is_current "$goal" && return
+  [ "$goal" = run ] && extras="$extras,dev" is_current dev
 }
 
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
@@ -56,7 +60,7 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 # First as pip is configured here. An ordinary index has no "+cpu" wheel, and pip says so at once; uv
 # knows where PyTorch keeps them.
 install_cpu_torch() {
-  local constraints="$root/deploy/constraints-cpu.txt" log="$venv/torch.log"
+  local log="$venv/torch.log"
   pip install --quiet -c "$constraints" torch torchvision 2>"$log" && return
   say "pip finds no CPU build of torch; asking uv, which knows where PyTorch keeps them"
   pip install --quiet uv 2>>"$log" &&
@@ -66,12 +70,26 @@ install_cpu_torch() {
   fail "no CPU build of torch was found. Fix: check the network, or set PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to where your site keeps such builds"
 }
 
-install_the_rest() {
-  local constraints=()
-  if [ "$flavour" = cpu ]; then constraints=(-c "$root/deploy/constraints-cpu.txt"); fi
-  pip install --quiet ${constraints[@]+"${constraints[@]}"} -e "${root}[${extras}]" && return
-  fail "pip could not install the packages. Fix: mend what it says above, then run this again"
+install_gpu_torch() {
+  pip install --quiet torch torchvision || fail "pip could not install torch. Fix: mend what it says above"
 }
+
+install_ours() {
+  if [ "$flavour" = cpu ]; then set -- -c "$constraints"; fi
+  pip install --quiet "$@" -e "${root}[${extras}]" || fail_at_pip
+}
+
+# On a CPU without its dependencies, which are CUDA's; xgrammar's is Triton.
+install_sglang() {
+  if [ "$flavour" = gpu ]; then
+    pip install --quiet -r "$sglang_itself" || fail_at_pip
+    return
+  fi
+  pip install --quiet -c "$constraints" -r "$sglang_on_cpus" || fail_at_pip
+  pip install --quiet --no-deps -r "$sglang_itself" "$xgrammar" || fail_at_pip
+}
+
+fail_at_pip() { fail "pip could not install the packages. Fix: mend what it says above, then run this again"; }
 
 # Keeps a whole environment, and makes a new one where there is none or one that was cut off.
 make_venv() {
@@ -90,49 +108,84 @@ make_venv() {
 }
 
 make_environment() {
-  say "1/4 environment in .venv"
+  say "1/4 environment in ${venv##*/}"
   make_venv
   rm -f "$venv"/set-up-*
   if [ "$flavour" = cpu ]; then
     say "2/4 torch, CPU build (no NVIDIA GPU is visible): about 200 MB"
     install_cpu_torch
+  elif [ "$goal" = sglang ]; then
+    say "2/4 torch comes with SGLang"
   else
     say "2/4 torch for the GPUs: several GB"
-    pip install --quiet torch torchvision || fail "pip could not install torch. Fix: mend what it says above"
+    install_gpu_torch
   fi
-  say "3/4 the other packages: about 400 MB"
-  install_the_rest
+  say "3/4 $packages"
+  if [ "$goal" = sglang ]; then install_sglang; else install_ours; fi
   say "4/4 check"
-  check_environment
+  check_torch
+  if [ "$goal" = sglang ]; then check_sglang; else check_ours; fi
 }
 
+check_torch() {
+  "$venv/bin/python" - "$flavour" "${venv##*/}" <<'PYTHON'
+import sys
+
+import torch
+
+flavour, folder = sys.argv[1:]
+if flavour == "cpu" and torch.version.cuda:
+    sys.exit(f"torch {torch.__version__} is a CUDA build. Fix: remove {folder} and run again")
+PYTHON
+}
+
+# With what stands in for CUDA's packages, as rollout/sglang/command.py runs it.
+check_sglang() (
+  if [ "$flavour" = cpu ]; then export PYTHONPATH="$root/rollout/sglang/cpu" SGLANG_USE_CPU_ENGINE=1; fi
+  "$venv/bin/python" -c "import sglang.launch_server" >"$venv/check.log" 2>&1 && return
+  tail -n 5 "$venv/check.log" >&2
+  fail "SGLang cannot be imported. Fix: remove ${venv##*/} and run this again"
+)
+
 # PyPI has a foreign package called "common": ours must be the one that is imported.
-check_environment() {
-  "$venv/bin/python" - "$root" "$flavour" <<'PYTHON'
+check_ours() {
+  "$venv/bin/python" - "$root" <<'PYTHON'
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-root, flavour = Path(sys.argv[1]).resolve(), sys.argv[2]
+root = Path(sys.argv[1]).resolve()
 for name in ("common", "broker", "rollout", "learner", "deploy"):
     found = find_spec(name)
     origin = Path(found.origin).resolve() if found and found.origin else None
     if origin is None or not origin.is_relative_to(root):
         sys.exit(f"package {name} comes from {origin}. Fix: remove .venv and run again")
-import torch
-
-if flavour == "cpu" and torch.version.cuda:
-    sys.exit(f"torch {torch.__version__} is a CUDA build. Fix: remove .venv and run again")
 PYTHON
 }
 
 if has_gpu; then flavour=gpu; else flavour=cpu; fi
-stamp_name=${1:-run}
-if nothing_to_do "$stamp_name"; then exit 0; fi
+case "$goal" in
+  run | dev)
+    venv="$root/.venv"
+    extras=learner,rollout,cluster,quickstart
+    if [ "$goal" = dev ]; then extras="$extras,dev"; fi
+    requirements=("$root/pyproject.toml" "$constraints")
+    packages="the other packages: about 400 MB"
+    ;;
+  sglang)
+    venv="$root/.venv-sglang"
+    extras=sglang,$xgrammar
+    requirements=("$sglang_itself" "$sglang_on_cpus" "$constraints")
+    packages="SGLang and its packages: $(if [ "$flavour" = cpu ]; then echo about 100 MB; else echo many GB; fi)"
+    ;;
+  *) fail "$goal is no environment. Fix: $0 [dev | sglang]" ;;
+esac
+unfinished="$venv/set-up.unfinished"
+if nothing_to_do; then exit 0; fi
 exec 9>"$root/.setup.lock"
 if command -v flock >/dev/null; then flock 9; fi
-if nothing_to_do "$stamp_name"; then exit 0; fi # another call has made it meanwhile
+if nothing_to_do; then exit 0; fi # another call has made it meanwhile
 make_environment
-fingerprint "$venv/bin/python" >"$venv/set-up-$stamp_name"
+fingerprint "$venv/bin/python" >"$venv/set-up-$goal"
 rm "$unfinished"
 say "done"

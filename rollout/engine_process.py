@@ -6,32 +6,64 @@ then ends the child and whatever the child has started. Its output goes to a log
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
+import re
 import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import aiohttp
 
 from common.config import RunConfig
 from common.errors import EngineError
+from rollout.sglang.command import is_loopback, sglang_command, sglang_environment
 
 logger = logging.getLogger(__name__)
 _PROBE_S = 0.2  # between two looks at a starting engine
+_WARM_UP_PROBE_S = 1.0  # the same once it answers that it is not ready
 _PROGRESS_S = 10.0  # between two log lines while it starts
 _TERM_S = 10.0  # grace between SIGTERM and SIGKILL
 _TAIL_BYTES = 4000
+_DOING_CHARACTERS = 120
+_STAMP = re.compile(r"^\[[-0-9]{10} [:0-9]{8}[^\]]*\] *")  # SGLang's: date, time, rank
+
+
+class EngineLog:
+    """What one engine wrote. Engines before it may have written to the same file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._start = path.stat().st_size if path.exists() else 0
+
+    def doing(self) -> str:
+        """What it is at: its newest stamped line, or progress bar; else its newest line."""
+        lines = self._lines()
+        telling = [line for line in lines if _STAMP.match(line) or "it/s" in line]
+        newest = (telling or lines or ["importing its packages"])[-1]
+        return _STAMP.sub("", newest)[:_DOING_CHARACTERS]
+
+    def tail(self) -> str:
+        return "\n".join(self._lines()[-20:]) or "(no log)"
+
+    def _lines(self) -> list[str]:
+        try:
+            with self.path.open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(self._start, end - _TAIL_BYTES))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return []
+        return [line for line in text.splitlines() if line.strip()]
 
 
 class EngineProcess:
     """A running engine server. `url` says where."""
 
-    def __init__(self, process: asyncio.subprocess.Process, url: str, log: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, url: str, log: EngineLog) -> None:
         self._process = process
         self._log = log
         self.url = url
@@ -67,10 +99,14 @@ class EngineProcess:
                 if health.done():
                     logger.info("engine at %s is up", self.url)
                     return
-                logger.info("engine is starting, %.0f s so far", time.monotonic() - started)
+                logger.info(
+                    "engine is starting, %.0f s so far: %s",
+                    time.monotonic() - started,
+                    self._log.doing(),
+                )
             raise EngineError(
                 f"the engine did not serve within {timeout_s:g} s. Fix: raise "
-                f"rollout.start_timeout_s, or see {self._log}\n{self._tail()}"
+                f"rollout.start_timeout_s, or see {self._log.path}\n{self._log.tail()}"
             )
         finally:
             for task in ends:
@@ -78,55 +114,60 @@ class EngineProcess:
             await asyncio.gather(*ends, return_exceptions=True)
 
     async def stop(self) -> None:
-        """SIGTERM to the whole session, SIGKILL after a grace; nothing is left behind."""
+        """SIGTERM, and after its end or a grace SIGKILL to its session; nothing is left behind.
+
+        SIGTERM goes to the server alone: SGLang takes a part that ends before it for a crash.
+        """
         if self._process.returncode is None:
-            self._signal(signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
             try:
                 async with asyncio.timeout(_TERM_S):
                     await self._process.wait()
             except TimeoutError:
                 logger.warning("the engine ignores SIGTERM: killing it")
-        self._signal(signal.SIGKILL)
-        await self._process.wait()
-
-    def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
 
     def _death(self, code: int) -> EngineError:
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return EngineError(f"the engine died ({how}); its log {self._log} ends:\n{self._tail()}")
-
-    def _tail(self) -> str:
-        try:
-            content = self._log.read_bytes()[-_TAIL_BYTES:]
-        except OSError:
-            return "(no log)"
-        return "\n".join(content.decode(errors="replace").splitlines()[-20:])
+        return EngineError(
+            f"the engine died ({how}); its log {self._log.path} ends:\n{self._log.tail()}"
+        )
 
 
 @contextlib.asynccontextmanager
 async def started_engine(
-    config: RunConfig, index: int, log_folder: Path, stop: asyncio.Event
+    config: RunConfig,
+    index: int,
+    log_folder: Path,
+    stop: asyncio.Event,
+    further_flags: Sequence[str] = (),
 ) -> AsyncIterator[EngineProcess]:
     """An engine as the configuration says; ended when the block is left.
 
     `stop` cuts the wait for it short: the block is then entered all the same.
+
+    Raises:
+        ConfigError: the configuration cannot be given to this engine.
+        EngineError: it died, or does not serve in time.
     """
     host = config.rollout.host
     port = config.rollout.port + index if config.rollout.port else free_port(host)
-    command = engine_command(config, host, port)
+    command = [*engine_command(config, host, port), *further_flags]
+    environment = engine_environment(config)
     log_folder.mkdir(parents=True, exist_ok=True)
-    log = log_folder / f"engine-{index}.log"
+    log = EngineLog(log_folder / f"engine-{index}.log")
     logger.info("starting %s", " ".join(command))
-    with log.open("ab") as output:
+    with log.path.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
-            env=_environment(config),
+            env=environment,
         )
     engine = EngineProcess(process, f"http://{host}:{port}", log)
     try:
@@ -137,18 +178,32 @@ async def started_engine(
 
 
 def engine_command(config: RunConfig, host: str, port: int) -> list[str]:
-    """The command line of an engine."""
-    where = ["--model-path", config.model.path, "--host", host, "--port", str(port)]
+    """The command line of an engine. Raises ConfigError where SGLang cannot be given it."""
     if config.rollout.engine == "sglang":
-        dtype = ["--dtype", config.weights.dtype]
-        return [sys.executable, "-m", "sglang.launch_server", *where, *dtype]
-    options = ["--dtype", config.weights.dtype, "--stop-with-parent"]
+        return sglang_command(config, host, port)
+    options = ["--model-path", config.model.path, "--host", host, "--port", str(port)]
+    options += ["--dtype", config.weights.dtype, "--stop-with-parent"]
     options += ["--update-timeout-s", f"{config.weights.timeout_s:g}"]
     if config.rollout.deterministic:
         options.append("--deterministic")
     if config.rollout.threads is not None:
         options += ["--threads", str(config.rollout.threads)]
-    return [sys.executable, "-m", "rollout.embedded", *where, *options]
+    return [sys.executable, "-m", "rollout.embedded", *options]
+
+
+def engine_environment(config: RunConfig) -> dict[str, str]:
+    """The environment of an engine that this process starts. Raises ConfigError as above."""
+    if config.rollout.engine == "sglang":
+        environment = sglang_environment(config)
+    else:
+        environment = _embedded_environment(config)
+    if is_loopback(config.weights.host) and _has_interface("lo"):
+        # gloo would listen on the interface of the machine's name, which loopback may not reach.
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    return environment
+
+
+_environment = engine_environment  # as tests know it
 
 
 def free_port(host: str) -> int:
@@ -158,32 +213,30 @@ def free_port(host: str) -> int:
         return port
 
 
-def _environment(config: RunConfig) -> dict[str, str]:
+def _embedded_environment(config: RunConfig) -> dict[str, str]:
     project = str(Path(__file__).resolve().parent.parent)
     paths = [project, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     if config.rollout.threads is not None:
         environment["OMP_NUM_THREADS"] = str(config.rollout.threads)
-    if _is_loopback(config.weights.host):
-        # gloo would listen on the interface of the machine's name, which loopback may not reach.
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return environment
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        is_loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        is_loopback = host == "localhost"
-    return is_loopback and "lo" in (name for _, name in socket.if_nameindex())
+def _has_interface(name: str) -> bool:
+    return name in (found for _, found in socket.if_nameindex())
 
 
 async def _first_health(url: str) -> None:
-    """Returns at the first good answer. A foreign process cannot wake us: it has to be asked."""
+    """Returns at the first good answer. A foreign process cannot wake us: it has to be asked.
+
+    SGLang refuses connections for as long as it loads, then answers 503 until it is warm.
+    """
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
         while True:
+            pause_s = _PROBE_S
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
                 async with session.get(f"{url}/health") as response:
                     if response.status == 200:
                         return
-            await asyncio.sleep(_PROBE_S)
+                    pause_s = _WARM_UP_PROBE_S
+            await asyncio.sleep(pause_s)

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from common.config_cli import build
+from common.errors import ConfigError
+from deploy import launch
+
 ROOT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = (
+    "pyproject.toml",
+    "deploy/constraints-cpu.txt",
+    "deploy/requirements-sglang-cpu.txt",
+    "deploy/requirements-sglang-gpu.txt",
+)
 FAKE_PYTHON = """#!/usr/bin/env bash
 asked="$*"
 case "$asked" in
@@ -19,6 +29,10 @@ case "$asked" in
     sleep "${PIP_SECONDS:-0}"
     if [[ "$asked" == *"torch torchvision" && -n "${NO_CPU_BUILD:-}" ]]; then exit 1; fi
     if [[ "$asked" == *"-e "* && -n "${CUT_OFF:-}" ]]; then kill -9 $PPID; fi
+    ;;
+  "-c import sglang.launch_server")
+    echo "check PYTHONPATH=${PYTHONPATH:-}" >>"$CALLS"
+    [ -z "${BROKEN_SGLANG:-}" ] || { echo "ImportError: broken"; exit 1; }
     ;;
 esac
 """
@@ -31,13 +45,14 @@ class Checkout:
     def __init__(self, root: Path) -> None:
         self.root = root
         (root / "deploy").mkdir(parents=True)
-        for name in ("deploy/setup.sh", "deploy/constraints-cpu.txt", "pyproject.toml"):
+        for name in ("deploy/setup.sh", *REQUIREMENTS):
             shutil.copy(ROOT / name, root / name)
         self.venv = root / ".venv"
-        (self.venv / "bin").mkdir(parents=True)
         (root / "tools").mkdir()
-        self._executable(self.venv / "bin" / "python", FAKE_PYTHON)
-        self._executable(self.venv / "bin" / "uv", FAKE_UV)
+        for folder in (self.venv, root / ".venv-sglang"):
+            (folder / "bin").mkdir(parents=True)
+            self._executable(folder / "bin" / "python", FAKE_PYTHON)
+            self._executable(folder / "bin" / "uv", FAKE_UV)
         self.set_gpu(False)
         self._log = root / "calls"
 
@@ -151,8 +166,81 @@ def test_a_set_up_that_was_cut_off_is_begun_again(checkout: Checkout) -> None:
     assert (checkout.venv / "pyvenv.cfg").exists() and checkout.calls() == []
 
 
+def test_sglang_comes_without_cuda_where_there_is_no_gpu(checkout: Checkout) -> None:
+    code, output = checkout.set_up("sglang", PYTHONPATH="")
+    assert code == 0, output
+    deploy = f"{checkout.root}/deploy"
+    constraints = f"-c {deploy}/constraints-cpu.txt"
+    assert checkout.calls() == [
+        f"install --quiet {constraints} torch torchvision",
+        f"install --quiet {constraints} -r {deploy}/requirements-sglang-cpu.txt",
+        f"install --quiet --no-deps -r {deploy}/requirements-sglang-gpu.txt xgrammar==0.2.7",
+        f"check PYTHONPATH={checkout.root}/rollout/sglang/cpu",
+    ]
+    assert not (checkout.venv / "set-up-sglang").exists()  # an environment of its own
+    assert checkout.set_up("sglang") == (0, "")
+    assert checkout.set_up()[0] == 0 and len(checkout.calls()) == 2
+    with (checkout.root / "deploy/requirements-sglang-cpu.txt").open("a") as file:
+        file.write("# one more\n")
+    assert checkout.set_up() == (0, "")
+    assert checkout.set_up("sglang")[0] == 0 and len(checkout.calls()) == 4
+
+
+def test_sglang_comes_with_all_it_asks_for_where_there_is_a_gpu(checkout: Checkout) -> None:
+    checkout.set_gpu(True)
+    assert checkout.set_up("sglang", PYTHONPATH="")[0] == 0
+    assert checkout.calls() == [
+        f"install --quiet -r {checkout.root}/deploy/requirements-sglang-gpu.txt",
+        "check PYTHONPATH=",
+    ]
+
+
+def test_an_sglang_that_cannot_be_imported_is_no_environment(checkout: Checkout) -> None:
+    code, output = checkout.set_up("sglang", BROKEN_SGLANG="1")
+    assert code == 1 and "ImportError: broken" in output
+    assert "SGLang cannot be imported. Fix: " in output.splitlines()[-1]
+    assert not (checkout.root / ".venv-sglang" / "set-up-sglang").exists()
+
+
+def test_an_unknown_environment_is_one_clear_line(checkout: Checkout) -> None:
+    code, output = checkout.set_up("slgang")
+    assert (code, output.count("\n")) == (1, 1)
+    assert "slgang is no environment. Fix: " in output
+
+
 def test_no_fitting_python_is_one_clear_line(checkout: Checkout) -> None:
     shutil.rmtree(checkout.venv)
     code, output = checkout.set_up(PYTHON="false")
     assert code == 1
     assert "no Python >= 3.11 found. Fix: " in output.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("rollout", "sglang", "cluster", "is_made"),
+    [
+        ({"engine": "sglang"}, {}, {}, True),
+        ({"engine": "embedded"}, {}, {}, False),
+        ({"engine": "sglang", "engine_urls": ["http://elsewhere:1"]}, {}, {}, False),
+        ({"engine": "sglang"}, {"python": sys.executable}, {}, False),
+        ({"engine": "sglang"}, {}, {"address": "10.0.0.1:6379"}, False),
+    ],
+)
+def test_the_launcher_makes_the_environment_of_servers_that_it_starts(
+    rollout: dict, sglang: dict, cluster: dict, is_made: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+
+    def run(command: list, check: bool) -> "subprocess.CompletedProcess[str]":
+        commands.append([str(word) for word in command])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(launch.subprocess, "run", run)
+    launch._set_up_sglang(build({"rollout": rollout, "sglang": sglang, "cluster": cluster}))
+    assert commands == ([[str(ROOT / "deploy" / "setup.sh"), "sglang"]] if is_made else [])
+
+
+def test_a_run_does_not_start_without_that_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = subprocess.CompletedProcess([], 1)
+    monkeypatch.setattr(launch.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(ConfigError, match=r"could not be made, see above\. Fix: "):
+        launch._set_up_sglang(build({"rollout": {"engine": "sglang"}}))

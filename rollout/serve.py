@@ -1,0 +1,166 @@
+"""`python -m rollout.serve CHECKPOINT`: chat with an exported checkpoint, over OpenAI's HTTP API.
+
+SGLang runs in its environment, as rollout.main runs it, with the checkpoint's own chat template and
+without a thinking phase. Ctrl-C or SIGTERM ends it.
+"""
+
+import asyncio
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import lifecycle
+from common.config import RunConfig
+from common.config_cli import exit_with, load
+from common.errors import ConfigError, EngineError
+from common.logs import configure_logging
+from rollout.engine_process import EngineProcess, started_engine
+
+USAGE = """\
+usage: python -m rollout.serve CHECKPOINT [--host HOST] [--port PORT] [--api-key-file FILE]
+                               [--config FILE] [--section.key value ...]
+
+Serves a Hugging Face folder with SGLang: chat with images as OpenAI's API has it.
+
+  CHECKPOINT           the folder, for instance an exported one of a run
+  --host HOST          address to listen on (default: 127.0.0.1); any other needs a key file
+  --port PORT          port to listen on (default: 30000)
+  --api-key-file FILE  file with the key that clients must send
+  --config FILE, --section.key value
+                       as of a run; the sections rollout and sglang, and
+                       weights.dtype (default: bfloat16) have a meaning here"""
+_SHORT_FLAGS = {
+    "--host": "--rollout.host",
+    "--port": "--rollout.port",
+    "--api-key-file": "--sglang.api_key_file",
+}
+_FOLDER_PARTS = {  # what SGLang needs to serve chat with images, any one file of each line
+    "config": ("config.json",),
+    "weights": ("*.safetensors",),
+    "tokenizer": ("tokenizer.json", "vocab.json", "tokenizer.model"),
+    "image processor": ("processor_config.json", "preprocessor_config.json"),
+}
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        raise SystemExit(0 if arguments else 2)
+    configure_logging("serve")
+    try:
+        config = read_arguments(arguments)
+        lifecycle.run(lambda stop: serve(config, stop))
+    except ConfigError as error:
+        exit_with(error)
+    except EngineError as error:
+        print(f"serving failed: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def read_arguments(arguments: Sequence[str]) -> RunConfig:
+    """The configuration of the server.
+
+    Raises:
+        ConfigError: unknown options, or a folder that cannot be served.
+    """
+    checkpoint, *options = arguments
+    if checkpoint.startswith("-"):
+        raise ConfigError(f"{checkpoint} stands where the checkpoint belongs. Fix:\n{USAGE}")
+    check_checkpoint(Path(checkpoint))
+    defaults = ["--rollout.host", "127.0.0.1", "--rollout.port", "30000"]
+    ours = ["--rollout.engine", "sglang", "--model.path", str(Path(checkpoint).absolute())]
+    return load([*defaults, *map(_long_form, options), *ours])
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raises ConfigError with the file that is missing for chat with images."""
+    mend = "Fix: name a Hugging Face folder, such as the exported checkpoint of a run"
+    if not folder.is_dir():
+        raise ConfigError(f"checkpoint {str(folder)!r}: no such folder. {mend}")
+    for part, patterns in _FOLDER_PARTS.items():
+        if not any(True for pattern in patterns for _ in folder.glob(pattern)):
+            raise ConfigError(
+                f"checkpoint {str(folder)!r} has no {part}: {' or '.join(patterns)} is missing. "
+                f"{mend}"
+            )
+    if not _has_chat_template(folder):
+        raise ConfigError(
+            f"checkpoint {str(folder)!r} has no chat template: {_TEMPLATES[0]} is missing. "
+            "Fix: copy it from the model that training started from"
+        )
+
+
+def server_flags(config: RunConfig) -> list[str]:
+    """What serving adds to a rollout server's command line."""
+    # A template that knows no such switch ignores it; a request may still ask for thinking.
+    template_options = json.dumps({"enable_thinking": False})
+    name = Path(config.model.path).name
+    return ["--served-model-name", name, "--default-chat-template-kwargs", template_options]
+
+
+async def serve(config: RunConfig, stop: asyncio.Event) -> None:
+    """Runs the server until `stop` is set.
+
+    Raises:
+        ConfigError: it cannot be started so.
+        EngineError: it died.
+    """
+    log_folder = (config.run.folder or Path.cwd()) / "logs"
+    async with started_engine(config, 0, log_folder, stop, server_flags(config)) as engine:
+        if not stop.is_set():
+            print(welcome(config, engine.url), flush=True)
+            await _until(stop, engine)
+
+
+def welcome(config: RunConfig, url: str) -> str:
+    """Where the server is, and a command that asks it about an image."""
+    name = Path(config.model.path).name
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,IMAGE"}}
+    question = {"type": "text", "text": "What does the sign say?"}
+    request = {"model": name, "messages": [{"role": "user", "content": [image, question]}]}
+    before, after = map(shlex.quote, json.dumps(request).rsplit("IMAGE", 1))
+    headers = ["-H 'Content-Type: application/json'"]
+    if config.sglang.api_key_file is not None:
+        key_file = shlex.quote(str(config.sglang.api_key_file.absolute()))
+        headers.append(f'-H "Authorization: Bearer $(cat {key_file})"')
+    return f"""
+{name} is served at {url}/v1 (OpenAI's API). To ask it about IMAGE.png:
+
+(printf %s {before}
+ base64 <IMAGE.png | tr -d '\\n'
+ printf %s {after}) |
+curl {url}/v1/chat/completions {" ".join(headers)} -d @-
+"""
+
+
+async def _until(stop: asyncio.Event, engine: EngineProcess) -> None:
+    death = asyncio.ensure_future(engine.watch())
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((death, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if death.done():
+        await death
+    death.cancel()
+
+
+def _long_form(option: str) -> str:
+    flag, equals, value = option.partition("=")
+    return _SHORT_FLAGS.get(flag, flag) + equals + value
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if any((folder / name).is_file() for name in _TEMPLATES):
+        return True
+    try:
+        tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(tokenizer.get("chat_template"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""The command line and the environment of an SGLang server, from the configuration.
+
+Nothing is started here. What the configuration cannot mean is refused before the minutes that
+loading a model takes.
+"""
+
+import functools
+import ipaddress
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from common.config import RunConfig
+from common.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+VENV = ROOT / ".venv-sglang"
+_HERE = Path(__file__).resolve().parent
+_CPU_TOTAL_TOKENS = 65536  # SGLang would take most of the machine's memory
+_CPU_STATES_PER_REQUEST = 4  # slots of linear attention: running, cached prefix, and spare
+
+# Flags that the configuration sets, with the key that does it.
+_OURS = {
+    "--model-path": "model.path",
+    "--model": "model.path",
+    "--host": "rollout.host",
+    "--port": "rollout.port",
+    "--dtype": "weights.dtype",
+    "--tp-size": "sglang.tensor_parallel",
+    "--tensor-parallel-size": "sglang.tensor_parallel",
+    "--mem-fraction-static": "sglang.memory_fraction",
+    "--context-length": "sglang.context_tokens",
+    "--quantization": "sglang.quantization",
+    "--max-running-requests": "rollout.max_concurrent_groups",
+    "--max-total-tokens": "sglang.max_total_tokens",
+    "--api-key": "sglang.api_key_file",
+    "--admin-api-key": "sglang.api_key_file",
+}
+# Flags that must not be given at all, with the reason; "*" stands for the rest of a name.
+_HARMFUL = {
+    "--weight-version": "the learner numbers the weights",
+    "--device": "the machine decides it: a GPU where there is one",
+    "--config": "flags in another file escape these checks; write them here",
+    "--skip-tokenizer-init": "stop conditions and chat need the tokenizer",
+    "--speculative-*": "the draft model would keep old weights",
+    "--disaggregation-mode": "weight updates reach one whole server only",
+    "--enable-lora": "weight updates replace whole weights",
+    "--lora-paths": "weight updates replace whole weights",
+}
+# Flags that are harmless with the value 1, with the reason against more.
+_ONE_REPLICA = "a weight update reaches one replica of a server; raise rollout.servers instead"
+_ONE_STAGE = (
+    "a weight update knows tensor-parallel ranks only; raise sglang.tensor_parallel instead"
+)
+_SINGLE = {
+    "--dp-size": _ONE_REPLICA,
+    "--data-parallel-size": _ONE_REPLICA,
+    "--pp-size": _ONE_STAGE,
+    "--pipeline-parallel-size": _ONE_STAGE,
+    "--nnodes": "a server is started on one machine",
+}
+
+
+def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
+    """The command line of an SGLang server that listens on `host`:`port`.
+
+    Raises:
+        ConfigError: no environment, a flag that is refused, or a port open to others without a key.
+    """
+    check_extra_flags(config.sglang.extra_flags)
+    _check_key(config, host)
+    requests = config.rollout.max_concurrent_groups * config.rollout.trajectories_per_sample
+    flags: dict[str, object | None] = {
+        "--model-path": config.model.path,
+        "--host": host,
+        "--port": port,
+        "--dtype": config.weights.dtype,
+        "--tp-size": config.sglang.tensor_parallel,
+        "--mem-fraction-static": config.sglang.memory_fraction,
+        "--context-length": config.sglang.context_tokens,
+        "--quantization": config.sglang.quantization,
+        "--max-running-requests": requests,
+        "--max-total-tokens": config.sglang.max_total_tokens,
+        "--log-level-http": "warning",  # a line for each request would hide what matters
+    }
+    if not has_gpu():
+        flags = _on_a_cpu(config, flags, requests)
+    words = [str(word) for pair in flags.items() if pair[1] is not None for word in pair]
+    if not has_gpu():
+        words.append("--sleep-on-idle")  # else an idle server keeps a whole core busy
+    if not has_gpu() and has_linear_attention(config.model.path):
+        # Its states cannot be snapshotted on a CPU, which scheduling ahead would need.
+        words.append("--disable-overlap-schedule")
+    return [str(find_python(config)), str(_HERE / "launch.py"), *words, *config.sglang.extra_flags]
+
+
+def sglang_environment(config: RunConfig) -> dict[str, str]:
+    """The environment of an SGLang server: this process's, without our Python paths.
+
+    Raises:
+        ConfigError: the key file cannot be used.
+    """
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {
+        # Else Python would look for every module in launch.py's folder first.
+        "PYTHONSAFEPATH": "1",
+        "VISION_OPD_PARENT_PID": str(os.getpid()),
+        # One patience serves both in SGLang: joining a group, and each broadcast in it. Neither
+        # may keep a server silent for longer than the learner waits for it.
+        "VISION_OPD_GROUP_TIMEOUT_S": f"{config.weights.timeout_s:g}",
+        # Its cache of image embeddings outlives new weights, and /flush_cache too.
+        "SGLANG_VLM_CACHE_SIZE_MB": "0",
+    }
+    if config.sglang.api_key_file is not None:
+        read_api_key(config.sglang.api_key_file)  # what is wrong with it shows now
+        environment["VISION_OPD_API_KEY_FILE"] = str(config.sglang.api_key_file.absolute())
+    if Path(config.model.path).is_dir():
+        environment["HF_HUB_OFFLINE"] = "1"
+    if config.rollout.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(config.rollout.threads)
+    if not has_gpu():
+        environment["PYTHONPATH"] = str(_HERE / "cpu")
+        environment["SGLANG_USE_CPU_ENGINE"] = "1"
+        # Small models are slower with more, and servers share the machine.
+        environment.setdefault("OMP_NUM_THREADS", "1")
+        if has_linear_attention(config.model.path):
+            environment["SGLANG_MAMBA_CONV_DTYPE"] = "float32"
+    return environment
+
+
+def find_python(config: RunConfig) -> Path:
+    """The Python of SGLang's environment. Not resolved: a link into a venv means that venv.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    named = config.sglang.python
+    python = (named or VENV / "bin" / "python").absolute()
+    if os.access(python, os.X_OK) and python.is_file():
+        return python
+    if named is not None:
+        raise ConfigError(
+            f"sglang.python = {str(named)!r}: no such program. Fix: name the Python of an "
+            "environment with sglang==0.5.23, or leave it out and run deploy/setup.sh sglang"
+        )
+    raise ConfigError(
+        f'rollout.engine = "sglang" needs an environment of its own, and {python} is missing. '
+        "Fix: run deploy/setup.sh sglang, or set sglang.python"
+    )
+
+
+def read_api_key(path: Path) -> str:
+    """The key in a file: one line of printable ASCII.
+
+    Raises:
+        ConfigError: no such file, or its content is no key.
+    """
+    where = f"sglang.api_key_file = {str(path)!r}"
+    mend = "Fix: put one line of letters and digits into it, e.g. openssl rand -hex 32 > FILE"
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"{where}: {error.strerror}. {mend}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{where}: it is no text. {mend}") from None
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(f"{where}: it holds no key. {mend}")
+    return key
+
+
+def check_extra_flags(words: tuple[str, ...]) -> None:
+    """Refuses flags that the configuration sets already, and those that break the training.
+
+    Raises:
+        ConfigError: with the flag and the mend.
+    """
+    for flag, value in _flags(words):
+        for name, key in _OURS.items():
+            if _means(flag, name):
+                raise _refused(flag, f"it is set from {key}. Fix: set {key}")
+        for name, reason in _HARMFUL.items():
+            if _means(flag, name):
+                raise _refused(flag, f"{reason}. Fix: leave it out")
+        for name, reason in _SINGLE.items():
+            if _means(flag, name) and value != "1":
+                raise _refused(f"{flag} {value}".strip(), f"{reason}. Fix: leave it out")
+
+
+@functools.cache
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU can be used here. deploy/setup.sh asks the same."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    return subprocess.run([tool, "-L"], capture_output=True, check=False).returncode == 0
+
+
+def has_linear_attention(model_path: str) -> bool:
+    """Whether a model folder holds a hybrid such as Qwen3.5. False for a name on the hub."""
+    try:
+        config = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    parts = [config, config.get("text_config") or {}]
+    return any(
+        str(part.get("model_type", "")).startswith("qwen3_5")
+        or "linear_attention" in (part.get("layer_types") or ())
+        for part in parts
+    )
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
+
+
+def _on_a_cpu(
+    config: RunConfig, flags: Mapping[str, object | None], requests: int
+) -> dict[str, object | None]:
+    """The flags as a machine without a GPU needs them, whatever its processor can do."""
+    if config.sglang.tensor_parallel > 1:
+        raise ConfigError(
+            f"sglang.tensor_parallel = {config.sglang.tensor_parallel}: this machine has no NVIDIA "
+            "GPU to split a server over. Fix: sglang.tensor_parallel = 1"
+        )
+    changed: dict[str, object | None] = {
+        **flags,
+        "--device": "cpu",
+        "--attention-backend": "torch_native",  # the default asks for Intel's AMX
+        "--max-total-tokens": config.sglang.max_total_tokens or _CPU_TOTAL_TOKENS,
+    }
+    if has_linear_attention(config.model.path):
+        changed["--mamba-ssm-dtype"] = "float32"
+        changed["--max-mamba-cache-size"] = max(128, _CPU_STATES_PER_REQUEST * requests)
+    return changed
+
+
+def _check_key(config: RunConfig, host: str) -> None:
+    if config.sglang.api_key_file is None and not is_loopback(host):
+        raise ConfigError(
+            f"rollout.host = {host!r} lets others on the network command the server, and "
+            "sglang.api_key_file is not set. Fix: name a file with a key, or "
+            'rollout.host = "127.0.0.1"'
+        )
+
+
+def _flags(words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """(flag, its first value or nothing), of "--flag value" and "--flag=value" alike."""
+    for index, word in enumerate(words):
+        if not word.startswith("--"):
+            continue
+        flag, equals, value = word.partition("=")
+        following = words[index + 1] if index + 1 < len(words) else ""
+        yield flag, value if equals else following
+
+
+def _means(flag: str, name: str) -> bool:
+    """Whether argparse could read `flag` as `name`: it takes unique beginnings for the whole."""
+    family = name.removesuffix("*")
+    return name.startswith(flag) or (family != name and flag.startswith(family))
+
+
+def _refused(flag: str, reason: str) -> ConfigError:
+    return ConfigError(f"sglang.extra_flags: {flag} is refused: {reason}")

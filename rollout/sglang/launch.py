@@ -1,0 +1,121 @@
+"""Run by SGLang's own Python, by path: its server with a finite patience, tied to its parent.
+
+    SGLANG_PYTHON rollout/sglang/launch.py FLAGS OF sglang.launch_server ...
+
+SGLang starts its other processes by spawning, and each of those imports this file anew: what stands
+at module level holds in all of them. SGLang's environment has none of our packages: nothing of ours
+may be imported here.
+
+Environment:
+    VISION_OPD_GROUP_TIMEOUT_S: seconds that a weight-update group may be silent.
+    VISION_OPD_PARENT_PID: who started this; gone by the time it is looked for: nothing is served.
+    VISION_OPD_API_KEY_FILE: file with the key of the HTTP port; unset: no key.
+"""
+
+import ctypes
+import inspect
+import logging
+import os
+import signal
+import sys
+import types
+from datetime import timedelta
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """The kernel kills this process when its parent dies (Linux; elsewhere nothing).
+
+    SIGKILL, not SIGTERM: that one lets SGLang wait for its requests, and nobody is left who would
+    lose patience. SGLang's processes ask for the same, but seconds later, after their imports.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = os.environ.pop("VISION_OPD_PARENT_PID", None)
+    if parent is not None and os.getppid() != int(parent):
+        os._exit(1)  # it died before the kernel was asked
+
+
+def bound_group_timeout(init_group: types.FunctionType, timeout_s: float) -> None:
+    """Makes `timeout_s` the default of a function's parameter `timeout`.
+
+    SGLang passes none, and so waits torch's 30 minutes for a learner that is gone. It imports the
+    function by name into many modules: only a change of the function itself reaches them all.
+
+    Raises:
+        RuntimeError: this SGLang is another one than we know.
+    """
+    parameters = inspect.signature(init_group).parameters.values()
+    optional = [
+        parameter
+        for parameter in parameters
+        if parameter.default is not parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if "timeout" not in (parameter.name for parameter in optional):
+        raise RuntimeError(
+            "SGLang's init_custom_process_group has no parameter 'timeout': a weight update could "
+            "wait without end. Fix: install sglang==0.5.23 (deploy/setup.sh sglang)"
+        )
+    timeout = timedelta(seconds=timeout_s)
+    init_group.__defaults__ = tuple(
+        timeout if parameter.name == "timeout" else parameter.default for parameter in optional
+    )
+
+
+def hide_in_logs(secret: str) -> None:
+    """SGLang logs all its arguments; the key is one of them."""
+    make_record = logging.getLogRecordFactory()
+
+    def make_record_without_secret(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):  # a wrong format: logging reports it itself
+            return record
+        if secret in message:
+            record.msg, record.args = message.replace(secret, "***"), ()
+        return record
+
+    logging.setLogRecordFactory(make_record_without_secret)
+
+
+def api_key() -> str | None:
+    """The key, from a file: command lines and environments are seen by others."""
+    path = os.environ.get("VISION_OPD_API_KEY_FILE")
+    if path is None:
+        return None
+    with open(path, encoding="utf-8") as file:
+        return file.read().strip()
+
+
+def serve(flags: list[str]) -> None:
+    """What `python -m sglang.launch_server` does with these flags."""
+    from sglang.launch_server import run_server
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.server_args import prepare_server_args
+    from sglang.srt.utils import kill_process_tree
+
+    load_plugins()
+    try:
+        run_server(prepare_server_args(flags))
+    finally:
+        kill_process_tree(os.getpid(), include_parent=False)
+
+
+end_with_parent()
+_key = api_key()
+if _key is not None:
+    hide_in_logs(_key)
+
+from sglang.srt.utils.common import init_custom_process_group  # noqa: E402
+
+bound_group_timeout(
+    init_custom_process_group, float(os.environ.get("VISION_OPD_GROUP_TIMEOUT_S", "60"))
+)
+
+if __name__ == "__main__":
+    serve([*sys.argv[1:], *([] if _key is None else ["--api-key", _key])])

@@ -1,0 +1,419 @@
+"""How engines are started: command lines, environments, refusals, progress and death."""
+
+import asyncio
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from common.config import RunConfig
+from common.config_cli import build
+from common.errors import ConfigError, EngineError
+from rollout import engine_process
+from rollout.engine_process import EngineLog, EngineProcess, engine_command, engine_environment
+from rollout.sglang import command
+
+LAUNCH = Path(command.__file__).with_name("launch.py")
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_gpu(monkeypatch, False)
+
+
+def has_gpu(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
+    monkeypatch.setattr(command, "has_gpu", lambda: answer)
+
+
+def sglang_config(**sections: dict[str, Any]) -> RunConfig:
+    rollout = {"engine": "sglang", "max_concurrent_groups": 4, "trajectories_per_sample": 8}
+    sglang = {"python": sys.executable}
+    return build(
+        {
+            **sections,
+            "rollout": rollout | sections.get("rollout", {}),
+            "sglang": sglang | sections.get("sglang", {}),
+        }
+    )
+
+
+def refusal(config: RunConfig, host: str = "127.0.0.1") -> str:
+    with pytest.raises(ConfigError) as error:
+        engine_command(config, host, 4000)
+    assert ". Fix: " in str(error.value)
+    return str(error.value)
+
+
+def test_sglang_gets_its_flags_from_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_gpu(monkeypatch, True)
+    config = sglang_config(
+        model={"path": "a/model"},
+        weights={"dtype": "bfloat16"},
+        sglang={
+            "tensor_parallel": 2,
+            "memory_fraction": 0.5,
+            "context_tokens": 9000,
+            "max_total_tokens": 100000,
+            "quantization": "fp8",
+            "extra_flags": ["--attention-backend", "fa3", "--dp-size=1"],
+        },
+    )
+    assert engine_command(config, "127.0.0.1", 4000) == [
+        *(sys.executable, str(LAUNCH)),
+        *("--model-path", "a/model", "--host", "127.0.0.1", "--port", "4000"),
+        *("--dtype", "bfloat16", "--tp-size", "2", "--mem-fraction-static", "0.5"),
+        *("--context-length", "9000", "--quantization", "fp8"),
+        *("--max-running-requests", "32", "--max-total-tokens", "100000"),
+        *("--log-level-http", "warning"),
+        *("--attention-backend", "fa3", "--dp-size=1"),
+    ]
+
+
+def test_what_is_not_configured_is_left_to_sglang(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_gpu(monkeypatch, True)
+    words = engine_command(sglang_config(), "127.0.0.1", 4000)
+    for flag in ("--mem-fraction-static", "--context-length", "--quantization", "--device"):
+        assert flag not in words
+    assert "--max-total-tokens" not in words and "--weight-version" not in words
+
+
+def test_a_machine_without_a_gpu_gets_what_a_cpu_needs() -> None:
+    words = engine_command(sglang_config(), "127.0.0.1", 4000)
+    pairs = set(itertools.pairwise(words))
+    assert {
+        ("--device", "cpu"),
+        ("--attention-backend", "torch_native"),
+        ("--max-total-tokens", "65536"),
+    } <= pairs
+    environment = engine_environment(sglang_config())
+    assert environment["SGLANG_USE_CPU_ENGINE"] == "1"
+    assert environment["PYTHONPATH"] == str(LAUNCH.parent / "cpu")
+    assert (LAUNCH.parent / "cpu" / "sitecustomize.py").is_file()
+
+
+@pytest.mark.parametrize("text_config", [{"layer_types": ["linear_attention", "full_attention"]},
+                                         {"model_type": "qwen3_5_text"}])  # fmt: skip
+def test_linear_attention_on_a_cpu_needs_exact_states(
+    tmp_path: Path, text_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": text_config}))
+    config = sglang_config(model={"path": str(tmp_path)})
+    words = engine_command(config, "127.0.0.1", 4000)
+    assert "--disable-overlap-schedule" in words
+    assert words[words.index("--mamba-ssm-dtype") + 1] == "float32"
+    assert words[words.index("--max-mamba-cache-size") + 1] == "128"
+    environment = engine_environment(config)
+    assert environment["SGLANG_MAMBA_CONV_DTYPE"] == "float32"
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    has_gpu(monkeypatch, True)
+    assert "--disable-overlap-schedule" not in engine_command(config, "127.0.0.1", 4000)
+
+
+def test_the_environment_of_sglang_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/ours")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    has_gpu(monkeypatch, True)
+    config = sglang_config(weights={"timeout_s": 7.5}, model={"path": "some/name"})
+    environment = engine_environment(config)
+    for absent in ("PYTHONPATH", "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "SGLANG_USE_CPU_ENGINE"):
+        assert absent not in environment
+    assert environment["VISION_OPD_GROUP_TIMEOUT_S"] == "7.5"
+    assert environment["VISION_OPD_PARENT_PID"] == str(os.getpid())
+    assert environment["SGLANG_VLM_CACHE_SIZE_MB"] == "0"
+    assert environment["PATH"] == os.environ["PATH"]
+    threads = engine_environment(sglang_config(rollout={"threads": 3}))
+    assert threads["OMP_NUM_THREADS"] == "3"
+
+
+def test_the_embedded_engine_runs_in_our_environment() -> None:
+    config = build({"rollout": {"engine": "embedded"}})
+    assert engine_command(config, "127.0.0.1", 4000)[:3] == [
+        sys.executable, "-m", "rollout.embedded",
+    ]  # fmt: skip
+    assert "VISION_OPD_PARENT_PID" not in engine_environment(config)
+
+
+@pytest.mark.parametrize("engine", ["embedded", "sglang"])
+def test_gloo_keeps_to_loopback_where_the_learner_does(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr(engine_process, "_has_interface", lambda name: name == "lo")
+    near = sglang_config(rollout={"engine": engine}, weights={"host": "127.0.0.1"})
+    far = sglang_config(rollout={"engine": engine}, weights={"host": "10.0.0.1"})
+    assert engine_environment(near)["GLOO_SOCKET_IFNAME"] == "lo"
+    assert "GLOO_SOCKET_IFNAME" not in engine_environment(far)
+
+
+@pytest.mark.parametrize(
+    ("flag", "key"),
+    [
+        ("--model-path", "model.path"),
+        ("--model", "model.path"),
+        ("--host", "rollout.host"),
+        ("--port", "rollout.port"),
+        ("--dtype", "weights.dtype"),
+        ("--tp-size", "sglang.tensor_parallel"),
+        ("--tensor-parallel-size", "sglang.tensor_parallel"),
+        ("--mem-fraction-static", "sglang.memory_fraction"),
+        ("--context-length", "sglang.context_tokens"),
+        ("--quantization", "sglang.quantization"),
+        ("--max-running-requests", "rollout.max_concurrent_groups"),
+        ("--max-total-tokens", "sglang.max_total_tokens"),
+        ("--api-key", "sglang.api_key_file"),
+        ("--admin-api-key", "sglang.api_key_file"),
+        ("--mem-frac", "sglang.memory_fraction"),  # argparse takes beginnings
+    ],
+)
+@pytest.mark.parametrize("spelling", ["{} 1", "{}=1"])
+def test_flags_that_have_a_key_are_refused_with_it(flag: str, key: str, spelling: str) -> None:
+    words = ["--attention-backend", "fa3", *spelling.format(flag).split()]
+    message = refusal(sglang_config(sglang={"extra_flags": words}))
+    assert message.startswith(f"sglang.extra_flags: {flag} is refused: ")
+    assert message.endswith(f"Fix: set {key}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--weight-version 3",
+        "--device cuda",
+        "--config more.yaml",
+        "--skip-tokenizer-init",
+        "--speculative-algorithm EAGLE",
+        "--speculative-num-steps=3",
+        "--spec EAGLE",
+        "--disaggregation-mode prefill",
+        "--enable-lora",
+        "--lora-paths a=b",
+        "--dp-size 2",
+        "--dp-size=2",
+        "--data-parallel-size 2",
+        "--dp-size",
+        "--pp-size 2",
+        "--pipeline-parallel-size=2",
+        "--nnodes 2",
+    ],
+)
+def test_flags_that_break_the_training_are_refused(words: str) -> None:
+    message = refusal(sglang_config(sglang={"extra_flags": words.split()}))
+    assert "sglang.extra_flags: " + words.partition("=")[0].split()[0] in message
+    assert message.endswith("Fix: leave it out")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--dp-size 1",
+        "--nnodes=1",
+        "--spec-trace-dir x",
+        "--kv-cache-dtype fp8_e5m2",
+        "--enable-mixed-chunk",
+    ],
+)
+def test_other_flags_pass_word_by_word(words: str) -> None:
+    config = sglang_config(sglang={"extra_flags": words.split()})
+    assert engine_command(config, "127.0.0.1", 1)[-len(words.split()) :] == words.split()
+
+
+def test_a_server_is_not_split_over_gpus_that_are_not_there() -> None:
+    assert "sglang.tensor_parallel = 2" in refusal(sglang_config(sglang={"tensor_parallel": 2}))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.1.2.3", "a-node", "::"])
+def test_off_loopback_a_key_is_needed(host: str, tmp_path: Path) -> None:
+    assert f"rollout.host = '{host}'" in refusal(sglang_config(), host)
+    key = tmp_path / "key"
+    key.write_text("abc\n")
+    config = sglang_config(sglang={"api_key_file": str(key)})
+    assert host in engine_command(config, host, 4000)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_on_loopback_none_is_needed(host: str) -> None:
+    assert host in engine_command(sglang_config(), host, 4000)
+
+
+def test_the_key_travels_as_a_file(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("s3cret\n")
+    config = sglang_config(sglang={"api_key_file": str(key)})
+    environment = engine_environment(config)
+    assert environment["VISION_OPD_API_KEY_FILE"] == str(key)
+    assert command.read_api_key(key) == "s3cret"
+    assert "s3cret" not in [*engine_command(config, "127.0.0.1", 1), *environment.values()]
+
+
+@pytest.mark.parametrize("content", [None, b"", b" \n", b"two words", b"two\nlines", b"\xff\xfe"])
+def test_a_file_without_a_key_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    key = tmp_path / "key"
+    if content is not None:
+        key.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"sglang\.api_key_file = .*Fix: "):
+        engine_environment(sglang_config(sglang={"api_key_file": str(key)}))
+
+
+def test_a_missing_environment_names_the_set_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    named = refusal(sglang_config(sglang={"python": str(tmp_path / "python")}))
+    assert named.startswith("sglang.python = ") and "deploy/setup.sh sglang" in named
+    monkeypatch.setattr(command, "VENV", tmp_path)
+    default = refusal(sglang_config(sglang={"python": None}))
+    assert "rollout.engine" in default and "deploy/setup.sh sglang" in default
+
+
+def test_the_python_of_a_venv_is_not_resolved(tmp_path: Path) -> None:
+    link = tmp_path / "python"
+    link.symlink_to(sys.executable)
+    config = sglang_config(sglang={"python": str(link)})
+    assert engine_command(config, "127.0.0.1", 1)[0] == str(link)
+
+
+# launch.py runs in SGLang's environment. Here it meets a counterfeit of what it needs of SGLang.
+
+
+def run_launch(
+    folder: Path, then: str, parameters: str = "timeout=None, rank=-1", **env: str
+) -> str:
+    """What `then` prints in a process that SGLang has spawned, or how that one failed."""
+    package = folder / "sglang" / "srt" / "utils"
+    package.mkdir(parents=True)
+    (package / "common.py").write_text(
+        f"def init_custom_process_group({parameters}):\n    return locals()\n"
+    )
+    program = f"import runpy; launch = runpy.run_path({str(LAUNCH)!r}, run_name='__mp_main__')\n"
+    ran = subprocess.run(
+        [sys.executable, "-c", program + then],
+        env={**os.environ, "PYTHONPATH": str(folder), "VISION_OPD_GROUP_TIMEOUT_S": "7.5", **env},
+        capture_output=True,
+        text=True,
+    )
+    return ran.stdout.strip() or f"{ran.returncode} {ran.stderr.strip()}"
+
+
+def test_every_process_of_sglang_bounds_the_silence_of_a_group(tmp_path: Path) -> None:
+    then = "print(launch['init_custom_process_group'](rank=3))"
+    assert run_launch(tmp_path, then) == repr({"timeout": timedelta(seconds=7.5), "rank": 3})
+
+
+def test_an_sglang_without_that_parameter_is_refused(tmp_path: Path) -> None:
+    failure = run_launch(tmp_path, "", parameters="backend=None, rank=-1")
+    assert failure.startswith("1 ") and "has no parameter 'timeout'" in failure
+    assert "Fix: install sglang==0.5.23" in failure.splitlines()[-1]
+
+
+def test_the_key_is_hidden_in_its_logs(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s3cret\n")
+    then = (
+        "import logging, sys; logging.basicConfig(stream=sys.stdout, force=True)\n"
+        "logging.error('args=%s', {'api_key': 's3cret'}); logging.error('%d of %d', 1, 2)"
+    )
+    printed = run_launch(tmp_path, then, VISION_OPD_API_KEY_FILE=str(tmp_path / "key"))
+    assert printed.splitlines() == ["ERROR:root:args={'api_key': '***'}", "ERROR:root:1 of 2"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot tell")
+def test_a_server_whose_parent_is_gone_does_not_start(tmp_path: Path) -> None:
+    then = "print('started')"
+    assert run_launch(tmp_path / "a", then, VISION_OPD_PARENT_PID=str(os.getpid())) == "started"
+    assert run_launch(tmp_path / "b", then, VISION_OPD_PARENT_PID="1").startswith("1")
+
+
+# The log of a starting engine.
+
+
+def test_the_log_tells_what_a_starting_engine_does(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("[2026-01-01 10:00:00] an engine before this one\n")
+    log = EngineLog(path)
+    assert (log.doing(), log.tail()) == ("importing its packages", "(no log)")
+    with path.open("a") as file:
+        file.write("gguf.py:76: UserWarning: noise\n")
+        file.flush()
+        assert log.doing() == "gguf.py:76: UserWarning: noise"
+        file.write("[2026-01-01 10:00:07 TP0] Load weight begin. avail mem=70.00 GB\n  warn(\n")
+        file.flush()
+        assert log.doing() == "Load weight begin. avail mem=70.00 GB"
+        file.write(
+            "shards:  50% | 1/2 [00:01<00:01, 1.00it/s]\rshards: 100% | 2/2 [00:02, 1.00it/s]"
+        )
+    assert log.doing() == "shards: 100% | 2/2 [00:02, 1.00it/s]"
+    assert "before this one" not in log.tail()
+
+
+async def started(tmp_path: Path, program: str, url: str = "http://127.0.0.1:9") -> EngineProcess:
+    log = EngineLog(tmp_path / "log")
+    with log.path.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-u", "-c", program,
+            stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    return EngineProcess(process, url, log)
+
+
+async def test_an_engine_is_up_after_refusals_and_503(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(engine_process, "_PROGRESS_S", 0.1)
+    monkeypatch.setattr(engine_process, "_WARM_UP_PROBE_S", 0.3)
+    statuses = iter([503, 503, 200])
+    port = engine_process.free_port("127.0.0.1")
+    engine = await started(tmp_path, "import time; time.sleep(60)", f"http://127.0.0.1:{port}")
+    waiting = asyncio.ensure_future(engine.wait_until_healthy(30, asyncio.Event()))
+    await asyncio.sleep(0.5)
+    application = web.Application()
+    application.router.add_get("/health", answer_with(statuses))
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        await waiting
+    finally:
+        await runner.cleanup()
+        await engine.stop()
+    assert next(statuses, None) is None
+    assert any("importing its packages" in record.getMessage() for record in caplog.records)
+
+
+def answer_with(statuses: Iterator[int]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def health(_: web.Request) -> web.Response:
+        return web.Response(status=next(statuses))
+
+    return health
+
+
+async def test_a_death_while_starting_ends_with_the_log(tmp_path: Path) -> None:
+    engine = await started(tmp_path, "print('out of memory'); raise SystemExit(3)")
+    with pytest.raises(EngineError, match=r"(?s)died \(exit code 3\).*ends:\nout of memory"):
+        await engine.wait_until_healthy(30, asyncio.Event())
+
+
+async def test_stop_ends_what_the_engine_has_started(tmp_path: Path) -> None:
+    program = (
+        "import subprocess, sys, signal, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import signal, time; '\n"
+        "    'signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)'])\n"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    engine = await started(tmp_path, program)
+    while not (tmp_path / "log").read_text().endswith("\n"):
+        await asyncio.sleep(0.05)
+    child = int((tmp_path / "log").read_text())
+    await engine.stop()
+    for _ in range(100):
+        state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True).stdout
+        if not state.strip() or state.startswith(b"Z"):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"process {child} outlived its engine")

@@ -1,0 +1,278 @@
+"""rollout.serve: what it takes and refuses; one real SGLang server, compared with transformers."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import common.torchvision_compat  # noqa: F401  (must come before transformers)
+from common.errors import ConfigError
+from rollout.engine_process import free_port
+from rollout.serve import check_checkpoint, main, read_arguments, server_flags
+from rollout.sglang.command import VENV
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = ROOT / "deploy" / "quickstart" / "checkpoint"
+KEY = "a-key-of-the-tests"
+QUESTION = "Which digit is on the red tag?"
+THINKS_BY_DEFAULT = r"""
+{%- if enable_thinking is defined and enable_thinking is false -%}
+{{- '<|im_start|>assistant\n<think>\n\n</think>\n\n' -}}
+{%- else -%}
+{{- '<|im_start|>assistant\n<think>\n' -}}
+{%- endif -%}
+"""
+
+
+def test_short_flags_stand_for_keys_of_the_configuration(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    config = read_arguments(
+        [str(QUICKSTART), "--host=0.0.0.0", "--port", "4000", "--api-key-file", str(key),
+         "--weights.dtype", "float32"]
+    )  # fmt: skip
+    assert (config.rollout.host, config.rollout.port) == ("0.0.0.0", 4000)
+    assert config.sglang.api_key_file == key
+    assert config.weights.dtype == "float32"
+    assert config.model.path == str(QUICKSTART)
+
+
+def test_it_listens_on_loopback_by_default_whatever_engine_the_run_had(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('[rollout]\nengine = "embedded"\n[model]\npath = "elsewhere"\n')
+    config = read_arguments([str(QUICKSTART), "--config", str(file)])
+    assert (config.rollout.host, config.rollout.port) == ("127.0.0.1", 30000)
+    assert (config.rollout.engine, config.model.path) == ("sglang", str(QUICKSTART))
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [
+        ("config.json", "config.json"),
+        ("model.safetensors", "*.safetensors"),
+        ("tokenizer.json", "tokenizer.json"),
+        ("processor_config.json", "processor_config.json"),
+        ("chat_template.jinja", "chat_template.jinja"),
+    ],
+)
+def test_a_folder_that_lacks_a_file_is_refused(tmp_path: Path, missing: str, named: str) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(QUICKSTART, folder)
+    check_checkpoint(folder)
+    (folder / missing).unlink()
+    with pytest.raises(ConfigError, match=re.escape(named)) as error:
+        check_checkpoint(folder)
+    assert "Fix: " in str(error.value) and str(folder) in str(error.value)
+
+
+def test_no_folder_at_all_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["/nowhere", "--port", "1"])
+    assert end.value.code == 2
+    assert "no such folder. Fix: " in capsys.readouterr().err
+
+
+def test_an_option_first_is_refused() -> None:
+    with pytest.raises(ConfigError, match="where the checkpoint belongs"):
+        read_arguments(["--port", "1"])
+
+
+def test_the_model_is_called_like_its_folder_and_does_not_think() -> None:
+    flags = server_flags(read_arguments([str(QUICKSTART)]))
+    assert flags[flags.index("--served-model-name") + 1] == "checkpoint"
+    assert json.loads(flags[-1]) == {"enable_thinking": False}
+
+
+@pytest.fixture(scope="module")
+def picture() -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    content = BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
+
+
+class Served:
+    """A real `python -m rollout.serve` and what it printed."""
+
+    def __init__(self, checkpoint: Path, folder: Path) -> None:
+        self.checkpoint = checkpoint
+        self.folder = folder
+        (folder / "key").write_text(KEY + "\n")
+        self.port = free_port("127.0.0.1")
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "rollout.serve", str(checkpoint), "--port", str(self.port)]
+        command += ["--api-key-file", str(folder / "key"), "--weights.dtype", "float32"]
+        self.output = folder / "output"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=folder, stdout=output, stderr=output,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )  # fmt: skip
+
+    def wait(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while "is served at" not in self.output.read_text():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.report()
+            time.sleep(0.2)
+        self._session = next(
+            sid for _, sid, _, parent in _processes() if parent == self.process.pid
+        )
+
+    def session(self) -> list[int]:
+        """Living processes of the SGLang server, which leads a session of its own."""
+        return [
+            pid
+            for pid, session, state, _ in _processes()
+            if session == self._session and not state.startswith("Z")
+        ]
+
+    def report(self) -> str:
+        logs = [path.read_text()[-3000:] for path in (self.folder / "logs").glob("*.log")]
+        return "\n".join([self.output.read_text(), *logs])
+
+
+def _processes() -> list[tuple[int, int, str, int]]:
+    """(pid, session, state, parent) of all that run."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,sess=,stat=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = (line.split() for line in listed.splitlines())
+    return [(int(pid), int(sid), state, int(parent)) for pid, sid, state, parent in rows]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A checkpoint whose template thinks unless it is told not to."""
+    if not VENV.exists():
+        pytest.fail("no .venv-sglang. Fix: run deploy/setup.sh sglang")
+    folder = tmp_path_factory.mktemp("served")
+    checkpoint = folder / "thinker"
+    shutil.copytree(QUICKSTART, checkpoint)
+    template = (checkpoint / "chat_template.jinja").read_text()
+    head, _, _ = template.partition("{%- if add_generation_prompt -%}")
+    (checkpoint / "chat_template.jinja").write_text(head + THINKS_BY_DEFAULT)
+    server = Served(checkpoint, folder)
+    try:
+        server.wait(170)
+        yield server
+    finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def ask(served: Served, picture: bytes, key: str = KEY, **options: Any) -> dict[str, Any]:
+    url = "data:image/png;base64," + base64.b64encode(picture).decode()
+    content = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": QUESTION},
+    ]
+    body = {"model": "thinker", "messages": [{"role": "user", "content": content}], **options}
+    request = urllib.request.Request(
+        f"{served.url}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer: dict[str, Any] = json.load(response)
+    return answer
+
+
+def reference(checkpoint: Path, picture: bytes, response: list[int]) -> tuple[list[int], Any]:
+    """The prompt's ids and the response's log-probs, by transformers."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, enable_thinking=False
+    )
+    image = Image.open(BytesIO(picture)).convert("RGB")
+    inputs = processor(text=[text], images=[image], return_tensors="pt")
+    prompt: list[int] = inputs["input_ids"][0].tolist()
+    inputs["input_ids"] = torch.tensor([prompt + response])
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if "mm_token_type_ids" in inputs:
+        zeros = torch.zeros(1, len(response), dtype=inputs["mm_token_type_ids"].dtype)
+        inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], zeros], dim=1)
+    with torch.no_grad():
+        logits = model(**inputs).logits[0, len(prompt) - 1 : -1].float()
+    logprobs = torch.log_softmax(logits, dim=-1)
+    return prompt, logprobs.gather(1, torch.tensor(response)[:, None])[:, 0]
+
+
+@pytest.mark.slow
+def test_logprobs_of_a_chat_with_an_image_are_those_of_transformers(
+    served: Served, picture: bytes
+) -> None:
+    answer = ask(
+        served, picture, logprobs=True, return_token_ids=True, temperature=1.0, seed=1, max_tokens=8
+    )
+    (choice,) = answer["choices"]
+    response = choice["response_token_ids"]
+    prompt, expected = reference(served.checkpoint, picture, response)
+    assert choice["prompt_token_ids"] == prompt  # the template's short way, without thinking
+    logprobs = [token["logprob"] for token in choice["logprobs"]["content"]]
+    np.testing.assert_allclose(logprobs, expected.numpy(), atol=1e-4, rtol=0)
+    assert choice["message"]["content"] and answer["model"] == "thinker"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/generate", "/pause_generation"])
+def test_the_key_is_demanded(served: Served, path: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer another"}):
+        request = urllib.request.Request(
+            served.url + path, b"{}", {"Content-Type": "application/json", **headers}
+        )
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(request, timeout=30)
+        assert refusal.value.code == 401
+        refusal.value.close()
+
+
+@pytest.mark.slow
+def test_the_key_is_in_no_log_and_on_no_command_line(served: Served) -> None:
+    assert KEY not in served.report()
+    pids = [str(pid) for pid in [served.process.pid, *served.session()]]
+    assert len(pids) >= 4  # ours, the server, its scheduler and detokenizer
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "args=", "-p", ",".join(pids)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "launch.py" in listed and KEY not in listed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_the_printed_command_works(served: Served, picture: bytes) -> None:
+    command = "(printf" + served.output.read_text().partition("(printf")[2]
+    (served.folder / "IMAGE.png").write_bytes(picture)
+    answered = subprocess.run(
+        ["bash", "-c", command], cwd=served.folder, capture_output=True, text=True, timeout=60
+    )
+    assert json.loads(answered.stdout)["choices"][0]["message"]["content"], answered
+
+
+@pytest.mark.slow
+def test_sigterm_ends_it_and_leaves_no_process(served: Served) -> None:
+    assert len(served.session()) >= 3
+    served.process.send_signal(signal.SIGTERM)
+    assert served.process.wait(30) == 0
+    assert served.session() == []
