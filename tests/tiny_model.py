@@ -1,5 +1,6 @@
-"""A tiny random Qwen3-VL with tokenizer, processor and template, made in a second for tests."""
+"""Tiny random Qwen-VL models with tokenizer, processor and template, made in a second for tests."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -28,14 +29,26 @@ TEMPLATE = (
 PROBLEM = "<image>which digit is on the red tag ?"
 
 
-def make_tiny_checkpoint(folder: Path, seed: int = 0, tie_head: bool = True) -> Path:
-    """Writes a Hugging Face folder: 2 layers, hidden 32, patch 8, word-level vocabulary."""
-    from transformers import Qwen3VLForConditionalGeneration
+# transformers' model types. SGLang takes Qwen2.5-VL's patch size for granted.
+PATCH_SIZES = {"qwen3_vl": 8, "qwen2_5_vl": 14, "qwen3_5": 8}
+FAMILIES = tuple(PATCH_SIZES)
 
-    processor = _processor()
+
+def make_tiny_checkpoint(
+    folder: Path, seed: int = 0, tie_head: bool = True, family: str = "qwen3_vl"
+) -> Path:
+    """Writes a Hugging Face folder: hidden 32, 2 or 4 layers, patch 8, word-level vocabulary."""
+    import transformers
+
+    processor = _processor(family)
     tokenizer = processor.tokenizer
     torch.manual_seed(seed)
-    model = Qwen3VLForConditionalGeneration(_config(tokenizer, tie_head))
+    config, model_class = {
+        "qwen3_vl": (_qwen3_vl, "Qwen3VLForConditionalGeneration"),
+        "qwen2_5_vl": (_qwen2_5_vl, "Qwen2_5_VLForConditionalGeneration"),
+        "qwen3_5": (_qwen3_5, "Qwen3_5ForConditionalGeneration"),
+    }[family]
+    model = getattr(transformers, model_class)(config(tokenizer, tie_head))
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.08)
@@ -43,11 +56,24 @@ def make_tiny_checkpoint(folder: Path, seed: int = 0, tie_head: bool = True) -> 
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    if family == "qwen3_5":
+        _complete_for_sglang(folder / "config.json")
     return folder
 
 
-def _processor():
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+def _complete_for_sglang(config_file: Path) -> None:
+    """Adds what SGLang reads and transformers does not write."""
+    config = json.loads(config_file.read_text())
+    text = config["text_config"]
+    text["full_attention_interval"] = 4
+    text["linear_num_value_heads_cpu"] = text["linear_num_value_heads"]  # set with AMX only
+    text["linear_num_key_heads_cpu"] = text["linear_num_key_heads"]
+    config["vision_config"]["deepstack_visual_indexes"] = []  # SGLang's default has three
+    config_file.write_text(json.dumps(config, indent=2))
+
+
+def _processor(family: str):
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor, Qwen3VLVideoProcessor
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
         Qwen2VLImageProcessorPil,
@@ -58,9 +84,17 @@ def _processor():
         models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=SPECIAL[0])
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s+"), "removed")
+    if family != "qwen3_vl":
+        # SGLang finds the image in the decoded prompt, by its three tokens without a space.
+        space_before_words = decoders.Replace(Regex(r"^(?=[^<])"), " ")
+        tokenizer.decoder = decoders.Sequence([space_before_words, decoders.Fuse()])
     return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessorPil(
-            patch_size=8, merge_size=2, temporal_patch_size=2, min_pixels=256, max_pixels=2**20
+            patch_size=PATCH_SIZES[family],
+            merge_size=2,
+            temporal_patch_size=2,
+            min_pixels=256,
+            max_pixels=2**20,
         ),
         tokenizer=PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,
@@ -73,41 +107,100 @@ def _processor():
     )
 
 
-def _config(tokenizer, tie_head: bool):
+def _token_ids(tokenizer) -> dict[str, int]:
+    ids = tokenizer.convert_tokens_to_ids
+    return {
+        "image_token_id": ids("<|image_pad|>"),
+        "video_token_id": ids("<|video_pad|>"),
+        "vision_start_token_id": ids("<|vision_start|>"),
+        "vision_end_token_id": ids("<|vision_end|>"),
+    }
+
+
+def _text(tokenizer, tie_head: bool) -> dict[str, object]:
+    """What the text models have in common."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 8192,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "tie_word_embeddings": tie_head,
+    }
+
+
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
+_VISION = {
+    "depth": 2,
+    "hidden_size": 24,
+    "intermediate_size": 64,  # SGLang on a CPU pads others to a multiple of 32
+    "num_heads": 2,
+    "patch_size": 8,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 32,
+}
+
+
+def _qwen3_vl(tokenizer, tie_head: bool):
     from transformers import Qwen3VLConfig
 
-    ids = tokenizer.convert_tokens_to_ids
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}
     return Qwen3VLConfig(
         text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
+            **_text(tokenizer, tie_head),
             "head_dim": 16,
-            "max_position_embeddings": 1024,
-            "rope_parameters": {**rope, "mrope_interleaved": True},
-            "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "tie_word_embeddings": tie_head,
+            "rope_parameters": {**_ROPE, "mrope_interleaved": True},
         },
         vision_config={
-            "depth": 2,
-            "hidden_size": 24,
-            "intermediate_size": 48,
-            "num_heads": 2,
-            "patch_size": 8,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "out_hidden_size": 32,
-            "num_position_embeddings": 64,
-            "deepstack_visual_indexes": [0],
+            **_VISION, "num_position_embeddings": 64, "deepstack_visual_indexes": [0],
         },
-        image_token_id=ids("<|image_pad|>"),
-        video_token_id=ids("<|video_pad|>"),
-        vision_start_token_id=ids("<|vision_start|>"),
-        vision_end_token_id=ids("<|vision_end|>"),
+        **_token_ids(tokenizer),
+        tie_word_embeddings=tie_head,
+    )  # fmt: skip
+
+
+def _qwen2_5_vl(tokenizer, tie_head: bool):
+    from transformers import Qwen2_5_VLConfig
+
+    return Qwen2_5_VLConfig(
+        text_config={
+            **_text(tokenizer, tie_head),
+            "bos_token_id": None,
+            "rope_parameters": dict(_ROPE),
+        },
+        # Windows of 2 x 2 merged patches, so that a block with windows and one without differ.
+        vision_config={
+            **_VISION,
+            "patch_size": 14,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+        },
+        **_token_ids(tokenizer),
+        tie_word_embeddings=tie_head,
+    )
+
+
+def _qwen3_5(tokenizer, tie_head: bool):
+    """Three layers of gated delta net, then one of attention."""
+    from transformers import Qwen3_5Config
+
+    rope = {**_ROPE, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
+    return Qwen3_5Config(
+        text_config={
+            **_text(tokenizer, tie_head),
+            "num_hidden_layers": 4,
+            "head_dim": 32,
+            "rope_parameters": {**rope, "partial_rotary_factor": 0.25},
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+        },
+        vision_config={**_VISION, "num_position_embeddings": 64},
+        **_token_ids(tokenizer),
         tie_word_embeddings=tie_head,
     )

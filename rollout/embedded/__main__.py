@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 logger = logging.getLogger(__name__)
-MAX_PROMPT_TOKENS = 16384
 
 
 def main() -> None:
@@ -100,7 +99,8 @@ def _prompts_and_vocabulary(model_path: str, model: Any, end_token_ids: Any) -> 
     from rollout.embedded.requests import VocabularyFacts
 
     image_token_id = getattr(model.config, "image_token_id", None)
-    prompts = PromptBuilder(model_path, image_token_id, MAX_PROMPT_TOKENS)
+    context_tokens = model.config.get_text_config().max_position_embeddings
+    prompts = PromptBuilder(model_path, image_token_id, context_tokens)
     size = model.get_output_embeddings().weight.shape[0]
     return prompts, VocabularyFacts(size, end_token_ids(model, prompts.tokenizer))
 

@@ -14,16 +14,20 @@ from rollout.embedded.sampler import Prompt
 
 
 class PromptBuilder:
-    """Turns parsed requests into prompts and tokens into text."""
+    """Turns parsed requests into prompts and tokens into text.
 
-    def __init__(self, model_path: str, image_token_id: int | None, max_prompt_tokens: int) -> None:
+    Args:
+        context_tokens: bound of an expanded prompt together with its response.
+    """
+
+    def __init__(self, model_path: str, image_token_id: int | None, context_tokens: int) -> None:
         from transformers import AutoProcessor
 
         processor: Any = AutoProcessor.from_pretrained(model_path)
         self.tokenizer: Any = processor.tokenizer
         self._image_processor: Any = processor.image_processor
         self._image_token_id = image_token_id
-        self._max_prompt_tokens = max_prompt_tokens
+        self._context_tokens = context_tokens
 
     def build(self, body: GenerateBody) -> Prompt:
         """The prompt of a request. Raises BadRequest when it cannot be one."""
@@ -40,11 +44,29 @@ class PromptBuilder:
             )
         pixel_values, grids = self._pixels(body.images)
         prompt = self._expanded(ids, pixel_values, grids)
-        if len(prompt) > self._max_prompt_tokens:
-            raise BadRequest(
-                f"the prompt has {len(prompt)} tokens; the limit is {self._max_prompt_tokens}"
-            )
+        self._check_length(len(prompt), body)
         return prompt
+
+    def _check_length(self, num_tokens: int, body: GenerateBody) -> None:
+        if num_tokens >= self._context_tokens:
+            raise BadRequest(
+                f"The input ({num_tokens} tokens) is longer than the model's context length "
+                f"({self._context_tokens} tokens)."
+            )
+        total = num_tokens + body.law.max_new_tokens
+        if total > self._context_tokens:
+            raise BadRequest(
+                f"Requested token count exceeds the model's maximum context length of "
+                f"{self._context_tokens} tokens: {num_tokens} of the prompt and "
+                f"{body.law.max_new_tokens} of the completion make {total}."
+            )
+        if body.score_from is not None and body.law.max_new_tokens == 0:
+            raise BadRequest("logprob_start_len needs max_new_tokens of 1 or more here")
+        if body.score_from is not None and body.score_from > num_tokens:
+            raise BadRequest(
+                f"logprob_start_len={body.score_from} is higher than the number of input tokens, "
+                f"{num_tokens}."
+            )
 
     def text(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
         decoded: str = self.tokenizer.decode(

@@ -10,7 +10,12 @@ from typing import Any
 from rollout.embedded.sampler import SamplingLaw
 
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-_IGNORED = ("log_metrics", "stream", "return_text_in_logprobs", "logprob_start_len")
+# extra_key divides SGLang's prefix cache; there is none here.
+_IGNORED = ("log_metrics", "stream", "return_text_in_logprobs")
+_KNOWN = (
+    "text", "input_ids", "image_data", "sampling_params", "return_logprob", "logprob_start_len",
+    "rid", "extra_key",
+)  # fmt: skip
 _SAMPLING_KEYS = (
     "n", "temperature", "top_p", "top_k", "min_p", "max_new_tokens", "stop_token_ids",
     "logit_bias", "sampling_seed", "ignore_eos", "skip_special_tokens",
@@ -34,6 +39,8 @@ class GenerateBody:
     skip_special_tokens: bool
     return_logprob: bool
     rid: str | None
+    score_from: int | None = None  # log-probs of the expanded prompt from this position on
+    is_batch: bool = False  # of one prompt: the answer is then a list
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,8 @@ class VocabularyFacts:
 
 def parse_generate(body: Mapping[str, Any], vocabulary: VocabularyFacts) -> GenerateBody:
     """Raises BadRequest with the field and the reason."""
-    known = ("text", "input_ids", "image_data", "sampling_params", "return_logprob", "rid")
     for key, value in body.items():
-        if key not in known + _IGNORED and value:
+        if key not in _KNOWN + _IGNORED and value:
             raise BadRequest(f"{key} is not supported by the embedded engine")
     if body.get("stream"):
         raise BadRequest("stream is not supported by the embedded engine")
@@ -59,6 +65,7 @@ def parse_generate(body: Mapping[str, Any], vocabulary: VocabularyFacts) -> Gene
         raise BadRequest("text should be a string")
     params = body.get("sampling_params") or {}
     _check_sampling_keys(params)
+    _optional_string(body, "extra_key")
     return GenerateBody(
         input_ids=None if input_ids is None else _token_ids(input_ids, vocabulary.size),
         text=text,
@@ -68,7 +75,9 @@ def parse_generate(body: Mapping[str, Any], vocabulary: VocabularyFacts) -> Gene
         seed=_seed(params.get("sampling_seed")),
         skip_special_tokens=bool(params.get("skip_special_tokens", True)),
         return_logprob=bool(body.get("return_logprob")),
-        rid=_rid(body.get("rid")),
+        rid=_optional_string(body, "rid"),
+        score_from=_score_from(body),
+        is_batch=_is_nested(input_ids),
     )
 
 
@@ -119,8 +128,8 @@ def _logit_bias(bias: Any, vocabulary_size: int) -> tuple[tuple[int, float], ...
 
 
 def _token_ids(value: Any, vocabulary_size: int | None) -> tuple[int, ...]:
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
-        value = value[0]  # a batch of one
+    if _is_nested(value):
+        value = value[0]
     if not isinstance(value, list) or any(type(token) is not int for token in value):
         raise BadRequest("token ids should be one list of integers")
     if vocabulary_size is not None:
@@ -131,10 +140,15 @@ def _token_ids(value: Any, vocabulary_size: int | None) -> tuple[int, ...]:
     return tuple(value)
 
 
+def _is_nested(value: Any) -> bool:
+    """A batch of one."""
+    return isinstance(value, list) and len(value) == 1 and isinstance(value[0], list)
+
+
 def _image_list(value: Any) -> list[str]:
     if value is None:
         return []
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+    if _is_nested(value):
         value = value[0]
     images = value if isinstance(value, list) else [value]
     if any(not isinstance(image, str) for image in images):
@@ -165,9 +179,15 @@ def _seed(value: Any) -> int | None:
     return value
 
 
-def _rid(value: Any) -> str | None:
+def _score_from(body: Mapping[str, Any]) -> int | None:
+    start = _integer(body, "logprob_start_len", -1, low=-1)
+    return start if body.get("return_logprob") and start >= 0 else None
+
+
+def _optional_string(body: Mapping[str, Any], key: str) -> str | None:
+    value = body.get(key)
     if value is not None and not isinstance(value, str):
-        raise BadRequest("rid should be a string")
+        raise BadRequest(f"{key} should be a string")
     return value
 
 

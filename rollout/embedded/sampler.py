@@ -101,6 +101,22 @@ def generate(
     return sequences
 
 
+@torch.inference_mode()
+def prompt_logprobs(model: Any, prompt: Prompt, start: int) -> list[float]:
+    """Log-probs of the prompt's own tokens start + 1, start + 2, ... by the unchanged logits.
+
+    Those of image placeholders mean nothing.
+    """
+    count = len(prompt) - start  # rows of logits; the last one is of a token beyond the prompt
+    if count < 2:
+        return []
+    inputs, _ = _prompt_inputs(model, [prompt])
+    logits_LV = model(**inputs, use_cache=False, logits_to_keep=count).logits[0, :-1].float()
+    targets_L1 = prompt.input_ids[start + 1 :, None]
+    found: list[float] = logits_LV.log_softmax(dim=-1).gather(1, targets_L1)[:, 0].tolist()
+    return found
+
+
 class Batch:
     """Sequences that are decoded together.
 
@@ -160,27 +176,9 @@ class Batch:
             self._cache.reorder_cache(index)
 
     def _prefill(self) -> Tensor:
-        prompts = [row[0].prompt for row in self._rows]
-        input_ids_RL = torch.stack([prompt.input_ids for prompt in prompts])
-        inputs: dict[str, Any] = {}
-        pixels = [p.pixel_values for p in prompts if p.pixel_values is not None]
-        token_types_RL = torch.stack([prompt.token_types for prompt in prompts])
-        grids = None
-        if pixels:
-            grids = torch.cat([p.image_grid_thw for p in prompts if p.image_grid_thw is not None])
-            inputs = {"pixel_values": torch.cat(pixels), "image_grid_thw": grids}
-            inputs["mm_token_type_ids"] = token_types_RL
-        positions_3RL, offsets_R1 = self._model.model.get_rope_index(
-            input_ids_RL, mm_token_type_ids=token_types_RL, image_grid_thw=grids
-        )
-        self._offsets_B = offsets_R1[:, 0]
+        inputs, self._offsets_B = _prompt_inputs(self._model, [row[0].prompt for row in self._rows])
         output = self._model(
-            input_ids=input_ids_RL,
-            position_ids=positions_3RL,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-            **inputs,
+            **inputs, past_key_values=self._cache, use_cache=True, logits_to_keep=1
         )
         logits_RV: Tensor = output.logits[:, -1]
         return logits_RV
@@ -205,6 +203,23 @@ class Batch:
         pairs = zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)
         for sequence, (token, logprob) in zip(self.sequences, pairs, strict=True):
             sequence.append(token, logprob, version)
+
+
+def _prompt_inputs(model: Any, prompts: Many[Prompt]) -> tuple[dict[str, Any], Tensor]:
+    """What the model takes for prompts of one length; rope position minus index, int64 [R]."""
+    input_ids_RL = torch.stack([prompt.input_ids for prompt in prompts])
+    token_types_RL = torch.stack([prompt.token_types for prompt in prompts])
+    inputs: dict[str, Any] = {}
+    grids = None
+    pixels = [p.pixel_values for p in prompts if p.pixel_values is not None]
+    if pixels:
+        grids = torch.cat([p.image_grid_thw for p in prompts if p.image_grid_thw is not None])
+        inputs = {"pixel_values": torch.cat(pixels), "image_grid_thw": grids}
+        inputs["mm_token_type_ids"] = token_types_RL
+    positions_3RL, offsets_R1 = model.model.get_rope_index(
+        input_ids_RL, mm_token_type_ids=token_types_RL, image_grid_thw=grids
+    )
+    return {"input_ids": input_ids_RL, "position_ids": positions_3RL, **inputs}, offsets_R1[:, 0]
 
 
 @dataclass(frozen=True)

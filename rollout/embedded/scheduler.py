@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from rollout.embedded.sampler import Batch, Sequence
+from rollout.embedded.sampler import Batch, Sequence, prompt_logprobs
 
 logger = logging.getLogger(__name__)
 MAX_BATCHES = 2  # a second batch lets new requests start while a long one runs
@@ -40,7 +40,9 @@ class Job:
 
     rid: str
     sequences: list[Sequence]
+    score_from: int | None = None  # position of the prompt whose successors are to be scored
     done: Future[None] = field(default_factory=Future)
+    prompt_logprobs: list[float] = field(default_factory=list)  # computed with the first token
 
     @property
     def unfinished(self) -> list[Sequence]:
@@ -192,7 +194,15 @@ class Scheduler:
         batch = Batch(self._model, [job.unfinished for job in jobs])
         entry = (batch, jobs)
         self._running.append(entry)
-        self._guarded(entry, batch.start)
+        self._guarded(entry, lambda version: self._start(entry, version))
+
+    def _start(self, entry: tuple[Batch, list[Job]], version: str) -> None:
+        batch, jobs = entry
+        for job in jobs:
+            if job.score_from is not None:
+                prompt = job.sequences[0].prompt
+                job.prompt_logprobs = prompt_logprobs(self._model, prompt, job.score_from)
+        batch.start(version)
 
     def _take_batch(self) -> list[Job]:
         """The first waiting job and those behind it that fit into one batch with it."""

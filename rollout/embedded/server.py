@@ -1,8 +1,15 @@
 """SGLang's HTTP endpoints (0.5.23) over the scheduler. What each takes and answers is its doc.
 
-Known differences: /health answers at once when the engine lives (SGLang waits a second); a
-pre-expanded prompt is a 400 (SGLang: 500); checksums are over state_dict names (SGLang's own are
-fused); a weight update that does not arrive in time fails instead of blocking for 30 minutes.
+Known differences, and why they stay:
+- What SGLang ignores is refused (unknown fields, images without a placeholder and placeholders
+  without an image, text beside input_ids): in a test it is a mistake.
+- What ends SGLang or is its HTTP 500 is a 400: token ids outside the vocabulary, an empty text,
+  logprob_start_len < -1, a pre-expanded prompt, an image file that cannot be read.
+- There is no prefix cache: cached_tokens is 0, and extra_key divides nothing.
+- Scores of a prompt need max_new_tokens >= 1; ids at image positions are the placeholder's.
+- /health and pauses answer at once; SGLang takes a second.
+- A tensor of another shape leaves all weights as they were; in SGLang some have changed by then.
+- The checksums do not list what SGLang derives from the weights (axis_map, gemma_weight).
 """
 
 import asyncio
@@ -23,11 +30,13 @@ from rollout.embedded.requests import (
     parse_generate,
 )
 from rollout.embedded.sampler import SamplingLaw, Sequence, new_sequences
-from rollout.embedded.scheduler import PAUSE_MODES, Job, Scheduler
+from rollout.embedded.scheduler import MAX_BATCHES, PAUSE_MODES, Job, Limits, Scheduler
 from rollout.embedded.update_session import UpdateSession
+from rollout.embedded.weights import checksum_report
 
 MAX_BODY_BYTES = 256 * 2**20
 HEALTH_TIMEOUT_S = 20.0
+MAX_RUNNING_REQUESTS = MAX_BATCHES * Limits().max_sequences
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -85,7 +94,11 @@ class EngineServer:
         started = time.monotonic()
         body = parse_generate(await _json(request), self._vocabulary)
         prompt = await asyncio.to_thread(self._prompts.build, body)
-        job = Job(body.rid or uuid.uuid4().hex, new_sequences(prompt, body.law, body.n, body.seed))
+        job = Job(
+            body.rid or uuid.uuid4().hex,
+            new_sequences(prompt, body.law, body.n, body.seed),
+            body.score_from,
+        )
         if body.law.max_new_tokens == 0:
             for sequence in job.sequences:
                 sequence.finish_reason = {"type": "length", "length": 0}
@@ -94,7 +107,7 @@ class EngineServer:
         results = [
             self._result(body, job, index, time.monotonic() - started) for index in range(body.n)
         ]
-        return web.json_response(results if body.n > 1 else results[0])
+        return web.json_response(results if body.n > 1 or body.is_batch else results[0])
 
     async def _finish(self, job: Job) -> None:
         self._scheduler.submit(job)
@@ -119,7 +132,7 @@ class EngineServer:
             "e2e_latency": latency_s,
         }
         if body.return_logprob:
-            meta["input_token_logprobs"] = []
+            meta["input_token_logprobs"] = _scores(job)
             meta["output_token_logprobs"] = [
                 [logprob, token, None]
                 for logprob, token in zip(sequence.logprobs, sequence.token_ids, strict=True)
@@ -161,8 +174,9 @@ class EngineServer:
         )
 
     async def server_info(self, request: web.Request) -> web.Response:
+        facts = {"device": "cpu", "tp_size": 1, "max_running_requests": MAX_RUNNING_REQUESTS}
         states = [{"num_requests": self._scheduler.num_jobs, "paused": self._scheduler.is_paused}]
-        return web.json_response({**self._facts, "internal_states": states})
+        return web.json_response({**self._facts, **facts, "internal_states": states})
 
     async def pause_generation(self, request: web.Request) -> web.Response:
         mode = (await _json(request)).get("mode", "abort")
@@ -178,9 +192,8 @@ class EngineServer:
     async def abort_request(self, request: web.Request) -> web.Response:
         body = await _json(request)
         rid, everything = body.get("rid"), bool(body.get("abort_all"))
-        if not everything and not (isinstance(rid, str) and rid):
-            raise BadRequest("give rid or abort_all")
-        self._scheduler.abort(lambda job: everything or job.rid == rid)
+        if everything or rid:  # neither: nothing is meant, as in SGLang
+            self._scheduler.abort(lambda job: everything or job.rid == rid)
         return web.Response(status=200)
 
     async def flush_cache(self, request: web.Request) -> web.Response:
@@ -203,8 +216,10 @@ class EngineServer:
         action = (await _json(request)).get("action", "checksum")
         if action != "checksum":
             return _outcome(False, f"Unsupported action={action!r}")
-        ranks = [await self._updates.checksums()]
-        return web.json_response({"success": True, "message": "Success.", "ranks": ranks})
+        checksums = await self._updates.checksums()
+        return web.json_response(
+            {"success": True, "message": "Success.", **checksum_report(checksums)}
+        )
 
     def _update(self, step: Callable[[dict[str, Any]], Awaitable[tuple[bool, str]]]) -> Handler:
         async def handle(request: web.Request) -> web.Response:
@@ -214,6 +229,15 @@ class EngineServer:
             )
 
         return handle
+
+
+def _scores(job: Job) -> list[tuple[float | None, int, None]]:
+    """One entry a scored position; what comes before the first is not looked at, so it has none."""
+    if job.score_from is None:
+        return []
+    token_ids = job.sequences[0].prompt.input_ids[job.score_from :].tolist()
+    logprobs = [None, *job.prompt_logprobs][: len(token_ids)]
+    return [(score, token, None) for score, token in zip(logprobs, token_ids, strict=True)]
 
 
 def version_spans(sequence: Sequence) -> list[dict[str, Any]]:

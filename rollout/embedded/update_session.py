@@ -1,7 +1,6 @@
 """Weight updates as SGLang runs them: begin, buckets in order, end. Each answers (ok, message)."""
 
 import asyncio
-import hashlib
 import logging
 from typing import Any
 
@@ -119,11 +118,12 @@ class UpdateSession:
 
         await asyncio.wrap_future(self._scheduler.run(assign))
 
-    async def checksums(self) -> dict[str, Any]:
-        """Per-tensor checksums and one over them all, as one rank's entry."""
-        found = await asyncio.wrap_future(self._scheduler.run(lambda: checksums(self._model)))
-        total = hashlib.sha256("".join(f"{k}{v}" for k, v in sorted(found.items())).encode())
-        return {"checksums": found, "per_gpu_checksum": total.hexdigest(), "parallelism_info": []}
+    async def checksums(self) -> dict[str, str]:
+        """Of every tensor that is served, by SGLang's name."""
+        found: dict[str, str] = await asyncio.wrap_future(
+            self._scheduler.run(lambda: checksums(self._model))
+        )
+        return found
 
     async def _apply(self, body: dict[str, Any], load: Any) -> Outcome:
         """Loads, names and flushes in one go between two token steps."""

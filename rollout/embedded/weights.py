@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.distributed import distributed_c10d as c10d
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+
+from common.served_names import checksum, padding_rows, pushed_name, served_tensors
 
 logger = logging.getLogger(__name__)
 NamedTensors = list[tuple[str, Tensor]]
@@ -85,22 +87,25 @@ def parse_dtypes(names: Iterable[str]) -> list[torch.dtype]:
 
 @torch.no_grad()
 def load_tensors(model: Any, tensors: NamedTensors) -> None:
-    """Copies tensors into the model by state_dict name: all of them, or none.
+    """Copies tensors into the model by name, a state_dict's or a checkpoint's: all, or none.
 
     A tied head shares its embedding's storage, so either name loads both.
 
+    As in SGLang, a name that the model does not have is passed over: nobody is told, and only the
+    checksums show it.
+
     Raises:
-        ValueError: a name that the model does not have, or another shape.
+        ValueError: a tensor has another shape.
     """
-    state = model.state_dict()
-    for name, tensor in tensors:
-        if name not in state:
-            raise ValueError(f"the model has no parameter {name!r}")
+    state = {pushed_name(name): tensor for name, tensor in model.state_dict().items()}
+    tensors = [(pushed_name(name), tensor) for name, tensor in tensors]
+    known = [(name, tensor) for name, tensor in tensors if name in state]
+    for name, tensor in known:
         if state[name].shape != tensor.shape:
             raise ValueError(
                 f"{name} has shape {tuple(state[name].shape)}, received {tuple(tensor.shape)}"
             )
-    for name, tensor in tensors:
+    for name, tensor in known:
         state[name].copy_(tensor)
 
 
@@ -115,8 +120,37 @@ def load_folder(model: Any, folder: str) -> None:
 
 
 def checksums(model: Any) -> dict[str, str]:
-    """sha256 of each tensor's bytes, by state_dict name."""
+    """Checksum of every tensor that SGLang would serve, by SGLang's name."""
+    state = model.state_dict()
+    is_tied = bool(model.config.tie_word_embeddings)
     return {
-        name: hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
-        for name, tensor in model.state_dict().items()
+        served: checksum(_served_bytes(served, [state[name] for name in names]))
+        for served, names in served_tensors(state, has_tied_head=is_tied).items()
     }
+
+
+def checksum_report(checksums: dict[str, str]) -> dict[str, Any]:
+    """SGLang's account of one rank that holds the whole model."""
+    rank_digest = hashlib.sha256(
+        "".join(name + checksums[name] for name in sorted(checksums)).encode()
+    ).hexdigest()
+    place = {
+        f"{kind}{name}": value
+        for kind in ("tp_", "dp_", "pp_", "")
+        for name, value in (("rank", 0), ("size", 1))
+    }
+    rank = {
+        "checksums": checksums,
+        "per_gpu_checksum": rank_digest,
+        "parallelism_info": [{"role": "target", **place}],
+    }
+    engine_digest = hashlib.sha256(rank_digest.encode()).hexdigest()
+    return {"ranks": [rank], "per_engine_checksum": engine_digest}
+
+
+def _served_bytes(served: str, parts: Sequence[Tensor]) -> Iterator[bytes | memoryview]:
+    for part in parts:
+        yield part.contiguous().view(-1).view(torch.uint8).numpy().data
+    first = parts[0]
+    if first.ndim:
+        yield bytes(padding_rows(served, len(first)) * first[0].nbytes)

@@ -17,7 +17,7 @@ from PIL import Image
 from common.config import RunConfig
 from common.config_cli import build
 from common.rendering import Renderer
-from rollout.engine_process import _environment, engine_command, free_port
+from rollout.engine_process import engine_command, engine_environment, free_port
 from tests.tiny_model import PROBLEM
 
 START_TIMEOUT_S = 120
@@ -59,20 +59,21 @@ def reference_logprobs(
             "pixel_values": torch.tensor(rendered.pixel_values),
             "image_grid_thw": torch.tensor(rendered.image_grid_thw),
         }
-    ids = torch.cat([prompt_ids, torch.tensor(response)])
+    targets = torch.tensor(response, dtype=torch.int64)
+    ids = torch.cat([prompt_ids, targets])
     with torch.no_grad():
         logits = model(input_ids=ids[None], **inputs).logits[0, len(prompt_ids) - 1 : -1].float()
     logits[:, list(banned)] -= 1e9
     logprobs = torch.log_softmax(logits / temperature, dim=-1)
-    return logprobs.gather(1, torch.tensor(response)[:, None])[:, 0].numpy()
+    return logprobs.gather(1, targets[:, None])[:, 0].numpy()
 
 
-def run_config(checkpoint: Path, **rollout) -> RunConfig:
+def run_config(checkpoint: Path, *, timeout_s: float = 20.0, **rollout) -> RunConfig:
     return build(
         {
             "model": {"path": str(checkpoint), "dtype": "float32"},
             "rollout": {"engine": "embedded", "threads": 1, **rollout},
-            "weights": {"dtype": "float32", "timeout_s": 20.0, "backend": "gloo"},
+            "weights": {"dtype": "float32", "timeout_s": timeout_s, "backend": "gloo"},
         }
     )
 
@@ -83,7 +84,7 @@ def running_server(config: RunConfig, log: Path) -> Iterator[str]:
     port = free_port("127.0.0.1")
     url = f"http://127.0.0.1:{port}"
     command = engine_command(config, "127.0.0.1", port)
-    environment = _environment(config)
+    environment = engine_environment(config)
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:

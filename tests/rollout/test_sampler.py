@@ -10,10 +10,12 @@ from rollout.embedded.prompts import PromptBuilder
 from rollout.embedded.requests import GenerateBody
 from rollout.embedded.sampler import (
     Batch,
+    Prompt,
     SamplingLaw,
     _BatchLaw,
     generate,
     new_sequences,
+    prompt_logprobs,
 )
 from tests.rollout.support import png, reference_logprobs
 from tests.tiny_model import PROBLEM
@@ -72,6 +74,24 @@ def test_logprobs_equal_a_plain_forward_pass(model, builder, renderer, image, te
         )  # fmt: skip
         np.testing.assert_allclose(sequence.logprobs, expected, atol=1e-5)
         assert not set(sequence.token_ids) & set(renderer.vision_token_ids)
+
+
+@pytest.mark.parametrize("image", [SMALL, WIDE], ids=["square", "wide"])
+def test_prompt_logprobs_equal_a_plain_forward_pass(model, builder, renderer, image):
+    prompt = prompt_of(builder, renderer, image)
+    scored = [8, 9, 14, 20]
+    longer = Prompt(
+        torch.cat([prompt.input_ids, torch.tensor(scored)]),
+        torch.cat([prompt.token_types, torch.zeros(4, dtype=torch.int64)]),
+        prompt.pixel_values,
+        prompt.image_grid_thw,
+    )
+    expected = reference_logprobs(model, renderer, image, scored)
+    start = len(prompt) - 1
+    np.testing.assert_allclose(prompt_logprobs(model, longer, start), expected, atol=1e-5)
+    assert len(prompt_logprobs(model, longer, 0)) == len(longer) - 1
+    assert prompt_logprobs(model, longer, len(longer) - 1) == []
+    assert prompt_logprobs(model, longer, len(longer)) == []
 
 
 def test_batching_changes_neither_tokens_nor_logprobs(model, builder, renderer):

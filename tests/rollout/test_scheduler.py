@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rollout.embedded.sampler import Prompt, SamplingLaw, generate, new_sequences
+from rollout.embedded.sampler import Prompt, SamplingLaw, generate, new_sequences, prompt_logprobs
 from rollout.embedded.scheduler import Job, Limits, Scheduler
 
 
@@ -76,6 +76,17 @@ def test_a_new_job_starts_while_a_long_one_runs(scheduler):
     assert not long.done.done()
     scheduler.abort(lambda each: each is long).result(60)
     assert {s.finish_reason["type"] for s in long.sequences} == {"abort"}
+
+
+def test_a_scored_job_brings_the_prompts_logprobs(scheduler, model):
+    scored = job(12, tokens=2)
+    scored.score_from = 4
+    other = job(12, tokens=2, seed=1)
+    for each in (scored, other):
+        scheduler.submit(each)
+        each.done.result(60)
+    assert scored.prompt_logprobs == prompt_logprobs(model, prompt(12), 4)
+    assert other.prompt_logprobs == []
 
 
 def test_limits_bound_a_batch(model):

@@ -1,8 +1,24 @@
-"""The engines that must keep the contract. Another SGLang-compatible server is one entry more."""
+"""The engines that must keep the contract, each with the model families it must keep it for.
+
+A test takes the family Qwen3-VL; those of a module that names FAMILIES take all of them. Real
+SGLang servers start under the marker `sglang` alone. pytest orders tests by `served`, so that each
+server starts once and one at a time.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import pytest
 import pytest_asyncio
+
+from common.rendering import Renderer
+from tests.rollout.support import load_model, run_config, running_server
+from tests.tiny_model import make_tiny_checkpoint
+
+ENGINES = ("embedded", "sglang")
+GROUP_TIMEOUT_S = 4.0  # of silence in a weight update
 
 
 class Api:
@@ -45,20 +61,104 @@ async def _content(response: aiohttp.ClientResponse):
     return await response.text()
 
 
-@pytest.fixture(scope="session", params=["embedded_url"])
-def engine_url(request) -> str:
-    return request.getfixturevalue(request.param)
+def pytest_generate_tests(metafunc) -> None:
+    if "served" not in metafunc.fixturenames:
+        return
+    families = getattr(metafunc.module, "FAMILIES", ("qwen3_vl",))
+    parameters = [
+        pytest.param(
+            (engine, family),
+            id=f"{engine}-{family}",
+            marks=(pytest.mark.sglang, pytest.mark.timeout(300)) if engine == "sglang" else (),
+        )
+        for engine in ENGINES
+        for family in families
+    ]
+    metafunc.parametrize("served", parameters, indirect=True, scope="session")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running engine and the checkpoint that it has loaded."""
+
+    engine: str
+    family: str
+    url: str
+    checkpoint: Path
+    other_checkpoint: Path  # the same architecture with other weights
+
+    @property
+    def is_sglang(self) -> bool:
+        return self.engine == "sglang"
+
+    @property
+    def many_tokens(self) -> int:
+        """So many that generating them takes a while, over a second, but not many of them."""
+        if self.is_sglang:
+            return 1500
+        return 500 if self.family == "qwen3_5" else 2400
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of(tmp_path_factory) -> Callable[[str, int], Path]:
+    """Folder of a tiny model, by family and seed."""
+    root, made = tmp_path_factory.mktemp("models"), {}
+
+    def find(family: str, seed: int) -> Path:
+        if (family, seed) not in made:
+            folder = root / f"{family}-{seed}"
+            made[family, seed] = make_tiny_checkpoint(folder, seed=seed, family=family)
+        return made[family, seed]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def served(request, checkpoint_of, tmp_path_factory) -> Iterator[Served]:
+    engine, family = request.param
+    first, other = checkpoint_of(family, 0), checkpoint_of(family, 1)
+    log = tmp_path_factory.mktemp("engine") / f"{engine}-{family}.log"
+    config = run_config(first, timeout_s=GROUP_TIMEOUT_S, engine=engine)
+    with running_server(config, log) as url:
+        yield Served(engine, family, url, first, other)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(served) -> Path:
+    return served.checkpoint
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(served) -> Path:
+    return served.other_checkpoint
+
+
+@pytest.fixture(scope="session")
+def renderer(checkpoint) -> Renderer:
+    return Renderer(str(checkpoint))
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint):
+    return load_model(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def other_model(other_checkpoint):
+    return load_model(other_checkpoint)
 
 
 @pytest_asyncio.fixture
-async def api(engine_url, checkpoint):
+async def api(served):
     """An engine that serves the first checkpoint, not paused, with no session open."""
-    async with aiohttp.ClientSession() as session:
-        api = Api(engine_url, session)
+    # After an HTTP 500 SGLang's server drops the connection, which the next request would meet.
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        api = Api(served.url, session)
         yield api
         await api.post("/abort_request", {"abort_all": True})
         await api.post("/end_weight_update", {})
         await api.ok("/continue_generation", {})
         await api.ok("/update_weights_from_disk", {
-            "model_path": str(checkpoint), "weight_version": "default",
+            "model_path": str(served.checkpoint), "weight_version": "default",
         })  # fmt: skip

@@ -109,12 +109,22 @@ async def test_banned_tokens_are_never_sampled(api, renderer):
     ("body", "params"),
     [
         ({}, {}),
-        ({"text": "which", "input_ids": [1]}, {}),
         ({"input_ids": [1]}, {"temperature": -1}),
         ({"input_ids": [1]}, {"top_p": 0}),
         ({"input_ids": [1]}, {"top_k": 0}),
         ({"input_ids": [1]}, {"max_new_tokens": -1}),
         ({"input_ids": [1]}, {"logit_bias": {"100000": -1.0}}),
+        ({"input_ids": [1]}, {"min_p": 2}),
+        ({"input_ids": [1]}, {"temperature": "hot"}),
+        ({"input_ids": [1]}, {"sampling_seed": "seven"}),
+        ({"input_ids": [1]}, {"no_such_parameter": 1}),
+        ({"input_ids": []}, {}),
+        ({"input_ids": "which"}, {}),
+        ({"input_ids": [1], "rid": 5}, {}),
+        ({"input_ids": [1], "extra_key": 5}, {}),
+        ({"input_ids": [1], "return_logprob": True, "logprob_start_len": 2}, {}),
+        ({"input_ids": [1] * 9000}, {"max_new_tokens": 1}),
+        ({"input_ids": [1] * 8000}, {"max_new_tokens": 300}),
     ],
 )
 async def test_a_bad_request_is_a_400_and_the_server_lives_on(api, body, params):
@@ -142,6 +152,45 @@ async def test_expanded_placeholders_are_refused_and_the_server_lives_on(api, re
     await api.generate({"input_ids": [1, 7]})
 
 
+@pytest.mark.parametrize("start", [0, 2, 4, 5, -1])
+async def test_scores_of_a_prompt(api, model, start):
+    """[log-prob, id, null] a position from the first one on, which itself has no score."""
+    ids = [8, 9, 10, 11, 12]
+    answer = await api.generate({"input_ids": ids, "logprob_start_len": start}, max_new_tokens=1)
+    scores = answer["meta_info"]["input_token_logprobs"]
+    if start in (5, -1):
+        assert scores == []
+        return
+    assert [entry[1:] for entry in scores] == [[token, None] for token in ids[start:]]
+    assert scores[0][0] is None
+    expected = reference_logprobs(model, None, None, ids[start + 1 :], input_ids=ids[: start + 1])
+    np.testing.assert_allclose([entry[0] for entry in scores[1:]], expected, atol=2e-5)
+
+
+async def test_scores_cover_the_expanded_prompt(api, prompt_ids):
+    body = {"input_ids": prompt_ids, "image_data": [base64_of(IMAGE)], "logprob_start_len": 0}
+    for answer in await api.generate(body, n=2, max_new_tokens=1):
+        scores = answer["meta_info"]["input_token_logprobs"]
+        assert len(scores) == answer["meta_info"]["prompt_tokens"] == len(prompt_ids) + 15
+
+
+async def test_a_batch_of_one_is_answered_with_a_list(api):
+    answer = await api.generate({"input_ids": [[1, 7]]}, ignore_eos=True)
+    assert [len(each["output_ids"]) for each in answer] == [8]
+
+
+async def test_a_seed_repeats_a_response(api, served, prompt_ids, renderer):
+    """SGLang takes the field, but heeds it with --enable-deterministic-inference alone."""
+    body = {"input_ids": prompt_ids, "image_data": [base64_of(IMAGE)]}
+    runs = [
+        await api.generate(body, banned=renderer.vision_token_ids, sampling_seed=seed)
+        for seed in (3, 3, 4)
+    ]
+    found = [run["output_ids"] for run in runs]
+    if not served.is_sglang:
+        assert found[0] == found[1] != found[2]
+
+
 async def test_questions_about_the_server(api, checkpoint):
     assert (await api.get("/health"))[0] == 200
     assert (await api.get("/health_generate"))[0] == 200
@@ -152,6 +201,21 @@ async def test_questions_about_the_server(api, checkpoint):
     status, info = await api.get("/server_info")
     assert status == 200
     assert "version" in info
+    assert info["device"] == "cpu"
+    assert info["tp_size"] == 1
+    assert info["max_running_requests"] >= 1
+    assert (await api.get("/ready"))[0] == 200
+
+
+async def test_an_abort_that_means_nothing_is_no_error(api):
+    assert (await api.post("/abort_request", {}))[0] == 200
+    assert (await api.post("/abort_request", {"rid": "unheard-of"}))[0] == 200
+
+
+async def test_bodies_that_are_no_objects_are_refused(api):
+    for body in (["input_ids"], "text", 5):
+        assert (await api.post("/generate", body))[0] == 400
+    assert (await api.post("/pause_generation", {"mode": "no_such_mode"}))[0] == 400
 
 
 async def test_abort_returns_what_there_is(api):

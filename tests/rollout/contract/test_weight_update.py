@@ -1,16 +1,17 @@
 """Pauses and weight updates: a trainer in this process pushes to a real server over gloo."""
 
 import asyncio
+from hashlib import sha256
 
 import numpy as np
 import pytest
 
+from tests.rollout.contract.pushing import DISTRIBUTED, joined, left, push
 from tests.rollout.support import base64_of, png, reference_logprobs
-from tests.rollout.trainer import Trainer, chunks, flat, manifest
+from tests.rollout.trainer import manifest
 from tests.tiny_model import PROBLEM
 
 IMAGE = png(64, 64)
-DISTRIBUTED = "/update_weights_from_distributed"
 
 
 @pytest.fixture
@@ -23,40 +24,6 @@ def ask(api, renderer):
         return api.generate(body, banned=renderer.vision_token_ids, ignore_eos=True, **params)
 
     return send
-
-
-async def joined(api, name: str) -> Trainer:
-    trainer = Trainer(name)
-    await asyncio.gather(
-        api.ok("/init_weights_update_group", trainer.init_body), asyncio.to_thread(trainer.join)
-    )
-    return trainer
-
-
-async def left(api, trainer: Trainer) -> None:
-    await asyncio.gather(
-        api.ok("/destroy_weights_update_group", {"group_name": trainer.name}),
-        asyncio.to_thread(trainer.leave),
-    )
-
-
-async def push(api, trainer: Trainer, state, *, version: str, buckets: int = 1, flush: bool = True):
-    """One session; the status and body of the last bucket."""
-    await api.ok("/begin_weight_update", {})
-    parts = chunks(state, buckets)
-    for number, part in enumerate(parts):
-        body = {
-            **manifest(part), "group_name": trainer.name, "load_format": "flattened_bucket",
-            "flush_cache": False,
-        }  # fmt: skip
-        if number == len(parts) - 1:
-            body.update(flush_cache=flush, weight_version=version)
-        answer, _ = await asyncio.gather(
-            api.post(DISTRIBUTED, body), asyncio.to_thread(trainer.send, [flat(part.values())])
-        )
-        assert answer[0] == 200 or number == len(parts) - 1, answer
-    await api.ok("/end_weight_update", {})
-    return answer
 
 
 def check_logprobs(answer, reference, renderer, *, start: int = 0, end: int | None = None):
@@ -87,7 +54,8 @@ async def test_plain_tensors_one_broadcast_each(api, ask, other_model, renderer)
     await api.ok("/begin_weight_update", {})
     await asyncio.gather(
         api.ok(DISTRIBUTED, {
-            **manifest(state), "group_name": "plain", "flush_cache": True, "weight_version": "v9",
+            **manifest(state), "group_name": trainer.name, "flush_cache": True,
+            "weight_version": "v9",
         }),
         asyncio.to_thread(trainer.send, state.values()),
     )  # fmt: skip
@@ -106,13 +74,32 @@ async def test_without_the_tied_head_the_embedding_moves_it(api, ask, other_mode
     await left(api, trainer)
 
 
+async def checksums(api) -> dict[str, str]:
+    answer = await api.ok("/weights_checker", {"action": "checksum"})
+    return answer["ranks"][0]["checksums"]
+
+
 async def test_checksums_tell_weights_apart(api, checkpoint, other_checkpoint):
     found = []
     for folder in (checkpoint, other_checkpoint, checkpoint):
         await api.ok("/update_weights_from_disk", {"model_path": str(folder)})
-        answer = await api.ok("/weights_checker", {"action": "checksum"})
-        found.append(answer["ranks"][0]["checksums"])
+        found.append(await checksums(api))
     assert found[0] == found[2] != found[1]
+
+
+async def test_the_report_of_checksums(api):
+    answer = await api.ok("/weights_checker", {"action": "checksum"})
+    rank = answer["ranks"][0]
+    assert (answer["success"], answer["message"], len(answer["ranks"])) == (True, "Success.", 1)
+    joined_up = "".join(name + rank["checksums"][name] for name in sorted(rank["checksums"]))
+    assert rank["per_gpu_checksum"] == sha256(joined_up.encode()).hexdigest()
+    assert answer["per_engine_checksum"] == sha256(rank["per_gpu_checksum"].encode()).hexdigest()
+    places = {f"{kind}{what}": n for kind in ("tp_", "dp_", "pp_", "") for what, n in
+              (("rank", 0), ("size", 1))}  # fmt: skip
+    assert rank["parallelism_info"] == [{"role": "target", **places}]
+    assert (await api.post("/weights_checker", {}))[1] == answer
+    status, answer = await api.post("/weights_checker", {"action": "nonsense"})
+    assert (status, answer["success"]) == (400, False)
 
 
 async def test_session_rules(api, other_model):
@@ -135,25 +122,40 @@ async def test_session_rules(api, other_model):
     await api.generate({"input_ids": [1, 7]})
 
 
-async def test_a_wrong_tensor_is_refused_and_changes_nothing(
-    api, ask, model, other_model, renderer
-):
+async def test_an_unknown_name_is_passed_over_without_a_word(api, other_model):
+    """So a push has to be verified: all but that tensor has changed, and nobody says so."""
     state = dict(other_model.state_dict())
-    state["model.language_model.no_such.weight"] = state.pop("model.language_model.norm.weight")
-    trainer = await joined(api, "wrong")
+    before = await checksums(api)
+    state["model.language_model.no_such.weight"] = state.pop(
+        "model.visual.merger.linear_fc1.weight"
+    )
+    trainer = await joined(api, "unknown")
+    status, _ = await push(api, trainer, state, version="3")
+    assert status == 200
+    after = await checksums(api)
+    name = "visual.merger.linear_fc1.weight"
+    assert after[name] == before[name]
+    assert after["model.embed_tokens.weight"] != before["model.embed_tokens.weight"]
+    await left(api, trainer)
+
+
+async def test_a_tensor_of_another_shape_is_refused(api, other_model):
+    state = dict(other_model.state_dict())
+    name = "model.language_model.norm.weight"
+    state[name] = state[name][:-1]
+    trainer = await joined(api, "shape")
     status, answer = await push(api, trainer, state, version="3")
-    assert status == 400
-    assert "no_such" in answer["message"]
-    answer = await ask()
-    check_logprobs(answer, model, renderer)
-    assert answer["meta_info"]["weight_version"] == "default"
+    assert (status, answer["success"]) == (400, False)
+    assert (await api.get("/model_info"))[1]["weight_version"] == "default"
+    assert (await push(api, trainer, other_model.state_dict(), version="4"))[0] == 200
     await left(api, trainer)
 
 
 async def test_a_trainer_that_leaves_midway_costs_an_error_not_a_hang(api, other_model):
     trainer = await joined(api, "dying")
+    name = trainer.name
     await api.ok("/begin_weight_update", {})
-    body = {**manifest(other_model.state_dict()), "group_name": "dying"}
+    body = {**manifest(other_model.state_dict()), "group_name": trainer.name}
     receiving = asyncio.ensure_future(api.post(DISTRIBUTED, body))
     await asyncio.sleep(0.2)
     await asyncio.to_thread(trainer.leave)
@@ -163,9 +165,22 @@ async def test_a_trainer_that_leaves_midway_costs_an_error_not_a_hang(api, other
     assert status == 400
     assert "Failed to receive weights" in answer["message"]
     await api.ok("/end_weight_update", {})
-    await api.ok("/destroy_weights_update_group", {"group_name": "dying"})
+    await api.ok("/destroy_weights_update_group", {"group_name": name})
     again = await joined(api, "dying-2")
     await push(api, again, other_model.state_dict(), version="4")
+    await left(api, again)
+
+
+async def test_a_trainer_that_falls_silent_costs_the_timeout_not_more(api, other_model):
+    trainer = await joined(api, "silent")
+    await api.ok("/begin_weight_update", {})
+    body = {**manifest(other_model.state_dict()), "group_name": trainer.name}
+    status, answer = await api.post(DISTRIBUTED, body, timeout_s=40)
+    assert (status, answer["success"]) == (400, False)
+    await api.ok("/end_weight_update", {})
+    await left(api, trainer)
+    again = await joined(api, "after-silence")
+    assert (await push(api, again, other_model.state_dict(), version="4"))[0] == 200
     await left(api, again)
 
 
@@ -185,20 +200,23 @@ async def test_update_weight_version(api):
     assert (await api.get("/model_info"))[1]["weight_version"] == "42"
 
 
-LONG = 2400  # tokens: over a second even on a fast machine
+@pytest.fixture
+def long(served) -> int:
+    return served.many_tokens
 
 
-async def start_long(ask, count: int = 2, tokens: int = LONG):
+async def start_long(ask, tokens: int, count: int = 2):
+    await ask(max_new_tokens=1)  # the first image takes SGLang over a second
     tasks = [asyncio.ensure_future(ask(max_new_tokens=tokens)) for _ in range(count)]
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(0.5)
     assert not any(task.done() for task in tasks)
     return tasks
 
 
 async def test_retract_recomputes_running_requests_with_the_new_weights(
-    api, ask, model, other_model, renderer
+    api, ask, long, model, other_model, renderer
 ):
-    running = await start_long(ask)
+    running = await start_long(ask, long)
     await api.ok("/pause_generation", {"mode": "retract"})
     waiting = asyncio.ensure_future(ask())
     trainer = await joined(api, "retract")
@@ -208,12 +226,12 @@ async def test_retract_recomputes_running_requests_with_the_new_weights(
     await api.ok("/continue_generation", {})
     for answer in await asyncio.gather(*running):
         meta = answer["meta_info"]
-        assert meta["finish_reason"] == {"type": "length", "length": LONG}
+        assert meta["finish_reason"] == {"type": "length", "length": long}
         assert meta["num_retractions"] == 1
         old, new = meta["weight_versions"]
         assert (old["version"], old["start"]) == ("default", 0)
-        assert (new["version"], new["end"]) == ("6", LONG)
-        assert 0 < old["end"] == new["start"] < LONG
+        assert (new["version"], new["end"]) == ("6", long)
+        assert 0 < old["end"] == new["start"] < long
         check_logprobs(answer, model, renderer, end=old["end"])
         check_logprobs(answer, other_model, renderer, start=new["start"])
     late = await waiting
@@ -221,8 +239,8 @@ async def test_retract_recomputes_running_requests_with_the_new_weights(
     await left(api, trainer)
 
 
-async def test_in_place_goes_on_with_the_old_cache(api, ask, other_model, renderer):
-    running = await start_long(ask, count=1)
+async def test_in_place_goes_on_with_the_old_cache(api, ask, long, other_model, renderer):
+    running = await start_long(ask, long, count=1)
     await api.ok("/pause_generation", {"mode": "in_place"})
     trainer = await joined(api, "in-place")
     status, answer = await push(api, trainer, other_model.state_dict(), version="7")
@@ -233,17 +251,18 @@ async def test_in_place_goes_on_with_the_old_cache(api, ask, other_model, render
     assert [span["version"] for span in meta["weight_versions"]] == ["default", "7"]
     assert meta["num_retractions"] == 0
     await left(api, trainer)
+    await api.ok("/flush_cache")  # until then a prefix of the old weights may be met
     check_logprobs(await ask(), other_model, renderer)
 
 
-async def test_abort_returns_running_requests_at_once(api, ask):
-    running = await start_long(ask)
+async def test_abort_returns_running_requests_at_once(api, ask, long):
+    running = await start_long(ask, long)
     await api.ok("/pause_generation", {"mode": "abort"})
     async with asyncio.timeout(60):
         answers = await asyncio.gather(*running)
     for answer in answers:
         assert answer["meta_info"]["finish_reason"]["type"] == "abort"
-        assert 0 < len(answer["output_ids"]) < LONG
+        assert 0 < len(answer["output_ids"]) < long
     late = asyncio.ensure_future(ask())
     await asyncio.sleep(0.2)
     assert not late.done()
@@ -251,10 +270,11 @@ async def test_abort_returns_running_requests_at_once(api, ask):
     assert (await late)["meta_info"]["finish_reason"]["type"] in ("length", "stop")
 
 
-async def test_begin_outside_a_pause_waits_for_running_requests(api, ask):
-    running = await start_long(ask)
+async def test_begin_outside_a_pause_waits_for_running_requests(api, ask, long):
+    running = await start_long(ask, long)
     await api.ok("/begin_weight_update", {})
-    assert all(task.done() for task in running)
+    _, unfinished = await asyncio.wait(running, timeout=0.3)  # their answers are under way
+    assert not unfinished
     await ask()  # a session alone does not stop generation
     await api.ok("/end_weight_update", {})
 
