@@ -41,7 +41,7 @@ class Announcements:
         self._update = update
         self.serial += 1
         members = membership.all()
-        self._audience = frozenset(m.owner for m in members if m.member_id in update.group.ranks)
+        self._audience = frozenset(m.owner for m in members if m.member_id in update.recipients)
         return True
 
     def forget(self) -> None:

@@ -53,6 +53,7 @@ class BrokerClient:
     broker that has no room, or whose disk is full, is asked again for `patience_s`.
 
     Args:
+        ranks: that this rollout server has in a push group.
         link: how it reaches the broker; None: ZeroMQ.
         rng: draws the incarnation, request ids and jitter; None: the system's entropy.
     """
@@ -63,6 +64,7 @@ class BrokerClient:
         member_id: str,
         role: p.Role,
         *,
+        ranks: int = 1,
         details: dict[str, str] | None = None,
         request_timeout_s: float = 10.0,
         tries: int = 6,
@@ -75,6 +77,7 @@ class BrokerClient:
         self._address = address
         self._member_id = member_id
         self._role = role
+        self._ranks = ranks
         self._details = {"pid": str(os.getpid()), **(details or {})}
         self._timeout_s = request_timeout_s
         self._tries = tries
@@ -204,7 +207,8 @@ class BrokerClient:
 
     # ---- everybody -------------------------------------------------------------------------------
     async def heartbeat(self, gauges: dict[str, float]) -> p.Done:
-        return await self._request(p.Heartbeat(**self._me(), gauges=gauges), p.Done)
+        request = p.Heartbeat(**self._me(), ranks=self._ranks, gauges=gauges)
+        return await self._request(request, p.Done)
 
     async def status(self) -> p.Status:
         return await self._request(p.GetStatus(), p.Status)
@@ -236,7 +240,7 @@ class BrokerClient:
         )
 
     async def _say_hello(self) -> None:
-        hello = p.Hello(**self._me(), role=self._role, details=self._details)
+        hello = p.Hello(**self._me(), role=self._role, ranks=self._ranks, details=self._details)
         self.welcome = _expect(await self._exchange(hello, 0), p.Welcome)
         self._max_frame_bytes = min(self._max_frame_bytes, self.welcome.max_frame_bytes)
         if self.welcome.protocol_version != PROTOCOL_VERSION:

@@ -117,7 +117,7 @@ class LearnerDesk:
             update, self._counter.membership, ledger.history, ledger.version
         ):
             self._counter.has_news = True
-            names = ", ".join(update.group.ranks)
+            names = ", ".join(update.recipients)
             logger.info("version %d, attempt %d to %s", update.version, update.attempt, names)
         return p.Done(finished=self._counter.is_finished)
 
@@ -126,7 +126,11 @@ class LearnerDesk:
     ) -> tuple[Answer, Empty]:
         def members() -> p.Members:
             servers = self._counter.ledger.servers.all()
-            return p.Members(acknowledged={name: servers[name, i] for name, i in sorted(servers)})
+            found = {owner: self._counter.membership.find(owner) for owner in sorted(servers)}
+            return p.Members(
+                acknowledged={name: servers[name, life] for name, life in found},
+                ranks={owner[0]: member.ranks if member else 0 for owner, member in found.items()},
+            )
 
         def answer(now: float) -> p.Members | None:
             is_enough = len(self._counter.ledger.servers) >= request.at_least

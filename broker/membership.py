@@ -17,6 +17,7 @@ class Member:
     incarnation: int
     details: dict[str, str]
     last_seen_s: float
+    ranks: int  # processes of its engine that join a push group; 0: not known yet
     gauges: Gauges = field(default_factory=dict)
 
     @property
@@ -45,7 +46,7 @@ class Membership:
         if known is not None and known.role is not hello.role:
             raise Refusal("wrong_role", f"{hello.member_id} is a {known.role} already")
         self._members[hello.member_id] = Member(
-            hello.member_id, hello.role, hello.incarnation, hello.details, now
+            hello.member_id, hello.role, hello.incarnation, hello.details, now, hello.ranks
         )
         self._members.move_to_end(hello.member_id)
         return known
@@ -53,7 +54,7 @@ class Membership:
     def restore(self, owner: Owner, role: Role, now: float) -> None:
         """A member that a restarted broker knows of: it has a while to be heard of again."""
         member_id, incarnation = owner
-        self._members[member_id] = Member(member_id, role, incarnation, {}, now)
+        self._members[member_id] = Member(member_id, role, incarnation, {}, now, ranks=0)
 
     def seen(self, member_id: str, incarnation: int, now: float) -> Member:
         """The member behind a request, which proves it alive.

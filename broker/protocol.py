@@ -13,6 +13,7 @@ from common.types import Group, GroupLease, Identifier, Record, WeightUpdate
 from common.wire import PROTOCOL_VERSION, Registry
 
 Gauges = dict[str, float]
+Ranks = Annotated[int, Field(gt=0, le=1024)]  # of one rollout server in a push group
 WaitS = Annotated[float, Field(ge=0, le=60)]  # how long the broker may hold a request (long poll)
 
 
@@ -39,6 +40,7 @@ class Hello(Record):
     role: Annotated[Role, Field(strict=False)]
     incarnation: int = Field(ge=0)  # random; tells a restarted process from its predecessor
     protocol_version: int = PROTOCOL_VERSION
+    ranks: Ranks = 1
     details: dict[str, str] = Field(default_factory=dict)  # host, pid, engine url: for people
 
 
@@ -47,6 +49,7 @@ class Heartbeat(Record):
 
     member_id: Identifier
     incarnation: int
+    ranks: Ranks = 1  # again, for a broker that has restarted
     gauges: Gauges = Field(default_factory=dict)
 
 
@@ -249,9 +252,10 @@ class Announcement(Record):
 
 
 class Members(Record):
-    """Live rollout servers: member id -> newest version acknowledged (-1: none)."""
+    """Live rollout servers, by member id."""
 
-    acknowledged: dict[str, int]
+    acknowledged: dict[str, int]  # newest version (-1: none)
+    ranks: dict[str, int]  # in a push group; 0: not known yet to a broker that has restarted
 
 
 class ImageBytes(Record):

@@ -250,7 +250,7 @@ class BrokerService:
 
     def _on_heartbeat(self, heartbeat: p.Heartbeat, now: float) -> BaseModel:
         member = self.membership.seen(heartbeat.member_id, heartbeat.incarnation, now)
-        member.gauges = heartbeat.gauges
+        member.gauges, member.ranks = heartbeat.gauges, heartbeat.ranks
         return p.Done(finished=self.is_finished)
 
     def _on_goodbye(self, goodbye: p.Goodbye, now: float) -> BaseModel:

@@ -5,7 +5,7 @@ is one response. A *policy version* counts the optimizer steps behind a set of w
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, NewType, Self
+from typing import Annotated, Any, Literal, NewType, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
@@ -160,12 +160,15 @@ class PushGroup(Record):
     name: Identifier
     host: str
     port: int = Field(gt=0, lt=65536)
-    backend: str  # "gloo" | "nccl"
-    ranks: dict[str, int]  # member id -> rank, the learner's rank 0 not included
+    backend: Literal["gloo", "nccl"]
+    world_size: int = Field(gt=1)
 
-    @property
-    def world_size(self) -> int:
-        return 1 + len(self.ranks)
+
+class WeightFiles(Record):
+    """A Hugging Face folder that learner and servers can both read."""
+
+    folder: str
+    sha256: dict[str, Sha256]  # by file name
 
 
 class WeightBucket(Record):
@@ -177,12 +180,42 @@ class WeightBucket(Record):
     num_bytes: int = Field(gt=0)
 
 
+class WeightProbe(Record):
+    """A fixed image, prompt and response, and what the pushed weights make of them.
+
+    A server whose log-probs differ serves other weights, or something cached from older ones.
+    """
+
+    prompt_token_ids: Int32Array  # [P], ONE placeholder for the image
+    image: bytes  # an encoded file
+    response_token_ids: Int32Array  # [T]
+    logprobs: Float32Array  # [T], nats, at temperature 1, by the learner
+    tolerance: float = Field(gt=0)  # nats, of the mean absolute difference
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if not len(self.response_token_ids) == len(self.logprobs) > 0:
+            raise ValueError("need one log-prob for each of at least one response token")
+        return self
+
+
+class WeightChecksums(Record):
+    """Checksums of the tensors that a server must hold, under the server's names for them."""
+
+    kind: Literal["cpu", "cuda"]  # SGLang hashes differently on each
+    dtype: str
+    by_name: dict[str, str]
+
+
 class WeightUpdate(Record):
-    """The announcement of a push: which weights, by which group, in which buckets."""
+    """The announcement of a push: which weights, from where, to whom, and how to check them."""
 
     version: int = Field(ge=0)
     history: int = Field(ge=0)  # of the ledger: it grows when a learner resumes and undoes steps
     attempt: int = Field(ge=0)  # a push that failed is announced again, in a new group
-    group: PushGroup
+    recipients: dict[str, int]  # member id -> rank of its first process in the group
+    source: PushGroup | WeightFiles
     buckets: tuple[WeightBucket, ...]
-    pause_mode: str = "retract"
+    pause_mode: Literal["retract", "in_place", "abort"] = "retract"
+    probe: WeightProbe | None = None
+    checksums: WeightChecksums | None = None

@@ -1,7 +1,7 @@
-"""Weights as byte buckets: what one push sends, and a snapshot of it."""
+"""Weights as byte buckets: what one push sends, and a snapshot of it that fills beside the step."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -11,16 +11,90 @@ from common.types import WeightBucket
 MIB = 2**20
 
 
-@dataclass(frozen=True)
 class Snapshot:
-    """Copies of all weights, taken between two steps; training may go on."""
+    """Copies of all weights as they are between two optimizer steps, bucket by bucket.
 
-    buckets: tuple[WeightBucket, ...]
-    contents: tuple[Tensor, ...]  # uint8 [num_bytes] each
+    A thread fills it (`gather`) while another one sends what is there already (`ready`). The room
+    is one copy of the weights in the dtype that is sent: a push can then be tried again after the
+    weights have moved on.
+
+    Args:
+        weights: live tensors by name; they must not change from `begin` to the end of `gather`.
+        dtype: that floating tensors are sent as.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, Tensor], dtype: torch.dtype, bucket_mib: float
+    ) -> None:
+        self._weights = weights
+        self._dtype = dtype
+        self.buckets = plan_buckets(weights, dtype, bucket_mib)
+        self.device = next(iter(weights.values())).device
+        self._contents = [
+            torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
+            for bucket in self.buckets
+        ]
+        self._stream = _new_stream(self.device)
+        self._num_ready = 0
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+
+    def begin(self) -> None:
+        """From now on the weights are to be copied anew. In the thread that trains."""
+        self._num_ready, self._error = 0, None
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream())
+
+    def gather(self) -> None:
+        """Copy every bucket; each is ready as soon as it is copied."""
+        try:
+            for number, bucket in enumerate(self.buckets):
+                with torch.cuda.stream(self._stream):
+                    fill(self._contents[number], bucket, self._weights, self._dtype)
+                if self._stream is not None:
+                    self._stream.synchronize()
+                self._note(number + 1, None)
+        except BaseException as error:
+            self._note(self._num_ready, error)
+            raise
+
+    def ready(self) -> Iterator[Tensor]:
+        """The buckets' bytes in order, uint8 [num_bytes] each, as they become ready."""
+        for number, content in enumerate(self._contents):
+            with self._changed:
+                self._changed.wait_for(lambda n=number: self._num_ready > n or self._error)  # type: ignore[misc]
+                if self._error is not None:
+                    raise self._error
+            yield content
+
+    def buckets_as_tensors(self) -> Iterator[dict[str, Tensor]]:
+        """The copies by name, bucket by bucket, as they become ready."""
+        for bucket, content in zip(self.buckets, self.ready(), strict=True):
+            sizes = [_num_bytes(self._weights[name], self._dtype) for name in bucket.names]
+            parts = torch.split(content, sizes)
+            kinds = [getattr(torch, dtype) for dtype in bucket.dtypes]
+            yield {
+                # A copy where the bytes do not lie on a multiple of the element's size.
+                name: (part.clone() if part.storage_offset() % kind.itemsize else part)
+                .view(kind)
+                .view(shape)
+                for name, part, kind, shape in zip(
+                    bucket.names, parts, kinds, bucket.shapes, strict=True
+                )
+            }
+
+    def _note(self, num_ready: int, error: BaseException | None) -> None:
+        with self._changed:
+            self._num_ready, self._error = num_ready, error
+            self._changed.notify_all()
+
+
+def _new_stream(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
 
 def plan_buckets(
-    weights: Mapping[str, Tensor], dtype: torch.dtype, bucket_mib: int
+    weights: Mapping[str, Tensor], dtype: torch.dtype, bucket_mib: float
 ) -> tuple[WeightBucket, ...]:
     """The weights in their order, cut into buckets of at most `bucket_mib`.
 
@@ -35,7 +109,7 @@ def plan_buckets(
             buckets.append(_bucket(names, weights, dtype))
             names = []
         if not names:
-            room = bucket_mib * MIB
+            room = int(bucket_mib * MIB)
         names.append(name)
         room -= num_bytes
     return (*buckets, _bucket(names, weights, dtype))
@@ -43,19 +117,19 @@ def plan_buckets(
 
 @torch.no_grad()
 def fill(
-    contents: tuple[Tensor, ...],
-    buckets: tuple[WeightBucket, ...],
-    weights: Mapping[str, Tensor],
-    dtype: torch.dtype,
+    content: Tensor, bucket: WeightBucket, weights: Mapping[str, Tensor], dtype: torch.dtype
 ) -> None:
-    """Copy the weights as they are now into their buckets' bytes."""
-    for bucket, content in zip(buckets, contents, strict=True):
-        offset = 0
-        for name in bucket.names:
-            tensor = weights[name]
-            part = tensor.to(_sent_dtype(tensor, dtype)).reshape(-1).view(torch.uint8)
-            content[offset : offset + len(part)].copy_(part)
-            offset += len(part)
+    """Copy the weights of one bucket, as they are now, into its bytes (uint8 [num_bytes])."""
+    offset = 0
+    for name in bucket.names:
+        tensor = weights[name]
+        part = content[offset : offset + _num_bytes(tensor, dtype)]
+        sent = _sent_dtype(tensor, dtype)
+        if offset % sent.itemsize == 0:  # converts straight into the bucket
+            part.view(sent).view(tensor.shape).copy_(tensor)
+        else:
+            part.copy_(tensor.to(sent).reshape(-1).view(torch.uint8))
+        offset += len(part)
 
 
 def _bucket(names: list[str], weights: Mapping[str, Tensor], dtype: torch.dtype) -> WeightBucket:

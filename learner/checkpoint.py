@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.errors import CheckpointError
+from common.files import sha256_of_file
 from common.rendering import Renderer
 from learner.model import named_weights
 from learner.scenes import write_json
@@ -107,7 +108,7 @@ def _write(folder: Path, trainer: Trainer, renderer: Renderer, config: RunConfig
         "version": trainer.version,
         "seed": config.run.seed,
         "student": _digest(named_weights(trainer.model)),
-        "files": {path.name: _file_digest(path) for path in files},
+        "files": {path.name: sha256_of_file(path) for path in files},
     }
     write_json(folder / _STATE, state)
     for path in (*files, folder / _STATE, folder):
@@ -164,7 +165,7 @@ def find_checkpoint(folder: Path, config: RunConfig) -> Checkpoint | None:
     for name, digest in state["files"].items():
         if not (path / name).is_file():
             raise _unusable(path / name, "it is missing")
-        if _file_digest(path / name) != digest:
+        if sha256_of_file(path / name) != digest:
             raise _unusable(path / name, "it is damaged")
     return Checkpoint(path, state["version"], state["student"])
 
@@ -253,8 +254,3 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
 
 def _forms(weights: Mapping[str, Tensor]) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
     return [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in sorted(weights.items())]
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

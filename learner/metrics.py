@@ -25,6 +25,7 @@ A training row (steps 1, 2, ...):
     learner/tokens_per_s          response tokens over wait_batch_s + step_s
     staleness/max_steps, staleness/mean_steps               over the step's trajectories
     sync/publish_s                seconds of the last completed weight push
+    sync/stall_s                  seconds that pushes kept the learner waiting in this step
     time/student_forward_s, time/teacher_forward_s, time/objective_s, time/backward_s,
     time/optimizer_s, time/teacher_update_s                 parts of step_s
 

@@ -9,7 +9,6 @@ import os
 import socket
 from datetime import timedelta
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, TCPStore
@@ -29,7 +28,7 @@ class PushGroup:
         self, name: str, host: str, world_size: int, backend: str, timeout_s: float
     ) -> None:
         self.name = name
-        self._world_size = world_size
+        self.world_size = world_size
         self._backend = backend
         self._timeout = timedelta(seconds=timeout_s)
         self._group: dist.ProcessGroup | None = None
@@ -53,8 +52,12 @@ class PushGroup:
             RuntimeError: from torch (DistError and its kin), when one does not come in time.
         """
         helper = distributed_c10d._new_process_group_helper
+        if self._backend == "nccl":
+            # Read when a group is made: a wait then ends with an error after the timeout, where
+            # NCCL's watchdog would end the whole process.
+            os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
         group, _ = helper(
-            self._world_size,
+            self.world_size,
             0,
             [],
             dist.Backend(self._backend),
@@ -62,21 +65,28 @@ class PushGroup:
             group_name=distributed_c10d.GroupName(self.name),
             timeout=self._timeout,
         )
-        distributed_c10d._world.pg_group_ranks[group] = {i: i for i in range(self._world_size)}
+        os.environ.pop("TORCH_NCCL_BLOCKING_WAIT", None)
+        distributed_c10d._world.pg_group_ranks[group] = {i: i for i in range(self.world_size)}
         self._group = group
 
     def broadcast(self, content: Tensor) -> None:
         """Send a tensor to every other rank; RuntimeError when one of them fails or is too slow."""
         assert self._group is not None, "join() comes first"
-        dist.broadcast(content, src=0, group=self._group)
-        if content.device.type == "cuda":
-            torch.cuda.synchronize()
+        work = dist.broadcast(content, src=0, group=self._group, async_op=True)
+        assert work is not None
+        work.wait(self._timeout)
 
-    def close(self) -> None:
-        """Leave the group and stop listening. Closing twice is harmless."""
-        if self._group is not None:
-            dist.destroy_process_group(self._group)
-            self._group = None
+    def close(self, is_broken: bool = False) -> None:
+        """Leave the group and stop listening. Closing twice is harmless.
+
+        Args:
+            is_broken: a rank failed. What NCCL still waits for is then given up, not waited for.
+        """
+        group, self._group = self._group, None
+        if group is not None and is_broken and self._backend == "nccl":
+            distributed_c10d._abort_process_group(group)
+        elif group is not None:
+            dist.destroy_process_group(group)
         del self._store
 
 

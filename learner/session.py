@@ -27,6 +27,7 @@ from common.images import ImageStore
 from common.rendering import Renderer
 from learner.checkpoint import find_checkpoint, restore, save_checkpoint
 from learner.evaluation import Accuracy, gap_closed
+from learner.expectations import Expectations
 from learner.feed import Feed, Interrupted
 from learner.heldout import Heldout
 from learner.inputs import PreparedBatch
@@ -34,7 +35,7 @@ from learner.metrics import MetricsLog
 from learner.model import choose_device, load_student, named_weights, prompt_positions
 from learner.preparation import Preparation
 from learner.prompts import PromptViews
-from learner.publisher import Publisher
+from learner.publisher import Publisher, snapshot_of, weight_folder
 from learner.scenes import write_json
 from learner.trainer import StepResult, Trainer
 
@@ -85,10 +86,12 @@ def run(config: RunConfig, began: float) -> None:
                 config.weights,
                 feed,
                 feed.resumed.history,
-                named_weights(model),
+                snapshot_of(config.weights, named_weights(model)),
                 config.rollout.servers,
                 config.rollout.start_timeout_s,
                 heartbeat_s=min(2.0, config.broker.member_timeout_s / 4),
+                checks=Expectations(config, model, renderer, positions),
+                files=weight_folder(config.weights, config.run.folder, model),
             )
         )
         trainer = Trainer(
@@ -97,6 +100,7 @@ def run(config: RunConfig, began: float) -> None:
             feed.welcome.total_steps,
             renderer.tokenizer.pad_token_id,
             renderer.vision_token_ids,
+            before_update=publisher.wait_for_snapshot,
         )
         if checkpoint is not None:
             restore(checkpoint, trainer)
@@ -130,6 +134,7 @@ class Session:
         self._renderer = renderer
         self._began = began
         self._total_steps = feed.welcome.total_steps
+        self._stalled_s = 0.0  # in pushes, up to the last step
         self._recent_s: deque[float] = deque(maxlen=20)  # seconds a step, wait included
         self._saved_version = trainer.version
         self._gauges: dict[str, float] = {"phase": _STARTING, "step": trainer.version}
@@ -284,6 +289,8 @@ class Session:
         }
         if self._publisher.publish_s is not None:
             m["sync/publish_s"] = self._publisher.publish_s
+            m["sync/stall_s"] = self._publisher.stall_s - self._stalled_s
+            self._stalled_s = self._publisher.stall_s
         self._metrics.write(batch.step, time.monotonic() - self._began, m)
         mean_s = sum(self._recent_s) / len(self._recent_s)
         self._show(

@@ -11,7 +11,7 @@ The same batches in the same order give the same weights.
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ class Trainer:
         total_steps: length of the learning-rate schedule.
         pad_token_id: fills rows up; never an image token.
         banned_token_ids: what rollout may not sample.
+        before_update: called when the weights are about to change.
     """
 
     def __init__(
@@ -67,9 +68,11 @@ class Trainer:
         total_steps: int,
         pad_token_id: int,
         banned_token_ids: Sequence[int] = (),
+        before_update: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._pad_token_id = pad_token_id
+        self._before_update = before_update
         self._dtype = DTYPES[config.model.dtype]
         self._device = next(model.parameters()).device
         banned = torch.tensor(list(banned_token_ids), dtype=torch.int64, device=self._device)
@@ -97,6 +100,7 @@ class Trainer:
         if not figures:
             logger.warning("step %d: no usable group; no update made", batch.step)
             return StepResult(self.version, False, self._empty_metrics(batch))
+        self._before_update()
         with watch.part("optimizer"):
             norm, lr, is_updated = self.optimizer.step(batch.step)
         with watch.part("teacher_update"):

@@ -13,6 +13,10 @@ class RequestRejected(EngineError):
     """The engine found fault with the request itself: another try would fail as well."""
 
 
+class EngineGone(EngineError):
+    """No answer at all: the engine has died, hangs, or cannot be reached."""
+
+
 @dataclass(frozen=True)
 class GroupRequest:
     """n responses to one prompt."""
@@ -37,17 +41,44 @@ class GroupResult:
     num_aborted: int  # cut by a pause; the group must be generated again
 
 
+@dataclass(frozen=True)
+class EngineInfo:
+    """What a running engine is made of."""
+
+    device: str  # "cpu" | "cuda"
+    ranks: int  # processes that join a push group: its tensor parallel size
+    max_running: int | None  # responses that it generates at once; None: it does not say
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-probs of a given response."""
+
+    logprobs: np.ndarray  # float32 [T], nats, at temperature 1
+    cached_tokens: int  # of the prompt, that were not computed but found in the prefix cache
+
+
 class Engine(Protocol):
-    """One engine. Every method has a finite timeout and raises EngineError."""
+    """One engine. Every method has a finite timeout and raises EngineError (EngineGone)."""
 
     async def generate(self, request: GroupRequest) -> GroupResult:
         """Raises RequestRejected when the request is at fault."""
+
+    async def score(
+        self, prompt_token_ids: np.ndarray, image: bytes, response_token_ids: np.ndarray
+    ) -> Scores:
+        """Log-probs of a response by the weights as they are. Waits while paused."""
+
+    async def info(self) -> EngineInfo: ...
 
     async def version(self) -> int | None:
         """Version of the weights it serves; None before the first push. Answers while paused."""
 
     async def is_healthy(self) -> bool:
         """True when it can generate. Not to be asked while paused."""
+
+    async def checksums(self) -> dict[str, str]:
+        """Of the first rank's tensors, by the engine's names. Answers while paused."""
 
     async def init_group(
         self, *, name: str, host: str, port: int, rank: int, world_size: int, backend: str
@@ -60,9 +91,14 @@ class Engine(Protocol):
 
     async def begin_update(self) -> None: ...
 
-    async def update(self, bucket: WeightBucket, *, group: str, final_version: int | None) -> None:
-        """Takes one bucket. `final_version` is given with the last one."""
+    async def update(
+        self, bucket: WeightBucket, *, group: str, final_version: int | None, flush: bool
+    ) -> None:
+        """Takes one bucket. `final_version` is given with the last one; `flush` empties caches."""
 
     async def end_update(self) -> None: ...
+
+    async def load_folder(self, folder: str, version: int, *, flush: bool) -> None:
+        """Takes all weights from a Hugging Face folder; no session, no group."""
 
     async def resume(self) -> None: ...

@@ -6,6 +6,7 @@ is an EngineError with what the server said. Errors name the endpoint.
 
 import base64
 import json
+import secrets
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,29 +16,58 @@ from pydantic import ValidationError
 
 from common.errors import EngineError
 from common.types import FinishReason, Trajectory, VersionSpan, WeightBucket
-from rollout.engine import GroupRequest, GroupResult, RequestRejected
+from rollout.engine import (
+    EngineGone,
+    EngineInfo,
+    GroupRequest,
+    GroupResult,
+    RequestRejected,
+    Scores,
+)
 
 _BAN = -1e9  # added to a logit; finite, so that log-probs of other tokens stay finite
-_GRACE_S = 5.0  # lets the server's own timeout, which says more, come first
+_GRACE_S = 1.0  # lets the server's own timeout, which says more, come first
 
 
 class HttpEngine:
     """Drives one server.
 
+    The server's prefix cache is divided: a request meets only entries of requests that were sent
+    since the same push (`extra_key`). So no response is computed from KV of older weights than
+    those that were served when it was sent, whatever a flush may have left.
+
     Args:
         url: of the server, without a path.
         request_timeout_s: of one generation.
         control_timeout_s: of one phase of a weight update, and of short questions.
+        load_timeout_s: of reading all weights from files.
+        api_key: of the server; None: it asks for none.
     """
 
-    def __init__(self, url: str, *, request_timeout_s: float, control_timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        request_timeout_s: float,
+        control_timeout_s: float,
+        load_timeout_s: float = 60.0,
+        api_key: str | None = None,
+    ) -> None:
         self._url = url.rstrip("/")
         self._request_timeout_s = request_timeout_s
         self._control_timeout_s = control_timeout_s
-        self._flushed_version = 0  # at the last push that emptied the engine's caches
+        self._load_timeout_s = load_timeout_s
+        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._name = secrets.token_hex(4)  # a server may remember an earlier client of it
+        self._pushes = 0
+        self._pushed_version = 0
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self._session = aiohttp.ClientSession(
+            # After an error SGLang drops the connection, under whoever uses it next.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            headers=self._headers,
+        )
         return self
 
     async def __aexit__(
@@ -49,15 +79,24 @@ class HttpEngine:
         await self._session.close()
 
     async def generate(self, request: GroupRequest) -> GroupResult:
-        body = generate_body(request)
-        # As it stands when the request leaves: no cache entry that it may meet is older. A flush
-        # while it runs can only make them younger, so the bound may be low but is never too high.
-        cache_version = self._flushed_version
-        status, content = await self._send("POST", "/generate", body, self._request_timeout_s)
-        if status == 400:
-            raise RequestRejected(f"/generate: HTTP 400: {_message(content)}")
-        answer = self._checked("/generate", status, content)
+        # As it stands when the request leaves: no cache entry that it may meet is older.
+        cache_version = self._pushed_version
+        body = generate_body(request, self._cache_part)
+        answer = await self._generate(body, self._request_timeout_s)
         return parse_group(answer, request.num_trajectories, cache_version)
+
+    async def score(
+        self, prompt_token_ids: np.ndarray, image: bytes, response_token_ids: np.ndarray
+    ) -> Scores:
+        body = score_body(prompt_token_ids, image, response_token_ids, self._cache_part)
+        answer = await self._generate(body, self._control_timeout_s)
+        return parse_scores(answer, response_token_ids)
+
+    async def info(self) -> EngineInfo:
+        info = await self._ask("GET", "/server_info")
+        if not isinstance(info, dict):
+            raise EngineError(f"/server_info answered {str(info)[:200]!r}")
+        return parse_info(info)
 
     async def version(self) -> int | None:
         info = await self._ask("GET", "/model_info")
@@ -72,6 +111,14 @@ class HttpEngine:
         except EngineError:
             return False
         return status == 200
+
+    async def checksums(self) -> dict[str, str]:
+        answer = await self._ask("POST", "/weights_checker", {"action": "checksum"})
+        try:
+            found = answer["ranks"][0]["checksums"]
+            return {str(name): str(value) for name, value in found.items()}
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise EngineError(f"/weights_checker answered {str(answer)[:200]!r}") from error
 
     async def init_group(
         self, *, name: str, host: str, port: int, rank: int, world_size: int, backend: str
@@ -95,30 +142,58 @@ class HttpEngine:
     async def begin_update(self) -> None:
         await self._ask("POST", "/begin_weight_update", {})
 
-    async def update(self, bucket: WeightBucket, *, group: str, final_version: int | None) -> None:
+    async def update(
+        self, bucket: WeightBucket, *, group: str, final_version: int | None, flush: bool
+    ) -> None:
         body: dict[str, Any] = {
             "names": bucket.names,
             "dtypes": bucket.dtypes,
             "shapes": bucket.shapes,
             "group_name": group,
             "load_format": "flattened_bucket",
-            "flush_cache": final_version is not None,
+            "flush_cache": flush and final_version is not None,
         }
         if final_version is not None:
             body["weight_version"] = str(final_version)
         await self._ask("POST", "/update_weights_from_distributed", body)
-        if final_version is not None:  # and the flush has succeeded: it would have failed the call
-            self._flushed_version = final_version
+        if final_version is not None:
+            self._note_push(final_version)
 
     async def end_update(self) -> None:
         await self._ask("POST", "/end_weight_update", {})
 
+    async def load_folder(self, folder: str, version: int, *, flush: bool) -> None:
+        body = {"model_path": folder, "weight_version": str(version), "flush_cache": flush}
+        await self._ask("POST", "/update_weights_from_disk", body, self._load_timeout_s)
+        self._note_push(version)
+
     async def resume(self) -> None:
         await self._ask("POST", "/continue_generation", {})
 
-    async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        timeout_s = self._control_timeout_s + _GRACE_S
-        return self._checked(path, *await self._send(method, path, body, timeout_s))
+    @property
+    def _cache_part(self) -> str:
+        """Name of the part of the prefix cache that a request sent now may use."""
+        return f"{self._name}-{self._pushes}"
+
+    def _note_push(self, version: int) -> None:
+        self._pushes += 1
+        self._pushed_version = version
+
+    async def _generate(self, body: dict[str, Any], timeout_s: float) -> Any:
+        status, content = await self._send("POST", "/generate", body, timeout_s)
+        if status == 400:
+            raise RequestRejected(f"/generate: HTTP 400: {_message(content)}")
+        return self._checked("/generate", status, content)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        limit_s = (timeout_s or self._control_timeout_s) + _GRACE_S
+        return self._checked(path, *await self._send(method, path, body, limit_s))
 
     def _checked(self, path: str, status: int, content: bytes) -> Any:
         if status != 200:
@@ -131,19 +206,25 @@ class HttpEngine:
     async def _send(
         self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float
     ) -> tuple[int, bytes]:
+        if self._session.closed:  # its member has given the engine up, another one still asks
+            raise EngineGone(f"{path}: {self._url} is given up")
         try:
             async with self._session.request(
                 method, self._url + path, json=body, timeout=aiohttp.ClientTimeout(total=timeout_s)
             ) as response:
                 return response.status, await response.read()
         except TimeoutError as error:
-            raise EngineError(f"{path}: no answer within {timeout_s:g} s") from error
+            raise EngineGone(f"{path}: no answer within {timeout_s:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise EngineError(f"{path}: {self._url}: {error or type(error).__name__}") from error
+            raise EngineGone(f"{path}: {self._url}: {error or type(error).__name__}") from error
 
 
-def generate_body(request: GroupRequest) -> dict[str, Any]:
-    """The JSON of POST /generate."""
+def generate_body(request: GroupRequest, cache_part: str) -> dict[str, Any]:
+    """The JSON of POST /generate.
+
+    Args:
+        cache_part: the request shares prefixes with requests of the same part alone.
+    """
     params: dict[str, Any] = {
         "n": request.num_trajectories,
         "temperature": request.temperature,
@@ -162,7 +243,55 @@ def generate_body(request: GroupRequest) -> dict[str, Any]:
         "image_data": [images] if request.num_trajectories > 1 and len(images) > 1 else images,
         "sampling_params": params,
         "return_logprob": True,
+        "extra_key": cache_part,
     }
+
+
+def score_body(
+    prompt_token_ids: np.ndarray, image: bytes, response_token_ids: np.ndarray, cache_part: str
+) -> dict[str, Any]:
+    """The JSON of a POST /generate that scores a given response; the one new token is of no use.
+
+    Scores start with the last token of the response's own prompt, so that the prefix cache may be
+    used for what is before it: a stale entry would show.
+    """
+    tokens = [*prompt_token_ids.tolist(), *response_token_ids.tolist()]
+    return {
+        "input_ids": tokens,
+        "image_data": [base64.b64encode(image).decode()],
+        "sampling_params": {"max_new_tokens": 1, "temperature": 0},
+        "return_logprob": True,
+        "logprob_start_len": len(prompt_token_ids) - 1,  # a lower bound: placeholders expand
+        "extra_key": cache_part,
+    }
+
+
+def parse_scores(answer: Any, response_token_ids: np.ndarray) -> Scores:
+    """Raises EngineError: the answer is not what was asked for."""
+    try:
+        meta = answer["meta_info"]
+        pairs = meta["input_token_logprobs"][-len(response_token_ids) :]
+        if [pair[1] for pair in pairs] != response_token_ids.tolist():
+            raise ValueError("it scored other tokens")
+        logprobs = np.asarray([pair[0] for pair in pairs], dtype=np.float32)
+        return Scores(logprobs, int(meta["cached_tokens"]))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise EngineError(
+            f"/generate: unexpected answer: {type(error).__name__}: {error}"
+        ) from error
+
+
+def parse_info(info: dict[str, Any]) -> EngineInfo:
+    """What matters of GET /server_info."""
+    states = info.get("internal_states") or [{}]
+    running = states[0].get(
+        "effective_max_running_requests_per_dp", info.get("max_running_requests")
+    )
+    return EngineInfo(
+        device="cpu" if info.get("device", "cpu") == "cpu" else "cuda",
+        ranks=int(info.get("tp_size") or 1),
+        max_running=int(running) if running else None,
+    )
 
 
 def parse_group(answer: Any, num_trajectories: int, cache_version: int) -> GroupResult:

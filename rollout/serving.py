@@ -1,7 +1,9 @@
-"""What one rollout process serves now, shared by its tasks: version, quarantine, figures."""
+"""What one rollout server serves now, shared by its tasks: version, quarantine, figures."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +23,26 @@ class Serving:
 
     def __init__(self) -> None:
         self.now: Served | None = None
+        self.is_held_back = False
+        self.is_paused = False
+        self.pauses = 0
         self._changed = asyncio.Condition()
 
     @property
     def version(self) -> int | None:
         return None if self.now is None else self.now.version
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the engine can be expected to generate now."""
+        return self.now is not None and not self.is_paused
+
+    def note_pause(self) -> None:
+        self.is_paused = True
+        self.pauses += 1
+
+    def note_resume(self) -> None:
+        self.is_paused = False
 
     async def set(self, served: Served | None) -> None:
         async with self._changed:
@@ -37,6 +54,26 @@ class Serving:
         async with self._changed:
             await self._changed.wait_for(lambda: self.now is not None)
             assert self.now is not None
+            return self.now
+
+    @contextlib.asynccontextmanager
+    async def held_back(self) -> AsyncIterator[None]:
+        """Inside, the engine generates with weights that nobody vouches for yet."""
+        self.is_held_back = True
+        try:
+            yield
+        except BaseException:
+            self.now = None
+            raise
+        finally:
+            self.is_held_back = False
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def settled(self) -> Served | None:
+        """What it serves, once the weights have been verified; None: they are wrong."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self.is_held_back)
             return self.now
 
 

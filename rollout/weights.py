@@ -1,56 +1,136 @@
 """Carry out the weight updates that the learner announces.
 
-    init group (only a new one) > pause > begin > one call a bucket > end > check > resume > ack
+    init group (only a new one) > pause > begin > one call a bucket > end > checksums
+        > resume > probe > ack
 
-A push that fails leaves the engine paused and the process not leasing (quarantined) until a later
-push succeeds: weights that changed half-way never serve.
+What a failure leaves depends on how far it came. Before the first bucket nothing has changed: the
+engine goes on with the weights that it has. After that it stays paused and its member does not
+lease (quarantine) until a later push succeeds: weights that changed half-way never serve. An engine
+that no longer answers is given up: it is started again and joins with the next push.
 """
 
 import asyncio
 import logging
 import time
+from pathlib import Path
 
 from broker.client import BrokerClient
 from common.errors import EngineError
-from common.types import WeightUpdate
-from rollout.engine import Engine
+from common.files import sha256_of_file
+from common.types import PushGroup, WeightFiles, WeightUpdate
+from rollout.engine import Engine, EngineGone, EngineInfo
 from rollout.serving import Served, Serving
+from rollout.verification import VerificationFailed, check_checksums, check_probe
 
 logger = logging.getLogger(__name__)
 _WATCH_S = 5.0  # how long the broker may hold the question: if it dies, so long nobody asks again
+_MAX_MISMATCHES = 2  # pushes in a row that an engine may get wrong before it is started anew
+
+
+class PushFailed(EngineError):
+    """A push that did not succeed.
+
+    `is_touched`: some weights have changed, so that the engine must not serve.
+    """
+
+    def __init__(self, reason: str, is_touched: bool) -> None:
+        super().__init__(reason)
+        self.is_touched = is_touched
 
 
 class WeightReceiver:
-    """The receiving side of pushes, on one engine."""
+    """The receiving side of pushes, on one engine.
 
-    def __init__(self, engine: Engine, member_id: str) -> None:
+    Args:
+        info: of the engine.
+        serving: what this engine serves; held back while it is being verified.
+    """
+
+    def __init__(self, engine: Engine, info: EngineInfo, member_id: str, serving: Serving) -> None:
         self._engine = engine
+        self._info = info
         self._member_id = member_id
+        self._serving = serving
         self._group: str | None = None
         self._is_session_open = False
+        self._is_touched = False  # by the push under way: some weights have changed
 
     def is_addressee(self, update: WeightUpdate) -> bool:
-        return self._member_id in update.group.ranks
+        return self._member_id in update.recipients
 
     async def receive(self, update: WeightUpdate) -> None:
-        """One whole push. Raises EngineError; the engine is then paused and must not serve."""
-        await self._join(update)
-        await self._engine.pause(update.pause_mode)
-        if self._is_session_open:  # left by a push that failed
-            await self._engine.end_update()
-            self._is_session_open = False
+        """One whole push.
+
+        Raises:
+            PushFailed: the engine has its old weights, or is paused and must not serve.
+            EngineGone: it does not answer any more.
+        """
+        self._is_touched = False
+        try:
+            await self._take_weights(update)
+            await self._verify(update)
+        except EngineGone:  # at once: while it is a member, the next try would wait for it too
+            raise
+        except EngineError as error:
+            await self._recover(error)
+            raise PushFailed(str(error), self._is_touched) from error
+
+    async def _take_weights(self, update: WeightUpdate) -> None:
+        """Everything up to weights that are complete and an engine that is still paused."""
+        source = update.source
+        if isinstance(source, PushGroup):
+            await self._join(source, update.recipients[self._member_id])
+        await self._pause(update.pause_mode)
+        await self._end_session()  # one that a failed push has left
+        if isinstance(source, PushGroup):
+            await self._take_buckets(update, source)
+        else:
+            await self._take_files(update, source)
+        served = await self._engine.version()
+        if served != update.version:
+            raise EngineError(f"after the push of version {update.version} it reports {served}")
+
+    async def _take_buckets(self, update: WeightUpdate, group: PushGroup) -> None:
         await self._engine.begin_update()
         self._is_session_open = True
         last = len(update.buckets) - 1
         for number, bucket in enumerate(update.buckets):
-            version = update.version if number == last else None
-            await self._engine.update(bucket, group=update.group.name, final_version=version)
-        await self._engine.end_update()
-        self._is_session_open = False
-        served = await self._engine.version()
-        if served != update.version:
-            raise EngineError(f"after the push of version {update.version} it reports {served}")
-        await self._engine.resume()
+            self._is_touched = True
+            await self._engine.update(
+                bucket,
+                group=group.name,
+                final_version=update.version if number == last else None,
+                flush=_may_flush(update),
+            )
+        await self._end_session()
+
+    async def _take_files(self, update: WeightUpdate, files: WeightFiles) -> None:
+        if update.checksums is not None:
+            await asyncio.to_thread(check_files, files)
+        self._is_touched = True
+        await self._engine.load_folder(files.folder, update.version, flush=_may_flush(update))
+
+    async def _verify(self, update: WeightUpdate) -> None:
+        """Resumes. Until the probe is right, no response that comes back is used."""
+        if update.checksums is not None:
+            await check_checksums(self._engine, self._info, update.checksums)
+        async with self._serving.held_back():
+            await self._resume()
+            if update.probe is not None:
+                difference = await check_probe(self._engine, update.probe)
+                logger.info("the probe agrees to %.2g nats", difference)
+            await self._serving.set(Served(update.history, update.version))
+
+    async def _recover(self, error: EngineError) -> None:
+        """After a failed push: to the old weights, or into quarantine. Raises EngineError."""
+        await self.leave_group()
+        await self._end_session()
+        if not self._is_touched:
+            await self._resume()
+            return
+        await self._serving.set(None)
+        if not self._serving.is_paused:
+            await self._pause("abort")
 
     async def leave_group(self) -> None:
         """Forgets the group, so that the next push joins afresh."""
@@ -58,23 +138,52 @@ class WeightReceiver:
             name, self._group = self._group, None
             try:
                 await self._engine.destroy_group(name)
+            except EngineGone:
+                raise
             except EngineError as error:  # it may never have come into being
                 logger.info("group %s: %s", name, error)
 
-    async def _join(self, update: WeightUpdate) -> None:
-        group = update.group
+    async def _pause(self, mode: str) -> None:
+        self._serving.note_pause()
+        await self._engine.pause(mode)
+
+    async def _resume(self) -> None:
+        await self._engine.resume()
+        self._serving.note_resume()
+
+    async def _end_session(self) -> None:
+        if self._is_session_open:
+            self._is_session_open = False
+            await self._engine.end_update()
+
+    async def _join(self, group: PushGroup, rank: int) -> None:
         if group.name == self._group:
             return
         await self.leave_group()
+        self._group = group.name  # also when joining fails half-way
         await self._engine.init_group(
             name=group.name,
             host=group.host,
             port=group.port,
-            rank=group.ranks[self._member_id],
+            rank=rank,
             world_size=group.world_size,
             backend=group.backend,
         )
-        self._group = group.name
+
+
+def check_files(files: WeightFiles) -> None:
+    """Raises VerificationFailed when a file is not what the learner wrote."""
+    for name, expected in files.sha256.items():
+        path = Path(files.folder) / name
+        try:
+            found = sha256_of_file(path)
+        except OSError as error:
+            raise VerificationFailed(
+                f"{path}: {error.strerror}. Fix: weights.folder must be a folder that learner and "
+                "rollout servers share"
+            ) from error
+        if found != expected:
+            raise VerificationFailed(f"{path} is not the file that the learner wrote")
 
 
 async def follow_weights(
@@ -83,35 +192,50 @@ async def follow_weights(
     serving: Serving,
     finished: asyncio.Event,
 ) -> None:
-    """Receives every push addressed to this member until the run is finished."""
-    seen = 0
+    """Receives every push addressed to this member until the run is finished.
+
+    Raises:
+        EngineError: the engine does not answer any more, or got several pushes wrong.
+    """
+    seen = mismatches = 0
     while not finished.is_set():
         news = await broker.watch_weights(seen, _WATCH_S)
         if news.finished:
             finished.set()
         # A broker that came back counts anew: of what it has announced nothing was seen here.
         seen = news.serial if news.serial >= seen else 0
-        if news.update is not None and receiver.is_addressee(news.update):
-            await _receive(broker, receiver, serving, news.update)
+        if news.update is None or not receiver.is_addressee(news.update):
+            continue
+        try:
+            await _receive(broker, receiver, news.update)
+            mismatches = 0
+        except PushFailed as failure:
+            _report(news.update, failure)
+            mismatches += isinstance(failure.__cause__, VerificationFailed)
+            if mismatches >= _MAX_MISMATCHES:
+                raise EngineError(f"{mismatches} pushes in a row went wrong: {failure}") from None
 
 
-async def _receive(
-    broker: BrokerClient, receiver: WeightReceiver, serving: Serving, update: WeightUpdate
-) -> None:
+async def _receive(broker: BrokerClient, receiver: WeightReceiver, update: WeightUpdate) -> None:
     started = time.monotonic()
-    try:
-        await receiver.receive(update)
-    except EngineError as error:
-        logger.error(
-            "push of version %d (attempt %d) failed, not serving until one succeeds: %s",
-            update.version, update.attempt, error,
-        )  # fmt: skip
-        await serving.set(None)
-        await receiver.leave_group()
-        return
-    await serving.set(Served(update.history, update.version))
+    await receiver.receive(update)
     await broker.ack_weights(update.version, update.history)
     logger.info(
         "serving version %d after %.2f s (%d buckets)",
         update.version, time.monotonic() - started, len(update.buckets),
     )  # fmt: skip
+
+
+def _report(update: WeightUpdate, failure: PushFailed) -> None:
+    consequence = (
+        "not serving until one succeeds" if failure.is_touched else "serving the weights before"
+    )
+    logger.error(
+        "push of version %d (attempt %d) failed, %s: %s",
+        update.version, update.attempt, consequence, failure,
+    )  # fmt: skip
+
+
+def _may_flush(update: WeightUpdate) -> bool:
+    """In place, running requests keep their KV, and SGLang then refuses to flush."""
+    return update.pause_mode != "in_place"

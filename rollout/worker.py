@@ -1,7 +1,8 @@
-"""Lease > generate > submit, up to `max_concurrent_groups` groups at once.
+"""Lease > generate > submit, as many groups at once as the servers have slots for.
 
-A lease that cannot be fulfilled is given back: at once when the sample is at fault, after a check
-that the engine still lives when the engine is. Work that a pause cut short is done again.
+A group goes to the best server of the pool. One that fails is tried again within its lease, on
+another server if there is one, and then given back; at once when the sample is at fault. Work that
+a pause cut short is done again.
 """
 
 import asyncio
@@ -15,12 +16,13 @@ from common.config import RunConfig
 from common.errors import DataError, EngineError
 from common.images import ImageStore
 from common.types import Group, GroupLease, ImageRef
-from rollout.engine import Engine, GroupRequest, GroupResult, RequestRejected
-from rollout.serving import Figures, Serving
+from rollout.engine import GroupRequest, GroupResult, RequestRejected
+from rollout.pool import Pool, Server
+from rollout.serving import Figures
 
 logger = logging.getLogger(__name__)
 _LEASE_WAIT_S = 5.0  # how long the broker may hold the question
-_MAX_TRIES = 3  # of one lease, when pauses abort its generation
+_MAX_TRIES = 3  # of one lease
 
 
 class PromptRenderer(Protocol):
@@ -32,25 +34,29 @@ class PromptRenderer(Protocol):
 
 
 class RolloutWorker:
-    """Keeps one engine busy."""
+    """Leases for one server and sees to it that the groups are generated.
+
+    Args:
+        server: the member's own, for whose free slots it leases.
+        pool: the servers that may generate what it leased.
+    """
 
     def __init__(
         self,
         config: RunConfig,
         broker: BrokerClient,
-        engine: Engine,
-        serving: Serving,
+        server: Server,
+        pool: Pool,
         renderer: PromptRenderer,
         figures: Figures,
     ) -> None:
         self._rollout = config.rollout
         self._broker = broker
-        self._engine = engine
-        self._serving = serving
+        self._server = server
+        self._pool = pool
         self._renderer = renderer
         self._figures = figures
         self._images = _image_store(config)
-        self._slot_freed = asyncio.Event()
 
     async def run_until(self, stop: asyncio.Event, finished: asyncio.Event, drain_s: float) -> None:
         """Works until `stop` (then groups under way may take `drain_s`) or `finished`."""
@@ -70,17 +76,14 @@ class RolloutWorker:
     async def _next_leases(self, finished: asyncio.Event) -> None:
         """Waits for weights to serve, for a free slot and for work; leaves it in `_leases`."""
         self._leases: tuple[GroupLease, ...] = ()
-        served = await self._serving.wait()
-        free = self._rollout.max_concurrent_groups - self._figures.groups_in_flight
-        if free <= 0:
-            self._slot_freed.clear()
-            await self._slot_freed.wait()
-            return
-        reply = await self._broker.lease(free, served.version, _LEASE_WAIT_S, served.history)
+        served = await self._server.serving.wait()
+        room = await self._pool.wait_for_room(self._server)
+        reply = await self._broker.lease(room, served.version, _LEASE_WAIT_S, served.history)
         if reply.finished:
             finished.set()
         for _ in reply.leases:
             self._figures.group_started()
+        self._server.reserved += len(reply.leases)
         self._leases = reply.leases
 
     async def _serve(self, lease: GroupLease) -> None:
@@ -91,16 +94,19 @@ class RolloutWorker:
             await self._give_back(lease, str(error), broken_sample=True)
         except EngineError as error:
             await self._give_back(lease, str(error), broken_sample=False)
-            await self._engine.version()  # raises when the engine is gone: that ends the process
         except TimeoutError:
             logger.warning("the lease of group %s lapsed after %g s", lease.group_id, lease.lease_s)
         finally:
             self._figures.group_ended()
-            self._slot_freed.set()
 
     async def _fulfil(self, lease: GroupLease) -> None:
-        request = await self._request(lease)
-        result = await self._generate(request)
+        try:
+            request = await self._request(lease)
+            server = await self._pool.choose(lease.sample.image.sha256)
+        finally:
+            self._server.reserved -= 1
+            await self._pool.notify()
+        result = await self._generate(request, server, lease.sample.image.sha256)
         group = Group(
             group_id=lease.group_id,
             attempt=lease.attempt,
@@ -115,13 +121,34 @@ class RolloutWorker:
         else:
             logger.info("group %s: %s", group.group_id, verdict)
 
-    async def _generate(self, request: GroupRequest) -> GroupResult:
-        for _ in range(_MAX_TRIES):
-            result = await self._engine.generate(request)
-            if result.num_aborted == 0:
-                return result
-            await self._serving.wait()
-        raise EngineError(f"the generation was aborted {_MAX_TRIES} times")
+    async def _generate(self, request: GroupRequest, server: Server, image: str) -> GroupResult:
+        """Starts on `server`, whose slot is taken; frees it."""
+        tries = 1
+        while True:
+            try:
+                return await self._try(request, server)
+            except EngineError as error:
+                if isinstance(error, RequestRejected) or tries == _MAX_TRIES:
+                    raise
+                logger.warning("trying again: %s", error)
+            finally:
+                await self._pool.release(server)
+            tries += 1
+            server = await self._pool.choose(image, avoid=server)
+
+    async def _try(self, request: GroupRequest, server: Server) -> GroupResult:
+        try:
+            result = await server.engine.generate(request)
+        except RequestRejected:
+            raise
+        except EngineError:
+            await _check_alive(server)
+            raise
+        if result.num_aborted:
+            raise EngineError(f"{server.name}: {result.num_aborted} responses were cut short")
+        if await server.serving.settled() is None:
+            raise EngineError(f"{server.name}: its weights turned out to be wrong")
+        return result
 
     async def _request(self, lease: GroupLease) -> GroupRequest:
         return GroupRequest(
@@ -147,6 +174,14 @@ class RolloutWorker:
     async def _give_back(self, lease: GroupLease, reason: str, *, broken_sample: bool) -> None:
         logger.warning("giving back group %s: %s", lease.group_id, reason)
         await self._broker.give_back(lease.group_id, lease.attempt, reason[:500], broken_sample)
+
+
+async def _check_alive(server: Server) -> None:
+    """After a failure: a server that does not even answer is reported to its keeper."""
+    try:
+        await server.engine.version()
+    except EngineError as error:
+        server.report_lost(error)
 
 
 def _image_store(config: RunConfig) -> ImageStore | None:

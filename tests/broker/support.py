@@ -88,10 +88,19 @@ def make_update(version: int, *members: str, attempt: int = 0, history: int = 0)
     ranks = {member: rank for rank, member in enumerate(members, start=1)}
     bucket = WeightBucket(names=("w",), dtypes=("float32",), shapes=((2, 2),), num_bytes=16)
     group = PushGroup(
-        name=f"push-{attempt}", host="127.0.0.1", port=1234, backend="gloo", ranks=ranks
+        name=f"push-{attempt}",
+        host="127.0.0.1",
+        port=1234,
+        backend="gloo",
+        world_size=1 + len(ranks),
     )
     return WeightUpdate(
-        version=version, history=history, attempt=attempt, group=group, buckets=(bucket,)
+        version=version,
+        history=history,
+        attempt=attempt,
+        recipients=ranks,
+        source=group,
+        buckets=(bucket,),
     )
 
 

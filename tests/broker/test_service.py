@@ -85,7 +85,7 @@ def test_a_held_request_ends_at_its_time_with_an_empty_reply() -> None:
     tags = {
         bench.send(p.TakeBatch(**me("l0"), step=1, wait_s=5)): p.Batch(step=1, groups=()),
         bench.send(p.WatchMembers(**me("l0"), at_least=2, wait_s=5)): p.Members(
-            acknowledged={"r0": -1}
+            acknowledged={"r0": -1}, ranks={"r0": 1}
         ),
         bench.send(p.WatchWeights(**me("r0"), seen_serial=0, wait_s=5)): p.Announcement(
             serial=0, update=None
@@ -116,7 +116,9 @@ def test_members_are_watched() -> None:
     tag = bench.send(p.WatchMembers(**me("l0"), at_least=2, wait_s=60))
     assert bench.reply(tag) is None
     bench.hello("r1")
-    assert bench.reply(tag) == p.Members(acknowledged={"r0": -1, "r1": -1})
+    assert bench.reply(tag) == p.Members(
+        acknowledged={"r0": -1, "r1": -1}, ranks={"r0": 1, "r1": 1}
+    )
 
 
 def train(bench: Bench, step: int) -> None:
@@ -344,3 +346,15 @@ def test_the_status_balances_and_tells_lengths() -> None:
         assert counts[f"{unit}_issued"] == sum(counts[f"{unit}_{place}"] for place in places)
     assert status.trained_lengths == {"4": 4} and status.expired_lengths == {}
     assert (status.version, status.history, status.committed) == (1, 0, 1)
+
+
+def test_a_restarted_broker_learns_a_member_s_ranks_from_its_next_heartbeat() -> None:
+    bench = Bench(make_rules())
+    bench.ask(p.Hello(member_id="r0", role=p.Role.ROLLOUT, incarnation=1, ranks=4))
+    bench.hello("l0")
+    watch = p.WatchMembers(**me("l0"), at_least=1, wait_s=0)
+    assert bench.ask(watch).ranks == {"r0": 4}
+    bench.service.membership.restore(("r0", 1), p.Role.ROLLOUT, 0.0)
+    assert bench.ask(watch).ranks == {"r0": 0}
+    bench.ask(p.Heartbeat(**me("r0"), ranks=4))
+    assert bench.ask(watch).ranks == {"r0": 4}

@@ -23,6 +23,9 @@ from common.types import (
     Trajectory,
     VersionSpan,
     WeightBucket,
+    WeightChecksums,
+    WeightFiles,
+    WeightProbe,
     WeightUpdate,
 )
 from common.wire import MAX_DEPTH, decode, encode
@@ -99,16 +102,38 @@ push_groups = st.builds(
     host=texts,
     port=st.integers(1, 65535),
     backend=st.sampled_from(["gloo", "nccl"]),
-    ranks=st.dictionaries(names, counts, max_size=3),
+    world_size=st.integers(2, 9),
+)
+weight_files = st.builds(
+    WeightFiles,
+    folder=texts,
+    sha256=st.dictionaries(names, st.just("0" * 64), max_size=2),
+)
+probes = st.builds(
+    WeightProbe,
+    prompt_token_ids=st.just(np.array([1, 2], dtype=np.int32)),
+    image=st.binary(max_size=9),
+    response_token_ids=st.just(np.array([3], dtype=np.int32)),
+    logprobs=st.just(np.array([-0.5], dtype=np.float32)),
+    tolerance=st.floats(0.001, 1),
+)
+checksums = st.builds(
+    WeightChecksums,
+    kind=st.sampled_from(["cpu", "cuda"]),
+    dtype=names,
+    by_name=st.dictionaries(names, names, max_size=2),
 )
 updates = st.builds(
     WeightUpdate,
     version=counts,
     history=counts,
     attempt=counts,
-    group=push_groups,
+    recipients=st.dictionaries(names, counts, max_size=3),
+    source=push_groups | weight_files,
     buckets=st.lists(buckets, max_size=2).map(tuple),
-    pause_mode=texts,
+    pause_mode=st.sampled_from(["retract", "in_place", "abort"]),
+    probe=st.none() | probes,
+    checksums=st.none() | checksums,
 )
 me = {"member_id": names, "incarnation": counts}
 member_statuses = st.builds(
@@ -202,7 +227,11 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
     p.Announcement: st.builds(
         p.Announcement, serial=counts, update=st.none() | updates, finished=st.booleans()
     ),
-    p.Members: st.builds(p.Members, acknowledged=st.dictionaries(names, st.integers(-1, 9))),
+    p.Members: st.builds(
+        p.Members,
+        acknowledged=st.dictionaries(names, st.integers(-1, 9)),
+        ranks=st.dictionaries(names, counts),
+    ),
     p.ImageBytes: st.builds(p.ImageBytes, content=st.binary(max_size=99)),
     p.Status: st.builds(
         p.Status,

@@ -38,7 +38,7 @@ class Receiver:
     def receive(self, update: WeightUpdate) -> bool:
         """False when the push failed: it will be announced again."""
         try:
-            if update.group.name != self._name:
+            if update.source.name != self._name:
                 self._join(update)
             if update.version == self._die_at:
                 os._exit(9)
@@ -65,7 +65,7 @@ class Receiver:
 
     def _join(self, update: WeightUpdate) -> None:
         self._leave()
-        group, rank = update.group, update.group.ranks[self._member_id]
+        group, rank = update.source, update.recipients[self._member_id]
         url = f"tcp://{group.host}:{group.port}"
         store, _, size = next(rendezvous(url, rank, group.world_size, timeout=TIMEOUT))
         store.set_timeout(TIMEOUT)

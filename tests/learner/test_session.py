@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.errors import BrokerUnavailable
-from learner.buckets import fill, plan_buckets
+from common.served_names import pushed_name
+from learner.buckets import Snapshot, plan_buckets
 from learner.checkpoint import list_checkpoints
 from learner.feed import Feed, Interrupted
 from learner.model import load_student, named_weights
@@ -147,7 +148,8 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
 
 def student_at(run: Run, path: Path) -> dict[str, torch.Tensor]:
     config = run.config.model.model_copy(update={"path": str(path)})
-    return named_weights(load_student(config, torch.device("cpu")))
+    student = load_student(config, torch.device("cpu"))
+    return {pushed_name(name): tensor for name, tensor in named_weights(student).items()}
 
 
 def test_a_whole_run_trains_pushes_measures_and_reports(start):
@@ -230,9 +232,8 @@ def test_a_learner_of_a_run_that_is_done_measures_and_reports(start):
     first = run.summary()
     (run.folder / "summary.json").unlink()
     run.broker = run.start_module("broker.main")
-    learner, rollout = run.start_learner(), run.start_rollout()
-    assert run.finish(learner) == 0, run.output()
-    assert run.finish(rollout) == run.finish(run.broker) == 0, run.output()
+    learner = run.start_learner()  # no rollout server: there is nothing left to generate
+    assert run.finish(learner) == run.finish(run.broker) == 0, run.output()
     again = run.summary()
     assert again.pop("seconds") > first.pop("seconds")
     assert again == first
@@ -373,16 +374,24 @@ def test_buckets_hold_all_weights_in_order_within_their_size():
 def test_a_snapshot_holds_the_weights_as_they_were():
     weights = {"a": torch.randn(3, 5), "b": torch.randn(()), "c": torch.tensor([7, 8])}
     copies = {name: tensor.clone() for name, tensor in weights.items()}
-    buckets = plan_buckets(weights, torch.bfloat16, 1)
-    contents = tuple(torch.empty(bucket.num_bytes, dtype=torch.uint8) for bucket in buckets)
-    fill(contents, buckets, weights, torch.bfloat16)
+    snapshot = Snapshot(weights, torch.bfloat16, 1)
+    snapshot.begin()
+    snapshot.gather()
     weights["a"].zero_()
-    offset = 0
-    for name, dtype, shape in zip(
-        buckets[0].names, buckets[0].dtypes, buckets[0].shapes, strict=True
-    ):
-        kind = getattr(torch, dtype)
-        end = offset + kind.itemsize * torch.Size(shape).numel()
-        found = contents[0][offset:end].clone().view(kind).reshape(shape)
-        assert torch.equal(found, copies[name].to(kind)), name
-        offset = end
+    (found,) = snapshot.buckets_as_tensors()
+    assert found.keys() == copies.keys()
+    for name, tensor in copies.items():
+        sent = torch.bfloat16 if tensor.is_floating_point() else tensor.dtype
+        assert found[name].dtype == sent
+        assert torch.equal(found[name], tensor.to(sent)), name
+
+
+def test_a_snapshot_that_fails_says_so_to_who_waits_for_it():
+    weights = {"a": torch.zeros(4)}
+    snapshot = Snapshot(weights, torch.float32, 1)
+    snapshot.begin()
+    del weights["a"]
+    with pytest.raises(KeyError):
+        snapshot.gather()
+    with pytest.raises(KeyError):
+        next(snapshot.ready())

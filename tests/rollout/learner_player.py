@@ -55,13 +55,18 @@ class LearnerPlayer:
         trainer = Trainer(f"{self._name}-{self._pushes}", 1 + len(ranks))
         parts = chunks(state, 2)
         group = PushGroup(
-            name=trainer.name, host="127.0.0.1", port=trainer.port, backend="gloo", ranks=ranks
+            name=trainer.name,
+            host="127.0.0.1",
+            port=trainer.port,
+            backend="gloo",
+            world_size=1 + len(ranks),
         )
         update = WeightUpdate(
             version=version,
             history=self._history,
             attempt=attempt,
-            group=group,
+            recipients=ranks,
+            source=group,
             buckets=tuple(bucket_of(part) for part in parts),
             pause_mode=pause_mode,
         )

@@ -65,17 +65,18 @@ def client(url: str, timeout_s: float = 5.0) -> HttpEngine:
 
 
 def test_body_bans_tokens_and_sends_a_seed_only_when_there_is_one():
-    body = generate_body(request())
+    body = generate_body(request(), "p")
     assert body["sampling_params"]["logit_bias"] == {"5": -1e9, "6": -1e9}
     assert "sampling_seed" not in body["sampling_params"]
     assert body["return_logprob"] is True
+    assert body["extra_key"] == "p"
     assert body["image_data"] == ["YQ=="]
-    assert generate_body(request(seed=9))["sampling_params"]["sampling_seed"] == 9
+    assert generate_body(request(seed=9), "p")["sampling_params"]["sampling_seed"] == 9
 
 
 def test_several_images_of_a_group_are_one_item():
-    assert generate_body(request(images=(b"a", b"b")))["image_data"] == [["YQ==", "Yg=="]]
-    single = generate_body(request(images=(b"a", b"b"), num_trajectories=1))
+    assert generate_body(request(images=(b"a", b"b")), "p")["image_data"] == [["YQ==", "Yg=="]]
+    single = generate_body(request(images=(b"a", b"b"), num_trajectories=1), "p")
     assert single["image_data"] == ["YQ==", "Yg=="]
 
 
@@ -139,8 +140,8 @@ async def test_a_generated_group_against_a_real_server(embedded_url, renderer):
         assert await engine.version() is None
 
 
-async def test_the_cache_version_is_that_of_the_last_flush_before_a_request(unused_tcp_port):
-    """A fake server: its caches are as old as the last update that it flushed them with."""
+async def test_a_request_meets_only_cache_entries_of_its_own_version(unused_tcp_port):
+    """A fake server that notes which part of its prefix cache each request may use."""
     bucket = WeightBucket(names=("a",), dtypes=("float32",), shapes=((1,),), num_bytes=4)
     status = 200
     asked, may_answer = asyncio.Event(), asyncio.Event()
@@ -149,7 +150,10 @@ async def test_the_cache_version_is_that_of_the_last_flush_before_a_request(unus
     async def update(_: web.Request) -> web.Response:
         return web.json_response({}, status=status)
 
-    async def generate(_: web.Request) -> web.Response:
+    parts: list[str] = []
+
+    async def generate(sent: web.Request) -> web.Response:
+        parts.append((await sent.json())["extra_key"])
         asked.set()
         await may_answer.wait()
         return web.json_response([response(), response()])
@@ -163,23 +167,29 @@ async def test_the_cache_version_is_that_of_the_last_flush_before_a_request(unus
             return {t.cache_version for t in (await engine.generate(request())).trajectories}
 
         assert await cache_versions() == {0}  # as old as can be
-        await engine.update(bucket, group="g", final_version=4)
-        await engine.update(bucket, group="g", final_version=None)  # flushes nothing
+        await engine.update(bucket, group="g", final_version=4, flush=True)
+        await engine.update(bucket, group="g", final_version=None, flush=True)  # not the last one
         assert await cache_versions() == {4}
 
         may_answer.clear()
         asked.clear()
         running = asyncio.create_task(cache_versions())
         await asked.wait()
-        await engine.update(bucket, group="g", final_version=5)
+        await engine.update(bucket, group="g", final_version=5, flush=False)
         may_answer.set()
         assert await running == {4}  # when it began, entries of version 4 were there
         assert await cache_versions() == {5}
 
         status = 500
         with pytest.raises(EngineError):
-            await engine.update(bucket, group="g", final_version=6)
+            await engine.update(bucket, group="g", final_version=6, flush=True)
         assert await cache_versions() == {5}
+        zero, four, running_part, five, five_again = parts
+        assert four == running_part and five == five_again
+        assert len({zero, four, five}) == 3
+        async with client(url) as another:
+            await another.generate(request())
+        assert parts[-1] not in {zero, four, five}  # what an earlier client left is not its own
 
 
 async def test_no_server_and_a_silent_server_are_engine_errors(unused_tcp_port):

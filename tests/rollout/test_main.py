@@ -108,7 +108,7 @@ async def test_the_end_of_a_run_ends_the_processes(tmp_path, checkpoint, model):
 
 
 async def test_sigterm_drains_and_says_goodbye(tmp_path, checkpoint, model, embedded_url):
-    with started_run(tmp_path, checkpoint, engine_url=embedded_url) as run:
+    with started_run(tmp_path, checkpoint, engine_urls=(embedded_url,)) as run:
         async with learner_at(run.address) as (broker, learner):
             await learner.push(model.state_dict(), 0)
             await learner.take(1)
@@ -117,13 +117,39 @@ async def test_sigterm_drains_and_says_goodbye(tmp_path, checkpoint, model, embe
             assert (await broker.watch_members(0, 0)).acknowledged == {}
 
 
-async def test_an_engine_that_dies_ends_the_process_with_its_log(tmp_path, checkpoint, model):
+async def test_an_engine_that_dies_is_started_again_and_gets_the_weights(
+    tmp_path, checkpoint, model
+):
     with started_run(tmp_path, checkpoint) as run:
+        async with learner_at(run.address) as (broker, learner):
+            await learner.push(model.state_dict(), 0)
+            await learner.take(1)
+            first = run.engine_pid()
+            os.kill(first, signal.SIGKILL)
+            await broker.ack(1)
+            async with asyncio.timeout(60):
+                while (await broker.watch_members(0, 0)).acknowledged.get("rollout-0") != -1:
+                    await asyncio.sleep(0.1)
+            assert run.engine_pid() != first
+            await learner.push(model.state_dict(), 1)
+            await learner.take(2)
+            await broker.finish("enough")
+            assert await run.ended(run.rollout) == 0, run.log
+        assert "the engine died (SIGKILL); its log" in run.log
+        assert "starting the engine again in 1 s" in run.log
+        assert "Traceback" not in run.log
+
+
+async def test_an_engine_that_dies_too_often_ends_the_process_with_its_log(
+    tmp_path, checkpoint, model
+):
+    with started_run(tmp_path, checkpoint, max_restarts=0) as run:
         async with learner_at(run.address) as (_, learner):
             await learner.push(model.state_dict(), 0)
             await learner.take(1)
             os.kill(run.engine_pid(), signal.SIGKILL)
             assert await run.ended(run.rollout) == 1
+        assert "more than 0 times in an hour (rollout.max_restarts)" in run.log
         assert "the engine died (SIGKILL); its log" in run.log
         assert "serving" in run.log.split("the engine died")[1]
         assert "Traceback" not in run.log

@@ -20,7 +20,9 @@ from common.dataset import read_samples
 from common.errors import ConfigError, EngineError
 from common.images import ImageStore
 from common.types import Group
-from rollout.main import _load_renderer, work
+from rollout.main import _load_renderer
+from rollout.member import Member, RunningEngine
+from rollout.pool import Pool
 from tests.broker.support import running_broker
 from tests.rollout.learner_player import LearnerPlayer, learner_at
 from tests.rollout.support import reference_logprobs, run_config
@@ -58,18 +60,36 @@ def engine(embedded_url):
             urllib.request.urlopen(request, timeout=10).close()
 
 
-def config_for(checkpoint: Path, url: str, train: Path, address: str, **rollout) -> RunConfig:
+def config_for(
+    checkpoint: Path, urls: tuple[str, ...], train: Path, address: str, **rollout
+) -> RunConfig:
     settings = {"trajectories_per_sample": NUM_TRAJECTORIES, "max_response_tokens": 6, **rollout}
-    tree = run_config(checkpoint, engine_url=url, **settings).model_dump()
+    tree = run_config(checkpoint, engine_urls=urls, **settings).model_dump()
     tree["data"]["train"] = str(train)
     tree["broker"]["address"] = address
     tree["cluster"]["drain_s"] = 10.0
     return build(tree)
 
 
+async def live(config: RunConfig, renderer, stop: asyncio.Event) -> None:
+    """The members of one rollout process, attached to the engines of the configuration."""
+    pool, finished = Pool(), asyncio.Event()
+    ready = asyncio.get_running_loop().create_future()
+    ready.set_result(renderer)
+    async with asyncio.TaskGroup() as tasks:
+        for number, url in enumerate(config.rollout.engine_urls):
+
+            @contextlib.asynccontextmanager
+            async def attached(url: str = url) -> AsyncIterator[RunningEngine]:
+                yield RunningEngine(url)
+
+            member = Member(config, f"rollout-{number}", attached, pool, ready, stop, finished)
+            tasks.create_task(member.live())
+
+
 @contextlib.asynccontextmanager
 async def started_run(
-    tmp_path: Path, checkpoint: Path, renderer, url: str, *, has_images: bool = True, **rollout
+    tmp_path: Path, checkpoint: Path, renderer, *urls: str, has_images: bool = True, **rollout
 ) -> AsyncIterator[Run]:
     train = make_dataset(tmp_path / "data", 8)
     samples, _ = read_samples(train)
@@ -77,9 +97,9 @@ async def started_run(
     source = SampleSource(samples, epochs=4, seed=0)
     async with running_broker(rules, source, images=train.parent, drain_s=2.0) as running:
         elsewhere = train if has_images else tmp_path / "not here" / "samples.parquet"
-        config = config_for(checkpoint, url, elsewhere, running.address, **rollout)
+        config = config_for(checkpoint, urls, elsewhere, running.address, **rollout)
         stop = asyncio.Event()
-        member = asyncio.create_task(work(config, "rollout-0", url, renderer, stop))
+        member = asyncio.create_task(live(config, renderer, stop))
         try:
             async with contextlib.AsyncExitStack() as learners:
                 images = ImageStore(train.parent)
@@ -170,7 +190,7 @@ async def test_a_push_that_breaks_off_quarantines_until_the_next(
         await run.broker.ack(1)
         await run.learner.push(other_model.state_dict(), 1, break_off=True)
         async with asyncio.timeout(60):
-            while "not serving until one succeeds" not in caplog.text:
+            while "failed, not serving until one succeeds" not in caplog.text:
                 await asyncio.sleep(0.05)
         assert (await run.broker.watch_members(1, 0)).acknowledged == {"rollout-0": 0}
         await run.learner.push(other_model.state_dict(), 1, attempt=1)
@@ -250,13 +270,13 @@ async def test_stop_drains_and_says_goodbye(tmp_path, checkpoint, renderer, engi
         assert (await run.broker.watch_members(0, 0)).acknowledged == {}
 
 
-async def test_an_engine_that_is_gone_ends_the_process(
+async def test_an_engine_that_is_gone_for_good_ends_the_process(
     tmp_path, checkpoint, renderer, engine, model
 ):
     """Attached to a proxy that answers a push and then stops listening."""
     async with (
         _Relay(engine) as relay,
-        started_run(tmp_path, checkpoint, renderer, relay.url) as run,
+        started_run(tmp_path, checkpoint, renderer, relay.url, max_restarts=1) as run,
     ):
         await run.learner.push(model.state_dict(), 0)
         await run.learner.take(1)

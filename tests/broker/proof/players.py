@@ -55,7 +55,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def push_file(folder: Path, update: WeightUpdate) -> Path:
-    name = f"{update.group.port}-{update.history}-{update.version}-{update.attempt}.json"
+    name = f"{update.source.port}-{update.history}-{update.version}-{update.attempt}.json"
     return folder / "pushes" / name
 
 
@@ -172,9 +172,16 @@ async def push_forever(broker: BrokerClient, folder: Path, weights: Weights, his
             attempt += 1
             ranks = {name: rank for rank, name in enumerate(behind, start=1)}
             port = os.getpid() % 60000 + 1
-            group = PushGroup(name="files", host="h", port=port, backend="gloo", ranks=ranks)
+            group = PushGroup(
+                name="files", host="h", port=port, backend="gloo", world_size=1 + len(ranks)
+            )
             update = WeightUpdate(
-                version=version, history=history, attempt=attempt, group=group, buckets=(bucket,)
+                version=version,
+                history=history,
+                attempt=attempt,
+                recipients=ranks,
+                source=group,
+                buckets=(bucket,),
             )
             write_json(push_file(folder, update), weights[:version])
             await broker.announce(update)

@@ -336,11 +336,12 @@ class RolloutPlayer:
         while True:
             news = await self.broker.watch_weights(serial, wait_s=3)
             serial = max(serial, news.serial)
-            if news.update is None or self.name not in news.update.group.ranks:
+            if news.update is None or self.name not in news.update.recipients:
                 continue
             update = news.update
             await asyncio.sleep(self.world.rng.uniform(0.0, 0.5))
-            key = (update.group.port, update.version, update.attempt)
+            assert isinstance(update.source, PushGroup)
+            key = (update.source.port, update.version, update.attempt)
             self.world.engines[self.name] = self.world.published[key]
             self.serving = (update.history, update.version)
             self.is_serving.set()
@@ -507,12 +508,15 @@ class LearnerPlayer:
     def _update(self, version: int, members: list[str]) -> WeightUpdate:
         ranks = {member: rank for rank, member in enumerate(members, start=1)}
         bucket = WeightBucket(names=("w",), dtypes=("float32",), shapes=((1,),), num_bytes=4)
-        group = PushGroup(name="g", host="h", port=self.life, backend="gloo", ranks=ranks)
+        group = PushGroup(
+            name="g", host="h", port=self.life, backend="gloo", world_size=1 + len(ranks)
+        )
         return WeightUpdate(
             version=version,
             history=self.history,
             attempt=self.attempt,
-            group=group,
+            recipients=ranks,
+            source=group,
             buckets=(bucket,),
         )
 

@@ -1,0 +1,296 @@
+"""The life of one rollout server: its engine, its membership of the broker, its return from death.
+
+An engine's life and its membership are one: when the engine dies or no longer answers, the member
+says goodbye (its leases are issued again at once), the engine is started anew, and says hello as
+one that has no weights yet. The next push brings them.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from broker.client import BrokerClient, heartbeat_forever
+from broker.protocol import Role
+from broker.transport import zmq_link
+from common.config import RunConfig
+from common.errors import EngineError
+from rollout.engine import Engine, EngineInfo
+from rollout.http_engine import HttpEngine
+from rollout.pool import Pool, Server
+from rollout.serving import Figures, Serving
+from rollout.weights import WeightReceiver, follow_weights
+from rollout.worker import PromptRenderer, RolloutWorker
+
+logger = logging.getLogger(__name__)
+_BUDGET_PERIOD_S = 3600.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # between two starts
+_ASK_AGAIN_S = 2.0  # between two looks for an engine that others start
+_HEALTH_TRIES = 3  # failures in a row that make an engine count as lost
+StartedEngine = Callable[[], AbstractAsyncContextManager["RunningEngine"]]
+
+
+class RunningEngine:
+    """An engine that answers.
+
+    Args:
+        watch: returns never; raises EngineError when the engine's process has ended.
+    """
+
+    def __init__(self, url: str, watch: Callable[[], Awaitable[None]] | None = None) -> None:
+        self.url = url
+        self.watch = watch
+
+
+class RestartBudget:
+    """How often an engine may be started again. Pure; time is an argument (seconds)."""
+
+    def __init__(
+        self,
+        max_restarts: int,
+        period_s: float = _BUDGET_PERIOD_S,
+        longest_pause_s: float = _LONGEST_PAUSE_S,
+    ) -> None:
+        self.max_restarts = max_restarts
+        self._period_s = period_s
+        self._longest_pause_s = longest_pause_s
+        self._times: deque[float] = deque()
+
+    def pause_before_next(self, now: float) -> float | None:
+        """Seconds to wait before the restart that this counts; None: no more are allowed."""
+        while self._times and self._times[0] <= now - self._period_s:
+            self._times.popleft()
+        if len(self._times) >= self.max_restarts:
+            return None
+        pause_s: float = min(
+            _FIRST_PAUSE_S * 2.0 ** min(len(self._times), 9), self._longest_pause_s
+        )
+        self._times.append(now)
+        return pause_s
+
+
+class Member:
+    """One rollout server of this process.
+
+    Args:
+        started: starts or attaches to the engine, and ends what it has started.
+        renderer: awaited when the first engine is up.
+        budget: of restarts; None: as configured.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        member_id: str,
+        started: StartedEngine,
+        pool: Pool,
+        renderer: Awaitable[PromptRenderer],
+        stop: asyncio.Event,
+        finished: asyncio.Event,
+        budget: RestartBudget | None = None,
+    ) -> None:
+        self._budget = budget or RestartBudget(config.rollout.max_restarts)
+        self._config = config
+        self._member_id = member_id
+        self._started = started
+        self._pool = pool
+        self._renderer = renderer
+        self._stop = stop
+        self._finished = finished
+
+    async def live(self) -> None:
+        """Until the run is finished or `stop` is set.
+
+        Raises:
+            EngineError: the engine did not start, or died more often than is allowed.
+            BrokerUnavailable, ProtocolError: the line to the broker broke.
+        """
+        has_been_up = False
+        while True:
+            try:
+                async with self._started() as engine:
+                    has_been_up = True
+                    if not self._stop.is_set():
+                        await self._serve(engine)
+                return
+            except (EngineError, BaseExceptionGroup) as errors:
+                error = first_error(errors)
+                if not isinstance(error, EngineError) or not has_been_up:
+                    raise error from errors
+                if self._is_over():
+                    return
+                await self._pause_before_restart(error)
+
+    async def _pause_before_restart(self, error: EngineError) -> None:
+        pause_s = self._budget.pause_before_next(time.monotonic())
+        if pause_s is None:
+            raise EngineError(
+                f"{self._member_id}: its engine died more than {self._budget.max_restarts} "
+                f"times in an hour (rollout.max_restarts): {error}"
+            ) from error
+        logger.error("%s: %s", self._member_id, error)
+        logger.warning("%s: starting the engine again in %g s", self._member_id, pause_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._stop.wait()
+
+    def _is_over(self) -> bool:
+        return self._stop.is_set() or self._finished.is_set()
+
+    async def _serve(self, running: RunningEngine) -> None:
+        """One life, from hello to goodbye."""
+        config = self._config
+        async with http_engine(config, running.url) as engine:
+            info = await engine.info()
+            serving, figures = Serving(), Figures()
+            server = Server(self._member_id, engine, serving, capacity(config, info))
+            async with self._broker(running.url, info) as broker, asyncio.TaskGroup() as tasks:
+                receiver = WeightReceiver(engine, info, self._member_id, serving)
+                beat_s = min(2.0, config.broker.member_timeout_s / 4)
+                background = [
+                    tasks.create_task(follow_weights(broker, receiver, serving, self._finished)),
+                    tasks.create_task(
+                        heartbeat_forever(
+                            broker, lambda: figures.take(serving.version), beat_s, self._finished
+                        )
+                    ),
+                    tasks.create_task(
+                        watch_health(engine, serving, config.broker.member_timeout_s / 4)
+                    ),
+                    tasks.create_task(_raise_when_lost(server)),
+                ]
+                if running.watch is not None:
+                    background.append(tasks.create_task(_forever(running.watch)))
+                await self._pool.add(server)
+                try:
+                    worker = RolloutWorker(
+                        config, broker, server, self._pool, await self._renderer, figures
+                    )
+                    await worker.run_until(self._stop, self._finished, config.cluster.drain_s)
+                finally:
+                    await self._pool.remove(server)
+                for task in background:
+                    task.cancel()
+        how = "the run is finished" if self._finished.is_set() else "stopped"
+        logger.info("%s ended: %s", self._member_id, how)
+
+    @contextlib.asynccontextmanager
+    async def _broker(self, url: str, info: EngineInfo) -> Any:
+        """Membership; whatever ends it, its leases are given back at once."""
+        config = self._config
+        async with BrokerClient(
+            config.broker.address,
+            self._member_id,
+            Role.ROLLOUT,
+            ranks=info.ranks,
+            details={"host": socket.gethostname(), "pid": str(os.getpid()), "engine": url},
+            request_timeout_s=config.broker.member_timeout_s / 4,
+            max_frame_bytes=config.broker.max_frame_mib * 2**20,
+            link=zmq_link(config.broker),
+        ) as broker:
+            try:
+                yield broker
+            except BaseExceptionGroup as errors:
+                if isinstance(first_error(errors), EngineError):
+                    await broker.goodbye()
+                raise
+            await broker.goodbye()
+
+
+def http_engine(config: RunConfig, url: str) -> HttpEngine:
+    """The client of the engine at `url`."""
+    key_file = config.sglang.api_key_file
+    return HttpEngine(
+        url,
+        request_timeout_s=config.rollout.request_timeout_s,
+        control_timeout_s=config.weights.timeout_s,
+        load_timeout_s=config.weights.load_timeout_s,
+        api_key=None if key_file is None else key_file.read_text().strip(),
+    )
+
+
+def capacity(config: RunConfig, info: EngineInfo) -> int:
+    """Groups that a server may have at once: as configured, or as many as it can run."""
+    wanted, n = config.rollout.max_concurrent_groups, config.rollout.trajectories_per_sample
+    if info.max_running is None or info.max_running >= wanted * n:
+        return wanted
+    possible = max(1, info.max_running // n)
+    logger.warning(
+        "the engine runs %d responses at once: %d groups of %d, not "
+        "rollout.max_concurrent_groups = %d",
+        info.max_running, possible, n, wanted,
+    )  # fmt: skip
+    return possible
+
+
+async def watch_health(engine: Engine, serving: Serving, interval_s: float) -> None:
+    """Notices an engine that is gone or hangs, also one that is not our child.
+
+    It asks for the version, which an engine answers while paused, and whether it can generate only
+    while it serves: asked while paused, /health would hang.
+
+    Raises:
+        EngineError: several questions in a row were not answered.
+    """
+    failures = 0
+    while True:
+        await asyncio.sleep(interval_s)
+        pauses = serving.pauses
+        try:
+            await engine.version()
+            if not serving.is_running or await engine.is_healthy() or serving.pauses > pauses:
+                failures = 0
+                continue
+            raise EngineError("it answers but does not generate (/health)")
+        except EngineError as error:
+            failures += 1
+            if failures == _HEALTH_TRIES:
+                raise
+            logger.warning(
+                "the engine is in trouble (%d of %d): %s", failures, _HEALTH_TRIES, error
+            )
+
+
+async def wait_until_it_answers(config: RunConfig, url: str, stop: asyncio.Event) -> None:
+    """Returns when the engine at `url`, which others have started, answers, or `stop` is set.
+
+    Raises:
+        EngineError: it does not within rollout.start_timeout_s.
+    """
+    deadline = time.monotonic() + config.rollout.start_timeout_s
+    async with http_engine(config, url) as engine:
+        while not stop.is_set():
+            try:
+                await engine.version()
+                return
+            except EngineError as error:
+                if time.monotonic() > deadline:
+                    raise EngineError(
+                        f"no engine answers at {url}: {error}. Fix: start it, or mend "
+                        "rollout.engine_urls; rollout.start_timeout_s sets the limit"
+                    ) from error
+                logger.info("waiting for the engine at %s: %s", url, error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ASK_AGAIN_S):  # a foreign process cannot wake us
+                    await stop.wait()
+
+
+async def _raise_when_lost(server: Server) -> None:
+    raise await server.lost
+
+
+async def _forever(watch: Callable[[], Awaitable[None]]) -> None:
+    await watch()
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The first error in a tree of groups: the others follow from it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

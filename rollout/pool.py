@@ -1,0 +1,113 @@
+"""Which server generates which group, when one process drives several.
+
+A lease belongs to the member that asked for it, but any server of the pool may generate it: the one
+that has computed the image before, as long as it has a free slot; else the one with most free
+slots. No server gets more groups than its capacity.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from common.errors import EngineError
+from rollout.engine import Engine
+from rollout.serving import Serving
+
+MAX_IMAGES = 4096  # digests remembered for each server
+
+
+class Server:
+    """One engine as the pool sees it.
+
+    Args:
+        capacity: groups that it generates at once.
+    """
+
+    def __init__(self, name: str, engine: Engine, serving: Serving, capacity: int) -> None:
+        self.name = name
+        self.engine = engine
+        self.serving = serving
+        self.capacity = capacity
+        self.reserved = 0  # leases of its member that no server generates yet
+        self.running = 0
+        self.lost: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
+        self._images: OrderedDict[str, None] = OrderedDict()  # sha256, the latest used last
+        self._images_of: object = None  # what it served when it computed them
+
+    @property
+    def free(self) -> int:
+        """Groups that it could start now."""
+        return self.capacity - self.running
+
+    def has_seen(self, image: str) -> bool:
+        """Whether the image's prefix may still be in its cache: a push empties that."""
+        return self._images_of == self.serving.now and image in self._images
+
+    def note_image(self, image: str) -> None:
+        if self._images_of != self.serving.now:
+            self._images.clear()
+            self._images_of = self.serving.now
+        self._images[image] = None
+        self._images.move_to_end(image)
+        if len(self._images) > MAX_IMAGES:
+            self._images.popitem(last=False)
+
+    def report_lost(self, error: EngineError) -> None:
+        """It does not answer any more; its keeper starts it again."""
+        if not self.lost.done():
+            self.lost.set_result(error)
+
+
+def best(servers: Iterable[Server], image: str) -> Server | None:
+    """The server for a group on `image`; None when no server that serves has a free slot."""
+    candidates = [s for s in servers if s.serving.now is not None and s.free > 0]
+    return max(candidates, key=lambda s: (s.has_seen(image), s.free), default=None)
+
+
+class Pool:
+    """The servers of this process that are up."""
+
+    def __init__(self) -> None:
+        self._servers: dict[str, Server] = {}
+        self._changed = asyncio.Condition()
+
+    async def add(self, server: Server) -> None:
+        async with self._changed:
+            self._servers[server.name] = server
+            self._changed.notify_all()
+
+    async def remove(self, server: Server) -> None:
+        async with self._changed:
+            if self._servers.get(server.name) is server:
+                del self._servers[server.name]
+
+    async def choose(self, image: str, avoid: Server | None = None) -> Server:
+        """Takes a slot of the best server, as soon as there is one; `release` gives it back.
+
+        Args:
+            avoid: a server that has just failed; chosen only when there is no other.
+        """
+        async with self._changed:
+            while True:
+                others = [s for s in self._servers.values() if s is not avoid]
+                server = best(others or self._servers.values(), image)
+                if server is not None:
+                    server.running += 1
+                    server.note_image(image)
+                    return server
+                await self._changed.wait()
+
+    async def release(self, server: Server) -> None:
+        server.running -= 1
+        await self.notify()
+
+    async def notify(self) -> None:
+        """Something changed that may free a slot."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def wait_for_room(self, server: Server) -> int:
+        """How many leases its member may ask for; waits until it is one at least."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: server.free > server.reserved)
+            return server.free - server.reserved
