@@ -125,7 +125,8 @@ def response_tokens(renderer: Renderer, vocabulary: int) -> np.ndarray:
     """int32 [T]: ordinary tokens, drawn once and for all."""
     special = {*renderer.tokenizer.all_special_ids, *renderer.vision_token_ids}
     size = min(vocabulary, len(renderer.tokenizer))
-    ordinary = np.setdiff1d(np.arange(size), list(special))
+    # SGLang reports the last id of a vocabulary as 0, as it does image placeholders.
+    ordinary = np.setdiff1d(np.arange(size - 1), list(special))
     return np.random.default_rng(0).choice(ordinary, _RESPONSE_TOKENS).astype(np.int32)
 
 

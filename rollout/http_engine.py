@@ -89,7 +89,8 @@ class HttpEngine:
         self, prompt_token_ids: np.ndarray, image: bytes, response_token_ids: np.ndarray
     ) -> Scores:
         body = score_body(prompt_token_ids, image, response_token_ids, self._cache_part)
-        answer = await self._generate(body, self._control_timeout_s)
+        # It waits its turn behind requests that a pause has put back.
+        answer = await self._generate(body, self._request_timeout_s)
         return parse_scores(answer, response_token_ids)
 
     async def info(self) -> EngineInfo:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv-sglang"
 _HERE = Path(__file__).resolve().parent
 _CPU_TOTAL_TOKENS = 65536  # SGLang would take most of the machine's memory
+_CPU_PREFILL_TOKENS = 1024  # computed in one go; a pause waits for the end of that
 _CPU_STATES_PER_REQUEST = 4  # slots of linear attention: running, cached prefix, and spare
 
 # Flags that the configuration sets, with the key that does it.
@@ -84,6 +85,9 @@ def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
         "--quantization": config.sglang.quantization,
         "--max-running-requests": requests,
         "--max-total-tokens": config.sglang.max_total_tokens,
+        # A group's responses are all asked for again after a pause: let the first of them compute
+        # the prompt and the others find it.
+        "--schedule-policy": "lpm",
         "--log-level-http": "warning",  # a line for each request would hide what matters
     }
     if not has_gpu():
@@ -231,6 +235,7 @@ def _on_a_cpu(
     changed: dict[str, object | None] = {
         **flags,
         "--device": "cpu",
+        "--chunked-prefill-size": _CPU_PREFILL_TOKENS,
         "--attention-backend": "torch_native",  # the default asks for Intel's AMX
         "--max-total-tokens": config.sglang.max_total_tokens or _CPU_TOTAL_TOKENS,
     }
