@@ -155,8 +155,8 @@ class DyingGroup(PushGroup):
         if DyingGroup.where is not None and DyingGroup.where[0] == f"during bucket {self._sent}":
             threading.Timer(0.0005, die, (DyingGroup.where[1],)).start()
         super().broadcast(content)
-        self._sent += 1
-        self._reach(f"after bucket {self._sent - 1}")
+        self._reach(f"after bucket {self._sent}")
+        self._sent = (self._sent + 1) % NUM_BUCKETS
 
 
 def run_learner(

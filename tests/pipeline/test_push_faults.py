@@ -141,6 +141,12 @@ class System:
         servers = self.broker.service.ledger.servers.all()
         return {name: servers[name, life] for name, life in servers}
 
+    def report(self, what: str) -> None:
+        """One line for `pytest -s`; starts a new list."""
+        times, self.recovery_s = sorted(self.recovery_s), []
+        median, longest = times[len(times) // 2], times[-1]
+        print(f"{what}: {len(times)} times, gone on after {median:.1f} s, at most {longest:.1f} s")
+
     async def goes_on(self, steps: int = 2) -> None:
         """Returns when `steps` more are trained and both servers serve what came after."""
         began, target = time.monotonic(), self.version + steps
@@ -250,24 +256,23 @@ def _post(url: str, body: dict[str, Any]) -> None:
     urllib.request.urlopen(request, timeout=5).close()
 
 
-@pytest.mark.parametrize("phase", SERVER_PHASES)
-async def test_a_server_that_is_killed_in_a_push_costs_only_itself(tmp_path, checkpoint, phase):
+async def test_a_server_that_is_killed_in_a_push_costs_only_itself(tmp_path, checkpoint):
     async with running_system(tmp_path, checkpoint) as system:
-        for time_number in range(TIMES):
-            name = f"rollout-{time_number % 2}"
-            order = {**SERVER_PHASES[phase], "when": MOMENTS[time_number % 3], "how": "kill"}
-            await _die_in_push(system, name, order)
+        for phase, order in SERVER_PHASES.items():
+            for time_number in range(TIMES):
+                name, when = f"rollout-{time_number % 2}", MOMENTS[time_number % 3]
+                await _die_in_push(system, name, {**order, "when": when, "how": "kill"})
+                await system.goes_on()
+            system.report(f"server killed at {phase}")
+
+
+async def test_a_server_that_falls_silent_in_a_push_is_started_anew(tmp_path, checkpoint):
+    async with running_system(tmp_path, checkpoint) as system:
+        for phase in ("join", "pause", "second bucket", "end", "probe"):
+            order = {**SERVER_PHASES[phase], "when": "during", "how": "stop"}
+            await _die_in_push(system, "rollout-1", order)
             await system.goes_on()
-        print(f"{phase}: going on took up to {max(system.recovery_s):.1f} s")
-
-
-@pytest.mark.parametrize("phase", ["join", "pause", "second bucket", "end", "probe"])
-async def test_a_server_that_falls_silent_in_a_push_is_started_anew(tmp_path, checkpoint, phase):
-    async with running_system(tmp_path, checkpoint) as system:
-        order = {**SERVER_PHASES[phase], "when": "during", "how": "stop"}
-        await _die_in_push(system, "rollout-1", order)
-        await system.goes_on()
-        print(f"{phase}: going on took up to {max(system.recovery_s):.1f} s")
+            system.report(f"server silent at {phase}")
 
 
 async def _die_in_push(system: System, name: str, order: dict[str, Any]) -> None:
@@ -283,24 +288,21 @@ async def _die_in_push(system: System, name: str, order: dict[str, Any]) -> None
     deadline = time.monotonic() + LIMIT_S
     while system.engines.current[name] is doomed:
         system.learner.check()
-        assert time.monotonic() < deadline, f"{name} lives on"
+        assert time.monotonic() < deadline, f"{name} lives on: {order}"
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("point", LEARNER_POINTS)
-async def test_a_learner_that_is_killed_in_a_push_leaves_servers_that_recover(
-    tmp_path, checkpoint, point
-):
+async def test_a_learner_that_is_killed_in_a_push_leaves_servers_that_recover(tmp_path, checkpoint):
     async with running_system(tmp_path, checkpoint) as system:
-        for time_number in range(TIMES):
-            system.learner.close()
-            needs_group = "join" in point
-            die_in = 0 if needs_group else 1 + time_number % 2
-            system.learner.start(system.version, die_in, (point, "kill"))
-            assert await system.learner.ended() == -9
-            system.learner.start(system.version)
-            await system.goes_on()
-        print(f"{point}: going on took up to {max(system.recovery_s):.1f} s")
+        for point in LEARNER_POINTS:
+            for time_number in range(TIMES):
+                system.learner.close()
+                die_in = 0 if "join" in point else 1 + time_number % 2
+                system.learner.start(system.version, die_in, (point, "kill"))
+                assert await system.learner.ended() == -9, point
+                system.learner.start(system.version)
+                await system.goes_on()
+            system.report(f"learner killed {point}")
 
 
 async def test_a_learner_that_falls_silent_in_a_push_leaves_servers_that_recover(
@@ -314,3 +316,4 @@ async def test_a_learner_that_falls_silent_in_a_push_leaves_servers_that_recover
             system.learner.close()
             system.learner.start(system.version)
             await system.goes_on()
+            system.report(f"learner silent {point}")

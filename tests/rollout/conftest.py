@@ -45,3 +45,11 @@ def embedded_url(checkpoint, tmp_path_factory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("engine") / "engine.log"
     with running_server(run_config(checkpoint), log) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def second_url(checkpoint, tmp_path_factory) -> Iterator[str]:
+    """Another such server."""
+    log = tmp_path_factory.mktemp("engine") / "engine.log"
+    with running_server(run_config(checkpoint), log) as url:
+        yield url

@@ -288,12 +288,44 @@ async def test_an_engine_that_is_gone_for_good_ends_the_process(
         assert caught.group_contains(EngineError)
 
 
+async def test_two_servers_behind_one_process_share_the_work_and_each_other_s_fate(
+    tmp_path, checkpoint, renderer, engine, second_url, model
+):
+    """What one of them leaves undone when it dies, the other does within the lease."""
+    async with (
+        _Relay(engine) as first,
+        _Relay(second_url) as second,
+        started_run(
+            tmp_path, checkpoint, EndlessRenderer(renderer), first.url, second.url,
+            max_concurrent_groups=2, max_response_tokens=150,
+        ) as run,
+    ):  # fmt: skip
+        await run.learner.push(model.state_dict(), 0, servers=2)
+        await run.learner.acknowledged(0)
+        await run.learner.take(1)
+        assert first.connections > 0 and second.connections > 0
+        members = (await run.broker.status()).members
+        assert sum(m.role == "rollout" for m in members) == 2
+        await run.broker.ack(1)
+        first.close()
+        async with asyncio.timeout(30):
+            while set((await run.broker.watch_members(0, 0)).acknowledged) != {"rollout-1"}:
+                await asyncio.sleep(0.05)
+        await run.learner.push(model.state_dict(), 1, servers=1)
+        for step in (2, 3):
+            batch = await run.learner.take(step)
+            assert all(len(g.trajectories) == NUM_TRAJECTORIES for g in batch.groups)
+            await run.broker.ack(step)
+            await run.learner.push(model.state_dict(), step, servers=1)
+
+
 class _Relay:
     """Forwards TCP to a server until it is closed."""
 
     def __init__(self, url: str) -> None:
         host, _, port = url.removeprefix("http://").partition(":")
         self._target = (host, int(port))
+        self.connections = 0
         self._writers: list[asyncio.StreamWriter] = []
         self._copies: set[asyncio.Task[None]] = set()
 
@@ -312,6 +344,7 @@ class _Relay:
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         there_reader, there_writer = await asyncio.open_connection(*self._target)
         self._writers += [writer, there_writer]
         for source, sink in ((reader, there_writer), (there_reader, writer)):
