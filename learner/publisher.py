@@ -181,6 +181,8 @@ class Publisher:
         """Push the last weights again if a live server is without them. Call it while waiting."""
         self.check()
         if self._push is None and self._pushed_version >= 0 and self._is_someone_without_weights():
+            if self._probe is None and self._checks is not None and self._checks.is_due(0):
+                self._probe = self._checks.probe()  # whoever comes late is verified as well
             self._push = self._publisher.submit(self._push_until_done, self._pushed_version)
 
     # ---- the publisher's thread, or the main one while that has nothing to do --------------------

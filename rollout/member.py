@@ -243,11 +243,18 @@ async def watch_health(engine: Engine, serving: Serving, interval_s: float) -> N
         await asyncio.sleep(interval_s)
         pauses = serving.pauses
         try:
-            await engine.version()
-            if not serving.is_running or await engine.is_healthy() or serving.pauses > pauses:
+            version = await engine.version()
+            if not serving.is_running or serving.pauses > pauses:
                 failures = 0
                 continue
-            raise EngineError("it answers but does not generate (/health)")
+            if version != serving.version:
+                raise EngineError(
+                    f"it serves version {version}, not {serving.version} as was pushed: somebody "
+                    "else has started it again"
+                )
+            if not await engine.is_healthy() and serving.pauses == pauses:
+                raise EngineError("it answers but does not generate (/health)")
+            failures = 0
         except EngineError as error:
             failures += 1
             if failures == _HEALTH_TRIES:

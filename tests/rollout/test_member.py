@@ -1,0 +1,101 @@
+"""When an engine counts as lost, and how often it is started again."""
+
+import asyncio
+
+import pytest
+
+from common.errors import EngineError
+from rollout.engine import EngineInfo
+from rollout.member import RestartBudget, capacity, watch_health
+from rollout.serving import Served, Serving
+from tests.rollout.support import run_config
+
+
+class Engine:
+    """Answers as it is told."""
+
+    def __init__(self) -> None:
+        self.reported: int | None = 3
+        self.is_well = True
+        self.asked_health = 0
+
+    async def version(self) -> int | None:
+        return self.reported
+
+    async def is_healthy(self) -> bool:
+        self.asked_health += 1
+        return self.is_well
+
+
+async def serving_version_3() -> Serving:
+    serving = Serving()
+    await serving.set(Served(0, 3))
+    return serving
+
+
+async def watch(engine: Engine, serving: Serving, seconds: float = 0.2) -> None:
+    async with asyncio.timeout(seconds):
+        await watch_health(engine, serving, 0.005)
+
+
+async def test_a_healthy_engine_is_left_alone():
+    engine = Engine()
+    with pytest.raises(TimeoutError):
+        await watch(engine, await serving_version_3())
+    assert engine.asked_health > 1
+
+
+@pytest.mark.parametrize("state", ["paused", "no weights"])
+async def test_health_is_not_asked_for_when_it_would_hang(state):
+    engine, serving = Engine(), Serving()
+    if state == "paused":
+        serving = await serving_version_3()
+        serving.note_pause()
+    engine.is_well = False
+    with pytest.raises(TimeoutError):
+        await watch(engine, serving)
+    assert engine.asked_health == 0
+
+
+async def test_an_engine_that_only_answers_is_lost_after_some_tries():
+    engine = Engine()
+    engine.is_well = False
+    with pytest.raises(EngineError, match="answers but does not generate"):
+        await watch(engine, await serving_version_3())
+    assert engine.asked_health == 3
+
+
+async def test_a_pause_that_comes_in_between_does_not_count():
+    engine, serving = Engine(), await serving_version_3()
+
+    async def unhealthy() -> bool:
+        serving.note_pause()
+        serving.note_resume()
+        return False
+
+    engine.is_healthy = unhealthy  # type: ignore[method-assign]
+    with pytest.raises(TimeoutError):
+        await watch(engine, serving)
+
+
+async def test_an_engine_that_others_have_restarted_is_noticed():
+    engine = Engine()
+    engine.reported = None
+    with pytest.raises(EngineError, match="it serves version None, not 3 as was pushed"):
+        await watch(engine, await serving_version_3())
+
+
+def test_a_budget_grants_restarts_with_longer_and_longer_pauses_and_renews_itself():
+    budget = RestartBudget(3, period_s=100)
+    assert [budget.pause_before_next(now) for now in (0, 1, 2)] == [1, 2, 4]
+    assert budget.pause_before_next(99) is None
+    assert budget.pause_before_next(100.5) == 4  # the first is forgotten
+    assert RestartBudget(0).pause_before_next(0) is None
+    many = RestartBudget(10**6, longest_pause_s=5)
+    assert max(many.pause_before_next(0) for _ in range(2000)) == 5
+
+
+@pytest.mark.parametrize(("max_running", "expected"), [(None, 4), (12, 4), (11, 3), (2, 1)])
+def test_a_server_gets_no_more_groups_than_it_can_run(tmp_path, max_running, expected):
+    config = run_config(tmp_path, trajectories_per_sample=3, max_concurrent_groups=4)
+    assert capacity(config, EngineInfo("cpu", 1, max_running)) == expected
