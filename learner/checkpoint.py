@@ -2,7 +2,7 @@
 
     RUN/checkpoints/step-000060/
         config.json, model.safetensors, tokenizer, processor, chat template   the student
-        teacher.safetensors     float32, by parameter name; absent for policy "current"
+        teacher/weights.safetensors  float32, by parameter name; absent for policy "current"
         optimizer.pt            AdamW moments and counts; read it with weights_only=True
         random.pt               states of torch's generators; the same
         run.toml                the configuration
@@ -39,7 +39,7 @@ from learner.trainer import Trainer
 logger = logging.getLogger(__name__)
 _NAME = re.compile(r"step-(\d{6,})")
 _STATE = "state.json"
-_TEACHER = "teacher.safetensors"
+_TEACHER = "teacher/weights.safetensors"  # apart: servers load every such file beside config.json
 
 
 class Checkpoint(NamedTuple):
@@ -99,19 +99,21 @@ def _write(folder: Path, trainer: Trainer, renderer: Renderer, config: RunConfig
     renderer.save(folder)
     if trainer.teacher.model is not trainer.model:
         weights = {k: v.contiguous() for k, v in named_weights(trainer.teacher.model).items()}
+        (folder / _TEACHER).parent.mkdir()
         save_file(weights, folder / _TEACHER)
     torch.save(trainer.optimizer.state_dict(), folder / "optimizer.pt")
     torch.save(_random_state(), folder / "random.pt")
     (folder / "run.toml").write_text(dump_toml(config), encoding="utf-8")
-    files = sorted(folder.iterdir())
+    entries = sorted(folder.rglob("*"))
+    files = [path for path in entries if path.is_file()]
     state = {
         "version": trainer.version,
         "seed": config.run.seed,
         "student": _digest(named_weights(trainer.model)),
-        "files": {path.name: sha256_of_file(path) for path in files},
+        "files": {str(path.relative_to(folder)): sha256_of_file(path) for path in files},
     }
     write_json(folder / _STATE, state)
-    for path in (*files, folder / _STATE, folder):
+    for path in (*entries, folder / _STATE, folder):
         _sync(path)
 
 

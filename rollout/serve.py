@@ -87,6 +87,12 @@ def check_checkpoint(folder: Path) -> None:
                 f"checkpoint {str(folder)!r} has no {part}: {' or '.join(patterns)} is missing. "
                 f"{mend}"
             )
+    for path in folder.glob("*.safetensors"):
+        if not path.name.startswith("model"):
+            raise ConfigError(
+                f"checkpoint {str(folder)!r} holds {path.name} beside the model's files: SGLang "
+                "would load it over the model. Fix: move it away"
+            )
     if not _has_chat_template(folder):
         raise ConfigError(
             f"checkpoint {str(folder)!r} has no chat template: {_TEMPLATES[0]} is missing. "

@@ -97,7 +97,10 @@ def test_the_teacher_and_the_optimizer_are_saved_exactly(world, trained, tmp_pat
     load_teacher(path, fresh)
     for name, tensor in named_weights(trained.teacher.model).items():
         assert torch.equal(named_weights(fresh)[name], tensor), name
-    assert load_file(path / "teacher.safetensors").keys() == named_weights(trained.model).keys()
+    assert (
+        load_file(path / "teacher/weights.safetensors").keys()
+        == named_weights(trained.model).keys()
+    )
     saved = torch.load(path / "optimizer.pt", weights_only=True)
     ours = trained.optimizer.state_dict()
     for number, moments in ours["adamw"]["state"].items():
@@ -110,7 +113,7 @@ def test_version_and_configuration_are_saved(world, trained, tmp_path):
     path = save(world, trained, tmp_path)
     state = json.loads((path / "state.json").read_text())
     assert (state["version"], state["seed"]) == (1, 3)
-    files = {file.name for file in path.iterdir()}
+    files = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
     assert state["files"].keys() == files - {"state.json"}
     assert load(["--config", str(path / "run.toml")]) == world.config
 
@@ -216,7 +219,13 @@ def test_the_newest_complete_checkpoint_is_found(world, trained, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["model.safetensors", "teacher.safetensors", "optimizer.pt", "random.pt", "config.json"],
+    [
+        "model.safetensors",
+        "teacher/weights.safetensors",
+        "optimizer.pt",
+        "random.pt",
+        "config.json",
+    ],
 )
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
 def test_a_damaged_file_is_named(world, trained, tmp_path, name, damage):
@@ -252,7 +261,9 @@ def test_parts_of_another_model_are_refused(world, trained, tmp_path):
     checkpoint = find_checkpoint(tmp_path, world.config)
     with pytest.raises(CheckpointError, match="its student does not load as it was saved"):
         restore(checkpoint, world.trainer())  # of the start, not of the checkpoint
-    with pytest.raises(CheckpointError, match=r"teacher\.safetensors: it is of another model"):
+    with pytest.raises(
+        CheckpointError, match=r"teacher/weights\.safetensors: it is of another model"
+    ):
         load_teacher(path, torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="other trainable parameters"):
         Optimizer(torch.nn.Linear(2, 2).parameters(), world.config.optimizer, 9).load_state_dict(
@@ -265,11 +276,11 @@ def test_a_teacher_that_was_not_saved_is_named(world, tmp_path):
     trainer = world.trainer(config)
     train(world, trainer, range(1, 2), config)
     save(world, trainer, tmp_path, config)
-    with pytest.raises(CheckpointError, match=r"teacher\.safetensors: it cannot be read"):
+    with pytest.raises(CheckpointError, match=r"teacher/weights\.safetensors: it cannot be read"):
         resumed(world, tmp_path)
 
 
 def test_the_current_teacher_is_not_written_twice(world, tmp_path):
     config = world.changed(teacher={"policy": "current"})
     path = save(world, world.trainer(config), tmp_path, config)
-    assert not (path / "teacher.safetensors").exists()
+    assert not (path / "teacher/weights.safetensors").exists()

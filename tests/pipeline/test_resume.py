@@ -153,7 +153,7 @@ def test_a_run_whose_processes_are_killed_ends_as_if_they_were_not(tmp_path: Pat
     last = system.folder / "checkpoints" / f"step-{STEPS:06d}"
     student, teacher = plain_loop(config, sample_group, shared_prefix_loss)
     assert_same_bits(load_file(last / "model.safetensors"), student)
-    assert_same_bits(load_file(last / "teacher.safetensors"), teacher)
+    assert_same_bits(load_file(last / "teacher/weights.safetensors"), teacher)
 
     summary = json.loads((system.folder / "summary.json").read_text())
     assert summary["steps"] == STEPS and not summary["interrupted"]

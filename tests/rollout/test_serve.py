@@ -80,6 +80,14 @@ def test_a_folder_that_lacks_a_file_is_refused(tmp_path: Path, missing: str, nam
     assert "Fix: " in str(error.value) and str(folder) in str(error.value)
 
 
+def test_weights_that_do_not_belong_to_the_model_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(QUICKSTART, folder)
+    shutil.copy(folder / "model.safetensors", folder / "teacher.safetensors")
+    with pytest.raises(ConfigError, match="SGLang would load it over the model"):
+        check_checkpoint(folder)
+
+
 def test_no_folder_at_all_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["/nowhere", "--port", "1"])
