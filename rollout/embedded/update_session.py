@@ -6,6 +6,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from rollout.embedded.flat_home import bucket_in_model
 from rollout.embedded.requests import BadRequest
 from rollout.embedded.scheduler import Scheduler
 from rollout.embedded.weights import (
@@ -18,6 +19,7 @@ from rollout.embedded.weights import (
 
 logger = logging.getLogger(__name__)
 Outcome = tuple[bool, str]
+Manifest = tuple[list[str], list[Any], list[list[int]]]  # names, torch dtypes, shapes
 _OUTSIDE = (
     "update_weights_from_distributed must run between begin_weight_update() and end_weight_update()"
 )
@@ -30,8 +32,10 @@ _NOT_FLUSHED = (
 class UpdateSession:
     """The groups that weights come through, and the open session if there is one.
 
-    Waiting for peers happens on a thread of its own, one step at a time; weights are copied on
-    the scheduler's compute thread.
+    Weights change on the scheduler's compute thread alone, one step at a time. Waiting for peers
+    happens on another thread, with one exception: while the scheduler is paused, a flattened bucket
+    is received straight into the model, on the compute thread, so that whatever else concerns the
+    model (to resume, to load a folder, checksums) waits until the bucket is there.
 
     Args:
         timeout_s: of joining a group and of one broadcast.
@@ -101,10 +105,48 @@ class UpdateSession:
         take = group.receive_flat if load_format else group.receive
         async with self._one_step_at_a_time:
             try:
-                tensors = await asyncio.to_thread(take, *_manifest(body))
+                manifest = _manifest(body)
+                outcome = await self._receive_in_place(group, manifest, body)
+                if outcome is not None:
+                    return outcome
+                tensors = await asyncio.to_thread(take, *manifest)
             except (RuntimeError, ValueError) as error:
                 return False, f"Failed to receive weights: {error}"
             return await self._apply(body, lambda: load_tensors(self._model, tensors))
+
+    async def _receive_in_place(
+        self, group: UpdateGroup, manifest: Manifest, body: dict[str, Any]
+    ) -> Outcome | None:
+        """Receives a flattened bucket into the model's own memory, without a copy.
+
+        A broadcast that fails half-way leaves new weights beside old ones under the old version's
+        name. The engine is then still paused, and whoever pushes must not resume it until a later
+        push has succeeded, as rollout/weights.py sees to.
+
+        Returns:
+            None, with nothing received and no weight changed, where the ordinary way has to be
+            taken: the scheduler is not paused, or the bucket does not fit the model's memory (an
+            unknown name is passed over there, another shape refused, another dtype converted).
+
+        Raises:
+            RuntimeError: the broadcast failed.
+        """
+        is_flat = body.get("load_format") == "flattened_bucket"
+        # Jobs are aborted when the weights are there: here that would take the thread that waits.
+        if not is_flat or body.get("abort_all_requests") or not self._scheduler.is_paused:
+            return None
+
+        def receive() -> Outcome | None:
+            if not self._scheduler.is_paused:  # resumed before this command had its turn
+                return None
+            bucket = bucket_in_model(self._model, *manifest)
+            if bucket is None:
+                return None
+            group.receive_into(bucket)
+            return self._name_and_flush(body)
+
+        outcome: Outcome | None = await asyncio.wrap_future(self._scheduler.run(receive))
+        return outcome
 
     async def load_folder(self, body: dict[str, Any]) -> Outcome:
         folder = _field(body, "model_path", str)
@@ -127,16 +169,10 @@ class UpdateSession:
 
     async def _apply(self, body: dict[str, Any], load: Any) -> Outcome:
         """Loads, names and flushes in one go between two token steps."""
-        version = body.get("weight_version")
-        flush = body.get("flush_cache", True)
 
         def apply() -> Outcome:
             load()
-            if version is not None:
-                self._scheduler.version = str(version)
-            if flush and not self._scheduler.can_flush:
-                return False, _NOT_FLUSHED
-            return True, "Succeeded to update model weights."
+            return self._name_and_flush(body)
 
         if body.get("abort_all_requests"):
             await asyncio.wrap_future(self._scheduler.abort(lambda job: True))
@@ -146,6 +182,15 @@ class UpdateSession:
             return False, f"Failed to update weights: {error}"
         return outcome
 
+    def _name_and_flush(self, body: dict[str, Any]) -> Outcome:
+        """What follows new weights. On the compute thread."""
+        version = body.get("weight_version")
+        if version is not None:
+            self._scheduler.version = str(version)
+        if body.get("flush_cache", True) and not self._scheduler.can_flush:
+            return False, _NOT_FLUSHED
+        return True, "Succeeded to update model weights."
+
     async def _wait_for_running_jobs(self) -> None:
         """Outside a pause an update waits for requests that are under way, as SGLang's does."""
         if not self._scheduler.is_paused:
@@ -153,7 +198,7 @@ class UpdateSession:
             await asyncio.gather(*jobs, return_exceptions=True)
 
 
-def _manifest(body: dict[str, Any]) -> tuple[list[str], list[Any], list[list[int]]]:
+def _manifest(body: dict[str, Any]) -> Manifest:
     names, shapes = body.get("names"), body.get("shapes")
     dtypes = body.get("dtypes")
     for value in (names, dtypes, shapes):

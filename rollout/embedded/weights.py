@@ -56,7 +56,7 @@ class UpdateGroup:
         """One broadcast a tensor, in order."""
         tensors = [torch.empty(*s, dtype=d) for d, s in zip(dtypes, shapes, strict=True)]
         for tensor in tensors:
-            dist.broadcast(tensor, src=0, group=self._group)
+            self._broadcast(tensor)
         return list(zip(names, tensors, strict=True))
 
     def receive_flat(
@@ -65,13 +65,26 @@ class UpdateGroup:
         """One broadcast of the tensors' bytes one after the other."""
         sizes = [math.prod(s) * d.itemsize for d, s in zip(dtypes, shapes, strict=True)]
         bucket = torch.empty(sum(sizes), dtype=torch.uint8)
-        dist.broadcast(bucket, src=0, group=self._group)
+        self._broadcast(bucket)
         parts = torch.split(bucket, sizes)
         # A copy, because a view needs an offset that is a multiple of the element's size.
         return [
             (name, part.clone().view(dtype).view(*shape))
             for name, part, dtype, shape in zip(names, parts, dtypes, shapes, strict=True)
         ]
+
+    def receive_into(self, bucket: Tensor) -> None:
+        """One broadcast of a bucket's bytes into memory that is there: uint8 [bytes].
+
+        If it fails half-way, a part of the memory is new.
+
+        Raises:
+            RuntimeError: the trainer left, or was silent for too long.
+        """
+        self._broadcast(bucket)
+
+    def _broadcast(self, tensor: Tensor) -> None:
+        dist.broadcast(tensor, src=0, group=self._group)
 
     def close(self) -> None:
         dist.destroy_process_group(self._group)

@@ -1,0 +1,1 @@
+"""The two sides of a weight push, for tests/bench/push.py."""
