@@ -103,7 +103,9 @@ def run_processes(config: RunConfig) -> tuple[Weights, Weights]:
 
     assert asyncio.run(run())
     last = folder / "checkpoints" / f"step-{STEPS:06d}"
-    return load_file(last / "model.safetensors"), load_file(last / "teacher" / "weights.safetensors")
+    return load_file(last / "model.safetensors"), load_file(
+        last / "teacher" / "weights.safetensors"
+    )
 
 
 def test_processes_equal_a_plain_loop(
