@@ -34,7 +34,7 @@ class Announcements:
             )
         if self._update is not None:
             newest, given = _number(self._update), _number(update)
-            if given == newest and update == self._update:
+            if given == newest and update.source == self._update.source:
                 return False
             if given <= newest:
                 raise Refusal("bad_request", f"(version, attempt) {given} announced after {newest}")

@@ -203,7 +203,6 @@ class WeightChecksums(Record):
     """Checksums of the tensors that a server must hold, under the server's names for them."""
 
     kind: Literal["cpu", "cuda"]  # SGLang hashes differently on each
-    dtype: str
     by_name: dict[str, str]
 
 

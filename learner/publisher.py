@@ -10,6 +10,7 @@ those that are gone. Every wait has an end. A server that has not acknowledged a
 restarted or failed inside) is found by `mend`, which pushes again.
 """
 
+import concurrent.futures
 import logging
 import secrets
 import threading
@@ -25,7 +26,7 @@ import torch
 from broker.client import BrokerClient
 from broker.protocol import Role
 from common.config import WeightsSection
-from common.errors import WeightSyncError
+from common.errors import VisionOpdError, WeightSyncError
 from common.served_names import pushed_name
 from common.types import PushGroup as GroupRecord
 from common.types import WeightChecksums, WeightFiles, WeightProbe, WeightUpdate
@@ -37,6 +38,8 @@ from learner.weight_files import WeightFolder
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 _WATCH_S = 10.0  # how long the broker may hold a question for members
+_LOOK_S = 0.5  # between looks for an interruption, in the main thread
+_PEERS_S = 0.1
 _NOTICE_S = 1.5  # a worker gives up a silent engine a second after the learner's own timeout
 _CALL_S = 700.0  # the broker's client gives up before, unless the broker's disk is full for long
 
@@ -58,7 +61,7 @@ class Checks(Protocol):
 
     def probe(self) -> WeightProbe: ...
 
-    def checksums(self, snapshot: Snapshot) -> WeightChecksums: ...
+    def checksums(self, snapshot: Snapshot) -> WeightChecksums | None: ...
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Publisher:
         start_timeout_s: seconds to wait for servers.
         heartbeat_s: how often, at least, a live server is heard of.
         checks: None: pushes are not verified.
+        is_interrupted: asked while the main thread waits; True ends the wait.
         files: where weights go instead of through a group; None: through a group.
     """
 
@@ -96,6 +100,7 @@ class Publisher:
         heartbeat_s: float,
         checks: Checks | None = None,
         files: WeightFolder | None = None,
+        is_interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._config = config
         self._line = line
@@ -106,6 +111,7 @@ class Publisher:
         self._silence_s = 1.5 * heartbeat_s
         self._checks = checks
         self._files = files
+        self._is_interrupted = is_interrupted
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publisher")
         self._gatherer = ThreadPoolExecutor(1, thread_name_prefix="gatherer")
         self._push: Future[None] | None = None
@@ -144,9 +150,12 @@ class Publisher:
         """
         started = time.monotonic()
         self.wait()
-        is_due = self._checks is not None and self._checks.is_due(self._pushes)
+        self._probe = None
+        if self._checks is not None and (
+            self._checks.is_due(self._pushes) or self._is_anyone_behind()
+        ):
+            self._probe = self._checks.probe()
         self._pushes += 1
-        self._probe = self._checks.probe() if self._checks is not None and is_due else None
         self._checksums = None
         self._snapshot.begin()
         self._gathering = self._gatherer.submit(self._snapshot.gather)
@@ -166,11 +175,16 @@ class Publisher:
 
         Raises:
             WeightSyncError: it failed as often as is allowed; names the servers.
+            Interrupted: this process is to stop.
         """
         self.wait_for_snapshot()
-        push, self._push = self._push, None
-        if push is not None:
-            push.result()
+        while self._push is not None:
+            done, _ = concurrent.futures.wait([self._push], timeout=_LOOK_S)
+            if done:
+                push, self._push = self._push, None
+                push.result()
+            elif self._is_interrupted():
+                raise Interrupted("a push was under way")
 
     def check(self) -> None:
         """As `wait`, but at once: raises when the push under way has failed already."""
@@ -181,11 +195,16 @@ class Publisher:
         """Push the last weights again if a live server is without them. Call it while waiting."""
         self.check()
         if self._push is None and self._pushed_version >= 0 and self._is_someone_without_weights():
-            if self._probe is None and self._checks is not None and self._checks.is_due(0):
+            if self._probe is None and self._checks is not None:
                 self._probe = self._checks.probe()  # whoever comes late is verified as well
             self._push = self._publisher.submit(self._push_until_done, self._pushed_version)
 
     # ---- the publisher's thread, or the main one while that has nothing to do --------------------
+    def _is_anyone_behind(self) -> bool:
+        """A server that is new, or failed in the last push: it is verified whatever is due."""
+        peers = self._peers(0, 0.0)
+        return any(peer.served < self._pushed_version for peer in peers.values())
+
     def _is_someone_without_weights(self) -> bool:
         peers = self._peers(0, 0.0)
         behind = {name for name, peer in peers.items() if peer.served < self._pushed_version}
@@ -219,6 +238,8 @@ class Publisher:
                 peers = self._wait_for_signs_of_life()
             try:
                 self._push_once(version, peers, is_retry=attempt > 0)
+            except VisionOpdError:  # the line to the broker
+                raise
             except (RuntimeError, OSError) as error:  # torch.distributed's errors, or files
                 self._last_failed = set(self._recipients)
                 self._close_group(is_broken=True)
@@ -321,6 +342,7 @@ class Publisher:
                     f"no rollout server came within {self._start_timeout_s:.0f} s. "
                     "Fix: see the rollout logs; rollout.start_timeout_s sets the limit"
                 )
+            self._closing.wait(_PEERS_S)  # those that the broker lists may not count yet
         raise Interrupted("the push was cut short")
 
     def _wait_for_signs_of_life(self) -> Peers:

@@ -4,9 +4,11 @@ It neither needs nor touches a default process group. The other side joins as SG
 rendezvous at the announced address, then a group whose keys carry the group's name as a prefix.
 """
 
+import contextlib
 import ipaddress
 import os
 import socket
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -34,7 +36,7 @@ class PushGroup:
         self._group: dist.ProcessGroup | None = None
         listening = socket.create_server((host, 0), backlog=_BACKLOG)
         self.port: int = listening.getsockname()[1]
-        self._store = TCPStore(
+        self._store: TCPStore | None = TCPStore(
             host,
             self.port,
             world_size,
@@ -52,20 +54,17 @@ class PushGroup:
             RuntimeError: from torch (DistError and its kin), when one does not come in time.
         """
         helper = distributed_c10d._new_process_group_helper
-        if self._backend == "nccl":
-            # Read when a group is made: a wait then ends with an error after the timeout, where
-            # NCCL's watchdog would end the whole process.
-            os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
-        group, _ = helper(
-            self.world_size,
-            0,
-            [],
-            dist.Backend(self._backend),
-            PrefixStore(self.name, self._store),
-            group_name=distributed_c10d.GroupName(self.name),
-            timeout=self._timeout,
-        )
-        os.environ.pop("TORCH_NCCL_BLOCKING_WAIT", None)
+        assert self._store is not None, "it is closed"
+        with _blocking_waits():
+            group, _ = helper(
+                self.world_size,
+                0,
+                [],
+                dist.Backend(self._backend),
+                PrefixStore(self.name, self._store),
+                group_name=distributed_c10d.GroupName(self.name),
+                timeout=self._timeout,
+            )
         distributed_c10d._world.pg_group_ranks[group] = {i: i for i in range(self.world_size)}
         self._group = group
 
@@ -87,7 +86,19 @@ class PushGroup:
             distributed_c10d._abort_process_group(group)
         elif group is not None:
             dist.destroy_process_group(group)
-        del self._store
+        self._store = None
+
+
+@contextlib.contextmanager
+def _blocking_waits() -> Iterator[None]:
+    """For NCCL, which reads this when a group is made: a wait ends with an error after the timeout,
+    where its watchdog would end the whole process.
+    """
+    os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["TORCH_NCCL_BLOCKING_WAIT"]
 
 
 def _keep_gloo_on(host: str) -> None:

@@ -92,6 +92,7 @@ def run(config: RunConfig, began: float) -> None:
                 heartbeat_s=min(2.0, config.broker.member_timeout_s / 4),
                 checks=Expectations(config, model, renderer, positions),
                 files=weight_folder(config.weights, config.run.folder, model),
+                is_interrupted=lambda: feed.is_interrupted,
             )
         )
         trainer = Trainer(

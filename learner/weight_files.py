@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from common.files import sha256_of_file
 from common.served_names import pushed_name
 from common.types import WeightFiles
@@ -15,6 +17,8 @@ _KEPT = 3  # versions: a slow server may still read the one before
 class WeightFolder:
     """Writes each version beside and renames it, so that what has its name is whole.
 
+    What an earlier life of the learner wrote is removed.
+
     Args:
         model: whose configuration goes along.
     """
@@ -23,6 +27,8 @@ class WeightFolder:
         self._folder = folder
         self._model = model
         self._written: list[Path] = []
+        for leftover in [*folder.glob("version-*"), *folder.glob(".version-*.part")]:
+            shutil.rmtree(leftover, ignore_errors=True)
         self._own_names = {pushed_name(name): name for name in model.state_dict()}
 
     def write(self, name: str, snapshot: Snapshot) -> WeightFiles:
@@ -33,15 +39,16 @@ class WeightFolder:
         """
         final = self._folder / name
         part = self._folder / f".{name}.part"
-        for leftover in (part, final):  # of a learner that was killed here
-            shutil.rmtree(leftover, ignore_errors=True)
         part.mkdir(parents=True)
         tensors = {
             self._own_names[name]: tensor
             for bucket in snapshot.buckets_as_tensors()
             for name, tensor in bucket.items()
         }
-        self._model.save_pretrained(part, state_dict=tensors)
+        try:
+            self._model.save_pretrained(part, state_dict=tensors)
+        except SafetensorError as error:  # a full disk, for instance
+            raise OSError(f"{part}: {error}") from error
         sha256 = {path.name: sha256_of_file(path) for path in sorted(part.iterdir())}
         part.rename(final)
         self._forget_old(final)

@@ -122,7 +122,7 @@ class Member:
             except (EngineError, BaseExceptionGroup) as errors:
                 error = first_error(errors)
                 if not isinstance(error, EngineError) or not has_been_up:
-                    raise error from errors
+                    raise error from (errors if error is not errors else None)
                 if self._is_over():
                     return
                 await self._pause_before_restart(error)
@@ -148,7 +148,7 @@ class Member:
         config = self._config
         async with http_engine(config, running.url) as engine:
             info = await engine.info()
-            serving, figures = Serving(), Figures()
+            serving, figures = Serving(self._pool.changed), Figures()
             server = Server(self._member_id, engine, serving, capacity(config, info))
             async with self._broker(running.url, info) as broker, asyncio.TaskGroup() as tasks:
                 receiver = WeightReceiver(engine, info, self._member_id, serving)
@@ -167,11 +167,11 @@ class Member:
                 ]
                 if running.watch is not None:
                     background.append(tasks.create_task(_forever(running.watch)))
+                # Shielded: it is everybody's, and this life may end while it waits.
+                renderer = await asyncio.shield(asyncio.ensure_future(self._renderer))
                 await self._pool.add(server)
                 try:
-                    worker = RolloutWorker(
-                        config, broker, server, self._pool, await self._renderer, figures
-                    )
+                    worker = RolloutWorker(config, broker, server, self._pool, renderer, figures)
                     await worker.run_until(self._stop, self._finished, config.cluster.drain_s)
                 finally:
                     await self._pool.remove(server)

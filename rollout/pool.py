@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from common.errors import EngineError
 from rollout.engine import Engine
-from rollout.serving import Serving
+from rollout.serving import Served, Serving
 
 MAX_IMAGES = 4096  # digests remembered for each server
 
@@ -58,9 +58,16 @@ class Server:
             self.lost.set_result(error)
 
 
-def best(servers: Iterable[Server], image: str) -> Server | None:
-    """The server for a group on `image`; None when no server that serves has a free slot."""
-    candidates = [s for s in servers if s.serving.now is not None and s.free > 0]
+def best(servers: Iterable[Server], image: str, at_least: Served) -> Server | None:
+    """The server for a group on `image`; None when none with such weights has a free slot.
+
+    Args:
+        at_least: what the lease was granted for. A server that is behind, or that still serves
+            weights of steps which were undone, would only generate what nobody may train on.
+    """
+    candidates = [
+        s for s in servers if s.serving.now is not None and s.serving.now >= at_least and s.free > 0
+    ]
     return max(candidates, key=lambda s: (s.has_seen(image), s.free), default=None)
 
 
@@ -69,33 +76,34 @@ class Pool:
 
     def __init__(self) -> None:
         self._servers: dict[str, Server] = {}
-        self._changed = asyncio.Condition()
+        self.changed = asyncio.Condition()  # the servers notify it as well
 
     async def add(self, server: Server) -> None:
-        async with self._changed:
+        async with self.changed:
             self._servers[server.name] = server
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     async def remove(self, server: Server) -> None:
-        async with self._changed:
+        async with self.changed:
             if self._servers.get(server.name) is server:
                 del self._servers[server.name]
 
-    async def choose(self, image: str, avoid: Server | None = None) -> Server:
+    async def choose(self, image: str, at_least: Served, avoid: Server | None = None) -> Server:
         """Takes a slot of the best server, as soon as there is one; `release` gives it back.
 
         Args:
-            avoid: a server that has just failed; chosen only when there is no other.
+            avoid: a server that has just failed; chosen only when no other can take it.
         """
-        async with self._changed:
+        async with self.changed:
             while True:
                 others = [s for s in self._servers.values() if s is not avoid]
-                server = best(others or self._servers.values(), image)
+                server = best(others, image, at_least)
+                server = server or best(self._servers.values(), image, at_least)
                 if server is not None:
                     server.running += 1
                     server.note_image(image)
                     return server
-                await self._changed.wait()
+                await self.changed.wait()
 
     async def release(self, server: Server) -> None:
         server.running -= 1
@@ -103,11 +111,11 @@ class Pool:
 
     async def notify(self) -> None:
         """Something changed that may free a slot."""
-        async with self._changed:
-            self._changed.notify_all()
+        async with self.changed:
+            self.changed.notify_all()
 
     async def wait_for_room(self, server: Server) -> int:
         """How many leases its member may ask for; waits until it is one at least."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: server.free > server.reserved)
+        async with self.changed:
+            await self.changed.wait_for(lambda: server.free > server.reserved)
             return server.free - server.reserved

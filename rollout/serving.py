@@ -19,14 +19,19 @@ class Served(NamedTuple):
 
 
 class Serving:
-    """What the engine serves; None before the first push and after a failed one."""
+    """What the engine serves; None before the first push and after a failed one.
 
-    def __init__(self) -> None:
+    Args:
+        changed: notified of every change, for those who wait for several servers at once.
+    """
+
+    def __init__(self, changed: asyncio.Condition | None = None) -> None:
         self.now: Served | None = None
+        self.losses = 0  # times that it had to stop serving: what was generated then is void
         self.is_held_back = False
         self.is_paused = False
         self.pauses = 0
-        self._changed = asyncio.Condition()
+        self._changed = changed or asyncio.Condition()
 
     @property
     def version(self) -> int | None:
@@ -46,8 +51,12 @@ class Serving:
 
     async def set(self, served: Served | None) -> None:
         async with self._changed:
-            self.now = served
+            self._assign(served)
             self._changed.notify_all()
+
+    def _assign(self, served: Served | None) -> None:
+        self.losses += served is None
+        self.now = served
 
     async def wait(self) -> Served:
         """The weights, as soon as there are some. Cancel it to stop waiting."""
@@ -63,7 +72,7 @@ class Serving:
         try:
             yield
         except BaseException:
-            self.now = None
+            self._assign(None)
             raise
         finally:
             self.is_held_back = False

@@ -21,8 +21,8 @@ class VerificationFailed(EngineError):
     """The engine works, but what it serves is wrong."""
 
 
-async def check_checksums(engine: Engine, info: EngineInfo, expected: WeightChecksums) -> bool:
-    """False: nothing to compare, since this engine splits its tensors or hashes them otherwise.
+async def check_checksums(engine: Engine, info: EngineInfo, expected: WeightChecksums) -> None:
+    """Does nothing with an engine that splits its tensors or hashes them otherwise.
 
     Raises:
         VerificationFailed: names the tensors that differ.
@@ -32,7 +32,7 @@ async def check_checksums(engine: Engine, info: EngineInfo, expected: WeightChec
             "checksums are not comparable: %s over %d ranks here, %s over 1 from the learner",
             info.device, info.ranks, expected.kind,
         )  # fmt: skip
-        return False
+        return
     found = await engine.checksums()
     wrong = [name for name, value in expected.by_name.items() if found.get(name) != value]
     if wrong:
@@ -41,7 +41,6 @@ async def check_checksums(engine: Engine, info: EngineInfo, expected: WeightChec
             f"{len(wrong)} of {len(expected.by_name)} tensors differ from what was pushed: "
             f"{', '.join(wrong[:_SHOWN])}{more}"
         )
-    return True
 
 
 async def check_probe(engine: Engine, probe: WeightProbe) -> float:

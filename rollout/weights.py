@@ -10,6 +10,7 @@ that no longer answers is given up: it is started again and joins with the next 
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from rollout.verification import VerificationFailed, check_checksums, check_prob
 
 logger = logging.getLogger(__name__)
 _WATCH_S = 5.0  # how long the broker may hold the question: if it dies, so long nobody asks again
+_KNOCK_S = 2.0
 _MAX_MISMATCHES = 2  # pushes in a row that an engine may get wrong before it is started anew
 
 
@@ -52,8 +54,8 @@ class WeightReceiver:
         self._member_id = member_id
         self._serving = serving
         self._group: str | None = None
-        self._is_session_open = False
-        self._is_touched = False  # by the push under way: some weights have changed
+        self._is_touched = False  # some weights have changed since the last push that succeeded
+        self._is_in_doubt = False  # it failed a verification and has passed none since
 
     def is_addressee(self, update: WeightUpdate) -> bool:
         return self._member_id in update.recipients
@@ -65,15 +67,16 @@ class WeightReceiver:
             PushFailed: the engine has its old weights, or is paused and must not serve.
             EngineGone: it does not answer any more.
         """
-        self._is_touched = False
         try:
             await self._take_weights(update)
             await self._verify(update)
         except EngineGone:  # at once: while it is a member, the next try would wait for it too
             raise
         except EngineError as error:
-            await self._recover(error)
+            self._is_in_doubt |= isinstance(error, VerificationFailed)
+            await self._recover()
             raise PushFailed(str(error), self._is_touched) from error
+        self._is_touched = self._is_in_doubt = False
 
     async def _take_weights(self, update: WeightUpdate) -> None:
         """Everything up to weights that are complete and an engine that is still paused."""
@@ -81,7 +84,7 @@ class WeightReceiver:
         if isinstance(source, PushGroup):
             await self._join(source, update.recipients[self._member_id])
         await self._pause(update.pause_mode)
-        await self._end_session()  # one that a failed push has left
+        await self._end_session()  # one that a failed push has left, perhaps in an earlier life
         if isinstance(source, PushGroup):
             await self._take_buckets(update, source)
         else:
@@ -92,7 +95,6 @@ class WeightReceiver:
 
     async def _take_buckets(self, update: WeightUpdate, group: PushGroup) -> None:
         await self._engine.begin_update()
-        self._is_session_open = True
         last = len(update.buckets) - 1
         for number, bucket in enumerate(update.buckets):
             self._is_touched = True
@@ -102,16 +104,17 @@ class WeightReceiver:
                 final_version=update.version if number == last else None,
                 flush=_may_flush(update),
             )
-        await self._end_session()
+        await self._engine.end_update()
 
     async def _take_files(self, update: WeightUpdate, files: WeightFiles) -> None:
-        if update.checksums is not None:
-            await asyncio.to_thread(check_files, files)
+        await asyncio.to_thread(check_files, files)
         self._is_touched = True
         await self._engine.load_folder(files.folder, update.version, flush=_may_flush(update))
 
     async def _verify(self, update: WeightUpdate) -> None:
         """Resumes. Until the probe is right, no response that comes back is used."""
+        if self._is_in_doubt and update.probe is None:
+            raise EngineError("it failed a verification before, and this push brings none")
         if update.checksums is not None:
             await check_checksums(self._engine, self._info, update.checksums)
         async with self._serving.held_back():
@@ -121,15 +124,15 @@ class WeightReceiver:
                 logger.info("the probe agrees to %.2g nats", difference)
             await self._serving.set(Served(update.history, update.version))
 
-    async def _recover(self, error: EngineError) -> None:
+    async def _recover(self) -> None:
         """After a failed push: to the old weights, or into quarantine. Raises EngineError."""
+        if self._is_touched:
+            await self._serving.set(None)
         await self.leave_group()
         await self._end_session()
         if not self._is_touched:
             await self._resume()
-            return
-        await self._serving.set(None)
-        if not self._serving.is_paused:
+        elif not self._serving.is_paused:
             await self._pause("abort")
 
     async def leave_group(self) -> None:
@@ -152,14 +155,18 @@ class WeightReceiver:
         self._serving.note_resume()
 
     async def _end_session(self) -> None:
-        if self._is_session_open:
-            self._is_session_open = False
+        try:
             await self._engine.end_update()
+        except EngineGone:
+            raise
+        except EngineError as error:  # there is none
+            logger.debug("no session to end: %s", error)
 
     async def _join(self, group: PushGroup, rank: int) -> None:
         if group.name == self._group:
             return
         await self.leave_group()
+        await check_somebody_listens(group)
         self._group = group.name  # also when joining fails half-way
         await self._engine.init_group(
             name=group.name,
@@ -169,6 +176,25 @@ class WeightReceiver:
             world_size=group.world_size,
             backend=group.backend,
         )
+
+
+async def check_somebody_listens(group: PushGroup) -> None:
+    """Before the engine is asked to join: it would knock at a closed port until its timeout.
+
+    Raises:
+        EngineError: the learner that announced the group is gone.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_KNOCK_S):
+            try:
+                _, writer = await asyncio.open_connection(group.host, group.port)
+            except ConnectionRefusedError as error:
+                raise EngineError(
+                    f"nobody listens at {group.host}:{group.port}: the learner is gone"
+                ) from error
+            except OSError:  # the engine may know a way
+                return
+            writer.close()
 
 
 def check_files(files: WeightFiles) -> None:

@@ -18,7 +18,7 @@ from common.images import ImageStore
 from common.types import Group, GroupLease, ImageRef
 from rollout.engine import GroupRequest, GroupResult, RequestRejected
 from rollout.pool import Pool, Server
-from rollout.serving import Figures
+from rollout.serving import Figures, Served
 
 logger = logging.getLogger(__name__)
 _LEASE_WAIT_S = 5.0  # how long the broker may hold the question
@@ -57,6 +57,8 @@ class RolloutWorker:
         self._renderer = renderer
         self._figures = figures
         self._images = _image_store(config)
+        self._leases: tuple[GroupLease, ...] = ()
+        self._served = Served(0, 0)  # what they were granted for
 
     async def run_until(self, stop: asyncio.Event, finished: asyncio.Event, drain_s: float) -> None:
         """Works until `stop` (then groups under way may take `drain_s`) or `finished`."""
@@ -64,7 +66,7 @@ class RolloutWorker:
             under_way: set[asyncio.Task[None]] = set()
             while await _unless_set(self._next_leases(finished), stop, finished):
                 for lease in self._leases:
-                    task = groups.create_task(self._serve(lease), name=lease.group_id)
+                    task = groups.create_task(self._serve(lease, self._served), name=lease.group_id)
                     under_way.add(task)
                     task.add_done_callback(under_way.discard)
             if under_way and not finished.is_set():
@@ -75,7 +77,7 @@ class RolloutWorker:
 
     async def _next_leases(self, finished: asyncio.Event) -> None:
         """Waits for weights to serve, for a free slot and for work; leaves it in `_leases`."""
-        self._leases: tuple[GroupLease, ...] = ()
+        self._leases = ()
         served = await self._server.serving.wait()
         room = await self._pool.wait_for_room(self._server)
         reply = await self._broker.lease(room, served.version, _LEASE_WAIT_S, served.history)
@@ -84,29 +86,35 @@ class RolloutWorker:
         for _ in reply.leases:
             self._figures.group_started()
         self._server.reserved += len(reply.leases)
-        self._leases = reply.leases
+        self._leases, self._served = reply.leases, served
 
-    async def _serve(self, lease: GroupLease) -> None:
+    async def _serve(self, lease: GroupLease, served: Served) -> None:
         try:
             async with asyncio.timeout(lease.lease_s):
-                await self._fulfil(lease)
+                await self._fulfil(lease, served)
         except (DataError, RequestRejected) as error:
             await self._give_back(lease, str(error), broken_sample=True)
         except EngineError as error:
             await self._give_back(lease, str(error), broken_sample=False)
+        except RequestRefused as error:  # one lease is lost, not the process
+            logger.warning("group %s is not taken: %s", lease.group_id, error)
         except TimeoutError:
             logger.warning("the lease of group %s lapsed after %g s", lease.group_id, lease.lease_s)
         finally:
             self._figures.group_ended()
 
-    async def _fulfil(self, lease: GroupLease) -> None:
+    async def _fulfil(self, lease: GroupLease, served: Served) -> None:
+        is_reserved = True
         try:
             request = await self._request(lease)
-            server = await self._pool.choose(lease.sample.image.sha256)
-        finally:
+            server = await self._pool.choose(lease.sample.image.sha256, served)
             self._server.reserved -= 1
-            await self._pool.notify()
-        result = await self._generate(request, server, lease.sample.image.sha256)
+            is_reserved = False
+            result = await self._generate(request, server, lease.sample.image.sha256, served)
+        finally:
+            if is_reserved:
+                self._server.reserved -= 1
+                await self._pool.notify()
         group = Group(
             group_id=lease.group_id,
             attempt=lease.attempt,
@@ -121,7 +129,9 @@ class RolloutWorker:
         else:
             logger.info("group %s: %s", group.group_id, verdict)
 
-    async def _generate(self, request: GroupRequest, server: Server, image: str) -> GroupResult:
+    async def _generate(
+        self, request: GroupRequest, server: Server, image: str, served: Served
+    ) -> GroupResult:
         """Starts on `server`, whose slot is taken; frees it."""
         tries = 1
         while True:
@@ -134,9 +144,10 @@ class RolloutWorker:
             finally:
                 await self._pool.release(server)
             tries += 1
-            server = await self._pool.choose(image, avoid=server)
+            server = await self._pool.choose(image, served, avoid=server)
 
     async def _try(self, request: GroupRequest, server: Server) -> GroupResult:
+        losses = server.serving.losses
         try:
             result = await server.engine.generate(request)
         except RequestRejected:
@@ -146,7 +157,7 @@ class RolloutWorker:
             raise
         if result.num_aborted:
             raise EngineError(f"{server.name}: {result.num_aborted} responses were cut short")
-        if await server.serving.settled() is None:
+        if await server.serving.settled() is None or server.serving.losses > losses:
             raise EngineError(f"{server.name}: its weights turned out to be wrong")
         return result
 

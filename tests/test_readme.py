@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,20 @@ RUNS = {
     "tests/run.sh -q -m proof": "tests/run.sh -q -m proof --collect-only",
     "tests/bench/broker.py --json broker.json": (
         "tests/bench/broker.py --smoke --json {folder}/broker.json"
+    ),
+    f"{LAUNCH} --rollout.engine sglang": (
+        f"{LAUNCH} --rollout.engine sglang {SMALL} --run.folder {{folder}}/run"
+    ),
+    ".venv/bin/python -m rollout.serve deploy/quickstart/checkpoint": (
+        ".venv/bin/python -m rollout.serve --help"  # tests/rollout/test_serve.py serves
+    ),
+    "tests/run.sh -q -m sglang": "tests/run.sh -q -m sglang --collect-only",
+    "tests/bench/push.py --json push.json": (
+        "tests/bench/push.py --sizes 2 --servers 1 --repeats 1 --json {folder}/push.json"
+    ),
+    "tests/bench/rollout.py --json rollout.json": (
+        "tests/bench/rollout.py --engine embedded --groups 4 --repeats 1 --tokens 4 "
+        "--json {folder}/rollout.json"
     ),
     "tests/run.sh -q tests/broker": "tests/run.sh -q tests/broker --collect-only",
     ".ci/run": "bash -n .ci/run",  # it is what runs this
@@ -84,8 +99,12 @@ def test_a_quick_command_works(command: str, tmp_path: Path) -> None:
     run(command, tmp_path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", [c for c in RUNS.values() if not is_quick(c)])
+def with_marks(command: str) -> Any:
+    marks = pytest.mark.sglang if "sglang" in command else pytest.mark.slow
+    return pytest.param(command, marks=marks)
+
+
+@pytest.mark.parametrize("command", [with_marks(c) for c in RUNS.values() if not is_quick(c)])
 def test_a_long_command_works(command: str, tmp_path: Path) -> None:
     run(command, tmp_path)
 

@@ -83,7 +83,7 @@ def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
         "--mem-fraction-static": config.sglang.memory_fraction,
         "--context-length": config.sglang.context_tokens,
         "--quantization": config.sglang.quantization,
-        "--max-running-requests": requests,
+        "--max-running-requests": requests + 1,  # the probe after a push finds room
         "--max-total-tokens": config.sglang.max_total_tokens,
         # A group's responses are all asked for again after a pause: let the first of them compute
         # the prompt and the others find it.

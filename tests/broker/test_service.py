@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
 from broker import protocol as p
 from broker.entry import Entry, Rules, lease_of
-from common.types import FinishReason
+from common.types import FinishReason, WeightProbe
 from common.wire import decode, encode
 from tests.broker.support import make_group, make_rules, make_service, make_source, make_update
 
@@ -238,6 +239,23 @@ def test_weights_are_announced_only_after_the_step_that_made_them() -> None:
     assert (
         bench.ask(p.AnnounceWeights(**me("l0"), update=make_update(0, "r0"))) == p.Done()
     )  # sent twice
+
+
+def test_an_announcement_with_a_probe_may_be_sent_twice() -> None:
+    bench = Bench(make_rules())
+    bench.hello("r0", "l0")
+    tokens = np.array([1, 2], dtype=np.int32)
+    probe = WeightProbe(
+        prompt_token_ids=tokens,
+        image=b"",
+        response_token_ids=tokens,
+        logprobs=np.array([-1.0, -2.0], dtype=np.float32),
+        tolerance=0.1,
+    )
+    for _ in range(2):  # two frames: their arrays are equal, and not the same
+        update = make_update(0, "r0").model_copy(update={"probe": probe.model_copy(deep=True)})
+        assert bench.ask(p.AnnounceWeights(**me("l0"), update=update)) == p.Done()
+    assert bench.ask(p.WatchWeights(**me("r0"), seen_serial=0, wait_s=0)).serial == 1
 
 
 def test_an_announcement_reaches_those_it_concerns_once() -> None:

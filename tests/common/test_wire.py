@@ -120,7 +120,6 @@ probes = st.builds(
 checksums = st.builds(
     WeightChecksums,
     kind=st.sampled_from(["cpu", "cuda"]),
-    dtype=names,
     by_name=st.dictionaries(names, names, max_size=2),
 )
 updates = st.builds(

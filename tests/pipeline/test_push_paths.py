@@ -98,7 +98,7 @@ class Pair:
     async def push(
         self, version: int, change: Callable[[WeightUpdate], WeightUpdate] | None = None
     ):
-        self.publisher.push(version)
+        await asyncio.to_thread(self.publisher.push, version)
         async with asyncio.timeout(60):
             update = await self.line.announced.get()
             try:

@@ -76,6 +76,22 @@ class LearnerPlayer:
             await asyncio.to_thread(trainer.send, [flat(part.values())])
         await asyncio.to_thread(trainer.leave)
 
+    async def announce_what_nobody_can_join(
+        self, state: dict[str, torch.Tensor], version: int, *, attempt: int
+    ) -> None:
+        """A push that fails in every server before its first bucket: the port is closed."""
+        members = await self._broker.watch_members(1, WAIT_S)
+        source = PushGroup(name="none", host="127.0.0.1", port=1, backend="gloo", world_size=2)
+        update = WeightUpdate(
+            version=version,
+            history=self._history,
+            attempt=attempt,
+            recipients=dict.fromkeys(members.acknowledged, 1),
+            source=source,
+            buckets=(bucket_of(state),),
+        )
+        await self._broker.announce(update)
+
     async def acknowledged(self, version: int, timeout_s: float = WAIT_S) -> None:
         """Returns when every server has acknowledged `version`."""
         async with asyncio.timeout(timeout_s):

@@ -71,8 +71,8 @@ def test_sglang_gets_its_flags_from_the_configuration(monkeypatch: pytest.Monkey
         *("--model-path", "a/model", "--host", "127.0.0.1", "--port", "4000"),
         *("--dtype", "bfloat16", "--tp-size", "2", "--mem-fraction-static", "0.5"),
         *("--context-length", "9000", "--quantization", "fp8"),
-        *("--max-running-requests", "32", "--max-total-tokens", "100000"),
-        *("--log-level-http", "warning"),
+        *("--max-running-requests", "33", "--max-total-tokens", "100000"),
+        *("--schedule-policy", "lpm", "--log-level-http", "warning"),
         *("--attention-backend", "fa3", "--dp-size=1"),
     ]
 

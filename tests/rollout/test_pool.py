@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from rollout.pool import MAX_IMAGES, Pool, Server, best
 from rollout.serving import Served, Serving
 
+ANY = Served(0, 0)
+
 
 def make_server(name: str, capacity: int = 2, version: int | None = 0) -> Server:
     serving = Serving()
@@ -26,7 +28,7 @@ async def started_pool(*servers: Server) -> Pool:
 async def test_groups_on_one_image_go_to_one_server_as_long_as_it_has_room():
     first, second = make_server("a"), make_server("b")
     pool = await started_pool(first, second)
-    chosen = [await pool.choose("cat") for _ in range(3)]
+    chosen = [await pool.choose("cat", ANY) for _ in range(3)]
     assert chosen[0] is chosen[1]
     assert chosen[2] is not chosen[0]
 
@@ -34,7 +36,7 @@ async def test_groups_on_one_image_go_to_one_server_as_long_as_it_has_room():
 async def test_other_images_go_to_the_server_with_most_free_slots():
     first, second = make_server("a", capacity=4), make_server("b", capacity=2)
     pool = await started_pool(first, second)
-    names = [(await pool.choose(str(image))).name for image in range(6)]
+    names = [(await pool.choose(str(image), ANY)).name for image in range(6)]
     assert names == ["a", "a", "a", "b", "a", "b"] or sorted(names) == ["a"] * 4 + ["b"] * 2
     assert (first.free, second.free) == (0, 0)
 
@@ -42,8 +44,8 @@ async def test_other_images_go_to_the_server_with_most_free_slots():
 async def test_a_full_pool_waits_until_a_slot_is_free():
     server = make_server("a", capacity=1)
     pool = await started_pool(server)
-    await pool.choose("cat")
-    waiting = asyncio.create_task(pool.choose("dog"))
+    await pool.choose("cat", ANY)
+    waiting = asyncio.create_task(pool.choose("dog", ANY))
     await asyncio.sleep(0)
     assert not waiting.done()
     await pool.release(server)
@@ -54,13 +56,13 @@ async def test_a_full_pool_waits_until_a_slot_is_free():
 async def test_a_server_without_weights_gets_nothing():
     silent, serving = make_server("a", capacity=9, version=None), make_server("b", capacity=1)
     pool = await started_pool(silent, serving)
-    assert await pool.choose("cat") is serving
+    assert await pool.choose("cat", ANY) is serving
 
 
 async def test_a_push_makes_images_unknown():
     first, second = make_server("a"), make_server("b")
     pool = await started_pool(first, second)
-    known = await pool.choose("cat")
+    known = await pool.choose("cat", ANY)
     await pool.release(known)
     assert known.has_seen("cat")
     await known.serving.set(Served(0, 1))
@@ -70,17 +72,48 @@ async def test_a_push_makes_images_unknown():
 async def test_a_server_that_failed_is_avoided_while_there_is_another():
     first, second = make_server("a", capacity=9), make_server("b", capacity=1)
     pool = await started_pool(first, second)
-    assert await pool.choose("cat", avoid=first) is second
+    assert await pool.choose("cat", ANY, avoid=first) is second
     await pool.release(second)
     await pool.remove(second)
-    assert await pool.choose("cat", avoid=first) is first
+    assert await pool.choose("cat", ANY, avoid=first) is first
+
+
+async def test_a_server_that_failed_is_taken_all_the_same_when_no_other_can():
+    first, second = make_server("a"), make_server("b", version=None)
+    pool = await started_pool(first, second)
+    async with asyncio.timeout(5):
+        assert await pool.choose("cat", ANY, avoid=first) is first
+
+
+async def test_weights_that_come_wake_who_waits_for_a_server():
+    pool = Pool()
+    server = Server("a", None, Serving(pool.changed), 1)  # type: ignore[arg-type]
+    await pool.add(server)
+    waiting = asyncio.create_task(pool.choose("cat", ANY))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await server.serving.set(Served(0, 0))
+    async with asyncio.timeout(5):
+        assert await waiting is server
+
+
+async def test_a_group_goes_to_no_server_that_is_behind_its_lease_or_in_an_undone_history():
+    behind, undone, right = make_server("a", 9), make_server("b", 9), make_server("c", 1)
+    behind.serving.now, undone.serving.now = Served(1, 4), Served(0, 7)
+    right.serving.now = Served(1, 5)
+    pool = await started_pool(behind, undone, right)
+    assert await pool.choose("cat", Served(1, 5)) is right
+    waiting = asyncio.create_task(pool.choose("cat", Served(1, 5)))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    waiting.cancel()
 
 
 async def test_leases_are_asked_for_as_long_as_there_is_room():
     server = make_server("a", capacity=3)
     pool = await started_pool(server)
     server.reserved = 1
-    await pool.choose("cat")
+    await pool.choose("cat", ANY)
     assert await pool.wait_for_room(server) == 1
     server.reserved = 2
     waiting = asyncio.create_task(pool.wait_for_room(server))
@@ -114,7 +147,7 @@ def test_the_best_server_serves_has_room_and_none_is_better(states, image):
             if (number + image) % 2:
                 server.note_image("cat")
             servers.append(server)
-        found = best(servers, "cat")
+        found = best(servers, "cat", ANY)
         able = [s for s in servers if s.serving.now is not None and s.free > 0]
         if found is None:
             assert not able

@@ -9,7 +9,7 @@ from rollout.verification import VerificationFailed, check_checksums, check_prob
 from rollout.weights import check_files
 
 CPU = EngineInfo("cpu", 1, None)
-EXPECTED = WeightChecksums(kind="cpu", dtype="float32", by_name={"a": "1", "b": "2"})
+EXPECTED = WeightChecksums(kind="cpu", by_name={"a": "1", "b": "2"})
 
 
 class Answers:
@@ -38,7 +38,7 @@ def probe(*logprobs: float) -> WeightProbe:
 
 
 async def test_equal_checksums_pass_and_tensors_of_the_server_alone_do_not_matter():
-    assert await check_checksums(Answers({"a": "1", "b": "2", "axis_map": "9"}), CPU, EXPECTED)
+    await check_checksums(Answers({"a": "1", "b": "2", "axis_map": "9"}), CPU, EXPECTED)
 
 
 @pytest.mark.parametrize("found", [{"a": "1", "b": "3"}, {"a": "1"}])
@@ -49,7 +49,7 @@ async def test_a_tensor_that_differs_or_is_missing_is_named(found):
 
 @pytest.mark.parametrize("info", [EngineInfo("cuda", 1, None), EngineInfo("cpu", 2, None)])
 async def test_checksums_that_cannot_agree_are_not_asked_for(info):
-    assert not await check_checksums(Answers(), info, EXPECTED)
+    await check_checksums(Answers(), info, EXPECTED)
 
 
 async def test_a_probe_may_differ_by_its_tolerance():

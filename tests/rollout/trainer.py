@@ -17,21 +17,21 @@ class Trainer:
     def __init__(self, name: str, world_size: int = 2, timeout_s: float = 20.0) -> None:
         self.name, self.world_size = name, world_size
         self._timeout = timedelta(seconds=timeout_s)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.port = listening.getsockname()[1]
+        self._store = dist.TCPStore(
+            "127.0.0.1", self.port, world_size, is_master=True, timeout=self._timeout,
+            wait_for_workers=False, master_listen_fd=listening.detach(),
+        )  # fmt: skip
 
     def join(self) -> None:
         """Blocks until all ranks are there."""
-        store = dist.TCPStore(
-            "127.0.0.1", self.port, self.world_size, is_master=True, timeout=self._timeout
-        )
         self._group, _ = c10d._new_process_group_helper(
             self.world_size,
             0,
             [],
             dist.Backend("gloo"),
-            dist.PrefixStore(self.name, store),
+            dist.PrefixStore(self.name, self._store),
             group_name=self.name,
             timeout=self._timeout,
         )
