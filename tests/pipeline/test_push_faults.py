@@ -55,9 +55,8 @@ SERVER_PHASES = {
 }
 MOMENTS = ("before", "during", "after")
 LEARNER_POINTS = (
-    "before join", "during join", "after join", "before bucket 0", "during bucket 0",
-    "after bucket 0", "during bucket 1", "after bucket 1", "before bucket 2", "during bucket 2",
-    "after bucket 2",
+    "before join", "during join", "before bucket 0", "during bucket 0", "during bucket 1",
+    "during bucket 2", "after bucket 2",
 )  # fmt: skip
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
