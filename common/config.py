@@ -242,7 +242,7 @@ class WeightsSection(Section):
         None,
         gt=0,
         description="Mean difference in log-prob (nats) at which a server's weights or caches "
-        "count as wrong; none: 0.002 in float32, 0.15 in bfloat16.",
+        "count as wrong; none: 0.15 if the learner computes or sends in bfloat16, else 0.002.",
     )
 
 

@@ -1,8 +1,8 @@
 """What a server must answer after a push: log-probs of a fixed probe, checksums of its tensors.
 
-The probe is one picture, one question and one response of fixed tokens, the same in every push of a
-run, so that a server that kept its image embedding, its prefix or its KV from an earlier push is
-asked for just that.
+The probe is one picture, one question and one response, which the student gives when the learner
+starts. It is the same in every push, so that a server that kept its image embedding, its prefix or
+its KV from an earlier push is asked for just that.
 """
 
 import io
@@ -27,7 +27,7 @@ from learner.prefix import build_rows
 _SIDE = 256  # pixels
 _RESPONSE_TOKENS = 16
 _PROBLEM = f"{IMAGE_PLACEHOLDER}What is in the picture?"
-_TOLERANCES = {"float32": 0.002, "bfloat16": 0.15}
+_TOLERANCE, _BFLOAT16_TOLERANCE = 0.002, 0.15
 Positions = Callable[[Tensor, Tensor, Tensor], Tensor]  # ids, types, grid -> [3, P]
 
 
@@ -43,6 +43,10 @@ class Expectations:
         self, config: RunConfig, model: Any, renderer: Renderer, positions: Positions
     ) -> None:
         self._weights = config.weights
+        is_coarse = "bfloat16" in (config.model.dtype, config.weights.dtype)
+        self._tolerance = config.weights.probe_tolerance or (
+            _BFLOAT16_TOLERANCE if is_coarse else _TOLERANCE
+        )
         self._is_quantized = config.sglang.quantization is not None
         self._model = model
         self._dtype = getattr(torch, config.model.dtype)
@@ -50,13 +54,14 @@ class Expectations:
         picture = probe_picture()
         self._image = _png(picture)
         self._prompt_token_ids = renderer.prompt_token_ids(_PROBLEM)
-        self._response = response_tokens(renderer, model.get_output_embeddings().weight.shape[0])
         prompt = renderer.prompt(_PROBLEM, picture)
         ids, types, grid = map(
             torch.from_numpy, (prompt.input_ids, prompt.mm_token_type_ids, prompt.image_grid_thw)
         )
         pixels = torch.from_numpy(prompt.pixel_values.copy())
         self._view = PromptView(ids, positions(ids, types, grid), pixels, grid)
+        vocabulary = model.get_output_embeddings().weight.shape[0]
+        self._response = self._sample(ordinary_tokens(renderer, vocabulary))
 
     def is_due(self, push: int) -> bool:
         """Whether the push of this number (from 0) is to be verified."""
@@ -68,20 +73,37 @@ class Expectations:
     @torch.no_grad()
     def probe(self) -> WeightProbe:
         """By the weights as they are: in the thread that trains, between two steps."""
-        response = self._response.astype(np.int64)
-        rows = build_rows([self._view], [[response]], self._pad_token_id)
-        device = next(self._model.parameters()).device
-        hidden_TD = response_hidden_states(self._model, rows.to(device), self._dtype)
-        head = self._model.get_output_embeddings().weight.to(hidden_TD.dtype)
-        logprobs_TV = torch.log_softmax((hidden_TD @ head.T).float(), dim=-1)
-        index_T1 = torch.from_numpy(response).to(device)[:, None]
+        logits_TV = self._logits(self._response)
+        index_T1 = torch.from_numpy(self._response.astype(np.int64)).to(logits_TV.device)[:, None]
+        logprobs_TV = torch.log_softmax(logits_TV, dim=-1)
         return WeightProbe(
             prompt_token_ids=self._prompt_token_ids,
             image=self._image,
             response_token_ids=self._response,
             logprobs=logprobs_TV.gather(1, index_T1)[:, 0].cpu().numpy(),
-            tolerance=self._weights.probe_tolerance or _TOLERANCES[self._weights.dtype],
+            tolerance=self._tolerance,
         )
+
+    def _logits(self, response: np.ndarray) -> Tensor:
+        """float32 [T, V]: for each token of a response, the logits that predict it."""
+        rows = build_rows([self._view], [[response.astype(np.int64)]], self._pad_token_id)
+        device = next(self._model.parameters()).device
+        hidden_TD = response_hidden_states(self._model, rows.to(device), self._dtype)
+        head_VD = self._model.get_output_embeddings().weight.to(hidden_TD.dtype)
+        logits_TV: Tensor = hidden_TD @ head_VD.T
+        return logits_TV.float()
+
+    @torch.no_grad()
+    def _sample(self, allowed: np.ndarray) -> np.ndarray:
+        """int32 [T]: a response of the student's own, whose log-probs bfloat16 blurs least."""
+        draw = torch.Generator().manual_seed(0)
+        response = np.empty(0, dtype=np.int32)
+        for _ in range(_RESPONSE_TOKENS):
+            placeholder = np.append(response, allowed[:1])  # what is predicted is not seen
+            law_A = self._logits(placeholder)[-1].cpu()[torch.from_numpy(allowed)].softmax(dim=-1)
+            token = allowed[int(torch.multinomial(law_A, 1, generator=draw))]
+            response = np.append(response, token).astype(np.int32)
+        return response
 
     def checksums(self, snapshot: Snapshot) -> WeightChecksums | None:
         """Of the tensors that a server makes of `snapshot`; waits until it is complete.
@@ -125,13 +147,11 @@ def _served_bytes(served_name: str, parts: Sequence[Tensor]) -> list[Tensor]:
     return contents
 
 
-def response_tokens(renderer: Renderer, vocabulary: int) -> np.ndarray:
-    """int32 [T]: ordinary tokens, drawn once and for all."""
+def ordinary_tokens(renderer: Renderer, vocabulary: int) -> np.ndarray:
+    """int64 [A]: the tokens that a response may hold anywhere."""
     special = {*renderer.tokenizer.all_special_ids, *renderer.vision_token_ids}
-    size = min(vocabulary, len(renderer.tokenizer))
     # SGLang reports the last id of a vocabulary as 0, as it does image placeholders.
-    ordinary = np.setdiff1d(np.arange(size - 1), list(special))
-    return np.random.default_rng(0).choice(ordinary, _RESPONSE_TOKENS).astype(np.int32)
+    return np.setdiff1d(np.arange(min(len(renderer.tokenizer), vocabulary) - 1), list(special))
 
 
 def probe_picture() -> Image.Image:

@@ -45,13 +45,14 @@ def load_model(folder: Path):
 def reference_logprobs(
     model, renderer: Renderer, image: bytes | None, response: list[int], *,
     temperature: float = 1.0, banned: tuple[int, ...] = (), input_ids: list[int] | None = None,
+    problem: str = PROBLEM,
 ) -> np.ndarray:  # fmt: skip
     """float32 [T]: log-probs of a response by one plain forward pass of the whole sequence."""
     if image is None:
         prompt_ids = torch.tensor(input_ids)
         inputs = {}
     else:
-        rendered = renderer.prompt(PROBLEM, Image.open(io.BytesIO(image)).convert("RGB"))
+        rendered = renderer.prompt(problem, Image.open(io.BytesIO(image)).convert("RGB"))
         prompt_ids = torch.tensor(rendered.input_ids)
         types = torch.cat([torch.tensor(rendered.mm_token_type_ids), torch.zeros(len(response))])
         inputs = {
