@@ -26,6 +26,7 @@ from rollout.engine import (
 )
 
 _BAN = -1e9  # added to a logit; finite, so that log-probs of other tokens stay finite
+_HEALTH_S = 30.0  # SGLang gives itself 20 for the token that it makes
 _GRACE_S = 1.0  # lets the server's own timeout, which says more, come first
 
 
@@ -108,7 +109,7 @@ class HttpEngine:
 
     async def is_healthy(self) -> bool:
         try:
-            status, _ = await self._send("GET", "/health", None, self._control_timeout_s)
+            status, _ = await self._send("GET", "/health", None, _HEALTH_S)
         except EngineError:
             return False
         return status == 200
