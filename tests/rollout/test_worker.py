@@ -128,6 +128,19 @@ def check_group(run: Run, group: Group, reference, renderer) -> None:
         assert not set(trajectory.response_token_ids) & set(renderer.vision_token_ids)
 
 
+def check_spans(run: Run, group: Group, by_version, renderer) -> None:
+    """Log-probs of each token are those of the version that it names."""
+    image = run.images.read_bytes(group.sample.image)
+    for trajectory in group.trajectories:
+        for span in trajectory.version_spans:
+            expected = reference_logprobs(
+                by_version[span.version], renderer.renderer, image,
+                trajectory.response_token_ids.tolist(), banned=tuple(renderer.vision_token_ids),
+            )  # fmt: skip
+            found = trajectory.rollout_logprobs[span.start : span.end]
+            np.testing.assert_allclose(found, expected[span.start : span.end], atol=2e-5)
+
+
 async def test_tokens_come_from_the_weights_that_they_name(
     tmp_path, checkpoint, renderer, engine, model, other_model
 ):
@@ -221,15 +234,7 @@ async def test_a_half_updated_engine_stays_paused_when_the_next_push_fails_early
         assert "serving the weights before" not in caplog.text
         await run.learner.push(other_model.state_dict(), 1, attempt=2)
         for group in (await run.learner.take(2)).groups:
-            image = run.images.read_bytes(group.sample.image)
-            for trajectory in group.trajectories:
-                for span in trajectory.version_spans:
-                    expected = reference_logprobs(
-                        other_model if span.version else model, renderer, image,
-                        trajectory.response_token_ids.tolist(), banned=endless.vision_token_ids,
-                    )  # fmt: skip
-                    found = trajectory.rollout_logprobs[span.start : span.end]
-                    np.testing.assert_allclose(found, expected[span.start : span.end], atol=2e-5)
+            check_spans(run, group, (model, other_model), endless)
 
 
 async def _logged(caplog, text: str, times: int) -> None:
@@ -242,6 +247,7 @@ class EndlessRenderer:
     """Bans the end token as well, so that responses are long."""
 
     def __init__(self, renderer) -> None:
+        self.renderer = renderer
         self.prompt_token_ids = renderer.prompt_token_ids
         self.vision_token_ids = [*renderer.vision_token_ids, renderer.tokenizer.eos_token_id]
 
@@ -266,15 +272,8 @@ async def test_a_push_in_the_middle_of_responses(
         assert any(len(t.version_spans) == 2 for _, t in trajectories) == has_mixed
         # what began before the push may have used the caches of version 0
         assert all(t.cache_version <= t.version_spans[0].version for _, t in trajectories)
-        for group, trajectory in trajectories:
-            image = run.images.read_bytes(group.sample.image)
-            for span in trajectory.version_spans:
-                expected = reference_logprobs(
-                    other_model if span.version else model, renderer, image,
-                    trajectory.response_token_ids.tolist(), banned=endless.vision_token_ids,
-                )  # fmt: skip
-                found = trajectory.rollout_logprobs[span.start : span.end]
-                np.testing.assert_allclose(found, expected[span.start : span.end], atol=2e-5)
+        for group in batch.groups:
+            check_spans(run, group, (model, other_model), endless)
 
 
 @pytest.mark.parametrize("has_images", [True, False], ids=["folder", "broker"])
