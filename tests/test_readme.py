@@ -39,8 +39,8 @@ RUNS = {
     ".venv/bin/python -m broker.keys keys": ".venv/bin/python -m broker.keys {folder}/keys",
     "tests/run.sh": "tests/run.sh --collect-only -q",
     "tests/run.sh -q -m proof": "tests/run.sh -q -m proof --collect-only",
-    "tests/bench/broker.py --json broker.json": (
-        "tests/bench/broker.py --smoke --json {folder}/broker.json"
+    ".venv/bin/python tests/bench/broker.py --json broker.json": (
+        ".venv/bin/python tests/bench/broker.py --smoke --json {folder}/broker.json"
     ),
     f"{LAUNCH} --rollout.engine sglang": (
         f"{LAUNCH} --rollout.engine sglang {SMALL} --run.folder {{folder}}/run"
@@ -49,12 +49,13 @@ RUNS = {
         ".venv/bin/python -m rollout.serve --help"  # tests/rollout/test_serve.py serves
     ),
     "tests/run.sh -q -m sglang": "tests/run.sh -q -m sglang --collect-only",
-    "tests/bench/push.py --json push.json": (
-        "tests/bench/push.py --sizes 2 --servers 1 --repeats 1 --json {folder}/push.json"
+    ".venv/bin/python tests/bench/push.py --json push.json": (
+        ".venv/bin/python tests/bench/push.py --sizes 2 --servers 1 --repeats 1 "
+        "--json {folder}/push.json"
     ),
-    "tests/bench/rollout.py --json rollout.json": (
-        "tests/bench/rollout.py --engine embedded --groups 4 --repeats 1 --tokens 4 "
-        "--json {folder}/rollout.json"
+    ".venv/bin/python tests/bench/rollout.py --json rollout.json": (
+        ".venv/bin/python tests/bench/rollout.py --engine embedded --groups 4 --repeats 1 "
+        "--tokens 4 --json {folder}/rollout.json"
     ),
     "tests/run.sh -q tests/broker": "tests/run.sh -q tests/broker --collect-only",
     ".ci/run": "bash -n .ci/run",  # it is what runs this
