@@ -67,13 +67,14 @@ class Snapshot:
                     raise self._error
             yield content
 
-    def buckets_as_tensors(self) -> Iterator[dict[str, Tensor]]:
-        """The copies by name, bucket by bucket, as they become ready."""
+    def tensors(self) -> dict[str, Tensor]:
+        """The copies by name, in the dtype that is sent; waits until they are complete."""
+        found: dict[str, Tensor] = {}
         for bucket, content in zip(self.buckets, self.ready(), strict=True):
             sizes = [_num_bytes(self._weights[name], self._dtype) for name in bucket.names]
             parts = torch.split(content, sizes)
             kinds = [getattr(torch, dtype) for dtype in bucket.dtypes]
-            yield {
+            found |= {
                 # A copy where the bytes do not lie on a multiple of the element's size.
                 name: (part.clone() if part.storage_offset() % kind.itemsize else part)
                 .view(kind)
@@ -82,6 +83,7 @@ class Snapshot:
                     bucket.names, parts, kinds, bucket.shapes, strict=True
                 )
             }
+        return found
 
     def _note(self, num_ready: int, error: BaseException | None) -> None:
         with self._changed:

@@ -112,12 +112,7 @@ class Expectations:
         """
         if self._is_quantized:
             return None
-        tensors = {
-            name: tensor
-            for bucket in snapshot.buckets_as_tensors()
-            for name, tensor in bucket.items()
-        }
-        return served_checksums(tensors)
+        return served_checksums(snapshot.tensors())
 
 
 def served_checksums(tensors: Mapping[str, Tensor]) -> WeightChecksums:

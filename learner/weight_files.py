@@ -40,11 +40,7 @@ class WeightFolder:
         final = self._folder / name
         part = self._folder / f".{name}.part"
         part.mkdir(parents=True)
-        tensors = {
-            self._own_names[name]: tensor
-            for bucket in snapshot.buckets_as_tensors()
-            for name, tensor in bucket.items()
-        }
+        tensors = {self._own_names[name]: t for name, t in snapshot.tensors().items()}
         try:
             self._model.save_pretrained(part, state_dict=tensors)
         except SafetensorError as error:  # a full disk, for instance

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -25,6 +25,7 @@ from rollout.engine import Engine, EngineInfo
 from rollout.http_engine import HttpEngine
 from rollout.pool import Pool, Server
 from rollout.serving import Figures, Serving
+from rollout.sglang.command import read_api_key
 from rollout.weights import WeightReceiver, follow_weights
 from rollout.worker import PromptRenderer, RolloutWorker
 
@@ -43,7 +44,9 @@ class RunningEngine:
         watch: returns never; raises EngineError when the engine's process has ended.
     """
 
-    def __init__(self, url: str, watch: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self, url: str, watch: Callable[[], Coroutine[Any, Any, None]] | None = None
+    ) -> None:
         self.url = url
         self.watch = watch
 
@@ -136,9 +139,7 @@ class Member:
             ) from error
         logger.error("%s: %s", self._member_id, error)
         logger.warning("%s: starting the engine again in %g s", self._member_id, pause_s)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
-                await self._stop.wait()
+        await _stopped_or_after(self._stop, pause_s)
 
     def _is_over(self) -> bool:
         return self._stop.is_set() or self._finished.is_set()
@@ -166,7 +167,7 @@ class Member:
                     tasks.create_task(_raise_when_lost(server)),
                 ]
                 if running.watch is not None:
-                    background.append(tasks.create_task(_forever(running.watch)))
+                    background.append(tasks.create_task(running.watch()))
                 # Shielded: it is everybody's, and this life may end while it waits.
                 renderer = await asyncio.shield(asyncio.ensure_future(self._renderer))
                 await self._pool.add(server)
@@ -211,7 +212,7 @@ def http_engine(config: RunConfig, url: str) -> HttpEngine:
         request_timeout_s=config.rollout.request_timeout_s,
         control_timeout_s=config.weights.timeout_s,
         load_timeout_s=config.weights.load_timeout_s,
-        api_key=None if key_file is None else key_file.read_text().strip(),
+        api_key=None if key_file is None else read_api_key(key_file),
     )
 
 
@@ -283,17 +284,17 @@ async def wait_until_it_answers(config: RunConfig, url: str, stop: asyncio.Event
                         "rollout.engine_urls; rollout.start_timeout_s sets the limit"
                     ) from error
                 logger.info("waiting for the engine at %s: %s", url, error)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_ASK_AGAIN_S):  # a foreign process cannot wake us
-                    await stop.wait()
+            await _stopped_or_after(stop, _ASK_AGAIN_S)  # a foreign process cannot wake us
 
 
 async def _raise_when_lost(server: Server) -> None:
     raise await server.lost
 
 
-async def _forever(watch: Callable[[], Awaitable[None]]) -> None:
-    await watch()
+async def _stopped_or_after(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
 
 
 def first_error(error: BaseException) -> BaseException:

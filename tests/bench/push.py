@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # beside this file the packages `broker` and `rollout` would be benchmarks
 
 from common.lifecycle import stop_with_parent  # noqa: E402
+from tests.bench.figures import machine, spread  # noqa: E402
 
 if TYPE_CHECKING:  # imported late at run time: every child runs this file, and not all need torch
     from tests.bench.pushing.case import Measured
@@ -120,14 +121,8 @@ def summarize(by_case: list[dict[str, Any]], options: argparse.Namespace) -> dic
         "by_case": by_case,
         "bucket_mib": options.bucket_mib,
         "backend": "gloo",
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version(),
-                    "system": platform.platform()},
+        "machine": machine(),
     }  # fmt: skip
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values),
-            "all": values}  # fmt: skip
 
 
 # ---- tables --------------------------------------------------------------------------------------

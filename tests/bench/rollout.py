@@ -21,7 +21,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -31,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # beside this file the packages `broker` and `rollout` would be benchmarks
 
 from common.lifecycle import stop_with_parent  # noqa: E402
+from tests.bench.figures import machine, spread  # noqa: E402
 
 if TYPE_CHECKING:  # imported late at run time: every child runs this file, and not all need torch
     from tests.bench.generating.contest import Generated
@@ -108,14 +108,8 @@ def summarize(
         "engine": options.engine,
         "load": {"groups": options.groups, "concurrent": options.concurrent, "n": options.n,
                  "tokens": options.tokens},
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version(),
-                    "system": platform.platform()},
+        "machine": machine(),
     }  # fmt: skip
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values),
-            "all": values}  # fmt: skip
 
 
 def print_summary(document: dict[str, Any], options: argparse.Namespace) -> None:
