@@ -128,7 +128,8 @@ def test_the_quickstart_runs_from_start_to_report(tmp_path: Path) -> None:
     assert (run.folder / "report.html").stat().st_size > 10_000
     assert "rollout servers" in (run.folder / "report.html").read_text()  # their idle share
     assert (run.folder / "checkpoints" / "step-000004" / "model.safetensors").exists()
-    for part in ("held-out accuracy", "gap closed", "step 4/4", "report.html"):
+    # Which steps the view shows depends on when it looks (its own tests cover it).
+    for part in ("held-out accuracy", "gap closed", "4 steps in", "report.html"):
         assert part in run.output()
     run.assert_nothing_is_left()
 
