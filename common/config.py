@@ -31,7 +31,7 @@ class ModelSection(Section):
         "bfloat16", description="Compute dtype of student and teacher; masters are float32."
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
-        "auto", description="Attention kernel; auto: flash-attn where installed and usable."
+        "auto", description="Attention kernel of the vision tower; auto: flash-attn if installed."
     )
     share_prefix: bool = Field(
         True, description="Compute a group's image and question once for all its responses."
@@ -40,6 +40,10 @@ class ModelSection(Section):
         True, description="Recompute activations in the backward pass (saves memory)."
     )
     freeze_vision_tower: bool = Field(False, description="Do not train the vision tower.")
+    lora_rank: int = Field(
+        0, ge=0, description="Rank of low-rank adapters of the language model; 0 trains all of it."
+    )
+    lora_alpha: float = Field(32.0, gt=0, description="Adapters are scaled by alpha / rank.")
     max_prompt_tokens: int = Field(8192, gt=0, description="Tokens; longer prompts are refused.")
 
 
@@ -149,31 +153,70 @@ class SglangSection(Section):
 
 
 class ObjectiveSection(Section):
-    divergence: Literal["jsd", "forward_kl", "reverse_kl"] = Field(
-        "jsd", description="forward_kl = KL(teacher|student), reverse_kl = KL(student|teacher)."
+    divergence: Literal["jsd", "forward_kl", "reverse_kl", "sampled_reverse_kl"] = Field(
+        "jsd",
+        description="forward_kl = KL(teacher|student), reverse_kl = KL(student|teacher); "
+        "sampled_reverse_kl estimates the latter at the sampled token alone.",
     )
     jsd_teacher_weight: float = Field(
         0.5, gt=0, lt=1, description="Teacher's share in the mixture (the paper's beta)."
     )
-    top_k: int = Field(100, gt=0, description="Student's likeliest tokens that are compared.")
+    top_k: int | None = Field(
+        100, gt=0, description="Student's likeliest tokens that are compared; none: all tokens."
+    )
     tail: bool = Field(True, description="A bucket for all other tokens; false: renormalise.")
     importance_clip: float | None = Field(
         2.0, gt=0, description="Upper truncation of student/rollout ratios; none: no weights."
     )
-    aggregation: Literal["sequence_mean", "token_mean"] = Field(
-        "sequence_mean", description="Mean over sequences of token means, or over all tokens."
+    aggregation: Literal["sequence_mean", "token_mean", "micro_batch_mean"] = Field(
+        "sequence_mean",
+        description="Mean over sequences of token means, or over all tokens; micro_batch_mean as "
+        "published: it depends on how sequences were packed.",
+    )
+    token_weights: Literal["none", "visual_advantage"] = Field(
+        "none",
+        description="visual_advantage: more weight where the teacher's picture matters (VA-OPD).",
+    )
+    visual_advantage_share: float = Field(
+        0.2, gt=0, lt=1, description="Share of a response's tokens that count as visual."
+    )
+    visual_advantage_mass: float = Field(
+        0.5, gt=0, lt=1, description="Share of a response's weight that those tokens get."
+    )
+    visual_advantage_pixels: int = Field(
+        16,
+        gt=1,
+        description="Side of a block when the teacher's picture is pixelated for contrast.",
     )
 
 
 class TeacherSection(Section):
-    policy: Literal["ema", "frozen", "current"] = Field(
-        "ema", description="Weights of the teacher; current (the student itself) collapses."
+    policy: Literal["ema", "frozen", "current", "progressive", "trust_region", "fixed"] = Field(
+        "ema",
+        description="Weights of the teacher: moving average, start, the student itself (which "
+        "collapses), a copy taken every interval_steps, the start's logits mixed with the "
+        "student's, or the model of teacher.path.",
+    )
+    path: str | None = Field(None, description="Hugging Face folder of policy = fixed.")
+    interval_steps: int = Field(10, gt=0, description="Steps between copies (progressive).")
+    student_share: float = Field(
+        0.05, ge=0, le=1, description="Student's share in the teacher's logits (trust_region)."
+    )
+    offload: bool = Field(
+        False, description="Keep the float32 average in main memory, not on the GPU."
     )
     ema_rate: float = Field(
         0.05, ge=0, le=1, description="teacher = (1 - rate) * teacher + rate * student, a step."
     )
-    view: Literal["crop", "full", "random_crop"] = Field(
-        "crop", description="Image of the teacher; full and random_crop are controls."
+    view: Literal["crop", "full", "random_crop", "answer_hint"] = Field(
+        "crop",
+        description="What the teacher sees; full and random_crop are controls, answer_hint is the "
+        "full image with the reference answer in the text (OPSD; needs answers).",
+    )
+    answer_hint: str = Field(
+        "\n\nHere is a reference answer:\n{answer}\n\n"
+        "After understanding it, answer in your own way.",
+        description="Text after the question (view = answer_hint); {answer} is filled in.",
     )
     crop_margin: float = Field(
         0.0, ge=0, description="Context kept round the box on each side, in box widths/heights."
@@ -203,6 +246,21 @@ class LearnerSection(Section):
     max_steps: int | None = Field(None, gt=0, description="Stop after these steps; none: all data.")
     micro_batch_tokens: int = Field(
         9216, gt=0, description="Student tokens in one forward pass; bounds memory."
+    )
+    teacher_batch_tokens: int = Field(
+        18432, gt=0, description="Teacher tokens in one forward pass (it keeps no activations)."
+    )
+    render_processes: int = Field(
+        0, ge=0, description="Processes that decode images ahead of need; 0: a thread does it."
+    )
+    render_ahead_mib: int = Field(
+        1024, gt=0, description="MiB of rendered images kept, those needed soon included."
+    )
+    offload: bool = Field(
+        False, description="Keep sharded weights and moments in main memory between passes."
+    )
+    rank_timeout_s: float = Field(
+        600.0, gt=0, description="Seconds that a rank waits for the others before it gives up."
     )
     threads: int | None = Field(None, gt=0, description="CPU threads of the learner.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is.")
@@ -248,7 +306,46 @@ class WeightsSection(Section):
 
 class CheckpointSection(Section):
     every_steps: int = Field(0, ge=0, description="Steps between checkpoints; 0: only the last.")
-    keep: int = Field(2, gt=0, description="Checkpoints kept.")
+    keep: int = Field(2, gt=0, description="Newest checkpoints kept.")
+    keep_best: int = Field(
+        0, ge=0, description="Also keep these many with the best full-image accuracy measured."
+    )
+
+
+_Action = Literal["off", "warn", "pause", "roll_back", "stop"]
+
+
+class HealthSection(Section):
+    """Gates on a run's figures. A gate acts when its figure is out of bounds `patience` times."""
+
+    action: _Action = Field(
+        "warn",
+        description="What a gate does: warn; pause (wait for SIGUSR1); roll_back to a checkpoint; "
+        "stop.",
+    )
+    patience: int = Field(3, gt=0, description="Steps in a row out of bounds before a gate acts.")
+    warmup_steps: int = Field(5, ge=0, description="Steps whose mean is the baseline of the gates.")
+    divergence_growth: float | None = Field(
+        2.0, gt=1, description="Teacher-student divergence over its baseline, at most; none: off."
+    )
+    entropy_shrink: float | None = Field(
+        0.2, gt=0, lt=1, description="Student entropy over its baseline, at least; none: off."
+    )
+    length_growth: float | None = Field(
+        2.5, gt=1, description="Mean response length over its baseline, at most; none: off."
+    )
+    accuracy_drop: float | None = Field(
+        0.05, gt=0, lt=1, description="Full-image accuracy below its best, at most; none: off."
+    )
+    mismatch_kl_nats: float | None = Field(
+        0.1, gt=0, description="KL between rollout and learner, at most; none: off."
+    )
+    roll_back_lr_factor: float = Field(
+        0.5, gt=0, le=1, description="The learning rate is multiplied by it at each roll-back."
+    )
+    max_roll_backs: int = Field(
+        2, ge=0, description="Times that a run may roll back; then it stops."
+    )
 
 
 class EvaluationSection(Section):
@@ -263,8 +360,11 @@ class ClusterSection(Section):
     address: str | None = Field(None, description="Ray address; none: a local Ray on loopback.")
     rollout_cpus: float = Field(1.0, gt=0, description="CPUs reserved per rollout process.")
     rollout_gpus: float = Field(0.0, ge=0, description="GPUs reserved per rollout process.")
-    learner_cpus: float = Field(1.0, gt=0, description="CPUs reserved for the learner.")
-    learner_gpus: float = Field(0.0, ge=0, description="GPUs reserved for the learner.")
+    learner_ranks: int = Field(
+        1, gt=0, description="Learner processes that share one model (FSDP2), on one machine."
+    )
+    learner_cpus: float = Field(1.0, gt=0, description="CPUs reserved per learner process.")
+    learner_gpus: float = Field(0.0, ge=0, description="GPUs reserved per learner process.")
     drain_s: float = Field(20.0, gt=0, description="Seconds a stopping process may take.")
 
 
@@ -283,6 +383,7 @@ class RunConfig(Section):
     learner: LearnerSection = LearnerSection()
     weights: WeightsSection = WeightsSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    health: HealthSection = HealthSection()
     evaluation: EvaluationSection = EvaluationSection()
     cluster: ClusterSection = ClusterSection()
 
@@ -292,6 +393,32 @@ class RunConfig(Section):
             raise ValueError(
                 "evaluation.every_steps is set but data.heldout is not. "
                 "Fix: name a held-out Parquet file, or set evaluation.every_steps = 0"
+            )
+        if self.cluster.learner_ranks > self.learner.groups_per_step:
+            raise ValueError(
+                f"cluster.learner_ranks = {self.cluster.learner_ranks}: each needs a group of every "
+                "step. Fix: raise learner.groups_per_step, or use fewer ranks"
+            )
+        if self.teacher.policy == "fixed" and self.teacher.path is None:
+            raise ValueError(
+                "teacher.policy = fixed needs teacher.path. Fix: name a Hugging Face folder, or "
+                "set teacher.policy = ema"
+            )
+        if "{answer}" not in self.teacher.answer_hint:
+            raise ValueError(
+                "teacher.answer_hint lacks {answer}. Fix: put it where the answer belongs"
+            )
+        if self.checkpoint.keep_best and not self.evaluation.every_steps:
+            raise ValueError(
+                "checkpoint.keep_best needs accuracies. Fix: set evaluation.every_steps, or "
+                "checkpoint.keep_best = 0"
+            )
+        if self.health.action == "roll_back" and (
+            not self.checkpoint.every_steps or self.checkpoint.keep < 3
+        ):
+            raise ValueError(
+                "health.action = roll_back needs checkpoints from before it went wrong. "
+                "Fix: set checkpoint.every_steps, and checkpoint.keep to 3 or more"
             )
         truncates = self.rollout.top_p < 1 or self.rollout.top_k > 0
         if truncates and self.objective.importance_clip is not None:

@@ -3,9 +3,11 @@
 Columns: sample_id str, problem str (with one "<image>"), image str (path relative to the file's
 folder), image_sha256 str, width int, height int, box list<int>[4] | null, crop str | null,
 crop_sha256 str | null, crop_width int | null, crop_height int | null, answer str | null.
-The answer is read by `read_answers` alone, for measuring.
+The answer is read by `read_answers` alone: for measuring, and for the one option that shows it to
+the teacher (teacher.view = "answer_hint"). The method proper trains without any label.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,45 @@ def read_samples(path: Path) -> tuple[list[Sample], list[str]]:
     return samples, problems
 
 
-def read_answers(path: Path) -> dict[str, str]:
-    """sample_id -> reference answer. For measuring only: training code must not call this."""
-    return {row["sample_id"]: row["answer"] for row in _read_rows(path) if row.get("answer")}
+class Answers(dict[str, str]):
+    """sample_id -> reference answer, and the file that they stand in.
+
+    LABELS. They are for measuring. Training reads them only where teacher.view = "answer_hint"
+    says so, which is another method (OPSD): Vision-OPD itself never sees one.
+    """
+
+    def __init__(self, answers: Mapping[str, str] | None = None, path: Path | None = None) -> None:
+        super().__init__(answers or {})
+        self.path = path
+
+    def of(self, sample: Sample) -> str:
+        """Raises DataError when the sample has none."""
+        if sample.sample_id not in self:
+            raise DataError(
+                f"sample {sample.sample_id} has no answer in {self.path or 'data.train'}, and "
+                "teacher.view = answer_hint shows it to the teacher. Fix: fill its answer column, "
+                "or choose a teacher.view that needs no label"
+            )
+        return self[sample.sample_id]
+
+
+def read_answers(path: Path) -> Answers:
+    """The answers of all rows that have one that is not blank; see `Answers` on their use.
+
+    Raises:
+        DataError: the file cannot be read, or an answer is not a string.
+    """
+    answers = Answers(path=path)
+    for number, row in enumerate(_read_rows(path)):
+        answer = row.get("answer")
+        if answer is not None and not isinstance(answer, str):
+            raise DataError(
+                f"{path} row {number}: answer is {answer!r}, not a string. "
+                "Fix: write the column as text"
+            )
+        if answer and answer.strip():
+            answers[row["sample_id"]] = answer
+    return answers
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

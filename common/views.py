@@ -1,4 +1,4 @@
-"""What the teacher looks at: the evidence crop, or one of the two controls (paper section 3)."""
+"""What the teacher is shown: the evidence crop (paper section 3), a control, or another option."""
 
 import numpy as np
 from PIL import Image
@@ -6,6 +6,7 @@ from PIL import Image
 from common.config import TeacherSection
 from common.errors import DataError
 from common.images import ImageStore
+from common.rendering import IMAGE_PLACEHOLDER
 from common.types import Box, Sample
 
 
@@ -20,7 +21,7 @@ def teacher_view(
     Raises:
         DataError: no evidence to show, or an image that cannot be read.
     """
-    if config.view == "full":
+    if config.view in ("full", "answer_hint"):
         return images.open(sample.image)
     if config.view == "crop" and sample.crop is not None:
         return images.open(sample.crop)
@@ -31,6 +32,40 @@ def teacher_view(
     if config.view == "random_crop":
         box = moved_at_random(box, picture.size, seed)
     return cut(picture, box, config.crop_scale)
+
+
+def with_answer_hint(problem: str, hint: str, answer: str) -> str:
+    """`problem` followed by `hint`, in which every {answer} is replaced (OPSD, arXiv 2601.18734).
+
+    SHOWS A LABEL to the teacher. Only teacher.view = "answer_hint" does so; the method proper does
+    not. Braces in an answer are harmless: it is put in as it stands.
+
+    Raises:
+        DataError: hint or answer holds the image placeholder, so that two pictures would be asked
+            for.
+    """
+    text = hint.replace("{answer}", answer)
+    if IMAGE_PLACEHOLDER in text:
+        raise DataError(
+            f"the answer hint holds {IMAGE_PLACEHOLDER!r}: {text!r}. "
+            "Fix: take it out of the answer or of teacher.answer_hint"
+        )
+    return problem + text
+
+
+def pixelated(picture: Image.Image, pixels: int) -> Image.Image:
+    """`picture` in squares of one colour each, their mean; same size, hence as many image tokens.
+
+    It keeps layout and colours and loses fine detail: the contrast of the visual advantage
+    (VA-OPD, arXiv 2605.21924).
+
+    Args:
+        picture: RGB.
+        pixels: side of a square; those at the right and lower edge are cut off by it.
+    """
+    means = picture.reduce(pixels)
+    squares = means.resize((means.width * pixels, means.height * pixels), Image.Resampling.NEAREST)
+    return squares.crop((0, 0, *picture.size))
 
 
 def with_margin(box: Box, margin: float, size: tuple[int, int]) -> Box:

@@ -1,5 +1,6 @@
 """Which processes a run is made of: plain `python -m X.main` commands and their environments."""
 
+import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,15 +40,34 @@ def worker_roles(config: RunConfig, run_folder: Path, broker_address: str) -> li
         )
         for rank in range(config.rollout.servers)
     ]
-    learner = Role(
-        "learner",
-        (*_command("learner", run_folder), *address),
-        cpus=cluster.learner_cpus,
-        gpus=cluster.learner_gpus,
-        environment={"RANK": "0", "WORLD_SIZE": "1"},
-        ends_run=True,
-    )
-    return [*rollouts, learner]
+    meeting_point = _meeting_point(cluster.learner_ranks)
+    learners = [
+        Role(
+            "learner" if rank == 0 else f"learner-{rank}",
+            (*_command("learner", run_folder), *address),
+            cpus=cluster.learner_cpus,
+            gpus=cluster.learner_gpus,
+            environment={
+                "RANK": str(rank),
+                # Of the GPUs that the process sees: Ray shows each process its own alone.
+                "LOCAL_RANK": "0" if cluster.learner_gpus else str(rank),
+                **meeting_point,
+            },
+            ends_run=True,
+        )
+        for rank in range(cluster.learner_ranks)
+    ]
+    return [*rollouts, *learners]
+
+
+def _meeting_point(ranks: int) -> dict[str, str]:
+    """torchrun's variables; a free port for the ranks to meet at."""
+    alone = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    if ranks == 1:
+        return alone
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return {**alone, "MASTER_PORT": str(probe.getsockname()[1])}
 
 
 def _command(package: str, run_folder: Path) -> tuple[str, ...]:

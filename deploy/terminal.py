@@ -19,7 +19,7 @@ from common.errors import BrokerUnavailable, ProtocolError
 
 _REFRESH_S = 1.0
 _REQUEST_TIMEOUT_S = 5.0
-PHASES = ("starting", "measuring before", "training", "measuring after", "done")
+PHASES = ("starting", "measuring before", "training", "measuring after", "done", "paused")
 
 
 class View(Protocol):

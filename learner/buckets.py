@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from common.types import WeightBucket
+from learner.sharding import gather
 
 MIB = 2**20
 
@@ -18,20 +20,30 @@ class Snapshot:
     is one copy of the weights in the dtype that is sent: a push can then be tried again after the
     weights have moved on.
 
+    Weights that are shared among ranks are copied in `begin` instead, by all ranks together: a
+    collective in a thread of its own could meet one of the step's.
+
     Args:
         weights: live tensors by name; they must not change from `begin` to the end of `gather`.
         dtype: that floating tensors are sent as.
+        is_kept: false for ranks that only take part in bringing shards together.
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], dtype: torch.dtype, bucket_mib: float
+        self,
+        weights: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        bucket_mib: float,
+        is_kept: bool = True,
     ) -> None:
         self._weights = weights
         self._dtype = dtype
+        self._is_kept = is_kept
         self.buckets = plan_buckets(weights, dtype, bucket_mib)
-        self.device = next(iter(weights.values())).device
+        self._is_sharded = any(isinstance(tensor, DTensor) for tensor in weights.values())
+        self.device = gather(next(iter(weights.values()))).device
         self._contents = [
-            torch.empty(bucket.num_bytes, dtype=torch.uint8, device=self.device)
+            torch.empty(bucket.num_bytes if is_kept else 0, dtype=torch.uint8, device=self.device)
             for bucket in self.buckets
         ]
         self._stream = _new_stream(self.device)
@@ -42,6 +54,9 @@ class Snapshot:
     def begin(self) -> None:
         """From now on the weights are to be copied anew. In the thread that trains."""
         self._num_ready, self._error = 0, None
+        if self._is_sharded:
+            for content, bucket in zip(self._contents, self.buckets, strict=True):
+                self._gather_shards(content, bucket)
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream())
 
@@ -49,10 +64,11 @@ class Snapshot:
         """Copy every bucket; each is ready as soon as it is copied."""
         try:
             for number, bucket in enumerate(self.buckets):
-                with torch.cuda.stream(self._stream):
-                    fill(self._contents[number], bucket, self._weights, self._dtype)
-                if self._stream is not None:
-                    self._stream.synchronize()
+                if not self._is_sharded:
+                    with torch.cuda.stream(self._stream):
+                        fill(self._contents[number], bucket, self._weights, self._dtype)
+                    if self._stream is not None:
+                        self._stream.synchronize()
                 self._note(number + 1, None)
         except BaseException as error:
             self._note(self._num_ready, error)
@@ -84,6 +100,12 @@ class Snapshot:
                 )
             }
         return found
+
+    def _gather_shards(self, content: Tensor, bucket: WeightBucket) -> None:
+        """All ranks call it, bucket by bucket."""
+        whole = {name: gather(self._weights[name]) for name in bucket.names}
+        if self._is_kept:
+            fill(content, bucket, whole, self._dtype)
 
     def _note(self, num_ready: int, error: BaseException | None) -> None:
         with self._changed:

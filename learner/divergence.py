@@ -1,7 +1,8 @@
 """Divergence between student and teacher over a few vocabulary buckets (paper eq. 3, spec 4.1-4.3).
 
 Axes: T response tokens, K the student's likeliest tokens, B buckets: K, or K + 1 with the tail.
-Everything is plain differentiable tensor math and keeps the dtype it is given (float32, float64).
+Everything is plain tensor math and keeps the dtype it is given (float32, float64). Autograd passes
+through it; the objective takes the derivatives written out here instead, which hold no graph.
 """
 
 import math
@@ -32,6 +33,25 @@ def bucket_logprobs(logprobs_TK: Tensor, tail: bool) -> Tensor:
     return torch.cat([logprobs_TK, torch.log(-torch.expm1(kept_T1))], dim=-1)
 
 
+def bucket_slopes(logprobs_TK: Tensor, slopes_TB: Tensor, tail: bool) -> Tensor:
+    """The derivative through `bucket_logprobs`: d / d buckets -> d / d `logprobs_TK`.
+
+    Args:
+        logprobs_TK: [T, K], what `bucket_logprobs` was given.
+        slopes_TB: [T, B], derivatives of a value with respect to what it returned.
+
+    Returns:
+        [T, K].
+    """
+    kept_T1 = torch.logsumexp(logprobs_TK, dim=-1, keepdim=True)
+    if not tail:
+        return slopes_TB - (logprobs_TK - kept_T1).exp() * slopes_TB.sum(dim=-1, keepdim=True)
+    # The tail holds 1 - kept, so that its log moves by - d(kept) / tail; at the floor not at all.
+    tail_T1 = -torch.expm1(kept_T1.clamp(max=TAIL_CEILING))
+    per_mass_T1 = torch.where(kept_T1 > TAIL_CEILING, 0, slopes_TB[:, -1:] / tail_T1)
+    return slopes_TB[:, :-1] - logprobs_TK.exp() * per_mass_T1
+
+
 def divergence(
     student_TB: Tensor, teacher_TB: Tensor, kind: Divergence, teacher_weight: float
 ) -> Tensor:
@@ -51,11 +71,30 @@ def divergence(
         return _kl(teacher_TB, student_TB)
     if kind == "reverse_kl":
         return _kl(student_TB, teacher_TB)
-    mixture_TB = torch.logaddexp(
-        student_TB + math.log1p(-teacher_weight), teacher_TB + math.log(teacher_weight)
-    )
+    mixture_TB = _mixture(student_TB, teacher_TB, teacher_weight)
     return (1 - teacher_weight) * _kl(student_TB, mixture_TB) + teacher_weight * _kl(
         teacher_TB, mixture_TB
+    )
+
+
+def divergence_slopes(
+    student_TB: Tensor, teacher_TB: Tensor, kind: Divergence, teacher_weight: float
+) -> Tensor:
+    """d divergence / d `student_TB`, [T, B]: the S_b g_b of spec 4.3.
+
+    As products they stay finite where S_b underflows. The mixture moves with the student.
+    """
+    if kind == "forward_kl":
+        return -teacher_TB.exp()
+    if kind == "reverse_kl":
+        return student_TB.exp() * (student_TB - teacher_TB + 1)
+    mixture_TB = _mixture(student_TB, teacher_TB, teacher_weight)
+    return (1 - teacher_weight) * student_TB.exp() * (student_TB - mixture_TB)
+
+
+def _mixture(student_TB: Tensor, teacher_TB: Tensor, teacher_weight: float) -> Tensor:
+    return torch.logaddexp(
+        student_TB + math.log1p(-teacher_weight), teacher_TB + math.log(teacher_weight)
     )
 
 

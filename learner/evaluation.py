@@ -1,6 +1,7 @@
 """Accuracy on held-out samples: greedy answers to the full image and to the evidence crop.
 
-Labels are read here and nowhere else in the learner; no figure made here reaches training.
+No figure made here reaches training, and the labels that are read for it do not either. (One option
+of the teacher reads labels for training: `learner.training_views`.)
 """
 
 import logging
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from common.errors import DataError
 from common.rendering import Renderer
@@ -141,6 +143,8 @@ class Evaluation:
                 image_grid_thw=torch.cat([p.image_grid_thw for p in prompts]).to(device),
                 max_new_tokens=self._max_response_tokens,
                 do_sample=False,
+                # Ranks that share a model go on until the last of them has its answers.
+                synced_gpus=isinstance(model.base_model, FSDPModule),
                 suppress_tokens=self._renderer.vision_token_ids,
             )
         eos = end_token_ids(model)

@@ -20,9 +20,10 @@ from common.served_names import checksum, padding_rows, served_tensors
 from common.types import WeightChecksums, WeightProbe
 from learner.buckets import Snapshot
 from learner.cuda_checksum import cuda_checksum
+from learner.head import head_of, mixed_logits, without_grad
 from learner.inputs import PromptView
 from learner.model import response_hidden_states
-from learner.prefix import build_rows
+from learner.packing import pack
 
 _SIDE = 256  # pixels
 _RESPONSE_TOKENS = 16
@@ -50,16 +51,10 @@ class Expectations:
         self._is_quantized = config.sglang.quantization is not None
         self._model = model
         self._dtype = getattr(torch, config.model.dtype)
-        self._pad_token_id = renderer.tokenizer.pad_token_id
         picture = probe_picture()
         self._image = _png(picture)
         self._prompt_token_ids = renderer.prompt_token_ids(_PROBLEM)
-        prompt = renderer.prompt(_PROBLEM, picture)
-        ids, types, grid = map(
-            torch.from_numpy, (prompt.input_ids, prompt.mm_token_type_ids, prompt.image_grid_thw)
-        )
-        pixels = torch.from_numpy(prompt.pixel_values.copy())
-        self._view = PromptView(ids, positions(ids, types, grid), pixels, grid)
+        self._view = probe_view(renderer, positions, picture)
         vocabulary = model.get_output_embeddings().weight.shape[0]
         self._response = self._sample(ordinary_tokens(renderer, vocabulary))
 
@@ -86,12 +81,12 @@ class Expectations:
 
     def _logits(self, response: np.ndarray) -> Tensor:
         """float32 [T, V]: for each token of a response, the logits that predict it."""
-        rows = build_rows([self._view], [[response.astype(np.int64)]], self._pad_token_id)
+        row = pack([self._view], [[response.astype(np.int64)]])
         device = next(self._model.parameters()).device
-        hidden_TD = response_hidden_states(self._model, rows.to(device), self._dtype)
-        head_VD = self._model.get_output_embeddings().weight.to(hidden_TD.dtype)
-        logits_TV: Tensor = hidden_TD @ head_VD.T
-        return logits_TV.float()
+        hidden_TD = response_hidden_states(self._model, row.to(device), self._dtype)
+        everything = slice(None)
+        heads = ((1.0, without_grad(head_of(self._model, hidden_TD))),)
+        return mixed_logits(heads, everything, everything, temperature=1.0)
 
     @torch.no_grad()
     def _sample(self, allowed: np.ndarray) -> np.ndarray:
@@ -147,6 +142,16 @@ def ordinary_tokens(renderer: Renderer, vocabulary: int) -> np.ndarray:
     special = {*renderer.tokenizer.all_special_ids, *renderer.vision_token_ids}
     # SGLang reports the last id of a vocabulary as 0, as it does image placeholders.
     return np.setdiff1d(np.arange(min(len(renderer.tokenizer), vocabulary) - 1), list(special))
+
+
+def probe_view(renderer: Renderer, positions: Positions, picture: Image.Image) -> PromptView:
+    """The probe's question about a picture."""
+    prompt = renderer.prompt(_PROBLEM, picture)
+    ids, types, grid = map(
+        torch.from_numpy, (prompt.input_ids, prompt.mm_token_type_ids, prompt.image_grid_thw)
+    )
+    pixels = torch.from_numpy(prompt.pixel_values.copy())
+    return PromptView(ids, positions(ids, types, grid), pixels, grid)
 
 
 def probe_picture() -> Image.Image:

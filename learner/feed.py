@@ -3,8 +3,8 @@
 torch owns the main thread, asyncio this one; between them are one queue of prepared batches and
 `call`, which carries out a request and waits for its answer. A batch is taken and rendered as soon
 as the step before it is acknowledged, that is while the main thread pushes weights and writes
-metrics. At most one batch waits. The first word to the broker is the step that training goes on
-from: what came after it is undone.
+metrics. At most one batch waits. The first rank's first word to the broker is the step that
+training goes on from: what came after it is undone.
 """
 
 import asyncio
@@ -46,6 +46,8 @@ class Feed:
     Args:
         preparation: what becomes of a taken batch; runs in a worker thread of its own.
         step: that training goes on from; 0: from the start.
+        rank, world_size: whose share of each batch is taken. Rank 0 must be in its feed before the
+            others start theirs.
         request_timeout_s: seconds until a request is sent again; after some tries it fails.
     """
 
@@ -57,6 +59,8 @@ class Feed:
         preparation: Preparation,
         step: int = 0,
         request_timeout_s: float = 10.0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._config = config
         self._address = address
@@ -64,11 +68,13 @@ class Feed:
         self._preparation = preparation
         self._step = step
         self._request_timeout_s = request_timeout_s
+        self._rank = rank
+        self._world_size = world_size
         self._gauges: dict[str, float] = {}
         # SimpleQueue: `interrupt` is called by a signal handler, which may break into a get().
         self._queue: queue.SimpleQueue[PreparedBatch | BaseException | _End] = queue.SimpleQueue()
         self._calls: set[concurrent.futures.Future[Any]] = set()
-        self._started: concurrent.futures.Future[tuple[Welcome, Resumed]]
+        self._started: concurrent.futures.Future[tuple[Welcome, Resumed | None]]
         self._started = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, name="feed")
         self.is_interrupted = False
@@ -76,7 +82,7 @@ class Feed:
     def __enter__(self) -> "Feed":
         self._thread.start()
         try:
-            self.welcome, self.resumed = self._started.result(_START_S)
+            self.welcome, self._resumed = self._started.result(_START_S)
         except BaseException:
             self._thread.join(_STOP_S)
             raise
@@ -142,11 +148,22 @@ class Feed:
         finally:
             self._calls.discard(future)
 
+    @property
+    def history(self) -> int:
+        """The broker's number for this continuation of the run; the first rank's feed knows it."""
+        assert self._resumed is not None, "only rank 0 resumes"
+        return self._resumed.history
+
     def acknowledge(self, batch: PreparedBatch) -> None:
-        """The step is trained: tell the broker, and let the next batch be taken."""
+        """The step is trained: tell the broker, and let the next batch be taken.
+
+        Returns when all ranks have said so.
+        """
 
         async def acknowledge(broker: BrokerClient) -> None:
-            await broker.ack(batch.step, batch.refused)
+            answer = await broker.ack(batch.step, batch.refused, self._rank)
+            while not answer.is_complete:
+                answer = await broker.ack(batch.step, batch.refused, self._rank, _TAKE_WAIT_S)
             self._steps.put_nowait(batch.step + 1)
 
         self.call(acknowledge, self.request_timeout_s)
@@ -195,7 +212,8 @@ class Feed:
             link=zmq_link(self._config.broker),
         ) as broker:
             self._broker = broker
-            self._started.set_result((broker.welcome, await broker.resume(self._step)))
+            resumed = await broker.resume(self._step) if self._rank == 0 else None
+            self._started.set_result((broker.welcome, resumed))
             finished = asyncio.Event()
             async with asyncio.TaskGroup() as tasks:
                 work = [
@@ -212,9 +230,9 @@ class Feed:
     async def _take_batches(self, broker: BrokerClient) -> None:
         while True:
             step = await self._steps.get()
-            batch = await broker.take(step, _TAKE_WAIT_S)
+            batch = await broker.take(step, _TAKE_WAIT_S, self._rank, self._world_size)
             while not batch.groups and not batch.exhausted:
-                batch = await broker.take(step, _TAKE_WAIT_S)
+                batch = await broker.take(step, _TAKE_WAIT_S, self._rank, self._world_size)
             if batch.exhausted:
                 self._queue.put(_End())
                 return

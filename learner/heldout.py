@@ -21,13 +21,19 @@ class Heldout:
 
     Args:
         should_stop: asked between batches; true abandons a measurement.
+        is_kept: false on ranks that only take part: they write no scenes.
     """
 
     def __init__(
-        self, config: RunConfig, positions: PromptPositions, should_stop: Callable[[], bool]
+        self,
+        config: RunConfig,
+        positions: PromptPositions,
+        should_stop: Callable[[], bool],
+        is_kept: bool = True,
     ) -> None:
         self._config = config.evaluation
         self._should_stop = should_stop
+        self._is_kept = is_kept
         self._evaluation: Evaluation | None = None
         self._scenes: Scenes | None = None
         if config.data.heldout is not None:
@@ -65,5 +71,13 @@ class Heldout:
         )
         shown = samples[: config.evaluation.shown]
         self._scenes = Scenes(
-            folder, shown, answers, path.parent, views, crop, renderer, self._evaluation
+            folder,
+            shown,
+            answers,
+            path.parent,
+            views,
+            crop,
+            renderer,
+            self._evaluation,
+            self._is_kept,
         )

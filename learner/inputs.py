@@ -35,6 +35,7 @@ class PreparedGroup:
     responses: tuple[np.ndarray, ...]  # int64 [T] each
     rollout_logprobs: tuple[np.ndarray, ...]  # float32 [T] each, nats
     staleness: tuple[int, ...]  # steps, of each trajectory
+    contrast: PromptView | None = None  # teacher's view pixelated (token_weights)
 
     @property
     def num_response_tokens(self) -> int:

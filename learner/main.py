@@ -1,7 +1,6 @@
 """The learner process: python -m learner.main --config FILE [--section.key value ...]"""
 
 import logging
-import os
 import signal
 import sys
 import time
@@ -24,7 +23,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until there is something to finish
     from common.errors import VisionOpdError
     from common.logs import configure_logging
-    from learner.session import run  # imports torch: after --help, which must not wait for it
+    from learner.assembly import run  # imports torch: after --help, which must not wait for it
 
     configure_logging("learner")
     try:
@@ -38,12 +37,6 @@ def main() -> None:
 
 def check_process(config: RunConfig) -> None:
     """What this process needs beside a valid configuration; ConfigError names what is missing."""
-    world_size = os.environ.get("WORLD_SIZE", "1")
-    if world_size != "1":
-        raise ConfigError(
-            f"WORLD_SIZE = {world_size}: the learner runs as a single process for now. "
-            "Fix: start one learner, without torchrun or with --nproc-per-node 1"
-        )
     if config.run.folder is None:
         raise ConfigError("run.folder is not set. Fix: --run.folder DIR")
     if config.data.train is None:

@@ -78,6 +78,19 @@ class MetricsLog:
             self._tensorboard.close()
 
 
+class NoLog:
+    """What ranks other than the first write: nothing."""
+
+    time_s = 0.0
+    measured_before: Row | None = None
+
+    def write(self, step: int, time_s: float, metrics: dict[str, float]) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
 def _keep_rows(path: Path, step: int) -> list[Row]:
     """Leave only whole rows of steps up to `step` in the file, and return them."""
     if not path.exists():

@@ -1,43 +1,39 @@
-"""Groups of one step -> micro-batches of similar lengths within a token budget."""
+"""Groups of one step -> micro-batches within a token budget.
 
-from collections.abc import Sequence
+Student and teacher have budgets of their own: the student keeps activations for its backward pass,
+and its prompts are long where the teacher's are short.
+"""
 
-from learner.inputs import PreparedGroup
-from learner.prefix import row_tokens
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+from learner.inputs import PreparedGroup, PromptView
+from learner.packing import packed_tokens
 
-def split_into_micro_batches(
-    groups: Sequence[PreparedGroup], max_tokens: int, share_prefix: bool
-) -> list[list[PreparedGroup]]:
-    """Longest first, so that the largest pass comes first and padding is small.
-
-    A micro-batch holds at most `max_tokens` padded student tokens, or a single group that is
-    longer. The order depends on nothing but the groups.
-    """
-    ordered = sorted(groups, key=lambda g: (-_row_length(g, share_prefix), g.group_id))
-    batches: list[list[PreparedGroup]] = []
-    room = 0
-    for group in ordered:
-        tokens = _padded_tokens(group, batches, share_prefix)
-        if not batches or tokens > room:
-            batches.append([])
-            tokens, room = _padded_tokens(group, batches, share_prefix), max_tokens
-        batches[-1].append(group)
-        room -= tokens
-    return batches
+Item = TypeVar("Item")
 
 
-def _padded_tokens(
-    group: PreparedGroup, batches: Sequence[Sequence[PreparedGroup]], share_prefix: bool
-) -> int:
-    longest = batches[-1][0] if batches and batches[-1] else group
-    rows = 1 if share_prefix else len(group.responses)
-    return rows * _row_length(longest, share_prefix)
-
-
-def _row_length(group: PreparedGroup, share_prefix: bool) -> int:
+def group_tokens(group: PreparedGroup, prompt: PromptView, share_prefix: bool) -> int:
     lengths = [len(response) for response in group.responses]
-    prompt = group.student.num_tokens
-    if share_prefix:
-        return row_tokens(prompt, lengths)
-    return row_tokens(prompt, [max(lengths)])
+    return packed_tokens(prompt.num_tokens, lengths, share_prefix)
+
+
+def fill_bins(items: Sequence[Item], size_of: Callable[[Item], int], room: int) -> list[list[Item]]:
+    """First-fit decreasing: each item into the first bin that has room for it.
+
+    The largest come first, so that the pass that needs most memory is the first. At most 11/9 of
+    the best possible number of bins, and one (Dosa 2007). The order depends on nothing but the
+    items: equal ones keep theirs.
+    """
+    bins: list[list[Item]] = []
+    rooms: list[int] = []
+    for item in sorted(items, key=size_of, reverse=True):
+        size = size_of(item)
+        number = next((n for n, left in enumerate(rooms) if left >= size), None)
+        if number is None:
+            number = len(bins)
+            bins.append([])
+            rooms.append(room)
+        bins[number].append(item)
+        rooms[number] -= size
+    return bins

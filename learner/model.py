@@ -1,14 +1,19 @@
 """The student: load it, and run it up to the hidden states that predict response tokens."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.config import ModelSection
 from common.errors import ConfigError
-from learner.prefix import Rows
+from learner import tree_attention
+from learner.delta_net import follow_layouts
+from learner.lora import base_names, merged_weight
+from learner.packing import PackedRow
 
 
 def choose_device(name: str) -> torch.device:
@@ -28,17 +33,28 @@ def load_student(config: ModelSection, device: torch.device) -> Any:
     """
     from transformers import AutoModelForImageTextToText
 
-    attention = _attention(config)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            config.path, dtype=torch.float32, attn_implementation=attention
-        )
+        model = AutoModelForImageTextToText.from_pretrained(config.path, dtype=torch.float32)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"model.path = {config.path!r} cannot be loaded: {reason} "
             "Fix: name a Hugging Face folder of an image-text model"
         ) from error
+    return prepare_to_train(model, config, device)
+
+
+def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> Any:
+    """Make a loaded model compute packed rows, and recompute or freeze what the config says.
+
+    Raises:
+        ConfigError: layers that cannot be packed, or no vision tower where one is to be frozen.
+    """
+    _check_layers(model)
+    model.set_attn_implementation(
+        {"text_config": tree_attention.register(), "vision_config": _vision_attention(config)}
+    )
+    follow_layouts(model)
     model.to(device)
     if config.freeze_vision_tower:
         _vision_tower(model).requires_grad_(False)
@@ -48,21 +64,35 @@ def load_student(config: ModelSection, device: torch.device) -> Any:
     return model
 
 
-def response_hidden_states(model: Any, rows: Rows, dtype: torch.dtype) -> Tensor:
-    """[N, D]: for each response token the hidden state that predicts it, computed in `dtype`."""
-    is_mixed = dtype != torch.float32
-    with torch.autocast(rows.input_ids_BL.device.type, dtype=dtype, enabled=is_mixed):
+def response_hidden_states(model: Any, row: PackedRow, dtype: torch.dtype) -> Tensor:
+    """[N, D]: for each response token the hidden state that predicts it, computed in `dtype`.
+
+    A sharded model holds its weights in that dtype while it computes; of another one autocast takes
+    the matrix products alone to it, and norms and sums over layers stay in float32.
+    """
+    is_mixed = dtype != torch.float32 and not isinstance(model.base_model, FSDPModule)
+    with torch.autocast(row.input_ids_L.device.type, dtype=dtype, enabled=is_mixed):
         output = model.base_model(
-            input_ids=rows.input_ids_BL,
-            attention_mask=_as_taken(rows.attention_mask, model.config._attn_implementation),
-            position_ids=rows.position_ids_3BL,
-            pixel_values=rows.pixel_values,
-            image_grid_thw=rows.image_grid_thw,
+            input_ids=row.input_ids_L[None],
+            position_ids=row.position_ids_3L[:, None],
+            mm_encoder_outputs={"image": image_features(model, row)},
             use_cache=False,
+            layout=row.layout,
         )
-    hidden_BLD: Tensor = output.last_hidden_state
-    hidden_ND = hidden_BLD.flatten(0, 1).index_select(0, rows.predicting_N)
-    return hidden_ND.to(dtype) if is_mixed else hidden_ND
+    hidden_LD: Tensor = output.last_hidden_state[0]
+    hidden_ND = hidden_LD.index_select(0, row.predicting_N)
+    return hidden_ND.to(dtype) if dtype != torch.float32 else hidden_ND
+
+
+def image_features(model: Any, row: PackedRow) -> Any:
+    """The vision tower's output for the images of a row: each is encoded once."""
+    features = model.base_model.get_image_features(
+        row.pixel_values, row.image_grid_thw, return_dict=True
+    )
+    features.pooler_output = [features.pooler_output[i] for i in row.image_of_root]
+    if (layers := getattr(features, "deepstack_features", None)) is not None:
+        features.deepstack_features = [[layer[i] for i in row.image_of_root] for layer in layers]
+    return features
 
 
 def prompt_positions(model: Any, input_ids: Tensor, types: Tensor, grid_thw: Tensor) -> Tensor:
@@ -79,33 +109,46 @@ def prompt_positions(model: Any, input_ids: Tensor, types: Tensor, grid_thw: Ten
     return positions_31P[:, 0]
 
 
-def named_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Every tensor that a server must get, by its state_dict name, tied ones once."""
-    weights: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen or tensor.numel() == 0:
-            seen.add(tensor.data_ptr())
-            weights[name] = tensor.detach()
-    return weights
+class NamedWeights(Mapping[str, Tensor]):
+    """Every tensor that a server must get, by its state_dict name, tied ones once.
+
+    The model's own tensors, live and detached; of an adapted layer the merged weight, made anew
+    whenever it is asked for. A sharded model gives DTensors.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._names = dict.fromkeys(base_names(model))
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return merged_weight(self._model, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
-def _as_taken(mask: Tensor, attention: str) -> Tensor:
-    """Eager attention adds its mask to the scores; the others take booleans."""
-    if attention != "eager" or mask.ndim != 4:
-        return mask
-    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(~mask, float("-inf"))
+def named_weights(model: nn.Module) -> NamedWeights:
+    return NamedWeights(model)
 
 
-def _attention(config: ModelSection) -> str:
-    if config.attention == "flash_attention_2" and config.share_prefix:
-        raise ConfigError(
-            "model.attention = flash_attention_2 cannot mask branches. "
-            "Fix: model.share_prefix = false, or model.attention = sdpa"
-        )
+def _vision_attention(config: ModelSection) -> str:
     if config.attention != "auto":
         return config.attention
-    return "flash_attention_2" if not config.share_prefix and _has_flash_attention() else "sdpa"
+    return "flash_attention_2" if _has_flash_attention() else "sdpa"
+
+
+def _check_layers(model: Any) -> None:
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if unknown := kinds - {"full_attention", "linear_attention"}:
+        raise ConfigError(
+            f"model.path: layers of kind {', '.join(sorted(unknown))} are not supported. "
+            "Fix: choose a model of the Qwen3.5, Qwen3-VL or Qwen2.5-VL family"
+        )
 
 
 def _has_flash_attention() -> bool:

@@ -1,62 +1,66 @@
 """The objective: importance-weighted divergence of response tokens (spec section 4).
 
-It starts from the hidden states that predict response tokens and from the two output heads, and
-works through them in chunks of rows, so that logits exist for one chunk at a time: the backward
-pass computes them again. Axes: T response tokens, D hidden size, V vocabulary, K top tokens.
+    hidden states, head --> logits of some rows --> figures, d loss / d logits --+
+             ^                  (then of the next)     in the logits' memory     |
+             '----- gradients, added up <----------------------------------------'
+
+It starts from the hidden states that predict response tokens and from the output heads of both
+models, and works through them in chunks of rows. The loss is a scalar sum, so that its gradients
+need not wait for the backward pass: they are made chunk by chunk while the logits are there, which
+are never computed twice, and backward only scales them. Axes: T response tokens, D hidden size, V
+vocabulary, K top tokens.
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from common.config import ObjectiveSection
-from learner.divergence import bucket_logprobs, divergence
+from learner.head import (
+    HeadInputs,
+    MixedHeads,
+    full_weight,
+    head_of,
+    slices,
+    wide_dtype,
+    without_grad,
+)
+from learner.objective_chunk import Task, evaluate_chunk
+from learner.objective_gradients import Gradients
+from learner.objective_normaliser import logprobs_at
+from learner.objective_plan import plan_chunks
+from learner.objective_tokens import (
+    LOG_RATIO_LIMIT,
+    ResponseTokens,
+    SamplingLaw,
+    TokenFigures,
+    importance_weights,
+    join_figures,
+    token_shares,
+)
 
-CHUNK_ELEMENTS = 2**25  # logits of one model at a time: 128 MiB in float32
-LOG_RATIO_LIMIT = 20.0
+__all__ = [
+    "CHUNK_ELEMENTS",
+    "LOG_RATIO_LIMIT",
+    "HeadInputs",
+    "MixedHeads",
+    "ObjectiveResult",
+    "ResponseTokens",
+    "SamplingLaw",
+    "TokenFigures",
+    "full_weight",
+    "head_of",
+    "importance_weights",
+    "join_figures",
+    "objective",
+    "sampled_logprobs",
+    "token_shares",
+]
 
-
-@dataclass(frozen=True)
-class HeadInputs:
-    """One model's side of the objective."""
-
-    hidden_TD: Tensor  # the hidden states that predict the response tokens
-    weight_VD: Tensor  # the output head
-
-
-@dataclass(frozen=True)
-class ResponseTokens:
-    """What was sampled, and how much each token counts."""
-
-    token_ids_T: Tensor  # int64
-    rollout_logprobs_T: Tensor  # float32, nats, at the sampling temperature
-    shares_T: Tensor  # float32; they sum to 1 over all micro-batches of a step
-
-
-@dataclass(frozen=True)
-class SamplingLaw:
-    """How the rollout engine draws tokens.
-
-    The divergence is over the whole vocabulary (spec 4.1), but an importance ratio compares two
-    sampling laws: the student's log-probs for it are normalised without the banned ids, as the
-    engine's are.
-    """
-
-    temperature: float
-    banned_token_ids: Tensor  # int64
-
-
-@dataclass(frozen=True)
-class TokenFigures:
-    """Per-token figures without grad, all [T]."""
-
-    divergence: Tensor  # nats, unweighted
-    weight: Tensor  # importance weight, truncated
-    student_logprob: Tensor  # nats, of the sampled token under the sampling law
-    entropy: Tensor  # nats, of the student
+CHUNK_ELEMENTS = None  # logits of one model at a time: as suits the device
 
 
 @dataclass(frozen=True)
@@ -67,115 +71,95 @@ class ObjectiveResult:
 
 def objective(
     student: HeadInputs,
-    teacher: HeadInputs,
+    teacher: MixedHeads,
     responses: ResponseTokens,
     config: ObjectiveSection,
     law: SamplingLaw,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = CHUNK_ELEMENTS,
 ) -> ObjectiveResult:
     """sum over tokens of share * weight * divergence, and the figures behind it.
 
-    Gradients reach `student` alone; the choice of the top K, the weights and the teacher are
-    constants (spec 4.3).
+    Gradients reach `student` alone, and of it what requires grad; the choice of the top K, the
+    weights and the teacher are constants (spec 4.3). Backward can run once.
+
+    Of "sampled_reverse_kl" the loss is sum of share * weight * (log p_S - log p_T), an unbiased
+    estimate of KL(student || teacher) for tokens that the student sampled. Its own gradient says
+    nothing about that KL, whose expectation is over what is sampled; the gradient given is the
+    score-function estimate, that of share * weight * constant(log p_S - log p_T) * log p_S.
+
+    Args:
+        student: float32, float64 or bfloat16 hidden states [T, D]; weight [V, D].
+        teacher: the same T rows and the same V; D may differ.
+        responses: all [T].
+        chunk_elements: logits of one model that may exist at a time; None: as suits the device.
+
+    Returns:
+        A float32 loss (float64 where hidden states are).
     """
-    num_tokens, vocabulary = len(responses.token_ids_T), student.weight_VD.shape[0]
-    rows = max(1, chunk_elements // vocabulary)
-    student_weight_VD = student.weight_VD.to(student.hidden_TD.dtype)
-    teacher_weight_VD = teacher.weight_VD.detach().to(teacher.hidden_TD.dtype)
-    losses, figures = [], []
-    for start in range(0, num_tokens, rows):
-        part = slice(start, start + rows)
-        arguments = (
-            student.hidden_TD[part],
-            student_weight_VD,
-            teacher.hidden_TD[part].detach(),
-            teacher_weight_VD,
-            responses.token_ids_T[part],
-            responses.rollout_logprobs_T[part],
-            responses.shares_T[part],
-            config,
-            law,
-        )
-        if num_tokens <= rows:
-            loss, *columns = _chunk(*arguments)
-        else:
-            loss, *columns = checkpoint(
-                _chunk, *arguments, use_reentrant=False, preserve_rng_state=False
-            )
-        losses.append(loss)
-        figures.append(columns)
-    joined = [torch.cat(columns) for columns in zip(*figures, strict=True)]
-    return ObjectiveResult(torch.stack(losses).sum(), TokenFigures(*joined))
-
-
-def token_shares(
-    lengths: Tensor, aggregation: str, num_sequences: int, num_tokens: int, dtype: torch.dtype
-) -> Tensor:
-    """How much each token counts, [sum(lengths)], from the exact counts of the whole step.
-
-    "sequence_mean" (the paper): 1 / (sequences * tokens of its sequence); "token_mean": 1 / tokens.
-    """
-    if aggregation == "token_mean":
-        return torch.full((int(lengths.sum()),), 1 / num_tokens, dtype=dtype)
-    return torch.repeat_interleave(1 / (lengths.to(dtype) * num_sequences), lengths)
-
-
-def _chunk(
-    student_hidden_TD: Tensor,
-    student_weight_VD: Tensor,
-    teacher_hidden_TD: Tensor,
-    teacher_weight_VD: Tensor,
-    token_ids_T: Tensor,
-    rollout_logprobs_T: Tensor,
-    shares_T: Tensor,
-    config: ObjectiveSection,
-    law: SamplingLaw,
-) -> tuple[Tensor, ...]:
-    """Loss of some rows, then the columns of `TokenFigures` in their order."""
-    student_TV = _logits(student_hidden_TD, student_weight_VD, law.temperature)
-    student_lse_T1 = torch.logsumexp(student_TV, dim=-1, keepdim=True)
+    inputs = (student.hidden_TD, student.weight_VD, student.bias_V)
+    needs = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
+    num_tokens, vocabulary = len(student.hidden_TD), student.weight_VD.shape[0]
     with torch.no_grad():
-        teacher_TV = _logits(teacher_hidden_TD, teacher_weight_VD, law.temperature)
-        teacher_lse_T1 = torch.logsumexp(teacher_TV, dim=-1, keepdim=True)
-        size = min(config.top_k, student_TV.shape[-1])
-        top_ids_TK = student_TV.topk(size, dim=-1, sorted=False).indices
-        sampled_T = student_TV.gather(1, token_ids_T[:, None]) - student_lse_T1
-        banned_mass_T = (student_TV[:, law.banned_token_ids] - student_lse_T1).exp().sum(dim=-1)
-        student_logprob_T = sampled_T.squeeze(1) - torch.log1p(-banned_mass_T)
-        weight_T = importance_weights(student_logprob_T, rollout_logprobs_T, config.importance_clip)
-        entropy_T = student_lse_T1.squeeze(1) - _mean_logit(student_TV, student_lse_T1)
-    has_tail = config.tail and size < student_TV.shape[-1]  # the whole vocabulary leaves no tail
-    divergence_T = divergence(
-        bucket_logprobs(student_TV.gather(1, top_ids_TK) - student_lse_T1, has_tail),
-        bucket_logprobs(teacher_TV.gather(1, top_ids_TK) - teacher_lse_T1, has_tail),
-        config.divergence,
-        config.jsd_teacher_weight,
-    )
-    loss = (shares_T * weight_T * divergence_T).sum()
-    return loss, divergence_T.detach(), weight_T, student_logprob_T, entropy_T
+        plan = plan_chunks(num_tokens, vocabulary, student.hidden_TD.device, chunk_elements)
+        teacher = tuple((weight, without_grad(head)) for weight, head in teacher)
+        buffer = student.hidden_TD.new_empty(plan.rows, vocabulary, dtype=wide_dtype(student))
+        task = Task(without_grad(student), teacher, responses, config, law, plan, buffer)
+        gradients = Gradients(task.student, needs)
+        tokens = _empty_figures(task.student)
+        for rows in slices(num_tokens, plan.rows):
+            figures, gradient_TV = evaluate_chunk(task, rows, any(needs))
+            _put(figures, tokens, rows)
+            if gradient_TV is not None:
+                gradients.add(rows, gradient_TV, plan.width)
+        loss = (responses.shares_T * tokens.weight * tokens.divergence).sum()
+    if any(needs):
+        loss = _WithGradients.apply(loss, gradients, *inputs)  # type: ignore[no-untyped-call]
+    return ObjectiveResult(loss, tokens)
 
 
-def importance_weights(
-    student_logprobs_T: Tensor, rollout_logprobs_T: Tensor, clip: float | None
+@torch.no_grad()
+def sampled_logprobs(
+    heads: MixedHeads,
+    token_ids_T: Tensor,
+    temperature: float,
+    chunk_elements: int | None = CHUNK_ELEMENTS,
 ) -> Tensor:
-    """min(student / rollout, clip), detached; ones without a clip (spec 4.4)."""
-    if clip is None:
-        return torch.ones_like(student_logprobs_T)
-    log_ratio_T = (student_logprobs_T - rollout_logprobs_T).detach()
-    return log_ratio_T.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp().clamp(max=clip)
+    """Log-probabilities of given tokens over the whole vocabulary, [T], nats, float32, no grad.
+
+    Args:
+        token_ids_T: int64.
+        chunk_elements: as in `objective`.
+    """
+    heads = tuple((weight, without_grad(head)) for weight, head in heads)
+    vocabulary = heads[0][1].weight_VD.shape[0]
+    plan = plan_chunks(len(token_ids_T), vocabulary, token_ids_T.device, chunk_elements)
+    logprobs_T = torch.empty(token_ids_T.shape, dtype=torch.float32, device=token_ids_T.device)
+    for rows in slices(len(token_ids_T), plan.rows):
+        ids_T1 = token_ids_T[rows, None]
+        logprobs_T[rows] = logprobs_at(heads, rows, ids_T1, temperature, plan.width)[:, 0]
+    return logprobs_T
 
 
-def _logits(hidden_TD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
-    logits_TV = functional.linear(hidden_TD, weight_VD)
-    wide = torch.promote_types(logits_TV.dtype, torch.float32)
-    return logits_TV.to(wide) / temperature
+class _WithGradients(torch.autograd.Function):
+    """A scalar whose gradients are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: Gradients, *inputs: Tensor | None) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *ctx.gradients.take(grad_value)
 
 
-def _mean_logit(logits_TV: Tensor, lse_T1: Tensor) -> Tensor:
-    return ((logits_TV - lse_T1).exp() * logits_TV).sum(dim=-1)
+def _empty_figures(student: HeadInputs) -> TokenFigures:
+    shape, dtype = student.hidden_TD.shape[:1], wide_dtype(student)
+    columns = [student.hidden_TD.new_empty(shape, dtype=dtype) for _ in fields(TokenFigures)]
+    return TokenFigures(*columns)
 
 
-def join_figures(parts: list[TokenFigures]) -> TokenFigures:
-    """The figures of several micro-batches, one after the other."""
-    columns = [field.name for field in fields(TokenFigures)]
-    return TokenFigures(*(torch.cat([getattr(part, name) for part in parts]) for name in columns))
+def _put(figures: TokenFigures, into: TokenFigures, rows: slice) -> None:
+    for field in fields(TokenFigures):
+        getattr(into, field.name)[rows] = getattr(figures, field.name)

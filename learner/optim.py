@@ -2,14 +2,15 @@
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.config import OptimizerSection
+from learner.sharding import clip_gradients
 
 logger = logging.getLogger(__name__)
+_PARTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW's state
 
 
 def learning_rate(step: int, config: OptimizerSection, total_steps: int) -> float:
@@ -27,15 +28,28 @@ def learning_rate(step: int, config: OptimizerSection, total_steps: int) -> floa
 
 
 class Optimizer:
-    """AdamW over every trainable parameter, all with the same weight decay (as published)."""
+    """AdamW over every trainable parameter, all with the same weight decay (as published).
+
+    Args:
+        parameters: as of `model.named_parameters()`; without names they are called by their number.
+    """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], config: OptimizerSection, total_steps: int
+        self,
+        parameters: Iterable[nn.Parameter | tuple[str, nn.Parameter]],
+        config: OptimizerSection,
+        total_steps: int,
     ) -> None:
-        self._parameters = [p for p in parameters if p.requires_grad]
+        named = dict(
+            (str(number), item) if isinstance(item, Tensor) else item
+            for number, item in enumerate(parameters)
+        )
+        self._named = {name: p for name, p in named.items() if p.requires_grad}
+        self._parameters = list(self._named.values())
         self._config = config
         self._total_steps = total_steps
         self.skipped_steps = 0
+        self.lr_factor = 1.0  # beside the schedule: what roll-backs ask for
         self._adamw = torch.optim.AdamW(
             self._parameters,
             lr=config.lr,
@@ -52,8 +66,8 @@ class Optimizer:
             Gradient norm before clipping, the learning rate, and whether the update was made: a
             norm that is not finite costs this step's update and is counted.
         """
-        lr = learning_rate(step, self._config, self._total_steps)
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm).item()
+        lr = self.lr_factor * learning_rate(step, self._config, self._total_steps)
+        norm = clip_gradients(self._parameters, self._config.max_grad_norm)
         is_finite = norm < float("inf")  # false for nan too
         if is_finite:
             for group in self._adamw.param_groups:
@@ -68,21 +82,43 @@ class Optimizer:
     def clear(self) -> None:
         self._adamw.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> dict[str, object]:
-        """Tensors and plain values only, so that it loads with `weights_only`."""
-        return {"adamw": self._adamw.state_dict(), "skipped_steps": self.skipped_steps}
+    @property
+    def parameter_names(self) -> list[str]:
+        """Of all that is trained, whether it was updated yet or not."""
+        return list(self._named)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over moments and counts; the settings stay those of the configuration.
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as it lives: exp_avg.NAME, exp_avg_sq.NAME and step.NAME.
+
+        A parameter that never had a gradient has none. Moments have their parameter's form and
+        are sharded as it is; counts are float32 [].
+        """
+        return {
+            f"{part}.{name}": self._adamw.state[parameter][part]
+            for name, parameter in self._named.items()
+            if parameter in self._adamw.state
+            for part in _PARTS
+        }
+
+    def make_tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Begin anew with a state of zeros for these parameters; `tensors` of it, to be filled.
+
+        Settings stay those of the configuration.
 
         Raises:
-            ValueError: it is of other parameters.
+            ValueError: a name is of no trainable parameter.
         """
-        moments, (group,) = state["adamw"]["state"], state["adamw"]["param_groups"]
-        shapes = {number: values["exp_avg"].shape for number, values in moments.items()}
-        ours = [parameter.shape for parameter in self._parameters]
-        if len(group["params"]) != len(ours) or any(ours[n] != shapes[n] for n in shapes):
-            raise ValueError("it is of other trainable parameters")
-        settings = self._adamw.state_dict()["param_groups"]
-        self._adamw.load_state_dict({"state": moments, "param_groups": settings})
-        self.skipped_steps = state["skipped_steps"]
+        chosen = list(names)
+        unknown = sorted(set(chosen) - self._named.keys())
+        if unknown:
+            raise ValueError(f"it is of other trainable parameters: {unknown[0]} is not among ours")
+        self._adamw.state.clear()
+        self.clear()
+        for name in chosen:
+            parameter = self._named[name]
+            self._adamw.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
+        return self.tensors()

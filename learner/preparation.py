@@ -11,25 +11,41 @@ from common.rendering import Renderer
 from common.types import FinishReason, Group, Sample, Trajectory
 from learner.inputs import PreparedBatch, PreparedGroup, PromptView
 from learner.prompts import PromptViews, derived_seed
+from learner.upcoming import UpcomingSamples
 
 logger = logging.getLogger(__name__)
 MAX_KNOWN_PROBLEMS = 4096
 
 
 class Preparation:
-    """Renders both views of each group and checks that its trajectories belong to them.
+    """Renders the views of each group and checks that its trajectories belong to them.
 
     Args:
         vocabulary: number of token ids that the model knows.
+        upcoming: the samples of the next steps, to be rendered ahead of need; None: none are.
+
+    Raises:
+        ValueError: objective.token_weights needs a contrast view and `views` makes none.
     """
 
     def __init__(
-        self, config: RunConfig, renderer: Renderer, views: PromptViews, vocabulary: int
+        self,
+        config: RunConfig,
+        renderer: Renderer,
+        views: PromptViews,
+        vocabulary: int,
+        upcoming: UpcomingSamples | None = None,
     ) -> None:
+        if config.objective.token_weights == "visual_advantage" and not views.has_contrast:
+            raise ValueError(
+                "objective.token_weights = visual_advantage needs contrast views. "
+                "Fix: make the views with learner.training_views.open_training_views"
+            )
         self._config = config
         self._renderer = renderer
         self._views = views
         self._vocabulary = vocabulary
+        self._upcoming = upcoming
         self._is_vision_token = np.zeros(vocabulary, dtype=bool)
         self._is_vision_token[renderer.vision_token_ids] = True
         self._prompt_ids: dict[str, np.ndarray] = {}
@@ -41,13 +57,29 @@ class Preparation:
         seeds = [derived_seed(self._config.run.seed, group.group_id) for group in groups]
         samples = [group.sample for group in groups]
         students, teachers = self._views.students(samples), self._views.teachers(samples, seeds)
-        for group, student, teacher in zip(groups, students, teachers, strict=True):
+        contrasts: Sequence[PromptView | DataError | None] = [None] * len(groups)
+        if self._views.has_contrast:
+            contrasts = self._views.contrasts(samples, seeds)
+        views = zip(students, teachers, contrasts, strict=True)
+        for group, (student, teacher, contrast) in zip(groups, views, strict=True):
             try:
-                prepared.append(self._group(step - 1, group, student, teacher))
+                prepared.append(self._group(step - 1, group, student, teacher, contrast))
             except DataError as error:
                 refused[group.group_id] = str(error)[:500]
                 logger.warning("step %d: group %s refused: %s", step, group.group_id, error)
+        if self._upcoming is not None and groups:
+            window = self._upcoming.after(groups[-1].group_id)
+            self._views.look_ahead(window.samples, window.seeds)
         return PreparedBatch(step, tuple(prepared), refused)
+
+    def look_ahead(self, step: int) -> None:
+        """Begin to render for the steps after `step`, before the first batch is taken.
+
+        Returns at once; without render processes, or `upcoming`, it does nothing.
+        """
+        if self._upcoming is not None:
+            window = self._upcoming.from_step(step, self._config.learner.groups_per_step)
+            self._views.look_ahead(window.samples, window.seeds)
 
     def _group(
         self,
@@ -55,6 +87,7 @@ class Preparation:
         group: Group,
         student: PromptView | DataError,
         teacher: PromptView | DataError,
+        contrast: PromptView | DataError | None,
     ) -> PreparedGroup:
         staleness = tuple(self._staleness(version, t) for t in group.trajectories)
         for trajectory in group.trajectories:
@@ -63,12 +96,15 @@ class Preparation:
             raise student
         if isinstance(teacher, DataError):
             raise teacher
+        if isinstance(contrast, DataError):
+            raise contrast
         self._check_prompt(group, student)
         self._check_length(group.sample, teacher, "teacher")
         return PreparedGroup(
             group_id=group.group_id,
             student=student,
             teacher=teacher,
+            contrast=contrast,
             responses=tuple(t.response_token_ids.astype(np.int64) for t in group.trajectories),
             rollout_logprobs=tuple(t.rollout_logprobs for t in group.trajectories),
             staleness=staleness,

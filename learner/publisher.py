@@ -15,7 +15,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +87,8 @@ class Publisher:
         checks: None: pushes are not verified.
         is_interrupted: asked while the main thread waits; True ends the wait.
         files: where weights go instead of through a group; None: through a group.
+        is_shared: other ranks hold parts of the weights. They take part in each probe and snapshot,
+            so there is one with every push, and none at other times.
     """
 
     def __init__(
@@ -101,7 +103,9 @@ class Publisher:
         checks: Checks | None = None,
         files: WeightFolder | None = None,
         is_interrupted: Callable[[], bool] = lambda: False,
+        is_shared: bool = False,
     ) -> None:
+        self._is_shared = is_shared
         self._config = config
         self._line = line
         self._history = history
@@ -152,7 +156,7 @@ class Publisher:
         self.wait()
         self._probe = None
         if self._checks is not None and (
-            self._checks.is_due(self._pushes) or self._is_anyone_behind()
+            self._is_shared or self._checks.is_due(self._pushes) or self._is_anyone_behind()
         ):
             self._probe = self._checks.probe()
         self._pushes += 1
@@ -195,7 +199,7 @@ class Publisher:
         """Push the last weights again if a live server is without them. Call it while waiting."""
         self.check()
         if self._push is None and self._pushed_version >= 0 and self._is_someone_without_weights():
-            if self._probe is None and self._checks is not None:
+            if self._probe is None and self._checks is not None and not self._is_shared:
                 self._probe = self._checks.probe()  # whoever comes late is verified as well
             self._push = self._publisher.submit(self._push_until_done, self._pushed_version)
 
@@ -401,7 +405,25 @@ def weight_folder(config: WeightsSection, run_folder: Path, model: Any) -> Weigh
     return WeightFolder(config.folder or run_folder / "weights", model)
 
 
-def snapshot_of(config: WeightsSection, weights: Mapping[str, torch.Tensor]) -> Snapshot:
+def snapshot_of(
+    config: WeightsSection, weights: Mapping[str, torch.Tensor], is_kept: bool = True
+) -> Snapshot:
     """Room for what one push sends, under the names that a server takes."""
-    named = {pushed_name(name): tensor for name, tensor in weights.items()}
-    return Snapshot(named, getattr(torch, config.dtype), config.bucket_mib)
+    return Snapshot(_Pushed(weights), getattr(torch, config.dtype), config.bucket_mib, is_kept)
+
+
+class _Pushed(Mapping[str, torch.Tensor]):
+    """Live weights under pushed names. Some are made when they are asked for, so: not a dict."""
+
+    def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
+        self._weights = weights
+        self._own_names = {pushed_name(name): name for name in weights}
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._weights[self._own_names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._own_names)
+
+    def __len__(self) -> int:
+        return len(self._own_names)

@@ -53,6 +53,7 @@ class Scenes:
         images: the folder that their image paths are relative to.
         views: student's view and the evidence crop.
         crop: how the crop is cut out.
+        is_kept: false on ranks that only take part in the answers.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Scenes:
         crop: TeacherSection,
         renderer: Renderer,
         evaluation: Evaluation,
+        is_kept: bool = True,
     ) -> None:
         self._folder = run_folder
         self._samples = list(samples)
@@ -74,6 +76,7 @@ class Scenes:
         self._crop = crop
         self._renderer = renderer
         self._evaluation = evaluation
+        self._is_kept = is_kept
         self._scenes: list[Json] = []
 
     def write(self, trainer: Trainer, when: str) -> None:
@@ -81,6 +84,9 @@ class Scenes:
         if not self._scenes:
             self._samples, _, _ = self._evaluation.usable(self._samples)
         if not self._samples:
+            return
+        if not self._is_kept:
+            self._answer(trainer)
             return
         if not self._scenes:
             self._scenes = [self._scene(i, sample) for i, sample in enumerate(self._samples)]

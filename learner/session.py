@@ -8,125 +8,64 @@ On a run folder with checkpoints it goes on from the newest, as if it had never 
     push k | [ take > step > ... ] x the other steps | ...
 """
 
-import functools
 import logging
 import os
-import signal
 import time
 from collections import deque
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from broker.protocol import Status
 from common.config import RunConfig
-from common.errors import BrokerUnavailable, ProtocolError, VisionOpdError
-from common.images import ImageStore
+from common.errors import BrokerUnavailable, CheckpointError, ProtocolError, VisionOpdError
 from common.rendering import Renderer
-from learner.checkpoint import find_checkpoint, restore, save_checkpoint
+from learner.checkpoint import Checkpointer, roll_back_targets
 from learner.evaluation import Accuracy, gap_closed
-from learner.expectations import Expectations
 from learner.feed import Feed, Interrupted
+from learner.follower import Follower
+from learner.health import Verdict
 from learner.heldout import Heldout
 from learner.inputs import PreparedBatch
-from learner.metrics import MetricsLog
-from learner.model import choose_device, load_student, named_weights, prompt_positions
-from learner.preparation import Preparation
-from learner.prompts import PromptViews
-from learner.publisher import Publisher, snapshot_of, weight_folder
+from learner.metrics import MetricsLog, NoLog
+from learner.publisher import Publisher
+from learner.ranks import Ranks, add_up, agree_on_max
 from learner.scenes import write_json
 from learner.trainer import StepResult, Trainer
+from learner.watch import HealthStop, HealthWatch, RollBack, stop
 
 logger = logging.getLogger(__name__)
 _LOOK_S = 5.0  # between looks for servers without weights, while waiting for a batch
 _LAST_WORDS_S = 5.0  # for the broker's answers after an interruption
-_STARTING, _MEASURING_BEFORE, _TRAINING, _MEASURING_AFTER, _DONE = range(5)
-
-
-def run(config: RunConfig, began: float) -> None:
-    """Train as configured and write the run folder.
-
-    Args:
-        began: when the process started, on time.monotonic's clock.
-
-    Raises:
-        VisionOpdError: ConfigError, CheckpointError, BrokerUnavailable, WeightSyncError, or no
-            batch in time.
-    """
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    assert config.run.folder is not None and config.data.train is not None  # main has checked
-    if config.learner.threads is not None:
-        torch.set_num_threads(config.learner.threads)
-    torch.manual_seed(config.run.seed)
-    checkpoint = find_checkpoint(config.run.folder / "checkpoints", config)
-    step = 0 if checkpoint is None else checkpoint.version
-    start = config.model.path if checkpoint is None else str(checkpoint.path)
-    model = load_student(
-        config.model.model_copy(update={"path": start}), choose_device(config.learner.device)
-    )
-    positions = functools.partial(prompt_positions, model)
-    renderer = Renderer(config.model.path)
-    views = PromptViews(renderer, ImageStore(config.data.train.parent), config.teacher, positions)
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    preparation = Preparation(config, renderer, views, vocabulary)
-    member_id = f"learner-{os.environ.get('RANK', '0')}"
-    feed = Feed(config, config.broker.address, member_id, preparation, step)
-    _interrupt_on_signals(feed)
-    heldout = Heldout(config, positions, lambda: feed.is_interrupted)
-    with ExitStack() as stack:
-        stack.enter_context(feed)
-        metrics = MetricsLog(config.run.folder, step)
-        stack.callback(metrics.close)
-        publisher = stack.enter_context(
-            Publisher(
-                config.weights,
-                feed,
-                feed.resumed.history,
-                snapshot_of(config.weights, named_weights(model)),
-                config.rollout.servers,
-                config.rollout.start_timeout_s,
-                heartbeat_s=min(2.0, config.broker.member_timeout_s / 4),
-                checks=Expectations(config, model, renderer, positions),
-                files=weight_folder(config.weights, config.run.folder, model),
-                is_interrupted=lambda: feed.is_interrupted,
-            )
-        )
-        trainer = Trainer(
-            config,
-            model,
-            feed.welcome.total_steps,
-            renderer.tokenizer.pad_token_id,
-            renderer.vision_token_ids,
-            before_update=publisher.wait_for_snapshot,
-        )
-        if checkpoint is not None:
-            restore(checkpoint, trainer)
-            logger.info("going on from %s", checkpoint.path)
-        began -= metrics.time_s
-        Session(config, trainer, feed, publisher, heldout, metrics, renderer, began).run()
+_PAUSE_LOOK_S = 1.0  # between looks for the end of the run, while paused
+_STARTING, _MEASURING_BEFORE, _TRAINING, _MEASURING_AFTER, _DONE, _PAUSED = range(6)
+_HAS_BATCH, _IS_USED_UP, _IS_INTERRUPTED = range(3)
 
 
 class Session:
-    """The order of events in a run; the parts do the work."""
+    """The order of events in a run; the parts do the work.
+
+    Every rank has one, and all take the same way: what one of them learns by itself (a signal, the
+    end of the data, an accuracy) is agreed upon before anybody acts on it.
+    """
 
     def __init__(
         self,
         config: RunConfig,
+        ranks: Ranks,
         trainer: Trainer,
         feed: Feed,
-        publisher: Publisher,
+        publisher: Publisher | Follower,
         heldout: Heldout,
-        metrics: MetricsLog,
+        metrics: MetricsLog | NoLog,
         renderer: Renderer,
+        watch: HealthWatch,
         began: float,
     ) -> None:
         assert config.run.folder is not None
         self._config = config
         self._folder: Path = config.run.folder
+        self._ranks = ranks
+        self._watch = watch
         self._trainer = trainer
         self._feed = feed
         self._publisher = publisher
@@ -137,12 +76,20 @@ class Session:
         self._total_steps = feed.welcome.total_steps
         self._stalled_s = 0.0  # in pushes, up to the last step
         self._recent_s: deque[float] = deque(maxlen=20)  # seconds a step, wait included
-        self._saved_version = trainer.version
+        self._checkpointer = Checkpointer(
+            self._folder / "checkpoints", trainer, renderer, config, self._commit
+        )
+        self._commit_timeout_s = feed.request_timeout_s
+        self._is_committing = False
         self._gauges: dict[str, float] = {"phase": _STARTING, "step": trainer.version}
         self._before = _accuracy_of(metrics.measured_before)
         self._after: Accuracy | None = None
 
     def run(self) -> None:
+        with self._checkpointer:
+            self._run()
+
+    def _run(self) -> None:
         is_interrupted = False
         try:
             self._push()
@@ -153,18 +100,24 @@ class Session:
             is_interrupted = True
             logger.info("stopping after step %d: %s", self._trainer.version, reason or "asked to")
             self._try_to_save()
+        except HealthStop:
+            raise  # what it stopped for is not worth keeping
         except VisionOpdError:
-            self._try_to_save()
+            if self._ranks.world_size == 1:  # the others are somewhere else
+                self._try_to_save()
             raise
         else:
-            self._save()
-        status = self._finish(is_interrupted)
+            self._checkpointer.save()
+            self._finish_writing()
+        status = self._finish(is_interrupted) if self._ranks.is_first else None
         if not is_interrupted:
             try:
                 self._after = self._measure_all(_MEASURING_AFTER, "after")
             except Interrupted:
                 is_interrupted = True
         self._show(phase=_DONE)
+        if not self._ranks.is_first:
+            return
         summary = self._summary(status, is_interrupted)
         write_json(self._folder / "summary.json", summary)
         logger.info("done: %s", ", ".join(f"{k} {_short(v)}" for k, v in summary.items()))
@@ -180,16 +133,39 @@ class Session:
                 return
             started = time.monotonic()
             result = self._trainer.step(batch)
+            self._obey(self._watch.look(result.version, result.metrics), result)
             self._feed.acknowledge(batch)
             self._push()
             self._note_step(batch, result, started - waited_from, time.monotonic() - started)
             self._every_so_often(result.version)
 
     def _push(self) -> None:
-        if self._trainer.version < self._total_steps:  # nobody generates with the last weights
+        if self._trainer.version == self._total_steps:
+            return  # nobody generates with the last weights
+        try:
             self._publisher.push(self._trainer.version)
+        except Interrupted:
+            if self._ranks.world_size == 1:
+                raise
+            # The others hear of it when they ask for the next batch.
 
     def _next_batch(self) -> PreparedBatch | None:
+        """None when the data is used up. Raises Interrupted on all ranks if on any."""
+        batch, state = None, _HAS_BATCH
+        try:
+            batch = self._own_batch()
+        except Interrupted as error:
+            if self._ranks.world_size == 1:
+                raise
+            reason, state = error, _IS_INTERRUPTED
+        else:
+            state = _HAS_BATCH if batch is not None else _IS_USED_UP
+        agreed = agree_on_max(state, self._ranks.group)
+        if agreed == _IS_INTERRUPTED:
+            raise reason if state == agreed else Interrupted("another rank is to stop")
+        return batch if agreed == _HAS_BATCH else None
+
+    def _own_batch(self) -> PreparedBatch | None:
         limit_s = self._config.learner.batch_timeout_s
         started = time.monotonic()
         while True:
@@ -204,44 +180,82 @@ class Session:
                     ) from None
                 self._publisher.mend()
 
+    # ---- health ----------------------------------------------------------------------------------
+    def _obey(self, verdict: Verdict, result: StepResult | None = None) -> None:
+        """Raises RollBack or HealthStop, on all ranks: they have seen the same figures."""
+        if result is not None:
+            result.metrics.update(verdict.figures)
+        self._show(health_alarms=self._watch.num_alarms)
+        if verdict.action == "pause":
+            self._pause()
+        elif verdict.action in ("roll_back", "stop"):
+            self._publisher.wait_for_snapshot()
+            self._finish_writing()
+            targets = roll_back_targets(self._folder / "checkpoints")
+            before = [v for v in targets if verdict.since is None or v < verdict.since]
+            # The first rank knows what it has written by now.
+            newest = before[-1] if self._ranks.is_first and before else -1
+            target = agree_on_max(newest, self._ranks.group)
+            if verdict.action == "stop" or target < 0:
+                raise stop(verdict.reasons, targets)
+            raise RollBack(target, verdict.reasons)
+
+    def _pause(self) -> None:
+        """Until SIGUSR1 comes, to this process or another rank's."""
+        logger.warning("paused. To go on: kill -USR1 %d", os.getpid())
+        self._watch.begin_pause()
+        self._show(phase=_PAUSED)
+        while not agree_on_max(int(self._watch.wait_for_resume(_PAUSE_LOOK_S)), self._ranks.group):
+            if agree_on_max(int(self._feed.is_interrupted), self._ranks.group):
+                return  # whoever asks for the next batch is told
+        self._show(phase=_TRAINING)
+
     def _every_so_often(self, step: int) -> None:
         if step == self._total_steps:
             return  # the end does both, with more samples
         checkpoint_steps = self._config.checkpoint.every_steps
         if checkpoint_steps and step % checkpoint_steps == 0:
-            self._save()
+            self._checkpointer.save()
         evaluation_steps = self._config.evaluation.every_steps
         if evaluation_steps and step % evaluation_steps == 0:
             started = time.monotonic()
-            self._note_accuracy(self._heldout.measure_some(self._trainer.model), started)
+            accuracy = self._agreed(self._heldout.measure_some(self._trainer.model))
+            self._note_accuracy(accuracy, started)
+            if accuracy is not None:
+                figures = {"evaluation/full_accuracy": accuracy.full}
+                self._obey(self._watch.look(step, figures))
 
-    def _save(self, timeout_s: float | None = None) -> None:
-        """Write a checkpoint, unless this version has one. Raises VisionOpdError."""
-        if self._saved_version == self._trainer.version:
-            return
-
-        def commit(step: int, oldest: int) -> None:
-            self._feed.call(
-                lambda broker: broker.commit(step, oldest),
-                timeout_s or self._feed.request_timeout_s,
-            )
-
-        save_checkpoint(
-            self._folder / "checkpoints", self._trainer, self._renderer, self._config, commit
-        )
-        self._saved_version = self._trainer.version
+    # ---- checkpoints -----------------------------------------------------------------------------
+    def _commit(self, step: int, oldest: int) -> None:
+        """Tell the broker of a checkpoint; on the thread that writes it."""
+        self._is_committing = True
+        try:
+            self._feed.call(lambda broker: broker.commit(step, oldest), self._commit_timeout_s)
+        finally:
+            self._is_committing = False
 
     def _try_to_save(self) -> None:
         """At an early end. Without the broker's word a checkpoint is worth nothing."""
-        try:
-            self._save(_LAST_WORDS_S)
-        except (BrokerUnavailable, ProtocolError) as error:
-            logger.warning("no checkpoint of step %d: %s", self._trainer.version, error)
+        self._commit_timeout_s = _LAST_WORDS_S
+        for act in (self._finish_writing, self._checkpointer.save, self._finish_writing):
+            try:
+                act()
+            except (BrokerUnavailable, ProtocolError, CheckpointError, Interrupted) as error:
+                logger.warning("no checkpoint: %s", error)
+
+    def _finish_writing(self) -> None:
+        """Files take as long as they take, the broker's word no longer than it may."""
+        waited_s = 0.0
+        while not self._checkpointer.wait(_LAST_WORDS_S):
+            waited_s = waited_s + _LAST_WORDS_S if self._is_committing else 0.0
+            if waited_s >= self._commit_timeout_s:
+                self._feed.cancel_calls()  # it began when there was more time
 
     # ---- measuring -------------------------------------------------------------------------------
     def _measure_before(self) -> None:
         """Once a run, however often its learner is started."""
-        if self._before is None and self._trainer.version == 0:
+        is_due = self._ranks.is_first and self._before is None and self._trainer.version == 0
+        if agree_on_max(int(is_due), self._ranks.group):
             self._before = self._measure_all(_MEASURING_BEFORE, "before")
         if self._before is not None:
             self._show(
@@ -251,12 +265,20 @@ class Session:
     def _measure_all(self, phase: int, when: str) -> Accuracy | None:
         self._show(phase=phase)
         started = time.monotonic()
-        accuracy = self._heldout.measure_all(self._trainer.model)
-        if self._feed.is_interrupted:
+        accuracy = self._agreed(self._heldout.measure_all(self._trainer.model))
+        if agree_on_max(int(self._feed.is_interrupted), self._ranks.group):
             raise Interrupted("asked to stop while measuring")
         self._heldout.show(self._trainer, when)
         self._note_accuracy(accuracy, started)
         return accuracy
+
+    def _agreed(self, accuracy: Accuracy | None) -> Accuracy | None:
+        """The first rank's: the others' may differ by rounding."""
+        if accuracy is None or self._ranks.world_size == 1:
+            return accuracy
+        mine = [accuracy.full, accuracy.crop] if self._ranks.is_first else [0.0, 0.0]
+        full, crop = add_up(mine, self._ranks.group)
+        return Accuracy(full, crop, accuracy.samples)
 
     def _note_accuracy(self, accuracy: Accuracy | None, started: float) -> None:
         if accuracy is None:
@@ -268,6 +290,7 @@ class Session:
             "evaluation/seconds": time.monotonic() - started,
         }
         step = self._trainer.version
+        self._checkpointer.note_score(step, accuracy.full)
         self._metrics.write(step, time.monotonic() - self._began, figures)
         self._show(full_accuracy=accuracy.full, crop_accuracy=accuracy.crop)
         logger.info(
@@ -362,18 +385,6 @@ def _accuracy_of(row: dict[str, Any] | None) -> Accuracy | None:
         return None
     figures = (row[f"evaluation/{name}"] for name in ("full_accuracy", "crop_accuracy", "samples"))
     return Accuracy(*figures)
-
-
-def _interrupt_on_signals(feed: Feed) -> None:
-    """The first SIGTERM or SIGINT interrupts the feed, the second ends the process at once."""
-
-    def on_signal(number: int, _frame: object) -> None:
-        if feed.is_interrupted:
-            os._exit(128 + number)
-        feed.interrupt()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
 
 
 def _short(value: object) -> str:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.dataset import read_answers, read_samples
+from common.dataset import Answers, read_answers, read_samples
 from common.errors import DataError
 
 
@@ -69,3 +69,30 @@ def test_unusable_files_are_errors(tmp_path: Path) -> None:
         read_samples(write(tmp_path, [row(0), row(0)]))
     with pytest.raises(DataError, match="no usable row"):
         read_samples(write(tmp_path, [row(0, width=0)]))
+
+
+def test_blank_answers_count_as_none(tmp_path: Path) -> None:
+    path = write(tmp_path, [row(0), row(1, answer=None), row(2, answer=" ")])
+    assert read_answers(path) == {"s0": "0"}
+
+
+def test_a_file_without_the_answer_column_holds_no_answer(tmp_path: Path) -> None:
+    rows = [{key: value for key, value in row(0).items() if key != "answer"}]
+    assert read_answers(write(tmp_path, rows)) == {}
+
+
+def test_an_answer_that_is_not_text_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, [row(0, answer=3), row(1, answer=4)])
+    with pytest.raises(DataError, match=r"row 0: answer is 3, not a string. Fix: .* text"):
+        read_answers(path)
+
+
+def test_a_sample_without_an_answer_is_named_with_file_and_mend(tmp_path: Path) -> None:
+    path = write(tmp_path, [row(0), row(1, answer=None)])
+    (known, unknown), _ = read_samples(path)
+    answers = read_answers(path)
+    assert answers.of(known) == "0"
+    with pytest.raises(DataError, match=rf"sample s1 has no answer in {path}.* Fix: fill"):
+        answers.of(unknown)
+    with pytest.raises(DataError, match=r"sample s0 has no answer in data\.train"):
+        Answers().of(known)

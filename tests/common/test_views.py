@@ -11,7 +11,14 @@ from common.config import TeacherSection
 from common.errors import DataError
 from common.images import ImageStore
 from common.types import Box, ImageRef, Sample
-from common.views import cut, moved_at_random, teacher_view, with_margin
+from common.views import (
+    cut,
+    moved_at_random,
+    pixelated,
+    teacher_view,
+    with_answer_hint,
+    with_margin,
+)
 
 SIZE = (160, 120)
 
@@ -99,3 +106,43 @@ def test_a_box_outside_the_picture_is_a_data_error() -> None:
 
 def test_cut_never_makes_an_empty_picture() -> None:
     assert cut(gradient(), Box(x1=0, y1=0, x2=1, y2=1), 0.1).size == (1, 1)
+
+
+def test_the_answer_hint_leaves_the_picture_as_it_is(
+    store_and_sample: tuple[ImageStore, Sample],
+) -> None:
+    store, sample = store_and_sample
+    bare = sample.model_copy(update={"box": None})  # no evidence is needed
+    view = teacher_view(bare, store, TeacherSection(view="answer_hint"), seed=0)
+    np.testing.assert_array_equal(np.asarray(view), np.asarray(gradient()))
+
+
+def test_an_answer_goes_into_the_hint_as_it_stands() -> None:
+    hint = "\nAnswer: {answer}. {other} Again: {answer}"
+    text = with_answer_hint("<image>?", hint, "{0} \\boxed{x}")
+    assert text == "<image>?\nAnswer: {0} \\boxed{x}. {other} Again: {0} \\boxed{x}"
+
+
+def test_a_hint_that_asks_for_a_second_picture_is_a_data_error() -> None:
+    with pytest.raises(DataError, match=r"holds '<image>'.*Fix:"):
+        with_answer_hint("<image>?", " {answer}", "see <image>")
+
+
+def test_pixelated_squares_have_the_mean_of_what_they_cover() -> None:
+    picture = np.asarray(gradient())  # 160 x 120
+    found = np.asarray(pixelated(gradient(), 32))  # 120 = 3 * 32 + 24: the last row is cut
+    assert found.shape == picture.shape
+    for y in range(0, 120, 32):
+        for x in range(0, 160, 32):
+            part = picture[y : y + 32, x : x + 32].reshape(-1, 3)
+            square = found[y : y + 32, x : x + 32].reshape(-1, 3)
+            assert (square == square[0]).all()
+            assert np.abs(square[0] - part.mean(axis=0)).max() <= 0.5
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 50))
+def test_pixelating_never_changes_the_size(width: int, height: int, pixels: int) -> None:
+    picture = gradient().crop((0, 0, width, height))
+    found = pixelated(picture, pixels)
+    assert found.size == (width, height) and found.mode == "RGB"
+    assert pixelated(found, pixels).tobytes() == found.tobytes()  # nothing is left to lose

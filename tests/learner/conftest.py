@@ -16,7 +16,8 @@ from common.types import Group, Sample
 from learner.model import load_student, prompt_positions
 from learner.preparation import Preparation
 from learner.prompts import PromptViews
-from learner.trainer import Trainer
+from learner.teacher import Teacher
+from learner.trainer import DTYPES, Trainer
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_world import make_dataset, make_group
 
@@ -66,7 +67,8 @@ class World:
     def trainer(self, config: RunConfig | None = None, total_steps: int = 10) -> Trainer:
         config = config or self.config
         model = load_student(config.model, torch.device("cpu"))
-        return Trainer(config, model, total_steps, self.renderer.tokenizer.pad_token_id)
+        teacher = Teacher(model, config.teacher, DTYPES[config.model.dtype])
+        return Trainer(config, model, teacher, total_steps)
 
     def views(self, trainer: Trainer, config: RunConfig | None = None) -> PromptViews:
         teacher = (config or self.config).teacher

@@ -5,7 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.divergence import bucket_logprobs, divergence
+from learner.divergence import (
+    TAIL_CEILING,
+    bucket_logprobs,
+    bucket_slopes,
+    divergence,
+    divergence_slopes,
+)
 
 STUDENT = [2.0, 1.0, 0.5, -1.0, -2.0, 0.0]
 TEACHER = [0.5, 2.5, 0.0, 1.0, -3.0, -0.5]
@@ -94,3 +100,38 @@ def test_tail_has_a_floor_without_gradient_where_the_top_tokens_hold_all_mass():
     assert buckets[0, -1].item() == pytest.approx(math.log(1e-7), abs=1e-6)
     (gradient,) = torch.autograd.grad(buckets[0, -1], logits)
     assert gradient.abs().max() == 0
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
+def test_divergence_slopes_are_its_derivative(weight: float) -> None:
+    generator = torch.Generator().manual_seed(5)
+    student = torch.randn(7, 9, generator=generator, dtype=torch.float64).log_softmax(-1)
+    teacher = torch.randn(7, 9, generator=generator, dtype=torch.float64).log_softmax(-1)
+    student.requires_grad_()
+    value = divergence(student, teacher, *kind_of(weight))
+    (expected,) = torch.autograd.grad(value.sum(), student)
+    found = divergence_slopes(student, teacher, *kind_of(weight))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("tail", [True, False])
+def test_bucket_slopes_are_the_derivative_also_where_the_floor_binds(tail: bool) -> None:
+    generator = torch.Generator().manual_seed(6)
+    logits = torch.randn(8, 12, generator=generator, dtype=torch.float64)
+    logits[::2] *= 40
+    top = logits.log_softmax(-1).topk(5, dim=-1).values.requires_grad_()
+    is_floored = torch.logsumexp(top, dim=-1) > TAIL_CEILING
+    assert 0 < is_floored.sum() < 8
+    buckets = bucket_logprobs(top, tail)
+    slopes = torch.randn(buckets.shape, generator=generator, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(buckets, top, slopes)
+    found = bucket_slopes(top.detach(), slopes, tail)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_slopes_stay_finite_where_the_student_has_no_mass_left() -> None:
+    student = torch.tensor([[0.0, -800.0]])
+    teacher = torch.tensor([[-800.0, 0.0]])
+    for weight in (0.0, 0.5, 1.0):
+        slopes = divergence_slopes(student, teacher, *kind_of(weight))
+        assert torch.isfinite(slopes).all()

@@ -1,9 +1,23 @@
+import dataclasses
+import functools
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from common.errors import DataError
+from broker.source import SampleSource
+from common.dataset import Answers, read_answers
+from common.errors import ConfigError, DataError
 from common.types import FinishReason, Group, Trajectory, VersionSpan
+from learner.inputs import PromptView
+from learner.model import prompt_positions
+from learner.preparation import Preparation
+from learner.prompts import PromptViews, derived_seed
+from learner.training_views import open_training_views, training_answers
+from learner.upcoming import UpcomingSamples, upcoming_samples
+from learner.view_cache import ViewCache
 
 
 def changed(group: Group, **fields: object) -> Group:
@@ -138,3 +152,185 @@ def test_a_problem_that_cannot_be_rendered_costs_only_itself(world):
     broken = world.samples[1].model_copy(update={"problem": "no placeholder", "sample_id": "x"})
     views = world.views(world.trainer()).students([world.samples[0], broken, world.samples[2]])
     assert [isinstance(view, DataError) for view in views] == [False, True, False]
+
+
+# ---- the answer hint (OPSD) ----------------------------------------------------------------------
+def hinted_views(world, answers: Answers, trainer=None) -> PromptViews:
+    teacher = world.config.teacher.model_copy(
+        update={"view": "answer_hint", "answer_hint": " the tag is {answer} ?"}
+    )
+    positions = functools.partial(prompt_positions, (trainer or world.trainer()).model)
+    return PromptViews(world.renderer, world.images, teacher, positions, answers=answers)
+
+
+def test_the_answer_hint_follows_the_question_and_leaves_the_picture(world):
+    answers = read_answers(world.config.data.train)
+    (student,) = hinted_views(world, answers).students(world.samples[3:4])
+    (teacher,) = hinted_views(world, answers).teachers(world.samples[3:4], [0])
+    assert torch.equal(student.pixel_values, teacher.pixel_values)
+    hint = world.renderer.tokenizer(" the tag is 3 ?", add_special_tokens=False)["input_ids"]
+    text = teacher.input_ids.tolist()
+    tail = len(student.input_ids) - student.input_ids.tolist()[::-1].index(
+        world.renderer.tokenizer.convert_tokens_to_ids("?")
+    )  # just after the question
+    assert text == [*student.input_ids[:tail].tolist(), *hint, *student.input_ids[tail:].tolist()]
+    assert teacher.position_ids.shape == (3, len(text))
+
+
+def test_a_sample_without_an_answer_is_refused_and_the_others_are_kept(world):
+    answers = read_answers(world.config.data.train)
+    del answers["s1"]
+    trainer = world.trainer()
+    vocabulary = trainer.model.get_output_embeddings().weight.shape[0]
+    views = hinted_views(world, answers, trainer)
+    preparation = Preparation(world.config, world.renderer, views, vocabulary)
+    batch = preparation.prepare(1, [world.group(0), world.group(1), world.group(2)])
+    assert [group.group_id for group in batch.groups] == ["0/0", "0/2"]
+    reason = batch.refused["0/1"]
+    assert "sample s1 has no answer" in reason and str(world.config.data.train) in reason
+
+
+def test_an_answer_with_a_second_picture_costs_only_itself(world):
+    answers = Answers({"s0": "a <image> b", "s1": "<|image_pad|>", "s2": "2"})
+    found = hinted_views(world, answers).teachers(world.samples[:3], [0] * 3)
+    assert [isinstance(view, DataError) for view in found] == [True, True, False]
+
+
+def test_no_answer_is_read_unless_the_option_asks_for_it(world, monkeypatch):
+    monkeypatch.setattr("learner.training_views.read_answers", lambda path: 1 / 0)
+    assert training_answers(world.config) == {}
+    with pytest.raises(ZeroDivisionError):
+        training_answers(world.changed(teacher={"view": "answer_hint"}))
+
+
+def test_a_dataset_without_any_answer_cannot_give_hints(world, tmp_path):
+    table = pq.read_table(world.config.data.train)
+    nothing = pa.nulls(len(table), pa.string())
+    table = table.set_column(table.column_names.index("answer"), "answer", nothing)
+    pq.write_table(table, tmp_path / "bare.parquet")
+    config = world.changed(
+        teacher={"view": "answer_hint"}, data={"train": tmp_path / "bare.parquet"}
+    )
+    with pytest.raises(ConfigError, match=r"answer_hint needs answers.*bare\.parquet.*Fix:"):
+        training_answers(config)
+
+
+# ---- the contrast view (VA-OPD) ------------------------------------------------------------------
+def weighted(world, **teacher):
+    objective = {"token_weights": "visual_advantage", "visual_advantage_pixels": 8}
+    return world.changed(objective=objective, teacher=teacher)
+
+
+def test_the_contrast_view_is_the_teachers_without_detail(world):
+    trainer = world.trainer()
+    config = weighted(world)
+    positions = functools.partial(prompt_positions, trainer.model)
+    vocabulary = trainer.model.get_output_embeddings().weight.shape[0]
+    with open_training_views(config, world.renderer, positions) as views:
+        preparation = Preparation(config, world.renderer, views, vocabulary)
+        (group,) = preparation.prepare(1, [world.group(0)]).groups
+    contrast, teacher = group.contrast, group.teacher
+    assert contrast.input_ids.tolist() == teacher.input_ids.tolist()
+    assert torch.equal(contrast.position_ids, teacher.position_ids)
+    assert torch.equal(contrast.image_grid_thw, teacher.image_grid_thw)
+    # The patches are 8 x 8, the squares too: each patch has one colour a channel.
+    channels = contrast.pixel_values.reshape(len(contrast.pixel_values), 3, -1)
+    assert (channels.amax(-1) - channels.amin(-1)).max() < 1e-6
+    detail = teacher.pixel_values.reshape(len(teacher.pixel_values), 3, -1)
+    assert (detail.amax(-1) - detail.amin(-1)).min() > 0.1
+
+
+def test_without_the_option_there_is_no_contrast_view(world, preparation):
+    (group,) = preparation.prepare(1, [world.group(0)]).groups
+    assert group.contrast is None
+    with pytest.raises(ValueError, match="contrast_pixels"):
+        world.views(world.trainer()).contrasts(world.samples[:1], [0])
+
+
+def test_views_without_contrast_are_refused_where_it_is_needed(world):
+    views = world.views(world.trainer())
+    with pytest.raises(ValueError, match="visual_advantage needs contrast views"):
+        Preparation(weighted(world), world.renderer, views, 30)
+
+
+def test_a_contrast_of_a_random_crop_is_of_the_same_crop(world):
+    config = weighted(world, view="random_crop", crop_scale=1.0)
+    positions = functools.partial(prompt_positions, world.trainer().model)
+    with open_training_views(config, world.renderer, positions) as views:
+        contrasts = views.contrasts([world.samples[0]] * 3, [1, 1, 2])
+    assert torch.equal(contrasts[0].pixel_values, contrasts[1].pixel_values)
+    assert not torch.equal(contrasts[0].pixel_values, contrasts[2].pixel_values)
+
+
+# ---- what comes next -----------------------------------------------------------------------------
+def test_the_next_samples_are_those_of_the_brokers_source(world):
+    source = SampleSource(world.samples, epochs=2, shuffle=True, seed=3)
+    upcoming = UpcomingSamples(source, run_seed=3, num_groups=8)
+    expected = [source.at(index) for index in range(24)]
+    at_start = upcoming.from_step(0, groups_per_step=4)
+    assert at_start.samples == [a.sample for a in expected[:8]]
+    assert at_start.seeds == [derived_seed(3, a.group_id) for a in expected[:8]]
+    assert upcoming.from_step(2, groups_per_step=4).samples == [a.sample for a in expected[8:16]]
+    assert upcoming.after(expected[9].group_id).samples == [a.sample for a in expected[10:18]]
+    assert upcoming.after(expected[20].group_id).samples == [a.sample for a in expected[21:]]
+    assert upcoming.after(expected[23].group_id).samples == []
+
+
+def test_a_batch_lets_its_successors_be_rendered(world):
+    class Noting(PromptViews):
+        def look_ahead(self, samples, seeds):
+            asked.append(([s.sample_id for s in samples], list(seeds)))
+
+    asked = []
+    config = world.changed(learner={"groups_per_step": 2}, data={"shuffle": False, "epochs": 2})
+    trainer = world.trainer()
+    positions = functools.partial(prompt_positions, trainer.model)
+    views = Noting(world.renderer, world.images, config.teacher, positions)
+    vocabulary = trainer.model.get_output_embeddings().weight.shape[0]
+    preparation = Preparation(config, world.renderer, views, vocabulary, upcoming_samples(config))
+    preparation.look_ahead(3)
+    preparation.prepare(1, [world.group(9), world.group(10)])
+    assert [names for names, _ in asked] == [
+        ["s6", "s7", "s8", "s9"],
+        ["s11", "s0", "s1", "s2"],  # into the next epoch
+    ]
+    assert asked[1][1] == [
+        derived_seed(3, f"{e}/{p}") for e, p in ((0, 11), (1, 0), (1, 1), (1, 2))
+    ]
+
+
+def test_expected_views_are_the_last_to_go(world):
+    (view,) = world.views(world.trainer()).students(world.samples[:1])
+    cache = ViewCache(3 * view.num_bytes)
+    keys = [("s", "student", number) for number in range(6)]
+
+    def put(number: int) -> None:
+        cache.put(keys[number], dataclasses.replace(view))
+
+    def held() -> list[int]:
+        return [number for number, key in enumerate(keys) if key in cache]
+
+    cache.expect(keys[:2])
+    assert cache.has_room_for(3)
+    for number in range(5):
+        put(number)
+    assert held() == [0, 1, 4]
+    assert cache.has_room_for(1) and not cache.has_room_for(2)
+    assert cache.take(keys[0]) is not None and cache.has_room_for(2)
+    put(5)
+    assert held() == [0, 1, 5]  # 4 was used longer ago than 0
+    put(3)
+    assert held() == [1, 3, 5]
+    assert cache.take(keys[0]) is None
+    put(1)  # once more: it counts once
+    cache.expect([])
+    assert cache.has_room_for(3) and held() == [1, 3, 5]
+
+
+def test_a_view_larger_than_the_cache_is_not_kept(world):
+    (view,) = world.views(world.trainer()).students(world.samples[:1])
+    assert isinstance(view, PromptView)
+    cache = ViewCache(view.num_bytes - 1)
+    cache.expect([("s", "student", 0)])
+    cache.put(("s", "student", 0), view)
+    assert ("s", "student", 0) not in cache and not cache.has_room_for(1)

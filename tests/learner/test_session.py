@@ -336,7 +336,6 @@ def test_no_rollout_server_is_a_clear_error(start):
 @pytest.mark.parametrize(
     "environment, arguments, message",
     [
-        ({"WORLD_SIZE": "2"}, [], "WORLD_SIZE = 2"),
         ({}, [], "run.folder is not set"),
         ({}, ["--run.folder", "x"], "data.train is not set"),
         ({}, ["--learner.bogus", "1"], "learner.bogus"),

@@ -2,10 +2,11 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from learner.inputs import PreparedBatch
-from learner.micro_batches import split_into_micro_batches
-from learner.prefix import row_tokens
+from learner.micro_batches import fill_bins
 
 LENGTHS = [(3, 1, 2), (1, 1, 1), (5, 2, 4), (2, 6, 1)]
 
@@ -54,6 +55,7 @@ def test_a_step_changes_every_parameter_and_counts_versions(world):
         {"learner": {"micro_batch_tokens": 100}},
         {"model": {"share_prefix": False}},
         {"model": {"gradient_checkpointing": True}},
+        {"learner": {"teacher_batch_tokens": 1}},
         {"model": {"attention": "eager"}},
     ],
 )
@@ -206,24 +208,14 @@ def test_token_divergences_are_zero_between_equal_views(world):
     assert min(v for row in other for v in row) > 1e-6
 
 
-@pytest.mark.parametrize("share_prefix", [True, False])
-@pytest.mark.parametrize("max_tokens", [1, 60, 150, 10**6])
-def test_micro_batches_hold_every_group_once_within_the_budget(world, share_prefix, max_tokens):
-    trainer = world.trainer()
-    groups = (
-        world.preparation(trainer)
-        .prepare(1, [world.group(i, LENGTHS[i % 4]) for i in range(9)])
-        .groups
-    )
-    batches = split_into_micro_batches(groups, max_tokens, share_prefix)
-    ids = [group.group_id for batch in batches for group in batch]
-    assert sorted(ids) == sorted(group.group_id for group in groups)
-    again = split_into_micro_batches(groups[::-1], max_tokens, share_prefix)
-    assert [[g.group_id for g in b] for b in again] == [[g.group_id for g in b] for b in batches]
-    for batch in batches:
-        rows = [
-            row_tokens(g.student.num_tokens, [len(r) for r in part])
-            for g in batch
-            for part in ([g.responses] if share_prefix else [[r] for r in g.responses])
-        ]
-        assert len(batch) == 1 or len(rows) * max(rows) <= max_tokens
+@given(st.lists(st.integers(1, 30), max_size=20), st.integers(1, 40))
+def test_bins_hold_every_item_once_within_their_room(sizes: list[int], room: int):
+    items = list(enumerate(sizes))
+    bins = fill_bins(items, lambda item: item[1], room)
+    assert sorted(item for items in bins for item in items) == items
+    for held in bins:
+        assert len(held) == 1 or sum(size for _, size in held) <= room
+    firsts = [held[0][1] for held in bins]
+    assert firsts == sorted(firsts, reverse=True)  # the largest pass comes first
+    halves = [held for held in bins if sum(size for _, size in held) * 2 <= room]
+    assert len(halves) <= 1  # first fit leaves at most one bin half empty

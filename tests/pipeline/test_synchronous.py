@@ -26,11 +26,13 @@ from common.rendering import RenderedPrompt, Renderer
 from common.types import Sample
 from common.views import teacher_view
 from deploy.supervisor import Supervisor
+from learner.head import head_of
 from learner.inputs import PromptView
-from learner.model import prompt_positions, response_hidden_states
-from learner.objective import HeadInputs, ResponseTokens, objective
+from learner.model import prepare_to_train, prompt_positions, response_hidden_states
+from learner.objective import ResponseTokens, objective
 from learner.objective import SamplingLaw as LearnerLaw
-from learner.prefix import build_rows
+from learner.packing import pack
+from learner.sharding import clip_gradients
 from rollout.embedded.sampler import Prompt, SamplingLaw, generate
 from tests.deploy.test_supervisor import LocalProcess
 from tests.tiny_model import make_tiny_checkpoint
@@ -154,6 +156,8 @@ def plain_loop(config: RunConfig, respond: Respond, loss_of: Loss) -> tuple[Weig
 
     assert config.data.train is not None
     student = AutoModelForImageTextToText.from_pretrained(config.model.path, dtype=torch.float32)
+    if loss_of is shared_prefix_loss:
+        prepare_to_train(student, config.model, torch.device("cpu"))
     teacher = copy.deepcopy(student).eval().requires_grad_(False)
     student.train()
     adamw = torch.optim.AdamW(student.parameters(), eps=1e-3, weight_decay=0.01, fused=True)
@@ -170,7 +174,7 @@ def plain_loop(config: RunConfig, respond: Respond, loss_of: Loss) -> tuple[Weig
             groups.append(((full, crop), responses))
         loss = loss_of(config, renderer, student, teacher, groups)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        clip_gradients(student.parameters(), 1.0)
         adamw.param_groups[0]["lr"] = 1e-2 * min(step / 2, 1.0)
         adamw.step()
         adamw.zero_grad(set_to_none=True)
@@ -206,33 +210,44 @@ def shared_prefix_loss(
     teacher: Any,
     groups: list[tuple[Views, Responses]],
 ) -> Tensor:
-    def length(number: int) -> int:
-        (full, _), responses = groups[number]
-        return len(full.input_ids) + sum(len(ids) - 1 for ids, _ in responses)
+    def longest_first(side: int) -> list[int]:
+        """The order in which the learner packs a step."""
 
-    # longest first: the order in which the learner adds up a step
-    order = sorted(range(len(groups)), key=lambda n: (-length(n), n))
-    groups = [groups[n] for n in order]
-    ids = [[np.array(ids) for ids, _ in responses] for _, responses in groups]
+        def length(number: int) -> int:
+            views, responses = groups[number]
+            return len(views[side].input_ids) + sum(len(ids) - 1 for ids, _ in responses)
 
-    def head_inputs(model: Any, side: int) -> HeadInputs:
-        prompts = [prompt_view(model, views[side]) for views, _ in groups]
-        rows = build_rows(prompts, ids, renderer.tokenizer.pad_token_id)
-        hidden = response_hidden_states(model, rows, torch.float32)
-        return HeadInputs(hidden, model.get_output_embeddings().weight)
+        return sorted(range(len(groups)), key=length, reverse=True)
+
+    def hidden_states(model: Any, side: int) -> dict[int, Tensor]:
+        order = longest_first(side)
+        prompts = [prompt_view(model, groups[n][0][side]) for n in order]
+        responses = [[np.array(ids) for ids, _ in groups[n][1]] for n in order]
+        hidden = response_hidden_states(model, pack(prompts, responses), torch.float32)
+        sizes = [sum(map(len, branches)) for branches in responses]
+        return dict(zip(order, hidden.split(sizes), strict=True))
+
+    order = longest_first(0)
+    ids = [[np.array(ids) for ids, _ in groups[n][1]] for n in order]
 
     lengths = torch.tensor([len(tokens) for branches in ids for tokens in branches])
-    logprobs = [values for _, responses in groups for _, values in responses]
+    logprobs = [values for n in order for _, values in groups[n][1]]
     tokens = ResponseTokens(
         torch.from_numpy(np.concatenate([tokens for branches in ids for tokens in branches])),
         torch.from_numpy(np.concatenate(logprobs).astype(np.float32)),
         torch.repeat_interleave(1 / (lengths.float() * len(lengths)), lengths),
     )
     with torch.no_grad():
-        teacher_side = head_inputs(teacher, 1)
-    student_side = head_inputs(student, 0)
+        of_teacher = hidden_states(teacher, 1)
+    of_student = hidden_states(student, 0)
     law = LearnerLaw(1.0, torch.tensor(renderer.vision_token_ids))
-    return objective(student_side, teacher_side, tokens, config.objective, law).loss
+    return objective(
+        head_of(student, torch.cat([of_student[n] for n in order])),
+        ((1.0, head_of(teacher, torch.cat([of_teacher[n] for n in order]))),),
+        tokens,
+        config.objective,
+        law,
+    ).loss
 
 
 def prompt_view(model: Any, prompt: RenderedPrompt) -> PromptView:

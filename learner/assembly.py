@@ -1,0 +1,215 @@
+"""Builds the learner of a run from its configuration, and runs it; again after each roll-back."""
+
+import functools
+import logging
+import os
+import signal
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.config import RunConfig
+from common.rendering import Renderer
+from learner.checkpoint import discard_after, find_checkpoint, restore
+from learner.expectations import Expectations, ordinary_tokens, probe_picture, probe_view
+from learner.feed import Feed
+from learner.follower import Follower
+from learner.heldout import Heldout
+from learner.inputs import PreparedGroup
+from learner.lora import add_adapters
+from learner.metrics import MetricsLog, NoLog
+from learner.model import choose_device, load_student, named_weights, prompt_positions
+from learner.preparation import Preparation
+from learner.publisher import Publisher, snapshot_of, weight_folder
+from learner.ranks import Ranks, agree_on_max, init_ranks, rank_failures
+from learner.session import Session
+from learner.sharding import shard_model
+from learner.teacher import Teacher
+from learner.trainer import DTYPES, Trainer
+from learner.training_views import open_training_views
+from learner.upcoming import upcoming_samples
+from learner.watch import HealthWatch, RollBack
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: RunConfig, began: float) -> None:
+    """Train as configured and write the run folder.
+
+    Args:
+        began: when the process started, on time.monotonic's clock.
+
+    Raises:
+        VisionOpdError: ConfigError, CheckpointError, BrokerUnavailable, WeightSyncError, RankError,
+            HealthStop, or no batch in time.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    if config.learner.threads is not None:
+        torch.set_num_threads(config.learner.threads)
+    device = choose_device(config.learner.device)
+    ranks = init_ranks(config.learner.rank_timeout_s, device, needs_group=config.learner.offload)
+    try:
+        with rank_failures(ranks, "training"):
+            watch = HealthWatch(config, is_kept=ranks.is_first)
+            while True:
+                try:
+                    _run_once(config, ranks, watch, began)
+                    return
+                except RollBack as decision:
+                    _go_back(config, ranks, watch, decision)
+    finally:
+        ranks.close()
+
+
+def _go_back(config: RunConfig, ranks: Ranks, watch: HealthWatch, decision: RollBack) -> None:
+    logger.warning("going back to step %d: %s", decision.step, "; ".join(decision.reasons))
+    assert config.run.folder is not None
+    if ranks.is_first:
+        discard_after(config.run.folder / "checkpoints", decision.step)
+    watch.goes_on_from(decision.step)
+    agree_on_max(0, ranks.group)  # nobody looks for checkpoints before they are gone
+
+
+def _run_once(config: RunConfig, ranks: Ranks, watch: HealthWatch, began: float) -> None:
+    """From the newest checkpoint to the end of the run, or to a roll-back."""
+    assert config.run.folder is not None  # main has checked
+    torch.manual_seed(config.run.seed)
+    checkpoint = find_checkpoint(config.run.folder / "checkpoints", config)
+    step = 0 if checkpoint is None else checkpoint.version
+    watch.goes_on_from(step)
+    model, teacher = _models(config, ranks, step)
+    renderer = Renderer(config.model.path)
+    positions = functools.partial(prompt_positions, model)
+    with ExitStack() as stack:
+        views = stack.enter_context(open_training_views(config, renderer, positions))
+        is_ahead = config.learner.render_processes > 0 and ranks.world_size == 1
+        preparation = Preparation(
+            config,
+            renderer,
+            views,
+            model.get_output_embeddings().weight.shape[0],
+            upcoming_samples(config) if is_ahead else None,
+        )
+        preparation.look_ahead(step)
+        feed = _feed(config, ranks, preparation, step)
+        _listen_to_signals(feed, watch)
+        _enter_in_turn(stack, feed, ranks)
+        metrics = MetricsLog(config.run.folder, step) if ranks.is_first else NoLog()
+        stack.callback(metrics.close)
+        checks = Expectations(config, model, renderer, positions)
+        publisher = _publisher(config, ranks, feed, model, checks)
+        stack.enter_context(publisher)
+        trainer = Trainer(
+            config,
+            model,
+            teacher,
+            feed.welcome.total_steps,
+            renderer.vision_token_ids,
+            ranks,
+            _filler(renderer, positions, model) if ranks.world_size > 1 else None,
+            before_update=publisher.wait_for_snapshot,
+        )
+        trainer.optimizer.lr_factor = watch.lr_factor
+        if checkpoint is not None:
+            restore(checkpoint, trainer)
+            logger.info("going on from %s", checkpoint.path)
+        heldout = Heldout(
+            config, positions, lambda: _is_anyone_interrupted(feed, ranks), ranks.is_first
+        )
+        session = Session(
+            config, ranks, trainer, feed, publisher, heldout, metrics, renderer, watch,
+            began - metrics.time_s,
+        )  # fmt: skip
+        session.run()
+
+
+def _models(config: RunConfig, ranks: Ranks, step: int) -> tuple[Any, Teacher]:
+    """Student and teacher as the run starts, on their device; a checkpoint's weights come later."""
+    # Sharding takes them to the GPUs piece by piece.
+    device = ranks.device if ranks.mesh is None else torch.device("cpu")
+    model = load_student(config.model, device)
+    if config.model.lora_rank:
+        add_adapters(model, config.model.lora_rank, config.model.lora_alpha, config.run.seed)
+    dtype = DTYPES[config.model.dtype]
+    is_sharded = ranks.mesh is not None
+    teacher = Teacher(model, config.teacher, dtype, step, will_shard=is_sharded)
+    if ranks.mesh is not None:
+        shard_model(model, ranks.mesh, dtype, config.learner.offload)
+        if teacher.model is not model:
+            shard_model(teacher.model, ranks.mesh, dtype, config.learner.offload)
+        teacher.reshard()
+    return model, teacher
+
+
+def _feed(config: RunConfig, ranks: Ranks, preparation: Preparation, step: int) -> Feed:
+    return Feed(
+        config,
+        config.broker.address,
+        f"learner-{ranks.rank}",
+        preparation,
+        step,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+
+
+def _enter_in_turn(stack: ExitStack, feed: Feed, ranks: Ranks) -> None:
+    """The first rank tells the broker where the run goes on, before anybody takes a batch."""
+    if ranks.is_first:
+        stack.enter_context(feed)
+    agree_on_max(0, ranks.group)
+    if not ranks.is_first:
+        stack.enter_context(feed)
+
+
+def _publisher(
+    config: RunConfig, ranks: Ranks, feed: Feed, model: Any, checks: Expectations
+) -> Publisher | Follower:
+    snapshot = snapshot_of(config.weights, named_weights(model), is_kept=ranks.is_first)
+    if not ranks.is_first:
+        return Follower(snapshot, checks)
+    assert config.run.folder is not None
+    return Publisher(
+        config.weights,
+        feed,
+        feed.history,
+        snapshot,
+        config.rollout.servers,
+        config.rollout.start_timeout_s,
+        heartbeat_s=min(2.0, config.broker.member_timeout_s / 4),
+        checks=checks,
+        files=weight_folder(config.weights, config.run.folder, model),
+        is_interrupted=lambda: feed.is_interrupted,
+        is_shared=ranks.world_size > 1,
+    )
+
+
+def _filler(renderer: Renderer, positions: Any, model: Any) -> PreparedGroup:
+    """A group that no step counts: a small picture and a response of one token."""
+    view = probe_view(renderer, positions, probe_picture())
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    response = ordinary_tokens(renderer, vocabulary)[:1]
+    return PreparedGroup(
+        "filler", view, view, (response,), (np.zeros(1, dtype=np.float32),), (0,), contrast=view
+    )
+
+
+def _is_anyone_interrupted(feed: Feed, ranks: Ranks) -> bool:
+    return bool(agree_on_max(int(feed.is_interrupted), ranks.group))
+
+
+def _listen_to_signals(feed: Feed, watch: HealthWatch) -> None:
+    """SIGTERM or SIGINT interrupts the feed, the second ends at once; SIGUSR1 ends a pause."""
+
+    def on_end(number: int, _frame: object) -> None:
+        if feed.is_interrupted:
+            os._exit(128 + number)
+        feed.interrupt()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_end)
+    signal.signal(signal.SIGUSR1, lambda *_: watch.resume())

@@ -1,0 +1,127 @@
+"""Where the sequences of one packed row lie: pure index arithmetic.
+
+    tokens     p0 p1 p2 p3 | a1 a2 | b1 b2 b3 || q0 q1 | c1 ...
+    segment    root 0      | its branches     || root 1 | its branch
+
+A *root* is a prompt (or, without sharing, a prompt with its response); *branches* go on where their
+root ends. A tree is one root with its branches. Nothing else in a row sees each other, and nothing
+is padded, but for the kernels that want a batch: `Batch` is the index of one.
+Axes: L tokens of the row, S segments, M tokens of the longest segment.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One root, then its branches, side by side in the row."""
+
+    start: int
+    root: int  # tokens
+    branches: tuple[int, ...] = ()  # tokens of each; none of them is 0
+
+    @property
+    def branches_start(self) -> int:
+        return self.start + self.root
+
+    @property
+    def end(self) -> int:
+        return self.branches_start + sum(self.branches)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Segments of a row as rows of a batch, filled up on the right."""
+
+    index_SM: Tensor  # int64: place in the row; 0 where there is no token
+    is_token_SM: Tensor  # bool
+
+    def of(self, row_L: Tensor) -> Tensor:
+        """[L, ...] -> [S, M, ...]; zeros where there is no token."""
+        taken = row_L.index_select(0, self.index_SM.flatten())
+        taken = taken.view(*self.index_SM.shape, *row_L.shape[1:])
+        return taken * self.is_token_SM.view(*self.index_SM.shape, *[1] * (row_L.ndim - 1))
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(self.index_SM.to(device), self.is_token_SM.to(device))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Trees of one row, and its segments as two batches."""
+
+    trees: tuple[Tree, ...]
+    roots: Batch
+    branches: Batch | None  # of all trees, in their order
+    root_of_branch_S: Tensor  # int64, into the roots
+    place_L: Tensor  # int64: of each token in cat(roots.flatten(0, 1), branches.flatten(0, 1))
+
+    @property
+    def num_tokens(self) -> int:
+        return self.trees[-1].end
+
+    def joined(self, roots_SM: Tensor, branches_SM: Tensor | None) -> Tensor:
+        """The inverse of the two batches: [S, M, ...] each -> [L, ...]."""
+        parts = [part.flatten(0, 1) for part in (roots_SM, branches_SM) if part is not None]
+        return torch.cat(parts).index_select(0, self.place_L)
+
+    def to(self, device: torch.device) -> "Layout":
+        return replace(
+            self,
+            roots=self.roots.to(device),
+            branches=self.branches and self.branches.to(device),
+            root_of_branch_S=self.root_of_branch_S.to(device),
+            place_L=self.place_L.to(device),
+        )
+
+
+def plan_layout(sizes: Sequence[tuple[int, Sequence[int]]]) -> Layout:
+    """Lay trees out one after the other.
+
+    Args:
+        sizes: tokens of each root, and of each of its branches; empty branches are left out.
+    """
+    trees: list[Tree] = []
+    start = 0
+    for root, lengths in sizes:
+        trees.append(Tree(start, root, tuple(n for n in lengths if n)))
+        start = trees[-1].end
+    roots = _batch([tree.start for tree in trees], [tree.root for tree in trees])
+    parents = np.repeat(np.arange(len(trees)), [len(tree.branches) for tree in trees])
+    branches = _batch(*_branch_segments(trees)) if len(parents) else None
+    return Layout(
+        tuple(trees), roots, branches, torch.from_numpy(parents), _places(start, roots, branches)
+    )
+
+
+def _branch_segments(trees: Sequence[Tree]) -> tuple[list[int], list[int]]:
+    starts, lengths = [], []
+    for tree in trees:
+        start = tree.branches_start
+        for length in tree.branches:
+            starts.append(start)
+            lengths.append(length)
+            start += length
+    return starts, lengths
+
+
+def _batch(starts: Sequence[int], lengths: Sequence[int]) -> Batch:
+    place_1M = torch.arange(max(lengths))[None]
+    is_token_SM = place_1M < torch.tensor(lengths)[:, None]
+    return Batch((torch.tensor(starts)[:, None] + place_1M) * is_token_SM, is_token_SM)
+
+
+def _places(num_tokens: int, *batches: Batch | None) -> Tensor:
+    place_L = torch.empty(num_tokens, dtype=torch.int64)
+    offset = 0
+    for batch in batches:
+        if batch is not None:
+            inside = batch.is_token_SM.flatten().nonzero()[:, 0]
+            place_L[batch.index_SM[batch.is_token_SM]] = offset + inside
+            offset += batch.index_SM.numel()
+    return place_L

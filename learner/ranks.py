@@ -1,0 +1,227 @@
+"""The learner's ranks: several processes that train one model, each on its share of a step.
+
+They are started as torchrun does it, by environment variables; without those there is one rank and
+no process group. Collectives that carry numbers between ranks live here, so that tensors on the
+CPU go through gloo also where the model's go through NCCL.
+"""
+
+import contextlib
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from common.errors import ConfigError, VisionOpdError
+
+MESH_DIMENSION = "ranks"
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_SIGNS_OF_A_LOST_RANK = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+    "Application timeout",
+    "wait timeout",
+    "timed out after",
+    "Connection refused",
+)
+_LOOPBACK_INTERFACE = "lo"
+
+
+class RankError(VisionOpdError):
+    """Another rank died, or was silent for longer than the timeout."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the learner's ranks."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    timeout_s: float
+    mesh: DeviceMesh | None = None  # of one dimension; none: one rank without a group
+    group: dist.ProcessGroup | None = None  # the default one; none: as above
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that talks to broker and rollout, and writes files."""
+        return self.rank == 0
+
+    def close(self) -> None:
+        """Leave the group. Closing twice is harmless."""
+        if self.group is not None and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def init_ranks(
+    timeout_s: float, device: torch.device | None = None, needs_group: bool = False
+) -> Ranks:
+    """Join the other ranks, if the environment says that there are any.
+
+    Args:
+        timeout_s: seconds after which a rank that is waited for counts as lost, here and in every
+            collective of the default group.
+        device: "cuda" becomes the GPU number LOCAL_RANK; none: the CPU.
+        needs_group: a single rank gets a group as well (sharding with offload needs one).
+
+    Raises:
+        ConfigError: the environment is incomplete, or a number in it cannot be.
+        RankError: the others did not come in time.
+    """
+    device = device or torch.device("cpu")
+    variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    if "RANK" not in variables and "WORLD_SIZE" not in variables:
+        return _alone(timeout_s, device, needs_group)
+    rank, world_size, local_rank = _numbers(variables)
+    if world_size == 1:
+        return _alone(timeout_s, _of_rank(device, local_rank), needs_group)
+    device = _of_rank(device, local_rank)
+    _keep_gloo_on(variables["MASTER_ADDR"])
+    address = f"{variables['MASTER_ADDR']}:{variables['MASTER_PORT']}"
+    try:
+        # No device_id: with one, NCCL would split the group of weight pushes off this group.
+        dist.init_process_group(_backend(device), timeout=timedelta(seconds=timeout_s))
+    except (RuntimeError, ValueError) as error:
+        raise RankError(
+            f"rank {rank} of {world_size} did not meet the others at {address} within "
+            f"{timeout_s:g} s: {_short(error)} Fix: see the logs of the other ranks; is "
+            "MASTER_ADDR reachable from here?"
+        ) from error
+    return _in_default_group(rank, world_size, device, timeout_s)
+
+
+@contextlib.contextmanager
+def rank_failures(ranks: Ranks, doing: str) -> Iterator[None]:
+    """Say which rank was doing what when torch.distributed lost another rank.
+
+    Raises:
+        RankError: in place of torch's error. Other errors pass.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch's own (DistError and its kin) are of this kind
+        if ranks.world_size == 1 or not _is_of_a_lost_rank(error):
+            raise
+        raise RankError(
+            f"rank {ranks.rank} of {ranks.world_size} lost another rank in {doing} (it died, or "
+            f"was silent for {ranks.timeout_s:g} s): {_short(error)} Fix: see the other ranks' "
+            "logs for the first error, then start the run again with run.resume = true"
+        ) from error
+
+
+def agree_on_max(number: int, group: dist.ProcessGroup | None) -> int:
+    """The greatest of all ranks' numbers; all ranks call it.
+
+    For loops with collectives inside: ranks with fewer micro-batches run dummies (shares 0) up to
+    it. `group` none: `number` itself.
+    """
+    if group is None:
+        return number
+    greatest = torch.tensor(number, dtype=torch.int64)
+    dist.all_reduce(greatest, dist.ReduceOp.MAX, group=group)
+    return int(greatest)
+
+
+def add_up(numbers: Sequence[float], group: dist.ProcessGroup | None) -> list[float]:
+    """Sums over the ranks, number by number, in float64; all ranks call it with as many numbers.
+
+    For denominators and figures of a whole step. `group` none: the numbers themselves.
+    """
+    sums = torch.tensor(list(numbers), dtype=torch.float64)
+    if group is not None:
+        dist.all_reduce(sums, group=group)
+    return sums.tolist()
+
+
+def greatest(numbers: Sequence[float], group: dist.ProcessGroup | None) -> list[float]:
+    """The greatest over the ranks, number by number, in float64; all ranks call it."""
+    found = torch.tensor(list(numbers), dtype=torch.float64)
+    if group is not None:
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=group)
+    return found.tolist()
+
+
+def _alone(timeout_s: float, device: torch.device, needs_group: bool) -> Ranks:
+    if not needs_group:
+        return Ranks(0, 1, device, timeout_s)
+    dist.init_process_group(
+        _backend(device),
+        store=HashStore(),
+        rank=0,
+        world_size=1,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    return _in_default_group(0, 1, device, timeout_s)
+
+
+def _in_default_group(rank: int, world_size: int, device: torch.device, timeout_s: float) -> Ranks:
+    mesh = init_device_mesh(device.type, (world_size,), mesh_dim_names=(MESH_DIMENSION,))
+    return Ranks(rank, world_size, device, timeout_s, mesh, dist.group.WORLD)
+
+
+def _backend(device: torch.device) -> str:
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+
+
+def _numbers(variables: Mapping[str, str]) -> tuple[int, int, int]:
+    """Rank, world size and local rank."""
+    if missing := [name for name in _VARIABLES if name not in variables]:
+        raise ConfigError(
+            f"environment: {', '.join(variables)} set but not {', '.join(missing)}. "
+            "Fix: start the ranks with torchrun, or unset RANK and WORLD_SIZE for a single one"
+        )
+    try:
+        rank, world_size, local_rank = (int(variables[name]) for name in _VARIABLES[:3])
+        _ = int(variables["MASTER_PORT"])
+    except ValueError as error:
+        raise ConfigError(
+            f"environment: {_short(error)}. Fix: RANK, WORLD_SIZE, LOCAL_RANK and MASTER_PORT "
+            "are whole numbers"
+        ) from error
+    if not 0 <= rank < world_size:
+        raise ConfigError(
+            f"environment: RANK = {rank} with WORLD_SIZE = {world_size}. "
+            "Fix: ranks are numbered from 0"
+        )
+    return rank, world_size, local_rank
+
+
+def _of_rank(device: torch.device, local_rank: int) -> torch.device:
+    if device.type != "cuda":
+        return device
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"environment: LOCAL_RANK = {local_rank} but this machine has "
+            f"{torch.cuda.device_count()} usable GPUs. Fix: start as many ranks as GPUs"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _keep_gloo_on(host: str) -> None:
+    """gloo would listen on the interface of the machine's name; on one machine loopback will do."""
+    try:
+        is_loopback = ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
+    except OSError:
+        return  # init_process_group says it better
+    if is_loopback and _LOOPBACK_INTERFACE in {name for _, name in socket.if_nameindex()}:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK_INTERFACE)
+
+
+def _is_of_a_lost_rank(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or any(
+        sign in str(error) for sign in _SIGNS_OF_A_LOST_RANK
+    )
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

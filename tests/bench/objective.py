@@ -1,0 +1,376 @@
+#!/usr/bin/env python3
+"""What does the objective cost, beside the same computation with all logits in memory?
+
+    .venv/bin/python tests/bench/objective.py [--tokens 512,1024,2048] [--threads N] [--json FILE]
+
+Forward and backward of the divergence over the student's top 100 tokens and the tail, from hidden
+states and heads (float32), V = 248,320, importance weights off on both sides:
+
+1. ours: learner.objective, which also gives the importance ratio and the entropy of each token
+2. materialised: plain autograd over the whole [T, V] logits of both models, the teacher's under
+   no_grad and dropped as soon as its top tokens are gathered; no figures but the loss
+
+Each size has a child process for memory and one for time. Memory is the peak of bytes in tensors
+that live, counted by a dispatch mode at every operator (on CUDA: the allocator's peak), less
+inputs and less the gradients that both return. What operators hold inside them is not counted, on
+either side; `peak_rss_mib`, the growth of the process's largest resident set, has it, and the
+gradients. Time is taken in turn, ours and materialised, again and again; the ratio is paired by
+repetition. Other processes on the same cores hurt our side more, as it has more operators for
+threads to meet at: `--threads 1` then. A size whose materialised side would not fit into the memory
+that is available is measured on our side alone, and listed under `not_measured`.
+
+`memory_ratio` and `time_ratio` are materialised over ours: the worst size's, of medians.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)  # beside this file the packages `broker` and `rollout` would be benchmarks
+
+from common.lifecycle import stop_with_parent  # noqa: E402
+from tests.bench.figures import machine, spread  # noqa: E402
+
+if TYPE_CHECKING:  # imported late at run time: the parent needs no torch
+    from torch import Tensor
+
+GOALS = {"memory_ratio": ">= 20", "time_ratio": ">= 1"}
+SIDES = ("ours", "materialised")
+MIB = 2**20
+MATERIALISED_COPIES = 5  # [T, V] tensors that live at once, with some room
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    if options.child:
+        print(json.dumps(CHILDREN[options.child](options)))
+        return 0
+    print(f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python "
+          f"{platform.python_version()}, load {os.getloadavg()[0]:.1f}\n")  # fmt: skip
+    print_header()
+    by_size = []
+    for tokens in options.tokens:
+        by_size.append(measure(options, tokens))
+        print_row(by_size[-1])
+        document = summarize(by_size, options)
+        if options.json:
+            options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print_summary(document)
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=numbers, default=[512, 1024, 2048, 4096, 8192],
+                        metavar="T,...", help="(default 512,1024,2048,4096,8192)")  # fmt: skip
+    parser.add_argument("--hidden", type=int, default=256, help="hidden size (default 256)")
+    parser.add_argument("--vocabulary", type=int, default=248_320, help="(default 248320)")
+    parser.add_argument("--top-k", type=int, default=100, help="(default 100)")
+    parser.add_argument("--repeats", type=int, default=5, help="of each side (default 5)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default cpu)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1,
+                        help="of torch on a CPU (default: one a core)")  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
+    parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
+    parser.add_argument("--sides", default=",".join(SIDES), help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+# ---- one size, in children of this process -------------------------------------------------------
+def measure(options: argparse.Namespace, tokens: int) -> dict[str, Any]:
+    needed = MATERIALISED_COPIES * tokens * options.vocabulary * 4
+    fits = needed < available_bytes(options.device)
+    sides = SIDES if fits else SIDES[:1]
+    memory = {side: in_child("memory", options, tokens, [side]) for side in sides}
+    seconds = in_child("time", options, tokens, sides)
+    case: dict[str, Any] = {
+        "tokens": tokens,
+        "extra_mib": {side: memory[side]["extra"] / MIB for side in sides},
+        "peak_rss_mib": {side: memory[side]["rss"] / MIB for side in sides},
+        "loss": {side: memory[side]["loss"] for side in sides},
+        "seconds": {side: spread(seconds[side]) for side in sides},
+    }
+    if fits:
+        pairs = zip(seconds["ours"], seconds["materialised"], strict=True)
+        case["memory_ratio"] = memory["materialised"]["extra"] / memory["ours"]["extra"]
+        case["time_ratio"] = spread([theirs / ours for ours, theirs in pairs])
+    return case
+
+
+def in_child(task: str, options: argparse.Namespace, tokens: int, sides: Any) -> dict[str, Any]:
+    done = subprocess.run(
+        [
+            *(sys.executable, __file__, "--child", task, "--sides", ",".join(sides)),
+            *("--tokens", str(tokens), "--hidden", str(options.hidden)),
+            *("--vocabulary", str(options.vocabulary), "--top-k", str(options.top_k)),
+            *("--repeats", str(options.repeats), "--device", options.device),
+            *("--threads", str(options.threads)),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def available_bytes(device: str) -> int:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[0]
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    (kib,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(kib) * 1024
+
+
+# ---- in a child ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Problem:
+    student_hidden_TD: "Tensor"
+    student_weight_VD: "Tensor"
+    teacher_hidden_TD: "Tensor"
+    teacher_weight_VD: "Tensor"
+    token_ids_T: "Tensor"
+    top_k: int
+
+    def leaves(self) -> "list[Tensor]":
+        return [self.student_hidden_TD, self.student_weight_VD]
+
+
+def problem(options: argparse.Namespace) -> Problem:
+    """Logits with a spread of about 3, teacher and student related: some tokens are likely."""
+    import torch
+
+    (tokens,) = options.tokens
+    generator = torch.Generator(options.device).manual_seed(0)
+
+    def normal(*shape: int) -> "Tensor":
+        return torch.randn(*shape, generator=generator, device=options.device)
+
+    hidden = 3 * normal(tokens, options.hidden) / options.hidden**0.5
+    weight = normal(options.vocabulary, options.hidden)
+    ids = torch.randint(options.vocabulary, (tokens,), generator=generator, device=options.device)
+    return Problem(
+        hidden.clone().requires_grad_(),
+        weight.clone().requires_grad_(),
+        hidden + 0.3 * normal(*hidden.shape) / options.hidden**0.5,
+        weight,
+        ids,
+        options.top_k,
+    )
+
+
+def small_problem(options: argparse.Namespace) -> Problem:
+    return problem(
+        argparse.Namespace(tokens=[8], hidden=8, vocabulary=options.top_k * 8,
+                           top_k=options.top_k, device=options.device)
+    )  # fmt: skip
+
+
+def ours(work: Problem) -> "Tensor":
+    import torch
+
+    from common.config import ObjectiveSection
+    from learner.objective import HeadInputs, ResponseTokens, SamplingLaw, objective
+
+    tokens, device = len(work.token_ids_T), work.token_ids_T.device
+    result = objective(
+        HeadInputs(work.student_hidden_TD, work.student_weight_VD),
+        ((1.0, HeadInputs(work.teacher_hidden_TD, work.teacher_weight_VD)),),
+        ResponseTokens(
+            work.token_ids_T,
+            torch.zeros(tokens, device=device),
+            torch.full((tokens,), 1 / tokens, device=device),
+        ),
+        ObjectiveSection(top_k=work.top_k, importance_clip=None),
+        SamplingLaw(1.0, torch.empty(0, dtype=torch.int64, device=device)),
+    )
+    torch.autograd.backward(result.loss)
+    return result.loss.detach()
+
+
+def materialised(work: Problem) -> "Tensor":
+    import torch
+
+    from learner.divergence import bucket_logprobs, divergence
+
+    student_TV = work.student_hidden_TD @ work.student_weight_VD.T
+    student_lse_T1 = torch.logsumexp(student_TV, dim=-1, keepdim=True)
+    with torch.no_grad():
+        ids_TK = student_TV.topk(work.top_k, dim=-1, sorted=False).indices
+        teacher_TV = work.teacher_hidden_TD @ work.teacher_weight_VD.T
+        teacher_lse_T1 = torch.logsumexp(teacher_TV, dim=-1, keepdim=True)
+        teacher_TK = teacher_TV.gather(1, ids_TK) - teacher_lse_T1
+        del teacher_TV
+    student_TK = student_TV.gather(1, ids_TK) - student_lse_T1
+    del student_TV
+    divergence_T = divergence(
+        bucket_logprobs(student_TK, True), bucket_logprobs(teacher_TK, True), "jsd", 0.5
+    )
+    loss = divergence_T.mean()
+    torch.autograd.backward(loss)
+    return loss.detach()
+
+
+RUNS: dict[str, Callable[[Problem], "Tensor"]] = {"ours": ours, "materialised": materialised}
+
+
+def time_child(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(options.threads)
+    work, sides = problem(options), options.sides.split(",")
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for number in range(options.repeats + 1):
+        for side in sides:
+            taken = seconds_of(RUNS[side], work)
+            if number:  # the first of each warms up
+                seconds[side].append(taken)
+    return seconds
+
+
+def seconds_of(run: Callable[[Problem], "Tensor"], work: Problem) -> float:
+    forget_gradients(work)
+    start = time.perf_counter()
+    run(work).item()
+    return time.perf_counter() - start
+
+
+def forget_gradients(work: Problem) -> None:
+    for leaf in work.leaves():
+        leaf.grad = None
+    gc.collect()
+
+
+def memory_child(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(options.threads)
+    (side,) = options.sides.split(",")
+    RUNS[side](small_problem(options))  # what is imported and set up once is no memory of a step
+    work = problem(options)
+    gradients = sum(leaf.nbytes for leaf in work.leaves())
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if options.device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        loss = RUNS[side](work).item()
+        peak = torch.cuda.max_memory_allocated() - before
+    else:
+        with living_bytes() as living:
+            loss = RUNS[side](work).item()
+        peak = living.peak
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss
+    return {"extra": peak - gradients, "rss": grown * 1024, "loss": loss}
+
+
+def living_bytes() -> Any:
+    """A mode that counts the bytes of storages that operators made and that still live."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class LivingBytes(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.living = self.peak = 0
+            self._known: set[int] = set()
+
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+            given_storages = {x.untyped_storage()._cdata for x in given}
+            output = function(*args, **(kwargs or {}))
+            for tensor in tree_leaves(output):
+                if isinstance(tensor, torch.Tensor):
+                    storage = tensor.untyped_storage()
+                    if storage._cdata not in given_storages | self._known:
+                        self._add(storage)
+            return output
+
+        def _add(self, storage: Any) -> None:
+            key, size = storage._cdata, storage.nbytes()
+            self._known.add(key)
+            self.living += size
+            self.peak = max(self.peak, self.living)
+            weakref.finalize(storage, self._remove, key, size)
+
+        def _remove(self, key: int, size: int) -> None:
+            self._known.discard(key)
+            self.living -= size
+
+    return LivingBytes()
+
+
+CHILDREN: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "time": time_child,
+    "memory": memory_child,
+}
+
+
+# ---- figures and tables --------------------------------------------------------------------------
+def summarize(by_size: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    both = [case for case in by_size if "memory_ratio" in case]
+    return {
+        "memory_ratio": min((case["memory_ratio"] for case in both), default=None),
+        "time_ratio": min((case["time_ratio"]["median"] for case in both), default=None),
+        "by_size": by_size,
+        "not_measured": [
+            f"materialised at {case['tokens']} tokens: it would not fit into memory"
+            for case in by_size
+            if "memory_ratio" not in case
+        ],
+        "load": {"hidden": options.hidden, "vocabulary": options.vocabulary,
+                 "top_k": options.top_k, "dtype": "float32", "device": options.device,
+                 "threads": options.threads},
+        "machine": machine(),
+    }  # fmt: skip
+
+
+def print_header() -> None:
+    titles = ("ours MiB", "mater. MiB", "memory", "ours s", "mater. s", "time", "lowest", "highest")
+    print(f"{'tokens':>7}" + "".join(f"{title:>12}" for title in titles), flush=True)
+
+
+def print_row(case: dict[str, Any]) -> None:
+    cells = [f"{case['tokens']:>7}"]
+    extra, seconds = case["extra_mib"], case["seconds"]
+    if "memory_ratio" in case:
+        cells += [f"{extra[side]:>12.1f}" for side in SIDES]
+        cells += [f"{case['memory_ratio']:>12.1f}"]
+        cells += [f"{seconds[side]['median']:>12.2f}" for side in SIDES]
+        cells += [f"{case['time_ratio'][key]:>12.2f}" for key in ("median", "min", "max")]
+    else:
+        cells += [f"{extra['ours']:>12.1f}", f"{'does not fit':>24}"]
+        cells += [f"{seconds['ours']['median']:>12.2f}"]
+    print("".join(cells), flush=True)
+
+
+def print_summary(document: dict[str, Any]) -> None:
+    print()
+    for key, goal in GOALS.items():
+        value = "none" if document[key] is None else f"{document[key]:.2f}"
+        print(f"{key:<20}{value:>14}   goal {goal}")
+
+
+if __name__ == "__main__":
+    stop_with_parent()
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The published step, written plainly: what `learner.trainer` is measured against (spec 4, 5, 9.3).
+
+Every response is a sequence of its own with its own copy of image and question, through vision tower
+and decoder. Sequences are packed into micro-batches by the student's tokens; the output head,
+logsumexp and top-k run on every position, prompts included, and their logits are materialised for
+both models. Where the published code carries the delta net's state from one sequence into the next
+(a defect, not a saving) this one resets it; attention is causal within each sequence, as with
+flash-attention's varlen kernels. Optimizer and teacher are the learner's own.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from common.config import RunConfig
+from learner.divergence import bucket_logprobs, divergence
+from learner.inputs import PreparedBatch, PreparedGroup, PromptView
+from learner.micro_batches import fill_bins
+from learner.model import response_hidden_states
+from learner.packing import pack
+from learner.teacher import Teacher
+from learner.trainer import DTYPES, Trainer
+
+
+class PublishedTrainer(Trainer):
+    """Takes the same batches; `step` is the published one."""
+
+    def __init__(self, config: RunConfig, model: Any, total_steps: int) -> None:
+        teacher = Teacher(model, config.teacher, DTYPES[config.model.dtype])
+        super().__init__(config, model, teacher, total_steps)
+        self._run = config
+        self._compute = DTYPES[config.model.dtype]
+
+    def published_step(self, batch: PreparedBatch) -> None:
+        sequences = [
+            (group, number) for group in batch.groups for number in range(len(group.responses))
+        ]
+        for part in fill_bins(sequences, _student_tokens, self._run.learner.micro_batch_tokens):
+            self._micro_batch(part, len(sequences)).backward()
+        self.version += 1
+        _, _, is_updated = self.optimizer.step(batch.step)
+        if is_updated:
+            self.teacher.update(batch.step)
+
+    def _micro_batch(
+        self, sequences: Sequence[tuple[PreparedGroup, int]], num_sequences: int
+    ) -> Tensor:
+        student_LV, predicting_N = self._logits(self.model, sequences, "student")
+        with torch.no_grad():
+            teacher_LV, predicting_of_teacher_N = self._logits(
+                self.teacher.model, sequences, "teacher"
+            )
+            teacher_lse_L1 = teacher_LV.logsumexp(-1, keepdim=True)
+        config = self._run.objective
+        assert config.top_k is not None and config.divergence != "sampled_reverse_kl"
+        student_lse_L1 = student_LV.logsumexp(-1, keepdim=True)
+        top = student_LV.topk(config.top_k, dim=-1)
+        top_ids_NK = top.indices[predicting_N]
+        student_NK = (top.values - student_lse_L1)[predicting_N]
+        teacher_NK = (
+            teacher_LV[predicting_of_teacher_N].gather(1, top_ids_NK)
+            - teacher_lse_L1[predicting_of_teacher_N]
+        )
+        divergence_N = divergence(
+            bucket_logprobs(student_NK, config.tail),
+            bucket_logprobs(teacher_NK, config.tail),
+            config.divergence,
+            config.jsd_teacher_weight,
+        )
+        lengths = torch.tensor([len(group.responses[n]) for group, n in sequences])
+        shares_N = torch.repeat_interleave(1 / (lengths.float() * num_sequences), lengths)
+        return (shares_N.to(divergence_N.device) * divergence_N).sum()
+
+    def _logits(
+        self, model: Any, sequences: Sequence[tuple[PreparedGroup, int]], side: str
+    ) -> tuple[Tensor, Tensor]:
+        """float32 [L, V] of every position of the packed row, and where responses are predicted."""
+        prompts: list[PromptView] = [getattr(group, side) for group, _ in sequences]
+        row = pack(prompts, [[group.responses[n]] for group, n in sequences], share_prefix=False)
+        row = row.to(self._device)
+        everywhere = torch.arange(len(row.input_ids_L), device=self._device)
+        hidden_LD = response_hidden_states(model, _predicting(row, everywhere), self._compute)
+        weight_VD = model.get_output_embeddings().weight.to(hidden_LD.dtype)
+        logits_LV = functional.linear(hidden_LD, weight_VD).float()
+        return logits_LV / self._run.rollout.temperature, row.predicting_N
+
+
+def _predicting(row: Any, places: Tensor) -> Any:
+    from dataclasses import replace
+
+    return replace(row, predicting_N=places)
+
+
+def _student_tokens(sequence: tuple[PreparedGroup, int]) -> int:
+    group, number = sequence
+    return group.student.num_tokens + len(group.responses[number]) - 1

@@ -1,0 +1,160 @@
+"""Models and batches in the proportions of the published run, divided by a scale.
+
+Published (4B models; spec 1.4 and 9.3): prompt 3,366 tokens of which image 3,290; crop prompt 289
+of which image 210; response 170; n = 8. Lengths are divided by `scale`; the model keeps, as far as
+whole heads allow, the published proportions of decoder, vision tower and output head.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.config import RunConfig
+from learner.inputs import PreparedBatch, PreparedGroup, PromptView
+
+IMAGE_TOKEN, FIRST_TEXT_TOKEN = 5, 16
+PUBLISHED = {"image": 3290, "text": 76, "crop": 210, "response": 170}
+TRAJECTORIES = 8
+MICRO_BATCH_TOKENS = 9216  # of a student, as published
+
+
+@dataclass(frozen=True)
+class Lengths:
+    image: int
+    text: int
+    crop: int
+    response: int
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        per_sequence = self.image + self.text + self.response
+        return round(MICRO_BATCH_TOKENS / 3536 * per_sequence)
+
+
+def scaled_lengths(scale: float) -> Lengths:
+    return Lengths(**{name: max(2, round(n / scale)) for name, n in PUBLISHED.items()})
+
+
+def make_model(family: str, vocabulary: int, layers: int) -> Any:
+    """Random float32 weights. Decoder of 256, vision tower of 128: a tenth of a 4B model's width."""
+    import transformers
+
+    torch.manual_seed(0)
+    text: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": 256,
+        "intermediate_size": 960,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": True,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+    }
+    vision = {
+        "depth": 8,
+        "hidden_size": 128,
+        "intermediate_size": 480,
+        "num_heads": 2,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "out_hidden_size": 256,
+        "num_position_embeddings": 2304,
+    }
+    tokens = {
+        "image_token_id": IMAGE_TOKEN,
+        "video_token_id": 6,
+        "vision_start_token_id": 7,
+        "vision_end_token_id": 8,
+        "tie_word_embeddings": True,
+    }
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_interleaved": True}
+    if family == "qwen3_vl":
+        config = transformers.Qwen3VLConfig(
+            text_config={
+                **text,
+                "head_dim": 64,
+                "rope_parameters": {**rope, "mrope_section": [12, 10, 10]},
+            },
+            vision_config={**vision, "deepstack_visual_indexes": [2, 4, 6]},
+            **tokens,
+        )
+        return transformers.Qwen3VLForConditionalGeneration(config)
+    config = transformers.Qwen3_5Config(
+        text_config={
+            **text,
+            "head_dim": 64,
+            "linear_key_head_dim": 64,
+            "linear_value_head_dim": 64,
+            "linear_num_key_heads": 4,
+            "linear_num_value_heads": 8,
+            "linear_conv_kernel_dim": 4,
+            "layer_types": [
+                "full_attention" if n % 4 == 3 else "linear_attention" for n in range(layers)
+            ],
+            "rope_parameters": {**rope, "partial_rotary_factor": 0.5, "mrope_section": [6, 5, 5]},
+        },
+        vision_config=vision,
+        **tokens,
+    )
+    return transformers.Qwen3_5ForConditionalGeneration(config)
+
+
+def make_batch(step: int, groups: int, lengths: Lengths, model: Any, vocabulary: int):
+    """Random pixels, questions and responses; lengths of responses vary by a third."""
+    rng = np.random.default_rng(step)
+    return PreparedBatch(
+        step, tuple(_group(f"{step}/{n}", lengths, model, vocabulary, rng) for n in range(groups))
+    )
+
+
+def _group(name: str, lengths: Lengths, model: Any, vocabulary: int, rng) -> PreparedGroup:
+    question = rng.integers(FIRST_TEXT_TOKEN, vocabulary, lengths.text - 2)
+    low, high = round(lengths.response * 2 / 3), round(lengths.response * 4 / 3)
+    sizes = rng.integers(max(2, low), high + 1, TRAJECTORIES)
+    responses = tuple(rng.integers(FIRST_TEXT_TOKEN, vocabulary, size) for size in sizes)
+    return PreparedGroup(
+        name,
+        student=_view(lengths.image, question, model, rng),
+        teacher=_view(lengths.crop, question, model, rng),
+        responses=responses,
+        rollout_logprobs=tuple(
+            np.full(size, -math.log(vocabulary), dtype=np.float32) for size in sizes
+        ),
+        staleness=(0,) * TRAJECTORIES,
+    )
+
+
+def _view(image_tokens: int, question: np.ndarray, model: Any, rng) -> PromptView:
+    from learner.model import prompt_positions
+
+    height = max(1, round(math.sqrt(image_tokens / 1.4)))  # a picture of 7 : 5
+    width = max(1, round(image_tokens / height))
+    grid = torch.tensor([[1, 2 * height, 2 * width]])
+    ids = torch.from_numpy(
+        np.concatenate([[7], np.full(height * width, IMAGE_TOKEN), [8], question])
+    )
+    types = (ids == IMAGE_TOKEN).long()
+    pixels = torch.from_numpy(rng.standard_normal((4 * height * width, 1536), dtype=np.float32))
+    return PromptView(ids, prompt_positions(model, ids, types, grid), pixels, grid)
+
+
+def make_config(lengths: Lengths, groups: int, dtype: str) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "model": {"dtype": dtype},
+            "learner": {
+                "groups_per_step": groups,
+                "micro_batch_tokens": lengths.micro_batch_tokens,
+                "teacher_batch_tokens": 2 * lengths.micro_batch_tokens,
+            },
+            "optimizer": {"warmup_steps": 0, "warmup_from_zero": False},
+            "objective": {"importance_clip": 2.0},
+        }
+    )

@@ -1,0 +1,38 @@
+"""The benchmark of the objective runs and writes what it promises; its figures are not judged."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = Path(__file__).with_name("objective.py")
+
+
+def test_objective_bench_writes_its_figures(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, str(PROGRAM), "--json", str(figures), "--tokens", "16,64"),
+            *("--vocabulary", "70000", "--hidden", "8", "--top-k", "20", "--repeats", "2"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(figures.read_text())
+    assert [case["tokens"] for case in found["by_size"]] == [16, 64]
+    assert found["not_measured"] == []
+    for case in found["by_size"]:
+        assert abs(case["loss"]["ours"] / case["loss"]["materialised"] - 1) < 1e-3
+        assert case["memory_ratio"] == (
+            case["extra_mib"]["materialised"] / case["extra_mib"]["ours"]
+        )
+        whole_mib = case["tokens"] * 70_000 * 4 / 2**20
+        assert case["extra_mib"]["materialised"] > 2 * whole_mib
+        assert 0 < case["extra_mib"]["ours"] < case["extra_mib"]["materialised"]
+        for side in ("ours", "materialised"):
+            assert len(case["seconds"][side]["all"]) == 2
+    assert found["memory_ratio"] == min(case["memory_ratio"] for case in found["by_size"])
+    assert found["time_ratio"] == min(case["time_ratio"]["median"] for case in found["by_size"])
+    assert found["time_ratio"] > 0

@@ -1,0 +1,42 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.layout import Tree, plan_layout
+
+SIZES = st.lists(
+    st.tuples(st.integers(1, 6), st.lists(st.integers(0, 4), max_size=4)), min_size=1, max_size=5
+)
+
+
+def test_trees_lie_one_after_the_other():
+    layout = plan_layout([(3, [2, 0, 1]), (2, []), (1, [2])])
+    assert layout.trees == (Tree(0, 3, (2, 1)), Tree(6, 2), Tree(8, 1, (2,)))
+    assert layout.num_tokens == 11
+    assert layout.roots.index_SM.tolist() == [[0, 1, 2], [6, 7, 0], [8, 0, 0]]
+    assert layout.roots.is_token_SM.tolist() == [
+        [True] * 3,
+        [True, True, False],
+        [True] + [False] * 2,
+    ]
+    assert layout.branches is not None
+    assert layout.branches.index_SM.tolist() == [[3, 4], [5, 0], [9, 10]]
+    assert layout.root_of_branch_S.tolist() == [0, 0, 2]
+
+
+@given(SIZES)
+def test_batches_and_back_give_the_row_again(sizes):
+    layout = plan_layout(sizes)
+    row = torch.arange(1, layout.num_tokens + 1).double()[:, None] * torch.tensor([[1.0, -2.0]])
+    roots = layout.roots.of(row)
+    branches = None if layout.branches is None else layout.branches.of(row)
+    assert torch.equal(layout.joined(roots, branches), row)
+    assert not roots[~layout.roots.is_token_SM].any()
+
+
+@given(SIZES)
+def test_every_token_is_in_one_segment(sizes):
+    layout = plan_layout(sizes)
+    batches = [b for b in (layout.roots, layout.branches) if b is not None]
+    places = torch.cat([batch.index_SM[batch.is_token_SM] for batch in batches])
+    assert sorted(places.tolist()) == list(range(layout.num_tokens))
