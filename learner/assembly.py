@@ -1,10 +1,10 @@
 """Builds the learner of a run from its configuration, and runs it; again after each roll-back."""
 
 import functools
+import gc
 import logging
-import os
-import signal
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from learner.publisher import Publisher, snapshot_of, weight_folder
 from learner.ranks import Ranks, agree_on_max, init_ranks, rank_failures
 from learner.session import Session
 from learner.sharding import shard_model
+from learner.signals import Signals
 from learner.teacher import Teacher
 from learner.trainer import DTYPES, Trainer
 from learner.training_views import open_training_views
@@ -33,6 +34,16 @@ from learner.upcoming import upcoming_samples
 from learner.watch import HealthWatch, RollBack
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Process:
+    """What outlives a roll-back."""
+
+    watch: HealthWatch
+    signals: Signals
+    began: float  # on time.monotonic's clock
+    past_s: float | None = None  # that the run had lasted before; None: its log is not open yet
 
 
 def run(config: RunConfig, began: float) -> None:
@@ -55,14 +66,28 @@ def run(config: RunConfig, began: float) -> None:
     try:
         with rank_failures(ranks, "training"):
             watch = HealthWatch(config, is_kept=ranks.is_first)
-            while True:
-                try:
-                    _run_once(config, ranks, watch, began)
-                    return
-                except RollBack as decision:
-                    _go_back(config, ranks, watch, decision)
+            process = _Process(watch, Signals(watch.resume), began)
+            while (decision := _live(config, ranks, process)) is not None:
+                _free_memory(device)
+                _go_back(config, ranks, watch, decision)
     finally:
         ranks.close()
+
+
+def _live(config: RunConfig, ranks: Ranks, process: _Process) -> RollBack | None:
+    """None: the run is over."""
+    try:
+        _run_once(config, ranks, process)
+    except RollBack as decision:
+        return decision.with_traceback(None)  # whose frames hold the models
+    return None
+
+
+def _free_memory(device: torch.device) -> None:
+    """There is no room for the models of two lives."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _go_back(config: RunConfig, ranks: Ranks, watch: HealthWatch, decision: RollBack) -> None:
@@ -74,13 +99,13 @@ def _go_back(config: RunConfig, ranks: Ranks, watch: HealthWatch, decision: Roll
     agree_on_max(0, ranks.group)  # nobody looks for checkpoints before they are gone
 
 
-def _run_once(config: RunConfig, ranks: Ranks, watch: HealthWatch, began: float) -> None:
+def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
     """From the newest checkpoint to the end of the run, or to a roll-back."""
     assert config.run.folder is not None  # main has checked
     torch.manual_seed(config.run.seed)
     checkpoint = find_checkpoint(config.run.folder / "checkpoints", config)
     step = 0 if checkpoint is None else checkpoint.version
-    watch.goes_on_from(step)
+    process.watch.goes_on_from(step)
     model, teacher = _models(config, ranks, step)
     renderer = Renderer(config.model.path)
     positions = functools.partial(prompt_positions, model)
@@ -96,10 +121,13 @@ def _run_once(config: RunConfig, ranks: Ranks, watch: HealthWatch, began: float)
         )
         preparation.look_ahead(step)
         feed = _feed(config, ranks, preparation, step)
-        _listen_to_signals(feed, watch)
+        process.signals.attach(feed)
+        stack.callback(process.signals.detach)
         _enter_in_turn(stack, feed, ranks)
         metrics = MetricsLog(config.run.folder, step) if ranks.is_first else NoLog()
         stack.callback(metrics.close)
+        if process.past_s is None:
+            process.past_s = metrics.time_s
         checks = Expectations(config, model, renderer, positions)
         publisher = _publisher(config, ranks, feed, model, checks)
         stack.enter_context(publisher)
@@ -113,7 +141,7 @@ def _run_once(config: RunConfig, ranks: Ranks, watch: HealthWatch, began: float)
             _filler(renderer, positions, model) if ranks.world_size > 1 else None,
             before_update=publisher.wait_for_snapshot,
         )
-        trainer.optimizer.lr_factor = watch.lr_factor
+        trainer.optimizer.lr_factor = process.watch.lr_factor
         if checkpoint is not None:
             restore(checkpoint, trainer)
             logger.info("going on from %s", checkpoint.path)
@@ -121,8 +149,8 @@ def _run_once(config: RunConfig, ranks: Ranks, watch: HealthWatch, began: float)
             config, positions, lambda: _is_anyone_interrupted(feed, ranks), ranks.is_first
         )
         session = Session(
-            config, ranks, trainer, feed, publisher, heldout, metrics, renderer, watch,
-            began - metrics.time_s,
+            config, ranks, trainer, feed, publisher, heldout, metrics, renderer, process.watch,
+            process.began - process.past_s,
         )  # fmt: skip
         session.run()
 
@@ -200,16 +228,3 @@ def _filler(renderer: Renderer, positions: Any, model: Any) -> PreparedGroup:
 
 def _is_anyone_interrupted(feed: Feed, ranks: Ranks) -> bool:
     return bool(agree_on_max(int(feed.is_interrupted), ranks.group))
-
-
-def _listen_to_signals(feed: Feed, watch: HealthWatch) -> None:
-    """SIGTERM or SIGINT interrupts the feed, the second ends at once; SIGUSR1 ends a pause."""
-
-    def on_end(number: int, _frame: object) -> None:
-        if feed.is_interrupted:
-            os._exit(128 + number)
-        feed.interrupt()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_end)
-    signal.signal(signal.SIGUSR1, lambda *_: watch.resume())

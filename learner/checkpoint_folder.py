@@ -191,9 +191,19 @@ def discard_after(folder: Path, version: int) -> list[int]:
     scores = read_scores(folder)
     if scores.keys() & set(later):
         write_scores(folder, {v: score for v, score in scores.items() if v not in later})
+    if later:
+        _pass_on_what_was_given_up(folder, version)
     for doomed in reversed(later):
         _remove(path_of(folder, doomed), "discarded")
     return later
+
+
+def _pass_on_what_was_given_up(folder: Path, version: int) -> None:
+    """The newest checkpoint alone tells it, and `version` is to be the newest."""
+    oldest = read_state(list_checkpoints(folder)[-1])["oldest"]
+    state = read_state(path_of(folder, version))
+    if state["oldest"] < oldest:
+        replace_json(path_of(folder, version) / STATE, {**state, "oldest": oldest})
 
 
 def _remove(path: Path, why: str) -> None:

@@ -6,7 +6,8 @@
 A *root* is a prompt (or, without sharing, a prompt with its response); *branches* go on where their
 root ends. A tree is one root with its branches. Nothing else in a row sees each other, and nothing
 is padded, but for the kernels that want a batch: `Batch` is the index of one.
-Axes: L tokens of the row, S segments, M tokens of the longest segment.
+Axes: L tokens of the row, S segments, M tokens of the longest segment; G trees whose roots are
+equally long, P tokens of such a root, R tokens of the longest tree's branches.
 """
 
 from collections.abc import Sequence
@@ -52,14 +53,37 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Alike:
+    """Trees whose roots are equally long: attention takes them together."""
+
+    roots: Batch  # [G, P], all tokens
+    branches: Batch | None  # [G, R]: all branches of a tree side by side; none: no tree has any
+    branch_GR: Tensor  # int64: number of the token's branch; -1 where there is no token
+    own: Batch  # [S, M] into G * R: each branch by itself
+    place_GR: Tensor  # int64: of each token in own.flatten(); 0 where there is no token
+
+    def to(self, device: torch.device) -> "Alike":
+        return Alike(
+            self.roots.to(device),
+            self.branches and self.branches.to(device),
+            self.branch_GR.to(device),
+            self.own.to(device),
+            self.place_GR.to(device),
+        )
+
+
+@dataclass(frozen=True)
 class Layout:
-    """Trees of one row, and its segments as two batches."""
+    """Trees of one row, its segments as two batches, and its trees by the length of their roots."""
 
     trees: tuple[Tree, ...]
     roots: Batch
     branches: Batch | None  # of all trees, in their order
     root_of_branch_S: Tensor  # int64, into the roots
     place_L: Tensor  # int64: of each token in cat(roots.flatten(0, 1), branches.flatten(0, 1))
+    alike: tuple[Alike, ...]
+    place_in_alike_L: Tensor  # int64: in cat of all their roots, then all their branches, flattened
+    asked_M: Tensor | None = None  # int64: the tokens whose last hidden states are asked for
 
     @property
     def num_tokens(self) -> int:
@@ -77,6 +101,9 @@ class Layout:
             branches=self.branches and self.branches.to(device),
             root_of_branch_S=self.root_of_branch_S.to(device),
             place_L=self.place_L.to(device),
+            alike=tuple(group.to(device) for group in self.alike),
+            place_in_alike_L=self.place_in_alike_L.to(device),
+            asked_M=None if self.asked_M is None else self.asked_M.to(device),
         )
 
 
@@ -94,9 +121,43 @@ def plan_layout(sizes: Sequence[tuple[int, Sequence[int]]]) -> Layout:
     roots = _batch([tree.start for tree in trees], [tree.root for tree in trees])
     parents = np.repeat(np.arange(len(trees)), [len(tree.branches) for tree in trees])
     branches = _batch(*_branch_segments(trees)) if len(parents) else None
+    alike = tuple(_alike(group) for group in _by_root(trees))
+    parts = [group.roots for group in alike] + [group.branches for group in alike]
     return Layout(
-        tuple(trees), roots, branches, torch.from_numpy(parents), _places(start, roots, branches)
+        tuple(trees),
+        roots,
+        branches,
+        torch.from_numpy(parents),
+        _places(start, roots, branches),
+        alike,
+        _places(start, *parts),
     )
+
+
+def _by_root(trees: Sequence[Tree]) -> list[list[Tree]]:
+    by_length: dict[int, list[Tree]] = {}
+    for tree in trees:
+        by_length.setdefault(tree.root, []).append(tree)
+    return list(by_length.values())
+
+
+def _alike(trees: Sequence[Tree]) -> Alike:
+    roots = _batch([tree.start for tree in trees], [tree.root for tree in trees])
+    rooms = [tree.end - tree.branches_start for tree in trees]
+    width = max(rooms)
+    branches = _batch([tree.branches_start for tree in trees], rooms) if width else None
+    branch_GR = np.full((len(trees), width), -1, dtype=np.int64)
+    lengths = [length for tree in trees for length in tree.branches]
+    numbers = np.repeat(np.arange(len(lengths)), lengths)
+    starts: list[int] = []
+    first = 0
+    for number, (tree, room) in enumerate(zip(trees, rooms, strict=True)):
+        branch_GR[number, :room] = numbers[first : first + room]
+        first += room
+        starts += (number * width + np.cumsum([0, *tree.branches])[:-1]).tolist()
+    own = _batch(starts, lengths) if lengths else _batch([0], [0])
+    place_GR = _places(branch_GR.size, own)
+    return Alike(roots, branches, torch.from_numpy(branch_GR), own, place_GR.view(branch_GR.shape))
 
 
 def _branch_segments(trees: Sequence[Tree]) -> tuple[list[int], list[int]]:
@@ -117,7 +178,7 @@ def _batch(starts: Sequence[int], lengths: Sequence[int]) -> Batch:
 
 
 def _places(num_tokens: int, *batches: Batch | None) -> Tensor:
-    place_L = torch.empty(num_tokens, dtype=torch.int64)
+    place_L = torch.zeros(num_tokens, dtype=torch.int64)
     offset = 0
     for batch in batches:
         if batch is not None:

@@ -3,7 +3,8 @@
 Every row has "step" (the version that the row describes; 0: before training) and "time_s" (seconds
 since the learner began). Other keys are there when they apply; values are finite numbers or null. A
 learner that goes on from a checkpoint removes the rows of the steps that are undone, and counts
-seconds on from the last row that stays: there is one training row a step, and time only grows.
+seconds on from the last row that stays: there is one training row a step, and time only grows. The
+clock of a process does not go back when a health gate has it go back to a checkpoint.
 
 A training row (steps 1, 2, ...):
     learner/loss_nats             the objective, weighted and aggregated as configured
@@ -13,26 +14,40 @@ A training row (steps 1, 2, ...):
     learner/ratio_max             its largest value
     learner/ratio_clipped_share   share of tokens whose importance weight was truncated
     learner/entropy_nats          mean entropy of the student at the response tokens
+    learner/teacher_gain_nats     mean of teacher's minus student's log-prob of the sampled token;
+                                  the student's is normalised without the tokens that rollout may
+                                  not sample, the teacher's over the whole vocabulary
     learner/grad_norm             before clipping; null where it was not finite
     learner/skipped_steps         so far, because of a gradient norm that was not finite
-    learner/lr
+    learner/lr                    after roll-backs, times roll_back_lr_factor for each
     learner/response_tokens_mean  tokens a trajectory
     learner/groups, learner/trajectories, learner/tokens    trained on in this step
     learner/refused_groups        turned down in this step
-    learner/step_s                seconds of the step, without the wait for its batch
+    learner/step_s                seconds of the step, without the wait for its batch and pauses
     learner/wait_batch_s          seconds that the learner waited for this batch
     learner/idle_share            wait_batch_s / (wait_batch_s + step_s)
     learner/tokens_per_s          response tokens over wait_batch_s + step_s
     staleness/max_steps, staleness/mean_steps               over the step's trajectories
     sync/publish_s                seconds of the last completed weight push
     sync/stall_s                  seconds that pushes kept the learner waiting in this step
-    time/student_forward_s, time/teacher_forward_s, time/objective_s, time/backward_s,
-    time/optimizer_s, time/teacher_update_s                 parts of step_s
+    checkpoint/stall_s            seconds that saving kept this step waiting, before it began (not
+                                  in step_s); if checkpoint.every_steps is set
+    health/divergence_ratio, health/entropy_ratio, health/length_ratio, health/mismatch_ratio
+                                  a gate's figure over what it is compared with: its baseline, or
+                                  its bound (mismatch); once that is known
+    health/action                 what the gates asked for at this step: 0 nothing, 1 warn, 2 pause,
+                                  3 roll back, 4 stop; absent if all are off
+    time/teacher_forward_s        parts of step_s: all of the teacher, contrast pictures and token
+                                  weights included
+    time/student_forward_s, time/objective_s, time/backward_s, time/optimizer_s,
+    time/teacher_update_s         the others; backward_s is that of the model, since objective_s
+                                  makes the logits' gradient
 
 A measuring row (step 0, every evaluation.every_steps, and the last step):
     evaluation/full_accuracy, evaluation/crop_accuracy      shares of held-out samples
     evaluation/samples            how many samples they were measured on
     evaluation/seconds
+    health/accuracy_ratio, health/action                    in between: accuracy over its best
 """
 
 import json

@@ -12,6 +12,7 @@ from common.config import ModelSection
 from common.errors import ConfigError
 from learner import tree_attention
 from learner.delta_net import follow_layouts
+from learner.last_layer import NarrowLayer, narrow_last_layer
 from learner.lora import base_names, merged_weight
 from learner.packing import PackedRow
 
@@ -55,6 +56,7 @@ def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> 
         {"text_config": tree_attention.register(), "vision_config": _vision_attention(config)}
     )
     follow_layouts(model)
+    narrow_last_layer(model)
     model.to(device)
     if config.freeze_vision_tower:
         _vision_tower(model).requires_grad_(False)
@@ -79,8 +81,9 @@ def response_hidden_states(model: Any, row: PackedRow, dtype: torch.dtype) -> Te
             use_cache=False,
             layout=row.layout,
         )
-    hidden_LD: Tensor = output.last_hidden_state[0]
-    hidden_ND = hidden_LD.index_select(0, row.predicting_N)
+    hidden: Tensor = output.last_hidden_state[0]  # [M, D] of what is asked for, or [L, D] of all
+    is_narrow = isinstance(model.base_model.language_model.layers[-1], NarrowLayer)
+    hidden_ND = hidden.index_select(0, row.predicting_N if is_narrow else row.places_N)
     return hidden_ND.to(dtype) if dtype != torch.float32 else hidden_ND
 
 

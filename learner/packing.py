@@ -28,7 +28,13 @@ class PackedRow:
     pixel_values: Tensor
     image_grid_thw: Tensor
     image_of_root: tuple[int, ...]  # row of image_grid_thw of each image in the row, in its order
-    predicting_N: Tensor  # int64 into the row, ordered by group, trajectory and token
+    predicting_N: Tensor  # int64 into layout.asked_M, ordered by group, trajectory and token
+
+    @property
+    def places_N(self) -> Tensor:
+        """int64 into the row: where each response token is predicted."""
+        assert self.layout.asked_M is not None
+        return self.layout.asked_M.index_select(0, self.predicting_N)
 
     def to(self, device: torch.device) -> "PackedRow":
         return replace(
@@ -62,18 +68,18 @@ def pack(
     pieces = [_shared(*group) if share_prefix else _alone(*group) for group in groups]
     sizes = [size for piece in pieces for size in piece.sizes]
     starts = np.cumsum([0, *(len(piece.input_ids) for piece in pieces)]).tolist()
+    places_N = np.concatenate(
+        [start + piece.predicting for start, piece in zip(starts[:-1], pieces, strict=True)]
+    )
+    asked_M, predicting_N = np.unique(places_N, return_inverse=True)
     return PackedRow(
         input_ids_L=torch.from_numpy(np.concatenate([piece.input_ids for piece in pieces])),
         position_ids_3L=torch.cat([piece.position_ids for piece in pieces], dim=1),
-        layout=plan_layout(sizes),
+        layout=replace(plan_layout(sizes), asked_M=torch.from_numpy(asked_M)),
         pixel_values=torch.cat([p.pixel_values for p in prompts]),
         image_grid_thw=torch.cat([p.image_grid_thw for p in prompts]),
         image_of_root=tuple(image for several in images for image in several),
-        predicting_N=torch.from_numpy(
-            np.concatenate(
-                [start + p.predicting for start, p in zip(starts[:-1], pieces, strict=True)]
-            )
-        ),
+        predicting_N=torch.from_numpy(predicting_N),
     )
 
 

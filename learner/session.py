@@ -31,7 +31,7 @@ from learner.publisher import Publisher
 from learner.ranks import Ranks, add_up, agree_on_max
 from learner.scenes import write_json
 from learner.trainer import StepResult, Trainer
-from learner.watch import HealthStop, HealthWatch, RollBack, stop
+from learner.watch import HealthStop, HealthWatch, RollBack, newest_good, stop
 
 logger = logging.getLogger(__name__)
 _LOOK_S = 5.0  # between looks for servers without weights, while waiting for a batch
@@ -75,6 +75,8 @@ class Session:
         self._began = began
         self._total_steps = feed.welcome.total_steps
         self._stalled_s = 0.0  # in pushes, up to the last step
+        self._saving_s = 0.0  # the same of checkpoints
+        self._paused_s = 0.0  # in all
         self._recent_s: deque[float] = deque(maxlen=20)  # seconds a step, wait included
         self._checkpointer = Checkpointer(
             self._folder / "checkpoints", trainer, renderer, config, self._commit
@@ -131,12 +133,15 @@ class Session:
             if batch is None:
                 logger.info("the data is used up after step %d", self._trainer.version)
                 return
-            started = time.monotonic()
+            started, paused_s = time.monotonic(), self._paused_s
             result = self._trainer.step(batch)
-            self._obey(self._watch.look(result.version, result.metrics), result)
+            verdict = self._watch.look(result.version, result.metrics)
+            result.metrics.update(verdict.figures)
+            self._obey(verdict, judged=-1)
             self._feed.acknowledge(batch)
             self._push()
-            self._note_step(batch, result, started - waited_from, time.monotonic() - started)
+            step_s = time.monotonic() - started - (self._paused_s - paused_s)
+            self._note_step(batch, result, started - waited_from, step_s)
             self._every_so_often(result.version)
 
     def _push(self) -> None:
@@ -181,34 +186,48 @@ class Session:
                 self._publisher.mend()
 
     # ---- health ----------------------------------------------------------------------------------
-    def _obey(self, verdict: Verdict, result: StepResult | None = None) -> None:
-        """Raises RollBack or HealthStop, on all ranks: they have seen the same figures."""
-        if result is not None:
-            result.metrics.update(verdict.figures)
+    def _obey(self, verdict: Verdict, judged: int = 0) -> None:
+        """Do what a gate asks for, on all ranks: they have seen the same figures.
+
+        Args:
+            judged: the version of the weights that the figures are of, less that of their step.
+
+        Raises:
+            RollBack, HealthStop: this is the end, of this life or of the run.
+        """
         self._show(health_alarms=self._watch.num_alarms)
         if verdict.action == "pause":
             self._pause()
         elif verdict.action in ("roll_back", "stop"):
-            self._publisher.wait_for_snapshot()
-            self._finish_writing()
+            target = self._newest_good(verdict, judged)
+            if verdict.action == "roll_back" and target is not None:
+                raise RollBack(target, verdict.reasons)
+            raise stop(verdict, target)
+
+    def _newest_good(self, verdict: Verdict, judged: int) -> int | None:
+        """The checkpoint to go back to, as the first rank sees it; None: there is none."""
+        self._publisher.wait_for_snapshot()
+        self._finish_writing()
+        target: int | None = None
+        if self._ranks.is_first:  # it knows what it has written by now
             targets = roll_back_targets(self._folder / "checkpoints")
-            before = [v for v in targets if verdict.since is None or v < verdict.since]
-            # The first rank knows what it has written by now.
-            newest = before[-1] if self._ranks.is_first and before else -1
-            target = agree_on_max(newest, self._ranks.group)
-            if verdict.action == "stop" or target < 0:
-                raise stop(verdict.reasons, targets)
-            raise RollBack(target, verdict.reasons)
+            target = newest_good(targets, verdict, judged)
+        agreed = agree_on_max(-1 if target is None else target, self._ranks.group)
+        return None if agreed < 0 else agreed
 
     def _pause(self) -> None:
-        """Until SIGUSR1 comes, to this process or another rank's."""
+        """Until SIGUSR1 comes, or the end of the run, to this process or another rank's."""
+        began = time.monotonic()
         logger.warning("paused. To go on: kill -USR1 %d", os.getpid())
         self._watch.begin_pause()
         self._show(phase=_PAUSED)
-        while not agree_on_max(int(self._watch.wait_for_resume(_PAUSE_LOOK_S)), self._ranks.group):
-            if agree_on_max(int(self._feed.is_interrupted), self._ranks.group):
-                return  # whoever asks for the next batch is told
-        self._show(phase=_TRAINING)
+        is_over = False
+        while not is_over:
+            is_mine = self._watch.wait_for_resume(_PAUSE_LOOK_S) or self._feed.is_interrupted
+            is_over = bool(agree_on_max(int(is_mine), self._ranks.group))
+        self._show(phase=_TRAINING)  # after an interruption whoever asks for the next batch is told
+        self._paused_s += time.monotonic() - began
+        logger.info("going on after %.1f s", time.monotonic() - began)
 
     def _every_so_often(self, step: int) -> None:
         if step == self._total_steps:
@@ -220,10 +239,10 @@ class Session:
         if evaluation_steps and step % evaluation_steps == 0:
             started = time.monotonic()
             accuracy = self._agreed(self._heldout.measure_some(self._trainer.model))
-            self._note_accuracy(accuracy, started)
             if accuracy is not None:
-                figures = {"evaluation/full_accuracy": accuracy.full}
-                self._obey(self._watch.look(step, figures))
+                verdict = self._watch.look(step, {"evaluation/full_accuracy": accuracy.full})
+                self._note_accuracy(accuracy, started, verdict.figures)
+                self._obey(verdict)
 
     # ---- checkpoints -----------------------------------------------------------------------------
     def _commit(self, step: int, oldest: int) -> None:
@@ -269,7 +288,8 @@ class Session:
         if agree_on_max(int(self._feed.is_interrupted), self._ranks.group):
             raise Interrupted("asked to stop while measuring")
         self._heldout.show(self._trainer, when)
-        self._note_accuracy(accuracy, started)
+        if accuracy is not None:
+            self._note_accuracy(accuracy, started, {})
         return accuracy
 
     def _agreed(self, accuracy: Accuracy | None) -> Accuracy | None:
@@ -280,14 +300,13 @@ class Session:
         full, crop = add_up(mine, self._ranks.group)
         return Accuracy(full, crop, accuracy.samples)
 
-    def _note_accuracy(self, accuracy: Accuracy | None, started: float) -> None:
-        if accuracy is None:
-            return
+    def _note_accuracy(self, accuracy: Accuracy, started: float, health: dict[str, float]) -> None:
         figures = {
             "evaluation/full_accuracy": accuracy.full,
             "evaluation/crop_accuracy": accuracy.crop,
             "evaluation/samples": accuracy.samples,
             "evaluation/seconds": time.monotonic() - started,
+            **health,
         }
         step = self._trainer.version
         self._checkpointer.note_score(step, accuracy.full)
@@ -315,6 +334,9 @@ class Session:
             m["sync/publish_s"] = self._publisher.publish_s
             m["sync/stall_s"] = self._publisher.stall_s - self._stalled_s
             self._stalled_s = self._publisher.stall_s
+        if self._config.checkpoint.every_steps:
+            m["checkpoint/stall_s"] = self._checkpointer.stall_s - self._saving_s
+            self._saving_s = self._checkpointer.stall_s
         self._metrics.write(batch.step, time.monotonic() - self._began, m)
         mean_s = sum(self._recent_s) / len(self._recent_s)
         self._show(

@@ -5,7 +5,8 @@ that came with the forward pass. A branch's attention over its root and over its
 a flash kernel, merged by their log-sum-exps: no mask, and no score that is thrown away. The
 backward pass of a flash kernel works from the log-sum-exp of the whole softmax and its output, so
 with the merged ones each call gives its exact part of the gradients.
-Axes: H heads, L tokens of the row, R tokens of a tree's branches, P of its root, D of a head.
+Axes: H heads, L tokens of the row, G trees taken together, R tokens of a tree's branches, P of its
+root, D of a head; S branches, M tokens of the longest.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from learner.layout import Layout, Tree, plan_layout
+from learner.layout import Alike, Batch, Layout
 
 NAME = "vision_opd_tree"
 Arguments = tuple[Tensor, Tensor, Tensor]  # query, key, value
@@ -50,58 +51,54 @@ def tree_attention(
         return output, None
     # The rotation leaves float32 where the rest is computed in bfloat16.
     query_1HLD, key_1HLD = query_1HLD.to(value_1HLD.dtype), key_1HLD.to(value_1HLD.dtype)
-    groups = query_1HLD.shape[1] // key_1HLD.shape[1]
-    key_1HLD, value_1HLD = (t.repeat_interleave(groups, dim=1) for t in (key_1HLD, value_1HLD))
-    outputs = []
-    for tree in layout.trees:
-        outputs += _tree((query_1HLD, key_1HLD, value_1HLD), tree, scaling)
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    repeats = query_1HLD.shape[1] // key_1HLD.shape[1]
+    row = (
+        query_1HLD[0].transpose(0, 1),
+        key_1HLD[0].transpose(0, 1).repeat_interleave(repeats, dim=1),
+        value_1HLD[0].transpose(0, 1).repeat_interleave(repeats, dim=1),
+    )
+    outputs, of_branches = [], []
+    for alike in layout.alike:
+        root = _batch(row, alike.roots)
+        output = functional.scaled_dot_product_attention(*root, is_causal=True, scale=scaling)
+        outputs.append(output.transpose(1, 2).flatten(0, 1))
+        if alike.branches is not None:
+            attend = _merged if output.device.type == "cpu" else _masked
+            output = attend(_batch(row, alike.branches), root, alike, scaling)
+            of_branches.append(output.transpose(1, 2).flatten(0, 1))
+    output_LHD = torch.cat([*outputs, *of_branches]).index_select(0, layout.place_in_alike_L)
+    return output_LHD[None], None
 
 
-def _tree(row: Arguments, tree: Tree, scale: float | None) -> list[Tensor]:
-    """Outputs of a root and, if it has any, of its branches: [1, H, tokens, D] each."""
-    root = _part(row, tree.start, tree.branches_start)
-    outputs = [functional.scaled_dot_product_attention(*root, is_causal=True, scale=scale)]
-    if tree.branches:
-        branches = _part(row, tree.branches_start, tree.end)
-        attend = _merged if branches[0].device.type == "cpu" else _masked
-        outputs.append(attend(branches, root, tree.branches, scale))
-    return outputs
-
-
-def _part(row: Arguments, start: int, end: int) -> Arguments:
-    query, key, value = (tensor[:, :, start:end] for tensor in row)
+def _batch(row: Arguments, batch: Batch) -> Arguments:
+    """[L, H, D] each -> [G, H, tokens, D] each."""
+    query, key, value = (batch.of(tensor).transpose(1, 2) for tensor in row)
     return query, key, value
 
 
 # ---- branches: one call with a mask --------------------------------------------------------------
-def _masked(
-    branches: Arguments, root: Arguments, lengths: tuple[int, ...], scale: float | None
-) -> Tensor:
+def _masked(branches: Arguments, root: Arguments, alike: Alike, scale: float | None) -> Tensor:
     """For devices whose flash kernels do not show their log-sum-exp in a stable way."""
     query, key, value = branches
-    is_seen = branch_mask(lengths, root[0].shape[2], query.device)
     return functional.scaled_dot_product_attention(
         query,
         torch.cat([root[1], key], dim=2),
         torch.cat([root[2], value], dim=2),
-        attn_mask=is_seen,
+        attn_mask=branch_mask(alike.branch_GR, root[1].shape[2]),
         scale=scale,
     )
 
 
-def branch_mask(lengths: tuple[int, ...], root: int, device: torch.device) -> Tensor:
-    """bool [R, P + R]: a branch's token sees the root, and its own branch up to itself."""
-    number_R = torch.repeat_interleave(torch.tensor(lengths, device=device))
-    is_own_RR = (number_R[:, None] == number_R[None]).tril()
-    return torch.cat([is_own_RR.new_ones(len(number_R), root), is_own_RR], dim=1)
+def branch_mask(branch_GR: Tensor, root: int) -> Tensor:
+    """bool [G, 1, R, P + R]: a token sees the root, and its own branch up to itself."""
+    is_own_GRR = (branch_GR[:, :, None] == branch_GR[:, None, :]).tril()
+    is_root_GRP = is_own_GRR.new_ones(*branch_GR.shape, root)
+    return torch.cat([is_root_GRP, is_own_GRR], dim=2)[:, None]
 
 
 # ---- branches: two calls, merged -----------------------------------------------------------------
-def _merged(
-    branches: Arguments, root: Arguments, lengths: tuple[int, ...], scale: float | None
-) -> Tensor:
-    output: Tensor = _MergedAttention.apply(*branches, *root[1:], lengths, scale)  # type: ignore[no-untyped-call]
+def _merged(branches: Arguments, root: Arguments, alike: Alike, scale: float | None) -> Tensor:
+    output: Tensor = _MergedAttention.apply(*branches, *root[1:], alike, scale)  # type: ignore[no-untyped-call]
     return output
 
 
@@ -111,53 +108,59 @@ class _MergedAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        query_1HRD: Tensor,
-        key_1HRD: Tensor,
-        value_1HRD: Tensor,
-        key_1HPD: Tensor,
-        value_1HPD: Tensor,
-        lengths: tuple[int, ...],
+        query_GHRD: Tensor,
+        key_GHRD: Tensor,
+        value_GHRD: Tensor,
+        key_GHPD: Tensor,
+        value_GHPD: Tensor,
+        alike: Alike,
         scale: float | None,
     ) -> Tensor:
-        own = _Own(lengths, query_1HRD.device)
-        of_root, lse_of_root = _flash(query_1HRD, key_1HPD, value_1HPD, False, scale)
+        of_root, lse_of_root = _flash(query_GHRD, key_GHPD, value_GHPD, False, scale)
         of_own, lse_of_own = _flash(
-            own.batch(query_1HRD), own.batch(key_1HRD), own.batch(value_1HRD), True, scale
+            _apart(query_GHRD, alike),
+            _apart(key_GHRD, alike),
+            _apart(value_GHRD, alike),
+            True,
+            scale,
         )
-        of_own, lse_of_own = own.row(of_own), own.row(lse_of_own[..., None])[..., 0]
-        lse_1HR = torch.logaddexp(lse_of_root, lse_of_own)
-        output = of_root * (lse_of_root - lse_1HR).exp()[..., None].to(of_root.dtype)
-        output += of_own * (lse_of_own - lse_1HR).exp()[..., None].to(of_own.dtype)
+        of_own, lse_of_own = (
+            _together(of_own, alike),
+            _together(lse_of_own[..., None], alike)[..., 0],
+        )
+        lse_GHR = torch.logaddexp(lse_of_root, lse_of_own)
+        output = of_root * (lse_of_root - lse_GHR).exp()[..., None].to(of_root.dtype)
+        output += of_own * (lse_of_own - lse_GHR).exp()[..., None].to(of_own.dtype)
         ctx.save_for_backward(
-            query_1HRD, key_1HRD, value_1HRD, key_1HPD, value_1HPD, output, lse_1HR
+            query_GHRD, key_GHRD, value_GHRD, key_GHPD, value_GHPD, output, lse_GHR
         )
-        ctx.own, ctx.scale = own, scale
+        ctx.alike, ctx.scale = alike, scale
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         query, key, value, root_key, root_value, output, lse = ctx.saved_tensors
-        own: _Own = ctx.own
+        alike: Alike = ctx.alike
         gradient = gradient.contiguous()
         to_query, to_root_key, to_root_value = _flash_backward(
             gradient, query, root_key, root_value, output, lse, False, ctx.scale
         )
         to_own_query, to_key, to_value = _flash_backward(
-            own.batch(gradient),
-            own.batch(query),
-            own.batch(key),
-            own.batch(value),
-            own.batch(output),
+            _apart(gradient, alike),
+            _apart(query, alike),
+            _apart(key, alike),
+            _apart(value, alike),
+            _apart(output, alike),
             # 0 where there is no token keeps what is computed there finite.
-            own.batch(lse[..., None])[..., 0],
+            _apart(lse[..., None], alike)[..., 0],
             True,
             ctx.scale,
         )
         return (
-            to_query + own.row(to_own_query),
-            own.row(to_key),
-            own.row(to_value),
+            to_query + _together(to_own_query, alike),
+            _together(to_key, alike),
+            _together(to_value, alike),
             to_root_key,
             to_root_value,
             None,
@@ -165,18 +168,16 @@ class _MergedAttention(torch.autograd.Function):
         )
 
 
-class _Own:
-    """The branches of one tree, [1, H, R, D] in the row, as a batch [S, H, M, D] and back."""
+def _apart(trees_GHRD: Tensor, alike: Alike) -> Tensor:
+    """Each branch by itself, [S, H, M, D]."""
+    return alike.own.of(trees_GHRD.transpose(1, 2).flatten(0, 1)).transpose(1, 2)
 
-    def __init__(self, lengths: tuple[int, ...], device: torch.device) -> None:
-        layout = plan_layout([(length, ()) for length in lengths]).to(device)
-        self._roots, self._joined = layout.roots, layout.joined
 
-    def batch(self, row_1HRD: Tensor) -> Tensor:
-        return self._roots.of(row_1HRD[0].transpose(0, 1)).transpose(1, 2)
-
-    def row(self, batch_SHMD: Tensor) -> Tensor:
-        return self._joined(batch_SHMD.transpose(1, 2), None).transpose(0, 1)[None]
+def _together(own_SHMD: Tensor, alike: Alike) -> Tensor:
+    """The inverse, [G, H, R, D]; of any value where there is no token."""
+    own_THD = own_SHMD.transpose(1, 2).flatten(0, 1)
+    trees_THD = own_THD.index_select(0, alike.place_GR.flatten())
+    return trees_THD.view(*alike.place_GR.shape, *own_THD.shape[1:]).transpose(1, 2)
 
 
 def _flash(

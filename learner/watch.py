@@ -3,8 +3,7 @@
 import json
 import logging
 import queue
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from common.config import RunConfig
 from common.errors import CheckpointError, VisionOpdError
@@ -44,7 +43,7 @@ class HealthWatch:
         # SimpleQueue: `resume` is called by a signal handler, which may break into a get().
         self._resumes: queue.SimpleQueue[None] = queue.SimpleQueue()
         if self._path.exists():
-            self._gates.restore(_read(self._path))
+            self._restore()
 
     @property
     def lr_factor(self) -> float:
@@ -69,6 +68,17 @@ class HealthWatch:
             write_json(self._path, self._gates.state())
         return verdict
 
+    def _restore(self) -> None:
+        try:
+            self._gates.restore(json.loads(self._path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{self._path}: it cannot be read: {error}. "
+                "Fix: remove it to begin with new baselines"
+            ) from error
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._path}: {error}") from error
+
     def resume(self) -> None:
         """End a pause. Safe in a signal handler."""
         self._resumes.put(None)
@@ -86,21 +96,43 @@ class HealthWatch:
         return True
 
 
-def stop(reasons: tuple[str, ...], checkpoints: list[int]) -> HealthStop:
-    """The error that ends a run, with what is left to go on from."""
-    kept = f"checkpoints of steps {checkpoints}" if checkpoints else "no checkpoint"
+def newest_good(targets: Sequence[int], verdict: Verdict, judged: int) -> int | None:
+    """The newest checkpoint whose weights no gate has held anything against.
+
+    A step's figures are of the weights before it, and so are those of its samples: gone back to
+    these, the run would meet the same figures again. Only if nothing older is left they must do:
+    the steps after them are made with another learning rate, at least.
+
+    Args:
+        targets: versions that can be gone back to, oldest first.
+        judged: the version of the weights that the figures are of, less that of their step.
+
+    Returns:
+        None: all of them are from after it went wrong.
+    """
+    assert verdict.since is not None, "no gate has acted"
+    before = [version for version in targets if version < verdict.since]
+    good = [version for version in before if version < verdict.since + judged]
+    return max(good or before, default=None)
+
+
+def stop(verdict: Verdict, target: int | None) -> HealthStop:
+    """The error that ends a run.
+
+    Args:
+        target: the newest checkpoint from before it went wrong; None: there is none.
+    """
+    if target is None:
+        kept = (
+            f"no checkpoint from before step {verdict.since} is kept "
+            "(checkpoint.every_steps, checkpoint.keep)"
+        )
+        mend = "start anew"
+    else:
+        kept = f"the newest checkpoint from before it is of step {target}"
+        mend = "export that, or remove those after it and resume,"
     return HealthStop(
-        f"stopped by a health gate: {'; '.join(reasons)}. There is {kept} in the run folder. "
-        "Fix: export or resume the last good one with another setting (a lower optimizer.lr, say); "
-        "the section [health] sets the bounds, health.action = warn lets a run go on"
+        f"stopped by a health gate: {'; '.join(verdict.reasons)}; {kept}. Fix: {mend} with another "
+        "setting (a lower optimizer.lr, say); the section [health] sets the bounds, health.action "
+        "= warn lets a run go on"
     )
-
-
-def _read(path: Path) -> Mapping[str, object]:
-    try:
-        state: Mapping[str, object] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: it cannot be read: {error}. Fix: remove it to begin with new baselines"
-        ) from error
-    return state

@@ -14,6 +14,7 @@ from common.errors import ConfigError
 from common.rendering import Renderer
 from learner import tree_attention
 from learner.inputs import PromptView
+from learner.layout import plan_layout
 from learner.model import load_student, prompt_positions, response_hidden_states
 from learner.packing import pack, packed_tokens
 from tests.tiny_model import FAMILIES, PROBLEM, make_tiny_checkpoint
@@ -38,7 +39,7 @@ def test_a_shared_row_is_laid_out_as_documented():
     row = pack([text_view(3, last_position=7), text_view(2, 1)], responses)
     assert row.input_ids_L.tolist() == [100, 101, 102, 11, 12, 31, 100, 101, 41]
     assert row.position_ids_3L[1].tolist() == [5, 6, 7, 8, 9, 8, 0, 1, 2]
-    assert row.predicting_N.tolist() == [2, 3, 4, 2, 2, 5, 7, 8]
+    assert row.places_N.tolist() == [2, 3, 4, 2, 2, 5, 7, 8]
     assert [(tree.root, tree.branches) for tree in row.layout.trees] == [(3, (2, 1)), (2, (1,))]
     assert len(row.input_ids_L) == packed_tokens(3, [3, 1, 2], True) + packed_tokens(2, [2], True)
 
@@ -47,7 +48,7 @@ def test_without_sharing_each_response_is_a_sequence_of_its_own():
     responses = [[np.array([1, 2, 3]), np.array([4])]]
     row = pack([text_view(2, 1)], responses, share_prefix=False)
     assert row.input_ids_L.tolist() == [100, 101, 1, 2, 100, 101]
-    assert row.predicting_N.tolist() == [1, 2, 3, 5]
+    assert row.places_N.tolist() == [1, 2, 3, 5]
     assert [(tree.root, tree.branches) for tree in row.layout.trees] == [(4, ()), (2, ())]
     assert len(row.input_ids_L) == packed_tokens(2, [3, 1], False)
 
@@ -159,8 +160,10 @@ def test_outputs_and_all_gradients_equal_the_plain_forward(
     layers = []
     with record_layers(model, layers):
         found = response_hidden_states(model, row, torch.float32)
+    assert row.layout.asked_M is not None and layers[-1].shape[1] == len(row.layout.asked_M)
+    layers[-1] = layers[-1].new_zeros(layers[0].shape).index_copy(1, row.layout.asked_M, layers[-1])
     for number, (layer, wanted) in enumerate(zip(layers, expected[:-1], strict=True)):
-        assert_close(layer[0, row.predicting_N], wanted, f"layer {number}")
+        assert_close(layer[0, row.places_N], wanted, f"layer {number}")
     assert_close(found, expected[-1], "output")
     gradients = gradients_of(model, found, direction)
     assert gradients.keys() == expected_gradients.keys()
@@ -238,25 +241,33 @@ def test_an_image_goes_through_the_vision_tower_once(model, checkpoint: Path):
     assert seen == [len(prompts), len(prompts)]
 
 
-def test_the_masked_and_the_merged_attention_agree_on_grouped_heads():
+def test_the_masked_and_the_merged_attention_agree_on_several_trees():
     torch.manual_seed(0)
-    lengths, root = (3, 1, 5), 4
-    shapes = [(1, 2, 9, 8), (1, 2, 9, 8), (1, 2, 9, 8), (1, 2, root, 8), (1, 2, root, 8)]
+    layout = plan_layout([(4, [3, 1, 5]), (4, []), (4, [2])])
+    (alike,) = layout.alike
+    trees, tokens = alike.branch_GR.shape
+    shapes = [(trees, 2, tokens, 8)] * 3 + [(trees, 2, 4, 8)] * 2
     leaves = [torch.randn(s, dtype=torch.double, requires_grad=True) for s in shapes]
-    branches, rooted = tuple(leaves[:3]), (leaves[0], *leaves[3:])
-    direction = torch.randn(shapes[0], dtype=torch.double)
+    is_token = (alike.branch_GR >= 0)[:, None, :, None]
+    direction = torch.randn(shapes[0], dtype=torch.double) * is_token
     results = []
     for attend in (tree_attention._merged, tree_attention._masked):
-        rooted_arguments = (torch.zeros(1, 2, root, 8, dtype=torch.double), *rooted[1:])
-        output = attend(branches, rooted_arguments, lengths, 0.3)
-        results.append((output, *torch.autograd.grad((output * direction).sum(), leaves)))
+        output = attend(tuple(leaves[:3]), (leaves[0], *leaves[3:]), alike, 0.3)
+        gradients = torch.autograd.grad((output * direction).sum(), leaves)
+        of_branches = [gradient * is_token for gradient in gradients[:3]]
+        results.append((output * is_token, *of_branches, *gradients[3:]))
     for merged, masked in zip(*results, strict=True):
         torch.testing.assert_close(merged, masked)
 
 
 def test_a_branch_mask_is_as_defined():
-    mask = tree_attention.branch_mask((2, 1), 2, torch.device("cpu"))
-    assert mask.int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]
+    mask = tree_attention.branch_mask(torch.tensor([[0, 0, 1, -1]]), 2)
+    assert mask[0, 0].int().tolist() == [
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 1],
+    ]
 
 
 def test_a_sliding_window_is_refused(tmp_path: Path):

@@ -9,6 +9,7 @@ flash-attention's varlen kernels. Optimizer and teacher are the learner's own.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,17 +82,14 @@ class PublishedTrainer(Trainer):
         prompts: list[PromptView] = [getattr(group, side) for group, _ in sequences]
         row = pack(prompts, [[group.responses[n]] for group, n in sequences], share_prefix=False)
         row = row.to(self._device)
-        everywhere = torch.arange(len(row.input_ids_L), device=self._device)
-        hidden_LD = response_hidden_states(model, _predicting(row, everywhere), self._compute)
+        everywhere_L = torch.arange(len(row.input_ids_L), device=self._device)
+        whole = replace(
+            row, layout=replace(row.layout, asked_M=everywhere_L), predicting_N=everywhere_L
+        )
+        hidden_LD = response_hidden_states(model, whole, self._compute)
         weight_VD = model.get_output_embeddings().weight.to(hidden_LD.dtype)
         logits_LV = functional.linear(hidden_LD, weight_VD).float()
-        return logits_LV / self._run.rollout.temperature, row.predicting_N
-
-
-def _predicting(row: Any, places: Tensor) -> Any:
-    from dataclasses import replace
-
-    return replace(row, predicting_N=places)
+        return logits_LV / self._run.rollout.temperature, row.places_N
 
 
 def _student_tokens(sequence: tuple[PreparedGroup, int]) -> int:
