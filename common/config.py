@@ -396,8 +396,8 @@ class RunConfig(Section):
             )
         if self.cluster.learner_ranks > self.learner.groups_per_step:
             raise ValueError(
-                f"cluster.learner_ranks = {self.cluster.learner_ranks}: each needs a group of every "
-                "step. Fix: raise learner.groups_per_step, or use fewer ranks"
+                f"cluster.learner_ranks = {self.cluster.learner_ranks}: each needs a group of "
+                "every step. Fix: raise learner.groups_per_step, or use fewer ranks"
             )
         if self.teacher.policy == "fixed" and self.teacher.path is None:
             raise ValueError(

@@ -1,5 +1,6 @@
 """Weights as byte buckets: what one push sends, and a snapshot of it that fills beside the step."""
 
+import math
 import threading
 from collections.abc import Iterator, Mapping
 
@@ -87,9 +88,10 @@ class Snapshot:
         """The copies by name, in the dtype that is sent; waits until they are complete."""
         found: dict[str, Tensor] = {}
         for bucket, content in zip(self.buckets, self.ready(), strict=True):
-            sizes = [_num_bytes(self._weights[name], self._dtype) for name in bucket.names]
-            parts = torch.split(content, sizes)
             kinds = [getattr(torch, dtype) for dtype in bucket.dtypes]
+            # Not asked of the weights: a merged one would be made, with the other ranks' help.
+            pairs = zip(bucket.shapes, kinds, strict=True)
+            parts = torch.split(content, [math.prod(s) * kind.itemsize for s, kind in pairs])
             found |= {
                 # A copy where the bytes do not lie on a multiple of the element's size.
                 name: (part.clone() if part.storage_offset() % kind.itemsize else part)

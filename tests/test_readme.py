@@ -16,6 +16,7 @@ SMALL = (
     "--evaluation.interim_samples 4 --evaluation.shown 1"
 )
 LAUNCH = "deploy/launch_cluster.sh"
+EXPORT = ".venv/bin/python -m learner.export"
 # README's command -> what is run instead; {folder} is an empty one
 RUNS = {
     LAUNCH: f"{LAUNCH} {SMALL} --run.folder {{folder}}/run",
@@ -56,6 +57,28 @@ RUNS = {
     ".venv/bin/python tests/bench/rollout.py --json rollout.json": (
         ".venv/bin/python tests/bench/rollout.py --engine embedded --groups 4 --repeats 1 "
         "--tokens 4 --json {folder}/rollout.json"
+    ),
+    f"{LAUNCH} --cluster.learner_ranks 2": (
+        f"{LAUNCH} --cluster.learner_ranks 2 {SMALL} --run.folder {{folder}}/run"
+    ),
+    f"{LAUNCH} --model.lora_rank 8 --optimizer.lr 3e-3": (
+        f"{LAUNCH} --model.lora_rank 8 --optimizer.lr 3e-3 {SMALL} --run.folder {{folder}}/run"
+    ),
+    f"{EXPORT} runs/mine/checkpoints/step-000040 exported --model student --dtype bfloat16": (
+        f"{EXPORT} deploy/quickstart/checkpoint {{folder}}/exported --model student "
+        "--dtype bfloat16"
+    ),
+    f"{EXPORT} --verify exported": (
+        f'bash -c "{EXPORT} deploy/quickstart/checkpoint {{folder}}/exported'
+        f' && {EXPORT} --verify {{folder}}/exported"'
+    ),
+    ".venv/bin/python tests/bench/objective.py --json objective.json": (
+        ".venv/bin/python tests/bench/objective.py --tokens 8 --vocabulary 512 --repeats 1 "
+        "--json {folder}/objective.json"
+    ),
+    ".venv/bin/python tests/bench/step.py --json step.json": (
+        ".venv/bin/python tests/bench/step.py --scale 64 --groups 1 --layers 4 --repeats 1 "
+        "--warmups 0 --json {folder}/step.json"
     ),
     "tests/run.sh -q tests/broker": "tests/run.sh -q tests/broker --collect-only",
     ".ci/run": "bash -n .ci/run",  # it is what runs this

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 """How much faster is a whole learner step than the published one?
 
-    .venv/bin/python tests/bench/step.py [--scale 8] [--groups 4] [--repeats 5] [--json FILE]
+    .venv/bin/python tests/bench/step.py [--scale 8] [--groups 2] [--repeats 5] [--json FILE]
 
-One step: teacher and student forward, objective, backward, clipping, AdamW, teacher update; the same
-batches, model, optimizer, dtype, micro-batch budget and recomputation on both sides, in turns, in
-one process. Ours: `learner.trainer`. The other: `tests/bench/stepping/published.py`, where it is
+One step: teacher and student forward, objective, backward, clipping, AdamW, teacher update; the
+same batches, model, optimizer, dtype, micro-batch budget and recomputation on both sides, in turns,
+in one process. Ours: `learner.trainer`. The other: `tests/bench/stepping/published.py`, where it is
 written what "the published way" does. Lengths and models: `tests/bench/stepping/shapes.py`.
 
-`speedup`: seconds of the published step over ours, for each family: the median of pairs. `tokens_per_s`
-counts tokens as the published way has them (every response with its prompt), so that the two
-compare. `time_s`: where ours spends it, the median of each part.
+`speedup`: seconds of the published step over ours, for each family: the median of pairs.
+`tokens_per_s` counts tokens as the published way has them (every response with its prompt), so that
+the two compare. `time_s`: where ours spends it, the median of each part.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--scale", type=float, default=8.0, help="published lengths / scale")
-    parser.add_argument("--groups", type=int, default=4, help="groups of 8 in a step")
+    parser.add_argument("--groups", type=int, default=2, help="groups of 8 in a step")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=5)

@@ -126,8 +126,19 @@ def test_the_published_config_names_every_constant_of_the_method_and_equals_the_
     path = CONFIGS / "vision_opd_qwen3_5_4b.toml"
     assert load(["--config", str(path)]) == RunConfig()
     named = tomllib.loads(path.read_text())
-    for section in ("objective", "teacher", "optimizer"):
-        assert named[section].keys() == type(getattr(RunConfig(), section)).model_fields.keys()
+    options = {  # which the published run does without
+        "objective": {
+            "token_weights",
+            "visual_advantage_share",
+            "visual_advantage_mass",
+            "visual_advantage_pixels",
+        },
+        "teacher": {"path", "interval_steps", "student_share", "offload", "answer_hint"},
+        "optimizer": set(),
+    }
+    for section, unnamed in options.items():
+        fields = type(getattr(RunConfig(), section)).model_fields.keys()
+        assert named[section].keys() == fields - unnamed
 
 
 def test_controls_differ_from_the_quickstart_in_the_teachers_view_alone() -> None:

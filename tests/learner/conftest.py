@@ -1,5 +1,6 @@
 import functools
 import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from learner.preparation import Preparation
 from learner.prompts import PromptViews
 from learner.teacher import Teacher
 from learner.trainer import DTYPES, Trainer
+from tests.learner.runs import Run
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_world import make_dataset, make_group
 
@@ -86,11 +88,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("dataset"), num_samples=12)
 
 
-@pytest.fixture
-def world(dataset: Path, tiny_checkpoint: Path, renderer: Renderer, tmp_path: Path) -> World:
+def make_world(dataset: Path, tiny_checkpoint: Path, renderer: Renderer, folder: Path) -> World:
+    """The run folder is `folder`/run."""
     config = RunConfig.model_validate(
         {
-            "run": {"folder": tmp_path / "run", "seed": 3},
+            "run": {"folder": folder / "run", "seed": 3},
             "model": {
                 "path": str(tiny_checkpoint),
                 "dtype": "float32",
@@ -107,3 +109,22 @@ def world(dataset: Path, tiny_checkpoint: Path, renderer: Renderer, tmp_path: Pa
     samples, problems = read_samples(dataset)
     assert not problems
     return World(config, samples, ImageStore(dataset.parent), renderer)
+
+
+@pytest.fixture
+def world(dataset: Path, tiny_checkpoint: Path, renderer: Renderer, tmp_path: Path) -> World:
+    return make_world(dataset, tiny_checkpoint, renderer, tmp_path)
+
+
+@pytest.fixture
+def start(world: World, tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Starts the broker of a run whose sections differ from the world's as given."""
+    runs: list[Run] = []
+
+    def make(**sections: dict[str, object]) -> Run:
+        runs.append(Run(world, tmp_path, **sections))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.close()

@@ -6,6 +6,7 @@ push.
 
 import asyncio
 import os
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,6 +24,20 @@ from common.types import WeightUpdate
 from tests.tiny_world import make_group
 
 TIMEOUT = timedelta(seconds=20)
+SHORT, LONG = 3, 9  # tokens of a response
+
+
+@dataclass(frozen=True)
+class Script:
+    """What a rollout does; `long_ones` are (history, version) with responses of LONG tokens."""
+
+    die_at: int = -1  # version in whose push the process ends
+    long_ones: frozenset[tuple[int, int]] = frozenset()
+    is_uneven: bool = False  # every other response lacks a token
+
+    def lengths(self, history: int, version: int, number: int) -> list[int]:
+        tokens = LONG if (history, version) in self.long_ones else SHORT
+        return [tokens - (self.is_uneven and index % 2) for index in range(number)]
 
 
 class Receiver:
@@ -82,9 +97,9 @@ class Receiver:
         self._group, self._name = None, ""
 
 
-async def serve(config: RunConfig, rank: int, record: Path, die_at: int) -> None:
+async def serve(config: RunConfig, rank: int, record: Path, script: Script) -> None:
     member_id = f"rollout-{rank}"
-    receiver = Receiver(member_id, record, die_at)
+    receiver = Receiver(member_id, record, script.die_at)
     renderer = Renderer(config.model.path)
     images = ImageStore(config.data.train.parent)
     seen, serving = 0, (0, -1)  # history and version
@@ -101,7 +116,7 @@ async def serve(config: RunConfig, rank: int, record: Path, die_at: int) -> None
                 if is_received:
                     await broker.ack_weights(news.update.version, history)
             if serving[1] >= 0:
-                await work(broker, config, renderer, images, *serving)
+                await work(broker, config, renderer, images, script, *serving)
         beat.cancel()
         await asyncio.gather(beat, return_exceptions=True)
         await broker.goodbye()
@@ -112,12 +127,13 @@ async def work(
     config: RunConfig,
     renderer: Renderer,
     images: ImageStore,
+    script: Script,
     history: int,
     version: int,
 ) -> None:
     leases = await broker.lease(4, version, 0.05, history)
     for lease in leases.leases:
-        lengths = [3] * lease.num_trajectories
+        lengths = script.lengths(history, version, lease.num_trajectories)
         group = make_group(
             lease.sample, renderer, images, lease.group_id, lengths, version, lease.sampling_seed
         )

@@ -506,6 +506,22 @@ def test_a_discard_that_dies_half_way_leaves_the_older_ones(
     assert not list(folder.glob(".step-*"))
 
 
+def test_after_a_roll_back_what_was_given_up_stays_given_up(
+    tmp_path: Path, tiny_checkpoint: Path, folder: Path
+) -> None:
+    """The checkpoint that is the newest then was written when more could be undone."""
+    config = small_config(tmp_path, tiny_checkpoint, checkpoint={"keep": 3})
+    training = SmallTraining(config)
+    save_versions(config, training, folder, 1)
+    shutil.copytree(folder / "step-000001", tmp_path / "best")
+    save_versions(config, training, folder, 2, 3, 4, 5)
+    (tmp_path / "best").rename(folder / "step-000001")  # as if it was the best
+    assert roll_back_targets(folder) == [3, 4, 5]
+    assert discard_after(folder, 3) == [4, 5]
+    assert roll_back_targets(folder) == [3], "the broker has forgotten the steps after 1"
+    assert find_checkpoint(folder, config) is not None
+
+
 def test_there_is_no_way_back_to_what_is_not_there(
     config: RunConfig, trained: SmallTraining, folder: Path
 ) -> None:

@@ -1,155 +1,24 @@
 """The learner as a process, against the real broker, with rollouts that make responses up."""
 
-import asyncio
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from common.config import RunConfig
-from common.config_cli import dump_toml
 from common.errors import BrokerUnavailable
-from common.served_names import pushed_name
 from learner.buckets import Snapshot, plan_buckets
 from learner.checkpoint import list_checkpoints
 from learner.feed import Feed, Interrupted
-from learner.model import load_student, named_weights
-from tests.learner import scripted_rollout
+from tests.learner.runs import assert_same, student_at
+from tests.learner.scripted_rollout import Script
 
-LIMIT_S = 120
 ROOT = Path(__file__).resolve().parents[2]
-# Processes are forked from one that has imported torch once and has done nothing else.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.learner.preloaded"])
-
-
-def run_module(module: str, arguments: list[str], output: Path) -> None:
-    """As `python -m module arguments`, with its output in a file."""
-    with output.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.argv = [module, *arguments]
-    torch.set_num_threads(1)
-    __import__(module, fromlist=["main"]).main()
-
-
-def run_rollout(config: RunConfig, rank: int, record: Path, die_at: int, output: Path) -> None:
-    with output.open("w") as file:
-        os.dup2(file.fileno(), 2)
-    torch.set_num_threads(1)
-    asyncio.run(scripted_rollout.serve(config, rank, record, die_at))
-
-
-class Run:
-    """The processes of one run; all of them are gone when it is closed."""
-
-    def __init__(self, world, tmp_path: Path, **sections: dict[str, object]) -> None:
-        self.folder = tmp_path / "run"
-        self.record = tmp_path / "record"
-        self.record.mkdir()
-        self.folder.mkdir(exist_ok=True)
-        defaults = {"broker": {"address": "tcp://127.0.0.1:0", "member_timeout_s": 5.0}}
-        for name, fields in sections.items():
-            defaults[name] = defaults.get(name, {}) | fields
-        self.config = world.changed(**defaults)
-        self.processes: list[BaseProcess] = []
-        self.broker = self.start_module("broker.main")
-        deadline = time.monotonic() + LIMIT_S
-        while not (self.folder / "broker.json").exists():
-            assert self.broker.is_alive() and time.monotonic() < deadline, self.output()
-            time.sleep(0.02)
-        address = json.loads((self.folder / "broker.json").read_text())["address"]
-        tree = self.config.model_dump()
-        tree["broker"]["address"] = address
-        self.config = RunConfig.model_validate(tree)
-
-    def start(self, target: Callable[..., None], *arguments: object) -> BaseProcess:
-        process = FORKS.Process(target=target, args=arguments)
-        process.start()
-        self.processes.append(process)
-        return process
-
-    def start_module(self, module: str) -> BaseProcess:
-        (self.folder / "config.toml").write_text(dump_toml(self.config))
-        arguments = ["--config", str(self.folder / "config.toml")]
-        return self.start(run_module, module, arguments, self.folder / f"{module}.out")
-
-    def start_learner(self) -> BaseProcess:
-        return self.start_module("learner.main")
-
-    def start_rollout(self, rank: int = 0, die_at: int = -1) -> BaseProcess:
-        output = self.folder / f"rollout-{rank}.out"
-        return self.start(run_rollout, self.config, rank, self.record, die_at, output)
-
-    def output(self) -> str:
-        return "\n".join(path.read_text() for path in sorted(self.folder.glob("*.out")))
-
-    def finish(self, process: BaseProcess) -> int:
-        process.join(LIMIT_S)
-        if process.exitcode is None:
-            pytest.fail(f"still running after {LIMIT_S} s:\n{self.output()}")
-        return process.exitcode
-
-    def close(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.join()
-            process.close()
-
-    def rows(self) -> list[dict]:
-        """Whole rows of metrics.jsonl: a learner may be writing one, or have been killed at it."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-
-    def wait_for_step(self, step: int, learner: BaseProcess) -> None:
-        """Until `step` has been trained."""
-        deadline = time.monotonic() + LIMIT_S
-        while not any(row["step"] >= step for row in self.rows() if "learner/lr" in row):
-            assert learner.is_alive() and time.monotonic() < deadline, self.output()
-            time.sleep(0.02)
-
-    def summary(self) -> dict:
-        return json.loads((self.folder / "summary.json").read_text())
-
-    def received(self, member: str, version: int) -> dict[str, torch.Tensor]:
-        return load_file(self.record / f"{member}-{version}.safetensors")
-
-
-@pytest.fixture
-def start(world, tmp_path: Path) -> Iterator:
-    runs: list[Run] = []
-
-    def make(**sections: dict[str, object]) -> Run:
-        runs.append(Run(world, tmp_path, **sections))
-        return runs[-1]
-
-    yield make
-    for run in runs:
-        run.close()
-
-
-def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
-
-
-def student_at(run: Run, path: Path) -> dict[str, torch.Tensor]:
-    config = run.config.model.model_copy(update={"path": str(path)})
-    student = load_student(config, torch.device("cpu"))
-    return {pushed_name(name): tensor for name, tensor in named_weights(student).items()}
 
 
 def test_a_whole_run_trains_pushes_measures_and_reports(start):
@@ -267,7 +136,7 @@ def test_a_server_that_dies_in_a_push_is_left_out_of_the_next_try(start):
     run = start(rollout={"servers": 2}, broker={"max_staleness": 1}, weights={"timeout_s": 5.0})
     learner = run.start_learner()
     rollout = run.start_rollout(0)
-    dying = run.start_rollout(1, die_at=1)
+    dying = run.start_rollout(1, Script(die_at=1))
     assert run.finish(dying) == 9
     assert run.finish(learner) == 0, run.output()
     assert run.finish(rollout) == 0, run.output()
@@ -283,7 +152,7 @@ def test_a_server_that_dies_in_a_push_is_left_out_of_the_next_try(start):
 def test_a_server_that_restarts_gets_the_weights_again(start):
     run = start(evaluation={"samples": 2}, weights={"timeout_s": 4.0})
     learner = run.start_learner()
-    dying = run.start_rollout(0, die_at=1)
+    dying = run.start_rollout(0, Script(die_at=1))
     assert run.finish(dying) == 9
     rollout = run.start_rollout(0)
     assert run.finish(learner) == 0, run.output()

@@ -172,7 +172,7 @@ def running_learner(
             with (
                 feed,
                 Publisher(
-                    config.weights, feed, feed.resumed.history, snapshot, case.servers, _TIMEOUT_S,
+                    config.weights, feed, feed.history, snapshot, case.servers, _TIMEOUT_S,
                     heartbeat_s=2.0,
                 ) as publisher,
             ):  # fmt: skip

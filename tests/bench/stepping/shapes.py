@@ -39,7 +39,7 @@ def scaled_lengths(scale: float) -> Lengths:
 
 
 def make_model(family: str, vocabulary: int, layers: int) -> Any:
-    """Random float32 weights. Decoder of 256, vision tower of 128: a tenth of a 4B model's width."""
+    """Random float32 weights; decoder of 256, vision tower of 128: a tenth of a 4B model's."""
     import transformers
 
     torch.manual_seed(0)
