@@ -413,12 +413,12 @@ class RunConfig(Section):
                 "checkpoint.keep_best needs accuracies. Fix: set evaluation.every_steps, or "
                 "checkpoint.keep_best = 0"
             )
-        if self.health.action == "roll_back" and (
-            not self.checkpoint.every_steps or self.checkpoint.keep < 3
-        ):
+        kept_steps = self.checkpoint.every_steps * (self.checkpoint.keep - 1)
+        if self.health.action == "roll_back" and kept_steps <= self.health.patience:
             raise ValueError(
-                "health.action = roll_back needs checkpoints from before it went wrong. "
-                "Fix: set checkpoint.every_steps, and checkpoint.keep to 3 or more"
+                "health.action = roll_back needs a checkpoint from before it went wrong: of "
+                f"{self.health.patience} steps (health.patience) and more ago. "
+                "Fix: set checkpoint.every_steps, or raise checkpoint.keep"
             )
         truncates = self.rollout.top_p < 1 or self.rollout.top_k > 0
         if truncates and self.objective.importance_clip is not None:

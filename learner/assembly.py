@@ -128,7 +128,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         stack.callback(metrics.close)
         if process.past_s is None:
             process.past_s = metrics.time_s
-        checks = Expectations(config, model, renderer, positions)
+        checks = Expectations(config, model, renderer, positions, ranks.device)
         publisher = _publisher(config, ranks, feed, model, checks)
         stack.enter_context(publisher)
         trainer = Trainer(
@@ -146,7 +146,11 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
             restore(checkpoint, trainer)
             logger.info("going on from %s", checkpoint.path)
         heldout = Heldout(
-            config, positions, lambda: _is_anyone_interrupted(feed, ranks), ranks.is_first
+            config,
+            positions,
+            lambda: _is_over_for_anyone(feed, ranks),
+            ranks.is_first,
+            ranks.device,
         )
         session = Session(
             config, ranks, trainer, feed, publisher, heldout, metrics, renderer, process.watch,
@@ -211,7 +215,7 @@ def _publisher(
         heartbeat_s=min(2.0, config.broker.member_timeout_s / 4),
         checks=checks,
         files=weight_folder(config.weights, config.run.folder, model),
-        is_interrupted=lambda: feed.is_interrupted,
+        is_interrupted=lambda: feed.is_over,
         is_shared=ranks.world_size > 1,
     )
 
@@ -226,5 +230,5 @@ def _filler(renderer: Renderer, positions: Any, model: Any) -> PreparedGroup:
     )
 
 
-def _is_anyone_interrupted(feed: Feed, ranks: Ranks) -> bool:
-    return bool(agree_on_max(int(feed.is_interrupted), ranks.group))
+def _is_over_for_anyone(feed: Feed, ranks: Ranks) -> bool:
+    return bool(agree_on_max(int(feed.is_over), ranks.group))

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch.distributed as dist
+
 from common.config import RunConfig
 from common.errors import CheckpointError
 from common.rendering import Renderer
@@ -34,10 +36,12 @@ from learner.checkpoint_folder import (
     write_scores,
 )
 from learner.checkpoint_tensors import HostMemory, is_main_rank
+from learner.ranks import agree_on_max
 from learner.synced_files import sync
 
 logger = logging.getLogger(__name__)
 _WRITE_TIMEOUT_S = 1800.0  # a write that takes longer is an error
+_NEVER = -1
 
 
 class Checkpointer:
@@ -97,13 +101,13 @@ class Checkpointer:
         began = time.monotonic()
         self._settle()
         version = self._trainer.version
-        if version == self._saved_version:
+        # The first rank alone knows of a write that failed; all take part in another try.
+        if not agree_on_max(int(version != self._saved_version), _group()):
             return
         waited_s = time.monotonic() - began
         cut = take_cut(self._trainer, self._memory)
-        if cut is None:
-            self._saved_version = version
-        else:
+        self._saved_version = version
+        if cut is not None:
             self._prepare_folder()
             self._thread = threading.Thread(target=self._write, args=(cut,), name="checkpoint")
             self._thread.start()
@@ -172,10 +176,11 @@ class Checkpointer:
         except OSError as error:
             # ConnectionError is one too, and says what it means by itself.
             self._error = error if isinstance(error, ConnectionError) else _refused(part, error)
+            self._saved_version = _NEVER
         except Exception as error:  # the boundary of this thread: the training thread raises it
             self._error = error
+            self._saved_version = _NEVER
         else:
-            self._saved_version = cut.version
             seconds = time.monotonic() - began
             logger.info("checkpoint of step %d written in %.2f s", cut.version, seconds)
 
@@ -193,6 +198,10 @@ class Checkpointer:
     def _remove_superseded(self) -> None:
         keep, keep_best = self._config.checkpoint.keep, self._config.checkpoint.keep_best
         remove_superseded(self._folder, read_scores(self._folder), keep, keep_best)
+
+
+def _group() -> dist.ProcessGroup | None:
+    return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
 
 
 def _refused(part: Path, error: OSError) -> CheckpointError:

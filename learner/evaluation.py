@@ -55,6 +55,7 @@ class Evaluation:
     Args:
         views: its teacher view must be the crop, whatever the run's teacher sees.
         answers: sample id -> reference answer; samples without one are not measured.
+        device: that the student computes on; none: where its weights are.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class Evaluation:
         samples: Sequence[Sample],
         answers: Mapping[str, str],
         max_response_tokens: int,
+        device: torch.device | None = None,
     ) -> None:
+        self._device = device
         self._renderer = renderer
         self._views = views
         self._answers = answers
@@ -132,7 +135,7 @@ class Evaluation:
 
     def _generate(self, model: Any, prompts: Sequence[PromptView]) -> list[np.ndarray]:
         """One batch of prompts of one length, so that no prompt is padded."""
-        device = next(model.parameters()).device
+        device = self._device or next(model.parameters()).device
         input_ids = torch.stack([prompt.input_ids for prompt in prompts])
         with torch.no_grad():
             output = model.generate(

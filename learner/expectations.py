@@ -38,11 +38,18 @@ class Expectations:
     Args:
         model: the student.
         positions: the model's rotary positions of one prompt.
+        device: that the model computes on; none: where its weights are.
     """
 
     def __init__(
-        self, config: RunConfig, model: Any, renderer: Renderer, positions: Positions
+        self,
+        config: RunConfig,
+        model: Any,
+        renderer: Renderer,
+        positions: Positions,
+        device: torch.device | None = None,
     ) -> None:
+        self._device = device or next(model.parameters()).device
         self._weights = config.weights
         is_coarse = "bfloat16" in (config.model.dtype, config.weights.dtype)
         self._tolerance = config.weights.probe_tolerance or (
@@ -82,8 +89,7 @@ class Expectations:
     def _logits(self, response: np.ndarray) -> Tensor:
         """float32 [T, V]: for each token of a response, the logits that predict it."""
         row = pack([self._view], [[response.astype(np.int64)]])
-        device = next(self._model.parameters()).device
-        hidden_TD = response_hidden_states(self._model, row.to(device), self._dtype)
+        hidden_TD = response_hidden_states(self._model, row.to(self._device), self._dtype)
         everything = slice(None)
         heads = ((1.0, without_grad(head_of(self._model, hidden_TD))),)
         return mixed_logits(heads, everything, everything, temperature=1.0)

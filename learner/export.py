@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,7 +88,8 @@ def export(
         for path in settings:
             shutil.copyfile(path, part / path.name)
         _write_config(checkpoint / "config.json", part / "config.json", dtype)
-        written = _write_weights(weights, part, names, DTYPES[dtype], max_shard_bytes)
+        scale = _adapter_scale(checkpoint) if model == "teacher" else 0.0
+        written = _write_weights(weights, part, names, scale, DTYPES[dtype], max_shard_bytes)
         source = {
             "checkpoint": checkpoint.absolute().name,
             "version": None if state is None else state["version"],
@@ -163,23 +165,45 @@ def _weight_files(checkpoint: Path, model: str, state: dict[str, Any] | None) ->
     return files
 
 
+def _adapter_scale(checkpoint: Path) -> float:
+    """By which adapters count, from the run's own configuration; 0 without any."""
+    path = checkpoint / "run.toml"
+    try:
+        model = tomllib.loads(path.read_text(encoding="utf-8"))["model"]
+        rank: int = model["lora_rank"]
+        return float(model["lora_alpha"]) / rank if rank else 0.0
+    except (OSError, ValueError, KeyError) as error:
+        raise unusable(path, f"it cannot be read: {error}") from error
+
+
 def _write_weights(
     weights: Sequence[Path],
     folder: Path,
     names: dict[str, str],
+    adapter_scale: float,
     dtype: torch.dtype,
     max_shard_bytes: int,
 ) -> dict[str, Written]:
-    """Args: names: those in `weights` -> those in the new files, where they differ."""
+    """Adapters are merged into the weights that they lie beside, as those of a student are.
+
+    Args:
+        names: those in `weights` -> those in the new files, where they differ.
+    """
     from safetensors import SafetensorError
 
     try:
         with TensorFiles(weights) as tensors:
-            sources = {names.get(name, name): name for name in tensors}
+            base = [name for name in tensors if not name.endswith((".lora_a", ".lora_b"))]
+            sources = {names.get(name, name): name for name in base}
             forms = {n: _cast(tensors.forms[old], dtype) for n, old in sources.items()}
 
             def read(name: str) -> Tensor:
-                return tensors[sources[name]].to(forms[name].dtype)
+                tensor = tensors[sources[name]]
+                adapter = sources[name].removesuffix("weight") + "lora_"
+                if f"{adapter}a" in tensors:
+                    change = tensors[f"{adapter}b"] @ tensors[f"{adapter}a"]
+                    tensor = tensor.float() + adapter_scale * change
+                return tensor.to(forms[name].dtype)
 
             return write_model(folder, dict(sorted(forms.items())), read, max_shard_bytes)
     except SafetensorError as error:

@@ -78,6 +78,8 @@ class Feed:
         self._started = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, name="feed")
         self.is_interrupted = False
+        self._has_ended = False  # by the broker's word, or with the line to it
+        self._is_finishing = False
 
     def __enter__(self) -> "Feed":
         self._thread.start()
@@ -168,6 +170,16 @@ class Feed:
 
         self.call(acknowledge, self.request_timeout_s)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no use in going on: `next_batch` says why."""
+        return self.is_interrupted or self._has_ended
+
+    def finish(self, reason: str, timeout_s: float) -> None:
+        """Tell the broker that the run is over. Raises as `call`."""
+        self._is_finishing = True
+        self.call(lambda broker: broker.finish(reason), timeout_s)
+
     def interrupt(self) -> None:
         """Make the current or next `next_batch` raise Interrupted. Safe in a signal handler."""
         self.is_interrupted = True
@@ -195,6 +207,7 @@ class Feed:
             cause = _first(error)
             if not self._started.done():
                 self._started.set_exception(cause)
+            self._has_ended = True
             self._queue.put(cause)
 
     async def _serve(self) -> None:
@@ -246,6 +259,7 @@ class Feed:
     async def _notice_end(self, finished: asyncio.Event) -> None:
         """The run was ended from outside. (After our own `finish` nobody reads the queue.)"""
         await finished.wait()
+        self._has_ended = not self._is_finishing
         self._queue.put(Interrupted("the broker says that the run is over"))
 
     def _post(self, action: Callable[[], None]) -> None:

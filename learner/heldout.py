@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from common.config import RunConfig
 from common.dataset import read_answers, read_samples
 from common.images import ImageStore
@@ -22,6 +24,7 @@ class Heldout:
     Args:
         should_stop: asked between batches; true abandons a measurement.
         is_kept: false on ranks that only take part: they write no scenes.
+        device: that the student computes on; none: where its weights are.
     """
 
     def __init__(
@@ -30,7 +33,9 @@ class Heldout:
         positions: PromptPositions,
         should_stop: Callable[[], bool],
         is_kept: bool = True,
+        device: torch.device | None = None,
     ) -> None:
+        self._device = device
         self._config = config.evaluation
         self._should_stop = should_stop
         self._is_kept = is_kept
@@ -67,7 +72,12 @@ class Heldout:
         crop = config.teacher.model_copy(update={"view": "crop"})  # whatever the teacher sees
         views = PromptViews(renderer, ImageStore(path.parent), crop, positions)
         self._evaluation = Evaluation(
-            renderer, views, samples, answers, config.evaluation.max_response_tokens
+            renderer,
+            views,
+            samples,
+            answers,
+            config.evaluation.max_response_tokens,
+            self._device,
         )
         shown = samples[: config.evaluation.shown]
         self._scenes = Scenes(

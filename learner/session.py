@@ -97,7 +97,7 @@ class Session:
             self._push()
             self._measure_before()
             self._train()
-            self._publisher.wait()
+            self._wait_for_push()
         except Interrupted as reason:
             is_interrupted = True
             logger.info("stopping after step %d: %s", self._trainer.version, reason or "asked to")
@@ -147,12 +147,19 @@ class Session:
     def _push(self) -> None:
         if self._trainer.version == self._total_steps:
             return  # nobody generates with the last weights
+        if self._ranks.world_size > 1:
+            self._wait_for_push()  # what follows takes all ranks, or none
+        self._publisher.push(self._trainer.version)
+
+    def _wait_for_push(self) -> None:
+        """Until the push under way is through. Raises Interrupted on all ranks if on any."""
+        reason: Interrupted | None = None
         try:
-            self._publisher.push(self._trainer.version)
-        except Interrupted:
-            if self._ranks.world_size == 1:
-                raise
-            # The others hear of it when they ask for the next batch.
+            self._publisher.wait()
+        except Interrupted as error:
+            reason = error
+        if agree_on_max(int(reason is not None), self._ranks.group):
+            raise reason or Interrupted("another rank is to stop")
 
     def _next_batch(self) -> PreparedBatch | None:
         """None when the data is used up. Raises Interrupted on all ranks if on any."""
@@ -223,7 +230,7 @@ class Session:
         self._show(phase=_PAUSED)
         is_over = False
         while not is_over:
-            is_mine = self._watch.wait_for_resume(_PAUSE_LOOK_S) or self._feed.is_interrupted
+            is_mine = self._watch.wait_for_resume(_PAUSE_LOOK_S) or self._feed.is_over
             is_over = bool(agree_on_max(int(is_mine), self._ranks.group))
         self._show(phase=_TRAINING)  # after an interruption whoever asks for the next batch is told
         self._paused_s += time.monotonic() - began
@@ -285,7 +292,7 @@ class Session:
         self._show(phase=phase)
         started = time.monotonic()
         accuracy = self._agreed(self._heldout.measure_all(self._trainer.model))
-        if agree_on_max(int(self._feed.is_interrupted), self._ranks.group):
+        if agree_on_max(int(self._feed.is_over), self._ranks.group):
             raise Interrupted("asked to stop while measuring")
         self._heldout.show(self._trainer, when)
         if accuracy is not None:
@@ -370,7 +377,7 @@ class Session:
         timeout_s = _LAST_WORDS_S if is_interrupted else self._feed.request_timeout_s
         try:
             status = self._feed.call(lambda broker: broker.status(), timeout_s)
-            self._feed.call(lambda broker: broker.finish(reason), timeout_s)
+            self._feed.finish(reason, timeout_s)
         except (BrokerUnavailable, ProtocolError) as error:
             if not is_interrupted:
                 raise

@@ -97,6 +97,7 @@ def whole_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """A parameter as every rank needs it, e.g. the head in the objective: plain, in `dtype`.
 
     Differentiable: the ranks' gradients are summed in float32 and added to the shards' `.grad`.
+    (Each of them comes in `dtype`, as autograd has it: one rounding a micro-batch.)
     All ranks call it, and take the backward pass through it, equally often. One that is not
     sharded is only cast.
     """

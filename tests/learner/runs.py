@@ -19,6 +19,7 @@ from common.config_cli import dump_toml
 from common.served_names import pushed_name
 from learner.model import load_student, named_weights
 from tests.learner import scripted_rollout
+from tests.learner.rank_processes import free_port
 from tests.learner.scripted_rollout import Script
 
 LIMIT_S = 120
@@ -87,6 +88,18 @@ class Run:
 
     def start_learner(self, name: str = "") -> BaseProcess:
         return self.start_module("learner.main", name)
+
+    def start_ranks(self, number: int) -> list[BaseProcess]:
+        """The learner as several processes; their output is in learner-RANK.out."""
+        port = str(free_port())
+        common = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        numbers = map(str, range(number))
+        return [
+            self.start_module(
+                "learner.main", f"learner-{rank}", {**common, "RANK": rank, "LOCAL_RANK": rank}
+            )
+            for rank in numbers
+        ]
 
     def start_rollout(self, rank: int = 0, script: Script | None = None) -> BaseProcess:
         output = self.folder / f"rollout-{rank}.out"

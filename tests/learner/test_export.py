@@ -19,6 +19,7 @@ from common.files import sha256_of_file
 from common.rendering import Renderer
 from learner.checkpoint import Checkpointer
 from learner.export import DTYPES, export, main, verify
+from learner.lora import merged_weights
 from tests.learner.small_training import SmallTraining, small_config
 from tests.rollout.test_serve import QUICKSTART, Served, ask, reference
 from tests.tiny_model import FAMILIES, PROBLEM, make_tiny_checkpoint
@@ -235,6 +236,26 @@ def test_a_folder_in_use_is_not_touched(checkpoint: Path, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"file: it exists. Fix: "):
         export(checkpoint, file, "student", "float32")
     assert file.read_text() == "mine"
+
+
+def test_adapters_of_a_teacher_are_merged(tmp_path: Path) -> None:
+    model = make_tiny_checkpoint(tmp_path / "model")
+    adapted = {"path": str(model), "dtype": "float32", "lora_rank": 4, "lora_alpha": 8.0}
+    config = small_config(tmp_path, model, model=adapted)
+    training = SmallTraining(config)
+    with Checkpointer(tmp_path, training, Renderer(str(model)), config, lambda *_: None) as saver:
+        training.step()
+        training.step()
+        saver.save()
+    export(tmp_path / "step-000002", tmp_path / "out", "teacher", "float32")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    expected = merged_weights(training.teacher.model)
+    assert found.keys() == expected.keys()
+    start = load_file(model / "model.safetensors")
+    changed = [name for name, tensor in found.items() if not torch.equal(tensor, start[name])]
+    assert any("language_model.layers" in name for name in changed)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-7, msg=name)
 
 
 @pytest.mark.parametrize("inside", [".", "out", "teacher/../new/out"])

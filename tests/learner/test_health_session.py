@@ -11,8 +11,8 @@ import pytest
 
 from broker.client import BrokerClient
 from broker.protocol import Role, Status
+from learner import metrics
 from learner.checkpoint import list_checkpoints, roll_back_targets
-from tests.learner.rank_processes import free_port
 from tests.learner.runs import Run, assert_same, student_at
 from tests.learner.scripted_rollout import LONG, SHORT, Script
 
@@ -81,6 +81,9 @@ def test_a_gate_that_warns_changes_nothing_else(start):
     assert "WARNING" in warning and "step 4: warn: " in warning
     assert "3 times its baseline of 3 (health.length_growth = 1.5) for 1 step" in warning
     assert health_of(run)["tracks"]["length"]["reference"] == SHORT
+    assert metrics.__doc__ is not None
+    for key in set().union(*run.rows()):
+        assert key in metrics.__doc__, f"{key} is not explained"
 
 
 def test_a_paused_run_waits_as_a_member_and_goes_on_when_told(start):
@@ -218,7 +221,7 @@ def test_ranks_roll_back_together(start):
         health={**GATES, "action": "roll_back", "patience": 2},
     )
     run.start_rollout(0, Script(long_ones=long_at(3, 4)))
-    learners = start_ranks(run, 2)
+    learners = run.start_ranks(2)
     summary = finish(run, learners[0])
     assert run.finish(learners[1]) == 0, run.output()
     assert summary["steps"] == 6 and summary["trajectories_trained"] == 36
@@ -226,19 +229,3 @@ def test_ranks_roll_back_together(start):
     for rank in range(2):
         output = (run.folder / f"learner-{rank}.out").read_text()
         assert "going back to step 2" in output
-
-
-def start_ranks(run: Run, world_size: int) -> list[BaseProcess]:
-    common = {
-        "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-    }
-    return [
-        run.start_module(
-            "learner.main",
-            f"learner-{rank}",
-            {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(world_size)
-    ]

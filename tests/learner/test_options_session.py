@@ -63,6 +63,11 @@ def plain(
     run.close()
 
 
+def test_rows_tell_how_long_a_checkpoint_kept_the_step_waiting(plain: Run) -> None:
+    first, second = [row["checkpoint/stall_s"] for row in plain.steps()]
+    assert first == 0.0 < second < 60.0
+
+
 # Which step's loss is the first that an option changes; None: the run is the same, bit for bit.
 OPTIONS: dict[str, tuple[Sections, int | None]] = {
     "visual_advantage": ({"objective": {"token_weights": "visual_advantage"}}, 1),
@@ -164,3 +169,21 @@ def resume_from_step_2(run: Run) -> None:
     assert len(files) == 5, files
     for file in files:
         assert_same(load_file(last / file), load_file(first_time / file))
+
+
+@pytest.mark.slow
+def test_ranks_push_merged_adapters(start) -> None:
+    """Also where the push is verified, which the first rank sees to by itself."""
+    options: Sections = {
+        "model": {"lora_rank": RANK, "lora_alpha": ALPHA},
+        "cluster": {"learner_ranks": 2},
+        "learner": {"rank_timeout_s": 20.0},
+    }
+    run = start(**merged(options))
+    rollout = run.start_rollout(0, Script(is_uneven=True))
+    learners = run.start_ranks(2)
+    assert [run.finish(process) for process in (*learners, rollout)] == [0, 0, 0], run.output()
+    pushed, folder = run.received("rollout-0", 1), checkpoint(run, 1)
+    assert_same(pushed, student_at(run, folder))
+    expected, adapted = merged_by_hand(run.received("rollout-0", 0), folder)
+    assert adapted and all(torch.allclose(pushed[name], expected[name]) for name in adapted)

@@ -1,12 +1,16 @@
 """A learner of two processes that share one model, in a whole run of real processes."""
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from common.config_cli import build
+from common.config_cli import build, dump_toml
+from deploy.roles import Role
+from deploy.supervisor import Supervisor
+from tests.deploy.test_supervisor import LocalProcess
 from tests.pipeline.test_synchronous import (  # noqa: F401  (fixtures)
     STEPS,
     assert_close,
@@ -18,6 +22,44 @@ from tests.pipeline.test_synchronous import (  # noqa: F401  (fixtures)
 )
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
+
+
+def test_a_signal_ends_both_ranks_at_the_same_step(
+    tmp_path: Path,
+    checkpoint: Path,  # noqa: F811
+    dataset: Path,  # noqa: F811
+) -> None:
+    """While weights are pushed and samples generated; the drain ends with a checkpoint."""
+    folder = tmp_path / "run"
+    tree = make_config(folder, checkpoint, dataset, 1).model_dump()
+    tree["cluster"] |= {"learner_ranks": 2, "drain_s": 60.0}
+    tree["data"]["epochs"] = 50
+    config = build(tree)
+    folder.mkdir()
+    (folder / "config.toml").write_text(dump_toml(config))
+
+    async def run() -> bool:
+        def place(role: Role) -> LocalProcess:
+            return LocalProcess(role, folder / "logs" / f"{role.name}.log")
+
+        stop = asyncio.Event()
+
+        async def stop_after_a_step() -> None:
+            metrics = folder / "metrics.jsonl"
+            while not metrics.exists() or "learner/loss_nats" not in metrics.read_text():
+                await asyncio.sleep(0.05)
+            stop.set()
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(stop_after_a_step())
+            return await Supervisor(config, folder, place).run(stop)
+
+    assert asyncio.run(run()) is False
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["interrupted"] is True and summary["steps"] >= 1
+    assert (folder / "checkpoints" / f"step-{summary['steps']:06d}").is_dir()
+    for name in ("learner", "learner-1"):
+        assert "Traceback" not in (folder / "logs" / f"{name}.log").read_text()
 
 
 def test_two_ranks_make_the_run_of_one(
