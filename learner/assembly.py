@@ -13,25 +13,25 @@ import torch
 from common.config import RunConfig
 from common.rendering import Renderer
 from learner.checkpoint import discard_after, find_checkpoint, restore
-from learner.expectations import Expectations, ordinary_tokens, probe_picture, probe_view
 from learner.feed import Feed
-from learner.follower import Follower
-from learner.heldout import Heldout
-from learner.inputs import PreparedGroup
-from learner.lora import add_adapters
-from learner.metrics import MetricsLog, NoLog
-from learner.model import choose_device, load_student, named_weights, prompt_positions
-from learner.preparation import Preparation
-from learner.publisher import Publisher, snapshot_of, weight_folder
-from learner.ranks import Ranks, agree_on_max, init_ranks, rank_failures
+from learner.measuring.heldout import Heldout
+from learner.measuring.metrics import MetricsLog, NoLog
+from learner.measuring.watch import HealthWatch, RollBack
+from learner.model.lora import add_adapters
+from learner.model.ranks import Ranks, agree_on_max, init_ranks, rank_failures
+from learner.model.sharding import shard_model
+from learner.model.student import choose_device, load_student, named_weights, prompt_positions
+from learner.model.teacher import Teacher
+from learner.push.expectations import Expectations, ordinary_tokens, probe_picture, probe_view
+from learner.push.follower import Follower
+from learner.push.publisher import Publisher, snapshot_of, weight_folder
 from learner.session import Session
-from learner.sharding import shard_model
 from learner.signals import Signals
-from learner.teacher import Teacher
 from learner.trainer import DTYPES, Trainer
-from learner.training_views import open_training_views
-from learner.upcoming import upcoming_samples
-from learner.watch import HealthWatch, RollBack
+from learner.views.inputs import PreparedGroup
+from learner.views.preparation import Preparation
+from learner.views.training import open_training_views
+from learner.views.upcoming import upcoming_samples
 
 logger = logging.getLogger(__name__)
 

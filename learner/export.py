@@ -26,10 +26,17 @@ from torch import Tensor
 
 from common.errors import CheckpointError, ConfigError, VisionOpdError
 from common.files import sha256_of_file
-from learner.checkpoint_files import STATE, TEACHER
-from learner.checkpoint_folder import check_files, read_state, unusable
-from learner.synced_files import replace_json, sync, sync_tree
-from learner.tensor_files import INDEX, Form, TensorFiles, Written, model_files, write_model
+from learner.checkpoint.files import STATE, TEACHER
+from learner.checkpoint.folder import check_files, read_state, unusable
+from learner.checkpoint.synced_files import replace_json, sync, sync_tree
+from learner.checkpoint.tensor_files import (
+    INDEX,
+    Form,
+    TensorFiles,
+    Written,
+    model_files,
+    write_model,
+)
 
 MANIFEST = "MANIFEST.json"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

@@ -22,8 +22,8 @@ from broker.protocol import Resumed, Role, Welcome
 from broker.transport import zmq_link
 from common.config import RunConfig
 from common.errors import BrokerUnavailable
-from learner.inputs import PreparedBatch
-from learner.preparation import Preparation
+from learner.views.inputs import PreparedBatch
+from learner.views.preparation import Preparation
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")

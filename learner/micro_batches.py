@@ -7,8 +7,8 @@ and its prompts are long where the teacher's are short.
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from learner.inputs import PreparedGroup, PromptView
-from learner.packing import packed_tokens
+from learner.model.packing import packed_tokens
+from learner.views.inputs import PreparedGroup, PromptView
 
 Item = TypeVar("Item")
 

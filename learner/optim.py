@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import OptimizerSection
-from learner.sharding import clip_gradients
+from learner.model.sharding import clip_gradients
 
 logger = logging.getLogger(__name__)
 _PARTS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW's state

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from common.config import RunConfig
-from learner.head import MixedHeads, head_of
-from learner.inputs import PreparedGroup, PromptView
+from learner.measuring.stopwatch import Stopwatch
 from learner.micro_batches import fill_bins, group_tokens
-from learner.model import response_hidden_states
-from learner.objective import sampled_logprobs
-from learner.packing import pack
-from learner.stopwatch import Stopwatch
-from learner.teacher import Teacher
-from learner.visual_advantage import token_multipliers
+from learner.model.packing import pack
+from learner.model.student import response_hidden_states
+from learner.model.teacher import Teacher
+from learner.objective.head import MixedHeads, head_of
+from learner.objective.loss import sampled_logprobs
+from learner.objective.visual_advantage import token_multipliers
+from learner.views.inputs import PreparedGroup, PromptView
 
 PromptOf = Callable[[PreparedGroup], PromptView]
 Rounds = Callable[[list[list[PreparedGroup]]], list[list[PreparedGroup]]]

@@ -20,18 +20,18 @@ from common.config import RunConfig
 from common.errors import BrokerUnavailable, CheckpointError, ProtocolError, VisionOpdError
 from common.rendering import Renderer
 from learner.checkpoint import Checkpointer, roll_back_targets
-from learner.evaluation import Accuracy, gap_closed
 from learner.feed import Feed, Interrupted
-from learner.follower import Follower
-from learner.health import Verdict
-from learner.heldout import Heldout
-from learner.inputs import PreparedBatch
-from learner.metrics import MetricsLog, NoLog
-from learner.publisher import Publisher
-from learner.ranks import Ranks, add_up, agree_on_max
-from learner.scenes import write_json
+from learner.measuring.evaluation import Accuracy, gap_closed
+from learner.measuring.health import Verdict
+from learner.measuring.heldout import Heldout
+from learner.measuring.metrics import MetricsLog, NoLog
+from learner.measuring.scenes import write_json
+from learner.measuring.watch import HealthStop, HealthWatch, RollBack, newest_good, stop
+from learner.model.ranks import Ranks, add_up, agree_on_max
+from learner.push.follower import Follower
+from learner.push.publisher import Publisher
 from learner.trainer import StepResult, Trainer
-from learner.watch import HealthStop, HealthWatch, RollBack, newest_good, stop
+from learner.views.inputs import PreparedBatch
 
 logger = logging.getLogger(__name__)
 _LOOK_S = 5.0  # between looks for servers without weights, while waiting for a batch

@@ -19,11 +19,15 @@ import numpy as np
 import torch
 
 from common.config import RunConfig
-from learner.head import head_of
-from learner.inputs import PreparedBatch, PreparedGroup, PromptView
+from learner.measuring.step_figures import StepFigures, counts_of_step
+from learner.measuring.stopwatch import Stopwatch
 from learner.micro_batches import fill_bins, group_tokens
-from learner.model import response_hidden_states
-from learner.objective import (
+from learner.model.packing import pack
+from learner.model.ranks import Ranks, agree_on_max
+from learner.model.student import response_hidden_states
+from learner.model.teacher import Teacher
+from learner.objective.head import head_of
+from learner.objective.loss import (
     ObjectiveResult,
     ResponseTokens,
     SamplingLaw,
@@ -31,12 +35,8 @@ from learner.objective import (
     token_shares,
 )
 from learner.optim import Optimizer
-from learner.packing import pack
-from learner.ranks import Ranks, agree_on_max
 from learner.scoring import Score, Scorer, multipliers_of
-from learner.step_figures import StepFigures, counts_of_step
-from learner.stopwatch import Stopwatch
-from learner.teacher import Teacher
+from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
 
 logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -46,7 +46,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class StepResult:
     version: int  # of the weights after the step
     is_updated: bool  # false: no usable group, or a gradient that was not finite
-    metrics: dict[str, float]  # keys as in `learner.metrics`
+    metrics: dict[str, float]  # keys as in `learner.measuring.metrics`
 
 
 class Trainer:

@@ -188,7 +188,7 @@ def ours(work: Problem) -> "Tensor":
     import torch
 
     from common.config import ObjectiveSection
-    from learner.objective import HeadInputs, ResponseTokens, SamplingLaw, objective
+    from learner.objective.loss import HeadInputs, ResponseTokens, SamplingLaw, objective
 
     tokens, device = len(work.token_ids_T), work.token_ids_T.device
     result = objective(
@@ -209,7 +209,7 @@ def ours(work: Problem) -> "Tensor":
 def materialised(work: Problem) -> "Tensor":
     import torch
 
-    from learner.divergence import bucket_logprobs, divergence
+    from learner.objective.divergence import bucket_logprobs, divergence
 
     student_TV = work.student_hidden_TD @ work.student_weight_VD.T
     student_lse_T1 = torch.logsumexp(student_TV, dim=-1, keepdim=True)

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 def measure(family: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from learner.model import prepare_to_train
+    from learner.model.student import prepare_to_train
     from tests.bench.stepping.published import PublishedTrainer
     from tests.bench.stepping.shapes import make_batch, make_config, make_model, scaled_lengths
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from common.config import ModelSection
-from learner.model import prepare_to_train
-from learner.ranks import Ranks
-from learner.step_figures import StepFigures
-from learner.stopwatch import Stopwatch
+from learner.measuring.step_figures import StepFigures
+from learner.measuring.stopwatch import Stopwatch
+from learner.model.ranks import Ranks
+from learner.model.student import prepare_to_train
 from tests.bench.stepping.published import PublishedTrainer
 from tests.bench.stepping.shapes import make_batch, make_config, make_model, scaled_lengths
 

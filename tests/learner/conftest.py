@@ -14,11 +14,11 @@ from common.dataset import read_samples
 from common.images import ImageStore
 from common.rendering import Renderer
 from common.types import Group, Sample
-from learner.model import load_student, prompt_positions
-from learner.preparation import Preparation
-from learner.prompts import PromptViews
-from learner.teacher import Teacher
+from learner.model.student import load_student, prompt_positions
+from learner.model.teacher import Teacher
 from learner.trainer import DTYPES, Trainer
+from learner.views.preparation import Preparation
+from learner.views.prompts import PromptViews
 from tests.learner.runs import Run
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_world import make_dataset, make_group

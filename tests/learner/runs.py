@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.served_names import pushed_name
-from learner.model import load_student, named_weights
+from learner.model.student import load_student, named_weights
 from tests.learner import scripted_rollout
 from tests.learner.rank_processes import free_port
 from tests.learner.scripted_rollout import Script

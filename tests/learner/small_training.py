@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from common.config import RunConfig
-from learner.lora import add_adapters, base_names
-from learner.model import load_student
+from learner.model.lora import add_adapters, base_names
+from learner.model.ranks import Ranks
+from learner.model.sharding import gather, shard_model
+from learner.model.student import load_student
+from learner.model.teacher import Teacher
 from learner.optim import Optimizer
-from learner.ranks import Ranks
-from learner.sharding import gather, shard_model
-from learner.teacher import Teacher
 from learner.trainer import DTYPES
 
 NOT_CLIPPED = 1e9  # so that ranks which add up norms in another order change nothing

@@ -13,7 +13,6 @@ from common.config import RunConfig
 from common.config_cli import load
 from common.errors import CheckpointError
 from common.rendering import Renderer
-from learner import checkpointer as checkpointer_module
 from learner.checkpoint import (
     Checkpointer,
     Trained,
@@ -24,8 +23,9 @@ from learner.checkpoint import (
     restore,
     roll_back_targets,
 )
-from learner.checkpoint_folder import oldest_target, read_scores, superseded
-from learner.model import load_student
+from learner.checkpoint import checkpointer as checkpointer_module
+from learner.checkpoint.folder import oldest_target, read_scores, superseded
+from learner.model.student import load_student
 from tests.learner.conftest import World
 from tests.learner.small_training import SmallTraining, small_config
 from tests.tiny_model import FAMILIES, make_tiny_checkpoint
@@ -125,7 +125,7 @@ def test_the_student_is_what_transformers_would_have_saved(
 def test_a_large_student_is_in_parts(
     config: RunConfig, trained: SmallTraining, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("learner.checkpoint_files._MAX_SHARD_BYTES", 40_000)
+    monkeypatch.setattr("learner.checkpoint.files._MAX_SHARD_BYTES", 40_000)
     path = save(config, trained, folder)
     assert len(list(path.glob("model-0*-of-0*.safetensors"))) > 2
     loaded = load_student(

@@ -21,8 +21,16 @@ import torch
 
 from common.config import RunConfig
 from common.rendering import Renderer
-from learner import checkpoint_folder, checkpointer, synced_files, tensor_files
-from learner.checkpoint import Checkpointer, find_checkpoint, list_checkpoints, restore
+from learner.checkpoint import (
+    Checkpointer,
+    checkpointer,
+    find_checkpoint,
+    list_checkpoints,
+    restore,
+    synced_files,
+    tensor_files,
+)
+from learner.checkpoint import folder as checkpoint_folder
 from tests.learner.rank_processes import FORKS
 from tests.learner.small_training import SmallTraining, small_config
 

@@ -9,10 +9,10 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from common.config import RunConfig
 from common.rendering import Renderer
 from learner.checkpoint import Checkpointer, find_checkpoint, restore
-from learner.checkpoint_tensors import fill
-from learner.ranks import Ranks
-from learner.sharding import gather
-from learner.tensor_files import TensorFiles, forms_of, write_tensors
+from learner.checkpoint.tensor_files import TensorFiles, forms_of, write_tensors
+from learner.checkpoint.tensors import fill
+from learner.model.ranks import Ranks
+from learner.model.sharding import gather
 from tests.learner.rank_processes import run_on_ranks
 from tests.learner.small_training import SmallTraining, small_config
 

@@ -6,7 +6,7 @@ The values below are those of SGLang 0.5.23's own kernel, run by Triton's interp
 import pytest
 import torch
 
-from learner.cuda_checksum import cuda_checksum
+from learner.push.cuda_checksum import cuda_checksum
 
 BY_TRITON = {
     1: "d7f1f4357db32352",

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.divergence import (
+from learner.objective.divergence import (
     TAIL_CEILING,
     bucket_logprobs,
     bucket_slopes,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.evaluation import (
+from learner.measuring.evaluation import (
     Accuracy,
     Evaluation,
     end_token_ids,

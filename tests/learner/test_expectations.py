@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from learner.expectations import Expectations, ordinary_tokens
-from learner.model import named_weights, prompt_positions
+from learner.model.student import named_weights, prompt_positions
+from learner.push.expectations import Expectations, ordinary_tokens
 from tests.rollout.support import reference_logprobs
 
 

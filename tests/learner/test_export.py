@@ -19,7 +19,7 @@ from common.files import sha256_of_file
 from common.rendering import Renderer
 from learner.checkpoint import Checkpointer
 from learner.export import DTYPES, export, main, verify
-from learner.lora import merged_weights
+from learner.model.lora import merged_weights
 from tests.learner.small_training import SmallTraining, small_config
 from tests.rollout.test_serve import QUICKSTART, Served, ask, reference
 from tests.tiny_model import FAMILIES, PROBLEM, make_tiny_checkpoint
@@ -184,7 +184,7 @@ import sys, threading
 from pathlib import Path
 import torch
 from learner.export import export
-from learner.tensor_files import Form, write_model
+from learner.checkpoint.tensor_files import Form, write_model
 
 def anonymous_mib():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -11,8 +11,8 @@ import pytest
 
 from broker.client import BrokerClient
 from broker.protocol import Role, Status
-from learner import metrics
 from learner.checkpoint import list_checkpoints, roll_back_targets
+from learner.measuring import metrics
 from tests.learner.runs import Run, assert_same, student_at
 from tests.learner.scripted_rollout import LONG, SHORT, Script
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import CheckpointError, ConfigError
-from learner.lora import (
+from learner.model.lora import (
     AdaptedLinear,
     adapter_state,
     add_adapters,

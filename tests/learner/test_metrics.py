@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from learner.metrics import MetricsLog
+from learner.measuring.metrics import MetricsLog
 
 
 def write_rows(folder: Path) -> Path:

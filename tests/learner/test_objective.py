@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.config import ObjectiveSection
-from learner.divergence import TAIL_CEILING
-from learner.objective import (
+from learner.objective.divergence import TAIL_CEILING
+from learner.objective.loss import (
     HeadInputs,
     MixedHeads,
     ResponseTokens,
@@ -26,8 +26,8 @@ from learner.objective import (
     sampled_logprobs,
     token_shares,
 )
-from learner.objective_plan import plan_chunks
-from learner.objective_top_k import top_k_ids
+from learner.objective.plan import plan_chunks
+from learner.objective.top_k import top_k_ids
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENS, HIDDEN, VOCABULARY, TOP_K = 23, 8, 40, 6

@@ -12,11 +12,11 @@ from transformers.models.qwen3_5 import modeling_qwen3_5
 from common.config import ModelSection
 from common.errors import ConfigError
 from common.rendering import Renderer
-from learner import tree_attention
-from learner.inputs import PromptView
-from learner.layout import plan_layout
-from learner.model import load_student, prompt_positions, response_hidden_states
-from learner.packing import pack, packed_tokens
+from learner.model import tree_attention
+from learner.model.layout import plan_layout
+from learner.model.packing import pack, packed_tokens
+from learner.model.student import load_student, prompt_positions, response_hidden_states
+from learner.views.inputs import PromptView
 from tests.tiny_model import FAMILIES, PROBLEM, make_tiny_checkpoint
 
 SIZES = [(64, 48), (32, 32), (96, 16)]  # pixels at a patch of 8

@@ -11,13 +11,13 @@ from broker.source import SampleSource
 from common.dataset import Answers, read_answers
 from common.errors import ConfigError, DataError
 from common.types import FinishReason, Group, Trajectory, VersionSpan
-from learner.inputs import PromptView
-from learner.model import prompt_positions
-from learner.preparation import Preparation
-from learner.prompts import PromptViews, derived_seed
-from learner.training_views import open_training_views, training_answers
-from learner.upcoming import UpcomingSamples, upcoming_samples
-from learner.view_cache import ViewCache
+from learner.model.student import prompt_positions
+from learner.views.cache import ViewCache
+from learner.views.inputs import PromptView
+from learner.views.preparation import Preparation
+from learner.views.prompts import PromptViews, derived_seed
+from learner.views.training import open_training_views, training_answers
+from learner.views.upcoming import UpcomingSamples, upcoming_samples
 
 
 def changed(group: Group, **fields: object) -> Group:
@@ -197,7 +197,7 @@ def test_an_answer_with_a_second_picture_costs_only_itself(world):
 
 
 def test_no_answer_is_read_unless_the_option_asks_for_it(world, monkeypatch):
-    monkeypatch.setattr("learner.training_views.read_answers", lambda path: 1 / 0)
+    monkeypatch.setattr("learner.views.training.read_answers", lambda path: 1 / 0)
     assert training_answers(world.config) == {}
     with pytest.raises(ZeroDivisionError):
         training_answers(world.changed(teacher={"view": "answer_hint"}))

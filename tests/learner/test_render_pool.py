@@ -19,13 +19,13 @@ import torch
 
 from common.errors import DataError
 from common.rendering import RenderedPrompt
-from learner.array_link import ArrayLink, LinkClosed
-from learner.inputs import PromptView
-from learner.model import load_student, prompt_positions
-from learner.prompts import PromptViews
-from learner.render_pool import RenderPool, WorkerLost
-from learner.render_worker import WorkerSetup
-from learner.view_renderer import ViewRequest
+from learner.model.student import load_student, prompt_positions
+from learner.views.array_link import ArrayLink, LinkClosed
+from learner.views.inputs import PromptView
+from learner.views.pool import RenderPool, WorkerLost
+from learner.views.prompts import PromptViews
+from learner.views.renderer import ViewRequest
+from learner.views.worker import WorkerSetup
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 60.0
@@ -33,7 +33,7 @@ WAIT_S = 60.0
 ACTOR = """
 import json, os, socket, sys, time
 import numpy as np
-from learner.array_link import ArrayLink, LinkClosed
+from learner.views.array_link import ArrayLink, LinkClosed
 {first}
 link = ArrayLink(socket.socket(fileno=int(sys.argv[1])))
 try:
@@ -145,9 +145,9 @@ def test_views_of_the_pool_equal_those_of_the_thread(world, nothing_is_left):
 PARENT = """
 import json, signal, sys, time
 from common.types import Sample
-from learner.render_pool import RenderPool
-from learner.render_worker import WorkerSetup
-from learner.view_renderer import ViewRequest
+from learner.views.pool import RenderPool
+from learner.views.worker import WorkerSetup
+from learner.views.renderer import ViewRequest
 
 signal.signal(signal.SIGINT, lambda *_: None)
 signal.signal(signal.SIGTERM, lambda *_: None)
@@ -281,7 +281,7 @@ def test_a_view_that_there_is_no_memory_for_fails(world, nothing_is_left, monkey
         raise MemoryError
 
     with RenderPool(1, setup_of(world), command=actor()) as pool:
-        monkeypatch.setattr("learner.render_pool.receive_view", no_memory)
+        monkeypatch.setattr("learner.views.pool.receive_view", no_memory)
         for future in [pool.submit(request(world)) for _ in range(3)]:
             with pytest.raises(WorkerLost):
                 future.result(WAIT_S)

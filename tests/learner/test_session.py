@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from common.errors import BrokerUnavailable
-from learner.buckets import Snapshot, plan_buckets
 from learner.checkpoint import list_checkpoints
 from learner.feed import Feed, Interrupted
+from learner.push.buckets import Snapshot, plan_buckets
 from tests.learner.runs import assert_same, student_at
 from tests.learner.scripted_rollout import Script
 

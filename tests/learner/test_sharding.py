@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import ConfigError
-from learner.lora import (
+from learner.model.lora import (
     adapter_state,
     add_adapters,
     load_adapters,
@@ -25,9 +25,9 @@ from learner.lora import (
     merged_weights,
     move_towards_merged,
 )
-from learner.push_group import PushGroup
-from learner.ranks import RankError, Ranks, add_up, agree_on_max, init_ranks, rank_failures
-from learner.sharding import clip_gradients, copy_into, gather, shard_model, whole_weight
+from learner.model.ranks import RankError, Ranks, add_up, agree_on_max, init_ranks, rank_failures
+from learner.model.sharding import clip_gradients, copy_into, gather, shard_model, whole_weight
+from learner.push.group import PushGroup
 from rollout.embedded.weights import UpdateGroup
 from tests.learner.rank_processes import FORKS, free_port, run_on_ranks, started_ranks
 from tests.tiny_model import FAMILIES, PATCH_SIZES, make_tiny_checkpoint

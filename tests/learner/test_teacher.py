@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from common.config import ModelSection, TeacherSection
 from common.errors import ConfigError
-from learner.model import load_student
-from learner.teacher import Teacher
+from learner.model.student import load_student
+from learner.model.teacher import Teacher
 from tests.tiny_model import make_tiny_checkpoint
 
 SAVED = ("ema", "frozen", "progressive", "trust_region")

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.inputs import PreparedBatch
 from learner.micro_batches import fill_bins
+from learner.views.inputs import PreparedBatch
 
 LENGTHS = [(3, 1, 2), (1, 1, 1), (5, 2, 4), (2, 6, 1)]
 

@@ -11,12 +11,12 @@ from common.dataset import read_samples
 from common.images import ImageStore
 from common.rendering import Renderer
 from learner.assembly import _filler, _models
-from learner.model import prompt_positions
-from learner.preparation import Preparation
-from learner.ranks import Ranks
-from learner.sharding import gather
+from learner.model.ranks import Ranks
+from learner.model.sharding import gather
+from learner.model.student import prompt_positions
 from learner.trainer import Trainer
-from learner.training_views import open_training_views
+from learner.views.preparation import Preparation
+from learner.views.training import open_training_views
 from tests.learner.rank_processes import run_on_ranks
 from tests.tiny_model import FAMILIES, make_tiny_checkpoint
 from tests.tiny_world import make_group

@@ -4,8 +4,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.objective import token_shares
-from learner.visual_advantage import sequence_weights, token_multipliers, visual_advantages
+from learner.objective.loss import token_shares
+from learner.objective.visual_advantage import (
+    sequence_weights,
+    token_multipliers,
+    visual_advantages,
+)
 
 SHARE, MASS = 0.2, 0.5
 

@@ -11,10 +11,10 @@ import pytest
 from common.config import RunConfig
 from common.errors import CheckpointError
 from learner import assembly
-from learner.health import Verdict
-from learner.ranks import Ranks
+from learner.measuring.health import Verdict
+from learner.measuring.watch import HealthWatch, RollBack, newest_good, stop
+from learner.model.ranks import Ranks
 from learner.signals import Signals
-from learner.watch import HealthWatch, RollBack, newest_good, stop
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 

@@ -28,12 +28,12 @@ from common.config import RunConfig
 from common.images import ImageStore
 from common.rendering import Renderer
 from common.types import Group
-from learner import publisher as publisher_module
-from learner.buckets import Snapshot
-from learner.expectations import Expectations
-from learner.model import load_student, named_weights, prompt_positions
-from learner.publisher import Publisher
-from learner.push_group import PushGroup
+from learner.model.student import load_student, named_weights, prompt_positions
+from learner.push import publisher as publisher_module
+from learner.push.buckets import Snapshot
+from learner.push.expectations import Expectations
+from learner.push.group import PushGroup
+from learner.push.publisher import Publisher
 from tests.rollout.support import reference_logprobs
 
 NUM_BUCKETS = 3

@@ -20,9 +20,9 @@ from common.config import RunConfig
 from common.config_cli import build
 from common.rendering import Renderer
 from common.types import WeightUpdate
-from learner.expectations import Expectations
-from learner.model import load_student, named_weights, prompt_positions
-from learner.publisher import Publisher, snapshot_of, weight_folder
+from learner.model.student import load_student, named_weights, prompt_positions
+from learner.push.expectations import Expectations
+from learner.push.publisher import Publisher, snapshot_of, weight_folder
 from rollout.engine import GroupRequest
 from rollout.http_engine import HttpEngine
 from rollout.member import http_engine

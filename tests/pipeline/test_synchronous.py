@@ -26,13 +26,13 @@ from common.rendering import RenderedPrompt, Renderer
 from common.types import Sample
 from common.views import teacher_view
 from deploy.supervisor import Supervisor
-from learner.head import head_of
-from learner.inputs import PromptView
-from learner.model import prepare_to_train, prompt_positions, response_hidden_states
-from learner.objective import ResponseTokens, objective
-from learner.objective import SamplingLaw as LearnerLaw
-from learner.packing import pack
-from learner.sharding import clip_gradients
+from learner.model.packing import pack
+from learner.model.sharding import clip_gradients
+from learner.model.student import prepare_to_train, prompt_positions, response_hidden_states
+from learner.objective.head import head_of
+from learner.objective.loss import ResponseTokens, objective
+from learner.objective.loss import SamplingLaw as LearnerLaw
+from learner.views.inputs import PromptView
 from rollout.embedded.sampler import Prompt, SamplingLaw, generate
 from tests.deploy.test_supervisor import LocalProcess
 from tests.tiny_model import make_tiny_checkpoint

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.config import RunConfig
 from common.config_cli import build
-from learner.model import load_student, named_weights
+from learner.model.student import load_student, named_weights
 from rollout.engine import GroupRequest
 from tests.bench.broker_process import running_broker
 from tests.bench.generating.alone import drive_alone

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from common.config import RunConfig, WeightsSection
 from common.config_cli import build
-from learner.buckets import Snapshot
 from learner.feed import Feed
-from learner.publisher import Publisher
+from learner.push.buckets import Snapshot
+from learner.push.publisher import Publisher
 from tests.bench.broker_process import running_broker
 from tests.bench.piped import PipedChild, children
 from tests.bench.pushing.engine import serve_engine

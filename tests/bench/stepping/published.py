@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.config import RunConfig
-from learner.divergence import bucket_logprobs, divergence
-from learner.inputs import PreparedBatch, PreparedGroup, PromptView
 from learner.micro_batches import fill_bins
-from learner.model import response_hidden_states
-from learner.packing import pack
-from learner.teacher import Teacher
+from learner.model.packing import pack
+from learner.model.student import response_hidden_states
+from learner.model.teacher import Teacher
+from learner.objective.divergence import bucket_logprobs, divergence
 from learner.trainer import DTYPES, Trainer
+from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
 
 
 class PublishedTrainer(Trainer):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from common.config import RunConfig
-from learner.inputs import PreparedBatch, PreparedGroup, PromptView
+from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
 
 IMAGE_TOKEN, FIRST_TEXT_TOKEN = 5, 16
 PUBLISHED = {"image": 3290, "text": 76, "crop": 210, "response": 170}
@@ -132,7 +132,7 @@ def _group(name: str, lengths: Lengths, model: Any, vocabulary: int, rng) -> Pre
 
 
 def _view(image_tokens: int, question: np.ndarray, model: Any, rng) -> PromptView:
-    from learner.model import prompt_positions
+    from learner.model.student import prompt_positions
 
     height = max(1, round(math.sqrt(image_tokens / 1.4)))  # a picture of 7 : 5
     width = max(1, round(image_tokens / height))

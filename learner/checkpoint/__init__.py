@@ -1,0 +1,55 @@
+"""Checkpoints: a Hugging Face folder of the student, and beside it all that training needs.
+
+    RUN/checkpoints/
+        step-000060/
+            config.json, generation_config.json, tokenizer, processor, chat template   the student:
+            model.safetensors               float32; beyond 5 GiB in parts with an index
+            teacher/weights.safetensors     float32 master; absent if it has no weights of its own
+            training/adapters.safetensors   if model.lora_rank > 0; the student has them merged in
+            training/optimizer.safetensors  AdamW: exp_avg.NAME, exp_avg_sq.NAME, step.NAME
+            training/random.safetensors     states of torch's generators: cpu.RANK, cuda.RANK
+            run.toml                        the configuration
+            state.json                      version, run seed, digests of all other files, the
+                                            oldest step that can be gone back to, and how the
+                                            student's files name tensors
+        scores.json                         accuracy on full images by version, where measured
+
+Every tensor is whole, under its parameter's name, so any number of ranks can load it, each reading
+its own part. The learning rate is a function of the version. A folder is written under another
+name, the broker is told, and then it is renamed: a name that ends in digits is complete, and the
+broker knows all steps that it holds. A learner that starts on a run folder goes on from the newest
+one, bit for bit. `--model.path RUN/checkpoints/step-000060` starts another run from the student.
+
+The newest `checkpoint.keep` can be gone back to. Those of `checkpoint.keep_best` that are older are
+there to be exported or started from: the broker has forgotten the steps behind them.
+
+    learner.checkpoint.checkpointer         saves while training goes on
+    learner.checkpoint.cut       what is saved, copied at one instant
+    learner.checkpoint.tensors   sharded tensors <-> whole ones
+    learner.checkpoint.files     the files of one checkpoint
+    learner.checkpoint.folder    which are complete, kept, removed
+    learner.checkpoint.restore   back into a trainer
+"""
+
+from learner.checkpoint.checkpointer import Checkpointer
+from learner.checkpoint.cut import Trained
+from learner.checkpoint.folder import (
+    Checkpoint,
+    discard_after,
+    find_checkpoint,
+    list_checkpoints,
+    roll_back_targets,
+)
+from learner.checkpoint.restore import load_teacher, restore
+
+__all__ = [
+    "Checkpoint",
+    "Checkpointer",
+    "Trained",
+    "discard_after",
+    "find_checkpoint",
+    "list_checkpoints",
+    "load_teacher",
+    "restore",
+    "roll_back_targets",
+]

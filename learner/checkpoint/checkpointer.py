@@ -1,0 +1,211 @@
+"""Saves checkpoints while training goes on.
+
+    save():  wait for the last write | copy everything to main memory |  -> training
+                                                          thread:  write > tell the broker > rename
+                                                                   > remove what is superseded
+
+The training thread stands still for the copy alone (and for a write that is slower than the time
+between checkpoints). At most one write is under way; its error is raised by the next `save` or
+`wait`. The copies stay in the main rank's main memory from one save to the next: four times the
+float32 weights with a teacher, as large as the files.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch.distributed as dist
+
+from common.config import RunConfig
+from common.errors import CheckpointError
+from common.rendering import Renderer
+from learner.checkpoint.cut import Cut, Trained, take_cut
+from learner.checkpoint.files import write_checkpoint
+from learner.checkpoint.folder import (
+    list_checkpoints,
+    oldest_target,
+    part_of,
+    path_of,
+    read_scores,
+    remove_leftovers,
+    remove_superseded,
+    version_of,
+    write_scores,
+)
+from learner.checkpoint.synced_files import sync
+from learner.checkpoint.tensors import HostMemory, is_main_rank
+from learner.model.ranks import agree_on_max
+
+logger = logging.getLogger(__name__)
+_WRITE_TIMEOUT_S = 1800.0  # a write that takes longer is an error
+_NEVER = -1
+
+
+class Checkpointer:
+    """Use it as a context manager; leaving it waits for what is being written.
+
+    Make it before the first step: the version that the trainer has then needs no checkpoint, since
+    it is the start, or was restored from one. With several ranks each has one, and all call `save`
+    at the same steps: tensors are gathered, the main rank writes.
+
+    Args:
+        folder: RUN/checkpoints.
+        commit: is told the version, and the oldest step that a learner may have to go back to, when
+            everything is written and before it is valid. If it raises, there is no new checkpoint.
+            It runs in the thread that writes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        trainer: Trained,
+        renderer: Renderer,
+        config: RunConfig,
+        commit: Callable[[int, int], None],
+    ) -> None:
+        self._folder = folder
+        self._trainer = trainer
+        self._renderer = renderer
+        self._config = config
+        self._commit = commit
+        self._memory = HostMemory()
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._saved_version = trainer.version  # of version 0 there is no need of one
+        self.stall_s = 0.0  # that the training thread stood still, in all
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._settle()
+            if is_main_rank() and self._folder.is_dir():
+                self._remove_superseded()  # what was measured last may have changed the best
+        else:
+            try:
+                self._settle()
+            except Exception as error:  # the one that ends the run is the one to see
+                logger.warning("a checkpoint was not written: %s", error)
+
+    def save(self) -> None:
+        """Copy the trainer's state and begin to write it, unless this version has a checkpoint.
+
+        Raises:
+            CheckpointError: the write before failed, or takes more than half an hour.
+            Exception: what `commit` raised in the write before.
+        """
+        began = time.monotonic()
+        self._settle()
+        version = self._trainer.version
+        # The first rank alone knows of a write that failed; all take part in another try.
+        if not agree_on_max(int(version != self._saved_version), _group()):
+            return
+        waited_s = time.monotonic() - began
+        cut = take_cut(self._trainer, self._memory)
+        self._saved_version = version
+        if cut is not None:
+            self._prepare_folder()
+            self._thread = threading.Thread(target=self._write, args=(cut,), name="checkpoint")
+            self._thread.start()
+        stall_s = time.monotonic() - began
+        self.stall_s += stall_s
+        logger.info(
+            "checkpoint of step %d: copied; training stood still for %.2f s, of which %.2f s for "
+            "the write before",
+            version, stall_s, waited_s,
+        )  # fmt: skip
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until nothing is being written; false: it still is after `timeout_s`.
+
+        Raises:
+            CheckpointError: the disk refused.
+            Exception: what `commit` raised.
+        """
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                return False
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        return True
+
+    def note_score(self, version: int, accuracy: float) -> None:
+        """Tell the accuracy on full images of a version, once it was saved or is being saved.
+
+        `checkpoint.keep_best` goes by it; of a version without a checkpoint it is forgotten.
+        """
+        if not is_main_rank():
+            return
+        is_writing = self._thread is not None
+        if path_of(self._folder, version).is_dir() or (
+            is_writing and version == self._trainer.version
+        ):
+            write_scores(self._folder, {**read_scores(self._folder), version: accuracy})
+
+    def _settle(self) -> None:
+        if not self.wait(_WRITE_TIMEOUT_S):
+            raise CheckpointError(
+                f"{self._folder}: a checkpoint is not written after {_WRITE_TIMEOUT_S:.0f} s. "
+                "Fix: see whether its disk still answers"
+            )
+
+    def _prepare_folder(self) -> None:
+        """Make it, and forget scores of this version's undone past and of what is gone."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _refused(self._folder, error) from error
+        scores = read_scores(self._folder)
+        kept = {version_of(path) for path in list_checkpoints(self._folder)}
+        if not scores.keys() <= kept:
+            write_scores(self._folder, {v: scores[v] for v in scores.keys() & kept})
+
+    # ---- the thread ------------------------------------------------------------------------------
+    def _write(self, cut: Cut) -> None:
+        began = time.monotonic()
+        part = part_of(self._folder, cut.version)
+        try:
+            self._write_and_rename(cut, part)
+        except OSError as error:
+            # ConnectionError is one too, and says what it means by itself.
+            self._error = error if isinstance(error, ConnectionError) else _refused(part, error)
+            self._saved_version = _NEVER
+        except Exception as error:  # the boundary of this thread: the training thread raises it
+            self._error = error
+            self._saved_version = _NEVER
+        else:
+            seconds = time.monotonic() - began
+            logger.info("checkpoint of step %d written in %.2f s", cut.version, seconds)
+
+    def _write_and_rename(self, cut: Cut, part: Path) -> None:
+        remove_leftovers(self._folder)
+        final = path_of(self._folder, cut.version)
+        assert not final.exists(), f"{final} would be overwritten"
+        oldest = oldest_target(self._folder, cut.version, self._config.checkpoint.keep)
+        write_checkpoint(part, cut, self._trainer.model, self._renderer, self._config, oldest)
+        self._commit(cut.version, oldest)
+        os.replace(part, final)
+        sync(self._folder)
+        self._remove_superseded()
+
+    def _remove_superseded(self) -> None:
+        keep, keep_best = self._config.checkpoint.keep, self._config.checkpoint.keep_best
+        remove_superseded(self._folder, read_scores(self._folder), keep, keep_best)
+
+
+def _group() -> dist.ProcessGroup | None:
+    return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+
+
+def _refused(part: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{part}: the checkpoint cannot be written: {error}. Fix: give the disk room, then start "
+        "again with run.resume = true; the run goes on from the checkpoint before"
+    )

@@ -1,0 +1,86 @@
+"""The figures of one step, summed over its tokens, micro-batches and ranks."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from learner.model.ranks import Ranks, add_up, greatest
+from learner.objective.loss import LOG_RATIO_LIMIT, TokenFigures
+from learner.views.inputs import PreparedBatch
+
+_SUMS = ("divergence", "entropy", "mismatch_kl", "ratio", "clipped", "agreement")
+
+
+class StepFigures:
+    """Collects what micro-batches tell; `metrics` makes means of it."""
+
+    def __init__(self, clip: float | None, device: torch.device) -> None:
+        self._clip = math.inf if clip is None else clip
+        self._sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=device)
+        self._ratio_max = torch.zeros((), device=device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+
+    def add(self, loss: Tensor, tokens: TokenFigures, rollout_logprobs_T: Tensor) -> None:
+        log_ratio_T = (tokens.student_logprob - rollout_logprobs_T).clamp(
+            -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT
+        )
+        ratio_T = log_ratio_T.exp()
+        columns = (
+            tokens.divergence,
+            tokens.entropy,
+            ratio_T - 1 - log_ratio_T,
+            ratio_T,
+            (ratio_T > self._clip).float(),
+            tokens.teacher_logprob - tokens.student_logprob,
+        )
+        self._sums += torch.stack([column.double().sum() for column in columns])
+        self._ratio_max = torch.maximum(self._ratio_max, ratio_T.max())
+        self._loss += loss.detach()
+
+    def metrics(self, batch: PreparedBatch, ranks: Ranks) -> dict[str, float]:
+        """Of all ranks together; all ranks call it. Without a token only the counts."""
+        ages = [age for group in batch.groups for age in group.staleness]
+        counts = [
+            len(batch.groups),
+            len(ages),
+            sum(group.num_response_tokens for group in batch.groups),
+            len(batch.refused),
+            sum(ages),
+        ]
+        sums = add_up([*counts, float(self._loss), *self._sums.tolist()], ranks.group)
+        groups, trajectories, tokens, refused, age_sum, loss = sums[:6]
+        metrics = {
+            "learner/groups": groups,
+            "learner/trajectories": trajectories,
+            "learner/tokens": tokens,
+            "learner/response_tokens_mean": tokens / max(1, trajectories),
+            "learner/refused_groups": refused,
+        }
+        ratio_max, age_max = greatest([float(self._ratio_max), max(ages, default=0)], ranks.group)
+        if not tokens:
+            return metrics
+        mean = {name: total / tokens for name, total in zip(_SUMS, sums[6:], strict=True)}
+        return {
+            "learner/loss_nats": loss,
+            **metrics,
+            "learner/divergence_nats": mean["divergence"],
+            "learner/entropy_nats": mean["entropy"],
+            "learner/mismatch_kl_nats": mean["mismatch_kl"],
+            "learner/ratio_mean": mean["ratio"],
+            "learner/ratio_max": ratio_max,
+            "learner/ratio_clipped_share": mean["clipped"],
+            "learner/teacher_gain_nats": mean["agreement"],
+            "staleness/max_steps": age_max,
+            "staleness/mean_steps": age_sum / max(1.0, trajectories),
+        }
+
+
+def counts_of_step(batch: PreparedBatch, ranks: Ranks) -> tuple[int, int, int]:
+    """Groups, sequences and response tokens of a step over all ranks; all ranks call it."""
+    sequences: Sequence[int] = [len(r) for group in batch.groups for r in group.responses]
+    groups, number, tokens = add_up(
+        [len(batch.groups), len(sequences), sum(sequences)], ranks.group
+    )
+    return round(groups), round(number), round(tokens)

@@ -1,0 +1,138 @@
+"""Carries the health gates through a run: their memory in RUN/health.json, pauses, roll-backs."""
+
+import json
+import logging
+import queue
+from collections.abc import Mapping, Sequence
+
+from common.config import RunConfig
+from common.errors import CheckpointError, VisionOpdError
+from learner.measuring.health import HealthGates, Verdict
+from learner.measuring.scenes import write_json
+
+logger = logging.getLogger(__name__)
+_FILE = "health.json"
+
+
+class HealthStop(VisionOpdError):
+    """A gate ended the run."""
+
+
+class RollBack(Exception):
+    """A gate wants the run to go on from an earlier checkpoint. Not an error."""
+
+    def __init__(self, step: int, reasons: tuple[str, ...]) -> None:
+        super().__init__(f"to step {step}")
+        self.step = step
+        self.reasons = reasons
+
+
+class HealthWatch:
+    """One a process: it outlives roll-backs.
+
+    Raises:
+        CheckpointError: RUN/health.json is not what an earlier life of the run wrote.
+    """
+
+    def __init__(self, config: RunConfig, is_kept: bool = True) -> None:
+        assert config.run.folder is not None
+        self._config = config.health
+        self._path = config.run.folder / _FILE
+        self._is_kept = is_kept
+        self._gates = HealthGates(config.health)
+        # SimpleQueue: `resume` is called by a signal handler, which may break into a get().
+        self._resumes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        if self._path.exists():
+            self._restore()
+
+    @property
+    def lr_factor(self) -> float:
+        """Of the learning rate, after as many roll-backs: the same again would end the same way."""
+        return self._config.roll_back_lr_factor**self._gates.roll_backs
+
+    @property
+    def num_alarms(self) -> int:
+        """Gates that have acted and whose figures are still out of bounds."""
+        return len(self._gates.alarms)
+
+    def goes_on_from(self, step: int) -> None:
+        """What was held against later steps no longer counts."""
+        self._gates.undo_after(step)
+
+    def look(self, step: int, metrics: Mapping[str, float]) -> Verdict:
+        verdict = self._gates.look(step, metrics)
+        if verdict.action != "none":
+            for reason in verdict.reasons:
+                logger.warning("step %d: %s: %s", step, verdict.action.replace("_", " "), reason)
+        if self._is_kept:
+            write_json(self._path, self._gates.state())
+        return verdict
+
+    def _restore(self) -> None:
+        try:
+            self._gates.restore(json.loads(self._path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{self._path}: it cannot be read: {error}. "
+                "Fix: remove it to begin with new baselines"
+            ) from error
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._path}: {error}") from error
+
+    def resume(self) -> None:
+        """End a pause. Safe in a signal handler."""
+        self._resumes.put(None)
+
+    def begin_pause(self) -> None:
+        """What was asked for before counts no longer."""
+        while not self._resumes.empty():
+            self._resumes.get()
+
+    def wait_for_resume(self, timeout_s: float) -> bool:
+        try:
+            self._resumes.get(timeout=timeout_s)
+        except queue.Empty:
+            return False
+        return True
+
+
+def newest_good(targets: Sequence[int], verdict: Verdict, judged: int) -> int | None:
+    """The newest checkpoint whose weights no gate has held anything against.
+
+    A step's figures are of the weights before it, and so are those of its samples: gone back to
+    these, the run would meet the same figures again. Only if nothing older is left they must do:
+    the steps after them are made with another learning rate, at least.
+
+    Args:
+        targets: versions that can be gone back to, oldest first.
+        judged: the version of the weights that the figures are of, less that of their step.
+
+    Returns:
+        None: all of them are from after it went wrong.
+    """
+    assert verdict.since is not None, "no gate has acted"
+    before = [version for version in targets if version < verdict.since]
+    good = [version for version in before if version < verdict.since + judged]
+    return max(good or before, default=None)
+
+
+def stop(verdict: Verdict, target: int | None) -> HealthStop:
+    """The error that ends a run.
+
+    Args:
+        target: the newest checkpoint from before it went wrong; None: there is none.
+    """
+    if target is None:
+        kept = (
+            f"no checkpoint from before step {verdict.since} is kept "
+            "(checkpoint.every_steps, checkpoint.keep)"
+        )
+        mend = "start anew"
+    else:
+        kept = f"the newest checkpoint from before it is of step {target}"
+        mend = "export that, or remove those after it and resume,"
+    return HealthStop(
+        f"stopped by a health gate: {'; '.join(verdict.reasons)}; {kept}. Fix: {mend} with another "
+        "setting (a lower optimizer.lr, say); the section [health] sets the bounds, health.action "
+        "= warn lets a run go on"
+    )

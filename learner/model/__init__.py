@@ -1,0 +1,1 @@
+"""The model as it trains: loaded, packed, adapted, sharded over ranks; and the teacher."""

@@ -1,0 +1,127 @@
+"""The gated delta net of Qwen3.5 in a packed row of trees (arXiv 2412.06464).
+
+Its causal convolution and its recurrent state start anew at every root; a branch goes on from the
+convolution's taps and the state at the end of its root. Both are copied to all branches, so that
+their gradients are summed there. transformers' own module would carry them from one sequence of a
+row into the next.
+Axes: S segments, M tokens of the longest, C channels of the convolution, H heads, D of a head.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from common.errors import ConfigError
+from learner.model.layout import Batch, Layout
+
+_PARTS = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "conv1d", "norm", "out_proj")
+
+
+def follow_layouts(model: nn.Module) -> None:
+    """Make every gated delta net of `model` compute by the layout of a row, where it gets one.
+
+    Raises:
+        ConfigError: a linear-attention layer of another form.
+    """
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        if not kind.endswith(("GatedDeltaNet", "LinearAttention", "Mamba2Mixer")):
+            continue
+        if not all(hasattr(module, part) for part in _PARTS):
+            raise ConfigError(
+                f"model.path: {name} is a {kind}, whose state this learner cannot reset between "
+                "sequences. Fix: choose a model of the Qwen3.5, Qwen3-VL or Qwen2.5-VL family"
+            )
+        module.__class__ = _following(type(module))
+
+
+def _following(plain: type[nn.Module]) -> type[nn.Module]:
+    """`plain`, but with a layout its tokens belong to the segments of the layout."""
+
+    def forward(
+        self: Any, hidden_states: Tensor, *arguments: Any, layout: Layout | None = None, **rest: Any
+    ) -> Tensor:
+        if layout is None:
+            output: Tensor = plain.forward(self, hidden_states, *arguments, **rest)
+            return output
+        return _forward(self, hidden_states[0], layout)[None]
+
+    # Pickled by nobody; copy.deepcopy takes the class as it is.
+    return type(plain.__name__, (plain,), {"forward": forward, "__module__": plain.__module__})
+
+
+def _forward(module: Any, hidden_LD: Tensor, layout: Layout) -> Tensor:
+    mixed_LC = module.in_proj_qkv(hidden_LD)
+    beta_LH = module.in_proj_b(hidden_LD).sigmoid()
+    step_LH = functional.softplus(module.in_proj_a(hidden_LD).float() + module.dt_bias)
+    decay_LH = -module.A_log.float().exp() * step_LH
+
+    taps = module.conv_kernel_size - 1
+    roots = layout.roots
+    no_past_SKC = mixed_LC.new_zeros(len(roots.index_SM), taps, mixed_LC.shape[-1])
+    root_out, state = _segments(module, roots, no_past_SKC, None, mixed_LC, decay_LH, beta_LH)
+    branch_out = None
+    if layout.branches is not None:
+        past_SKC = _ends(layout, taps, mixed_LC)
+        branch_out, _ = _segments(
+            module,
+            layout.branches,
+            past_SKC,
+            state.index_select(0, layout.root_of_branch_S),
+            mixed_LC,
+            decay_LH,
+            beta_LH,
+        )
+    out_LHD = layout.joined(root_out, branch_out)
+    gate_LHD = module.in_proj_z(hidden_LD).unflatten(-1, (-1, module.head_v_dim))
+    normed_LHD = module.norm(out_LHD.flatten(0, 1), gate_LHD.flatten(0, 1)).view_as(out_LHD)
+    output: Tensor = module.out_proj(normed_LHD.flatten(1))
+    return output
+
+
+def _segments(
+    module: Any,
+    batch: Batch,
+    past_SKC: Tensor,
+    state_SHDD: Tensor | None,
+    mixed_LC: Tensor,
+    decay_LH: Tensor,
+    beta_LH: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Outputs [S, M, H, D] of the segments of a batch, and their last states [S, H, D, D].
+
+    A place without a token has decay 0 (in log space) and beta 0: it leaves the state alone.
+    """
+    functions = sys.modules[type(module).__module__]
+    mixed_SCM = torch.cat([past_SKC, batch.of(mixed_LC)], dim=1).transpose(1, 2)
+    mixed_SCM = functions.causal_conv1d_fn(
+        mixed_SCM, module.conv1d.weight.squeeze(1), module.conv1d.bias, activation=module.activation
+    )
+    mixed_SMC = mixed_SCM[:, :, past_SKC.shape[1] :].transpose(1, 2)
+    query, key, value = mixed_SMC.split([module.key_dim, module.key_dim, module.value_dim], dim=-1)
+    query, key = (t.unflatten(-1, (-1, module.head_k_dim)) for t in (query, key))
+    repeats = module.num_v_heads // module.num_k_heads
+    output, state = functions.torch_chunk_gated_delta_rule(
+        query.repeat_interleave(repeats, dim=2),
+        key.repeat_interleave(repeats, dim=2),
+        value.unflatten(-1, (-1, module.head_v_dim)),
+        g=batch.of(decay_LH),
+        beta=batch.of(beta_LH),
+        initial_state=state_SHDD,
+        output_final_state=True,
+        use_qk_l2norm_in_kernel=True,
+    )
+    return output, state
+
+
+def _ends(layout: Layout, taps: int, mixed_LC: Tensor) -> Tensor:
+    """What a branch's convolution still sees of its root: its last `taps` inputs, [S, taps, C]."""
+    starts = torch.tensor([tree.start for tree in layout.trees], device=mixed_LC.device)
+    ends = torch.tensor([tree.branches_start for tree in layout.trees], device=mixed_LC.device)
+    place_SK = ends[:, None] + torch.arange(-taps, 0, device=mixed_LC.device)
+    is_token_SK = place_SK >= starts[:, None]  # a root may be shorter than the kernel
+    ends_of_roots = Batch(place_SK * is_token_SK, is_token_SK).of(mixed_LC)
+    return ends_of_roots.index_select(0, layout.root_of_branch_S)

@@ -1,0 +1,170 @@
+"""The student: load it, and run it up to the hidden states that predict response tokens."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+
+import common.torchvision_compat  # noqa: F401  (must come before transformers)
+from common.config import ModelSection
+from common.errors import ConfigError
+from learner.model import tree_attention
+from learner.model.delta_net import follow_layouts
+from learner.model.last_layer import NarrowLayer, narrow_last_layer
+from learner.model.lora import base_names, merged_weight
+from learner.model.packing import PackedRow
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is a GPU where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("learner.device = cuda: no GPU is usable. Fix: learner.device = cpu")
+    return torch.device(
+        "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"
+    )
+
+
+def load_student(config: ModelSection, device: torch.device) -> Any:
+    """The model with float32 master weights, ready to train.
+
+    Raises:
+        ConfigError: no such model, or options that do not fit together.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(config.path, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"model.path = {config.path!r} cannot be loaded: {reason} "
+            "Fix: name a Hugging Face folder of an image-text model"
+        ) from error
+    return prepare_to_train(model, config, device)
+
+
+def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> Any:
+    """Make a loaded model compute packed rows, and recompute or freeze what the config says.
+
+    Raises:
+        ConfigError: layers that cannot be packed, or no vision tower where one is to be frozen.
+    """
+    _check_layers(model)
+    model.set_attn_implementation(
+        {"text_config": tree_attention.register(), "vision_config": _vision_attention(config)}
+    )
+    follow_layouts(model)
+    narrow_last_layer(model)
+    model.to(device)
+    if config.freeze_vision_tower:
+        _vision_tower(model).requires_grad_(False)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    return model
+
+
+def response_hidden_states(model: Any, row: PackedRow, dtype: torch.dtype) -> Tensor:
+    """[N, D]: for each response token the hidden state that predicts it, computed in `dtype`.
+
+    A sharded model holds its weights in that dtype while it computes; of another one autocast takes
+    the matrix products alone to it, and norms and sums over layers stay in float32.
+    """
+    is_mixed = dtype != torch.float32 and not isinstance(model.base_model, FSDPModule)
+    with torch.autocast(row.input_ids_L.device.type, dtype=dtype, enabled=is_mixed):
+        output = model.base_model(
+            input_ids=row.input_ids_L[None],
+            position_ids=row.position_ids_3L[:, None],
+            mm_encoder_outputs={"image": image_features(model, row)},
+            use_cache=False,
+            layout=row.layout,
+        )
+    hidden: Tensor = output.last_hidden_state[0]  # [M, D] of what is asked for, or [L, D] of all
+    is_narrow = isinstance(model.base_model.language_model.layers[-1], NarrowLayer)
+    hidden_ND = hidden.index_select(0, row.predicting_N if is_narrow else row.places_N)
+    return hidden_ND.to(dtype) if dtype != torch.float32 else hidden_ND
+
+
+def image_features(model: Any, row: PackedRow) -> Any:
+    """The vision tower's output for the images of a row: each is encoded once."""
+    features = model.base_model.get_image_features(
+        row.pixel_values, row.image_grid_thw, return_dict=True
+    )
+    features.pooler_output = [features.pooler_output[i] for i in row.image_of_root]
+    if (layers := getattr(features, "deepstack_features", None)) is not None:
+        features.deepstack_features = [[layer[i] for i in row.image_of_root] for layer in layers]
+    return features
+
+
+def prompt_positions(model: Any, input_ids: Tensor, types: Tensor, grid_thw: Tensor) -> Tensor:
+    """int64 [3, P]: the model's own rotary positions of one prompt.
+
+    Args:
+        input_ids: int64 [P].
+        types: int64 [P], 1 at image tokens.
+        grid_thw: int64 [images, 3].
+    """
+    positions_31P: Tensor = model.base_model.get_rope_index(
+        input_ids[None], mm_token_type_ids=types[None], image_grid_thw=grid_thw
+    )[0]
+    return positions_31P[:, 0]
+
+
+class NamedWeights(Mapping[str, Tensor]):
+    """Every tensor that a server must get, by its state_dict name, tied ones once.
+
+    The model's own tensors, live and detached; of an adapted layer the merged weight, made anew
+    whenever it is asked for. A sharded model gives DTensors.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._names = dict.fromkeys(base_names(model))
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return merged_weight(self._model, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def named_weights(model: nn.Module) -> NamedWeights:
+    return NamedWeights(model)
+
+
+def _vision_attention(config: ModelSection) -> str:
+    if config.attention != "auto":
+        return config.attention
+    return "flash_attention_2" if _has_flash_attention() else "sdpa"
+
+
+def _check_layers(model: Any) -> None:
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    if unknown := kinds - {"full_attention", "linear_attention"}:
+        raise ConfigError(
+            f"model.path: layers of kind {', '.join(sorted(unknown))} are not supported. "
+            "Fix: choose a model of the Qwen3.5, Qwen3-VL or Qwen2.5-VL family"
+        )
+
+
+def _has_flash_attention() -> bool:
+    from transformers.utils import is_flash_attn_2_available
+
+    return bool(is_flash_attn_2_available())
+
+
+def _vision_tower(model: Any) -> nn.Module:
+    tower = getattr(model.base_model, "visual", None)
+    if not isinstance(tower, nn.Module):
+        raise ConfigError(
+            f"model.freeze_vision_tower: {type(model).__name__} has no part named visual. "
+            "Fix: model.freeze_vision_tower = false"
+        )
+    return tower

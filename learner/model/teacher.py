@@ -1,0 +1,297 @@
+"""The teacher: which weights score the student's tokens, and how they follow the student.
+
+    policy        weights of the forward pass             after an optimizer step
+    ema           start, then a moving average            (1 - rate) * teacher + rate * student
+    frozen        start                                   nothing
+    progressive   start, then copies of the student       a copy every interval_steps
+    trust_region  start; its logits are mixed with those  nothing
+                  of the student
+    current       the student itself                      nothing
+    fixed         another model                           nothing
+
+The forward pass runs on a copy in the compute dtype. A moving average needs float32 beside it: its
+steps are rate * lr wide and would be rounded away in bfloat16. That master is on the student's
+device or in main memory; if float32 is the compute dtype, the copy itself is the master, wherever
+it is. Buffers stay as they are (a copy of the student takes them too).
+Parameters are matched by name, and worked on shard by shard where FSDP2 has sharded them.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from common.config import ModelSection, TeacherSection
+from common.errors import ConfigError
+from learner.model.sharding import copy_into
+
+
+class Teacher:
+    """Owns the teacher's weights.
+
+    Make it from a whole student, whose frozen parts and adapters are in place. To shard: give
+    `will_shard`, shard the student and `model` alike (the same mesh, the same modules), then call
+    `reshard`.
+
+    Args:
+        student: its parameters are the teacher's start; those that train are float32.
+        dtype: of the forward pass, float32 or bfloat16.
+        step: that training goes on from. After step 0 the student is no longer the teacher's
+            start, so `load_master` must come before the first `update`.
+        will_shard: make no float32 master of the whole model, `reshard` makes that of a shard.
+
+    Raises:
+        ConfigError: policy "fixed" with a model that cannot be loaded or does not fit the student.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        config: TeacherSection,
+        dtype: torch.dtype,
+        step: int = 0,
+        *,
+        will_shard: bool = False,
+    ) -> None:
+        self._student = student
+        self._config = config
+        self._step = step
+        self._copy = _start(student, config, dtype)
+        self._is_saved = config.policy not in ("current", "fixed")
+        self._needs_load = self._is_saved and step > 0
+        self._moving: list[str] = []
+        if config.policy == "ema" and config.ema_rate > 0:
+            self._moving = [n for n, p in student.named_parameters() if p.requires_grad]
+        self._has_master = bool(self._moving) and dtype != torch.float32
+        self._needs_reshard = will_shard and self._has_master
+        self._master: dict[str, Tensor] = {}
+        if self._has_master and not will_shard:
+            self._take_master()
+
+    @property
+    def model(self) -> nn.Module:
+        """The copy in the compute dtype; the student itself for policy "current"."""
+        return self._student if self._copy is None else self._copy
+
+    @property
+    def models(self) -> tuple[tuple[float, nn.Module], ...]:
+        """The teacher's logits are the sum of weight * logits over these; weights sum to 1."""
+        if self._config.policy != "trust_region":
+            return ((1.0, self.model),)
+        share = self._config.student_share
+        mixed = ((1 - share, self.model), (share, self._student))
+        return tuple((weight, model) for weight, model in mixed if weight > 0)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """After optimizer step `step` (1-based), if it was made."""
+        assert not self._needs_load, f"load_master must come first: step {self._step} is resumed"
+        if self._moving:
+            self._average()
+        elif self._config.policy == "progressive" and step % self._config.interval_steps == 0:
+            self._copy_student()
+
+    def named_master(self) -> dict[str, Tensor]:
+        """What a checkpoint saves: the teacher, by parameter name, tied ones once.
+
+        float32, with persistent buffers (integers as they are); empty for "current" and "fixed".
+        No copies: save them before the next `update`. On any device: the shards of a sharded model
+        may be in main memory, and then need `.to(device)` one by one before `full_tensor()`.
+        """
+        assert not self._needs_reshard, "reshard must come first"
+        return {name: _in_float32(tensor) for name, tensor in self._kept().items()}
+
+    @torch.no_grad()
+    def load_master(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over what `named_master` gave, bit for bit.
+
+        Args:
+            weights: whole tensors, on any device, or shards as they were given.
+
+        Raises:
+            ValueError: they are of another model.
+        """
+        assert not self._needs_reshard, "reshard must come first"
+        kept = self._kept()
+        _check_forms(weights, kept)
+        for name, tensor in kept.items():
+            _write(tensor, weights[name])
+        if self._has_master:
+            computing = _parameters(self.model)
+            for name, tensor in self._master.items():
+                _write(computing[name], tensor)
+        self._needs_load = False
+
+    def reshard(self) -> None:
+        """The student and `model` have just been sharded: make the master of this rank's shard.
+
+        It is taken from the student, so this is for the time before the first step, or before
+        `load_master`.
+        """
+        if self._has_master:
+            self._take_master()
+        self._needs_reshard = False
+
+    # ---- weights ---------------------------------------------------------------------------------
+    @torch.no_grad()
+    def _take_master(self) -> None:
+        students = _parameters(self._student)
+        self._master.clear()  # a whole one goes before the sharded one comes
+        for name in self._moving:
+            self._master[name] = _float32_like(students[name], self._config.offload)
+            _write(self._master[name], students[name])
+
+    def _kept(self) -> dict[str, Tensor]:
+        """Each tensor of the teacher where it has most bits."""
+        if not self._is_saved:
+            return {}
+        return _parameters(self.model) | self._master | _persistent_buffers(self.model)
+
+    def _average(self) -> None:
+        assert not self._needs_reshard, "reshard must come first"
+        students, computing = _parameters(self._student), _parameters(self.model)
+        masters = self._master or computing
+        for name in self._moving:
+            student, master = _local(students[name]), _local(masters[name])
+            average = master.to(student.device, non_blocking=True)  # a GPU averages faster
+            average.lerp_(student, self._config.ema_rate)
+            if self._has_master:
+                _local(computing[name]).copy_(average)
+            if average is not master:
+                master.copy_(average, non_blocking=True)
+        if self._config.offload and torch.cuda.is_available():
+            torch.cuda.synchronize()  # the master in main memory may be read from now on
+
+    def _copy_student(self) -> None:
+        students = _parameters(self._student)
+        for name, tensor in _parameters(self.model).items():
+            _write(tensor, students[name])
+        buffers = dict(self._student.named_buffers())
+        for name, tensor in self.model.named_buffers():
+            tensor.copy_(buffers[name])
+
+
+# ---- the start -----------------------------------------------------------------------------------
+def _start(student: nn.Module, config: TeacherSection, dtype: torch.dtype) -> nn.Module | None:
+    if config.policy == "current":
+        return None
+    if config.policy == "fixed":
+        assert config.path is not None  # the configuration has checked
+        return _load_fixed(config.path, student, dtype)
+    return _frozen_copy(student, dtype)
+
+
+def _frozen_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Parameters in `dtype`, ties kept. Buffers keep theirs: rotary frequencies need float32."""
+    # Told of the parameters, deepcopy makes no second model in float32 on the way.
+    parameters = {
+        id(p): nn.Parameter(_as_dtype(p, dtype, is_copy=True), requires_grad=False)
+        for p in model.parameters()
+    }
+    return copy.deepcopy(model, parameters).eval()
+
+
+def _load_fixed(path: str, student: Any, dtype: torch.dtype) -> nn.Module:
+    from learner.model.student import load_student
+
+    vision = getattr(student.config, "vision_config", None)
+    section = ModelSection(
+        path=path,
+        attention=getattr(vision, "_attn_implementation", None) or "auto",
+        gradient_checkpointing=False,
+    )
+    try:
+        model = load_student(section, torch.device("cpu"))  # float32 must not fill the GPU
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("model.path", "teacher.path")) from error
+    _check_fit(path, model, student)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        parameter.data = _as_dtype(parameter, dtype)
+    fixed: nn.Module = model.to(next(student.parameters()).device).eval()
+    return fixed
+
+
+def _check_fit(path: str, model: Any, student: Any) -> None:
+    """Both get the same token ids and the same pixels."""
+    theirs, ours = _inputs_of(model), _inputs_of(student)
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise ConfigError(
+                f"teacher.path = {path!r}: its {name} is {theirs[name]}, the student's is {value}, "
+                "but both get the same tokens and pixels. Fix: name a model of the student's "
+                "family, or set teacher.policy = ema"
+            )
+
+
+def _inputs_of(model: Any) -> dict[str, object]:
+    vision = getattr(model.config, "vision_config", None)
+    return {
+        "vocabulary size": model.get_output_embeddings().weight.shape[0],
+        "image token id": getattr(model.config, "image_token_id", None),
+        "patch size": getattr(vision, "patch_size", None),
+        "temporal patch size": getattr(vision, "temporal_patch_size", None),
+        "spatial merge size": getattr(vision, "spatial_merge_size", None),
+    }
+
+
+# ---- tensors, whole or sharded -------------------------------------------------------------------
+def _parameters(model: nn.Module) -> dict[str, Tensor]:
+    """By name, tied ones once; the shards of a sharded model."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # without a backward pass, the root stays gathered after a forward
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
+    saved = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name in saved}
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _float32_like(tensor: Tensor, in_main_memory: bool) -> Tensor:
+    """Uninitialised, sharded as `tensor` is; page-locked if a GPU will copy to and from it."""
+    return torch.empty_like(
+        tensor,
+        dtype=torch.float32,
+        device="cpu" if in_main_memory else tensor.device,
+        pin_memory=in_main_memory and torch.cuda.is_available(),
+    )
+
+
+def _in_float32(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point() or tensor.dtype == torch.float32:
+        return tensor
+    return tensor.to("cpu", torch.float32)  # the GPU may have no room for a model in float32
+
+
+def _as_dtype(tensor: Tensor, dtype: torch.dtype, is_copy: bool = False) -> Tensor:
+    wanted = dtype if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to(wanted, copy=is_copy)
+
+
+def _write(target: Tensor, source: Tensor) -> None:
+    """Into `target`'s memory, rounded to its dtype: of a whole source its shard."""
+    if isinstance(target, DTensor) and isinstance(source, DTensor):
+        target, source = target.to_local(), source.to_local()
+    copy_into(target, source)
+
+
+def _check_forms(weights: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    if missing := sorted(ours.keys() - weights.keys()):
+        raise ValueError(f"it lacks {missing[0]} (and {len(missing) - 1} others)")
+    if unknown := sorted(weights.keys() - ours.keys()):
+        raise ValueError(f"it has {unknown[0]} (and {len(unknown) - 1} others), unknown here")
+    for name, tensor in ours.items():
+        if weights[name].shape != tensor.shape:
+            raise ValueError(
+                f"its {name} has the shape {list(weights[name].shape)}, not {list(tensor.shape)}"
+            )

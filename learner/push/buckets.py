@@ -1,0 +1,176 @@
+"""Weights as byte buckets: what one push sends, and a snapshot of it that fills beside the step."""
+
+import math
+import threading
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from common.types import WeightBucket
+from learner.model.sharding import gather
+
+MIB = 2**20
+
+
+class Snapshot:
+    """Copies of all weights as they are between two optimizer steps, bucket by bucket.
+
+    A thread fills it (`gather`) while another one sends what is there already (`ready`). The room
+    is one copy of the weights in the dtype that is sent: a push can then be tried again after the
+    weights have moved on.
+
+    Weights that are shared among ranks are copied in `begin` instead, by all ranks together: a
+    collective in a thread of its own could meet one of the step's.
+
+    Args:
+        weights: live tensors by name; they must not change from `begin` to the end of `gather`.
+        dtype: that floating tensors are sent as.
+        is_kept: false for ranks that only take part in bringing shards together.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        bucket_mib: float,
+        is_kept: bool = True,
+    ) -> None:
+        self._weights = weights
+        self._dtype = dtype
+        self._is_kept = is_kept
+        self.buckets = plan_buckets(weights, dtype, bucket_mib)
+        self._is_sharded = any(isinstance(tensor, DTensor) for tensor in weights.values())
+        self.device = gather(next(iter(weights.values()))).device
+        self._contents = [
+            torch.empty(bucket.num_bytes if is_kept else 0, dtype=torch.uint8, device=self.device)
+            for bucket in self.buckets
+        ]
+        self._stream = _new_stream(self.device)
+        self._num_ready = 0
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+
+    def begin(self) -> None:
+        """From now on the weights are to be copied anew. In the thread that trains."""
+        self._num_ready, self._error = 0, None
+        if self._is_sharded:
+            for content, bucket in zip(self._contents, self.buckets, strict=True):
+                self._gather_shards(content, bucket)
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream())
+
+    def gather(self) -> None:
+        """Copy every bucket; each is ready as soon as it is copied."""
+        try:
+            for number, bucket in enumerate(self.buckets):
+                if not self._is_sharded:
+                    with torch.cuda.stream(self._stream):
+                        fill(self._contents[number], bucket, self._weights, self._dtype)
+                    if self._stream is not None:
+                        self._stream.synchronize()
+                self._note(number + 1, None)
+        except BaseException as error:
+            self._note(self._num_ready, error)
+            raise
+
+    def ready(self) -> Iterator[Tensor]:
+        """The buckets' bytes in order, uint8 [num_bytes] each, as they become ready."""
+        for number, content in enumerate(self._contents):
+            with self._changed:
+                self._changed.wait_for(lambda n=number: self._num_ready > n or self._error)  # type: ignore[misc]
+                if self._error is not None:
+                    raise self._error
+            yield content
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The copies by name, in the dtype that is sent; waits until they are complete."""
+        found: dict[str, Tensor] = {}
+        for bucket, content in zip(self.buckets, self.ready(), strict=True):
+            kinds = [getattr(torch, dtype) for dtype in bucket.dtypes]
+            # Not asked of the weights: a merged one would be made, with the other ranks' help.
+            pairs = zip(bucket.shapes, kinds, strict=True)
+            parts = torch.split(content, [math.prod(s) * kind.itemsize for s, kind in pairs])
+            found |= {
+                # A copy where the bytes do not lie on a multiple of the element's size.
+                name: (part.clone() if part.storage_offset() % kind.itemsize else part)
+                .view(kind)
+                .view(shape)
+                for name, part, kind, shape in zip(
+                    bucket.names, parts, kinds, bucket.shapes, strict=True
+                )
+            }
+        return found
+
+    def _gather_shards(self, content: Tensor, bucket: WeightBucket) -> None:
+        """All ranks call it, bucket by bucket."""
+        whole = {name: gather(self._weights[name]) for name in bucket.names}
+        if self._is_kept:
+            fill(content, bucket, whole, self._dtype)
+
+    def _note(self, num_ready: int, error: BaseException | None) -> None:
+        with self._changed:
+            self._num_ready, self._error = num_ready, error
+            self._changed.notify_all()
+
+
+def _new_stream(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+
+def plan_buckets(
+    weights: Mapping[str, Tensor], dtype: torch.dtype, bucket_mib: float
+) -> tuple[WeightBucket, ...]:
+    """The weights in their order, cut into buckets of at most `bucket_mib`.
+
+    A tensor larger than that gets a bucket of its own. Floating tensors are sent as `dtype`.
+    """
+    buckets: list[WeightBucket] = []
+    names: list[str] = []
+    room = 0
+    for name, tensor in weights.items():
+        num_bytes = _num_bytes(tensor, dtype)
+        if names and num_bytes > room:
+            buckets.append(_bucket(names, weights, dtype))
+            names = []
+        if not names:
+            room = int(bucket_mib * MIB)
+        names.append(name)
+        room -= num_bytes
+    return (*buckets, _bucket(names, weights, dtype))
+
+
+@torch.no_grad()
+def fill(
+    content: Tensor, bucket: WeightBucket, weights: Mapping[str, Tensor], dtype: torch.dtype
+) -> None:
+    """Copy the weights of one bucket, as they are now, into its bytes (uint8 [num_bytes])."""
+    offset = 0
+    for name in bucket.names:
+        tensor = weights[name]
+        part = content[offset : offset + _num_bytes(tensor, dtype)]
+        sent = _sent_dtype(tensor, dtype)
+        if offset % sent.itemsize == 0:  # converts straight into the bucket
+            part.view(sent).view(tensor.shape).copy_(tensor)
+        else:
+            part.copy_(tensor.to(sent).reshape(-1).view(torch.uint8))
+        offset += len(part)
+
+
+def _bucket(names: list[str], weights: Mapping[str, Tensor], dtype: torch.dtype) -> WeightBucket:
+    tensors = [weights[name] for name in names]
+    return WeightBucket(
+        names=tuple(names),
+        dtypes=tuple(str(_sent_dtype(t, dtype)).removeprefix("torch.") for t in tensors),
+        shapes=tuple(tuple(t.shape) for t in tensors),
+        num_bytes=sum(_num_bytes(t, dtype) for t in tensors),
+    )
+
+
+def _sent_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    return dtype if tensor.is_floating_point() else tensor.dtype
+
+
+def _num_bytes(tensor: Tensor, dtype: torch.dtype) -> int:
+    return tensor.numel() * _sent_dtype(tensor, dtype).itemsize

@@ -1,0 +1,185 @@
+"""What a server must answer after a push: log-probs of a fixed probe, checksums of its tensors.
+
+The probe is one picture, one question and one response, which the student gives when the learner
+starts. It is the same in every push, so that a server that kept its image embedding, its prefix or
+its KV from an earlier push is asked for just that.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from common.config import RunConfig
+from common.rendering import IMAGE_PLACEHOLDER, Renderer
+from common.served_names import checksum, padding_rows, served_tensors
+from common.types import WeightChecksums, WeightProbe
+from learner.model.packing import pack
+from learner.model.student import response_hidden_states
+from learner.objective.head import head_of, mixed_logits, without_grad
+from learner.push.buckets import Snapshot
+from learner.push.cuda_checksum import cuda_checksum
+from learner.views.inputs import PromptView
+
+_SIDE = 256  # pixels
+_RESPONSE_TOKENS = 16
+_PROBLEM = f"{IMAGE_PLACEHOLDER}What is in the picture?"
+_TOLERANCE, _BFLOAT16_TOLERANCE = 0.002, 0.15
+Positions = Callable[[Tensor, Tensor, Tensor], Tensor]  # ids, types, grid -> [3, P]
+
+
+class Expectations:
+    """Computes what a server has to answer.
+
+    Args:
+        model: the student.
+        positions: the model's rotary positions of one prompt.
+        device: that the model computes on; none: where its weights are.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: Any,
+        renderer: Renderer,
+        positions: Positions,
+        device: torch.device | None = None,
+    ) -> None:
+        self._device = device or next(model.parameters()).device
+        self._weights = config.weights
+        is_coarse = "bfloat16" in (config.model.dtype, config.weights.dtype)
+        self._tolerance = config.weights.probe_tolerance or (
+            _BFLOAT16_TOLERANCE if is_coarse else _TOLERANCE
+        )
+        self._is_quantized = config.sglang.quantization is not None
+        self._model = model
+        self._dtype = getattr(torch, config.model.dtype)
+        picture = probe_picture()
+        self._image = _png(picture)
+        self._prompt_token_ids = renderer.prompt_token_ids(_PROBLEM)
+        self._view = probe_view(renderer, positions, picture)
+        vocabulary = model.get_output_embeddings().weight.shape[0]
+        self._response = self._sample(ordinary_tokens(renderer, vocabulary))
+
+    def is_due(self, push: int) -> bool:
+        """Whether the push of this number (from 0) is to be verified."""
+        if push < self._weights.verify_first:
+            return True
+        every = self._weights.verify_every
+        return every > 0 and (push - self._weights.verify_first) % every == every - 1
+
+    @torch.no_grad()
+    def probe(self) -> WeightProbe:
+        """By the weights as they are: in the thread that trains, between two steps."""
+        logits_TV = self._logits(self._response)
+        index_T1 = torch.from_numpy(self._response.astype(np.int64)).to(logits_TV.device)[:, None]
+        logprobs_TV = torch.log_softmax(logits_TV, dim=-1)
+        return WeightProbe(
+            prompt_token_ids=self._prompt_token_ids,
+            image=self._image,
+            response_token_ids=self._response,
+            logprobs=logprobs_TV.gather(1, index_T1)[:, 0].cpu().numpy(),
+            tolerance=self._tolerance,
+        )
+
+    def _logits(self, response: np.ndarray) -> Tensor:
+        """float32 [T, V]: for each token of a response, the logits that predict it."""
+        row = pack([self._view], [[response.astype(np.int64)]])
+        hidden_TD = response_hidden_states(self._model, row.to(self._device), self._dtype)
+        everything = slice(None)
+        heads = ((1.0, without_grad(head_of(self._model, hidden_TD))),)
+        return mixed_logits(heads, everything, everything, temperature=1.0)
+
+    @torch.no_grad()
+    def _sample(self, allowed: np.ndarray) -> np.ndarray:
+        """int32 [T]: a response of the student's own, whose log-probs bfloat16 blurs least."""
+        draw = torch.Generator().manual_seed(0)
+        response = np.empty(0, dtype=np.int32)
+        for _ in range(_RESPONSE_TOKENS):
+            placeholder = np.append(response, allowed[:1])  # what is predicted is not seen
+            law_A = self._logits(placeholder)[-1].cpu()[torch.from_numpy(allowed)].softmax(dim=-1)
+            token = allowed[int(torch.multinomial(law_A, 1, generator=draw))]
+            response = np.append(response, token).astype(np.int32)
+        return response
+
+    def checksums(self, snapshot: Snapshot) -> WeightChecksums | None:
+        """Of the tensors that a server makes of `snapshot`; waits until it is complete.
+
+        None: servers quantize, so that they hold others.
+        """
+        if self._is_quantized:
+            return None
+        return served_checksums(snapshot.tensors())
+
+
+def served_checksums(tensors: Mapping[str, Tensor]) -> WeightChecksums:
+    """Checksums under the server's names.
+
+    Args:
+        tensors: as they are sent, by state_dict name, a tied head left out.
+    """
+    is_cuda = next(iter(tensors.values())).device.type == "cuda"
+    hash_of = cuda_checksum if is_cuda else _cpu_checksum
+    served = served_tensors(tensors, has_tied_head="lm_head.weight" not in tensors)
+    return WeightChecksums(
+        kind="cuda" if is_cuda else "cpu",
+        by_name={
+            name: hash_of(_served_bytes(name, [tensors[part] for part in parts]))
+            for name, parts in served.items()
+        },
+    )
+
+
+def _served_bytes(served_name: str, parts: Sequence[Tensor]) -> list[Tensor]:
+    """uint8 [n] each; a vocabulary is filled up with rows of zeros, as SGLang does."""
+    first = parts[0]
+    contents = [part.contiguous().view(-1).view(torch.uint8) for part in parts]
+    if first.ndim and (rows := padding_rows(served_name, len(first))):
+        contents.append(contents[0].new_zeros(rows * first[0].nbytes))
+    return contents
+
+
+def ordinary_tokens(renderer: Renderer, vocabulary: int) -> np.ndarray:
+    """int64 [A]: the tokens that a response may hold anywhere."""
+    special = {*renderer.tokenizer.all_special_ids, *renderer.vision_token_ids}
+    # SGLang reports the last id of a vocabulary as 0, as it does image placeholders.
+    return np.setdiff1d(np.arange(min(len(renderer.tokenizer), vocabulary) - 1), list(special))
+
+
+def probe_view(renderer: Renderer, positions: Positions, picture: Image.Image) -> PromptView:
+    """The probe's question about a picture."""
+    prompt = renderer.prompt(_PROBLEM, picture)
+    ids, types, grid = map(
+        torch.from_numpy, (prompt.input_ids, prompt.mm_token_type_ids, prompt.image_grid_thw)
+    )
+    pixels = torch.from_numpy(prompt.pixel_values.copy())
+    return PromptView(ids, positions(ids, types, grid), pixels, grid)
+
+
+def probe_picture() -> Image.Image:
+    """A picture with structure at several scales that compresses well."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 255, _SIDE).astype(np.uint8)
+    channels = [np.tile(ramp, (_SIDE, 1)), np.tile(ramp[:, None], (1, _SIDE))]
+    channels.append(np.full((_SIDE, _SIDE), 128, dtype=np.uint8))
+    picture = Image.fromarray(np.stack(channels, axis=-1))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(24):
+        x, y = rng.integers(0, _SIDE - 16, 2).tolist()
+        width, height = rng.integers(8, 64, 2).tolist()
+        draw.rectangle((x, y, x + width, y + height), fill=tuple(rng.integers(0, 256, 3).tolist()))
+    return picture
+
+
+def _png(picture: Image.Image) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
+
+
+def _cpu_checksum(parts: Sequence[Tensor]) -> str:
+    return checksum(part.numpy().data for part in parts)

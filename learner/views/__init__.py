@@ -1,0 +1,1 @@
+"""What student and teacher look at: samples rendered into model inputs, ahead of need."""

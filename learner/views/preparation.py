@@ -1,0 +1,172 @@
+"""Groups from the broker -> model inputs. What does not check out is refused; the run goes on."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.config import RunConfig
+from common.errors import DataError
+from common.rendering import Renderer
+from common.types import FinishReason, Group, Sample, Trajectory
+from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
+from learner.views.prompts import PromptViews, derived_seed
+from learner.views.upcoming import UpcomingSamples
+
+logger = logging.getLogger(__name__)
+MAX_KNOWN_PROBLEMS = 4096
+
+
+class Preparation:
+    """Renders the views of each group and checks that its trajectories belong to them.
+
+    Args:
+        vocabulary: number of token ids that the model knows.
+        upcoming: the samples of the next steps, to be rendered ahead of need; None: none are.
+
+    Raises:
+        ValueError: objective.token_weights needs a contrast view and `views` makes none.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        renderer: Renderer,
+        views: PromptViews,
+        vocabulary: int,
+        upcoming: UpcomingSamples | None = None,
+    ) -> None:
+        if config.objective.token_weights == "visual_advantage" and not views.has_contrast:
+            raise ValueError(
+                "objective.token_weights = visual_advantage needs contrast views. "
+                "Fix: make the views with learner.views.training.open_training_views"
+            )
+        self._config = config
+        self._renderer = renderer
+        self._views = views
+        self._vocabulary = vocabulary
+        self._upcoming = upcoming
+        self._is_vision_token = np.zeros(vocabulary, dtype=bool)
+        self._is_vision_token[renderer.vision_token_ids] = True
+        self._prompt_ids: dict[str, np.ndarray] = {}
+
+    def prepare(self, step: int, groups: Sequence[Group]) -> PreparedBatch:
+        """The batch of step `step`, which trains version `step - 1` into version `step`."""
+        prepared: list[PreparedGroup] = []
+        refused: dict[str, str] = {}
+        seeds = [derived_seed(self._config.run.seed, group.group_id) for group in groups]
+        samples = [group.sample for group in groups]
+        students, teachers = self._views.students(samples), self._views.teachers(samples, seeds)
+        contrasts: Sequence[PromptView | DataError | None] = [None] * len(groups)
+        if self._views.has_contrast:
+            contrasts = self._views.contrasts(samples, seeds)
+        views = zip(students, teachers, contrasts, strict=True)
+        for group, (student, teacher, contrast) in zip(groups, views, strict=True):
+            try:
+                prepared.append(self._group(step - 1, group, student, teacher, contrast))
+            except DataError as error:
+                refused[group.group_id] = str(error)[:500]
+                logger.warning("step %d: group %s refused: %s", step, group.group_id, error)
+        if self._upcoming is not None and groups:
+            window = self._upcoming.after(groups[-1].group_id)
+            self._views.look_ahead(window.samples, window.seeds)
+        return PreparedBatch(step, tuple(prepared), refused)
+
+    def look_ahead(self, step: int) -> None:
+        """Begin to render for the steps after `step`, before the first batch is taken.
+
+        Returns at once; without render processes, or `upcoming`, it does nothing.
+        """
+        if self._upcoming is not None:
+            window = self._upcoming.from_step(step, self._config.learner.groups_per_step)
+            self._views.look_ahead(window.samples, window.seeds)
+
+    def _group(
+        self,
+        version: int,
+        group: Group,
+        student: PromptView | DataError,
+        teacher: PromptView | DataError,
+        contrast: PromptView | DataError | None,
+    ) -> PreparedGroup:
+        staleness = tuple(self._staleness(version, t) for t in group.trajectories)
+        for trajectory in group.trajectories:
+            self._check_response(trajectory)
+        if isinstance(student, DataError):
+            raise student
+        if isinstance(teacher, DataError):
+            raise teacher
+        if isinstance(contrast, DataError):
+            raise contrast
+        self._check_prompt(group, student)
+        self._check_length(group.sample, teacher, "teacher")
+        return PreparedGroup(
+            group_id=group.group_id,
+            student=student,
+            teacher=teacher,
+            contrast=contrast,
+            responses=tuple(t.response_token_ids.astype(np.int64) for t in group.trajectories),
+            rollout_logprobs=tuple(t.rollout_logprobs for t in group.trajectories),
+            staleness=staleness,
+        )
+
+    def _staleness(self, version: int, trajectory: Trajectory) -> int:
+        """Steps by which its oldest token lags `version`.
+
+        Raises:
+            DataError: too stale, or from weights that do not exist yet.
+        """
+        allowed = self._config.broker.max_staleness
+        age = version - trajectory.oldest_version
+        if age > allowed:
+            raise DataError(
+                f"trajectory {trajectory.index} is {age} steps stale, {allowed} are allowed"
+            )
+        if trajectory.newest_version > version:
+            raise DataError(
+                f"trajectory {trajectory.index} claims version {trajectory.newest_version}, "
+                f"the learner is at {version}"
+            )
+        return age
+
+    def _check_response(self, trajectory: Trajectory) -> None:
+        ids = trajectory.response_token_ids
+        if trajectory.finish_reason is FinishReason.ABORT:
+            raise DataError(f"trajectory {trajectory.index} was aborted")
+        if ids.min() < 0 or ids.max() >= self._vocabulary:
+            raise DataError(
+                f"trajectory {trajectory.index} holds token ids outside the vocabulary of "
+                f"{self._vocabulary}: {ids.min()} to {ids.max()}"
+            )
+        if self._is_vision_token[ids].any():
+            raise DataError(f"trajectory {trajectory.index} holds a vision token")
+
+    def _check_prompt(self, group: Group, view: PromptView) -> None:
+        """The engine saw what we render, or its log-probs are of another prompt."""
+        ours = self._our_prompt_ids(group.sample.problem)
+        if not np.array_equal(ours, group.prompt_token_ids):
+            raise DataError(
+                f"prompt tokens differ from the learner's: {len(group.prompt_token_ids)} "
+                f"instead of {len(ours)}, or other ids. Is it the same chat template?"
+            )
+        if group.num_prompt_tokens != view.num_tokens:
+            raise DataError(
+                f"the engine counted {group.num_prompt_tokens} prompt tokens, the learner "
+                f"{view.num_tokens}. Is it the same image processor?"
+            )
+        self._check_length(group.sample, view, "student")
+
+    def _our_prompt_ids(self, problem: str) -> np.ndarray:
+        if problem not in self._prompt_ids:
+            if len(self._prompt_ids) >= MAX_KNOWN_PROBLEMS:
+                self._prompt_ids.clear()
+            self._prompt_ids[problem] = self._renderer.prompt_token_ids(problem)
+        return self._prompt_ids[problem]
+
+    def _check_length(self, sample: Sample, view: PromptView, name: str) -> None:
+        limit = self._config.model.max_prompt_tokens
+        if view.num_tokens > limit:
+            raise DataError(
+                f"sample {sample.sample_id}: {name} prompt of {view.num_tokens} tokens is over "
+                f"model.max_prompt_tokens = {limit}"
+            )

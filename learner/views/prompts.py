@@ -1,0 +1,276 @@
+"""The views of samples as model inputs, rendered once and kept as long as there is room.
+
+students / teachers / contrasts -----> cache --- miss ---> pool, or this thread without one
+                                         ^                  |
+look_ahead --> pending --> pool ---------'------------------'
+"""
+
+import hashlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common.config import TeacherSection
+from common.dataset import Answers
+from common.errors import DataError
+from common.images import ImageStore
+from common.rendering import RenderedPrompt, Renderer
+from common.types import Sample
+from common.views import with_answer_hint
+from learner.views.cache import ViewCache
+from learner.views.inputs import PromptView
+from learner.views.pool import RenderPool, View, WorkerLost
+from learner.views.renderer import ViewKey, ViewRenderer, ViewRequest
+
+logger = logging.getLogger(__name__)
+CACHE_BYTES = 2**30
+MAX_KNOWN_POSITIONS = 1024
+VIEW_WAIT_S = 60.0  # for one view that the pool has; then this thread renders it
+PromptPositions = Callable[[Tensor, Tensor, Tensor], Tensor]  # ids, types, grid -> [3, P]
+_Arrival = Future[PromptView | DataError | None]  # None: the pool could not
+
+
+class PromptViews:
+    """Renders samples. One thread at a time may ask for views; `look_ahead` is free to all.
+
+    A sample that cannot be rendered gives a DataError in its place, not an exception.
+
+    Args:
+        teacher: what the teacher sees.
+        positions: the model's rotary positions of one prompt.
+        cache_bytes: of rendered views that are kept or were rendered ahead.
+        answers: LABELS, shown to the teacher where teacher.view = "answer_hint" and used nowhere
+            else; the method proper needs none.
+        contrast_pixels: side of the squares of the contrast view; None: there is none.
+        pool: renders in other processes; this object does not own it.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        images: ImageStore,
+        teacher: TeacherSection,
+        positions: PromptPositions,
+        cache_bytes: int = CACHE_BYTES,
+        *,
+        answers: Answers | None = None,
+        contrast_pixels: int | None = None,
+        pool: RenderPool | None = None,
+        wait_s: float = VIEW_WAIT_S,
+    ) -> None:
+        self.has_contrast = contrast_pixels is not None
+        self._renderer = ViewRenderer(renderer, images, teacher, contrast_pixels)
+        self._teacher = teacher
+        self._positions = positions
+        self._answers = Answers() if answers is None else answers
+        self._pool = pool
+        self._wait_s = wait_s
+        self._lock = threading.Lock()  # of everything below: the pool's threads come in too
+        self._known_positions: dict[bytes, Tensor] = {}
+        self._cache = ViewCache(cache_bytes)
+        self._in_flight: dict[ViewKey, _Arrival] = {}
+        self._pending: deque[ViewRequest] = deque()  # to be rendered ahead
+
+    def students(self, samples: Sequence[Sample]) -> list[PromptView | DataError]:
+        """The full image and the question."""
+        return self._views([_student_request(sample) for sample in samples])
+
+    def teachers(
+        self, samples: Sequence[Sample], seeds: Sequence[int]
+    ) -> list[PromptView | DataError]:
+        """The teacher's picture and question; a seed places a random crop."""
+        pairs = zip(samples, seeds, strict=True)
+        return self._views([self._teacher_request("teacher", *pair) for pair in pairs])
+
+    def contrasts(
+        self, samples: Sequence[Sample], seeds: Sequence[int]
+    ) -> list[PromptView | DataError]:
+        """The teacher's views with the picture pixelated: as many tokens, the same question.
+
+        Raises:
+            ValueError: this object was made without `contrast_pixels`.
+        """
+        if not self.has_contrast:
+            raise ValueError("no contrast view without contrast_pixels. Fix: give PromptViews some")
+        pairs = zip(samples, seeds, strict=True)
+        return self._views([self._teacher_request("contrast", *pair) for pair in pairs])
+
+    def teacher_picture(self, sample: Sample, seed: int) -> Image.Image:
+        """Raises DataError when there is no evidence to show."""
+        return self._renderer.teacher_picture(sample, seed)
+
+    def look_ahead(self, samples: Sequence[Sample], seeds: Sequence[int]) -> None:
+        """Have the views of these samples rendered that are not at hand, the first ones first.
+
+        Returns at once. It replaces what an earlier call asked for. No more is rendered ahead than
+        the cache holds; the rest follows as views are taken. Without a living pool it does nothing.
+        """
+        if self._pool is None or not self._pool.is_alive:
+            return
+        requests = [
+            request
+            for sample, seed in zip(samples, seeds, strict=True)
+            for request in self._requests(sample, seed)
+            if isinstance(request, ViewRequest)
+        ]
+        with self._lock:
+            self._cache.expect(request.key for request in requests)
+            self._pending = deque(requests)
+            begun = self._begin_pending()
+        self._send(begun)
+
+    # ---- requests --------------------------------------------------------------------------------
+    def _requests(self, sample: Sample, seed: int) -> list[ViewRequest | DataError]:
+        """All views of a sample that a step needs."""
+        kinds = ("teacher", "contrast") if self.has_contrast else ("teacher",)
+        teachers = [self._teacher_request(kind, sample, seed) for kind in kinds]
+        return [_student_request(sample), *teachers]
+
+    def _teacher_request(self, kind: str, sample: Sample, seed: int) -> ViewRequest | DataError:
+        problem = sample.problem
+        if self._teacher.view == "answer_hint":
+            try:
+                answer = self._answers.of(sample)
+                problem = with_answer_hint(problem, self._teacher.answer_hint, answer)
+            except DataError as error:
+                return error
+        is_random = self._teacher.view == "random_crop"
+        return ViewRequest.model_validate(
+            {"kind": kind, "sample": sample, "problem": problem, "seed": seed if is_random else 0}
+        )
+
+    def _views(self, requests: Sequence[ViewRequest | DataError]) -> list[PromptView | DataError]:
+        wanted = {request.key: request for request in requests if isinstance(request, ViewRequest)}
+        found: dict[ViewKey, PromptView | DataError] = {}
+        with self._lock:
+            for key in wanted:
+                view = self._cache.take(key)
+                if view is not None:
+                    found[key] = view
+            missing = [request for key, request in wanted.items() if key not in found]
+            arrivals, begun = self._order(missing)
+        self._send(begun)
+        found |= self._wait_for(arrivals)
+        found |= self._render_here([request for request in missing if request.key not in found])
+        with self._lock:
+            begun = self._begin_pending()  # there may be room again
+        self._send(begun)
+        return [r if isinstance(r, DataError) else found[r.key] for r in requests]
+
+    def _render_here(
+        self, requests: Sequence[ViewRequest]
+    ) -> dict[ViewKey, PromptView | DataError]:
+        found: dict[ViewKey, PromptView | DataError] = {}
+        for request, prompt in zip(requests, self._renderer.render(requests), strict=True):
+            with self._lock:
+                found[request.key] = self._keep(request.key, prompt)
+        return found
+
+    # ---- the pool: `_order`, `_begin_pending`, `_begin` and `_keep` need the lock ----------------
+    def _order(
+        self, requests: Sequence[ViewRequest]
+    ) -> tuple[dict[ViewKey, _Arrival], list[ViewRequest]]:
+        """What to wait for, and the part of it that is to be sent to the pool first."""
+        if self._pool is None or not self._pool.is_alive:
+            return {}, []
+        begun = [request for request in requests if self._begin(request)]
+        return {request.key: self._in_flight[request.key] for request in requests}, begun
+
+    def _begin_pending(self) -> list[ViewRequest]:
+        """The next requests to be sent ahead of need: a few, so that urgent ones wait for few."""
+        begun: list[ViewRequest] = []
+        if self._pool is None or not self._pool.is_alive:
+            self._pending.clear()
+        while (
+            self._pool is not None
+            and self._pending
+            and len(self._in_flight) < 2 * self._pool.processes
+            and self._cache.has_room_for(len(self._in_flight) + 1)
+        ):
+            request = self._pending.popleft()
+            if request.key not in self._cache and self._begin(request):
+                begun.append(request)
+        return begun
+
+    def _begin(self, request: ViewRequest) -> bool:
+        """Whether it was not on its way already."""
+        if request.key in self._in_flight:
+            return False
+        self._in_flight[request.key] = Future()
+        return True
+
+    def _send(self, requests: Sequence[ViewRequest]) -> None:
+        """Without the lock: a pool that has ended answers at once, in this thread."""
+        for request in requests:
+            assert self._pool is not None
+            self._pool.submit(request).add_done_callback(partial(self._arrive, request.key))
+
+    def _arrive(self, key: ViewKey, rendered: Future[View]) -> None:
+        """In a thread of the pool."""
+        view: PromptView | DataError | None = None
+        try:
+            prompt = rendered.result()
+            with self._lock:
+                view = self._keep(key, prompt)
+        except WorkerLost:
+            logger.debug("%s view of %s: left to who needs it", key[1], key[0])
+        finally:  # whatever happened, nobody must wait for it any longer
+            with self._lock:
+                arrival = self._in_flight.pop(key)
+                begun = self._begin_pending()
+            arrival.set_result(view)
+            self._send(begun)
+
+    def _wait_for(self, arrivals: dict[ViewKey, _Arrival]) -> dict[ViewKey, PromptView | DataError]:
+        """Those that the pool has rendered in time; once one is late, no other is waited for."""
+        found: dict[ViewKey, PromptView | DataError] = {}
+        patience_s = self._wait_s
+        for key, arrival in arrivals.items():
+            try:
+                view = arrival.result(patience_s)
+            except TimeoutError:
+                if patience_s:
+                    logger.warning("no view from the render processes within %.0f s", patience_s)
+                patience_s = 0.0
+                continue
+            if view is not None:
+                found[key] = view
+        return found
+
+    def _keep(self, key: ViewKey, prompt: View) -> PromptView | DataError:
+        if isinstance(prompt, DataError):
+            return prompt
+        view = self._view(prompt)
+        self._cache.put(key, view)
+        return view
+
+    def _view(self, prompt: RenderedPrompt) -> PromptView:
+        ids, types, grid = map(
+            torch.from_numpy, (prompt.input_ids, prompt.mm_token_type_ids, prompt.image_grid_thw)
+        )
+        key = prompt.mm_token_type_ids.tobytes() + prompt.image_grid_thw.tobytes()
+        if key not in self._known_positions:  # they depend on nothing else
+            if len(self._known_positions) >= MAX_KNOWN_POSITIONS:
+                self._known_positions.clear()
+            self._known_positions[key] = self._positions(ids, types, grid)
+        # A part of several pictures' pixels would keep them all; its own need no copy.
+        is_part = prompt.pixel_values.base is not None
+        pixels = prompt.pixel_values.copy() if is_part else prompt.pixel_values
+        return PromptView(ids, self._known_positions[key], torch.from_numpy(pixels), grid)
+
+
+def derived_seed(run_seed: int, name: str) -> int:
+    """A seed in [0, 2**31) of its own for everything that is drawn for `name`."""
+    digest = hashlib.sha256(f"{run_seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def _student_request(sample: Sample) -> ViewRequest:
+    return ViewRequest(kind="student", sample=sample, problem=sample.problem, seed=0)
