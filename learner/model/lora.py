@@ -66,10 +66,6 @@ def add_adapters(model: Any, rank: int, alpha: float, seed: int) -> None:
         _adapt(linear, rank, alpha, random)
 
 
-def is_adapted(model: nn.Module) -> bool:
-    return any(isinstance(module, AdaptedLinear) for module in model.modules())
-
-
 def base_names(model: nn.Module) -> list[str]:
     """Names in `state_dict()` without adapters, tied weights once: what a server must get."""
     every = dict(model.named_parameters(remove_duplicate=False))
@@ -105,42 +101,6 @@ def iterate_merged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def merged_weights(model: nn.Module) -> dict[str, Tensor]:
     """All of `iterate_merged` at once: the size of the model again where it is adapted."""
     return dict(iterate_merged(model))
-
-
-def merge_in_place(model: nn.Module) -> None:
-    """Turn an adapted model into the plain one with merged weights, e.g. a copy into the teacher.
-
-    Not for a sharded model.
-    """
-    for module in list(model.modules()):
-        if not isinstance(module, AdaptedLinear):
-            continue
-        assert not isinstance(module.weight, DTensor), "merge before shard_model"
-        with torch.no_grad():
-            module.weight += _difference(module).to(module.weight.dtype)
-        del module.lora_a, module.lora_b, module.lora_scale
-        cast(nn.Module, module).__class__ = nn.Linear
-
-
-@torch.no_grad()
-def move_towards_merged(teacher: nn.Module, student: nn.Module, rate: float) -> None:
-    """teacher = (1 - rate) * teacher + rate * (student with its adapters merged).
-
-    The average of products B A, so that the teacher is exactly the moving average of the weights
-    that were served; it needs float32 weights of full size for that. Averages of A and of B apart
-    need next to nothing, and their product is off by no more than 1 % of the distance between
-    teacher and student at lr 1e-5 and rate 0.05, but by 7 % at lr 1e-4 (100 steps of AdamW in one
-    direction, the worst case; rank 16, width 2560). What the student does not train stays.
-
-    Args:
-        teacher: plain (`merge_in_place`), float32, sharded as the student is.
-    """
-    of_teacher = dict(teacher.named_parameters())
-    trained = {name for name, p in student.named_parameters() if p.requires_grad}
-    for name in of_teacher:
-        path, _, leaf = name.rpartition(".")
-        if name in trained or (leaf == "weight" and f"{path}.lora_a" in trained):
-            of_teacher[name].lerp_(merged_weight(student, name), rate)
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
