@@ -250,8 +250,11 @@ class LearnerSection(Section):
     teacher_batch_tokens: int = Field(
         18432, gt=0, description="Teacher tokens in one forward pass (it keeps no activations)."
     )
-    render_processes: int = Field(
-        0, ge=0, description="Processes that decode images ahead of need; 0: a thread does it."
+    render_processes: int | None = Field(
+        None,
+        ge=0,
+        description="Processes that decode images ahead of need; 0: a thread does it; none: 4 "
+        "beside a GPU, else 0.",
     )
     render_ahead_mib: int = Field(
         1024, gt=0, description="MiB of rendered images kept, those needed soon included."

@@ -30,7 +30,7 @@ from learner.signals import Signals
 from learner.trainer import DTYPES, Trainer
 from learner.views.inputs import PreparedGroup
 from learner.views.preparation import Preparation
-from learner.views.training import open_training_views
+from learner.views.training import open_training_views, render_processes
 from learner.views.upcoming import upcoming_samples
 
 logger = logging.getLogger(__name__)
@@ -110,8 +110,9 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
     renderer = Renderer(config.model.path)
     positions = functools.partial(prompt_positions, model)
     with ExitStack() as stack:
-        views = stack.enter_context(open_training_views(config, renderer, positions))
-        is_ahead = config.learner.render_processes > 0 and ranks.world_size == 1
+        processes = render_processes(config.learner, ranks.device)
+        views = stack.enter_context(open_training_views(config, renderer, positions, processes))
+        is_ahead = processes > 0 and ranks.world_size == 1
         preparation = Preparation(
             config,
             renderer,

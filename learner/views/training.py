@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from common.config import RunConfig
+import torch
+
+from common.config import LearnerSection, RunConfig
 from common.dataset import Answers, read_answers
 from common.errors import ConfigError
 from common.images import ImageStore
@@ -15,9 +17,12 @@ from learner.views.worker import WorkerSetup
 
 @contextmanager
 def open_training_views(
-    config: RunConfig, renderer: Renderer, positions: PromptPositions
+    config: RunConfig, renderer: Renderer, positions: PromptPositions, processes: int = 0
 ) -> Iterator[PromptViews]:
     """Views of data.train; the render processes, if any, end with the context.
+
+    Args:
+        processes: how many; see `render_processes`.
 
     Raises:
         ConfigError, DataError: as `training_answers`.
@@ -29,14 +34,14 @@ def open_training_views(
     contrast_pixels = config.objective.visual_advantage_pixels if is_weighted else None
     with ExitStack() as stack:
         pool: RenderPool | None = None
-        if config.learner.render_processes:
+        if processes:
             setup = WorkerSetup(
                 model_path=config.model.path,
                 images=str(folder.absolute()),
                 teacher=config.teacher,
                 contrast_pixels=contrast_pixels,
             )
-            pool = stack.enter_context(RenderPool(config.learner.render_processes, setup))
+            pool = stack.enter_context(RenderPool(processes, setup))
         yield PromptViews(
             renderer,
             ImageStore(folder),
@@ -47,6 +52,13 @@ def open_training_views(
             pool=pool,
             cache_bytes=config.learner.render_ahead_mib * 2**20,
         )
+
+
+def render_processes(config: LearnerSection, device: torch.device) -> int:
+    """As configured; by default 4 beside a GPU, which must not wait for a CPU."""
+    if config.render_processes is not None:
+        return config.render_processes
+    return 4 if device.type == "cuda" else 0
 
 
 def training_answers(config: RunConfig) -> Answers:

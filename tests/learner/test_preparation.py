@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from broker.source import SampleSource
+from common.config import LearnerSection
 from common.dataset import Answers, read_answers
 from common.errors import ConfigError, DataError
 from common.types import FinishReason, Group, Trajectory, VersionSpan
@@ -16,7 +17,7 @@ from learner.views.cache import ViewCache
 from learner.views.inputs import PromptView
 from learner.views.preparation import Preparation
 from learner.views.prompts import PromptViews, derived_seed
-from learner.views.training import open_training_views, training_answers
+from learner.views.training import open_training_views, render_processes, training_answers
 from learner.views.upcoming import UpcomingSamples, upcoming_samples
 
 
@@ -334,3 +335,9 @@ def test_a_view_larger_than_the_cache_is_not_kept(world):
     cache.expect([("s", "student", 0)])
     cache.put(("s", "student", 0), view)
     assert ("s", "student", 0) not in cache and not cache.has_room_for(1)
+
+
+def test_images_are_rendered_by_processes_beside_a_gpu_unless_told_otherwise():
+    for configured, device, expected in ((None, "cuda", 4), (None, "cpu", 0), (2, "cpu", 2)):
+        section = LearnerSection(render_processes=configured)
+        assert render_processes(section, torch.device(device)) == expected
