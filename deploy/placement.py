@@ -194,7 +194,8 @@ def _is_alive(pid: int) -> bool:
 def _cpus_needed(config: RunConfig) -> int:
     """Ray's count is a reservation, not a limit: a laptop with one core may run everything."""
     cluster = config.cluster
-    needed = config.rollout.servers * cluster.rollout_cpus + cluster.learner_cpus
+    learners = cluster.learner_ranks * cluster.learner_cpus
+    needed = config.rollout.servers * cluster.rollout_cpus + learners
     return max(os.cpu_count() or 1, int(needed + 0.999))
 
 

@@ -175,10 +175,9 @@ class Feed:
         """Whether there is no use in going on: `next_batch` says why."""
         return self.is_interrupted or self._has_ended
 
-    def finish(self, reason: str, timeout_s: float) -> None:
-        """Tell the broker that the run is over. Raises as `call`."""
+    def expect_end(self) -> None:
+        """From now on the end of the run is no news: this learner is about to declare it."""
         self._is_finishing = True
-        self.call(lambda broker: broker.finish(reason), timeout_s)
 
     def interrupt(self) -> None:
         """Make the current or next `next_batch` raise Interrupted. Safe in a signal handler."""

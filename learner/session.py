@@ -111,6 +111,8 @@ class Session:
         else:
             self._checkpointer.save()
             self._finish_writing()
+        self._feed.expect_end()
+        agree_on_max(0, self._ranks.group)  # before the first rank says it
         status = self._finish(is_interrupted) if self._ranks.is_first else None
         if not is_interrupted:
             try:
@@ -377,7 +379,7 @@ class Session:
         timeout_s = _LAST_WORDS_S if is_interrupted else self._feed.request_timeout_s
         try:
             status = self._feed.call(lambda broker: broker.status(), timeout_s)
-            self._feed.finish(reason, timeout_s)
+            self._feed.call(lambda broker: broker.finish(reason), timeout_s)
         except (BrokerUnavailable, ProtocolError) as error:
             if not is_interrupted:
                 raise

@@ -29,3 +29,10 @@ def test_folders_of_killed_launchers_are_removed_and_others_kept(
     monkeypatch.setattr(deploy.placement, "_TEMPORARY", str(tmp_path))
     deploy.placement._remove_left_folders()
     assert {path.name for path in tmp_path.iterdir()} == set(names[1:])
+
+
+def test_a_local_ray_has_room_for_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the last one would wait for ever on a small machine."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    config = build({"rollout": {"servers": 2}, "cluster": {"learner_ranks": 3}})
+    assert deploy.placement._cpus_needed(config) == 5
