@@ -1,23 +1,12 @@
 """The benchmark of the broker runs and writes what it promises; its figures are not judged here."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-PROGRAM = Path(__file__).with_name("broker.py")
+from tests.bench.written import figures_of
 
 
 def test_broker_bench_writes_its_figures(tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), "--smoke", "--json", str(figures)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(figures.read_text())
+    found = figures_of("broker", tmp_path, "--smoke")
     assert found["is_smoke"]
     assert found["vs_ray_queue"] is None and found["vs_redis"] is None
     assert found["cost_growth"] > 0 and found["peak_bytes"] > 0

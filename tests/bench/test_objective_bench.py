@@ -1,26 +1,13 @@
 """The benchmark of the objective runs and writes what it promises; its figures are not judged."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-PROGRAM = Path(__file__).with_name("objective.py")
+from tests.bench.written import figures_of
 
 
 def test_objective_bench_writes_its_figures(tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    done = subprocess.run(
-        [
-            *(sys.executable, str(PROGRAM), "--json", str(figures), "--tokens", "16,64"),
-            *("--vocabulary", "70000", "--hidden", "8", "--top-k", "20", "--repeats", "2"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(figures.read_text())
+    options = "--tokens 16,64 --vocabulary 70000 --hidden 8 --top-k 20 --repeats 2"
+    found = figures_of("objective", tmp_path, options)
     assert [case["tokens"] for case in found["by_size"]] == [16, 64]
     assert found["not_measured"] == []
     for case in found["by_size"]:

@@ -1,27 +1,14 @@
 """The benchmark of the push runs and writes what it promises; its figures are not judged here."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-PROGRAM = Path(__file__).with_name("push.py")
+from tests.bench.written import figures_of
+
 MIB = 2**20
 
 
 def test_push_bench_writes_its_figures(tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    done = subprocess.run(
-        [
-            *(sys.executable, str(PROGRAM), "--json", str(figures)),
-            *("--sizes", "3", "--servers", "2", "--repeats", "2", "--bucket-mib", "1"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(figures.read_text())
+    found = figures_of("push", tmp_path, "--sizes 3 --servers 2 --repeats 2 --bucket-mib 1")
     (case,) = found["by_case"]
     assert (case["mib"], case["servers"]) == (3, 2)
     assert found["vs_raw_broadcast"] == case["vs_raw_broadcast"]["median"] > 0

@@ -1,8 +1,5 @@
 """The benchmark of the step runs and writes what it promises; its figures are not judged here."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,25 +12,16 @@ from learner.model.ranks import Ranks
 from learner.model.student import prepare_to_train
 from tests.bench.stepping.published import PublishedTrainer
 from tests.bench.stepping.shapes import make_batch, make_config, make_model, scaled_lengths
+from tests.bench.written import figures_of
 
-PROGRAM = Path(__file__).with_name("step.py")
 FAMILIES = ("qwen3_vl", "qwen3_5")
 
 
 def test_step_bench_writes_its_figures(tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    done = subprocess.run(
-        [
-            *(sys.executable, str(PROGRAM), "--json", str(figures), "--scale", "64"),
-            *("--groups", "1", "--layers", "4", "--repeats", "1", "--warmups", "0"),
-            *("--vocabulary", "512", "--threads", "1"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=150,
+    options = (
+        "--scale 64 --groups 1 --layers 4 --repeats 1 --warmups 0 --vocabulary 512 --threads 1"
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(figures.read_text())
+    found = figures_of("step", tmp_path, options)
     assert found["speedup"].keys() == set(FAMILIES)
     for case in found["by_family"]:
         assert found["speedup"][case["family"]] == case["speedup"]["median"] > 0
