@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.bench.written import figures_of
 
 
+@pytest.mark.slow
 def test_broker_bench_writes_its_figures(tmp_path: Path) -> None:
     found = figures_of("broker", tmp_path, "--smoke")
     assert found["is_smoke"]

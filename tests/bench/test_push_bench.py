@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.bench.written import figures_of
 
 MIB = 2**20
 
 
+@pytest.mark.slow
 def test_push_bench_writes_its_figures(tmp_path: Path) -> None:
     found = figures_of("push", tmp_path, "--sizes 3 --servers 2 --repeats 2 --bucket-mib 1")
     (case,) = found["by_case"]

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.bench.written import figures_of
 
 GROUPS, N, TOKENS = 4, 2, 5
 
 
+@pytest.mark.slow
 def test_rollout_bench_writes_its_figures(tmp_path: Path) -> None:
     options = (
         f"--engine embedded --groups {GROUPS} --concurrent 2 --repeats 1 --n {N} --tokens {TOKENS}"

@@ -17,6 +17,7 @@ from tests.bench.written import figures_of
 FAMILIES = ("qwen3_vl", "qwen3_5")
 
 
+@pytest.mark.slow
 def test_step_bench_writes_its_figures(tmp_path: Path) -> None:
     options = (
         "--scale 64 --groups 1 --layers 4 --repeats 1 --warmups 0 --vocabulary 512 --threads 1"
