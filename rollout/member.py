@@ -245,7 +245,8 @@ async def watch_health(engine: Engine, serving: Serving, interval_s: float) -> N
         pauses = serving.pauses
         try:
             version = await engine.version()
-            if not serving.is_running or serving.pauses > pauses:
+            # While new weights are being verified the engine reports them, and nobody vouches yet.
+            if not serving.is_running or serving.is_held_back or serving.pauses > pauses:
                 failures = 0
                 continue
             if version != serving.version:

@@ -99,3 +99,15 @@ def test_a_budget_grants_restarts_with_longer_and_longer_pauses_and_renews_itsel
 def test_a_server_gets_no_more_groups_than_it_can_run(tmp_path, max_running, expected):
     config = run_config(tmp_path, trajectories_per_sample=3, max_concurrent_groups=4)
     assert capacity(config, EngineInfo("cpu", 1, max_running)) == expected
+
+
+async def test_weights_under_verification_are_no_trouble():
+    """The engine has them already; that may take as long as several looks. Seen with SGLang."""
+    engine, serving = Engine(), await serving_version_3()
+    engine.reported = 4
+    async with serving.held_back():
+        with pytest.raises(TimeoutError):
+            await watch(engine, serving)
+        await serving.set(Served(0, 4))
+    with pytest.raises(TimeoutError):
+        await watch(engine, serving)
