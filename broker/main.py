@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import os
 import socket
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
 from common.errors import ConfigError, DataError, VisionOpdError
+from common.files import replace_json
 
 logger = logging.getLogger(__name__)
 PURPOSE = "Hands out samples, takes in trajectories, feeds the learner; bounds their staleness."
@@ -102,9 +102,7 @@ def _is_free(port: int) -> bool:
 def write_address(folder: Path, address: str, run_id: str) -> None:
     """Tell the other processes where the broker is: RUN/broker.json, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / "broker.json.new"
-    beside.write_text(json.dumps({"address": address, "run_id": run_id}), encoding="utf-8")
-    os.replace(beside, folder / "broker.json")
+    replace_json(folder / "broker.json", {"address": address, "run_id": run_id})
 
 
 if __name__ == "__main__":

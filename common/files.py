@@ -1,10 +1,49 @@
-"""Files, by content."""
+"""Files: their content, what outlives a power cut, documents that are whole or not there."""
 
 import hashlib
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def sha256_of_file(path: Path) -> str:
     """Hex digest of a file's bytes. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """A file's content, or a folder's names, reach the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """The same for all that is in a folder, and the folder itself."""
+    for path in (*sorted(folder.rglob("*")), folder):
+        sync(path)
+
+
+def replace_text(path: Path, text: str, is_synced: bool = False) -> None:
+    """A reader, or whoever comes after a crash, sees the old file or the new one. Raises OSError.
+
+    Args:
+        is_synced: the new one outlives a power cut, too.
+    """
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    if is_synced:
+        sync(part)
+    os.replace(part, path)
+    if is_synced:
+        sync(path.parent)
+
+
+def replace_json(path: Path, document: Mapping[str, Any], is_synced: bool = False) -> None:
+    """As `replace_text`."""
+    replace_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n", is_synced)

@@ -18,7 +18,7 @@ from learner.measuring.heldout import Heldout
 from learner.measuring.metrics import MetricsLog, NoLog
 from learner.measuring.watch import HealthWatch, RollBack
 from learner.model.lora import add_adapters
-from learner.model.ranks import Ranks, agree_on_max, init_ranks, rank_failures
+from learner.model.ranks import Ranks, init_ranks, is_any, meet, rank_failures
 from learner.model.sharding import shard_model
 from learner.model.student import choose_device, load_student, named_weights, prompt_positions
 from learner.model.teacher import Teacher
@@ -96,7 +96,7 @@ def _go_back(config: RunConfig, ranks: Ranks, watch: HealthWatch, decision: Roll
     if ranks.is_first:
         discard_after(config.run.folder / "checkpoints", decision.step)
     watch.goes_on_from(decision.step)
-    agree_on_max(0, ranks.group)  # nobody looks for checkpoints before they are gone
+    meet(ranks.group)  # nobody looks for checkpoints before they are gone
 
 
 def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
@@ -149,7 +149,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         heldout = Heldout(
             config,
             positions,
-            lambda: _is_over_for_anyone(feed, ranks),
+            lambda: is_any(feed.is_over, ranks.group),
             ranks.is_first,
             ranks.device,
         )
@@ -194,7 +194,7 @@ def _enter_in_turn(stack: ExitStack, feed: Feed, ranks: Ranks) -> None:
     """The first rank tells the broker where the run goes on, before anybody takes a batch."""
     if ranks.is_first:
         stack.enter_context(feed)
-    agree_on_max(0, ranks.group)
+    meet(ranks.group)
     if not ranks.is_first:
         stack.enter_context(feed)
 
@@ -229,7 +229,3 @@ def _filler(renderer: Renderer, positions: Any, model: Any) -> PreparedGroup:
     return PreparedGroup(
         "filler", view, view, (response,), (np.zeros(1, dtype=np.float32),), (0,), contrast=view
     )
-
-
-def _is_over_for_anyone(feed: Feed, ranks: Ranks) -> bool:
-    return bool(agree_on_max(int(feed.is_over), ranks.group))

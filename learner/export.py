@@ -25,10 +25,9 @@ import torch
 from torch import Tensor
 
 from common.errors import CheckpointError, ConfigError, VisionOpdError
-from common.files import sha256_of_file
+from common.files import replace_json, sha256_of_file, sync, sync_tree
 from learner.checkpoint.files import STATE, TEACHER
 from learner.checkpoint.folder import check_files, read_state, unusable
-from learner.checkpoint.synced_files import replace_json, sync, sync_tree
 from learner.checkpoint.tensor_files import (
     INDEX,
     Form,
@@ -103,7 +102,7 @@ def export(
             "model": model,
             "dtype": dtype,
         }
-        replace_json(part / MANIFEST, _manifest(part, source, written))
+        replace_json(part / MANIFEST, _manifest(part, source, written), is_synced=True)
 
 
 def verify(folder: Path) -> dict[str, Any]:

@@ -13,9 +13,19 @@ from learner.views.inputs import PreparedGroup, PromptView
 Item = TypeVar("Item")
 
 
-def group_tokens(group: PreparedGroup, prompt: PromptView, share_prefix: bool) -> int:
-    lengths = [len(response) for response in group.responses]
-    return packed_tokens(prompt.num_tokens, lengths, share_prefix)
+def micro_batches(
+    groups: Sequence[PreparedGroup],
+    prompt_of: Callable[[PreparedGroup], PromptView],
+    max_tokens: int,
+    share_prefix: bool,
+) -> list[list[PreparedGroup]]:
+    """Of at most `max_tokens` tokens of one side, or a single group that is larger."""
+
+    def tokens(group: PreparedGroup) -> int:
+        lengths = [len(response) for response in group.responses]
+        return packed_tokens(prompt_of(group).num_tokens, lengths, share_prefix)
+
+    return fill_bins(groups, tokens, max_tokens)
 
 
 def fill_bins(items: Sequence[Item], size_of: Callable[[Item], int], room: int) -> list[list[Item]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.config import RunConfig
 from learner.measuring.stopwatch import Stopwatch
-from learner.micro_batches import fill_bins, group_tokens
+from learner.micro_batches import micro_batches
 from learner.model.packing import pack
 from learner.model.student import response_hidden_states
 from learner.model.teacher import Teacher
@@ -99,7 +99,7 @@ class Scorer:
     ) -> dict[str, tuple[Tensor, ...]]:
         share_prefix = self._config.model.share_prefix
         budget = self._config.learner.teacher_batch_tokens
-        parts = fill_bins(groups, lambda g: group_tokens(g, prompt_of(g), share_prefix), budget)
+        parts = micro_batches(groups, prompt_of, budget, share_prefix)
         found: dict[str, tuple[Tensor, ...]] = {}
         for part in self._rounds(parts):
             row = pack([prompt_of(g) for g in part], [g.responses for g in part], share_prefix)

@@ -18,6 +18,7 @@ from typing import Any
 from broker.protocol import Status
 from common.config import RunConfig
 from common.errors import BrokerUnavailable, CheckpointError, ProtocolError, VisionOpdError
+from common.files import replace_json
 from common.rendering import Renderer
 from learner.checkpoint import Checkpointer, roll_back_targets
 from learner.feed import Feed, Interrupted
@@ -25,9 +26,8 @@ from learner.measuring.evaluation import Accuracy, gap_closed
 from learner.measuring.health import Verdict
 from learner.measuring.heldout import Heldout
 from learner.measuring.metrics import MetricsLog, NoLog
-from learner.measuring.scenes import write_json
 from learner.measuring.watch import HealthStop, HealthWatch, RollBack, newest_good, stop
-from learner.model.ranks import Ranks, add_up, agree_on_max
+from learner.model.ranks import Ranks, add_up, agree_on_max, is_any, meet
 from learner.push.follower import Follower
 from learner.push.publisher import Publisher
 from learner.trainer import StepResult, Trainer
@@ -112,7 +112,7 @@ class Session:
             self._checkpointer.save()
             self._finish_writing()
         self._feed.expect_end()
-        agree_on_max(0, self._ranks.group)  # before the first rank says it
+        meet(self._ranks.group)  # before the first rank says it
         status = self._finish(is_interrupted) if self._ranks.is_first else None
         if not is_interrupted:
             try:
@@ -123,7 +123,7 @@ class Session:
         if not self._ranks.is_first:
             return
         summary = self._summary(status, is_interrupted)
-        write_json(self._folder / "summary.json", summary)
+        replace_json(self._folder / "summary.json", summary)
         logger.info("done: %s", ", ".join(f"{k} {_short(v)}" for k, v in summary.items()))
 
     # ---- training --------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class Session:
             self._publisher.wait()
         except Interrupted as error:
             reason = error
-        if agree_on_max(int(reason is not None), self._ranks.group):
+        if is_any(reason is not None, self._ranks.group):
             raise reason or Interrupted("another rank is to stop")
 
     def _next_batch(self) -> PreparedBatch | None:
@@ -233,7 +233,7 @@ class Session:
         is_over = False
         while not is_over:
             is_mine = self._watch.wait_for_resume(_PAUSE_LOOK_S) or self._feed.is_over
-            is_over = bool(agree_on_max(int(is_mine), self._ranks.group))
+            is_over = is_any(is_mine, self._ranks.group)
         self._show(phase=_TRAINING)  # after an interruption whoever asks for the next batch is told
         self._paused_s += time.monotonic() - began
         logger.info("going on after %.1f s", time.monotonic() - began)
@@ -283,7 +283,7 @@ class Session:
     def _measure_before(self) -> None:
         """Once a run, however often its learner is started."""
         is_due = self._ranks.is_first and self._before is None and self._trainer.version == 0
-        if agree_on_max(int(is_due), self._ranks.group):
+        if is_any(is_due, self._ranks.group):
             self._before = self._measure_all(_MEASURING_BEFORE, "before")
         if self._before is not None:
             self._show(
@@ -294,7 +294,7 @@ class Session:
         self._show(phase=phase)
         started = time.monotonic()
         accuracy = self._agreed(self._heldout.measure_all(self._trainer.model))
-        if agree_on_max(int(self._feed.is_over), self._ranks.group):
+        if is_any(self._feed.is_over, self._ranks.group):
             raise Interrupted("asked to stop while measuring")
         self._heldout.show(self._trainer, when)
         if accuracy is not None:

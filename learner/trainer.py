@@ -21,7 +21,7 @@ import torch
 from common.config import RunConfig
 from learner.measuring.step_figures import StepFigures, counts_of_step
 from learner.measuring.stopwatch import Stopwatch
-from learner.micro_batches import fill_bins, group_tokens
+from learner.micro_batches import micro_batches
 from learner.model.packing import pack
 from learner.model.ranks import Ranks, agree_on_max
 from learner.model.student import response_hidden_states
@@ -145,11 +145,11 @@ class Trainer:
         scores = self._scorer.scores(groups, watch)
         if self._filler is not None:
             scores[self._filler.group_id] = self._scorer.filler_score(self._filler)
-        share_prefix = self._config.model.share_prefix
-        parts = fill_bins(
+        parts = micro_batches(
             groups,
-            lambda group: group_tokens(group, group.student, share_prefix),
+            lambda group: group.student,
             self._config.learner.micro_batch_tokens,
+            self._config.model.share_prefix,
         )
         for number, part in enumerate(self._rounds(parts)):
             result, responses = self._objective(part, scores, denominators, watch)

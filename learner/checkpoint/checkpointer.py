@@ -17,10 +17,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch.distributed as dist
-
 from common.config import RunConfig
 from common.errors import CheckpointError
+from common.files import sync
 from common.rendering import Renderer
 from learner.checkpoint.cut import Cut, Trained, take_cut
 from learner.checkpoint.files import write_checkpoint
@@ -35,9 +34,8 @@ from learner.checkpoint.folder import (
     version_of,
     write_scores,
 )
-from learner.checkpoint.synced_files import sync
 from learner.checkpoint.tensors import HostMemory, is_main_rank
-from learner.model.ranks import agree_on_max
+from learner.model.ranks import default_group, is_any
 
 logger = logging.getLogger(__name__)
 _WRITE_TIMEOUT_S = 1800.0  # a write that takes longer is an error
@@ -102,7 +100,7 @@ class Checkpointer:
         self._settle()
         version = self._trainer.version
         # The first rank alone knows of a write that failed; all take part in another try.
-        if not agree_on_max(int(version != self._saved_version), _group()):
+        if not is_any(version != self._saved_version, default_group()):
             return
         waited_s = time.monotonic() - began
         cut = take_cut(self._trainer, self._memory)
@@ -198,10 +196,6 @@ class Checkpointer:
     def _remove_superseded(self) -> None:
         keep, keep_best = self._config.checkpoint.keep, self._config.checkpoint.keep_best
         remove_superseded(self._folder, read_scores(self._folder), keep, keep_best)
-
-
-def _group() -> dist.ProcessGroup | None:
-    return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
 
 
 def _refused(part: Path, error: OSError) -> CheckpointError:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from learner.checkpoint.tensors import HostMemory, is_main_rank
 from learner.model.lora import adapter_state, iterate_merged
+from learner.model.ranks import default_group
 from learner.model.teacher import Teacher
 from learner.optim import Optimizer
 
@@ -80,7 +81,7 @@ def _random_states() -> dict[str, Tensor]:
 
 
 def _of_all_ranks(tensor: Tensor) -> list[Tensor]:
-    if not (dist.is_available() and dist.is_initialized()):
+    if default_group() is None:
         return [tensor]
     found = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
     dist.all_gather(found, tensor)

@@ -8,10 +8,9 @@ from typing import Any
 
 from common.config import RunConfig
 from common.config_cli import dump_toml
-from common.files import sha256_of_file
+from common.files import replace_json, sha256_of_file, sync_tree
 from common.rendering import Renderer
 from learner.checkpoint.cut import Cut
-from learner.checkpoint.synced_files import replace_json, sync_tree
 from learner.checkpoint.tensor_files import forms_of, write_model, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ def write_checkpoint(
         "names_in_files": stored,
         "files": digests,
     }
-    replace_json(folder / STATE, state)
+    replace_json(folder / STATE, state, is_synced=True)
     sync_tree(folder)
 
 

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 from common.config import RunConfig
 from common.errors import CheckpointError
-from common.files import sha256_of_file
+from common.files import replace_json, sha256_of_file, sync
 from learner.checkpoint.files import STATE
-from learner.checkpoint.synced_files import replace_json, sync
 
 _NAME = re.compile(r"step-(\d{6,})")
 _SCORES = "scores.json"
@@ -203,7 +202,7 @@ def _pass_on_what_was_given_up(folder: Path, version: int) -> None:
     oldest = read_state(list_checkpoints(folder)[-1])["oldest"]
     state = read_state(path_of(folder, version))
     if state["oldest"] < oldest:
-        replace_json(path_of(folder, version) / STATE, {**state, "oldest": oldest})
+        replace_json(path_of(folder, version) / STATE, {**state, "oldest": oldest}, is_synced=True)
 
 
 def _remove(path: Path, why: str) -> None:
@@ -235,7 +234,7 @@ def write_scores(folder: Path, scores: Mapping[int, float]) -> None:
     """Raises CheckpointError: the disk refuses."""
     document = {str(version): score for version, score in sorted(scores.items())}
     try:
-        replace_json(folder / _SCORES, document)
+        replace_json(folder / _SCORES, document, is_synced=True)
     except OSError as error:
         raise CheckpointError(
             f"{folder / _SCORES}: it cannot be written: {error}. Fix: give the disk room"

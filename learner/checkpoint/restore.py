@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from common.errors import CheckpointError
@@ -14,7 +13,7 @@ from learner.checkpoint.cut import Trained
 from learner.checkpoint.files import ADAPTERS, OPTIMIZER, RANDOM, TEACHER
 from learner.checkpoint.folder import Checkpoint, unusable
 from learner.checkpoint.tensor_files import Form, TensorFiles, forms_of, model_files
-from learner.checkpoint.tensors import fill, is_close
+from learner.checkpoint.tensors import fill, is_close, rank_here
 from learner.model.lora import adapter_state, base_names, load_adapters, merged_weight
 from learner.model.teacher import Teacher
 from learner.optim import Optimizer
@@ -118,7 +117,7 @@ def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
 
 def _load_random_states(folder: Path) -> None:
     """A rank that had no predecessor goes on with the state that it has."""
-    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    rank = rank_here()
     path = folder / RANDOM
     with _opened(path, path) as states:
         if f"cpu.{rank}" in states:

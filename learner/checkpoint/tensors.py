@@ -4,19 +4,23 @@ Here alone a sharded tensor becomes a whole one, and a whole one is spread over 
 """
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from learner.checkpoint.tensor_files import TensorFiles
-from learner.model.sharding import gather
+from learner.model.ranks import default_group
+from learner.model.sharding import gather, local_part
 
 
 def is_main_rank() -> bool:
     """The one rank that writes files; true without torch.distributed."""
-    distributed = torch.distributed
-    return not (distributed.is_available() and distributed.is_initialized()) or (
-        distributed.get_rank() == 0
-    )
+    return rank_here() == 0
+
+
+def rank_here() -> int:
+    """0 without torch.distributed."""
+    return dist.get_rank(default_group()) if default_group() is not None else 0
 
 
 class HostMemory:
@@ -54,19 +58,14 @@ def fill(target: Tensor, files: TensorFiles, name: str) -> None:
     Raises:
         TypeError: it is sharded in a way that is neither Shard nor Replicate.
     """
-    local = _local(target)
-    local.copy_(_read_as(target, files, name))
+    local_part(target).copy_(_read_as(target, files, name))
 
 
 @torch.no_grad()
 def is_close(live: Tensor, files: TensorFiles, name: str) -> bool:
     """Whether this rank's part of a live tensor is that of the files, but for rounding."""
-    local = _local(live)
+    local = local_part(live)
     return torch.allclose(local, _read_as(live, files, name).to(local.device), atol=1e-5)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _read_as(tensor: Tensor, files: TensorFiles, name: str) -> Tensor:
@@ -75,10 +74,10 @@ def _read_as(tensor: Tensor, files: TensorFiles, name: str) -> Tensor:
         return files[name]
     if tensor.to_local().numel() == 0:
         return torch.empty_like(tensor.to_local(), device="cpu")
-    return files.read_part(name, _local_part(tensor))
+    return files.read_part(name, _part_of_whole(tensor))
 
 
-def _local_part(tensor: DTensor) -> tuple[slice, ...]:
+def _part_of_whole(tensor: DTensor) -> tuple[slice, ...]:
     """Which part of the whole this rank holds: cut along each axis of the mesh in its turn."""
     bounds = [(0, size) for size in tensor.shape]
     for axis, placement in enumerate(tensor.placements):

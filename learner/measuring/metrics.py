@@ -53,9 +53,10 @@ A measuring row (step 0, every evaluation.every_steps, and the last step):
 import json
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
+
+from common.files import replace_text
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -113,9 +114,7 @@ def _keep_rows(path: Path, step: int) -> list[Row]:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]  # a killed learner may leave half a one
     kept = [(line, row) for line in whole if (row := json.loads(line))["step"] <= step]
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(line for line, _ in kept), encoding="utf-8")
-    os.replace(part, path)
+    replace_text(path, "".join(line for line, _ in kept))
     return [row for _, row in kept]
 
 

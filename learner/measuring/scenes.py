@@ -29,12 +29,12 @@ usually the end-of-turn token. `is_correct` is null where there is no reference 
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common.config import TeacherSection
+from common.files import replace_json
 from common.rendering import IMAGE_PLACEHOLDER, Renderer
 from common.types import Sample
 from common.views import with_margin
@@ -93,7 +93,7 @@ class Scenes:
             self._recall_answers()
         for scene, answers in zip(self._scenes, self._answer(trainer), strict=True):
             scene[when] = answers
-        write_json(self._folder / "scenes.json", {"scenes": self._scenes})
+        replace_json(self._folder / "scenes.json", {"scenes": self._scenes})
 
     def _recall_answers(self) -> None:
         """Take over what an earlier learner of this run wrote before training."""
@@ -155,13 +155,6 @@ class Scenes:
             {"text": text, "divergence_nats": value}
             for text, value in zip(texts, nats, strict=True)
         ]
-
-
-def write_json(path: Path, document: Json) -> None:
-    """Whole or not at all: a reader never sees half a file."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
 
 
 def _corners(box: Any) -> list[int] | None:

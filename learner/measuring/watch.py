@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from common.config import RunConfig
 from common.errors import CheckpointError, VisionOpdError
+from common.files import replace_json
 from learner.measuring.health import HealthGates, Verdict
-from learner.measuring.scenes import write_json
 
 logger = logging.getLogger(__name__)
 _FILE = "health.json"
@@ -65,7 +65,7 @@ class HealthWatch:
             for reason in verdict.reasons:
                 logger.warning("step %d: %s: %s", step, verdict.action.replace("_", " "), reason)
         if self._is_kept:
-            write_json(self._path, self._gates.state())
+            replace_json(self._path, self._gates.state())
         return verdict
 
     def _restore(self) -> None:

@@ -119,9 +119,10 @@ def _segments(
 
 def _ends(layout: Layout, taps: int, mixed_LC: Tensor) -> Tensor:
     """What a branch's convolution still sees of its root: its last `taps` inputs, [S, taps, C]."""
-    starts = torch.tensor([tree.start for tree in layout.trees], device=mixed_LC.device)
-    ends = torch.tensor([tree.branches_start for tree in layout.trees], device=mixed_LC.device)
-    place_SK = ends[:, None] + torch.arange(-taps, 0, device=mixed_LC.device)
-    is_token_SK = place_SK >= starts[:, None]  # a root may be shorter than the kernel
+    # From what lies on the device already: lists would be copied there in every layer.
+    starts_S1 = layout.roots.index_SM[:, :1]
+    lengths_S1 = layout.roots.is_token_SM.sum(dim=1, keepdim=True)
+    place_SK = starts_S1 + lengths_S1 + torch.arange(-taps, 0, device=mixed_LC.device)
+    is_token_SK = place_SK >= starts_S1  # a root may be shorter than the kernel
     ends_of_roots = Batch(place_SK * is_token_SK, is_token_SK).of(mixed_LC)
     return ends_of_roots.index_select(0, layout.root_of_branch_S)

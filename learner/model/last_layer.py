@@ -37,9 +37,7 @@ def _narrowing(plain: type[nn.Module]) -> type[nn.Module]:
         self: Any, hidden_states: Tensor, *arguments: Any, layout: Layout | None = None, **rest: Any
     ) -> Tensor:
         if layout is None or layout.asked_M is None:
-            output: Tensor = plain.forward(
-                self, hidden_states, *arguments, **({"layout": layout} if layout else {}), **rest
-            )
+            output: Tensor = plain.forward(self, hidden_states, *arguments, layout=layout, **rest)
             return output
         normed_1LD = self.input_layernorm(hidden_states)
         if hasattr(self, "linear_attn"):

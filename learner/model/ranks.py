@@ -130,6 +130,21 @@ def agree_on_max(number: int, group: dist.ProcessGroup | None) -> int:
     return int(greatest)
 
 
+def is_any(flag: bool, group: dist.ProcessGroup | None) -> bool:
+    """Whether it is true on any rank; all ranks call it."""
+    return bool(agree_on_max(int(flag), group))
+
+
+def meet(group: dist.ProcessGroup | None) -> None:
+    """No rank leaves before all have come."""
+    agree_on_max(0, group)
+
+
+def default_group() -> dist.ProcessGroup | None:
+    """Of the learner's ranks, wherever it is asked for; none: there is one rank without a group."""
+    return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+
+
 def add_up(numbers: Sequence[float], group: dist.ProcessGroup | None) -> list[float]:
     """Sums over the ranks, number by number, in float64; all ranks call it with as many numbers.
 

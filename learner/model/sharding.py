@@ -120,6 +120,11 @@ def gather(tensor: Tensor) -> Tensor:
     return whole
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor, in its memory: all of one that is not sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 @torch.no_grad()
 def copy_into(parameter: Tensor, whole: Tensor) -> None:
     """Set a parameter, sharded or not, from all of its values, which every rank has.
@@ -152,7 +157,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
     if not gradients:
         return 0.0
     first = gradients[0]
-    shards = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
+    shards = [local_part(gradient) for gradient in gradients]
     norms = torch.stack(list(torch._foreach_norm(shards)))
     square = norms.double().square().sum()
     if isinstance(first, DTensor):

@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor
 
 from common.config import ModelSection, TeacherSection
 from common.errors import ConfigError
-from learner.model.sharding import copy_into
+from learner.model.sharding import copy_into, local_part
 
 
 class Teacher:
@@ -159,11 +159,11 @@ class Teacher:
         students, computing = _parameters(self._student), _parameters(self.model)
         masters = self._master or computing
         for name in self._moving:
-            student, master = _local(students[name]), _local(masters[name])
+            student, master = local_part(students[name]), local_part(masters[name])
             average = master.to(student.device, non_blocking=True)  # a GPU averages faster
             average.lerp_(student, self._config.ema_rate)
             if self._has_master:
-                _local(computing[name]).copy_(average)
+                local_part(computing[name]).copy_(average)
             if average is not master:
                 master.copy_(average, non_blocking=True)
         if self._config.offload and torch.cuda.is_available():
@@ -254,10 +254,6 @@ def _parameters(model: nn.Module) -> dict[str, Tensor]:
 def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
     saved = model.state_dict().keys()
     return {name: buffer for name, buffer in model.named_buffers() if name in saved}
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _float32_like(tensor: Tensor, in_main_memory: bool) -> Tensor:

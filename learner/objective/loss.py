@@ -38,7 +38,6 @@ from learner.objective.tokens import (
     SamplingLaw,
     TokenFigures,
     importance_weights,
-    join_figures,
     token_shares,
 )
 
@@ -54,7 +53,6 @@ __all__ = [
     "full_weight",
     "head_of",
     "importance_weights",
-    "join_figures",
     "objective",
     "sampled_logprobs",
     "token_shares",

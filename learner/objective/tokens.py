@@ -1,6 +1,6 @@
 """What the objective knows about each response token, and what it tells about it. All [T]."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -39,12 +39,6 @@ class TokenFigures:
     student_logprob: Tensor  # nats, of the sampled token under the sampling law
     entropy: Tensor  # nats, of the student
     teacher_logprob: Tensor  # nats, of the sampled token over the whole vocabulary
-
-
-def join_figures(parts: list[TokenFigures]) -> TokenFigures:
-    """The figures of several micro-batches, one after the other."""
-    columns = [field.name for field in fields(TokenFigures)]
-    return TokenFigures(*(torch.cat([getattr(part, name) for part in parts]) for name in columns))
 
 
 def importance_weights(

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from common import files
 from common.config import RunConfig
 from common.rendering import Renderer
 from learner.checkpoint import (
@@ -27,7 +28,6 @@ from learner.checkpoint import (
     find_checkpoint,
     list_checkpoints,
     restore,
-    synced_files,
     tensor_files,
 )
 from learner.checkpoint import folder as checkpoint_folder
@@ -70,7 +70,7 @@ class Moments:
                 yield content[middle:]
 
         tensor_files._contents = halves
-        for module in (checkpoint_folder, checkpointer, synced_files):
+        for module in (checkpoint_folder, checkpointer, files):
             module.os = _Os(self)  # type: ignore[attr-defined]
         shutil.rmtree = self.before("rmtree", shutil.rmtree)  # type: ignore[assignment]
         os.unlink = self.before("unlink", os.unlink)  # one file of an rmtree
