@@ -129,9 +129,6 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         stack.callback(metrics.close)
         if process.past_s is None:
             process.past_s = metrics.time_s
-        checks = Expectations(config, model, renderer, positions, ranks.device)
-        publisher = _publisher(config, ranks, feed, model, checks)
-        stack.enter_context(publisher)
         trainer = Trainer(
             config,
             model,
@@ -140,12 +137,16 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
             renderer.vision_token_ids,
             ranks,
             _filler(renderer, positions, model) if ranks.world_size > 1 else None,
-            before_update=publisher.wait_for_snapshot,
+            before_update=lambda: publisher.wait_for_snapshot(),
         )
         trainer.optimizer.lr_factor = process.watch.lr_factor
         if checkpoint is not None:
             restore(checkpoint, trainer)
             logger.info("going on from %s", checkpoint.path)
+        # After that: the probe's response is to be the student's own.
+        checks = Expectations(config, model, renderer, positions, ranks.device)
+        publisher = _publisher(config, ranks, feed, model, checks)
+        stack.enter_context(publisher)
         heldout = Heldout(
             config,
             positions,
