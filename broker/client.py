@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from broker import protocol as p
 from broker.transport import Link, ZmqLink
-from common.errors import BrokerUnavailable, ProtocolError
+from common.errors import BrokerUnavailable, ProtocolError, VersionMismatch
 from common.lifecycle import backoff
 from common.types import Group, WeightUpdate
 from common.wire import MAX_FRAME_BYTES, PROTOCOL_VERSION, decode, encode
@@ -25,6 +25,8 @@ _MAX_ABANDONED = 1024
 _NOT_LET_IN = (
     ". Fix: see that it runs there, and that its broker.keys and this process's were made together"
 )
+_SAME_CODE = "Fix: run the same checkout or image on every node"
+_OF_ANOTHER_VERSION = ("version_mismatch", "malformed")  # what a hello may be refused for
 _ASK_AGAIN = ("store_failure", "over_capacity")  # refusals that end by themselves
 
 
@@ -54,6 +56,7 @@ class BrokerClient:
 
     Args:
         ranks: that this rollout server has in a push group.
+        versions: of this process, which the broker compares with others'; None: it does not.
         link: how it reaches the broker; None: ZeroMQ.
         rng: draws the incarnation, request ids and jitter; None: the system's entropy.
     """
@@ -66,6 +69,7 @@ class BrokerClient:
         *,
         ranks: int = 1,
         details: dict[str, str] | None = None,
+        versions: dict[str, str] | None = None,
         request_timeout_s: float = 10.0,
         tries: int = 6,
         patience_s: float = 600.0,
@@ -79,6 +83,7 @@ class BrokerClient:
         self._role = role
         self._ranks = ranks
         self._details = {"pid": str(os.getpid()), **(details or {})}
+        self._versions = versions or {}
         self._timeout_s = request_timeout_s
         self._tries = tries
         self._patience_s = patience_s
@@ -207,7 +212,9 @@ class BrokerClient:
 
     # ---- everybody -------------------------------------------------------------------------------
     async def heartbeat(self, gauges: dict[str, float]) -> p.Done:
-        request = p.Heartbeat(**self._me(), ranks=self._ranks, gauges=gauges)
+        request = p.Heartbeat(
+            **self._me(), ranks=self._ranks, versions=self._versions, gauges=gauges
+        )
         return await self._request(request, p.Done)
 
     async def status(self) -> p.Status:
@@ -240,13 +247,22 @@ class BrokerClient:
         )
 
     async def _say_hello(self) -> None:
-        hello = p.Hello(**self._me(), role=self._role, ranks=self._ranks, details=self._details)
-        self.welcome = _expect(await self._exchange(hello, 0), p.Welcome)
+        hello = p.Hello(
+            **self._me(),
+            role=self._role,
+            ranks=self._ranks,
+            details=self._details,
+            versions=self._versions,
+        )
+        reply = await self._exchange(hello, 0)
+        if isinstance(reply, p.Refused) and reply.code in _OF_ANOTHER_VERSION:
+            raise VersionMismatch(_not_let_in(reply))
+        self.welcome = _expect(reply, p.Welcome)
         self._max_frame_bytes = min(self._max_frame_bytes, self.welcome.max_frame_bytes)
         if self.welcome.protocol_version != PROTOCOL_VERSION:
-            raise ProtocolError(
+            raise VersionMismatch(
                 f"the broker speaks protocol {self.welcome.protocol_version}, this process "
-                f"{PROTOCOL_VERSION}. Fix: install the same version everywhere"
+                f"{PROTOCOL_VERSION}. {_SAME_CODE}"
             )
 
     async def _request(self, request: BaseModel, kind: type[_Reply], wait_s: float = 0.0) -> _Reply:
@@ -373,6 +389,12 @@ async def heartbeat_forever(
 def _decode_groups(encoded: Iterable[bytes]) -> tuple[Group, ...]:
     groups = (decode(frame, p.GROUPS) for frame in encoded)
     return tuple(group for group in groups if isinstance(group, Group))
+
+
+def _not_let_in(refused: p.Refused) -> str:
+    if refused.code == "malformed":  # its messages have other fields than ours
+        return f"the broker is of another version: {refused.message}. {_SAME_CODE}"
+    return f"the broker does not let this process in: {refused.message}"
 
 
 def _ends_by_itself(reply: BaseModel) -> bool:

@@ -13,6 +13,7 @@ from common.errors import ConfigError, DataError, VisionOpdError
 from common.files import replace_json
 
 logger = logging.getLogger(__name__)
+_PROBE_S = 1.0  # for an answer of whoever has a port
 PURPOSE = "Hands out samples, takes in trajectories, feeds the learner; bounds their staleness."
 
 
@@ -88,15 +89,17 @@ def _address(config: RunConfig) -> str:
     except (OSError, ValueError, KeyError):
         return address
     known_port = int(last.rpartition(":")[2])
-    if not _is_free(known_port):
+    host = address.removeprefix("tcp://").rpartition(":")[0]
+    if not _is_free(host, known_port):
         logger.warning("port %d, where this run's broker was, is taken by now", known_port)
         return address
     return address.removesuffix("0") + str(known_port)
 
 
-def _is_free(port: int) -> bool:
+def _is_free(host: str, port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+        probe.settimeout(_PROBE_S)
+        return probe.connect_ex((host, port)) != 0
 
 
 def write_address(folder: Path, address: str, run_id: str) -> None:

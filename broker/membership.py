@@ -19,6 +19,7 @@ class Member:
     last_seen_s: float
     ranks: int  # processes of its engine that join a push group; 0: not known yet
     gauges: Gauges = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)  # empty: it has not told them
 
     @property
     def owner(self) -> Owner:
@@ -39,6 +40,7 @@ class Membership:
         """Note a hello. Returns the earlier life that it replaces, if there is one."""
         known = self._members.get(hello.member_id)
         if known is not None and known.incarnation == hello.incarnation:
+            known.versions = hello.versions  # of one that was restored
             self._touch(known, now)
             return None
         if known is None and len(self._members) >= MAX_MEMBERS:
@@ -46,7 +48,13 @@ class Membership:
         if known is not None and known.role is not hello.role:
             raise Refusal("wrong_role", f"{hello.member_id} is a {known.role} already")
         self._members[hello.member_id] = Member(
-            hello.member_id, hello.role, hello.incarnation, hello.details, now, hello.ranks
+            hello.member_id,
+            hello.role,
+            hello.incarnation,
+            hello.details,
+            now,
+            hello.ranks,
+            versions=hello.versions,
         )
         self._members.move_to_end(hello.member_id)
         return known
@@ -69,6 +77,11 @@ class Membership:
             raise Refusal("superseded", f"another process took the name {member_id} since")
         self._touch(member, now)
         return member
+
+    def note(self, member_id: str, name: str, value: str) -> None:
+        """Add to what is shown of a member to people."""
+        member = self._members[member_id]
+        member.details = {**member.details, name: value}
 
     def find(self, owner: Owner) -> Member | None:
         """The member that lives this life, without taking it as a sign of life."""

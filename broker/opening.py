@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import NamedTuple
 
 from broker.disk import Disk, FolderDisk
@@ -16,6 +16,7 @@ from broker.service import BrokerService
 from broker.source import SampleSource
 from broker.store import Damaged, MemoryStore
 from common.config import RunConfig
+from common.versions import versions
 
 logger = logging.getLogger(__name__)
 _SERIALS_A_RECORD = 1000  # so that the serials of announcements go on after a restart
@@ -47,6 +48,7 @@ def open_broker(config: RunConfig, source: SampleSource) -> Opened:
             run_id=run_id,
             num_samples=len(source.samples),
             max_frame_bytes=max_frame_bytes,
+            versions=versions(),
         )
         return Opened(service, 0.0, run_id, _forever)
     disk = FolderDisk(folder / "journal")
@@ -62,6 +64,7 @@ def open_broker(config: RunConfig, source: SampleSource) -> Opened:
             run_id=run_id,
             dataset=str(config.data.train.absolute()) if config.data.train else "",
             max_frame_bytes=max_frame_bytes,
+            versions=versions(),
         )
     except CorruptJournal as damage:
         raise CorruptJournal(
@@ -85,6 +88,7 @@ def open_durable(
     dataset: str = "",
     max_frame_bytes: int = 2**20,
     segment_bytes: int = 64 * 2**20,
+    versions: Mapping[str, str] | None = None,
 ) -> tuple[BrokerService, DurableStore, float]:
     """The service on a disk, its store, and where its clock stands. Raises as `open_broker`."""
     found = recover(disk, source, rules)
@@ -122,6 +126,7 @@ def open_durable(
         num_samples=len(source.samples),
         max_frame_bytes=max_frame_bytes,
         first_serial=first_serial,
+        versions=versions,
     )
     if found is not None:
         _catch_up(service, found, disk.boot, rules)

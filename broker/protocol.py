@@ -13,6 +13,10 @@ from common.types import Group, GroupLease, Identifier, Record, WeightUpdate
 from common.wire import PROTOCOL_VERSION, Registry
 
 Gauges = dict[str, float]
+Versions = Annotated[  # by name: of the code, of Python, of packages
+    dict[Annotated[str, Field(min_length=1, max_length=40)], Annotated[str, Field(max_length=80)]],
+    Field(max_length=32),
+]
 Ranks = Annotated[int, Field(gt=0, le=1024)]  # of one rollout server in a push group
 WaitS = Annotated[float, Field(ge=0, le=60)]  # how long the broker may hold a request (long poll)
 
@@ -42,6 +46,7 @@ class Hello(Record):
     protocol_version: int = PROTOCOL_VERSION
     ranks: Ranks = 1
     details: dict[str, str] = Field(default_factory=dict)  # host, pid, engine url: for people
+    versions: Versions = Field(default_factory=dict)  # empty: not to be compared
 
 
 class Heartbeat(Record):
@@ -50,6 +55,7 @@ class Heartbeat(Record):
     member_id: Identifier
     incarnation: int
     ranks: Ranks = 1  # again, for a broker that has restarted
+    versions: Versions = Field(default_factory=dict)  # again, likewise
     gauges: Gauges = Field(default_factory=dict)
 
 

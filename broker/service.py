@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from broker import protocol as p
 from broker.announcement import Announcements
 from broker.counter import Counter, Handler, Outcome, Parameters, PollMaker
+from broker.handshake import check_hello
 from broker.learner_desk import LearnerDesk
 from broker.ledger import Ledger
 from broker.membership import Member, Membership
@@ -47,6 +48,7 @@ class BrokerService:
         store: keeps trajectories, and the record of every change.
         max_frame_bytes: of a message; clients are told.
         first_serial: announcements are numbered from here on.
+        versions: of this process; members must have the same code. None: they may have any.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class BrokerService:
         num_samples: int,
         max_frame_bytes: int,
         first_serial: int = 0,
+        versions: Mapping[str, str] | None = None,
     ) -> None:
         self._counter = Counter(ledger, membership, store, Announcements(first_serial))
         self.ledger = ledger
@@ -67,6 +70,7 @@ class BrokerService:
         self._run_id = run_id
         self._num_samples = num_samples
         self._max_frame_bytes = max_frame_bytes
+        self._versions = versions or {}
         self._checked = -1  # the ledger's revision
         self._supply = -1  # the ledger's, when all held lease requests were last tried
         self._polls = Polls()
@@ -223,12 +227,7 @@ class BrokerService:
 
     # ---- membership ------------------------------------------------------------------------------
     def _on_hello(self, hello: p.Hello, now: float) -> BaseModel:
-        if hello.protocol_version != PROTOCOL_VERSION:
-            raise Refusal(
-                "version_mismatch",
-                f"{hello.member_id} speaks protocol {hello.protocol_version}, the broker "
-                f"{PROTOCOL_VERSION}. Fix: install the same version everywhere",
-            )
+        remark = check_hello(hello, self._versions, self.membership.all())
         if hello.role is not p.Role.OBSERVER:
             predecessor = self.membership.join(hello, now)
             if predecessor is not None:
@@ -238,6 +237,9 @@ class BrokerService:
                 self._counter.do(self.ledger.join, owner, hello.role)
                 self.store.must_sync()  # a life that was superseded must never come back
             logger.info("%s says hello %s", hello.member_id, hello.details)
+            if remark:
+                logger.warning("%s has %s", hello.member_id, remark)
+                self.membership.note(hello.member_id, "differs", remark)
         return p.Welcome(
             run_id=self._run_id,
             protocol_version=PROTOCOL_VERSION,
@@ -251,6 +253,7 @@ class BrokerService:
     def _on_heartbeat(self, heartbeat: p.Heartbeat, now: float) -> BaseModel:
         member = self.membership.seen(heartbeat.member_id, heartbeat.incarnation, now)
         member.gauges, member.ranks = heartbeat.gauges, heartbeat.ranks
+        member.versions = heartbeat.versions
         return p.Done(finished=self.is_finished)
 
     def _on_goodbye(self, goodbye: p.Goodbye, now: float) -> BaseModel:

@@ -6,8 +6,14 @@ peer's identity before it on the server's side.
 
 With keys every connection is encrypted, the client knows its server by its key, and the server lets
 in the members' key only. Without keys both ends keep to loopback.
+
+When packets vanish (a cable, a switch, a lost machine) nobody says that a connection has ended: TCP
+would try it again after ever longer pauses, long after the network is back, and the other end would
+keep it for good. So both ends drop a connection on which data is not acknowledged, or a silent peer
+does not answer, for as long as makes a member count as gone. The link then connects anew.
 """
 
+import math
 import re
 import socket
 from typing import Protocol
@@ -26,6 +32,8 @@ _CLOSING_S = 0.5  # for the last replies to leave
 _SEAL_BYTES = 64  # room for what encryption adds to a frame (33)
 _LOOPBACK = re.compile(r"tcp://(127(?:\.\d{1,3}){3}|localhost):(\d{1,5})")
 _EVERYWHERE = "0.0.0.0"  # as ZeroMQ reports a socket that is bound on all interfaces
+_SILENCE_S = 20.0  # where no configuration says it
+_CONNECT_S = 2.0  # at most, for one try
 _ELSEWHERE = ("192.0.2.1", 9)  # an address that belongs to nobody (RFC 5737)
 
 
@@ -67,6 +75,7 @@ class ZmqListener:
         keys: None: plain, on loopback only.
         public_host: what clients call this machine; None: the bound host, or the machine's primary
             address when it is bound everywhere.
+        silence_s: seconds after which a connection without acknowledgements is dropped.
     """
 
     def __init__(
@@ -75,7 +84,9 @@ class ZmqListener:
         max_frame_bytes: int,
         keys: ServerKeys | None = None,
         public_host: str | None = None,
+        silence_s: float = _SILENCE_S,
     ) -> None:
+        self._silence_s = silence_s
         self._address = allowed_address(address, has_keys=keys is not None)
         self._max_frame_bytes = max_frame_bytes
         self._keys = keys
@@ -88,6 +99,7 @@ class ZmqListener:
         self._socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes)
         self._socket.setsockopt(zmq.RCVHWM, _REQUESTS_A_PEER)
         self._socket.setsockopt(zmq.SNDHWM, _REPLIES_A_PEER)
+        _drop_dead_connections(self._socket, self._silence_s)
         if self._keys is not None:
             self._lock(self._keys)
         try:
@@ -134,10 +146,12 @@ class ZmqLink:
 
     Args:
         keys: None: plain, on loopback only.
+        silence_s: seconds after which a connection without acknowledgements is dropped.
     """
 
-    def __init__(self, keys: MemberKeys | None = None) -> None:
+    def __init__(self, keys: MemberKeys | None = None, silence_s: float = _SILENCE_S) -> None:
         self._keys = keys
+        self._silence_s = silence_s
 
     def open(self, address: str, max_frame_bytes: int) -> None:
         allowed = allowed_address(address, has_keys=self._keys is not None)
@@ -145,6 +159,9 @@ class ZmqLink:
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+        _drop_dead_connections(self._socket, self._silence_s)
+        connect_s = min(_CONNECT_S, self._silence_s / 4)
+        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, int(connect_s * 1000))
         if self._keys is not None:
             self._lock(self._keys, max_frame_bytes)
         try:
@@ -182,7 +199,9 @@ def zmq_listener(config: BrokerSection, address: str) -> ZmqListener:
         ConfigError: the keys are not usable, or are needed and not there.
     """
     keys = None if config.keys is None else server_keys(config.keys)
-    return ZmqListener(address, config.max_frame_mib * 2**20, keys, config.public_host)
+    return ZmqListener(
+        address, config.max_frame_mib * 2**20, keys, config.public_host, config.member_timeout_s
+    )
 
 
 def zmq_link(config: BrokerSection) -> ZmqLink:
@@ -192,7 +211,16 @@ def zmq_link(config: BrokerSection) -> ZmqLink:
         ConfigError: the keys are not usable, or are needed and not there.
     """
     allowed_address(config.address, has_keys=config.keys is not None)
-    return ZmqLink(None if config.keys is None else member_keys(config.keys))
+    keys = None if config.keys is None else member_keys(config.keys)
+    return ZmqLink(keys, config.member_timeout_s)
+
+
+def _drop_dead_connections(socket: zmq.asyncio.Socket, silence_s: float) -> None:
+    """The kernel does it, so that neither a busy process nor a slow, large frame looks dead."""
+    socket.setsockopt(zmq.TCP_MAXRT, int(silence_s * 1000))
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, math.ceil(silence_s / 2))
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, math.ceil(silence_s / 4))
 
 
 def allowed_address(address: str, *, has_keys: bool) -> str:

@@ -7,11 +7,10 @@ files and command lines is `common.config_cli`'s job.
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+from common.cluster_config import ClusterSection, PoolSection
+from common.section import Section
 
 
 class RunSection(Section):
@@ -242,6 +241,9 @@ class OptimizerSection(Section):
 
 
 class LearnerSection(Section):
+    ranks: int = Field(
+        1, gt=0, description="Learner processes that share one model (FSDP2), one a GPU."
+    )
     groups_per_step: int = Field(96, gt=0, description="Groups (samples) an optimizer step.")
     max_steps: int | None = Field(None, gt=0, description="Stop after these steps; none: all data.")
     micro_batch_tokens: int = Field(
@@ -359,18 +361,6 @@ class EvaluationSection(Section):
     shown: int = Field(12, ge=0, description="Held-out scenes kept for the report.")
 
 
-class ClusterSection(Section):
-    address: str | None = Field(None, description="Ray address; none: a local Ray on loopback.")
-    rollout_cpus: float = Field(1.0, gt=0, description="CPUs reserved per rollout process.")
-    rollout_gpus: float = Field(0.0, ge=0, description="GPUs reserved per rollout process.")
-    learner_ranks: int = Field(
-        1, gt=0, description="Learner processes that share one model (FSDP2), on one machine."
-    )
-    learner_cpus: float = Field(1.0, gt=0, description="CPUs reserved per learner process.")
-    learner_gpus: float = Field(0.0, ge=0, description="GPUs reserved per learner process.")
-    drain_s: float = Field(20.0, gt=0, description="Seconds a stopping process may take.")
-
-
 class RunConfig(Section):
     """Everything that one run is made of."""
 
@@ -389,6 +379,9 @@ class RunConfig(Section):
     health: HealthSection = HealthSection()
     evaluation: EvaluationSection = EvaluationSection()
     cluster: ClusterSection = ClusterSection()
+    broker_pool: PoolSection = PoolSection()
+    rollout_pool: PoolSection = PoolSection()
+    learner_pool: PoolSection = PoolSection()
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
@@ -397,10 +390,23 @@ class RunConfig(Section):
                 "evaluation.every_steps is set but data.heldout is not. "
                 "Fix: name a held-out Parquet file, or set evaluation.every_steps = 0"
             )
-        if self.cluster.learner_ranks > self.learner.groups_per_step:
+        if self.learner.ranks > self.learner.groups_per_step:
             raise ValueError(
-                f"cluster.learner_ranks = {self.cluster.learner_ranks}: each needs a group of "
-                "every step. Fix: raise learner.groups_per_step, or use fewer ranks"
+                f"learner.ranks = {self.learner.ranks}: each needs a group of every step. "
+                "Fix: raise learner.groups_per_step, or use fewer ranks"
+            )
+        if self.learner.ranks % (self.learner_pool.nodes or 1):
+            raise ValueError(
+                f"learner.ranks = {self.learner.ranks} cannot be spread evenly over "
+                f"learner_pool.nodes = {self.learner_pool.nodes}. Fix: make it a multiple"
+            )
+        if self.broker_pool.gpus:
+            raise ValueError("broker_pool.gpus: the broker uses none. Fix: leave it at 0")
+        server_gpus = self.sglang.tensor_parallel
+        if self.rollout_pool.gpus > 1 and self.rollout_pool.gpus != server_gpus:
+            raise ValueError(
+                f"rollout_pool.gpus = {self.rollout_pool.gpus:g}, but a server is split over "
+                f"sglang.tensor_parallel = {server_gpus} GPUs. Fix: make them equal"
             )
         if self.teacher.policy == "fixed" and self.teacher.path is None:
             raise ValueError(

@@ -21,6 +21,10 @@ class ProtocolError(VisionOpdError):
     """A peer of another version, or bytes that are not one of our messages."""
 
 
+class VersionMismatch(ProtocolError):
+    """The broker does not let this process in: its code or packages are others. Final."""
+
+
 class BrokerUnavailable(VisionOpdError, ConnectionError):
     """The broker did not answer within its retries."""
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from datetime import UTC, datetime
 
 _FORMAT = "%(asctime)s %(levelname)-7s {who} %(name)s: %(message)s"
 
@@ -9,8 +10,27 @@ _FORMAT = "%(asctime)s %(levelname)-7s {who} %(name)s: %(message)s"
 def configure_logging(role: str) -> None:
     """Log INFO and above to stderr."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(_FORMAT.format(who=role)))
+    handler.setFormatter(log_formatter(role))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
     for noisy in ("aiohttp.access", "asyncio", "httpx", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def log_formatter(role: str) -> logging.Formatter:
+    """The format of our lines, of a process that calls itself `role`."""
+    return _Formatter(_FORMAT.format(who=role.replace("%", "%%")))
+
+
+def time_stamp(seconds: float) -> str:
+    """A time of the clock (seconds since 1970) as it begins a line: ISO 8601 to the millisecond.
+
+    It is local time and says how far that is from UTC: the machines of a run need not agree.
+    """
+    local = datetime.fromtimestamp(seconds, UTC).astimezone()
+    return local.isoformat(sep=" ", timespec="milliseconds")
+
+
+class _Formatter(logging.Formatter):
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return time_stamp(record.created)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from common.errors import ProtocolError
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_FRAME_BYTES = 64 * 2**20
 MAX_DEPTH = 16
 _ARRAY = 1

@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import logging
 import queue
+import socket
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from broker.protocol import Resumed, Role, Welcome
 from broker.transport import zmq_link
 from common.config import RunConfig
 from common.errors import BrokerUnavailable
+from common.versions import versions
 from learner.views.inputs import PreparedBatch
 from learner.views.preparation import Preparation
 
@@ -70,6 +72,7 @@ class Feed:
         self._request_timeout_s = request_timeout_s
         self._rank = rank
         self._world_size = world_size
+        self._versions = versions()
         self._gauges: dict[str, float] = {}
         # SimpleQueue: `interrupt` is called by a signal handler, which may break into a get().
         self._queue: queue.SimpleQueue[PreparedBatch | BaseException | _End] = queue.SimpleQueue()
@@ -219,6 +222,8 @@ class Feed:
             self._address,
             self._member_id,
             Role.LEARNER,
+            details={"host": socket.gethostname()},
+            versions=self._versions,
             request_timeout_s=self._request_timeout_s,
             max_frame_bytes=limit,
             link=zmq_link(self._config.broker),

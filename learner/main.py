@@ -1,6 +1,7 @@
 """The learner process: python -m learner.main --config FILE [--section.key value ...]"""
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -21,7 +22,7 @@ def main() -> None:
     except ConfigError as error:
         exit_with(error)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until there is something to finish
-    from common.errors import VisionOpdError
+    from common.errors import VersionMismatch, VisionOpdError
     from common.logs import configure_logging
     from learner.assembly import run  # imports torch: after --help, which must not wait for it
 
@@ -32,7 +33,8 @@ def main() -> None:
         exit_with(error)
     except VisionOpdError as error:
         logger.error("%s", error)
-        raise SystemExit(1) from None
+        # 2, as for a configuration that cannot run: another start would end in the same way.
+        raise SystemExit(2 if isinstance(error, VersionMismatch) else 1) from None
 
 
 def check_process(config: RunConfig) -> None:
@@ -49,6 +51,27 @@ def check_process(config: RunConfig) -> None:
     from broker.transport import zmq_link
 
     zmq_link(config.broker)  # what is wrong with it shows now, not after the model is loaded
+    _check_addresses(config)
+
+
+def _check_addresses(config: RunConfig) -> None:
+    """torch.distributed asks nobody who he is: it leaves loopback only in runs that have keys."""
+    from common.network import is_loopback
+
+    if config.broker.keys is not None:
+        return
+    listens = {}
+    if config.weights.transport == "broadcast":
+        listens["weights.host"] = config.weights.host
+    if os.environ.get("WORLD_SIZE", "1") != "1" and "MASTER_ADDR" in os.environ:
+        listens["environment: MASTER_ADDR"] = os.environ["MASTER_ADDR"]
+    for key, host in listens.items():
+        if not is_loopback(host):
+            raise ConfigError(
+                f"{key} = {host!r}: without keys (CURVE) the learner listens on loopback only. "
+                "Fix: make keys (python -m broker.keys FOLDER), set broker.keys = FOLDER and see "
+                "that only the run's machines reach this one; or use 127.0.0.1"
+            )
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ class EngineInfo:
     device: str  # "cpu" | "cuda"
     ranks: int  # processes that join a push group: its tensor parallel size
     max_running: int | None  # responses that it generates at once; None: it does not say
+    version: str | None = None  # of the engine's program; None: it does not say
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Starts an engine server as a child, waits until it serves, notices its death, ends it.
 
 The child leads a session of its own: a Ctrl-C in the terminal reaches this process alone, which
-then ends the child and whatever the child has started. Its output goes to a log file.
+then ends the child and whatever the child has started. Its output goes through a pipe into a log
+that is begun anew when it is full.
 """
 
 import asyncio
@@ -20,13 +21,16 @@ import aiohttp
 
 from common.config import RunConfig
 from common.errors import EngineError
-from rollout.sglang.command import is_loopback, sglang_command, sglang_environment
+from common.log_files import RotatingLog, identity, identity_of, pump
+from common.network import GLOO_INTERFACE, interface_towards, is_loopback
+from rollout.sglang.command import sglang_command, sglang_environment
 
 logger = logging.getLogger(__name__)
 _PROBE_S = 0.2  # between two looks at a starting engine
 _WARM_UP_PROBE_S = 1.0  # the same once it answers that it is not ready
 _PROGRESS_S = 10.0  # between two log lines while it starts
 _TERM_S = 10.0  # grace between SIGTERM and SIGKILL
+_LAST_OUTPUT_S = 1.0  # for what an ended engine wrote to reach its log
 _TAIL_BYTES = 4000
 _DOING_CHARACTERS = 120
 _STAMP = re.compile(r"^\[[-0-9]{10} [:0-9]{8}[^\]]*\] *")  # SGLang's: date, time, rank
@@ -37,6 +41,7 @@ class EngineLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._first = identity(path)  # the file that there was; a later one is all this engine's
         self._start = path.stat().st_size if path.exists() else 0
 
     def doing(self) -> str:
@@ -52,8 +57,9 @@ class EngineLog:
     def _lines(self) -> list[str]:
         try:
             with self.path.open("rb") as file:
+                start = self._start if identity_of(file) == self._first else 0
                 end = file.seek(0, os.SEEK_END)
-                file.seek(max(self._start, end - _TAIL_BYTES))
+                file.seek(max(start, end - _TAIL_BYTES))
                 text = file.read().decode(errors="replace")
         except OSError:
             return []
@@ -63,9 +69,16 @@ class EngineLog:
 class EngineProcess:
     """A running engine server. `url` says where."""
 
-    def __init__(self, process: asyncio.subprocess.Process, url: str, log: EngineLog) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        url: str,
+        log: EngineLog,
+        output: "asyncio.Task[None]",
+    ) -> None:
         self._process = process
         self._log = log
+        self._output = output  # ends with the engine's last word
         self.url = url
 
     @property
@@ -75,6 +88,7 @@ class EngineProcess:
     async def watch(self) -> None:
         """Returns never; raises EngineError as soon as the process has ended."""
         code = await self._process.wait()
+        await self._heard()
         raise self._death(code)
 
     async def wait_until_healthy(self, timeout_s: float, stop: asyncio.Event) -> None:
@@ -93,6 +107,7 @@ class EngineProcess:
                 patience_s = min(_PROGRESS_S, timeout_s - waited_s)
                 await asyncio.wait(ends, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
                 if death.done():
+                    await self._heard()
                     raise self._death(death.result())
                 if stopped.done():
                     return
@@ -129,6 +144,12 @@ class EngineProcess:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
+        await self._heard()
+        self._output.cancel()
+
+    async def _heard(self) -> None:
+        """All that it wrote is in its log, unless a child of it holds the pipe open."""
+        await asyncio.wait([self._output], timeout=_LAST_OUTPUT_S)
 
     def _death(self, code: int) -> EngineError:
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -160,16 +181,18 @@ async def started_engine(
     log_folder.mkdir(parents=True, exist_ok=True)
     log = EngineLog(log_folder / f"engine-{index}.log")
     logger.info("starting %s", " ".join(command))
-    with log.path.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            env=environment,
-        )
-    engine = EngineProcess(process, f"http://{host}:{port}", log)
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    kept = RotatingLog(log.path, config.cluster.log_mib * 2**20, config.cluster.log_files)
+    output = asyncio.create_task(pump(process.stdout, kept))
+    engine = EngineProcess(process, f"http://{host}:{port}", log, output)
     try:
         await engine.wait_until_healthy(config.rollout.start_timeout_s, stop)
         yield engine
@@ -193,13 +216,12 @@ def engine_command(config: RunConfig, host: str, port: int) -> list[str]:
 
 def engine_environment(config: RunConfig) -> dict[str, str]:
     """The environment of an engine that this process starts. Raises ConfigError as above."""
-    if config.rollout.engine == "sglang":
-        environment = sglang_environment(config)
-    else:
-        environment = _embedded_environment(config)
-    if is_loopback(config.weights.host) and _has_interface("lo"):
-        # gloo would listen on the interface of the machine's name, which loopback may not reach.
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if config.rollout.engine == "embedded":
+        return _embedded_environment(config)
+    environment = sglang_environment(config)
+    # Ours finds it out when it joins a push, SGLang must know it from the start.
+    if interface := interface_towards(_learner_host(config)):
+        environment.setdefault(GLOO_INTERFACE, interface)
     return environment
 
 
@@ -222,8 +244,12 @@ def _embedded_environment(config: RunConfig) -> dict[str, str]:
     return environment
 
 
-def _has_interface(name: str) -> bool:
-    return name in (found for _, found in socket.if_nameindex())
+def _learner_host(config: RunConfig) -> str:
+    """Where pushes will come from, as far as is known here: from the broker's network otherwise."""
+    host = config.weights.host
+    if is_loopback(host):
+        host = config.broker.address.removeprefix("tcp://").rpartition(":")[0]
+    return host
 
 
 async def _first_health(url: str) -> None:

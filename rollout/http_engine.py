@@ -293,6 +293,7 @@ def parse_info(info: dict[str, Any]) -> EngineInfo:
         device="cpu" if info.get("device", "cpu") == "cpu" else "cuda",
         ranks=int(info.get("tp_size") or 1),
         max_running=int(running) if running else None,
+        version=str(info["version"]) if info.get("version") else None,
     )
 
 

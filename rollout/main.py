@@ -28,7 +28,7 @@ def main() -> None:
         sys.argv[1:], "python -m rollout.main", "Generates groups of responses with one engine."
     )
     index = int(os.environ.get("RANK", "0"))
-    from common.errors import VisionOpdError
+    from common.errors import VersionMismatch, VisionOpdError
     from common.lifecycle import run
     from common.logs import configure_logging
     from rollout.member import first_error
@@ -41,7 +41,8 @@ def main() -> None:
         if not isinstance(error, VisionOpdError):
             raise
         logger.error("%s", error)
-        raise SystemExit(1) from None
+        # 2, as for a configuration that cannot run: another start would end in the same way.
+        raise SystemExit(2 if isinstance(error, VersionMismatch) else 1) from None
 
 
 async def serve(config: RunConfig, index: int, stop: asyncio.Event) -> None:

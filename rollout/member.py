@@ -11,7 +11,6 @@ import logging
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -21,6 +20,8 @@ from broker.protocol import Role
 from broker.transport import zmq_link
 from common.config import RunConfig
 from common.errors import EngineError
+from common.restart_budget import RestartBudget
+from common.versions import versions
 from rollout.engine import Engine, EngineInfo
 from rollout.http_engine import HttpEngine
 from rollout.pool import Pool, Server
@@ -30,8 +31,7 @@ from rollout.weights import WeightReceiver, follow_weights
 from rollout.worker import PromptRenderer, RolloutWorker
 
 logger = logging.getLogger(__name__)
-_BUDGET_PERIOD_S = 3600.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # between two starts
+_VERSION_CHARACTERS = 40
 _ASK_AGAIN_S = 2.0  # between two looks for an engine that others start
 _HEALTH_TRIES = 3  # failures in a row that make an engine count as lost
 StartedEngine = Callable[[], AbstractAsyncContextManager["RunningEngine"]]
@@ -49,33 +49,6 @@ class RunningEngine:
     ) -> None:
         self.url = url
         self.watch = watch
-
-
-class RestartBudget:
-    """How often an engine may be started again. Pure; time is an argument (seconds)."""
-
-    def __init__(
-        self,
-        max_restarts: int,
-        period_s: float = _BUDGET_PERIOD_S,
-        longest_pause_s: float = _LONGEST_PAUSE_S,
-    ) -> None:
-        self.max_restarts = max_restarts
-        self._period_s = period_s
-        self._longest_pause_s = longest_pause_s
-        self._times: deque[float] = deque()
-
-    def pause_before_next(self, now: float) -> float | None:
-        """Seconds to wait before the restart that this counts; None: no more are allowed."""
-        while self._times and self._times[0] <= now - self._period_s:
-            self._times.popleft()
-        if len(self._times) >= self.max_restarts:
-            return None
-        pause_s: float = min(
-            _FIRST_PAUSE_S * 2.0 ** min(len(self._times), 9), self._longest_pause_s
-        )
-        self._times.append(now)
-        return pause_s
 
 
 class Member:
@@ -99,6 +72,7 @@ class Member:
         budget: RestartBudget | None = None,
     ) -> None:
         self._budget = budget or RestartBudget(config.rollout.max_restarts)
+        self._versions = versions()  # of the code that runs: it may change before the hello
         self._config = config
         self._member_id = member_id
         self._started = started
@@ -191,6 +165,7 @@ class Member:
             Role.ROLLOUT,
             ranks=info.ranks,
             details={"host": socket.gethostname(), "pid": str(os.getpid()), "engine": url},
+            versions=self._versions | engine_version(config, info),
             request_timeout_s=config.broker.member_timeout_s / 4,
             max_frame_bytes=config.broker.max_frame_mib * 2**20,
             link=zmq_link(config.broker),
@@ -214,6 +189,13 @@ def http_engine(config: RunConfig, url: str) -> HttpEngine:
         load_timeout_s=config.weights.load_timeout_s,
         api_key=None if key_file is None else read_api_key(key_file),
     )
+
+
+def engine_version(config: RunConfig, info: EngineInfo) -> dict[str, str]:
+    """By the engine's name; nothing where it does not say."""
+    if info.version is None:
+        return {}
+    return {config.rollout.engine: info.version[:_VERSION_CHARACTERS]}
 
 
 def capacity(config: RunConfig, info: EngineInfo) -> int:

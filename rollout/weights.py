@@ -179,22 +179,23 @@ class WeightReceiver:
 
 
 async def check_somebody_listens(group: PushGroup) -> None:
-    """Before the engine is asked to join: it would knock at a closed port until its timeout.
+    """Before the engine is asked to join: it would knock at a closed port until its timeout, and
+    where packets vanish for twice as long, for which it would be taken for dead itself.
 
     Raises:
-        EngineError: the learner that announced the group is gone.
+        EngineError: the learner that announced the group is gone, or this host is cut off.
     """
-    with contextlib.suppress(TimeoutError):
+    where = f"{group.host}:{group.port}"
+    try:
         async with asyncio.timeout(_KNOCK_S):
-            try:
-                _, writer = await asyncio.open_connection(group.host, group.port)
-            except ConnectionRefusedError as error:
-                raise EngineError(
-                    f"nobody listens at {group.host}:{group.port}: the learner is gone"
-                ) from error
-            except OSError:  # the engine may know a way
-                return
-            writer.close()
+            _, writer = await asyncio.open_connection(group.host, group.port)
+    except ConnectionRefusedError as error:
+        raise EngineError(f"nobody listens at {where}: the learner is gone") from error
+    except TimeoutError as error:
+        raise EngineError(f"no answer from {where} within {_KNOCK_S:g} s: cut off?") from error
+    except OSError:  # the engine may know a way
+        return
+    writer.close()
 
 
 def check_files(files: WeightFiles) -> None:

@@ -3,10 +3,13 @@
 They are started as torchrun does it, by environment variables; without those there is one rank and
 no process group. Collectives that carry numbers between ranks live here, so that tensors on the
 CPU go through gloo also where the model's go through NCCL.
+
+Ranks meet at rank 0's MASTER_ADDR and nowhere else of its machine. Like all of torch.distributed
+that port asks nobody who he is: off loopback the network itself must be trusted.
 """
 
 import contextlib
-import ipaddress
+import errno
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +18,11 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, TCPStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from common.errors import ConfigError, VisionOpdError
+from common.network import gloo_towards
 
 MESH_DIMENSION = "ranks"
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -32,7 +36,8 @@ _SIGNS_OF_A_LOST_RANK = (
     "timed out after",
     "Connection refused",
 )
-_LOOPBACK_INTERFACE = "lo"
+_BACKLOG = 1024
+_TORCHRUN_LISTENS = "TORCHELASTIC_USE_AGENT_STORE"
 
 
 class RankError(VisionOpdError):
@@ -84,12 +89,20 @@ def init_ranks(
     if world_size == 1:
         return _alone(timeout_s, _of_rank(device, local_rank), needs_group)
     device = _of_rank(device, local_rank)
-    _keep_gloo_on(variables["MASTER_ADDR"])
     address = f"{variables['MASTER_ADDR']}:{variables['MASTER_PORT']}"
     try:
         # No device_id: with one, NCCL would split the group of weight pushes off this group.
-        dist.init_process_group(_backend(device), timeout=timedelta(seconds=timeout_s))
-    except (RuntimeError, ValueError) as error:
+        with gloo_towards(variables["MASTER_ADDR"]):
+            dist.init_process_group(
+                _backend(device),
+                store=_meeting_place(variables, timedelta(seconds=timeout_s)),
+                rank=rank,
+                world_size=world_size,
+                timeout=timedelta(seconds=timeout_s),
+            )
+    except ConfigError:
+        raise
+    except (RuntimeError, ValueError, OSError) as error:
         raise RankError(
             f"rank {rank} of {world_size} did not meet the others at {address} within "
             f"{timeout_s:g} s: {_short(error)} Fix: see the logs of the other ranks; is "
@@ -222,14 +235,40 @@ def _of_rank(device: torch.device, local_rank: int) -> torch.device:
     return device
 
 
-def _keep_gloo_on(host: str) -> None:
-    """gloo would listen on the interface of the machine's name; on one machine loopback will do."""
+def _meeting_place(variables: Mapping[str, str], timeout: timedelta) -> TCPStore:
+    """The store through which the ranks find one another.
+
+    torch's own would listen on all addresses of rank 0's machine.
+
+    Raises:
+        ConfigError: MASTER_ADDR is no address of the machine of rank 0.
+        OSError, RuntimeError: its port is taken, or nobody listens there in time.
+    """
+    host, port = variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
+    is_host = int(variables["RANK"]) == 0 and os.environ.get(_TORCHRUN_LISTENS) != "True"
+    return TCPStore(
+        host,
+        port,
+        int(variables["WORLD_SIZE"]),
+        is_master=is_host,
+        timeout=timeout,
+        wait_for_workers=False,
+        master_listen_fd=_listen(host, port) if is_host else None,
+    )
+
+
+def _listen(host: str, port: int) -> int:
+    """The descriptor of a socket that listens there."""
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     try:
-        is_loopback = ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
-    except OSError:
-        return  # init_process_group says it better
-    if is_loopback and _LOOPBACK_INTERFACE in {name for _, name in socket.if_nameindex()}:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK_INTERFACE)
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG).detach()
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        raise ConfigError(
+            f"environment: MASTER_ADDR = {host} is no address of this machine, which has RANK = 0. "
+            "Fix: set MASTER_ADDR to an address of rank 0's machine"
+        ) from error
 
 
 def _is_of_a_lost_rank(error: RuntimeError) -> bool:

@@ -2,10 +2,13 @@
 
 It neither needs nor touches a default process group. The other side joins as SGLang does: TCP
 rendezvous at the announced address, then a group whose keys carry the group's name as a prefix.
+
+torch's rendezvous and gloo ask nobody who they are, nor encrypt: whoever reaches the port can read
+the weights and disturb a push. Hence the group listens at one address only, on loopback unless the
+run has keys (`learner.main` checks it), and off loopback the network itself must be trusted.
 """
 
 import contextlib
-import ipaddress
 import os
 import socket
 from collections.abc import Iterator
@@ -16,8 +19,9 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import distributed_c10d
 
+from common.network import gloo_towards
+
 _BACKLOG = 128
-_LOOPBACK_INTERFACE = "lo"
 
 
 class PushGroup:
@@ -31,6 +35,7 @@ class PushGroup:
     ) -> None:
         self.name = name
         self.world_size = world_size
+        self._host = host
         self._backend = backend
         self._timeout = timedelta(seconds=timeout_s)
         self._group: dist.ProcessGroup | None = None
@@ -45,7 +50,6 @@ class PushGroup:
             wait_for_workers=False,
             master_listen_fd=listening.detach(),
         )
-        _keep_gloo_on(host)
 
     def join(self) -> None:
         """Wait until every other rank has joined.
@@ -55,7 +59,7 @@ class PushGroup:
         """
         helper = distributed_c10d._new_process_group_helper
         assert self._store is not None, "it is closed"
-        with _blocking_waits():
+        with _blocking_waits(), gloo_towards(self._host):
             group, _ = helper(
                 self.world_size,
                 0,
@@ -99,13 +103,3 @@ def _blocking_waits() -> Iterator[None]:
         yield
     finally:
         del os.environ["TORCH_NCCL_BLOCKING_WAIT"]
-
-
-def _keep_gloo_on(host: str) -> None:
-    """gloo would listen on the interface of the machine's name; on one machine loopback will do."""
-    interfaces = [name for _, name in socket.if_nameindex()]
-    if (
-        ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
-        and _LOOPBACK_INTERFACE in interfaces
-    ):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", _LOOPBACK_INTERFACE)

@@ -14,6 +14,7 @@ from torch.distributed import distributed_c10d as c10d
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from common.network import gloo_towards
 from common.served_names import checksum, padding_rows, pushed_name, served_tensors
 
 logger = logging.getLogger(__name__)
@@ -37,16 +38,17 @@ class UpdateGroup:
         timeout = timedelta(seconds=timeout_s)
         store, _, _ = next(rendezvous(f"tcp://{host}:{port}", rank, world_size, timeout=timeout))
         store.set_timeout(timeout)
-        group, _ = c10d._new_process_group_helper(
-            world_size,
-            rank,
-            [],
-            dist.Backend(backend),
-            PrefixStore(name, store),
-            group_name=name,  # type: ignore[arg-type]  # a NewType of str, private as well
-            backend_options=None,
-            timeout=timeout,
-        )
+        with gloo_towards(host):
+            group, _ = c10d._new_process_group_helper(
+                world_size,
+                rank,
+                [],
+                dist.Backend(backend),
+                PrefixStore(name, store),
+                group_name=name,  # type: ignore[arg-type]  # a NewType of str, private as well
+                backend_options=None,
+                timeout=timeout,
+            )
         c10d._world.pg_group_ranks[group] = {rank: rank for rank in range(world_size)}
         self._group = group
 

@@ -129,6 +129,7 @@ def make_service(
     member_timeout_s: float = 20.0,
     max_frame_bytes: int = 2**20,
     max_held_bytes: int = 2**30,
+    versions: dict[str, str] | None = None,
 ) -> BrokerService:
     return BrokerService(
         Ledger(source, rules),
@@ -137,6 +138,7 @@ def make_service(
         run_id="test",
         num_samples=len(source.samples),
         max_frame_bytes=max_frame_bytes,
+        versions=versions,
     )
 
 

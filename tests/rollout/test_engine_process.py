@@ -17,6 +17,7 @@ from aiohttp import web
 from common.config import RunConfig
 from common.config_cli import build
 from common.errors import ConfigError, EngineError
+from common.log_files import RotatingLog, pump
 from rollout import engine_process
 from rollout.engine_process import EngineLog, EngineProcess, engine_command, engine_environment
 from rollout.sglang import command
@@ -142,16 +143,24 @@ def test_the_embedded_engine_runs_in_our_environment() -> None:
     assert "VISION_OPD_PARENT_PID" not in engine_environment(config)
 
 
-@pytest.mark.parametrize("engine", ["embedded", "sglang"])
-def test_gloo_keeps_to_loopback_where_the_learner_does(
-    engine: str, monkeypatch: pytest.MonkeyPatch
+def test_sglang_is_told_the_interface_that_leads_to_the_learner(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    monkeypatch.setattr(engine_process, "_has_interface", lambda name: name == "lo")
-    near = sglang_config(rollout={"engine": engine}, weights={"host": "127.0.0.1"})
-    far = sglang_config(rollout={"engine": engine}, weights={"host": "10.0.0.1"})
-    assert engine_environment(near)["GLOO_SOCKET_IFNAME"] == "lo"
-    assert "GLOO_SOCKET_IFNAME" not in engine_environment(far)
+    ways = {"127.0.0.1": "lo", "10.0.0.1": "eth7", "10.0.0.2": "eth8"}
+    monkeypatch.setattr(engine_process, "interface_towards", ways.get)
+    here, there = "tcp://127.0.0.1:5570", "tcp://10.0.0.2:5570"
+    for learner, broker, interface in (
+        ("127.0.0.1", here, "lo"),
+        ("10.0.0.1", there, "eth7"),
+        ("127.0.0.1", there, "eth8"),  # nobody said where the learner is: beside the broker
+    ):
+        config = sglang_config(weights={"host": learner}, broker={"address": broker})
+        assert engine_environment(config)["GLOO_SOCKET_IFNAME"] == interface
+    unknown = sglang_config(weights={"host": "10.0.0.3"})
+    assert "GLOO_SOCKET_IFNAME" not in engine_environment(unknown)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth9")
+    assert engine_environment(unknown)["GLOO_SOCKET_IFNAME"] == "eth9"
 
 
 @pytest.mark.parametrize(
@@ -353,12 +362,13 @@ def test_the_log_tells_what_a_starting_engine_does(tmp_path: Path) -> None:
 
 async def started(tmp_path: Path, program: str, url: str = "http://127.0.0.1:9") -> EngineProcess:
     log = EngineLog(tmp_path / "log")
-    with log.path.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-u", "-c", program,
-            stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
-    return EngineProcess(process, url, log)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-u", "-c", program,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    output = asyncio.create_task(pump(process.stdout, RotatingLog(log.path, 2**20, 2)))
+    return EngineProcess(process, url, log, output)
 
 
 async def test_an_engine_is_up_after_refusals_and_503(
@@ -407,7 +417,8 @@ async def test_stop_ends_what_the_engine_has_started(tmp_path: Path) -> None:
         "print(child.pid, flush=True); time.sleep(60)"
     )
     engine = await started(tmp_path, program)
-    while not (tmp_path / "log").read_text().endswith("\n"):
+    log = tmp_path / "log"
+    while not log.exists() or not log.read_text().endswith("\n"):
         await asyncio.sleep(0.05)
     child = int((tmp_path / "log").read_text())
     await engine.stop()

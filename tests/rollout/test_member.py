@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import EngineError
 from rollout.engine import EngineInfo
-from rollout.member import RestartBudget, capacity, watch_health
+from rollout.member import capacity, watch_health
 from rollout.serving import Served, Serving
 from tests.rollout.support import run_config
 
@@ -83,16 +83,6 @@ async def test_an_engine_that_others_have_restarted_is_noticed():
     engine.reported = None
     with pytest.raises(EngineError, match="it serves version None, not 3 as was pushed"):
         await watch(engine, await serving_version_3())
-
-
-def test_a_budget_grants_restarts_with_longer_and_longer_pauses_and_renews_itself():
-    budget = RestartBudget(3, period_s=100)
-    assert [budget.pause_before_next(now) for now in (0, 1, 2)] == [1, 2, 4]
-    assert budget.pause_before_next(99) is None
-    assert budget.pause_before_next(100.5) == 4  # the first is forgotten
-    assert RestartBudget(0).pause_before_next(0) is None
-    many = RestartBudget(10**6, longest_pause_s=5)
-    assert max(many.pause_before_next(0) for _ in range(2000)) == 5
 
 
 @pytest.mark.parametrize(("max_running", "expected"), [(None, 4), (12, 4), (11, 3), (2, 1)])

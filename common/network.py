@@ -1,0 +1,97 @@
+"""Which of this machine's network interfaces leads to another process.
+
+gloo listens on the interface of the machine's name unless it is told another. That one may be
+loopback where the others are on other machines, may lead nowhere, or show the group to everybody.
+"""
+
+import array
+import contextlib
+import ipaddress
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+
+GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
+_ANY_PORT = 9  # nothing is sent there
+_SIOCGIFCONF = 0x8912  # Linux: all interfaces that have an IPv4 address
+_ENTRY = struct.Struct("16s 2x 2x 4s 16x")  # of its answer: name, family, port, address
+_MAX_ADDRESSES = 4096
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or a name is this machine's loopback. False for a name nobody knows."""
+    try:
+        return ipaddress.ip_address(_resolved(host)).is_loopback
+    except (OSError, ValueError):
+        return False
+
+
+def local_address_towards(host: str) -> str | None:
+    """This machine's IPv4 address on the way to `host`; None: there is no way, or no such host."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, _ANY_PORT))  # only looks up the route: nothing is sent
+        except OSError:
+            return None
+        address: str = probe.getsockname()[0]
+        return address
+
+
+def interface_towards(host: str) -> str | None:
+    """The interface with this machine's address on the way to `host`, as gloo has to be told it.
+
+    For an address of this machine that is the interface which has it, not loopback, so that
+    processes of other machines can join.
+
+    Returns:
+        None where it cannot be told: no such host, no way there, IPv6, or a system beside Linux.
+    """
+    address = local_address_towards(host)
+    if address is None or sys.platform != "linux":
+        return None
+    for name, found in _ipv4_addresses():
+        if found == address:
+            return name
+    # All of 127.0.0.0/8 is loopback's, although it has one address only.
+    return "lo" if is_loopback(address) and "lo" in _names() else None
+
+
+@contextlib.contextmanager
+def gloo_towards(host: str) -> Iterator[None]:
+    """A gloo group that is made inside talks through the interface that leads to `host`.
+
+    A GLOO_SOCKET_IFNAME that is set already (a user's, the launcher's) stays. Whatever was chosen
+    here is forgotten at the end: the next group may be with others.
+    """
+    interface = None if os.environ.get(GLOO_INTERFACE) else interface_towards(host)
+    if interface is None:
+        yield
+        return
+    os.environ[GLOO_INTERFACE] = interface
+    try:
+        yield
+    finally:
+        os.environ.pop(GLOO_INTERFACE, None)
+
+
+def _resolved(host: str) -> str:
+    return host if ":" in host else socket.gethostbyname(host)
+
+
+def _names() -> list[str]:
+    return [name for _, name in socket.if_nameindex()]
+
+
+def _ipv4_addresses() -> Iterator[tuple[str, str]]:
+    """(interface, address), the further addresses of an interface too."""
+    import fcntl
+
+    buffer = array.array("B", bytes(_MAX_ADDRESSES * _ENTRY.size))
+    request = struct.pack("iL", len(buffer), buffer.buffer_info()[0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, _SIOCGIFCONF, request)
+    (size,) = struct.unpack_from("i", answer)
+    for name, address in _ENTRY.iter_unpack(buffer.tobytes()[:size]):
+        yield name.rstrip(b"\0").decode(), socket.inet_ntoa(address)
