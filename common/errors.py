@@ -5,7 +5,14 @@ class VisionOpdError(Exception):
     """Base of every error that this project raises on purpose."""
 
 
-class ConfigError(VisionOpdError, ValueError):
+FINAL_EXIT_CODE = 2  # of a process that ends with a FinalError; nobody starts it again
+
+
+class FinalError(VisionOpdError):
+    """Another start would end in the same way."""
+
+
+class ConfigError(FinalError, ValueError):
     """A configuration that cannot run. The message names the key, the value and the mend."""
 
 
@@ -21,8 +28,8 @@ class ProtocolError(VisionOpdError):
     """A peer of another version, or bytes that are not one of our messages."""
 
 
-class VersionMismatch(ProtocolError):
-    """The broker does not let this process in: its code or packages are others. Final."""
+class VersionMismatch(ProtocolError, FinalError):
+    """The broker does not let this process in: its code or packages are others."""
 
 
 class BrokerUnavailable(VisionOpdError, ConnectionError):
@@ -35,3 +42,8 @@ class EngineError(VisionOpdError):
 
 class WeightSyncError(VisionOpdError):
     """A weight push did not complete on every server that took part."""
+
+
+def exit_code_of(error: VisionOpdError) -> int:
+    """Of a process that ends with this error."""
+    return FINAL_EXIT_CODE if isinstance(error, FinalError) else 1

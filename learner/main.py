@@ -22,7 +22,7 @@ def main() -> None:
     except ConfigError as error:
         exit_with(error)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until there is something to finish
-    from common.errors import VersionMismatch, VisionOpdError
+    from common.errors import VisionOpdError, exit_code_of
     from common.logs import configure_logging
     from learner.assembly import run  # imports torch: after --help, which must not wait for it
 
@@ -33,8 +33,7 @@ def main() -> None:
         exit_with(error)
     except VisionOpdError as error:
         logger.error("%s", error)
-        # 2, as for a configuration that cannot run: another start would end in the same way.
-        raise SystemExit(2 if isinstance(error, VersionMismatch) else 1) from None
+        raise SystemExit(exit_code_of(error)) from None
 
 
 def check_process(config: RunConfig) -> None:

@@ -91,6 +91,16 @@ class EngineProcess:
         await self._heard()
         raise self._death(code)
 
+    async def death(self) -> EngineError | None:
+        """What has just ended it; None: it lives. Its connections break before it is known dead."""
+        try:
+            async with asyncio.timeout(_LAST_OUTPUT_S):
+                await self.watch()
+        except TimeoutError:
+            return None
+        except EngineError as death:
+            return death
+
     async def wait_until_healthy(self, timeout_s: float, stop: asyncio.Event) -> None:
         """Returns when it serves, or when `stop` is set.
 

@@ -28,7 +28,7 @@ def main() -> None:
         sys.argv[1:], "python -m rollout.main", "Generates groups of responses with one engine."
     )
     index = int(os.environ.get("RANK", "0"))
-    from common.errors import VersionMismatch, VisionOpdError
+    from common.errors import VisionOpdError, exit_code_of
     from common.lifecycle import run
     from common.logs import configure_logging
     from rollout.member import first_error
@@ -41,8 +41,7 @@ def main() -> None:
         if not isinstance(error, VisionOpdError):
             raise
         logger.error("%s", error)
-        # 2, as for a configuration that cannot run: another start would end in the same way.
-        raise SystemExit(2 if isinstance(error, VersionMismatch) else 1) from None
+        raise SystemExit(exit_code_of(error)) from None
 
 
 async def serve(config: RunConfig, index: int, stop: asyncio.Event) -> None:
@@ -78,12 +77,20 @@ def _engines(config: RunConfig, index: int, stop: asyncio.Event) -> dict[str, An
 async def _own_engine(
     config: RunConfig, index: int, stop: asyncio.Event
 ) -> AsyncIterator["RunningEngine"]:
+    from common.errors import EngineError
     from rollout.engine_process import started_engine
-    from rollout.member import RunningEngine
+    from rollout.member import RunningEngine, first_error
 
     log_folder = (config.run.folder or Path.cwd()) / "logs"
     async with started_engine(config, index, log_folder, stop) as process:
-        yield RunningEngine(process.url, process.watch)
+        try:
+            yield RunningEngine(process.url, process.watch)
+        except BaseExceptionGroup as errors:
+            is_engines = isinstance(first_error(errors), EngineError)
+            death = await process.death() if is_engines else None
+            if death is not None:
+                raise death from errors
+            raise
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,6 @@ that no longer answers is given up: it is started again and joins with the next 
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from pathlib import Path

@@ -6,7 +6,7 @@ import queue
 from collections.abc import Mapping, Sequence
 
 from common.config import RunConfig
-from common.errors import CheckpointError, VisionOpdError
+from common.errors import CheckpointError, FinalError
 from common.files import replace_json
 from learner.measuring.health import HealthGates, Verdict
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 _FILE = "health.json"
 
 
-class HealthStop(VisionOpdError):
+class HealthStop(FinalError):
     """A gate ended the run."""
 
 

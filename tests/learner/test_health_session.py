@@ -116,7 +116,7 @@ def test_a_paused_run_waits_as_a_member_and_goes_on_when_told(start):
 
 def test_a_stopped_run_says_why_and_keeps_no_checkpoint_of_it(start):
     run, learner = begin(start, "stop", long_at(3), checkpoint=KEEP_ALL)
-    assert run.finish(learner) == 1
+    assert run.finish(learner) == 2
     message = run.output()
     assert "stopped by a health gate: response length 9 tokens is 3 times its baseline" in message
     assert "(health.length_growth = 1.5) for 1 step" in message
@@ -175,7 +175,7 @@ def test_a_run_that_cannot_go_back_stops(start, every_steps: int):
         checkpoint={"every_steps": every_steps, "keep": 99},
         health={} if is_early else {"max_roll_backs": 0},
     )
-    assert run.finish(learner) == 1
+    assert run.finish(learner) == 2
     message = run.output()
     assert "stopped by a health gate: response length" in message and "Fix: " in message
     if not is_early:
@@ -202,7 +202,7 @@ def test_a_killed_learner_remembers_that_it_has_rolled_back(start):
     learner.join()
     assert max(row["step"] for row in run.steps()) < 20
     again = run.start_learner("learner-again")
-    assert run.finish(again) == 1, run.output()
+    assert run.finish(again) == 2, run.output()
     output = (run.folder / "learner-again.out").read_text()
     assert "going on from" in output and "going back" not in output
     assert "has been rolled back 1 times (health.max_roll_backs = 1)" in output
@@ -213,8 +213,7 @@ def test_a_killed_learner_remembers_that_it_has_rolled_back(start):
 @pytest.mark.slow
 def test_ranks_roll_back_together(start):
     run = start(
-        learner=GROUPS,
-        cluster={"learner_ranks": 2},
+        learner={**GROUPS, "ranks": 2},
         evaluation=UNMEASURED,
         checkpoint=KEEP_ALL,
         health={**GATES, "action": "roll_back", "patience": 2},

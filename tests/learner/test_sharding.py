@@ -404,9 +404,17 @@ def test_an_environment_that_cannot_be_is_refused(monkeypatch, change, says: str
         init_ranks(5.0)
 
 
+def test_rank_0_must_be_where_the_others_look_for_it(monkeypatch):
+    without_ranks(
+        monkeypatch,
+        RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="198.51.100.1", MASTER_PORT="5571",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"MASTER_ADDR = 198.51.100.1 is no address .* Fix: "):
+        init_ranks(5.0)
+
+
 def test_a_rank_that_never_comes_is_not_waited_for_longer_than_the_timeout(monkeypatch):
     port = str(free_port())
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # init_ranks would leave it set
     without_ranks(
         monkeypatch,
         RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
