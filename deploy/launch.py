@@ -2,11 +2,11 @@
 
 Without arguments: the quickstart. Ray places the processes, a view shows how they do, and the run
 folder holds a report at the end. Ctrl-C or SIGTERM drains; a second one ends at once. A run that
-ended early goes on with --config RUN/config.toml --run.resume true.
+ended early goes on with --config RUN/config.toml --run.resume true. --dry-run, --slurm and
+--kuberay show or submit a run instead: see `deploy.options`.
 """
 
 import asyncio
-import contextlib
 import logging
 import subprocess
 import sys
@@ -14,74 +14,96 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import lifecycle
 from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
 from common.errors import ConfigError, VisionOpdError
+from deploy.options import HELP, Options, absolute_paths, run_folder, take_options, with_address
 from deploy.roles import ROOT
-from deploy.run_folder import open_run_folder
-from deploy.supervisor import Supervisor
 
 QUICKSTART = ROOT / "deploy" / "configs" / "quickstart.toml"
 PURPOSE = "Runs broker, rollout servers and learner; without arguments, the CPU quickstart."
-logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not any(argument.partition("=")[0] == "--config" for argument in arguments):
-        arguments = ["--config", str(QUICKSTART), *arguments]
-    config = load_or_exit(arguments, "deploy/launch_cluster.sh", PURPOSE)
     try:
-        _check_data(config)
-        _set_up_sglang(config)
-        config, folder = open_run_folder(config, time.localtime())
+        options = take_options(sys.argv[1:] if argv is None else argv, QUICKSTART)
     except ConfigError as error:
         exit_with(error)
+    config = load_or_exit(options.arguments, "deploy/launch_cluster.sh", f"{PURPOSE}\n\n{HELP}")
+    try:
+        config = with_address(config, options)
+        if options.slurm:
+            _slurm(config, options)
+        elif options.kuberay:
+            from deploy import kuberay
+
+            print(kuberay.manifest(config, absolute_paths(options.arguments)))
+        elif options.dry_run:
+            _dry_run(config, options)
+        else:
+            raise SystemExit(_launch(config))
+    except ConfigError as error:
+        exit_with(error)
+    except VisionOpdError as error:
+        sys.exit(f"error: {error}")
+
+
+def _launch(config: RunConfig) -> int:
+    """Run to the end; the exit code."""
+    from common import lifecycle
+    from deploy.run_folder import open_run_folder
+
+    _check_data(config)
+    _set_up_sglang(config)
+    config, folder = open_run_folder(config, time.localtime())
     _log_to(folder / "logs" / "launch.log")
     print(f"run folder: {folder}", flush=True)
     exit_code = 0
 
     async def supervised(stop: asyncio.Event) -> None:
+        from deploy.live_run import live_run
+
         nonlocal exit_code
-        exit_code = await _run(config, folder, stop)
+        exit_code = await live_run(config, folder, stop)
 
     lifecycle.run(supervised)
-    raise SystemExit(exit_code)
+    return exit_code
 
 
-async def _run(config: RunConfig, folder: Path, stop: asyncio.Event) -> int:
-    from broker.transport import zmq_link
-    from deploy.observations import Observations
-    from deploy.outcome import show_outcome
-    from deploy.placement import connected_ray
-    from deploy.terminal import show_progress
+def _dry_run(config: RunConfig, options: Options) -> None:
+    """On the described machines, on those of a Ray that runs, or on this one."""
+    from deploy import clusters
+    from deploy.dry_run import dry_run
 
-    try:
-        link = zmq_link(config.broker)
-        print("starting Ray and the processes ...", flush=True)
-        async with connected_ray(config, folder / "logs") as placement:
-            lifecycle.set_on_signals(stop)  # Ray has taken the signals
-            supervisor = Supervisor(config, folder, placement.place, _report_failure)
-            observations = Observations(folder / "observations.jsonl")
-            view = asyncio.create_task(
-                show_progress(supervisor.broker_address, observations, link=link)
-            )
-            try:
-                is_complete = await supervisor.run(stop)
-            finally:
-                view.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await view
-    except VisionOpdError as error:
-        print(f"\nrun failed: {error}", file=sys.stderr, flush=True)
-        return 1
-    show_outcome(folder)
-    return 0 if is_complete else 130
+    visible = None
+    if options.cluster is not None:
+        nodes = clusters.read_cluster(options.cluster)
+    elif config.cluster.address is not None:
+        nodes = clusters.ray_nodes(config.cluster.address)
+    else:
+        visible = clusters.visible_gpus()
+        nodes = [clusters.this_machine()]
+    folder = run_folder(config, time.localtime())
+    is_here = options.cluster is None and config.cluster.address is None
+    arguments = absolute_paths(options.arguments)
+    dry_run(config, arguments, nodes, folder, reserves_cpus=not is_here, visible=visible)
 
 
-def _report_failure(line: str) -> None:
-    print(f"\n{line}", file=sys.stderr, flush=True)
+def _slurm(config: RunConfig, options: Options) -> None:
+    """Submit a job that launches this run, or print its script."""
+    from deploy import slurm
+
+    folder = run_folder(config, time.localtime())
+    arguments = absolute_paths(options.arguments)
+    if config.run.folder is None:
+        arguments = (*arguments, "--run.folder", str(folder))
+        run = config.run.model_copy(update={"folder": folder})
+        config = config.model_copy(update={"run": run})
+    if options.dry_run:
+        print(slurm.batch_script(config, arguments))
+        return
+    _check_data(config)
+    print(f"submitted job {slurm.submit(config, arguments, folder)}\nrun folder: {folder}")
 
 
 def _check_data(config: RunConfig) -> None:
@@ -113,9 +135,11 @@ def _set_up_sglang(config: RunConfig) -> None:
 
 def _log_to(path: Path) -> None:
     """The launcher's own log goes into the run folder: the terminal belongs to the view."""
-    logging.basicConfig(
-        filename=path, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s"
-    )
+    from common.logs import log_formatter
+
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(log_formatter("launch"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 if __name__ == "__main__":

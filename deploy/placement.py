@@ -1,203 +1,198 @@
-"""Ray places the processes: one actor a process, which starts it, waits for it and stops it.
+"""Places processes through Ray: placement groups give machines, one actor a process runs it.
 
-Ray runs no logic of ours beside that. On one machine it is a local Ray, bound to loopback, in a
-temporary folder that is gone afterwards.
+A pool that names a number of machines is one placement group, of as many bundles on different
+machines, each with room for its share of the processes; so all learner ranks are placed, or none.
+Other processes have a group each, which comes and goes with them: that is how a pool grows and
+shrinks. Ray moves the bundles of a machine that is lost to another one, when there is one.
 """
 
 import asyncio
 import contextlib
-import logging
-import os
-import shutil
-import signal
-import tempfile
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from common.config import RunConfig
 from common.errors import VisionOpdError
-from common.lifecycle import stop_with_parent
-from deploy.roles import ROOT, Role
+from deploy.fit import gpus_of_bundle
+from deploy.pools import Pool, PoolName, process_name
+from deploy.process_actor import Order, ProcessActor
+from deploy.roles import Seat
 
-logger = logging.getLogger(__name__)
-_OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is 75 MiB; we put nothing there
-_START_TIMEOUT_S = 60.0
-_TEMPORARY = "/tmp"  # whatever TMPDIR says: paths of Unix sockets have 107 bytes at most
-_FOLDER_PREFIX = "vopd-ray-"
+Answer = TypeVar("Answer")
+_SIGNAL_S = 5.0
+_START_S = 60.0
+_SET_UP_S = 1800.0  # packages may have to be downloaded first
+_LOOK_AGAIN_S = 1.0  # after an actor could not be reached
+_TOKEN_CPUS = 0.01
 
 
-class ProcessActor:
-    """Runs in a Ray worker on the machine that Ray chose."""
+class NoPlace(VisionOpdError):
+    """No machine had room for a process within the time given."""
 
-    def __init__(self, command: tuple[str, ...], environment: dict[str, str], log: str) -> None:
-        self._command = command
-        self._environment = {**os.environ, **environment}
-        self._log = Path(log)
-        self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> int:
-        """Start the process, its output appended to the log; returns its pid."""
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=self._environment,
-                cwd=ROOT,
-                start_new_session=True,  # a Ctrl-C in the terminal is the launcher's to handle
-                preexec_fn=stop_with_parent,  # its Ray worker, however that ends
-            )
-        return self._process.pid
-
-    async def wait(self) -> int:
-        """The exit code, when there is one; negative: the signal that ended it."""
-        assert self._process is not None
-        return await self._process.wait()
-
-    async def signal(self, number: int) -> None:
-        """Signal the process; SIGKILL reaches everything in its session."""
-        if self._process is None or self._process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            if number == signal.SIGKILL:
-                os.killpg(self._process.pid, number)
-            else:
-                self._process.send_signal(number)
+class PlaceLost(VisionOpdError):
+    """A machine was lost before the process on it could start."""
 
 
 class Placed:
-    """A handle on one placed process."""
+    """One process and its place. Made by Placement; the place is reserved from then on."""
 
-    def __init__(self, role: Role, actor: Any) -> None:
-        self.role = role
+    def __init__(self, name: str, pool: Pool, actor: Any, own_group: Any) -> None:
+        self.name = name
+        self._pool = pool
         self._actor = actor
+        self._own_group = own_group
+        self._seat: asyncio.Task[Seat] | None = None
 
-    async def start(self) -> None:
-        """Raises VisionOpdError when the cluster has no room for it."""
+    async def seat(self, timeout_s: float) -> Seat:
+        """Where it is. Raises NoPlace, PlaceLost."""
+        import ray
+
+        self._seat = asyncio.create_task(_answer(self._actor.seat.remote()))
+        await asyncio.wait([self._seat], timeout=timeout_s)
+        if not self._seat.done():
+            raise NoPlace(
+                f"{self.name} found no machine with room within {timeout_s:g} s: it needs "
+                f"{needs(self._pool)}. Fix: add or free some, or lower [{self._pool.name}_pool]"
+            )
         try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
-                pid = await _answer(self._actor.start.remote())
+            return self._seat.result()
+        except ray.exceptions.RayError as error:
+            raise PlaceLost(f"{self.name} lost its place: {_first_line(error)}") from error
+
+    async def start(self, order: Order) -> int:
+        """Its pid. Raises PlaceLost, and VisionOpdError when it cannot be started there."""
+        import ray
+
+        limit_s = _START_S if order.set_up is None else _SET_UP_S
+        try:
+            async with asyncio.timeout(limit_s):
+                return await _answer(self._actor.start.remote(order))
         except TimeoutError:
             raise VisionOpdError(
-                f"{self.role.name} found no place within {_START_TIMEOUT_S:.0f} s: it needs "
-                f"{self.role.cpus:g} CPUs and {self.role.gpus:g} GPUs. Fix: free some, or lower "
-                "[cluster] in the config"
+                f"{self.name} was not started within {limit_s:g} s. Fix: see its log"
             ) from None
-        logger.info("%s started, pid %d", self.role.name, pid)
+        except ray.exceptions.RayTaskError as error:
+            raise VisionOpdError(f"{self.name} cannot be started: {error.cause}") from error
+        except ray.exceptions.RayError as error:
+            raise PlaceLost(f"{self.name} lost its place: {_first_line(error)}") from error
 
     async def wait(self) -> int | None:
         """The exit code; None when the machine or the Ray worker was lost."""
         import ray
 
-        try:
-            code: int = await _answer(self._actor.wait.remote())
-        except ray.exceptions.RayError:
-            return None
-        return code
+        while True:
+            try:
+                return await _answer(self._actor.wait.remote())
+            except ray.exceptions.ActorUnavailableError:
+                await asyncio.sleep(_LOOK_AGAIN_S)  # cut off; Ray will say when it is lost
+            except ray.exceptions.RayError:
+                return None
 
     async def signal(self, number: int) -> None:
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(_SIGNAL_S):
                 await _answer(self._actor.signal.remote(number))
+
+    def release(self) -> None:
+        """Give the place back. What still runs there is ended."""
+        import ray
+
+        if self._seat is not None and not self._seat.cancel() and not self._seat.cancelled():
+            self._seat.exception()  # nobody else may have asked
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            ray.kill(self._actor)
+        if self._own_group is not None:
+            _remove(self._own_group)
 
 
 class Placement:
-    """Makes actors on a connected Ray."""
+    """Places on the Ray that this process is connected to.
 
-    def __init__(self, log_folder: Path) -> None:
-        self._log_folder = log_folder
+    Args:
+        reserves_cpus: false on one machine, where that could only keep a process from starting.
+    """
 
-    def place(self, role: Role) -> Placed:
+    def __init__(self, reserves_cpus: bool) -> None:
+        self._reserves_cpus = reserves_cpus
+        self._groups: dict[PoolName, Any] = {}
+
+    def place(self, pool: Pool, rank: int) -> Placed:
+        """Reserve a place for one process of a pool; `Placed.seat` says when there is one."""
         import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        actor_class = ray.remote(ProcessActor)
-        log = str(self._log_folder / f"{role.name}.log")
-        options = actor_class.options(num_cpus=role.cpus, num_gpus=role.gpus, max_restarts=0)
-        return Placed(role, options.remote(role.command, role.environment, log))
-
-
-@contextlib.asynccontextmanager
-async def connected_ray(config: RunConfig, log_folder: Path) -> AsyncIterator[Placement]:
-    """A Ray to place processes on: the named cluster's, or one of our own on this machine."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    )
-    if config.cluster.address is not None:
-        await asyncio.to_thread(_connect, address=config.cluster.address)
-        try:
-            yield Placement(log_folder)
-        finally:
-            _disconnect()
-        return
-    # Ray takes 127.0.0.1 for a mistake and listens on the machine's own address, unless it believes
-    # that this platform has no clusters.
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    _remove_left_folders()
-    folder = tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-", dir=_TEMPORARY)
-    try:
-        _connect(
-            address="local",
-            num_cpus=_cpus_needed(config),
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-            _temp_dir=folder,
+        pool = pool if self._reserves_cpus else replace(pool, cpus=_TOKEN_CPUS)
+        is_of_group = pool.nodes is not None and rank < pool.processes
+        if is_of_group:
+            group = self._group(pool)
+            bundle = rank // processes_a_node(pool)
+        else:
+            group, bundle = _reserve(replace(pool, processes=1, nodes=1)), 0
+        actor = ray.remote(ProcessActor).options(
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus,
+            max_restarts=0,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                placement_group=group, placement_group_bundle_index=bundle
+            ),
         )
-        yield Placement(log_folder)
-    finally:
-        _disconnect()
-        shutil.rmtree(folder, ignore_errors=True)
+        name = process_name(pool.name, rank)
+        return Placed(name, pool, actor.remote(), None if is_of_group else group)
+
+    def _group(self, pool: Pool) -> Any:
+        if pool.name not in self._groups:
+            self._groups[pool.name] = _reserve(pool)
+        return self._groups[pool.name]
+
+    def close(self) -> None:
+        """Give all places back."""
+        for group in self._groups.values():
+            _remove(group)
+        self._groups.clear()
 
 
-def _connect(address: str, **options: Any) -> None:
-    """Raises VisionOpdError when there is no Ray to be had."""
+def processes_a_node(pool: Pool) -> int:
+    """Of a pool that names its number of machines; the last of them may have fewer."""
+    return math.ceil(pool.processes / (pool.nodes or 1))
+
+
+def needs(pool: Pool) -> str:
+    """What one process needs, for people."""
+    parts = [f"{pool.cpus:g} CPUs"] if pool.cpus != _TOKEN_CPUS else []
+    parts += [f"{pool.gpus:g} GPUs"] if pool.gpus else []
+    parts += [f"label {key}={value}" for key, value in pool.labels.items()]
+    return ", ".join(parts) or "next to nothing"
+
+
+def _reserve(pool: Pool) -> Any:
     import ray
 
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        mend = "see its logs" if address == "local" else "check cluster.address"
-        raise VisionOpdError(f"no Ray at {address!r}: {error}. Fix: {mend}") from error
+    share = processes_a_node(pool)
+    bundle = {"CPU": pool.cpus * share}
+    if pool.gpus:
+        bundle["GPU"] = gpus_of_bundle(pool)
+    count = pool.nodes or 1
+    return ray.util.placement_group(
+        [bundle] * count,
+        strategy="STRICT_SPREAD" if count > 1 else "PACK",
+        bundle_label_selector=[dict(pool.labels)] * count if pool.labels else None,
+    )
 
 
-def _disconnect() -> None:
+def _remove(group: Any) -> None:
     import ray
 
-    ray.shutdown()
+    with contextlib.suppress(ray.exceptions.RayError, ValueError):
+        ray.util.remove_placement_group(group)
 
 
-def _remove_left_folders() -> None:
-    """Remove what launchers that were killed could not."""
-    for folder in Path(_TEMPORARY).glob(f"{_FOLDER_PREFIX}*"):
-        owner = folder.name.removeprefix(_FOLDER_PREFIX).partition("-")[0]
-        if owner.isdigit() and not _is_alive(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it is somebody else's
-    return True
-
-
-def _cpus_needed(config: RunConfig) -> int:
-    """Ray's count is a reservation, not a limit: a laptop with one core may run everything."""
-    cluster = config.cluster
-    learners = cluster.learner_ranks * cluster.learner_cpus
-    needed = config.rollout.servers * cluster.rollout_cpus + learners
-    return max(os.cpu_count() or 1, int(needed + 0.999))
-
-
-async def _answer(reference: Any) -> Any:
+async def _answer(reference: Awaitable[Answer]) -> Answer:
     return await reference
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

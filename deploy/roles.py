@@ -1,13 +1,34 @@
-"""Which processes a run is made of: plain `python -m X.main` commands and their environments."""
+"""Which processes a run is made of: plain `python -m X.main` commands and their environments.
 
-import socket
+A command is complete by itself: typed by hand with its environment it does what the launcher does.
+Each begins with arguments that say what is run: `--config RUN/config.toml`, or those of a person.
+"""
+
+import ipaddress
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.cluster_config import PoolSection
 from common.config import RunConfig
+from deploy.pools import PoolName, process_name
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A place on a machine that a process has been given."""
+
+    node: str  # the machine's name, for people
+    host: str  # by which the others reach it
+    interface: str = "lo"  # the network interface with that address; empty: not known
+    port: int = 0  # a free one there; only learner rank 0 needs it
+
+    @property
+    def is_loopback(self) -> bool:
+        return ipaddress.ip_address(self.host).is_loopback
 
 
 @dataclass(frozen=True)
@@ -15,60 +36,89 @@ class Role:
     """One process of a run."""
 
     name: str  # of the process and of its log
+    pool: PoolName
     command: tuple[str, ...]
-    cpus: float  # reserved through Ray
-    gpus: float
     environment: dict[str, str] = field(default_factory=dict)  # on top of the inherited one
-    ends_run: bool = False  # its good end is the end of the run
 
 
-def broker_role(run_folder: Path) -> Role:
-    return Role("broker", _command("broker", run_folder), cpus=0, gpus=0)
+def broker_role(config: RunConfig, arguments: Sequence[str], seat: Seat, port: int = 0) -> Role:
+    """Args:
+    port: to listen on instead of the configured one; 0: that one.
+    """
+    flags: list[str] = []
+    configured = config.broker.address.rpartition(":")[2]
+    if not seat.is_loopback:
+        # At one address of its machine alone, which is how the others know it.
+        flags = ["--broker.address", f"tcp://{seat.host}:{port or configured}"]
+    elif port:
+        flags = ["--broker.address", f"tcp://127.0.0.1:{port}"]
+    return Role("broker", "broker", _command("broker", config.broker_pool, arguments, flags))
 
 
-def worker_roles(config: RunConfig, run_folder: Path, broker_address: str) -> list[Role]:
-    """Everything that talks to the broker, the learner last."""
-    address = ("--broker.address", broker_address)
-    cluster = config.cluster
-    rollouts = [
+def rollout_role(
+    config: RunConfig, arguments: Sequence[str], rank: int, seat: Seat, broker_address: str
+) -> Role:
+    flags = ["--broker.address", broker_address]
+    return Role(
+        process_name("rollout", rank),
+        "rollout",
+        _command("rollout", config.rollout_pool, arguments, flags),
+        {"RANK": str(rank), **_interfaces(seat)},
+    )
+
+
+def learner_roles(
+    config: RunConfig,
+    arguments: Sequence[str],
+    seats: Sequence[Seat],
+    broker_address: str,
+    servers: int,
+) -> list[Role]:
+    """All ranks of the learner, which meet on the first one's machine.
+
+    Args:
+        seats: one a rank.
+        servers: rollout servers that the first push waits for.
+    """
+    first = seats[0]
+    flags = ["--broker.address", broker_address, "--rollout.servers", str(servers)]
+    if not first.is_loopback:
+        flags += ["--weights.host", first.host]
+    command = _command("learner", config.learner_pool, arguments, flags)
+    return [
         Role(
-            f"rollout-{rank}",
-            (*_command("rollout", run_folder), *address),
-            cpus=cluster.rollout_cpus,
-            gpus=cluster.rollout_gpus,
-            environment={"RANK": str(rank), "WORLD_SIZE": str(config.rollout.servers)},
-        )
-        for rank in range(config.rollout.servers)
-    ]
-    meeting_point = _meeting_point(cluster.learner_ranks)
-    learners = [
-        Role(
-            "learner" if rank == 0 else f"learner-{rank}",
-            (*_command("learner", run_folder), *address),
-            cpus=cluster.learner_cpus,
-            gpus=cluster.learner_gpus,
-            environment={
+            process_name("learner", rank),
+            "learner",
+            command,
+            {
                 "RANK": str(rank),
+                "WORLD_SIZE": str(len(seats)),
                 # Of the GPUs that the process sees: Ray shows each process its own alone.
-                "LOCAL_RANK": "0" if cluster.learner_gpus else str(rank),
-                **meeting_point,
+                "LOCAL_RANK": "0" if config.learner_pool.gpus else str(_before(seats, rank)),
+                "MASTER_ADDR": first.host,
+                "MASTER_PORT": str(first.port),
+                **_interfaces(seat),
             },
-            ends_run=True,
         )
-        for rank in range(cluster.learner_ranks)
+        for rank, seat in enumerate(seats)
     ]
-    return [*rollouts, *learners]
 
 
-def _meeting_point(ranks: int) -> dict[str, str]:
-    """torchrun's variables; a free port for the ranks to meet at."""
-    alone = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    if ranks == 1:
-        return alone
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return {**alone, "MASTER_PORT": str(probe.getsockname()[1])}
+def _before(seats: Sequence[Seat], rank: int) -> int:
+    """How many ranks before this one are on its machine."""
+    return sum(seat.node == seats[rank].node for seat in seats[:rank])
 
 
-def _command(package: str, run_folder: Path) -> tuple[str, ...]:
-    return (sys.executable, "-m", f"{package}.main", "--config", str(run_folder / "config.toml"))
+def _interfaces(seat: Seat) -> dict[str, str]:
+    """gloo and NCCL would look for an interface by themselves, and take one that leads nowhere."""
+    if not seat.interface:
+        return {}
+    names = {"GLOO_SOCKET_IFNAME": seat.interface}
+    return names if seat.is_loopback else {**names, "NCCL_SOCKET_IFNAME": seat.interface}
+
+
+def _command(
+    package: str, pool: PoolSection, arguments: Sequence[str], flags: Sequence[str]
+) -> tuple[str, ...]:
+    python = str(pool.python or sys.executable)
+    return (python, "-m", f"{package}.main", *arguments, *flags)

@@ -3,10 +3,11 @@
 import time
 from pathlib import Path
 
+from broker.keys import make_keys
 from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.errors import ConfigError
-from deploy.roles import ROOT
+from deploy.options import run_folder
 
 
 def open_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig, Path]:
@@ -15,8 +16,7 @@ def open_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig
     Raises:
         ConfigError: it holds a run already, or none that could be resumed.
     """
-    stamp = time.strftime("%Y%m%d-%H%M%S", now)
-    folder = (config.run.folder or ROOT / "runs" / f"{config.run.name}-{stamp}").absolute()
+    folder = run_folder(config, now)
     holds_run = (folder / "config.toml").exists()
     if holds_run and not config.run.resume:
         raise ConfigError(
@@ -32,6 +32,20 @@ def open_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig
     (folder / "summary.json").unlink(missing_ok=True)  # it told of an end that is none
     # The file does not say resume: whoever starts with it must ask for that each time.
     run = config.run.model_copy(update={"folder": folder, "resume": False})
-    config = config.model_copy(update={"run": run})
-    (folder / "config.toml").write_text(dump_toml(config), encoding="utf-8")
+    config = _with_keys(config.model_copy(update={"run": run}), folder)
+    # Nor does it say on which Ray: the next launch may find another one, or none.
+    cluster = config.cluster.model_copy(update={"address": None})
+    kept = config.model_copy(update={"cluster": cluster})
+    (folder / "config.toml").write_text(dump_toml(kept), encoding="utf-8")
     return config, folder
+
+
+def _with_keys(config: RunConfig, folder: Path) -> RunConfig:
+    """On a cluster the broker listens off loopback, which it does for members with keys alone."""
+    if config.cluster.address is None or config.broker.keys is not None:
+        return config
+    keys = folder / "keys"
+    if not keys.exists():
+        make_keys(keys)
+    broker = config.broker.model_copy(update={"keys": keys})
+    return config.model_copy(update={"broker": broker})

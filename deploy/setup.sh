@@ -5,9 +5,19 @@
 #   deploy/setup.sh dev        .venv: the tools of the tests as well
 #   deploy/setup.sh sglang     .venv-sglang: the SGLang server, which pins packages of its own
 #
+# and on machines of one pool:
+#
+#   deploy/setup.sh broker     .venv: what the broker needs, without torch
+#   deploy/setup.sh learner    .venv: what the learner's ranks need
+#   deploy/setup.sh rollout    .venv: what rollout servers need, and .venv-sglang
+#   deploy/setup.sh rollout without-sglang
+#
 # Without a GPU it installs the CPU build of torch and nothing of CUDA. A second call does nothing
-# unless the requirements have changed; one that was cut off is begun again. PYTHON names the
-# interpreter to build from.
+# unless the requirements have changed; one that was cut off is begun again.
+#
+# Environment: PYTHON names the interpreter to build from. FLAVOUR=gpu or cpu says what to build for
+# where this machine does not show it (an image, a login node). EXTRAS names further extras of
+# pyproject.toml, with commas.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -37,22 +47,54 @@ find_python() {
 
 has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }
 
-# What the environment was made from; equal text means that there is nothing to do.
+# What pip installs for a goal, beside torch.
+extras_of() {
+  case "$1" in
+    broker) echo "cluster${EXTRAS:+,$EXTRAS}" ;;
+    learner | rollout) echo "$1,cluster${EXTRAS:+,$EXTRAS}" ;;
+    run) echo "learner,rollout,cluster,quickstart${EXTRAS:+,$EXTRAS}" ;;
+    dev) echo "$(extras_of run),dev" ;;
+    sglang) echo "sglang,$xgrammar" ;;
+  esac
+}
+
+# The environments that hold everything that a goal needs.
+covered_by() {
+  case "$1" in
+    broker) echo broker learner rollout run dev ;;
+    learner | rollout) echo "$1" run dev ;;
+    run) echo run dev ;;
+    *) echo "$1" ;;
+  esac
+}
+
+# What a goal's environment was made from; equal text means that there is nothing to do.
 fingerprint() {
-  printf '%s\n' "$extras" "$flavour" "$("$1" -V)"
+  printf '%s\n' "$(extras_of "$1")" "$flavour" "$("$venv/bin/python" -V)"
   local file
   for file in "${requirements[@]}"; do cksum <"$file"; done
 }
 
 is_current() {
   local stamp="$venv/set-up-$1"
-  [ -x "$venv/bin/python" ] && [ -f "$stamp" ] && [ "$(fingerprint "$venv/bin/python")" = "$(<"$stamp")" ]
+  [ -x "$venv/bin/python" ] && [ -f "$stamp" ] && [ "$(fingerprint "$1")" = "$(<"$stamp")" ]
 }
 
-# The dev environment holds everything that the plain one does.
 nothing_to_do() {
-  is_current "$goal" && return
-  [ "$goal" = run ] && extras="$extras,dev" is_current dev
+  [ ! -e "$unfinished" ] || return 1 # another call works on it, or was cut off
+  local one
+  for one in $(covered_by "$goal"); do
+    if is_current "$one"; then return; fi
+  done
+  return 1
+}
+
+# Another goal's packages stay right only if they came from the same requirements.
+forget_outdated() {
+  local stamp
+  for stamp in "$venv"/set-up-*; do
+    if ! is_current "${stamp##*/set-up-}"; then rm -f "$stamp"; fi
+  done
 }
 
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
@@ -110,9 +152,11 @@ make_venv() {
 make_environment() {
   say "1/4 environment in ${venv##*/}"
   make_venv
-  rm -f "$venv"/set-up-*
-  if [ "$flavour" = cpu ]; then
-    say "2/4 torch, CPU build (no NVIDIA GPU is visible): about 200 MB"
+  forget_outdated
+  if [ "$goal" = broker ]; then
+    say "2/4 no torch: the broker needs none"
+  elif [ "$flavour" = cpu ]; then
+    say "2/4 torch, CPU build ($why): about 200 MB"
     install_cpu_torch
   elif [ "$goal" = sglang ]; then
     say "2/4 torch comes with SGLang"
@@ -123,7 +167,7 @@ make_environment() {
   say "3/4 $packages"
   if [ "$goal" = sglang ]; then install_sglang; else install_ours; fi
   say "4/4 check"
-  check_torch
+  if [ "$goal" != broker ]; then check_torch; fi
   if [ "$goal" = sglang ]; then check_sglang; else check_ours; fi
 }
 
@@ -141,7 +185,12 @@ PYTHON
 
 # With what stands in for CUDA's packages, as rollout/sglang/command.py runs it.
 check_sglang() (
-  if [ "$flavour" = cpu ]; then export PYTHONPATH="$root/rollout/sglang/cpu" SGLANG_USE_CPU_ENGINE=1; fi
+  if [ "$flavour" = cpu ]; then
+    export PYTHONPATH="$root/rollout/sglang/cpu" SGLANG_USE_CPU_ENGINE=1
+  elif ! has_gpu; then
+    say "no GPU here: whether SGLang can be imported shows on the machine that has one"
+    return
+  fi
   "$venv/bin/python" -c "import sglang.launch_server" >"$venv/check.log" 2>&1 && return
   tail -n 5 "$venv/check.log" >&2
   fail "SGLang cannot be imported. Fix: remove ${venv##*/} and run this again"
@@ -163,29 +212,39 @@ for name in ("common", "broker", "rollout", "learner", "deploy"):
 PYTHON
 }
 
-if has_gpu; then flavour=gpu; else flavour=cpu; fi
+why="FLAVOUR=${FLAVOUR:-}"
+case "${FLAVOUR:-}" in
+  gpu | cpu) flavour=$FLAVOUR ;;
+  "") if has_gpu; then flavour=gpu; else flavour=cpu why="no NVIDIA GPU is visible"; fi ;;
+  *) fail "FLAVOUR=$FLAVOUR is no build. Fix: FLAVOUR=gpu or FLAVOUR=cpu" ;;
+esac
 case "$goal" in
-  run | dev)
+  run | dev | broker | learner | rollout)
     venv="$root/.venv"
-    extras=learner,rollout,cluster,quickstart
-    if [ "$goal" = dev ]; then extras="$extras,dev"; fi
     requirements=("$root/pyproject.toml" "$constraints")
-    packages="the other packages: about 400 MB"
+    packages="the other packages: $(if [ "$goal" = broker ]; then echo about 200 MB; else echo about 400 MB; fi)"
     ;;
   sglang)
     venv="$root/.venv-sglang"
-    extras=sglang,$xgrammar
     requirements=("$sglang_itself" "$sglang_on_cpus" "$constraints")
     packages="SGLang and its packages: $(if [ "$flavour" = cpu ]; then echo about 100 MB; else echo many GB; fi)"
     ;;
-  *) fail "$goal is no environment. Fix: $0 [dev | sglang]" ;;
+  *) fail "$goal is no environment. Fix: $0 [dev | sglang | broker | learner | rollout]" ;;
 esac
+if [ "$goal" = rollout ]; then
+  case "${2:-}" in
+    "") "${BASH_SOURCE[0]}" sglang ;; # an environment of its own, under the same lock
+    without-sglang) ;;
+    *) fail "rollout $2 is no environment. Fix: $0 rollout [without-sglang]" ;;
+  esac
+fi
+extras=$(extras_of "$goal")
 unfinished="$venv/set-up.unfinished"
 if nothing_to_do; then exit 0; fi
 exec 9>"$root/.setup.lock"
 if command -v flock >/dev/null; then flock 9; fi
 if nothing_to_do; then exit 0; fi # another call has made it meanwhile
 make_environment
-fingerprint "$venv/bin/python" >"$venv/set-up-$goal"
+fingerprint "$goal" >"$venv/set-up-$goal"
 rm "$unfinished"
 say "done"

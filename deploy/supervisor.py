@@ -1,6 +1,10 @@
-"""Starts the processes of a run, notices the first that fails, and ends the others in good order.
+"""Starts the processes of a run, keeps them alive, and ends them in good order.
 
-start:  broker > (its address) > rollouts, learner
+start:  broker > (its address) > learner, rollouts
+death:  a rollout is started again by itself; the learner's ranks all together, from their newest
+        checkpoint; the broker from its journal, at the address that the others know. If it has to
+        listen elsewhere, or if somebody else told the learner to stop, the whole run is gone on
+        with, as `run.resume` does
 end:    the learner is done > the others follow by themselves within drain_s
 stop:   SIGTERM to the learner > to the rollouts > to the broker; SIGKILL to what does not listen
 """
@@ -8,55 +12,48 @@ stop:   SIGTERM to the learner > to the rollouts > to the broker; SIGKILL to wha
 import asyncio
 import json
 import logging
-import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
+from broker.protocol import Status
 from common.config import RunConfig
-from common.errors import VisionOpdError
-from deploy.roles import Role, broker_role, worker_roles
+from common.errors import ConfigError, VisionOpdError
+from common.restart_budget import RestartBudget
+from deploy.crew import Crew, End, Process
+from deploy.keeper import Keeper, set_or_after, tail
+from deploy.orders import OrderBook
+from deploy.pools import Pool, PoolName, pools_of, process_name
+from deploy.process_actor import Order
+from deploy.process_table import FILE, ProcessTable
+from deploy.roles import Seat
 
 logger = logging.getLogger(__name__)
 _BROKER_TIMEOUT_S = 60.0
 _LOOK_S = 0.05
-_KILL_GRACE_S = 5.0
+_STATUS_LAG_S = 3.0  # until the broker's word that the run is over has come round
 _BROKER_GRACE_S = 3.0  # when all others have ended, it only waits for those that died
-_TAIL_LINES = 20
+_LONGEST_PAUSE_S = 60.0  # before a restart
+_MOST_SERVERS = 1000  # a slip of the finger must not place millions
+Place = Callable[[Pool, int], Process]
 
 
-class Process(Protocol):
-    role: Role
+class Ended(Enum):
+    """Why a round of the run is over."""
 
-    async def start(self) -> None: ...
-    async def wait(self) -> int | None: ...
-    async def signal(self, number: int) -> None: ...
-
-
-Place = Callable[[Role], Process]
-
-
-class RoleFailed(VisionOpdError):
-    """A process of the run ended before its time."""
-
-    def __init__(self, name: str, code: int | None, log: Path) -> None:
-        self.log = log
-        super().__init__(f"{name} {_describe(code)}. The end of {log}:\n{tail(log)}")
-
-
-@dataclass(frozen=True)
-class Running:
-    process: Process
-    exit: asyncio.Task[int | None]
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    RESUMED = "resumed"  # all is to be started again, from the run folder
 
 
 class Supervisor:
-    """Owns the processes of one run.
+    """Owns the processes of one run. As a view it learns from the broker's status who takes part.
 
     Args:
-        place: makes the handle of a role's process, not started yet.
-        report: gets a line as soon as a process has failed, before the others are ended.
+        place: reserves a place for one process of a pool, by rank.
+        report: gets a line whenever a process has died.
     """
 
     def __init__(
@@ -70,105 +67,312 @@ class Supervisor:
         self._folder = run_folder
         self._place = place
         self._report = report
-        self._running: list[Running] = []
-        self.broker_address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._pools = {pool.name: pool for pool in pools_of(config)}
+        self._orders = OrderBook(config, run_folder)
+        self._budget = self._new_budget()  # of rounds
+        self._servers = config.rollout.servers
+        self._known: set[str] = set()  # members that the broker has seen
+        self._over = asyncio.Event()  # nothing is started again
+        self._is_closing = False  # what became of this round is settled
+        self._broker_has_left = False  # by itself: the others have said goodbye to it
+        self._rollouts: dict[int, tuple[Keeper, asyncio.Task[None]]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+        self._written: tuple[int, int] | None = None
+        self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.table = ProcessTable(run_folder / FILE)
+        self.status: Status | None = None  # as last seen
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Run to the end. False when `stop` ended it early.
 
         Raises:
-            RoleFailed: a process ended with an error.
+            ProcessFailed: a process ended with an error and is not started again.
+            NoPlace: the cluster has no room for the broker or the learner.
         """
-        try:
-            address = await self._start_broker(stop)
-            if address is None:
-                return False
-            self.broker_address.set_result(address)
-            for role in worker_roles(self._config, self._folder, address):
-                await self._start(role)
-            return await self._watch(stop)
-        finally:
-            self.broker_address.cancel()
-            await self._end_all()
-
-    async def _start_broker(self, stop: asyncio.Event) -> str | None:
-        path = self._folder / "broker.json"
-        before = _writing_of(path)  # by the broker of a run that is resumed
-        broker = await self._start(broker_role(self._folder))
-        latest = asyncio.get_running_loop().time() + _BROKER_TIMEOUT_S
-        while _writing_of(path) == before:
-            if broker.exit.done():
-                raise self._failure(broker)
-            if stop.is_set():
-                return None
-            if asyncio.get_running_loop().time() > latest:
+        while True:
+            ended = await self._round(stop)
+            if ended is not Ended.RESUMED:
+                return ended is Ended.FINISHED
+            pause_s = self._budget.pause_before_next(time.monotonic())
+            if pause_s is None:
                 raise VisionOpdError(
-                    f"the broker gave no address within {_BROKER_TIMEOUT_S:.0f} s. The end of "
-                    f"{self._log(broker)}:\n{tail(self._log(broker))}"
+                    f"the run was interrupted once more than the {self._budget.max_restarts} times "
+                    f"(cluster.max_restarts) that it goes on from by itself. Fix: see why in "
+                    f"{self._folder / FILE}; then start it again with --run.resume true"
                 )
-            await asyncio.sleep(_LOOK_S)  # a file has no event
-        address: str = json.loads(path.read_text(encoding="utf-8"))["address"]
-        return address
+            await set_or_after(stop, pause_s)
+            if stop.is_set():
+                return False
 
-    async def _start(self, role: Role) -> Running:
-        process = self._place(role)
-        await process.start()
-        running = Running(process, asyncio.create_task(_exit_of(process), name=role.name))
-        self._running.append(running)
-        return running
+    def update(self, status: Status, elapsed_s: float) -> None:
+        """A look at the broker."""
+        self.status = status
+        self._known.update(member.member_id.partition(".")[0] for member in status.members)
+        if status.finished:
+            self._over.set()
+        elif not self._is_closing and not self._broker_has_left:
+            self._over.clear()  # a run that is resumed may have been over before
 
-    async def _watch(self, stop: asyncio.Event) -> bool:
-        """Until every process has ended well, or `stop`."""
-        stopped = asyncio.create_task(stop.wait())
+    async def broker_address(self) -> str:
+        """Where the broker is, once it is known."""
+        while True:
+            address = self._address
+            await asyncio.wait([address])
+            if not address.cancelled():
+                return address.result()
+
+    # ---- resizing --------------------------------------------------------------------------------
+    @property
+    def servers(self) -> int:
+        """Rollout servers that there are to be."""
+        return self._servers
+
+    def scale(self, servers: int) -> None:
+        """Have so many rollout servers from now on; those with the highest numbers drain and go.
+
+        Raises:
+            ConfigError: there is no such number of them.
+        """
+        if servers < 1:
+            raise ConfigError(f"rollout = {servers}: a run needs one. Fix: rollout=1 or more")
+        if servers > _MOST_SERVERS:
+            raise ConfigError(f"rollout = {servers}. Fix: no more than {_MOST_SERVERS}")
+        if self._over.is_set():
+            raise ConfigError("its processes are being ended just now. Fix: see deploy.status")
+        logger.info("rollout servers: %d, to be %d", self._servers, servers)
+        self._servers = servers
+        if self._rollouts and not self._over.is_set():
+            self._match_servers()
+
+    def _match_servers(self) -> None:
+        for rank, (keeper, _) in self._rollouts.items():
+            if rank >= self._servers:
+                keeper.end()
+        for rank in range(self._servers):
+            known = self._rollouts.get(rank)
+            if known is None or known[0].is_ending or known[1].done():
+                self._start_rollout(rank, after=known[1] if known else None)
+
+    def _start_rollout(self, rank: int, after: "asyncio.Task[None] | None") -> None:
+        assert self._tasks is not None
+        keeper = self._keeper("rollout", [rank], self._rollout_is_done, may_wait=True)
+        task = self._tasks.create_task(self._keep_rollout(keeper, rank, after))
+        self._rollouts[rank] = (keeper, task)
+
+    async def _keep_rollout(
+        self, keeper: Keeper, rank: int, after: "asyncio.Task[None] | None"
+    ) -> None:
+        if after is not None:
+            await asyncio.wait([after])  # it had the same name
         try:
-            while pending := [r.exit for r in self._running if not r.exit.done()]:
-                is_finished = self._is_finished()
-                await asyncio.wait(
-                    [*pending, stopped],
-                    return_when=asyncio.FIRST_COMPLETED,
-                    timeout=self._config.cluster.drain_s if is_finished else None,
-                )
-                self._raise_first_failure()
-                if stopped.done():
-                    return False
-                if is_finished and pending == [r.exit for r in self._running if not r.exit.done()]:
-                    return True  # the run is done; what lingers is ended by `_end_all`
-            return True
-        finally:
-            stopped.cancel()
+            await keeper.keep()
+        except VisionOpdError as error:
+            self._give_up(rank, error)
+        if rank >= self._servers:
+            self.table.remove(process_name("rollout", rank))
 
-    def _is_finished(self) -> bool:
-        return any(r.process.role.ends_run and r.exit.done() for r in self._running)
+    def _give_up(self, rank: int, error: VisionOpdError) -> None:
+        name = process_name("rollout", rank)
+        self.table.set(name, "given up")
+        others = [task for other, (_, task) in self._rollouts.items() if other != rank]
+        if all(task.done() for task in others):
+            self._settle(error)
+        else:
+            self._report(f"going on without {name}: {error}")
 
-    def _raise_first_failure(self) -> None:
-        for running in self._running:
-            if running.exit.done() and running.exit.result() != 0:
-                raise self._failure(running)
+    # ---- one round -------------------------------------------------------------------------------
+    async def _round(self, stop: asyncio.Event) -> Ended:
+        """From the broker's start to the end of all."""
+        loop = asyncio.get_running_loop()
+        self._verdict: asyncio.Future[Ended] = loop.create_future()
+        if self._address.done():
+            self._address = loop.create_future()
+        self._is_closing = self._broker_has_left = False
+        self._over.clear()
+        (self._folder / "summary.json").unlink(missing_ok=True)  # it told of an end that is none
+        async with asyncio.TaskGroup() as self._tasks:
+            stopped = self._tasks.create_task(stop.wait())
+            broker = self._keeper("broker", [0], self._broker_is_done, on_up=self._on_broker)
+            kept = [self._tasks.create_task(self._keep(broker))]
+            learner = self._keeper(
+                "learner", range(self._pools["learner"].processes), self._learner_is_done
+            )
+            try:
+                await _first([self._address, self._verdict, stopped])
+                if self._address.done() and not stopped.done() and not self._verdict.done():
+                    kept.append(self._tasks.create_task(self._keep(learner)))
+                    self._match_servers()
+                    await _first([self._verdict, stopped])
+            finally:
+                self._is_closing = True
+                self._over.set()
+                await self._end_all(broker, learner, kept)
+                stopped.cancel()
+                self._rollouts.clear()
+        return self._verdict.result() if self._verdict.done() else Ended.STOPPED
 
-    def _failure(self, running: Running) -> RoleFailed:
-        name, code = running.process.role.name, running.exit.result()
-        self._report(f"{name} {_describe(code)}; ending the others")
-        return RoleFailed(name, code, self._log(running))
+    async def _keep(self, keeper: Keeper) -> None:
+        """Broker or learner: the run cannot be without it."""
+        try:
+            await keeper.keep()
+        except VisionOpdError as error:
+            self._report(f"{str(error).partition('. ')[0]}; ending the others")
+            self._settle(error)
 
-    def _log(self, running: Running) -> Path:
-        return self._folder / "logs" / f"{running.process.role.name}.log"
+    def _settle(self, how: Ended | VisionOpdError) -> None:
+        if self._verdict.done() or self._is_closing:
+            return
+        if isinstance(how, Ended):
+            self._verdict.set_result(how)
+        else:
+            self._verdict.set_exception(how)
 
-    async def _end_all(self) -> None:
+    async def _end_all(
+        self, broker: Keeper, learner: Keeper, kept: Sequence[asyncio.Task[None]]
+    ) -> None:
         drain_s = self._config.cluster.drain_s
-        learners = [r for r in self._running if r.process.role.ends_run]
-        broker = self._running[:1]
-        await self._end(learners, drain_s)
-        await self._end(self._running[1:], drain_s)
-        await self._end(broker, min(drain_s, _BROKER_GRACE_S))
+        is_finished = (
+            self._verdict.done()
+            and self._verdict.exception() is None
+            and self._verdict.result() is Ended.FINISHED
+        )
+        learner.end()
+        await _all(kept[1:])
+        rollouts = [task for _, task in self._rollouts.values()]
+        for keeper, _ in self._rollouts.values():
+            if not keeper.is_up.is_set():
+                keeper.end()  # waits for a place, or for its next life
+        if is_finished and rollouts:
+            await asyncio.wait(rollouts, timeout=drain_s)  # they follow by themselves
+        for keeper, _ in self._rollouts.values():
+            keeper.end()
+        await _all(rollouts)
+        if is_finished:
+            await asyncio.wait(kept[:1], timeout=min(drain_s, _BROKER_GRACE_S))
+        broker.end()
+        await _all(kept)
 
-    async def _end(self, group: list[Running], drain_s: float) -> None:
-        for number, patience_s in ((signal.SIGTERM, drain_s), (signal.SIGKILL, _KILL_GRACE_S)):
-            alive = [running for running in group if not running.exit.done()]
-            if not alive:
+    # ---- when an end is the last one -------------------------------------------------------------
+    async def _learner_is_done(self, end: End) -> bool:
+        if not end.is_good and not self._broker_has_left:
+            return False
+        if end.is_good and not self._was_interrupted():
+            self._settle(Ended.FINISHED)
+            return True
+        if end.is_good:
+            self._report("somebody else told the learner to stop; going on from its checkpoint")
+        else:
+            self._report(f"{end.name} {end.why} after the broker had left; starting all again")
+        why = "was told to stop by somebody else" if end.is_good else end.why
+        for name in self._pools["learner"].process_names():
+            self.table.note_restart(name, why)
+        self._settle(Ended.RESUMED)
+        return True
+
+    def _was_interrupted(self) -> bool:
+        try:
+            summary = json.loads((self._folder / "summary.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return True  # it was told before there was anything to sum up
+        return bool(summary["interrupted"])
+
+    async def _rollout_is_done(self, end: End) -> bool:
+        if end.is_good:
+            await set_or_after(self._over, _STATUS_LAG_S)
+        return self._over.is_set()
+
+    async def _broker_is_done(self, end: End) -> bool:
+        """It ends well by itself when all have said goodbye to it, which is before they end."""
+        if end.is_good:
+            self._broker_has_left = True
+            self._over.set()
+        return end.is_good
+
+    # ---- the broker's address --------------------------------------------------------------------
+    def _on_broker(self) -> None:
+        assert self._tasks is not None
+        self._tasks.create_task(self._learn_address())
+
+    @property
+    def _broker_file(self) -> Path:
+        return self._folder / "broker.json"
+
+    async def _learn_address(self) -> None:
+        """Of the broker that has just been started; another one than before ends the round."""
+        latest = time.monotonic() + _BROKER_TIMEOUT_S
+        while _writing_of(self._broker_file) == self._written:
+            if not self.table.is_up("broker"):
+                return  # its keeper sees to it
+            if time.monotonic() > latest:
+                log = self._folder / "logs" / "broker.log"
+                message = f"the broker gave no address within {_BROKER_TIMEOUT_S:.0f} s"
+                self._settle(VisionOpdError(f"{message}. The end of {log}:\n{tail(log)}"))
                 return
-            for running in alive:
-                await running.process.signal(number)
-            await asyncio.wait([running.exit for running in alive], timeout=patience_s)
+            await asyncio.sleep(_LOOK_S)  # a file has no event
+        address: str = json.loads(self._broker_file.read_text(encoding="utf-8"))["address"]
+        self._known.add("broker")
+        if not self._address.done():
+            self._address.set_result(address)
+        elif address != self._address.result() and not self._verdict.done():
+            self._report(f"the broker has moved to {address}; starting the others again")
+            self._settle(Ended.RESUMED)
+
+    # ---- making keepers --------------------------------------------------------------------------
+    def _keeper(
+        self,
+        pool: PoolName,
+        ranks: Sequence[int],
+        is_done: Callable[[End], Awaitable[bool]],
+        may_wait: bool = False,
+        on_up: Callable[[], None] = lambda: None,
+    ) -> Keeper:
+        names = [process_name(pool, rank) for rank in ranks]
+
+        def make_crew(ending: asyncio.Event) -> Crew:
+            processes = [self._place(self._pools[pool], rank) for rank in ranks]
+            return Crew(processes, self.table, ending, self._config.cluster.drain_s)
+
+        def orders(seats: Sequence[Seat]) -> Sequence[Order]:
+            if pool == "broker":
+                self._written = _writing_of(self._broker_file)  # by the broker before
+                return [self._orders.broker(seats[0])]
+            address = self._address.result()
+            if pool == "rollout":
+                return [self._orders.rollout(ranks[0], seats[0], address)]
+            return self._orders.learners(seats, address, self._servers)
+
+        return Keeper(
+            names,
+            make_crew,
+            orders,
+            self._new_budget(),
+            self.table,
+            self._folder / "logs",
+            place_timeout_s=self._config.cluster.place_timeout_s,
+            is_known=lambda: self._known.issuperset(names),
+            is_done=is_done,
+            may_wait=may_wait,
+            report=self._report,
+            on_up=on_up,
+        )
+
+    def _new_budget(self) -> RestartBudget:
+        cluster = self._config.cluster
+        return RestartBudget(
+            cluster.max_restarts,
+            cluster.restart_window_s,
+            max(_LONGEST_PAUSE_S, cluster.restart_delay_s),
+            cluster.restart_delay_s,
+        )
+
+
+async def _first(futures: Sequence[asyncio.Future[Any]]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 def _writing_of(path: Path) -> tuple[int, int] | None:
@@ -178,28 +382,3 @@ def _writing_of(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_mtime_ns
-
-
-async def _exit_of(process: Process) -> int | None:
-    code = await process.wait()
-    logger.info("%s %s", process.role.name, _describe(code))
-    return code
-
-
-def tail(log: Path, lines: int = _TAIL_LINES) -> str:
-    """The last lines of a log, indented; a remark when there are none."""
-    try:
-        content = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
-    except OSError as error:
-        return f"  (cannot be read here: {error.strerror})"
-    return "\n".join(f"  {line}" for line in content) or "  (it is empty)"
-
-
-def _describe(code: int | None) -> str:
-    if code is None:
-        return "was lost together with its machine or Ray worker"
-    if code == 0:
-        return "ended"
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"failed with exit code {code}"

@@ -1,9 +1,10 @@
 """What a person sees while a run goes on: a live view in a terminal, plain lines elsewhere."""
 
 import asyncio
+import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from rich.console import Console, Group
@@ -17,6 +18,7 @@ from broker.protocol import Gauges, MemberStatus, Role, Status
 from broker.transport import Link
 from common.errors import BrokerUnavailable, ProtocolError
 
+logger = logging.getLogger(__name__)
 _REFRESH_S = 1.0
 _REQUEST_TIMEOUT_S = 5.0
 PHASES = ("starting", "measuring before", "training", "measuring after", "done", "paused")
@@ -27,37 +29,51 @@ class View(Protocol):
 
 
 async def show_progress(
-    address: "asyncio.Future[str]", *others: View, link: Link | None = None
+    address: Callable[[], Awaitable[str]], *others: View, link: Link | None = None
 ) -> None:
-    """Follow a run until it is over or this task is cancelled; `address` is the broker's.
+    """Follow a run until this task is cancelled, also through the broker's restarts.
 
-    `others` get every look at the status as well. `link` is needed for a broker with keys.
+    Args:
+        address: waits until there is a broker; where it is.
+        others: get every look at the status as well.
+        link: needed for a broker with keys.
     """
     console = Console()
     began = time.monotonic()
-    broker = BrokerClient(
-        await address,
-        f"observer-{os.getpid()}",
-        Role.OBSERVER,
-        request_timeout_s=_REQUEST_TIMEOUT_S,
-        link=link,
-    )
-    try:
-        async with broker:
-            if not console.is_terminal:
-                await _follow(broker, (PlainView(), *others), began)
-            else:
-                with Live(console=console, auto_refresh=False, transient=True) as live:
-                    await _follow(broker, (LiveView(live), *others), began)
-    except (BrokerUnavailable, ProtocolError):
-        return  # the supervisor says what happened
+    if not console.is_terminal:
+        await _follow_all(address, (PlainView(), *others), began, link)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        await _follow_all(address, (LiveView(live), *others), began, link)
+
+
+async def _follow_all(
+    address: Callable[[], Awaitable[str]], views: Sequence[View], began: float, link: Link | None
+) -> None:
+    """One broker after the other."""
+    while True:
+        broker = BrokerClient(
+            await address(),
+            f"observer-{os.getpid()}",
+            Role.OBSERVER,
+            request_timeout_s=_REQUEST_TIMEOUT_S,
+            link=link,
+        )
+        try:
+            async with broker:
+                await _follow(broker, views, began)
+        except (BrokerUnavailable, ProtocolError):
+            await asyncio.sleep(_REFRESH_S)  # the supervisor says what happened
 
 
 async def _follow(broker: BrokerClient, views: Sequence[View], began: float) -> None:
     while True:
         status = await broker.status()
         for view in views:
-            view.update(status, time.monotonic() - began)
+            try:
+                view.update(status, time.monotonic() - began)
+            except OSError as error:  # a full disk, a terminal that is gone: the run goes on
+                logger.warning("%s: %s", type(view).__name__, error)
         await asyncio.sleep(_REFRESH_S)  # the pace of the picture
 
 

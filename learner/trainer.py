@@ -178,7 +178,9 @@ class Trainer:
         share_prefix = self._config.model.share_prefix
         with watch.part("student_forward"):
             row = pack([g.student for g in groups], [g.responses for g in groups], share_prefix)
-            hidden_TD = response_hidden_states(self.model, row.to(self._device), self._dtype)
+            row = row.to(self._device)
+            vision = watch.part("vision")  # taken out of the student's part
+            hidden_TD = response_hidden_states(self.model, row, self._dtype, vision)
         with watch.part("objective"):
             responses = self._responses(groups, scores, denominators)
             result = objective(

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import aiohttp
 
@@ -85,7 +86,7 @@ class EngineProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    async def watch(self) -> None:
+    async def watch(self) -> NoReturn:
         """Returns never; raises EngineError as soon as the process has ended."""
         code = await self._process.wait()
         await self._heard()

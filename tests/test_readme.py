@@ -58,8 +58,8 @@ RUNS = {
         ".venv/bin/python tests/bench/rollout.py --engine embedded --groups 4 --repeats 1 "
         "--tokens 4 --json {folder}/rollout.json"
     ),
-    f"{LAUNCH} --cluster.learner_ranks 2": (
-        f"{LAUNCH} --cluster.learner_ranks 2 {SMALL} --run.folder {{folder}}/run"
+    f"{LAUNCH} --learner.ranks 2": (
+        f"{LAUNCH} --learner.ranks 2 {SMALL} --run.folder {{folder}}/run"
     ),
     f"{LAUNCH} --model.lora_rank 8 --optimizer.lr 3e-3": (
         f"{LAUNCH} --model.lora_rank 8 --optimizer.lr 3e-3 {SMALL} --run.folder {{folder}}/run"

@@ -39,9 +39,13 @@ A training row (steps 1, 2, ...):
                                   3 roll back, 4 stop; absent if all are off
     time/teacher_forward_s        parts of step_s: all of the teacher, contrast pictures and token
                                   weights included
-    time/student_forward_s, time/objective_s, time/backward_s, time/optimizer_s,
-    time/teacher_update_s         the others; backward_s is that of the model, since objective_s
-                                  makes the logits' gradient
+    time/vision_s                 the student's vision tower, forward; the teacher's is in
+                                  teacher_forward_s
+    time/student_forward_s        the rest of the student's forward pass
+    time/objective_s, time/backward_s, time/optimizer_s, time/teacher_update_s
+                                  the others; backward_s is that of the model, vision tower
+                                  included, since objective_s makes the logits' gradient. Together
+                                  these parts never exceed step_s
 
 A measuring row (step 0, every evaluation.every_steps, and the last step):
     evaluation/full_accuracy, evaluation/crop_accuracy      shares of held-out samples

@@ -1,6 +1,7 @@
 """The student: load it, and run it up to the hidden states that predict response tokens."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -66,18 +67,28 @@ def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> 
     return model
 
 
-def response_hidden_states(model: Any, row: PackedRow, dtype: torch.dtype) -> Tensor:
+def response_hidden_states(
+    model: Any,
+    row: PackedRow,
+    dtype: torch.dtype,
+    around_vision: AbstractContextManager[None] | None = None,
+) -> Tensor:
     """[N, D]: for each response token the hidden state that predicts it, computed in `dtype`.
 
     A sharded model holds its weights in that dtype while it computes; of another one autocast takes
     the matrix products alone to it, and norms and sums over layers stay in float32.
+
+    Args:
+        around_vision: entered while the vision tower runs, to measure it.
     """
     is_mixed = dtype != torch.float32 and not isinstance(model.base_model, FSDPModule)
     with torch.autocast(row.input_ids_L.device.type, dtype=dtype, enabled=is_mixed):
+        with around_vision or nullcontext():
+            features = image_features(model, row)
         output = model.base_model(
             input_ids=row.input_ids_L[None],
             position_ids=row.position_ids_3L[:, None],
-            mm_encoder_outputs={"image": image_features(model, row)},
+            mm_encoder_outputs={"image": features},
             use_cache=False,
             layout=row.layout,
         )

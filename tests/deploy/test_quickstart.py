@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from deploy.placement import _remove_left_folders
+from deploy.ray_connection import _remove_left_folders
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -64,6 +65,38 @@ class Launched:
         path = self.folder / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Of processes.json; none before it is there."""
+        path = self.folder / "processes.json"
+        found: list[dict[str, Any]] = []
+        return json.loads(path.read_text())["processes"] if path.exists() else found
+
+    def entry(self, name: str) -> dict[str, Any]:
+        return next(entry for entry in self.entries() if entry["name"] == name)
+
+    def ends(self, name: str) -> list[str]:
+        """Why each life before the last one ended."""
+        entry = self.entry(name)
+        assert entry["restarts"] == len(entry["ends"])
+        return [end["why"] for end in entry["ends"]]
+
+    def wait_until_up(self, name: str) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not any(e["name"] == name and e["state"] == "up" for e in self.entries()):
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.1)
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        os.kill(self.entry(name)["pid"], number)
+
+    def ask(self, module: str, *words: str) -> str:
+        """What a person's command says about this run; it must not fail."""
+        command = [sys.executable, "-m", module, str(self.folder), *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def pids(self, part: str = "") -> dict[int, str]:
         """Processes of this run, the launcher left out, with `part` in their command line."""
@@ -152,15 +185,18 @@ def test_a_signal_drains_and_leaves_nothing(tmp_path: Path, sender: str) -> None
 
 
 @pytest.mark.usefixtures("clean_machine")
-def test_a_role_that_is_killed_is_named_and_the_rest_is_ended(tmp_path: Path) -> None:
-    run = Launched(tmp_path / "run", *SMALL)
+def test_a_role_that_is_killed_and_may_not_come_back_ends_the_run(tmp_path: Path) -> None:
+    run = Launched(tmp_path / "run", *SMALL, "--cluster.max_restarts", "0")
     run.wait_for_step(1)
     (victim,) = run.pids("-m rollout.main")
     os.kill(victim, signal.SIGKILL)
     assert run.wait() == 1
-    assert "rollout-0 was ended by SIGKILL; ending the others" in run.output()
-    assert "run failed: rollout-0 was ended by SIGKILL. The end of" in run.output()
-    assert "rollout-0.log" in run.output()
+    told = "run failed: rollout-0 was ended by SIGKILL. 0 restarts are used up"
+    assert told in run.output(), run.output()
+    log = (run.folder / "logs" / "rollout-0.log").read_text().splitlines()
+    assert log and f"rollout-0.log:\n  {log[-20:][0]}\n" in run.output(), "the end of its log"
+    assert run.entry("rollout-0")["state"] == "given up"
+    assert not (run.folder / "launcher.json").exists()
     run.assert_nothing_is_left()
 
 
@@ -233,3 +269,45 @@ def test_a_run_that_ended_early_is_resumed(tmp_path: Path, end: signal.Signals) 
     assert (run.folder / "report.html").stat().st_size > 10_000
     assert "gap closed" in again.output()
     again.assert_nothing_is_left()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clean_machine")
+def test_a_run_gets_through_deaths_of_all_kinds_and_is_resized(tmp_path: Path) -> None:
+    steps = ("--learner.max_steps", "12", "--checkpoint.every_steps", "1", "--rollout.servers", "2")
+    run = Launched(tmp_path / "run", *SMALL, "--evaluation.every_steps", "0", *steps)
+    run.wait_for_step(1)
+    run.kill("rollout-1")
+    run.wait_for_step(2)
+    run.kill("learner-0")
+    run.wait_for_step(4)
+    run.kill("broker")
+    run.wait_for_step(5)
+    assert run.ask("deploy.scale", "rollout=3") == "rollout servers: 2 > 3\n"
+    run.wait_until_up("rollout-2")
+    said = run.ask("deploy.status")
+    assert "rollout-2  up " in said and "was ended by SIGKILL" in said and "/12" in said
+    run.wait_for_step(7)
+    run.kill("learner-0", signal.SIGTERM)  # as by somebody who takes its machine away
+    run.wait_for_step(9)
+    assert run.ask("deploy.scale", "rollout=1") == "rollout servers: 3 > 1\n"
+    assert run.wait() == 0, run.output()
+
+    assert [row["step"] for row in run.metrics() if "learner/loss_nats" in row] == [*range(1, 13)]
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert summary["steps"] == 12 and summary["interrupted"] is False
+    assert summary["trajectories_trained"] == 12 * 8 * 4
+    assert summary["max_staleness_seen"] <= 1
+    kill = "was ended by SIGKILL"
+    assert run.ends("broker") == [kill]
+    assert run.ends("learner-0") == [kill, "was told to stop by somebody else"]
+    left = {entry["name"]: entry["state"] for entry in run.entries()}
+    assert left == {"broker": "ended", "learner-0": "ended", "rollout-0": "ended"}
+    for name, line in (
+        ("rollout-1", f"rollout-1 {kill}; starting again in 1 s (restart 1 of 5)"),
+        ("learner-0", f"learner-0 {kill}; starting again in 1 s (restart 1 of 5)"),
+        ("broker", f"broker {kill}; starting again in 1 s (restart 1 of 5)"),
+    ):
+        assert line in run.output(), name
+    assert "the run has ended" in run.ask("deploy.status")
+    run.assert_nothing_is_left()

@@ -1,8 +1,10 @@
+import stat
 import time
 from pathlib import Path
 
 import pytest
 
+from broker.keys import MEMBER_FILE, SERVER_FILE, member_keys, server_keys
 from common.config import RunConfig
 from common.config_cli import build, load
 from common.errors import ConfigError
@@ -44,3 +46,31 @@ def test_nothing_to_resume_is_a_clear_error(tmp_path: Path, name: str | None) ->
     with pytest.raises(ConfigError, match=r"holds no run\. Fix: --config RUN"):
         open_run_folder(build({"run": {"folder": folder, "resume": True}}), NOW)
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+def on_a_cluster(folder: Path, **broker: object) -> RunConfig:
+    return build({"run": {"folder": folder}, "cluster": {"address": "auto"}, "broker": broker})
+
+
+def test_a_run_on_a_cluster_has_keys_of_its_own_for_all_its_starts(tmp_path: Path) -> None:
+    """Its broker listens off loopback, where it lets in nobody without."""
+    config, folder = open_run_folder(on_a_cluster(tmp_path / "run"), NOW)
+    assert config.broker.keys == folder / "keys"
+    known = load(["--config", str(folder / "config.toml")])
+    assert known.broker.keys == folder / "keys"
+    secrets = [(folder / "keys" / name).read_text() for name in (SERVER_FILE, MEMBER_FILE)]
+    assert server_keys(folder / "keys") and member_keys(folder / "keys")
+    for name in (SERVER_FILE, MEMBER_FILE):
+        assert stat.S_IMODE((folder / "keys" / name).stat().st_mode) == 0o600
+
+    resuming = known.model_copy(update={"run": known.run.model_copy(update={"resume": True})})
+    resumed, _ = open_run_folder(resuming, NOW)
+    assert resumed.broker.keys == folder / "keys"
+    assert secrets == [(folder / "keys" / name).read_text() for name in (SERVER_FILE, MEMBER_FILE)]
+
+
+def test_keys_that_were_named_are_taken_and_one_machine_needs_none(tmp_path: Path) -> None:
+    config, folder = open_run_folder(on_a_cluster(tmp_path / "a", keys=tmp_path / "mine"), NOW)
+    assert config.broker.keys == tmp_path / "mine" and not (folder / "keys").exists()
+    config, folder = open_run_folder(config_for(tmp_path / "b"), NOW)
+    assert config.broker.keys is None and not (folder / "keys").exists()

@@ -11,6 +11,8 @@ import pytest
 from common.config_cli import build
 from common.errors import ConfigError
 from deploy import launch
+from deploy.environments import set_up_command
+from deploy.pools import PoolName
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = (
@@ -195,6 +197,14 @@ def test_sglang_comes_with_all_it_asks_for_where_there_is_a_gpu(checkout: Checko
     ]
 
 
+def test_sglang_for_gpus_is_not_imported_where_there_is_none(checkout: Checkout) -> None:
+    code, output = checkout.set_up("sglang", FLAVOUR="gpu", BROKEN_SGLANG="1")
+    assert code == 0 and "no GPU here" in output
+    assert not any(call.startswith("check ") for call in checkout.calls())
+    checkout.set_gpu(True)
+    assert checkout.set_up("sglang", FLAVOUR="gpu") == (0, "")
+
+
 def test_an_sglang_that_cannot_be_imported_is_no_environment(checkout: Checkout) -> None:
     code, output = checkout.set_up("sglang", BROKEN_SGLANG="1")
     assert code == 1 and "ImportError: broken" in output
@@ -202,10 +212,101 @@ def test_an_sglang_that_cannot_be_imported_is_no_environment(checkout: Checkout)
     assert not (checkout.root / ".venv-sglang" / "set-up-sglang").exists()
 
 
-def test_an_unknown_environment_is_one_clear_line(checkout: Checkout) -> None:
-    code, output = checkout.set_up("slgang")
+def installed(checkout: Checkout) -> list[str]:
+    """What was asked for since the last look, without the options of pip."""
+    return [call.rpartition(" ")[2].partition("[")[2].rstrip("]") for call in checkout.calls()]
+
+
+def test_a_pools_environment_holds_what_that_pool_needs(checkout: Checkout) -> None:
+    assert checkout.set_up("learner")[0] == 0
+    assert installed(checkout) == ["", "learner,cluster"]  # torch, then ours
+    assert checkout.set_up("rollout", "without-sglang")[0] == 0
+    assert installed(checkout) == ["", "rollout,cluster"]
+    for arguments in (("learner",), ("rollout", "without-sglang"), ("broker",)):
+        assert checkout.set_up(*arguments) == (0, "")  # none of them has spoilt another
+    assert checkout.set_up()[0] == 0
+    assert installed(checkout) == ["", "learner,rollout,cluster,quickstart"]
+
+
+def test_the_brokers_environment_has_no_torch(checkout: Checkout) -> None:
+    assert checkout.set_up("broker")[0] == 0
+    assert installed(checkout) == ["cluster"]
+    assert checkout.set_up("learner")[0] == 0
+    assert len(installed(checkout)) == 2
+
+
+def test_rollout_machines_get_both_environments(checkout: Checkout) -> None:
+    code, output = checkout.set_up("rollout", PYTHONPATH="")
+    assert code == 0, output
+    assert (checkout.root / ".venv-sglang" / "set-up-sglang").exists()
+    assert (checkout.venv / "set-up-rollout").exists()
+    assert checkout.set_up("rollout") == (0, "")
+    assert checkout.set_up("sglang") == (0, "")
+
+
+def test_what_other_requirements_have_made_is_forgotten(checkout: Checkout) -> None:
+    checkout.set_up("learner")
+    requirements = checkout.root / "pyproject.toml"
+    before = requirements.read_text()
+    requirements.write_text(before + "# one more\n")
+    checkout.set_up("broker")
+    requirements.write_text(before)  # the packages are now those of the other text
+    checkout.calls()
+    assert checkout.set_up("learner")[0] == 0
+    assert len(checkout.calls()) == 2
+
+
+def test_one_that_was_cut_off_while_it_was_extended_does_not_count(checkout: Checkout) -> None:
+    checkout.set_up()
+    (checkout.venv / "set-up.unfinished").touch()  # as another goal's set-up left it
+    code, output = checkout.set_up(PYTHON="false")
+    assert code == 1 and "no Python >= 3.11 found. Fix: " in output  # it wants to begin again
+
+
+@pytest.mark.parametrize("pool", ["broker", "rollout", "learner"])
+@pytest.mark.parametrize("engine", ["sglang", "embedded"])
+def test_what_the_launcher_asks_for_is_made(
+    pool: PoolName, engine: str, checkout: Checkout
+) -> None:
+    ours = str(ROOT / ".venv" / "bin" / "python")
+    command = set_up_command(pool, build({"rollout": {"engine": engine}}), ours)
+    assert command is not None and command[0] == "deploy/setup.sh"
+    assert checkout.set_up(*command[1:], PYTHONPATH="")[0] == 0
+    assert (checkout.venv / f"set-up-{pool}").exists()
+    sglang = (checkout.root / ".venv-sglang" / "set-up-sglang").exists()
+    assert sglang == (pool == "rollout" and engine == "sglang")
+
+
+def test_the_build_can_be_named_where_there_is_no_gpu(checkout: Checkout) -> None:
+    assert checkout.set_up("learner", FLAVOUR="gpu")[0] == 0
+    assert all("-c " not in call for call in checkout.calls())
+    assert checkout.set_up("learner", FLAVOUR="gpu") == (0, "")
+    checkout.set_gpu(True)
+    _, output = checkout.set_up("learner", FLAVOUR="cpu")
+    assert "CPU build (FLAVOUR=cpu)" in output
+    assert all("-c " in call for call in checkout.calls())
+
+
+def test_an_unknown_build_is_one_clear_line(checkout: Checkout) -> None:
+    code, output = checkout.set_up("learner", FLAVOUR="cuda")
     assert (code, output.count("\n")) == (1, 1)
-    assert "slgang is no environment. Fix: " in output
+    assert "FLAVOUR=cuda is no build. Fix: " in output
+
+
+def test_further_extras_are_installed_and_remembered(checkout: Checkout) -> None:
+    assert checkout.set_up("learner", EXTRAS="kuberay")[0] == 0
+    assert installed(checkout)[-1] == "learner,cluster,kuberay"
+    assert checkout.set_up("learner", EXTRAS="kuberay") == (0, "")
+    assert checkout.set_up("learner")[0] == 0  # without them it is another environment
+
+
+@pytest.mark.parametrize("arguments", [("slgang",), ("rollout", "sglang")])
+def test_an_unknown_environment_is_one_clear_line(
+    arguments: tuple[str, ...], checkout: Checkout
+) -> None:
+    code, output = checkout.set_up(*arguments)
+    assert (code, output.count("\n")) == (1, 1)
+    assert f"{' '.join(arguments)} is no environment. Fix: " in output
 
 
 def test_no_fitting_python_is_one_clear_line(checkout: Checkout) -> None:

@@ -3,16 +3,25 @@
 import asyncio
 import json
 import os
+import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import deploy.supervisor
+from broker.protocol import MemberStatus, Role, Status
 from common.config_cli import build
-from deploy.placement import ProcessActor
-from deploy.roles import Role
-from deploy.supervisor import RoleFailed, Supervisor
+from common.errors import ConfigError
+from deploy.keeper import ProcessFailed
+from deploy.placement import NoPlace
+from deploy.pools import Pool, process_name
+from deploy.process_actor import Order, ProcessActor
+from deploy.process_table import read_processes
+from deploy.roles import Seat
+from deploy.supervisor import Supervisor
 
 FOLLOWER = """
 import json, pathlib, signal, sys, time
@@ -24,30 +33,48 @@ while not (folder / "finished").exists():
 BROKER = FOLLOWER.replace(
     "while not",
     """
-(folder / "new").write_text(json.dumps({"address": "tcp://127.0.0.1:1", "run_id": "r"}))
+port = (folder / "port").read_text() if (folder / "port").exists() else "1"
+(folder / "new").write_text(json.dumps({"address": "tcp://127.0.0.1:" + port, "run_id": "r"}))
 (folder / "new").rename(folder / "broker.json")  # whole, or not at all
 while not""",
 )
-LEARNER = """
-import pathlib, sys, time
-time.sleep(0.3)
-pathlib.Path(sys.argv[1], "finished").touch()
+SUMMARY = """
+import json, pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+def end(is_interrupted):
+    (folder / "summary.json").write_text(json.dumps({"interrupted": is_interrupted}))
+    if not is_interrupted:
+        (folder / "finished").touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, lambda *_: end(True))
 """
+LEARNER = SUMMARY + "time.sleep(0.3)\nend(False)"
+# Ends well once there is a file "go".
+WAITING_LEARNER = SUMMARY + "while not (folder / 'go').exists():\n    time.sleep(0.02)\nend(False)"
 ENDLESS = "import time\nprint('working', flush=True)\ntime.sleep(600)"
 DEAF = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + ENDLESS
 FAILING = "import sys\nprint('first line')\nprint('the reason', file=sys.stderr)\nsys.exit(3)"
+LIMIT_S = 30.0  # until something has come about; it takes a fraction of a second
 
 
 class LocalProcess:
-    """A role's process on this machine, by the very class that runs in Ray workers."""
+    """A process on this machine, by the very class that runs in Ray workers."""
 
-    def __init__(self, role: Role, log: Path) -> None:
-        self.role = role
+    def __init__(self, name: str, room: Callable[[str], bool]) -> None:
+        self.name = name
         self.pid = 0
-        self._actor = ProcessActor(role.command, role.environment, str(log))
+        self._has_room = room
+        self._actor = ProcessActor(host="127.0.0.1")
 
-    async def start(self) -> None:
-        self.pid = await self._actor.start()
+    async def seat(self, timeout_s: float) -> Seat:
+        if not self._has_room(self.name):
+            await asyncio.sleep(timeout_s)
+            raise NoPlace(f"{self.name} found no machine with room within {timeout_s:g} s")
+        return await self._actor.seat()
+
+    async def start(self, order: Order) -> int:
+        self.pid = await self._actor.start(order)
+        return self.pid
 
     async def wait(self) -> int | None:
         return await self._actor.wait()
@@ -55,35 +82,120 @@ class LocalProcess:
     async def signal(self, number: int) -> None:
         await self._actor.signal(number)
 
+    def release(self) -> None:
+        return
+
+
+class Scripts:
+    """In place of the order book: a process runs its script, else that of its pool."""
+
+    def __init__(self, folder: Path, scripts: dict[str, str]) -> None:
+        self._folder = folder
+        self._scripts = scripts
+
+    def broker(self, seat: Seat) -> Order:
+        return self._order("broker", "broker")
+
+    def rollout(self, rank: int, seat: Seat, broker_address: str) -> Order:
+        return self._order(f"rollout-{rank}", "rollout")
+
+    def learners(self, seats: Sequence[Seat], broker_address: str, servers: int) -> list[Order]:
+        return [self._order(f"learner-{rank}", "learner") for rank in range(len(seats))]
+
+    def _order(self, name: str, pool: str) -> Order:
+        script = self._scripts.get(name.replace("-", "_")) or self._scripts[pool]
+        command = (sys.executable, "-c", script, str(self._folder))
+        return Order(command, {}, str(self._folder / "logs" / f"{name}.log"), 2**20, 2)
+
 
 class Stage:
-    """A supervisor whose roles are scripts; remembers their pids."""
+    """A supervisor whose processes are scripts."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None:
-        def role(name: str) -> Role:
-            command = (sys.executable, "-c", scripts[name.replace("-", "_")], str(folder))
-            return Role(name, command, cpus=1, gpus=0, ends_run=name == "learner")
-
-        monkeypatch.setattr(deploy.supervisor, "broker_role", lambda _: role("broker"))
-        others = [name.replace("_", "-") for name in scripts if name != "broker"]
+    def __init__(
+        self,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        servers: int = 1,
+        ranks: int = 1,
+        cluster: dict[str, Any] | None = None,
+        **scripts: str,
+    ) -> None:
+        scripts = {"broker": BROKER, "rollout": FOLLOWER, "learner": LEARNER, **scripts}
         monkeypatch.setattr(
-            deploy.supervisor, "worker_roles", lambda *_: [role(name) for name in others]
+            deploy.supervisor, "OrderBook", lambda _, folder: Scripts(folder, scripts)
         )
-        self.processes: list[LocalProcess] = []
+        self.started: list[LocalProcess] = []
         self.folder = folder
+        self.full: set[str] = set()  # names of processes that find no room
         self.reported: dict[str, list[str]] = {}  # line -> who was alive when it came
-        config = build({"cluster": {"drain_s": 1.0}})
+        quick = {"drain_s": 1.0, "restart_delay_s": 0.05, "place_timeout_s": 0.2}
+        config = build(
+            {
+                "cluster": quick | (cluster or {}),
+                "rollout": {"servers": servers},
+                "learner": {"ranks": ranks},
+            }
+        )
         self.supervisor = Supervisor(config, folder, self._place, self._note)
+        self.stop = asyncio.Event()
 
-    def _place(self, role: Role) -> LocalProcess:
-        self.processes.append(LocalProcess(role, self.folder / "logs" / f"{role.name}.log"))
-        return self.processes[-1]
+    def run(self) -> "asyncio.Task[bool]":
+        return asyncio.create_task(self.supervisor.run(self.stop))
+
+    def _place(self, pool: Pool, rank: int) -> LocalProcess:
+        name = process_name(pool.name, rank)
+        self.started.append(LocalProcess(name, lambda name: name not in self.full))
+        return self.started[-1]
 
     def _note(self, line: str) -> None:
         self.reported[line] = self.alive()
 
     def alive(self) -> list[str]:
-        return [p.role.name for p in self.processes if _is_alive(p.pid)]
+        return [p.name for p in self.started if p.pid and _is_alive(p.pid)]
+
+    def all_join(self) -> None:
+        """As if the broker had seen every process."""
+        self.supervisor.update(status([p.name for p in self.started]), 0.0)
+
+    def entry(self, name: str) -> Any:
+        return next(e for e in read_processes(self.folder) if e.name == name)
+
+    async def until_up(self, *names: str, again: int = 0) -> None:
+        """Until these run, in the life after `again` restarts."""
+        for name in names:
+            await until(lambda name=name: self._is_up(name, again))
+
+    def _is_up(self, name: str, again: int) -> bool:
+        found = [e for e in self.supervisor.table.entries() if e.name == name]
+        return bool(found) and found[0].state == "up" and found[0].restarts == again
+
+    def kill(self, name: str) -> None:
+        os.kill(self.entry(name).pid, signal.SIGKILL)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def status(members: Sequence[str], is_finished: bool = False) -> Status:
+    def member(name: str) -> MemberStatus:
+        return MemberStatus(
+            member_id=name,
+            role=Role.ROLLOUT,
+            silent_s=0.0,
+            acknowledged_version=0,
+            gauges={},
+            details={},
+        )
+
+    return Status(
+        run_id="r", version=1, history=0, committed=0, total_steps=2, finished=is_finished,
+        counts={}, expired_by_reason={}, trained_lengths={}, expired_lengths={},
+        max_staleness_seen=0, slots_used=0, slots=1, storage={},
+        members=tuple(member(name) for name in members),
+    )  # fmt: skip
 
 
 def _is_alive(pid: int) -> bool:
@@ -97,10 +209,14 @@ def _is_alive(pid: int) -> bool:
 async def test_a_run_ends_when_its_processes_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = Stage(tmp_path, monkeypatch, broker=BROKER, rollout_0=FOLLOWER, learner=LEARNER)
-    assert await stage.supervisor.run(asyncio.Event()) is True
-    assert stage.supervisor.broker_address.result() == "tcp://127.0.0.1:1"
+    stage = Stage(tmp_path, monkeypatch, servers=2, ranks=2)
+    assert await stage.run() is True
+    assert await stage.supervisor.broker_address() == "tcp://127.0.0.1:1"
     assert stage.alive() == []
+    names = [entry.name for entry in read_processes(tmp_path)]
+    assert names == ["broker", "learner-0", "learner-1", "rollout-0", "rollout-1"]
+    assert {entry.state for entry in read_processes(tmp_path)} == {"ended"}
+    assert stage.reported == {}
 
 
 async def test_the_address_of_an_earlier_broker_is_not_taken(
@@ -109,52 +225,221 @@ async def test_the_address_of_an_earlier_broker_is_not_taken(
     """As in a run that is resumed. The new broker writes the same address, or another one."""
     for known in ("tcp://127.0.0.1:1", "tcp://127.0.0.1:9"):
         (tmp_path / "broker.json").write_text(json.dumps({"address": known, "run_id": "r"}))
-        late = "import time\ntime.sleep(0.3)\n" + BROKER
-        stage = Stage(tmp_path, monkeypatch, broker=late, rollout_0=FOLLOWER, learner=LEARNER)
-        run = asyncio.create_task(stage.supervisor.run(asyncio.Event()))
-        while not stage.processes or not stage.processes[0].pid:
-            await asyncio.sleep(0.01)
+        stage = Stage(tmp_path, monkeypatch, broker="import time\ntime.sleep(0.3)\n" + BROKER)
+        run = stage.run()
+        await stage.until_up("broker")
         await asyncio.sleep(0.15)
-        assert len(stage.processes) == 1, "others started before there was a broker"
+        assert len(stage.started) == 1, "others started before there was a broker"
         assert await run is True
-        assert stage.supervisor.broker_address.result() == "tcp://127.0.0.1:1"
+        assert await stage.supervisor.broker_address() == "tcp://127.0.0.1:1"
         (tmp_path / "finished").unlink()
 
 
-@pytest.mark.parametrize("victim", ["broker", "rollout_0", "learner"])
-async def test_a_role_that_fails_is_named_with_the_end_of_its_log(
+@pytest.mark.parametrize("victim", ["broker", "rollout", "learner"])
+async def test_what_fails_before_it_ever_worked_ends_the_run_with_the_end_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:
-    scripts = {"broker": BROKER, "rollout_0": ENDLESS, "learner": ENDLESS, victim: FAILING}
-    stage = Stage(tmp_path, monkeypatch, **scripts)
-    name = victim.replace("_", "-")
-    with pytest.raises(RoleFailed, match=f"{name} failed with exit code 3") as caught:
-        await stage.supervisor.run(asyncio.Event())
+    stage = Stage(tmp_path, monkeypatch, **{"learner": ENDLESS, victim: FAILING})
+    name = victim if victim == "broker" else f"{victim}-0"
+    with pytest.raises(ProcessFailed, match=f"{name} failed with exit code 3") as caught:
+        await stage.run()
     assert "the reason" in str(caught.value) and f"{name}.log" in str(caught.value)
     assert stage.alive() == []
 
 
-async def test_a_killed_role_is_named_with_the_signal(
+async def test_a_rollout_that_dies_is_started_again_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed = "import os\nos.kill(os.getpid(), 9)"
-    stage = Stage(tmp_path, monkeypatch, broker=BROKER, rollout_0=killed, learner=ENDLESS)
-    with pytest.raises(RoleFailed, match="rollout-0 was ended by SIGKILL"):
-        await stage.supervisor.run(asyncio.Event())
-    alive_then = stage.reported["rollout-0 was ended by SIGKILL; ending the others"]
-    assert "broker" in alive_then and "learner" in alive_then  # named before they were ended
+    stage = Stage(tmp_path, monkeypatch, servers=2, learner=WAITING_LEARNER)
+    run = stage.run()
+    await stage.until_up("learner-0", "rollout-0", "rollout-1")
+    stage.kill("rollout-1")
+    await stage.until_up("rollout-1", again=1)
+    (tmp_path / "go").touch()
+    assert await run is True
+    line = "rollout-1 was ended by SIGKILL; starting again in 0.05 s (restart 1 of 5)"
+    assert stage.reported == {line: ["broker", "learner-0", "rollout-0"]}
+    entry = stage.entry("rollout-1")
+    assert entry.restarts == 1 and [end.why for end in entry.ends] == ["was ended by SIGKILL"]
+    assert stage.entry("rollout-0").restarts == 0
+    assert [p.name for p in stage.started].count("learner-0") == 1
+
+
+async def test_a_rank_that_dies_takes_the_others_along_and_all_start_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, monkeypatch, ranks=3, learner=WAITING_LEARNER, learner_2=ENDLESS)
+    run = stage.run()
+    await stage.until_up("learner-0", "learner-1", "learner-2", "rollout-0")
+    first = [stage.entry(f"learner-{rank}").pid for rank in range(3)]
+    stage.kill("learner-1")
+    await stage.until_up("learner-0", "learner-1", "learner-2", again=1)
+    assert not any(_is_alive(pid) for pid in first)
+    stage.stop.set()
+    assert await run is False
+    assert list(stage.reported) == [
+        "learner-1 was ended by SIGKILL; starting all 3 of them again in 0.05 s (restart 1 of 5)"
+    ]
+    assert [p.name for p in stage.started].count("rollout-0") == 1
+
+
+async def test_a_broker_that_dies_is_started_again_and_the_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, monkeypatch, learner=WAITING_LEARNER)
+    run = stage.run()
+    await stage.until_up("learner-0", "rollout-0")
+    stage.kill("broker")
+    await stage.until_up("broker", again=1)
+    await asyncio.sleep(0.2)
+    (tmp_path / "go").touch()
+    assert await run is True
+    assert [p.name for p in stage.started] == ["broker", "learner-0", "rollout-0", "broker"]
+
+
+async def test_a_broker_that_comes_back_elsewhere_has_all_others_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its machine is lost: the address that the others were given is nobody's."""
+    stage = Stage(tmp_path, monkeypatch, learner=WAITING_LEARNER)
+    run = stage.run()
+    await stage.until_up("learner-0", "rollout-0")
+    (tmp_path / "port").write_text("2")
+    stage.kill("broker")
+    await until(lambda: [p.name for p in stage.started].count("learner-0") == 2)
+    (tmp_path / "go").touch()
+    assert await run is True
+    assert await stage.supervisor.broker_address() == "tcp://127.0.0.1:2"
+    assert any("has moved to tcp://127.0.0.1:2" in line for line in stage.reported)
+
+
+async def test_a_learner_that_somebody_else_stops_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its machine is to be taken away: it has written a checkpoint."""
+    stage = Stage(tmp_path, monkeypatch, learner=WAITING_LEARNER)
+    run = stage.run()
+    await stage.until_up("learner-0", "rollout-0")
+    await asyncio.sleep(0.2)  # it has to listen to signals first
+    os.kill(stage.entry("learner-0").pid, signal.SIGTERM)
+    await stage.until_up("learner-0", again=1)
+    (tmp_path / "go").touch()
+    assert await run is True
+    assert stage.entry("learner-0").ends[0].why == "was told to stop by somebody else"
+
+
+async def test_a_budget_of_restarts_ends_the_run_when_it_is_used_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = "import os, time\ntime.sleep(0.1)\nos.kill(os.getpid(), 9)"
+    stage = Stage(
+        tmp_path, monkeypatch, rollout=killed, learner=ENDLESS, cluster={"max_restarts": 2}
+    )
+    with pytest.raises(ProcessFailed, match=r"was ended by SIGKILL\. 2 restarts are used up"):
+        await stage.run()
+    assert [p.name for p in stage.started].count("rollout-0") == 3
+    assert stage.alive() == []
+
+
+async def test_a_known_process_that_fails_is_started_again_but_not_for_a_final_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2 says that the error would come back: a configuration, a gate."""
+    for code, restarts in ((3, 1), (2, 0)):
+        folder = tmp_path / str(code)
+        folder.mkdir()
+        failing = f"import sys, time\ntime.sleep(0.5)\nsys.exit({code})"
+        stage = Stage(
+            folder, monkeypatch, rollout=failing, learner=ENDLESS, cluster={"max_restarts": 1}
+        )
+        run = stage.run()
+        await stage.until_up("rollout-0")
+        stage.all_join()
+        with pytest.raises(ProcessFailed, match=f"failed with exit code {code}"):
+            await run
+        assert stage.entry("rollout-0").restarts == restarts
+
+
+async def test_the_run_goes_on_without_a_server_whose_budget_is_used_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, monkeypatch, servers=2, learner=WAITING_LEARNER, rollout_1=FAILING)
+    run = stage.run()
+    await until(lambda: any("going on without rollout-1" in line for line in stage.reported))
+    assert stage.entry("rollout-1").state == "given up"
+    (tmp_path / "go").touch()
+    assert await run is True
+
+
+async def test_a_server_without_a_machine_waits_for_one_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, monkeypatch, servers=2, learner=WAITING_LEARNER)
+    stage.full.add("rollout-1")
+    run = stage.run()
+    await until(lambda: any("rollout-1 found no machine" in line for line in stage.reported))
+    assert stage.entry("rollout-1").state == "waiting for a place"
+    stage.full.clear()
+    await stage.until_up("rollout-1")
+    (tmp_path / "go").touch()
+    assert await run is True
+
+
+async def test_a_learner_without_a_machine_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, monkeypatch)
+    stage.full.add("learner-0")
+    with pytest.raises(NoPlace, match="learner-0 found no machine with room"):
+        await stage.run()
+    assert stage.alive() == []
+
+
+async def test_servers_come_and_go_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, monkeypatch, servers=2, learner=WAITING_LEARNER)
+    run = stage.run()
+    await stage.until_up("rollout-0", "rollout-1")
+    stage.supervisor.scale(4)
+    await stage.until_up("rollout-2", "rollout-3")
+    await asyncio.sleep(0.2)  # they have to listen to signals first
+    stage.supervisor.scale(1)
+    stage.supervisor.scale(2)  # while the others drain
+    stage.supervisor.scale(3)
+    await until(lambda: [p.name for p in stage.started].count("rollout-2") == 2)
+    await stage.until_up("rollout-0", "rollout-1", "rollout-2")
+    await until(lambda: "rollout-3" not in [e.name for e in read_processes(tmp_path)])
+    with pytest.raises(ConfigError, match="a run needs one"):
+        stage.supervisor.scale(0)
+    (tmp_path / "go").touch()
+    assert await run is True
+    assert stage.reported == {}
     assert stage.alive() == []
 
 
 async def test_stop_ends_even_those_that_do_not_listen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = Stage(tmp_path, monkeypatch, broker=BROKER, rollout_0=DEAF, learner=DEAF)
-    stop = asyncio.Event()
-    run = asyncio.create_task(stage.supervisor.run(stop))
-    while len(stage.processes) < 3 or "working" not in _read(tmp_path / "logs" / "learner.log"):
-        await asyncio.sleep(0.02)
-    stop.set()
+    stage = Stage(tmp_path, monkeypatch, rollout=DEAF, learner=DEAF)
+    run = stage.run()
+    await until(lambda: "working" in _read(tmp_path / "logs" / "learner-0.log"))
+    await until(lambda: "working" in _read(tmp_path / "logs" / "rollout-0.log"))
+    stage.stop.set()
+    assert await run is False
+    assert stage.alive() == []
+    assert stage.reported == {}
+
+
+@pytest.mark.parametrize("moment", ["broker", "learner-0", "rollout-0"])
+async def test_stop_while_processes_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    stage = Stage(tmp_path, monkeypatch, learner=ENDLESS)
+    stage.full.add(moment)
+    run = stage.run()
+    await until(lambda: moment in [p.name for p in stage.started])
+    stage.stop.set()
     assert await run is False
     assert stage.alive() == []
 
@@ -162,8 +447,8 @@ async def test_stop_ends_even_those_that_do_not_listen(
 async def test_what_lingers_after_the_end_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = Stage(tmp_path, monkeypatch, broker=BROKER, rollout_0=DEAF, learner=LEARNER)
-    assert await stage.supervisor.run(asyncio.Event()) is True
+    stage = Stage(tmp_path, monkeypatch, rollout=DEAF)
+    assert await stage.run() is True
     assert stage.alive() == []
 
 

@@ -4,8 +4,10 @@ import io
 import pytest
 from rich.console import Console
 
+import deploy.terminal
 from broker.protocol import MemberStatus, Role, Status
 from deploy.terminal import PlainView, panel, plain_line, show_progress
+from tests.broker.support import make_rules, make_source, running_broker
 
 GAUGES = {
     "phase": 2.0,
@@ -92,9 +94,63 @@ def test_plain_lines_come_once_a_step(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 async def test_the_view_ends_quietly_when_the_run_never_began() -> None:
-    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    view = asyncio.create_task(show_progress(address))
+    async def never() -> str:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    view = asyncio.create_task(show_progress(never))
     await asyncio.sleep(0)
     view.cancel()
     with pytest.raises(asyncio.CancelledError):
         await view
+
+
+class Looks:
+    """A view that keeps what it was shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[Status] = []
+
+    def update(self, status: Status, elapsed_s: float) -> None:
+        self.seen.append(status)
+
+    async def more(self) -> None:
+        count = len(self.seen)
+        async with asyncio.timeout(30):
+            while len(self.seen) == count:
+                await asyncio.sleep(0.02)
+
+
+class FullDisk:
+    def update(self, status: Status, elapsed_s: float) -> None:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("is_same_address", [True, False])
+async def test_the_view_follows_a_broker_that_comes_back(
+    monkeypatch: pytest.MonkeyPatch, is_same_address: bool
+) -> None:
+    monkeypatch.setattr(deploy.terminal, "_REFRESH_S", 0.05)
+    monkeypatch.setattr(deploy.terminal, "_REQUEST_TIMEOUT_S", 0.2)
+    rules, source, looks = make_rules(), make_source(8), Looks()
+    known: list[str] = []
+
+    async def address() -> str:
+        while not known:
+            await asyncio.sleep(0.01)
+        return known[0]
+
+    view = asyncio.create_task(show_progress(address, FullDisk(), looks))
+    async with running_broker(rules, source) as first:
+        known.append(first.address)
+        await looks.more()
+    if not is_same_address:
+        known.clear()
+    await asyncio.sleep(0.5)  # so long there is none
+    where = first.address if is_same_address else "tcp://127.0.0.1:0"
+    async with running_broker(rules, source, address=where) as second:
+        known[:] = [second.address]
+        await looks.more()
+        view.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await view

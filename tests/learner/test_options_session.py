@@ -176,8 +176,7 @@ def test_ranks_push_merged_adapters(start) -> None:
     """Also where the push is verified, which the first rank sees to by itself."""
     options: Sections = {
         "model": {"lora_rank": RANK, "lora_alpha": ALPHA},
-        "cluster": {"learner_ranks": 2},
-        "learner": {"rank_timeout_s": 20.0},
+        "learner": {"ranks": 2, "rank_timeout_s": 20.0},
     }
     run = start(**merged(options))
     rollout = run.start_rollout(0, Script(is_uneven=True))

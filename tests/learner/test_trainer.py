@@ -1,4 +1,5 @@
 import copy
+import time
 
 import pytest
 import torch
@@ -219,3 +220,35 @@ def test_bins_hold_every_item_once_within_their_room(sizes: list[int], room: int
     assert firsts == sorted(firsts, reverse=True)  # the largest pass comes first
     halves = [held for held in bins if sum(size for _, size in held) * 2 <= room]
     assert len(halves) <= 1  # first fit leaves at most one bin half empty
+
+
+def test_a_steps_parts_are_timed_and_do_not_overlap(world):
+    trainer = world.trainer()
+    batch = world.preparation(trainer).prepare(1, [world.group(i, LENGTHS[i]) for i in range(4)])
+    started = time.perf_counter()
+    metrics = trainer.step(batch).metrics
+    elapsed_s = time.perf_counter() - started
+    parts = {key: value for key, value in metrics.items() if key.startswith("time/")}
+    names = ("vision", "student_forward", "teacher_forward", "objective", "backward")
+    assert parts.keys() == {f"time/{n}_s" for n in (*names, "optimizer", "teacher_update")}
+    assert all(parts[f"time/{name}_s"] > 0 for name in names)
+    assert sum(parts.values()) <= elapsed_s
+
+
+def test_vision_is_the_time_of_the_students_tower_alone(world, monkeypatch):
+    """A tower that sleeps: the time is in the vision part, and the teacher's is not."""
+    trainer = world.trainer()
+    assert trainer.teacher.model is not trainer.model
+    for model, nap_s in ((trainer.model, 0.2), (trainer.teacher.model, 0.4)):
+        forward = model.base_model.visual.forward
+
+        def sleepy(*arguments, nap_s=nap_s, forward=forward, **named):
+            time.sleep(nap_s)
+            return forward(*arguments, **named)
+
+        monkeypatch.setattr(model.base_model.visual, "forward", sleepy)
+    batch = world.preparation(trainer).prepare(1, [world.group(0, LENGTHS[0])])
+    metrics = trainer.step(batch).metrics
+    assert 0.2 <= metrics["time/vision_s"] < 0.4
+    assert metrics["time/teacher_forward_s"] >= 0.4
+    assert metrics["time/student_forward_s"] < 0.2

@@ -26,8 +26,9 @@ from common.config_cli import build
 from common.dataset import read_samples
 from common.errors import EngineError
 from common.rendering import Renderer
+from common.restart_budget import RestartBudget
 from rollout.engine_process import free_port
-from rollout.member import Member, RestartBudget, RunningEngine
+from rollout.member import Member, RunningEngine
 from rollout.pool import Pool
 from tests.broker.support import Running, running_broker
 from tests.pipeline import push_players

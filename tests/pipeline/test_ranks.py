@@ -32,7 +32,8 @@ def test_a_signal_ends_both_ranks_at_the_same_step(
     """While weights are pushed and samples generated; the drain ends with a checkpoint."""
     folder = tmp_path / "run"
     tree = make_config(folder, checkpoint, dataset, 1).model_dump()
-    tree["cluster"] |= {"learner_ranks": 2, "drain_s": 60.0}
+    tree["learner"]["ranks"] = 2
+    tree["cluster"]["drain_s"] = 60.0
     tree["data"]["epochs"] = 50
     config = build(tree)
     folder.mkdir()
@@ -72,7 +73,7 @@ def test_two_ranks_make_the_run_of_one(
     for ranks in (1, 2):
         folder = tmp_path / f"ranks-{ranks}"
         tree = make_config(folder, checkpoint, dataset, 1).model_dump()
-        tree["cluster"]["learner_ranks"] = ranks
+        tree["learner"]["ranks"] = ranks
         tree["data"]["heldout"] = dataset
         tree["evaluation"] |= {"every_steps": 1, "interim_samples": 3, "max_response_tokens": 4}
         tree["checkpoint"] |= {"every_steps": 1, "keep_best": 1}

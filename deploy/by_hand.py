@@ -1,0 +1,150 @@
+"""A run's processes as commands for terminals: what the launcher does through Ray, by hand."""
+
+import shlex
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import RunConfig
+from deploy.environments import needs_sglang, set_up_command
+from deploy.fit import Seating
+from deploy.pools import PoolName
+from deploy.quickstart import own
+from deploy.roles import ROOT, Role, Seat, broker_role, learner_roles, rollout_role
+
+_BROKER_PORT = "5570"  # on another machine, whose free ports we do not know
+_RANKS_PORT = 29500  # likewise; torchrun's
+_POOLS: tuple[PoolName, ...] = ("broker", "rollout", "learner")
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to type: a remark of what and where it is, and lines for a shell."""
+
+    remark: str
+    lines: tuple[str, ...]
+
+
+def process_steps(
+    config: RunConfig,
+    arguments: Sequence[str],
+    seatings: Sequence[Seating],
+    visible: Sequence[str] | None = None,
+) -> list[Step]:
+    """One step a process, in the order in which they are started.
+
+    Args:
+        arguments: of the configuration, as every process gets them.
+        visible: how CUDA_VISIBLE_DEVICES names the GPUs here; None: by their indices.
+    """
+    of_pool = {pool: [s for s in seatings if s.pool == pool] for pool in _POOLS}
+    seats = [_seat(seating) for seating in of_pool["learner"]]
+    (broker,) = of_pool["broker"]
+    host, port = broker.node.host, _broker_port(config, broker)
+    address = f"tcp://{host}:{port}"
+    is_chosen = not config.broker.address.endswith(f":{port}")
+    roles = [broker_role(config, arguments, _seat(broker), port=int(port) if is_chosen else 0)]
+    roles += [
+        rollout_role(config, arguments, rank, _seat(seating), address)
+        for rank, seating in enumerate(of_pool["rollout"])
+    ]
+    roles += learner_roles(config, arguments, seats, address, config.rollout.servers)
+    ordered = [broker, *of_pool["rollout"], *of_pool["learner"]]
+    return [
+        Step(f"{role.name}, on {_place(seating)}", _lines(role, seating, visible))
+        for role, seating in zip(roles, ordered, strict=True)
+    ]
+
+
+def preparations(
+    config: RunConfig, seatings: Sequence[Seating], new_keys: Path | None
+) -> list[Step]:
+    """What has to be there before the processes start, and would be made by the launcher.
+
+    Args:
+        new_keys: folder of keys that do not exist yet; None: none are needed.
+    """
+    steps = []
+    for pool in _POOLS:
+        is_elsewhere = any(not _seat(s).is_loopback for s in seatings if s.pool == pool)
+        command = set_up_command(pool, config)
+        if command and (is_elsewhere or (pool == "rollout" and needs_sglang(config))):
+            place = f"on every machine of the {pool} pool" if is_elsewhere else "once"
+            steps.append(Step(f"first, {place}: the environment", _in_root(shlex.join(command))))
+    train = config.data.train
+    if train is not None and train.resolve().parent == own.CACHE:
+        sizes = f"--train {own.NUM_TRAIN} --heldout {own.NUM_HELDOUT} --seed {own.SEED}"
+        steps.append(
+            Step(
+                "first, once: the quickstart's world",
+                _in_root(
+                    f"{_python(config)} -m deploy.quickstart.dataset {_quoted(own.CACHE)} {sizes}"
+                ),
+            )
+        )
+    if new_keys is not None:
+        remark = (
+            "first, once: keys, without which nothing listens off loopback; copy member.json to "
+            "the same place on every other machine (scp -p)"
+        )
+        command_line = f"{_python(config)} -m broker.keys {_quoted(new_keys)}"
+        steps.append(Step(remark, _in_root(command_line)))
+    return steps
+
+
+def _seat(seating: Seating) -> Seat:
+    node = seating.node
+    seat = Seat(node.name, node.host)
+    if seat.is_loopback:
+        return Seat(node.name, node.host, port=_free_port())
+    return Seat(node.name, node.host, interface="", port=_RANKS_PORT)
+
+
+def _broker_port(config: RunConfig, broker: Seating) -> str:
+    configured = config.broker.address.rpartition(":")[2]
+    if configured != "0":
+        return configured
+    return str(_free_port()) if _seat(broker).is_loopback else _BROKER_PORT
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _place(seating: Seating) -> str:
+    node = seating.node
+    return node.name if node.host == "127.0.0.1" else f"{node.name} ({node.host})"
+
+
+def _lines(role: Role, seating: Seating, visible: Sequence[str] | None) -> tuple[str, ...]:
+    """The command with its environment before it, an option a line."""
+    environment = dict(role.environment)
+    if seating.gpus:
+        names = [str(gpu) if visible is None else visible[gpu] for gpu in seating.gpus]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+    parts = [" ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())]
+    parts.append(shlex.join(role.command[:3]))  # python -m package.main
+    options = list(role.command[3:])
+    while options:
+        flag = options.pop(0)
+        has_value = "=" not in flag and bool(options)
+        parts.append(shlex.join([flag, options.pop(0)]) if has_value else shlex.quote(flag))
+    first, *rest = filter(None, parts)
+    return _in_root(" \\\n  ".join([first, *rest]))
+
+
+def _in_root(command: str) -> tuple[str, ...]:
+    return (f"cd {shlex.quote(str(ROOT))}", *command.split("\n"))
+
+
+def _python(config: RunConfig) -> str:
+    """Of the broker: keys are for it, and the world needs no more than it."""
+    return _quoted(broker_role(config, (), Seat("", "127.0.0.1")).command[0])
+
+
+def _quoted(word: Path | str) -> str:
+    return shlex.quote(str(word))

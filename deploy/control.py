@@ -1,0 +1,122 @@
+"""The running launcher's ear: a small HTTP server on loopback, and its client.
+
+RUN/launcher.json (for its owner alone) says where it is and holds the token that each request must
+carry. It serves GET /status and POST /scale.
+"""
+
+import contextlib
+import hmac
+import json
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from common.errors import VisionOpdError
+
+FILE = "launcher.json"
+_TIMEOUT_S = 10.0
+_MAX_BYTES = 64 * 2**10
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    run_folder: Path,
+    status: Callable[[], dict[str, Any]],
+    scale: Callable[[dict[str, Any]], dict[str, Any]],
+) -> AsyncIterator[None]:
+    """Listen for as long as the block runs.
+
+    Args:
+        scale: what a POST /scale asks for in its JSON; VisionOpdError becomes its answer.
+    """
+    token = secrets.token_urlsafe(32)
+
+    async def on_status(request: web.Request) -> web.Response:
+        return web.json_response(status())
+
+    async def on_scale(request: web.Request) -> web.Response:
+        try:
+            wish = await request.json()
+            if not isinstance(wish, dict):
+                raise VisionOpdError("the body is no JSON object")
+            return web.json_response(scale(wish))
+        except (VisionOpdError, ValueError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    @web.middleware
+    async def for_the_owner(request: web.Request, handler: Any) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            return web.json_response({"error": "no token, or another one"}, status=401)
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    app = web.Application(middlewares=[for_the_owner], client_max_size=_MAX_BYTES)
+    app.router.add_get("/status", on_status)
+    app.router.add_post("/scale", on_scale)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        address = f"http://127.0.0.1:{port}"
+        _write(run_folder / FILE, {"address": address, "token": token})
+        yield
+    finally:
+        (run_folder / FILE).unlink(missing_ok=True)
+        await runner.cleanup()
+
+
+async def ask(run_folder: Path, wish: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The launcher's status, or its answer to a wish to scale.
+
+    Raises:
+        VisionOpdError: it is not running (on this machine), or refuses.
+    """
+    where = _read(run_folder)
+    headers = {"Authorization": f"Bearer {where['token']}"}
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+    try:
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+            path = where["address"] + ("/status" if wish is None else "/scale")
+            method = "GET" if wish is None else "POST"
+            async with session.request(method, path, json=wish) as reply:
+                answer = await reply.json()
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise VisionOpdError(
+            f"the launcher of {run_folder} does not answer ({type(error).__name__}). Fix: ask on "
+            f"{where.get('host', 'the machine where it runs')}, or start it again: "
+            f"deploy/launch_cluster.sh --config {run_folder}/config.toml --run.resume true"
+        ) from error
+    if "error" in answer:
+        raise VisionOpdError(str(answer["error"]))
+    return dict(answer)
+
+
+def _write(path: Path, document: dict[str, str]) -> None:
+    """A new file for its owner alone: at no moment can others read the token."""
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        json.dump({**document, "host": socket.gethostname(), "pid": os.getpid()}, file, indent=1)
+    os.replace(part, path)
+
+
+def _read(run_folder: Path) -> dict[str, str]:
+    try:
+        document = json.loads((run_folder / FILE).read_text(encoding="utf-8"))
+        return {key: str(document[key]) for key in ("address", "token", "host")}
+    except FileNotFoundError:
+        raise VisionOpdError(
+            f"no launcher runs {run_folder}. Fix: name the folder of a run that goes on"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise VisionOpdError(f"{run_folder / FILE} cannot be read: {error}") from error

@@ -1,0 +1,113 @@
+"""What a run would place where, as text: nothing is started, nothing is written."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from common.config import RunConfig
+from deploy.by_hand import Step, preparations, process_steps
+from deploy.fit import Seating, fit
+from deploy.nodes import Node
+from deploy.pools import Pool, pools_of
+
+_ORDER = ("broker", "rollout", "learner")  # as they are started
+HAND_NOTE = "By hand: each in a terminal of its own on its machine, in this order."
+ELSEWHERE_NOTE = (
+    "Every machine needs this project in the same folder; data and run folder are shared, or "
+    "copied there."
+)
+
+
+def dry_run(
+    config: RunConfig,
+    arguments: Sequence[str],
+    nodes: Sequence[Node],
+    folder: Path,
+    *,
+    reserves_cpus: bool = True,
+    visible: Sequence[str] | None = None,
+    show: Callable[[str], None] = print,
+) -> None:
+    """Show machines, places, and each process's environment and command.
+
+    Args:
+        arguments: a person's, for the configuration; their paths are absolute.
+        folder: the run's.
+        reserves_cpus: false on this machine, where that could only keep a process from starting.
+        visible: how CUDA_VISIBLE_DEVICES names this machine's GPUs; None: by their indices.
+
+    Raises:
+        ConfigError: the machines cannot hold the run. They have been shown by then.
+    """
+    show(f"Dry run of {config.run.name}: nothing is started, nothing is written.\n")
+    show("Machines")
+    show(_table(_machine(node) for node in nodes))
+    pools = pools_of(config)
+    if not reserves_cpus:
+        pools = [replace(pool, cpus=0.0) for pool in pools]
+    seatings = sorted(fit(pools, nodes), key=lambda seating: _ORDER.index(seating.pool))
+    show("\nPlaces" + ("" if len(nodes) == 1 else " (one way; Ray may choose another)"))
+    show(_table(_place(seating, pools) for seating in seatings))
+    is_elsewhere = any(seating.node.host != "127.0.0.1" for seating in seatings)
+    new_keys = folder / "keys" if is_elsewhere and config.broker.keys is None else None
+    arguments = [*arguments, *_added(config, folder, new_keys)]
+    show("\n" + "\n".join([HAND_NOTE, *([ELSEWHERE_NOTE] if is_elsewhere else [])]))
+    for step in preparations(config, seatings, new_keys):
+        show(_text(step))
+    for step in process_steps(config, arguments, seatings, visible):
+        show(_text(step))
+    show(f"\n{_closing(seatings)}")
+
+
+def _added(config: RunConfig, folder: Path, new_keys: Path | None) -> list[str]:
+    """What the launcher would add to the configuration."""
+    added = [] if config.run.folder == folder else ["--run.folder", str(folder)]
+    return added if new_keys is None else [*added, "--broker.keys", str(new_keys)]
+
+
+def _machine(node: Node) -> tuple[str, ...]:
+    own = {key: value for key, value in node.labels.items() if not key.startswith("ray.io/")}
+    labels = " ".join(f"{key}={value}" for key, value in own.items())
+    return node.name, node.host, _count(node.cpus, "CPU"), _gpus(node), labels
+
+
+def _gpus(node: Node) -> str:
+    if not node.gpus:
+        return "no GPU"
+    memory = f"of {node.gpu_gib:.0f} GiB" if node.gpu_gib else ""
+    return " ".join(filter(None, [_count(node.gpus, "GPU"), node.gpu, memory]))
+
+
+def _place(seating: Seating, pools: Sequence[Pool]) -> tuple[str, ...]:
+    (cpus,) = (pool.cpus for pool in pools if pool.name == seating.pool)
+    gpus = ",".join(map(str, seating.gpus))
+    share = f" ({seating.share:g} of it)" if seating.share < 1 else ""
+    plural = "s" if len(seating.gpus) > 1 else ""
+    used = f"GPU{plural} {gpus}{share}" if gpus else ""
+    reserved = _count(cpus, "CPU") if cpus else ""
+    return seating.process, seating.node.name, ", ".join(filter(None, [reserved, used]))
+
+
+def _closing(seatings: Sequence[Seating]) -> str:
+    machines = len({seating.node.name for seating in seatings})
+    text = f"It fits: {_count(len(seatings), 'process')} on {_count(machines, 'machine')}."
+    if any(seating.gpus for seating in seatings):
+        text += " CPUs and GPUs were counted, memory was not."
+    return text
+
+
+def _count(number: float, word: str) -> str:
+    plural = "" if number == 1 else "es" if word.endswith("s") else "s"
+    return f"{number:g} {word}{plural}"
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> str:
+    """Rows of cells, aligned."""
+    cells = list(rows)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)) for row in cells)
+    return "\n".join(f"  {line.rstrip()}" for line in lines)
+
+
+def _text(step: Step) -> str:
+    return "\n".join([f"\n# {step.remark}", *step.lines])

@@ -1,0 +1,244 @@
+"""Rates from nothing but the model's size and the makers' figures of a device.
+
+One step's operations over a device's peak, times a share of it that is written down in `devices`.
+F is a forward pass of what is counted: a backward pass is 2 F, and one more F where activations are
+recomputed; frozen matrices save the half of the backward pass that makes their gradients.
+"""
+
+import math
+from dataclasses import dataclass
+
+from common.config import RunConfig
+from deploy.planning.devices import (
+    DECODE_SHARE,
+    HOST_RATE,
+    LAUNCH_S,
+    LEARNER_SHARE,
+    NETWORK_RATE,
+    PREFILL_SHARE,
+    PUSH_RATE,
+)
+from deploy.planning.layout import Layout, Machines
+from deploy.planning.rates import Rate, Rates
+from deploy.planning.shape import ModelShape
+from deploy.planning.workload import LONGEST, Workload, assumed_spread
+
+_DECODING_S = 0.05  # of one image, on one core
+_STARTUP_S = 60.0
+_PARAMETER_BYTES = 28  # read and written of a float32 weight, its gradient and two moments, a step
+_AVERAGE_BYTES = 14  # the same of the teacher's average and its copy
+
+
+def assumed_rates(
+    config: RunConfig, shape: ModelShape, work: Workload, machines: Machines, layout: Layout
+) -> Rates:
+    cost = _Cost(config, shape, work, machines, layout)
+    alone_s, shared_s = cost.group_s()
+    push_s = shape.parameters * _bytes(config.weights.dtype) / min(PUSH_RATE, cost.push_link)
+    note = f"{machines.learner_device.name} at {LEARNER_SHARE:.0%} of peak"
+    rollout = f"{machines.rollout_device.name}: {PREFILL_SHARE:.0%} of peak operations, "
+    rollout += f"{DECODE_SHARE:.0%} of peak bandwidth"
+
+    def assumed(value: float, why: str = note) -> Rate:
+        return Rate(value, "assumed", why)
+
+    return Rates(
+        machines=machines.kind,
+        ranks=layout.ranks,
+        groups_per_step=config.learner.groups_per_step,
+        prompt_tokens=round(work.prompt_tokens),
+        response_tokens=work.response_tokens,
+        spread=assumed_spread(),
+        group_alone_s=assumed(alone_s, rollout),
+        group_shared_s=assumed(shared_s, rollout),
+        vision_s=assumed(cost.learner_s(cost.vision)),
+        student_s=assumed(cost.learner_s(cost.student)),
+        objective_s=assumed(cost.learner_s(cost.objective)),
+        backward_s=assumed(cost.backward_s()),
+        teacher_s=assumed(cost.learner_s(cost.teacher)),
+        optimizer_s=assumed(cost.optimizer_s(), "memory traffic of AdamW"),
+        teacher_update_s=assumed(cost.average_s(), "memory traffic of the average"),
+        other_s=assumed(0.0, "nothing else"),
+        stall_s=assumed(cost.stall_s(), "copy or gather of the weights"),
+        prepare_s=assumed(cost.prepare_s(), f"{_DECODING_S:g} s an image"),
+        push_s=assumed(push_s, f"{PUSH_RATE / 1e9:g} GB/s end to end"),
+        pause_s=assumed(push_s, "the whole push"),
+        evaluation_sample_s=assumed(cost.evaluation_s(), note),
+        checkpoint_s=assumed(4 * shape.parameters * 4 / HOST_RATE / layout.ranks, "copy to memory"),
+        startup_s=assumed(_STARTUP_S if machines.has_gpus else _STARTUP_S / 6, "a guess"),
+    )
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Operations are those of one group, seconds those of a step on the busiest rank."""
+
+    config: RunConfig
+    shape: ModelShape
+    work: Workload
+    machines: Machines
+    layout: Layout
+
+    @property
+    def n(self) -> int:
+        return self.config.rollout.trajectories_per_sample
+
+    @property
+    def groups(self) -> int:
+        """Of the busiest rank."""
+        return math.ceil(self.config.learner.groups_per_step / self.layout.ranks)
+
+    @property
+    def link(self) -> float:
+        """Bytes/s at which a rank gets the others' shards."""
+        inside = self.machines.learner_device.link
+        return inside if self.layout.learner_nodes == 1 else min(inside, NETWORK_RATE)
+
+    @property
+    def push_link(self) -> float:
+        crosses = self.machines.gpus > self.machines.gpus_a_node
+        inside = self.machines.learner_device.link
+        return min(inside, NETWORK_RATE) if crosses else inside
+
+    @property
+    def student_tokens(self) -> float:
+        return group_tokens(self.work.prompt_tokens, self.work, self.n, self.shares)
+
+    @property
+    def shares(self) -> bool:
+        return self.config.model.share_prefix
+
+    # ---- operations of a group, forward ----------------------------------------------------------
+    @property
+    def vision(self) -> float:
+        return self.shape.tower.operations(self.work.image_tokens)
+
+    @property
+    def student(self) -> float:
+        return self._decoder(self.work.prompt_tokens)
+
+    @property
+    def objective(self) -> float:
+        """Student's and teacher's logits, and the gradients of the student's states and head."""
+        rows = self.n * self.work.response_tokens
+        return 4 * 2 * self.shape.embedding_parameters * rows
+
+    @property
+    def teacher(self) -> float:
+        if self.config.teacher.view == "full":
+            once = self.vision + self.student
+        else:
+            once = self.shape.tower.operations(self.work.crop_tokens)
+            once += self._decoder(self.work.teacher_tokens)
+        contrast = self.config.objective.token_weights == "visual_advantage"
+        models = 2 if self.config.teacher.policy == "trust_region" else 1
+        return once * models * (2 if contrast else 1)
+
+    def _decoder(self, prompt: float) -> float:
+        responses = self.n * self.work.response_tokens
+        inside = self.shape.operations(responses, prompt + self.work.response_tokens / 2)
+        prompts = 1 if self.shares else self.n
+        return prompts * self.shape.operations(prompt, prompt / 2) + inside
+
+    # ---- seconds of a step -----------------------------------------------------------------------
+    def learner_s(self, operations: float) -> float:
+        rate = self.machines.learner_device.operations * LEARNER_SHARE
+        return self.groups * operations / rate
+
+    def backward_s(self) -> float:
+        model = self.config.model
+        passes = 1.0 if model.gradient_checkpointing else 0.0
+        of_student = passes + (1.0 if model.lora_rank else 2.0)
+        of_vision = 0.0 if model.freeze_vision_tower else passes + 2.0
+        computing_s = self.learner_s(of_student * self.student + of_vision * self.vision)
+        forward_s = self.learner_s(self.student + self.vision)
+        return computing_s + max(0.0, self.gathering_s() - computing_s - forward_s)
+
+    def gathering_s(self) -> float:
+        """FSDP's: weights before forward and backward, and gradients, of every micro-batch."""
+        ranks = self.layout.ranks
+        if ranks == 1:
+            return 0.0
+        room = self.config.learner.micro_batch_tokens
+        a_batch = max(1, int(room // self.student_tokens))
+        batches = math.ceil(self.groups / a_batch)
+        width = _bytes(self.config.model.dtype)
+        passes = 3 if self.config.model.gradient_checkpointing else 2
+        sent = passes * width * self.shape.parameters + 4 * trained_parameters(
+            self.config, self.shape
+        )
+        return batches * sent * (ranks - 1) / ranks / self.link
+
+    def optimizer_s(self) -> float:
+        mine = trained_parameters(self.config, self.shape) / self.layout.ranks
+        device = self.machines.learner_device
+        rate = min(device.bandwidth, HOST_RATE) if self._offloads else device.bandwidth
+        return _PARAMETER_BYTES * mine / (rate * DECODE_SHARE)
+
+    def average_s(self) -> float:
+        if self.config.teacher.policy != "ema":
+            return 0.0
+        mine = trained_parameters(self.config, self.shape) / self.layout.ranks
+        device = self.machines.learner_device
+        offloads = self._offloads or (self.config.teacher.offload and device.is_gpu)
+        rate = min(device.bandwidth, HOST_RATE) if offloads else device.bandwidth
+        return _AVERAGE_BYTES * mine / (rate * DECODE_SHARE)
+
+    @property
+    def _offloads(self) -> bool:
+        return self.config.learner.offload and self.machines.learner_device.is_gpu
+
+    def stall_s(self) -> float:
+        if self.layout.ranks == 1:
+            return 0.0  # copied beside the next forward pass
+        return 4 * self.shape.parameters / self.link
+
+    def prepare_s(self) -> float:
+        processes = self.config.learner.render_processes
+        if processes is None:
+            processes = 4 if self.machines.learner_device.is_gpu else 0
+        if processes and self.layout.ranks == 1:
+            return 0.0  # rendered ahead of need
+        at_once = max(1, processes)
+        return self.groups * _DECODING_S / at_once if self.machines.has_gpus else 0.0
+
+    def evaluation_s(self) -> float:
+        """Full image and crop, answered greedily; the ranks share the samples."""
+        answers = self.vision + self.shape.operations(
+            self.work.prompt_tokens, self.work.prompt_tokens / 2
+        )
+        return 2 * answers / (self.machines.learner_device.operations * LEARNER_SHARE)
+
+    # ---- rollout ---------------------------------------------------------------------------------
+    def group_s(self) -> tuple[float, float]:
+        """What a group takes by itself, and what it takes from the others on its server."""
+        device, gpus = self.machines.rollout_device, max(1, self.layout.server_gpus)
+        operations = device.operations * PREFILL_SHARE * gpus
+        bandwidth = device.bandwidth * DECODE_SHARE * gpus
+        width = 2 if device.is_gpu else 4
+        response, prompt = self.work.response_tokens, self.work.prompt_tokens
+        longest = min(LONGEST * response, self.config.rollout.max_response_tokens)
+        read = self.shape.language_parameters * width / bandwidth
+        alone_s = longest * (read + (LAUNCH_S if device.is_gpu else 0.0))
+        prefill = self.vision + self.shape.operations(prompt, prompt / 2)
+        tokens = self.n * response
+        decoding = tokens * 2 * (self.shape.layer_parameters + self.shape.embedding_parameters)
+        cache = self.shape.kv_numbers * (prompt + response / 2) + self.shape.state_numbers
+        return alone_s, (prefill + decoding) / operations + tokens * cache * width / bandwidth
+
+
+def group_tokens(prompt: float, work: Workload, n: int, shares_prefix: bool) -> float:
+    """Of one group in a packed row."""
+    responses = n * work.response_tokens
+    return responses + (prompt if shares_prefix else n * prompt)
+
+
+def trained_parameters(config: RunConfig, shape: ModelShape) -> int:
+    tower = 0 if config.model.freeze_vision_tower else shape.tower.parameters
+    if config.model.lora_rank:
+        return shape.lora_parameters(config.model.lora_rank) + tower
+    return shape.language_parameters + tower
+
+
+def _bytes(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else 4

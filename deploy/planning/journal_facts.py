@@ -1,0 +1,192 @@
+"""What a run's journal tells of its rollout side: generations, busy servers, served weights."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from broker.durable import JOURNAL
+from broker.frames import Record, read_records
+
+_ENDS = ("submit", "give_back")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One group that was leased and submitted."""
+
+    server: str
+    begin_s: float  # on the broker's clock, as all seconds here
+    end_s: float
+    in_flight: float  # mean number of groups on its server meanwhile, itself included
+    lengths: tuple[int, ...]  # response tokens
+    prompt_tokens: int
+
+
+@dataclass
+class JournalFacts:
+    generations: list[Generation] = field(default_factory=list)
+    taken_s: dict[int, float] = field(default_factory=dict)  # by step
+    acknowledged_s: dict[int, float] = field(default_factory=dict)
+    served_s: dict[int, float] = field(default_factory=dict)  # by version: when the last server did
+    busy: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by server
+    lives: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    expired: int = 0  # groups whose lease came to nothing
+    end_s: float = 0.0
+
+    def busy_share(self, begin_s: float, end_s: float) -> float | None:
+        """Of the time of the servers that were there; None: there was none."""
+        alive = sum(_overlap(spans, begin_s, end_s) for spans in self.lives.values())
+        busy = sum(_overlap(spans, begin_s, end_s) for spans in self.busy.values())
+        return busy / alive if alive > 0 else None
+
+    def servers_at(self, time_s: float) -> int:
+        return sum(any(b <= time_s <= e for b, e in spans) for spans in self.lives.values())
+
+
+def read_journal(run: Path) -> JournalFacts | None:
+    """None: the run has kept no journal."""
+    path = run / "journal" / JOURNAL
+    if not path.is_file():
+        return None
+    return facts_of(read_records(path.read_bytes()))
+
+
+def facts_of(records: Iterable[Record]) -> JournalFacts:
+    reader = _Reader()
+    for record in records:
+        reader.read(record)
+    return reader.close()
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self._facts = JournalFacts()
+        self._leases: dict[tuple[str, int], tuple[str, float, float]] = {}
+        self._held: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        self._since: dict[str, float] = {}  # a server has been busy
+        self._crowd: dict[str, tuple[float, float]] = {}  # groups * seconds, up to when
+        self._joined: dict[str, float] = {}
+        self._now = 0.0
+
+    def read(self, record: Record) -> None:
+        self._now = record.seconds
+        handler = getattr(self, f"_on_{record.command}", None)
+        if handler is not None:
+            handler(record.arguments, record.outcome)
+
+    def close(self) -> JournalFacts:
+        for server in list(self._joined):
+            self._end_life(server)
+        self._facts.end_s = self._now
+        return self._facts
+
+    # ---- calls of the ledger ---------------------------------------------------------------------
+    def _on_join(self, arguments: Any, outcome: Any) -> None:
+        (server, _), role = arguments[0], arguments[1]
+        if str(role) == "rollout":
+            self._end_life(server)
+            self._joined[server] = self._now
+
+    def _on_leave(self, arguments: Any, outcome: Any) -> None:
+        self._end_life(arguments[0][0])
+
+    def _on_lease(self, arguments: Any, outcome: Any) -> None:
+        server = arguments[0][0]
+        for group_id, attempt in outcome or ():
+            if (group_id, attempt) in self._leases:
+                continue  # asked again
+            crowd = self._count(server)
+            self._leases[group_id, attempt] = (server, self._now, crowd)
+            self._since.setdefault(server, self._now)
+            self._held[server].add((group_id, attempt))
+
+    def _on_submit(self, arguments: Any, outcome: Any) -> None:
+        key = (arguments[1], arguments[2])
+        lease = self._leases.get(key)
+        if lease is None:
+            return
+        server, begin_s, crowd = lease
+        elapsed = self._now - begin_s
+        crowded = self._count(server) - crowd
+        self._end_lease(key)
+        if outcome == "accepted" and elapsed > 0:
+            _, _, prompt_tokens, lengths = arguments[3]
+            self._facts.generations.append(
+                Generation(
+                    server, begin_s, self._now, crowded / elapsed, tuple(lengths), prompt_tokens
+                )
+            )
+
+    def _on_give_back(self, arguments: Any, outcome: Any) -> None:
+        self._expire((arguments[1], arguments[2]))
+
+    def _on_lapse(self, arguments: Any, outcome: Any) -> None:
+        for group_id in outcome or ():
+            for key in [key for key in self._leases if key[0] == group_id]:
+                self._expire(key)
+
+    def _on_rewind(self, arguments: Any, outcome: Any) -> None:
+        step = arguments[1]
+        newest = max(self._facts.acknowledged_s, default=0)
+        if step < newest:
+            self._expire_all()
+            for times in (self._facts.acknowledged_s, self._facts.taken_s, self._facts.served_s):
+                for later in [number for number in times if number > step]:
+                    del times[later]
+
+    def _on_doubt(self, arguments: Any, outcome: Any) -> None:
+        self._expire_all()
+
+    def _on_serve(self, arguments: Any, outcome: Any) -> None:
+        self._facts.served_s[arguments[2]] = self._now
+
+    def _on_take(self, arguments: Any, outcome: Any) -> None:
+        if outcome:
+            self._facts.taken_s.setdefault(arguments[1], self._now)
+
+    def _on_acknowledge(self, arguments: Any, outcome: Any) -> None:
+        if outcome is True:
+            self._facts.acknowledged_s[arguments[1]] = self._now
+
+    # ---- inside ----------------------------------------------------------------------------------
+    def _count(self, server: str) -> float:
+        """Groups in flight times seconds on this server, up to now."""
+        total, since = self._crowd.get(server, (0.0, self._now))
+        total += len(self._held[server]) * (self._now - since)
+        self._crowd[server] = (total, self._now)
+        return total
+
+    def _end_lease(self, key: tuple[str, int]) -> None:
+        server, _, _ = self._leases.pop(key)
+        self._count(server)
+        self._held[server].discard(key)
+        if not self._held[server] and server in self._since:
+            span = (self._since.pop(server), self._now)
+            self._facts.busy.setdefault(server, []).append(span)
+
+    def _expire(self, key: tuple[str, int]) -> None:
+        if key in self._leases:
+            self._facts.expired += 1
+            self._end_lease(key)
+
+    def _expire_all(self) -> None:
+        for key in list(self._leases):
+            self._expire(key)
+
+    def _end_life(self, server: str) -> None:
+        for key in list(self._held[server]):
+            self._expire(key)
+        if server in self._joined:
+            span = (self._joined.pop(server), self._now)
+            self._facts.lives.setdefault(server, []).append(span)
+
+
+def _overlap(spans: Iterable[tuple[float, float]], begin_s: float, end_s: float) -> float:
+    return sum(_parts(spans, begin_s, end_s))
+
+
+def _parts(spans: Iterable[tuple[float, float]], begin_s: float, end_s: float) -> Iterator[float]:
+    for begin, end in spans:
+        yield max(0.0, min(end, end_s) - max(begin, begin_s))

@@ -1,0 +1,124 @@
+"""The ways to divide machines between rollout and learner."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.config import RunConfig
+from deploy.nodes import Node
+from deploy.planning.devices import Device, cores, gpu
+
+GPUS_A_NODE = 8  # where nobody says otherwise
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One split."""
+
+    servers: int
+    ranks: int
+    server_gpus: int  # that one server is split over; 0: it computes on cores
+    learner_nodes: int = 1
+    is_shared: bool = False  # both sides on the same GPUs, in turn
+
+    @property
+    def rollout_gpus(self) -> int:
+        return self.servers * self.server_gpus
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What there is to divide. GPUs of one kind."""
+
+    rollout_device: Device
+    learner_device: Device
+    gpus: int  # 0: none, the processes stay as configured
+    gpus_a_node: int = GPUS_A_NODE
+    source: str = ""
+
+    @property
+    def has_gpus(self) -> bool:
+        return self.gpus > 0
+
+    @property
+    def kind(self) -> str:
+        """What one process computes on."""
+        if self.has_gpus:
+            return self.learner_device.name
+        return f"{self.rollout_device.name} a server, {self.learner_device.name} a learner rank"
+
+
+def described_machines(nodes: Sequence[Node], gpu_name: str | None = None) -> Machines:
+    """Of a described cluster: its GPUs, of which the smallest kind counts.
+
+    Raises:
+        ConfigError: a GPU that is not known.
+    """
+    with_gpus = [node for node in nodes if node.gpus]
+    if not with_gpus:
+        return Machines(cores(1), cores(1), 0, source="a described cluster without GPUs")
+    devices = [gpu(gpu_name or node.gpu or "H100", node.gpu_gib) for node in with_gpus]
+    device = min(devices, key=lambda d: (d.operations, d.memory))
+    return Machines(
+        device,
+        device,
+        sum(node.gpus for node in with_gpus),
+        min(node.gpus for node in with_gpus),
+        f"the described cluster: {len(with_gpus)} machines with GPUs",
+    )
+
+
+def configured_machines(config: RunConfig, gpus: int | None, gpu_name: str | None) -> Machines:
+    """Without a description: so many GPUs, or those that the pools ask for, or cores.
+
+    Raises:
+        ConfigError: a GPU that is not known.
+    """
+    asked = config.learner.ranks * config.learner_pool.gpus
+    asked += config.rollout.servers * config.rollout_pool.gpus
+    total = gpus or round(asked)
+    if not total:
+        return Machines(
+            cores(config.rollout.threads or 1),
+            cores(config.learner.threads or 1),
+            0,
+            source="no GPU: the processes as configured",
+        )
+    device = gpu(gpu_name or "H100")
+    where = "--gpus" if gpus else "the pools of the configuration"
+    return Machines(device, device, total, min(total, GPUS_A_NODE), f"{total} GPUs, by {where}")
+
+
+def layouts(config: RunConfig, machines: Machines) -> list[Layout]:
+    """Every split that can be placed. On cores: the one that is configured."""
+    if not machines.has_gpus:
+        return [Layout(config.rollout.servers, config.learner.ranks, 0)]
+    a_server = config.sglang.tensor_parallel
+    found = []
+    for servers in range(1, (machines.gpus - 1) // a_server + 1):
+        ranks = machines.gpus - servers * a_server
+        split = _placed(config, machines, servers, ranks, a_server)
+        if split is not None:
+            found.append(split)
+    if machines.gpus >= a_server:
+        servers = machines.gpus // a_server
+        split = _placed(config, machines, servers, machines.gpus, a_server, is_shared=True)
+        if split is not None:
+            found.append(split)
+    return found
+
+
+def _placed(
+    config: RunConfig,
+    machines: Machines,
+    servers: int,
+    ranks: int,
+    server_gpus: int,
+    is_shared: bool = False,
+) -> Layout | None:
+    """None: that many ranks cannot be spread evenly over machines, or have no groups to train."""
+    if ranks > config.learner.groups_per_step:
+        return None
+    nodes = -(-ranks // machines.gpus_a_node)
+    if ranks % nodes:
+        return None
+    return Layout(servers, ranks, server_gpus, nodes, is_shared)

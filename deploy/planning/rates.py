@@ -1,0 +1,143 @@
+"""How long everything in a run takes: the planner's only view of machines and models.
+
+A rate says whether it was measured or assumed, and from what. JSON in and out:
+
+    {"format": 1, "ranks": 1, ..., "rates": {"vision_s": {"value": 0.23, "source": "measured",
+     "note": "..."}, ...}}
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from common.errors import ConfigError
+from common.files import replace_json
+
+Source = Literal["measured", "assumed"]
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Rate:
+    value: float
+    source: Source
+    note: str = ""  # from what
+
+    def times(self, factor: float) -> "Rate":
+        return replace(self, value=self.value * factor)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds, all of them. The learner's are those of a whole step on `ranks` ranks.
+
+    A server that has c groups in flight finishes each of them `group_alone_s + c *
+    group_shared_s` seconds after its start: the first is what a group takes by itself (its tokens
+    come one after the other), the second what it takes from all others.
+    """
+
+    machines: str  # that they belong to
+    ranks: int
+    groups_per_step: int
+    prompt_tokens: int
+    response_tokens: float  # mean of a response
+    spread: tuple[float, ...]  # work of groups relative to their mean, drawn in turn
+    group_alone_s: Rate
+    group_shared_s: Rate
+    vision_s: Rate  # the student's tower, forward
+    student_s: Rate  # the rest of the student's forward
+    objective_s: Rate
+    backward_s: Rate
+    teacher_s: Rate
+    optimizer_s: Rate
+    teacher_update_s: Rate
+    other_s: Rate  # of a step, in none of the parts
+    stall_s: Rate  # that a push holds up the learner
+    prepare_s: Rate  # from the moment that a batch is complete until a step can begin with it
+    push_s: Rate  # from a step's end until the servers serve its weights
+    pause_s: Rate  # of that, the servers stand still
+    evaluation_sample_s: Rate  # a held-out sample
+    checkpoint_s: Rate  # that a checkpoint holds up the learner
+    startup_s: Rate  # from the learner's start to the first push
+
+    def step_s(self) -> float:
+        """Seconds of one step of the learner, without waiting."""
+        return sum(self.of(name).value for name in (*STEP_PARTS, "other_s", "stall_s"))
+
+    def of(self, name: str) -> Rate:
+        rate = getattr(self, name)
+        assert isinstance(rate, Rate), name
+        return rate
+
+    def named(self) -> dict[str, Rate]:
+        return {name: self.of(name) for name in RATE_NAMES}
+
+    def for_ranks(self, ranks: int) -> "Rates":
+        """The same machines and model with another number of ranks.
+
+        What is done group by group goes with the groups of the busiest rank; what is done weight by
+        weight is shared out evenly.
+        """
+        share = math.ceil(self.groups_per_step / ranks) / math.ceil(
+            self.groups_per_step / self.ranks
+        )
+        scaled: dict[str, Any] = {
+            name: self.of(name).times(share) for name in (*GROUP_PARTS, "prepare_s")
+        }
+        scaled |= {name: self.of(name).times(self.ranks / ranks) for name in WEIGHT_PARTS}
+        return replace(self, ranks=ranks, **scaled)
+
+
+GROUP_PARTS = ("vision_s", "student_s", "objective_s", "backward_s", "teacher_s")
+WEIGHT_PARTS = ("optimizer_s", "teacher_update_s")
+STEP_PARTS = (*GROUP_PARTS, *WEIGHT_PARTS)
+RATE_NAMES = tuple(field.name for field in fields(Rates) if field.type in (Rate, "Rate"))
+_PLAIN = ("machines", "ranks", "groups_per_step", "prompt_tokens", "response_tokens", "spread")
+
+
+def to_json(rates: Rates) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        **{name: getattr(rates, name) for name in _PLAIN},
+        "rates": {name: vars(rate) for name, rate in rates.named().items()},
+    }
+
+
+def from_json(content: Mapping[str, Any], where: str) -> Rates:
+    """Raises ConfigError when it is not what `to_json` gave."""
+    try:
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']!r}, not {FORMAT}")
+        plain = {name: content[name] for name in _PLAIN}
+        plain["spread"] = tuple(float(work) for work in plain["spread"])
+        rates: dict[str, Any] = {name: _rate(content["rates"][name]) for name in RATE_NAMES}
+        found = Rates(**plain, **rates)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{where} holds no rates ({type(error).__name__}: {error}). Fix: make it anew with "
+            "python -m deploy.plan --calibrate --rates FILE"
+        ) from None
+    return found
+
+
+def write_rates(path: Path, rates: Rates) -> None:
+    replace_json(path, to_json(rates))
+
+
+def read_rates(path: Path) -> Rates:
+    """Raises ConfigError when there are none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--rates {path}: {error}. Fix: add --calibrate to make it") from None
+    return from_json(content, f"--rates {path}")
+
+
+def _rate(content: Mapping[str, Any]) -> Rate:
+    value, source = float(content["value"]), content["source"]
+    if not (math.isfinite(value) and value >= 0) or source not in ("measured", "assumed"):
+        raise ValueError(f"{dict(content)} is no rate")
+    return Rate(value, source, str(content.get("note", "")))

@@ -1,0 +1,47 @@
+"""Plain text that lines up."""
+
+from collections.abc import Sequence
+
+GIB = 2**30
+
+
+def table(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
+    """Lines of columns, numbers to the right.
+
+    Args:
+        left: so many columns go to the left instead.
+    """
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if k < left else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def seconds(value: float) -> str:
+    if value < 10:
+        return f"{value:.2f} s"
+    return f"{value:.1f} s" if value < 100 else f"{value:,.0f} s"
+
+
+def duration(value: float) -> str:
+    """Of a whole run."""
+    if value < 120:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def gib(value: float) -> str:
+    return f"{value / GIB:.1f}" if value < 100 * GIB else f"{value / GIB:.0f}"
+
+
+def million(count: float) -> str:
+    return f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"

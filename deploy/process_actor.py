@@ -1,0 +1,153 @@
+"""What Ray runs on a pool's machine: an actor that starts one process, waits for it and stops it.
+
+Ray runs no logic of ours beside that. The process's output goes through a pipe into a log of the
+run folder that is begun anew when it is full. When the actor's worker dies, so does the process.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.lifecycle import stop_with_parent
+from common.log_files import RotatingLog, pump
+from common.network import interface_towards
+from deploy.roles import ROOT, Seat
+
+_LAST_OUTPUT_S = 1.0  # that children of an ended process may hold its pipe open
+_PRIVATE = 0o600
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to run, and how its output is kept."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    log: str
+    log_bytes: int
+    log_files: int
+    files: Mapping[str, bytes] = field(
+        default_factory=dict
+    )  # to write where they are not there yet
+    set_up: tuple[str, ...] | None = None  # runs to its end first
+
+
+class CannotStart(Exception):
+    """A process's environment could not be made on this machine, or it does not run here."""
+
+
+class ProcessActor:
+    """One process, on the machine where this object lives.
+
+    Args:
+        host: address of this machine; None: as Ray knows it.
+    """
+
+    def __init__(self, host: str | None = None) -> None:
+        self._host = host
+        self._process: asyncio.subprocess.Process | None = None
+        self._output: asyncio.Task[None] | None = None
+
+    async def seat(self) -> Seat:
+        """Where this is, with a port that is free at this moment."""
+        host = self._host or _ray_address()
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            port = probe.getsockname()[1]
+        name = socket.gethostname() if host.startswith("127.") else host
+        return Seat(name, host, interface_towards(host) or "", port)
+
+    async def start(self, order: Order) -> int:
+        """Start the process; returns its pid.
+
+        Raises:
+            CannotStart: the message says why.
+        """
+        for name, content in order.files.items():
+            _write_if_other(Path(name), content)
+        log = RotatingLog(Path(order.log), order.log_bytes, order.log_files)
+        if order.set_up is not None:
+            await self._spawn(order.set_up, order.environment, log)
+            if await self.wait():
+                raise CannotStart(f"{' '.join(order.set_up)} failed. Fix: see {order.log}")
+        return await self._spawn(order.command, order.environment, log)
+
+    async def _spawn(
+        self, command: tuple[str, ...], environment: Mapping[str, str], log: RotatingLog
+    ) -> int:
+        # A pipe of our own: asyncio's would keep `wait` waiting for children that hold it open.
+        read_end, write_end = os.pipe()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=asyncio.subprocess.STDOUT,
+                env={**os.environ, **environment},
+                cwd=ROOT,
+                start_new_session=True,  # a Ctrl-C in the terminal is the launcher's to handle
+                preexec_fn=stop_with_parent,  # its Ray worker, however that ends
+            )
+        except OSError as error:
+            os.close(read_end)
+            raise CannotStart(
+                f"{command[0]} does not run in {ROOT} on {socket.gethostname()}: {error.strerror}. "
+                "Fix: have both there, or name another `python` in the process's pool"
+            ) from None
+        finally:
+            os.close(write_end)
+        self._output = asyncio.create_task(_copy(read_end, log))
+        return self._process.pid
+
+    async def wait(self) -> int:
+        """The exit code, when there is one; negative: the signal that ended it."""
+        assert self._process is not None and self._output is not None
+        code = await self._process.wait()
+        await asyncio.wait([self._output], timeout=_LAST_OUTPUT_S)
+        return code
+
+    async def signal(self, number: int) -> None:
+        """Signal the process; SIGKILL reaches everything in its session."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if number == signal.SIGKILL:
+                os.killpg(self._process.pid, number)
+            else:
+                self._process.send_signal(number)
+
+
+async def _copy(read_end: int, log: RotatingLog) -> None:
+    """A pipe into a log, until nobody can write there any more."""
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
+    )
+    try:
+        await pump(reader, log)
+    finally:
+        transport.close()
+
+
+def _ray_address() -> str:
+    import ray
+
+    address: str = ray.util.get_node_ip_address()
+    return address
+
+
+def _write_if_other(path: Path, content: bytes) -> None:
+    """Whole, and for its owner alone: it may be a key. Where the folder is shared, it is there."""
+    if path.exists() and path.read_bytes() == content:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+    os.replace(part, path)

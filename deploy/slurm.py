@@ -1,0 +1,198 @@
+"""The batch script of a Slurm job that starts Ray on the allotted nodes and runs the launcher."""
+
+import math
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from common.config import RunConfig
+from common.errors import ConfigError
+from deploy.environments import is_set_up_here, needs_sglang, pool_section
+from deploy.machines import Machine, gpus_per_node, machines_for
+from deploy.roles import ROOT
+
+_BODY = Path(__file__).with_name("slurm_job.sh")
+_SUBMIT_TIMEOUT_S = 60.0
+_NODES_TIMEOUT_S = 300  # from the first node's Ray to the last one's
+_WARNING_S = 120  # from SIGTERM to the end of the allotted time, at least
+_AFTER_DRAIN_S = 60  # of it, for the checkpoint
+_GPU_OPTIONS = ("--gres", "--gpus", "-G")
+
+
+def batch_script(
+    config: RunConfig,
+    arguments: Sequence[str],
+    launcher: Sequence[str] = (sys.executable, "-m", "deploy.launch"),
+) -> str:
+    """The script, to be kept as run.folder/slurm.sh: the nodes run it too.
+
+    run.folder must be on a file system that all nodes share, and so must the code.
+
+    Args:
+        arguments: those of a person to the launcher, without --slurm. Paths in them are relative
+            to the working folder.
+        launcher: the command that is run on the first node, with the arguments and --address.
+
+    Raises:
+        ConfigError: how many machines to ask for cannot be told, or a path or option is none that
+            Slurm could read.
+    """
+    if config.run.folder is None:
+        raise ConfigError("run.folder is not set. Fix: --run.folder FOLDER, on a shared disk")
+    run = config.run.folder.absolute()
+    machines = machines_for(config)
+    cpus = max(1, math.ceil(max(machine.cpus for machine in machines)))
+    here = Path.cwd()
+    options = [
+        f"--job-name={_job_name(config.run.name)}",
+        f"--nodes={len(machines)}",
+        "--ntasks-per-node=1",
+        f"--cpus-per-task={cpus}",
+        *_gpu_options(config),
+        f"--output={_path(run).replace('%', '%%')}/slurm-%j.log",
+        "--open-mode=append",
+        "--requeue",
+        f"--signal=B:TERM@{_warning_s(config)}",
+        f"--chdir={_path(here)}",
+    ]
+    variables = {
+        "root": str(ROOT),
+        "run": str(run),
+        "chdir": str(here),
+        "python": sys.executable,
+        "launcher": launcher,
+        "arguments": (*arguments, "--run.folder", str(run)),
+        "labels": [_labels(machine) for machine in machines],
+        "pythons": [_python(config, machine) for machine in machines],
+        "set_ups": [_set_ups(config, machine, machine is machines[0]) for machine in machines],
+        "cpus": str(cpus),
+        "is_gpu": str(int(gpus_per_node(config) > 0)),
+        "nodes_timeout_s": str(_NODES_TIMEOUT_S),
+    }
+    lines = ["#!/usr/bin/env bash"]
+    lines += [f"#SBATCH {_escaped(option)}" for option in options]
+    lines += [f"#SBATCH {line}" for line in _own_lines(config.cluster.slurm_options)]
+    lines += [f"{name}={_shell(value)}" for name, value in variables.items()]
+    return "\n".join(lines) + "\n" + _BODY.read_text(encoding="utf-8")
+
+
+def submit(config: RunConfig, arguments: Sequence[str], folder: Path) -> str:
+    """Write folder/slurm.sh and submit it; returns the job's id.
+
+    Raises:
+        ConfigError: there is no sbatch, it refuses, or the folder holds a run already.
+    """
+    folder = folder.absolute()
+    if (folder / "config.toml").exists() and not config.run.resume:
+        raise ConfigError(
+            f"run.folder = {str(folder)!r} holds a run already. Fix: name another folder, or go on "
+            f"with this run: --config {folder / 'config.toml'} --run.resume true --slurm"
+        )
+    if shutil.which("sbatch") is None:
+        raise ConfigError("--slurm: there is no sbatch in PATH. Fix: submit from a login node")
+    run = config.run.model_copy(update={"folder": folder})
+    text = batch_script(config.model_copy(update={"run": run}), arguments)
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "slurm.sh"
+    script.write_text(text, encoding="utf-8")
+    return _sbatch(script)
+
+
+def _sbatch(script: Path) -> str:
+    command = ["sbatch", "--parsable", str(script)]
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SUBMIT_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"sbatch did not answer within {_SUBMIT_TIMEOUT_S:.0f} s. Fix: ask squeue whether the "
+            f"job is there, then {shlex.join(command)}"
+        ) from None
+    job = answer.stdout.strip().partition(";")[0]  # ";cluster" may follow
+    if answer.returncode or not job:
+        reason = " ".join(answer.stderr.split()) or f"exit code {answer.returncode}"
+        raise ConfigError(
+            f"sbatch refused {script}: {reason}. Fix: what it asks for goes into "
+            "cluster.slurm_options"
+        )
+    return job
+
+
+def _warning_s(config: RunConfig) -> int:
+    return max(_WARNING_S, math.ceil(config.cluster.drain_s) + _AFTER_DRAIN_S)
+
+
+def _job_name(name: str) -> str:
+    return re.sub(r"[^\w.-]", "-", name)
+
+
+def _gpu_options(config: RunConfig) -> list[str]:
+    """None where the site's own options ask for GPUs in another way."""
+    gpus = gpus_per_node(config)
+    is_asked = any(option.startswith(_GPU_OPTIONS) for option in config.cluster.slurm_options)
+    return [f"--gpus-per-node={gpus}"] if gpus and not is_asked else []
+
+
+def _own_lines(words: Iterable[str]) -> list[str]:
+    """Options as lines: each begins one, words that are none are its value."""
+    lines: list[str] = []
+    for word in words:
+        if word.startswith("-"):
+            lines.append(_escaped(word))
+        elif lines:
+            lines[-1] += f" {_escaped(word)}"
+        else:
+            raise ConfigError(
+                f"cluster.slurm_options begins with {word!r}, which is no option. Fix: write "
+                "options as sbatch has them, such as --partition=gpu"
+            )
+    return lines
+
+
+def _path(path: Path) -> str:
+    text = str(path)
+    if "\n" in text:
+        raise ConfigError(f"{text!r}: Slurm reads no such path. Fix: one without line breaks")
+    return text
+
+
+def _escaped(word: str) -> str:
+    """As sbatch reads the words of its lines: a backslash takes any character's meaning away."""
+    if "\n" in word:
+        raise ConfigError(f"cluster.slurm_options: {word!r} has a line break. Fix: leave it out")
+    return re.sub(r"([^\w@%+=:,./\[\]*-])", r"\\\1", word, flags=re.ASCII)
+
+
+def _shell(value: str | Sequence[str]) -> str:
+    if isinstance(value, str):
+        return shlex.quote(value)
+    return f"({shlex.join(value)})"
+
+
+def _labels(machine: Machine) -> str:
+    """Those that Ray does not find out by itself (ray.io/...)."""
+    own = {key: value for key, value in machine.labels.items() if not key.startswith("ray.io/")}
+    return ",".join(f"{key}={value}" for key, value in own.items())
+
+
+def _python(config: RunConfig, machine: Machine) -> str:
+    """The one that Ray runs on there: the launcher's, unless all pools there name their own."""
+    named = [pool_section(pool, config).python for pool in machine.pools]
+    first = named[0] if named and all(named) else None
+    return str(first or sys.executable)
+
+
+def _set_ups(config: RunConfig, machine: Machine, has_launcher: bool) -> str:
+    """Goals of deploy/setup.sh. All of `run`: on a shared disk one environment serves all pools."""
+    unnamed = [pool for pool in machine.pools if pool_section(pool, config).python is None]
+    goals = []
+    if is_set_up_here(sys.executable) and (has_launcher or unnamed):
+        goals.append("run")
+    if "rollout" in unnamed and needs_sglang(config):
+        goals.append("sglang")
+    return " ".join(goals)

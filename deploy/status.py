@@ -1,0 +1,95 @@
+"""Who is up in a run, since when, how often started again, and why: python -m deploy.status RUN"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from broker.protocol import Status
+from common.errors import VisionOpdError
+from deploy.control import ask
+from deploy.process_table import Entry, read_processes
+from deploy.terminal import plain_line
+
+_ENDS_SHOWN = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.status",
+        description="Shows the processes of a run: who is up, since when, restarts and why.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run folder")
+    folder = parser.parse_args().run
+    try:
+        entries = read_processes(folder)
+    except VisionOpdError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    print(text(entries, time.time()))
+    print(f"\n{asyncio.run(progress(folder))}")
+
+
+def text(entries: Sequence[Entry], now: float) -> str:
+    """A row a process, and the ends that led to the latest restarts. Lines are not wrapped."""
+    rows = [("process", "state", "for", "where", "pid", "restarts")]
+    rows += [
+        (
+            entry.name,
+            entry.state,
+            duration(now - entry.since),
+            entry.node or "-",
+            str(entry.pid or "-"),
+            str(entry.restarts),
+        )
+        for entry in entries
+    ]
+    parts = [_aligned(rows, to_the_right=(2, 4, 5))]
+    ends = sorted((-end.time, entry.name, end.why) for entry in entries for end in entry.ends)
+    if ends:
+        told = [
+            (name, f"{duration(now + time)} ago", why) for time, name, why in ends[:_ENDS_SHOWN]
+        ]
+        parts.append("started again because it (latest first):\n" + _aligned(told, (1,)))
+    return "\n\n".join(parts)
+
+
+def _aligned(rows: Sequence[Sequence[str]], to_the_right: Sequence[int]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in to_the_right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def duration(seconds: float) -> str:
+    """Short, for people: 42 s, 3 min, 2 h 10 min, 3 d 4 h."""
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    if seconds < 90:
+        return f"{max(0, round(seconds))} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    if hours < 48:
+        return f"{hours} h {minutes % 60} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+async def progress(folder: Path) -> str:
+    """One line: how far the run is, or that nobody runs it."""
+    try:
+        answer = await ask(folder)
+    except VisionOpdError as error:
+        ended = (folder / "summary.json").exists()
+        return "the run has ended" if ended else f"this is how it was when last written: {error}"
+    if not answer["broker"]:
+        return "the broker has not been heard yet"
+    return plain_line(Status.model_validate_json(answer["broker"]), answer["elapsed_s"])
+
+
+if __name__ == "__main__":
+    main()

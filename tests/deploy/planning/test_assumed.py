@@ -1,0 +1,101 @@
+"""Seconds by hand: 1,000 operations and 100 bytes a second, with the shares of `devices`."""
+
+from dataclasses import replace
+
+import pytest
+
+from deploy.planning import devices
+from deploy.planning.assumed import assumed_rates
+from deploy.planning.layout import Layout
+from tests.deploy.planning.shapes import DEVICE, MACHINES, SHAPE, WORK, config
+
+VISION = 26_560  # of one image, forward
+PROMPT = 20 * (2 * 864 + 72 * 10)
+RESPONSES = 8 * (2 * 864 + 72 * 22)  # two of four tokens, behind the prompt
+RATE = 1000 * devices.LEARNER_SHARE
+
+
+def rates(layout=Layout(1, 1, 1), machines=MACHINES, **sections):  # noqa: B008
+    return assumed_rates(config(**sections), SHAPE, WORK, machines, layout)
+
+
+def test_forward_passes():
+    found = rates()
+    assert found.vision_s.value == pytest.approx(8 * VISION / RATE)
+    assert found.student_s.value == pytest.approx(8 * (PROMPT + RESPONSES) / RATE)
+    assert found.objective_s.value == pytest.approx(8 * 4 * 2 * 300 * 8 / RATE)
+    teacher = SHAPE.tower.operations(2) + SHAPE.operations(10, 5) + SHAPE.operations(8, 12)
+    assert found.teacher_s.value == pytest.approx(8 * teacher / RATE)
+
+
+def test_without_a_shared_prefix_each_response_pays_for_its_prompt():
+    found = rates(model={"share_prefix": False})
+    assert found.student_s.value == pytest.approx(8 * (2 * PROMPT + RESPONSES) / RATE)
+
+
+@pytest.mark.parametrize(
+    ("model", "of_student", "of_vision"),
+    [
+        ({}, 2, 2),
+        ({"gradient_checkpointing": True}, 3, 3),
+        ({"freeze_vision_tower": True}, 2, 0),
+        ({"lora_rank": 4}, 1, 2),
+    ],
+)
+def test_backward_passes(model, of_student, of_vision):
+    expected = 8 * (of_student * (PROMPT + RESPONSES) + of_vision * VISION) / RATE
+    assert rates(model=model).backward_s.value == pytest.approx(expected)
+
+
+def test_a_rank_does_its_groups_alone_and_its_share_of_the_weights():
+    one, three = rates(), rates(Layout(1, 3, 1))
+    assert three.student_s.value == pytest.approx(one.student_s.value * 3 / 8)  # ceil(8 / 3) of 8
+    assert three.optimizer_s.value == pytest.approx(one.optimizer_s.value / 3)
+    assert one.optimizer_s.value == pytest.approx(28 * 1820 / (100 * devices.DECODE_SHARE))
+
+
+def test_a_slow_link_holds_up_the_backward_pass():
+    """Two groups a rank, one a micro-batch: weights twice in bfloat16, gradients in float32."""
+    slow = replace(MACHINES, learner_device=replace(DEVICE, link=1.0))
+    found = rates(Layout(1, 4, 1), slow)
+    gathering_s = 2 * (2 * 2 + 4) * 1820 * (3 / 4) / 1.0
+    together = found.vision_s.value + found.student_s.value + found.backward_s.value
+    assert together == pytest.approx(gathering_s)
+    fast = rates(Layout(1, 4, 1), replace(MACHINES, learner_device=replace(DEVICE, link=1e9)))
+    assert fast.backward_s.value == pytest.approx(2 * 2 * (PROMPT + RESPONSES + VISION) / RATE)
+
+
+def test_generation():
+    """Weights are read once a token for all; prompt, products and cache are each group's own."""
+    found = rates()
+    bandwidth = 100 * devices.DECODE_SHARE
+    longest = 2 * 4
+    read_s = 2 * (864 + 300) / bandwidth
+    assert found.group_alone_s.value == pytest.approx(longest * (read_s + devices.LAUNCH_S))
+    operations = VISION + PROMPT + 8 * 2 * (864 + 300)
+    cache = 8 * 18 * 22 * 2
+    expected = operations / (1000 * devices.PREFILL_SHARE) + cache / bandwidth
+    assert found.group_shared_s.value == pytest.approx(expected)
+
+
+def test_a_server_on_two_gpus_is_twice_as_fast():
+    one, two = rates(), rates(Layout(1, 1, 2))
+    assert two.group_shared_s.value == pytest.approx(one.group_shared_s.value / 2)
+
+
+def test_a_push_takes_the_slower_of_link_and_known_rate():
+    assert rates().push_s.value == pytest.approx(2 * 1820 / 50)  # bfloat16 over the link
+    fast = replace(MACHINES, learner_device=replace(DEVICE, link=1e12))
+    assert rates(machines=fast).push_s.value == pytest.approx(2 * 1820 / devices.PUSH_RATE)
+
+
+def test_everything_is_marked_as_assumed_with_its_reason():
+    for name, rate in rates().named().items():
+        assert rate.source == "assumed" and rate.note, name
+    assert sum(rates().spread) / len(rates().spread) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("policy", ["frozen", "current", "progressive"])
+def test_only_an_average_has_to_be_updated(policy):
+    assert rates(teacher={"policy": policy}).teacher_update_s.value == 0
+    assert rates().teacher_update_s.value > 0

@@ -1,0 +1,114 @@
+import sys
+from typing import Any
+
+import pytest
+
+from common.config import RunConfig
+from common.config_cli import build, load
+from deploy.roles import Role, Seat, broker_role, learner_roles, rollout_role
+
+ARGUMENTS = ("--config", "RUN/config.toml")
+HERE = Seat("laptop", "127.0.0.1", "lo", 5000)
+BROKER = "tcp://10.0.0.1:4000"
+
+
+def seat(node: str, port: int = 0, interface: str = "eth0") -> Seat:
+    return Seat(node, node, interface, port)
+
+
+def command(package: str, *flags: str, python: str = sys.executable) -> tuple[str, ...]:
+    return (python, "-m", f"{package}.main", *ARGUMENTS, *flags)
+
+
+def config(**sections: dict[str, Any]) -> RunConfig:
+    return build(sections)
+
+
+def test_the_broker_listens_where_it_is_configured_on_loopback() -> None:
+    role = broker_role(config(), ARGUMENTS, HERE)
+    assert role == Role("broker", "broker", command("broker"), {})
+    fixed = broker_role(config(), ARGUMENTS, HERE, port=77)
+    assert fixed.command == command("broker", "--broker.address", "tcp://127.0.0.1:77")
+
+
+@pytest.mark.parametrize(
+    ("configured", "port", "address"),
+    [
+        ("tcp://127.0.0.1:0", 0, "tcp://10.0.0.7:0"),
+        ("tcp://127.0.0.1:9000", 0, "tcp://10.0.0.7:9000"),
+        ("tcp://127.0.0.1:9000", 77, "tcp://10.0.0.7:77"),
+    ],
+)
+def test_the_broker_listens_at_its_machines_address_on_a_cluster(
+    configured: str, port: int, address: str
+) -> None:
+    role = broker_role(
+        config(broker={"address": configured}), ARGUMENTS, seat("10.0.0.7"), port=port
+    )
+    assert role.command == command("broker", "--broker.address", address)
+
+
+def test_a_rollout_knows_its_number_and_the_broker() -> None:
+    role = rollout_role(config(), ARGUMENTS, 3, HERE, BROKER)
+    assert (role.name, role.pool) == ("rollout-3", "rollout")
+    assert role.command == command("rollout", "--broker.address", BROKER)
+    assert role.environment == {"RANK": "3", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+def test_groups_are_told_the_interface_off_loopback_if_it_is_known() -> None:
+    role = rollout_role(config(), ARGUMENTS, 0, seat("10.0.0.2"), BROKER)
+    assert role.environment["GLOO_SOCKET_IFNAME"] == "eth0"
+    assert role.environment["NCCL_SOCKET_IFNAME"] == "eth0"
+    unknown = rollout_role(config(), ARGUMENTS, 0, seat("10.0.0.2", interface=""), BROKER)
+    assert unknown.environment == {"RANK": "0"}
+
+
+def test_a_learner_alone_on_a_laptop() -> None:
+    (role,) = learner_roles(config(), ARGUMENTS, [HERE], BROKER, servers=2)
+    flags = ("--broker.address", BROKER, "--rollout.servers", "2")
+    assert role.name == "learner-0" and role.command == command("learner", *flags)
+    assert role.environment == {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "5000",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+
+
+def test_ranks_meet_on_the_first_ones_machine() -> None:
+    """And count those of their own machine, when they see all of its GPUs."""
+    seats = [seat("10.0.0.3", 7000), seat("10.0.0.4", 7001), seat("10.0.0.3"), seat("10.0.0.4")]
+    roles = learner_roles(config(), ARGUMENTS, seats, BROKER, servers=2)
+    assert [role.name for role in roles] == [f"learner-{rank}" for rank in range(4)]
+    for role in roles:
+        assert role.command[-2:] == ("--weights.host", "10.0.0.3")
+        assert role.environment["WORLD_SIZE"] == "4"
+        assert role.environment["MASTER_ADDR"] == "10.0.0.3"
+        assert role.environment["MASTER_PORT"] == "7000"
+    assert [role.environment["RANK"] for role in roles] == ["0", "1", "2", "3"]
+    assert [role.environment["LOCAL_RANK"] for role in roles] == ["0", "0", "1", "1"]
+
+
+def test_a_rank_that_ray_shows_its_own_gpu_alone_takes_the_first() -> None:
+    seats = [seat("10.0.0.3")] * 2
+    roles = learner_roles(config(learner_pool={"gpus": 1}), ARGUMENTS, seats, BROKER, 1)
+    assert [role.environment["LOCAL_RANK"] for role in roles] == ["0", "0"]
+
+
+def test_a_pool_may_have_a_python_of_its_own() -> None:
+    mine = config(rollout_pool={"python": "/opt/rollout/bin/python"})
+    role = rollout_role(mine, ARGUMENTS, 0, HERE, BROKER)
+    assert role.command[0] == "/opt/rollout/bin/python"
+    assert broker_role(mine, ARGUMENTS, HERE).command[0] == sys.executable
+
+
+def test_what_a_process_is_told_is_what_it_understands(tmp_path: Any) -> None:
+    """The command's flags are configuration keys."""
+    (tmp_path / "config.toml").write_text("")
+    arguments = ("--config", str(tmp_path / "config.toml"))
+    (learner,) = learner_roles(config(), arguments, [seat("10.0.0.3")], BROKER, servers=7)
+    told = load(list(learner.command[3:]))
+    assert (told.broker.address, told.rollout.servers) == (BROKER, 7)
+    assert told.weights.host == "10.0.0.3"
