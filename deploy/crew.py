@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from common.errors import FINAL_EXIT_CODE
 from deploy.process_actor import Order
 from deploy.process_table import ProcessTable
 from deploy.roles import Seat
@@ -140,17 +141,19 @@ class Crew:
             await self._end_all(self._drain_s)
             return End(self._processes[0].name, 0)
         if cause.is_good:
-            await asyncio.wait(
-                self._exits, timeout=self._drain_s
-            )  # the others follow by themselves
-            ends = [task.result() for task in self._exits if task.done()]
-            cause = next((end for end in ends if not end.is_good), cause)
+            # The others follow by themselves.
+            await asyncio.wait(self._exits, timeout=self._drain_s)
+            cause = next((end for end in self._ends() if not end.is_good), cause)
         await self._end_all(_ORPHAN_GRACE_S)
-        return cause
+        # What is final for one of them is final for all, whoever was the first to go.
+        return next((end for end in self._ends() if end.code == FINAL_EXIT_CODE), cause)
+
+    def _ends(self) -> list[End]:
+        return [task.result() for task in self._exits if task.done()]
 
     async def _first_end(self, ending: "asyncio.Task[bool]") -> End | None:
         await asyncio.wait([*self._exits, ending], return_when=asyncio.FIRST_COMPLETED)
-        ends = [task.result() for task in self._exits if task.done()]
+        ends = self._ends()
         bad = [end for end in ends if not end.is_good]
         return next(iter(bad or ends), None)
 

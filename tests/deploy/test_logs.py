@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from common.log_files import RotatingLog
 from common.logs import time_stamp
 from deploy import logs as module
-from common.log_files import RotatingLog
 from deploy.log_reading import Line, LogSource, merged, time_of
 from deploy.logs import RunLogs, history, main
 

@@ -283,6 +283,20 @@ async def test_a_rank_that_dies_takes_the_others_along_and_all_start_again(
     assert [p.name for p in stage.started].count("rollout-0") == 1
 
 
+async def test_a_final_error_of_one_rank_is_final_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others lose it in a collective, and may be noticed first."""
+    refused = "import sys, time\ntime.sleep(0.8)\nsys.exit(2)"
+    first = "import sys, time\ntime.sleep(0.6)\nsys.exit(1)"
+    stage = Stage(tmp_path, monkeypatch, ranks=2, learner=refused, learner_0=first)
+    run = stage.run()
+    await stage.until_up("learner-0", "learner-1")
+    stage.all_join()
+    with pytest.raises(ProcessFailed, match="learner-1 failed with exit code 2"):
+        await run
+
+
 async def test_a_broker_that_dies_is_started_again_and_the_others_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
