@@ -17,8 +17,8 @@ from pathlib import Path
 from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
 from common.errors import ConfigError, VisionOpdError
+from deploy.cluster.roles import ROOT
 from deploy.options import HELP, Options, absolute_paths, run_folder, take_options, with_address
-from deploy.roles import ROOT
 
 QUICKSTART = ROOT / "deploy" / "configs" / "quickstart.toml"
 PURPOSE = "Runs broker, rollout servers and learner; without arguments, the CPU quickstart."
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.slurm:
             _slurm(config, options)
         elif options.kuberay:
-            from deploy import kuberay
+            from deploy.batch import kuberay
 
             print(kuberay.manifest(config, absolute_paths(options.arguments)))
         elif options.dry_run:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _launch(config: RunConfig) -> int:
     """Run to the end; the exit code."""
     from common import lifecycle
-    from deploy.run_folder import open_run_folder
+    from deploy.supervision.run_folder import open_run_folder
 
     _check_data(config)
     _set_up_sglang(config)
@@ -61,7 +61,7 @@ def _launch(config: RunConfig) -> int:
     exit_code = 0
 
     async def supervised(stop: asyncio.Event) -> None:
-        from deploy.live_run import live_run
+        from deploy.supervision.live_run import live_run
 
         nonlocal exit_code
         exit_code = await live_run(config, folder, stop)
@@ -72,8 +72,8 @@ def _launch(config: RunConfig) -> int:
 
 def _dry_run(config: RunConfig, options: Options) -> None:
     """On the described machines, on those of a Ray that runs, or on this one."""
-    from deploy import clusters
-    from deploy.dry_run import dry_run
+    from deploy.cluster import clusters
+    from deploy.cluster.dry_run import dry_run
 
     visible = None
     if options.cluster is not None:
@@ -91,7 +91,7 @@ def _dry_run(config: RunConfig, options: Options) -> None:
 
 def _slurm(config: RunConfig, options: Options) -> None:
     """Submit a job that launches this run, or print its script."""
-    from deploy import slurm
+    from deploy.batch import slurm
 
     folder = run_folder(config, time.localtime())
     arguments = absolute_paths(options.arguments)

@@ -16,7 +16,7 @@ from typing import BinaryIO, Self
 
 from common.errors import ConfigError
 from common.log_files import identity, processes_in
-from deploy.log_reading import Line, LogSource, merged
+from deploy.showing.log_reading import Line, LogSource, merged
 
 _LOOK_S = 0.2  # between two looks at the files, which have no event that all file systems tell
 _QUIET_S = 2.0  # that follow the end of a run before we end

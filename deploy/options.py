@@ -9,7 +9,7 @@ from typing import get_args
 
 from common.config import RunConfig
 from common.errors import ConfigError
-from deploy.roles import ROOT
+from deploy.cluster.roles import ROOT
 
 RAY_ADDRESS = "RAY_ADDRESS"  # Ray's own variable for the cluster to join
 HELP = """\

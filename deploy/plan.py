@@ -23,6 +23,7 @@ from common.config import RunConfig
 from common.config_cli import exit_with, load
 from common.errors import ConfigError, VisionOpdError
 from common.files import replace_json
+from deploy.cluster.roles import ROOT
 from deploy.planning.assumed import assumed_rates
 from deploy.planning.calibrate import STEPS, calibrate
 from deploy.planning.layout import (
@@ -37,7 +38,6 @@ from deploy.planning.prediction import make_plan
 from deploy.planning.rates import Rates, read_rates, write_rates
 from deploy.planning.shape import ModelShape, shape_of
 from deploy.planning.workload import Workload, workload_of
-from deploy.roles import ROOT
 
 QUICKSTART = ROOT / "deploy" / "configs" / "quickstart.toml"
 PUBLISHED_STEPS = 65
@@ -158,7 +158,7 @@ def _measured(
 
 def _machines(config: RunConfig, options: Options) -> Machines:
     if options.cluster is not None:
-        from deploy.clusters import read_cluster
+        from deploy.cluster.clusters import read_cluster
 
         return described_machines(read_cluster(options.cluster), options.gpu)
     if options.gpus is None and not config.rollout_pool.gpus and not config.learner_pool.gpus:
@@ -170,7 +170,7 @@ def _machines(config: RunConfig, options: Options) -> Machines:
 
 def _local_machines(config: RunConfig, gpu: str | None = None) -> Machines | None:
     """The GPUs of this machine; None: it has none, or the run is to use none."""
-    from deploy.clusters import this_machine
+    from deploy.cluster.clusters import this_machine
 
     node = this_machine()
     if not node.gpus or config.learner.device == "cpu":

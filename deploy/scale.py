@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import VisionOpdError
-from deploy.control import ask
+from deploy.supervision.control import ask
 
 
 def main() -> None:

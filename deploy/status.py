@@ -9,9 +9,9 @@ from pathlib import Path
 
 from broker.protocol import Status
 from common.errors import VisionOpdError
-from deploy.control import ask
-from deploy.process_table import Entry, read_processes
-from deploy.terminal import plain_line
+from deploy.showing.terminal import plain_line
+from deploy.supervision.control import ask
+from deploy.supervision.process_table import Entry, read_processes
 
 _ENDS_SHOWN = 10
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError, VisionOpdError
+from deploy.cluster.roles import ROOT
 from deploy.planning.measured import measured_rates
 from deploy.planning.rates import Rates
 from deploy.planning.run_files import read_run
-from deploy.roles import ROOT
 
 STEPS = 6
 _SAMPLES = 64  # held-out ones, at the start and at the end

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.config import RunConfig
-from deploy.nodes import Node
+from deploy.cluster.nodes import Node
 from deploy.planning.devices import Device, cores, gpu
 
 GPUS_A_NODE = 8  # where nobody says otherwise

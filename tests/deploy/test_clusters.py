@@ -5,8 +5,14 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError
-from deploy.clusters import nodes_from_ray, parse_gpus, read_cluster, this_machine, visible_gpus
-from deploy.nodes import Node
+from deploy.cluster.clusters import (
+    nodes_from_ray,
+    parse_gpus,
+    read_cluster,
+    this_machine,
+    visible_gpus,
+)
+from deploy.cluster.nodes import Node
 
 CLUSTERS = Path(__file__).resolve().parents[2] / "deploy" / "configs" / "clusters"
 

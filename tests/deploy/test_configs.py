@@ -7,7 +7,7 @@ import pytest
 
 import deploy.launch
 from common.config_cli import load
-from deploy.roles import ROOT
+from deploy.cluster.roles import ROOT
 
 CONFIGS = ROOT / "deploy" / "configs"
 MACHINES = {

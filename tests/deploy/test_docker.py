@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.kuberay_pods import IMAGE_ROOT
+from deploy.batch.kuberay_pods import IMAGE_ROOT
 from tests.deploy.test_setup import FAKE_PYTHON
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-import deploy.clusters
+import deploy.cluster.clusters
 import deploy.launch
 from common.config_cli import build, load
 from common.errors import ConfigError
-from deploy.dry_run import dry_run
-from deploy.nodes import Node
+from deploy.cluster.dry_run import dry_run
+from deploy.cluster.nodes import Node
+from deploy.cluster.roles import ROOT
 from deploy.quickstart.own import CACHE
-from deploy.roles import ROOT
 
 HERE = [Node("here", 4)]
 THREE = [Node(f"m{index}", 16, 2, "H100", 80, f"10.0.0.{index}") for index in range(3)]
@@ -158,7 +158,7 @@ def test_few_cpus_are_no_misfit_on_this_machine_but_no_gpu_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(deploy.clusters, "this_machine", lambda: Node("tiny", 1))
+    monkeypatch.setattr(deploy.cluster.clusters, "this_machine", lambda: Node("tiny", 1))
     deploy.launch.main(["--dry-run", "--rollout.servers", "9"])
     assert "It fits: 11 processes on 1 machine." in capsys.readouterr().out
     with pytest.raises(SystemExit) as end:
@@ -189,7 +189,7 @@ def test_a_ray_that_is_named_is_asked_for_its_machines(
         asked.append(address)
         return [Node("far", 64, host="10.0.0.9")]
 
-    monkeypatch.setattr(deploy.clusters, "ray_nodes", ray_nodes)
+    monkeypatch.setattr(deploy.cluster.clusters, "ray_nodes", ray_nodes)
     deploy.launch.main(["--dry-run", "--address", "10.0.0.9:6379"])
     assert asked == ["10.0.0.9:6379"]
     assert "broker, on far (10.0.0.9)" in capsys.readouterr().out

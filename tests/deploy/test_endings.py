@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-import deploy.supervisor
+import deploy.supervision.supervisor
 from common.errors import ConfigError
-from deploy.process_actor import Order
-from deploy.process_table import read_processes
+from deploy.supervision.process_actor import Order
+from deploy.supervision.process_table import read_processes
 from tests.deploy.test_supervisor import (
     BROKER,
     FAILING,
@@ -43,7 +43,7 @@ async def test_a_broker_that_has_said_goodbye_to_all_is_not_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The learner that somebody stopped still writes its checkpoint, for longer than we wait."""
-    monkeypatch.setattr(deploy.supervisor, "_STATUS_LAG_S", 0.05)
+    monkeypatch.setattr(deploy.supervision.supervisor, "_STATUS_LAG_S", 0.05)
     learner = SLOW_TO_WRITE + UNTIL_GO
     stage = Stage(tmp_path, monkeypatch, learner=learner, broker=LEAVING_BROKER)
     run = stage.run()

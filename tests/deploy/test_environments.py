@@ -1,13 +1,13 @@
-"""deploy/environments.py: what a machine runs before a process starts there."""
+"""deploy/cluster/environments.py: what a machine runs before a process starts there."""
 
 import sys
 
 import pytest
 
 from common.config_cli import build
-from deploy.environments import set_up_command
-from deploy.pools import PoolName
-from deploy.roles import ROOT
+from deploy.cluster.environments import set_up_command
+from deploy.cluster.pools import PoolName
+from deploy.cluster.roles import ROOT
 
 OURS = str(ROOT / ".venv" / "bin" / "python")
 

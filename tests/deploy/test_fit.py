@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import ConfigError
-from deploy.fit import Seating, fit, gpus_of_bundle, seatings_of
-from deploy.nodes import Node
-from deploy.pools import Pool
+from deploy.cluster.fit import Seating, fit, gpus_of_bundle, seatings_of
+from deploy.cluster.nodes import Node
+from deploy.cluster.pools import Pool
 
 ROLLOUT, LEARNER = {"pool": "rollout"}, {"pool": "learner"}
 SHARES = (0.0, 0.25, 0.3, 0.4, 0.5, 0.6, 1.0, 2.0)

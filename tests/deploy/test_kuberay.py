@@ -1,4 +1,4 @@
-"""deploy/kuberay.py: what holds together in a manifest. KubeRay itself is not run here."""
+"""deploy/batch/kuberay.py: what holds together in a manifest. KubeRay itself is not run here."""
 
 import copy
 import shutil
@@ -14,8 +14,8 @@ import yaml
 from common.config import RunConfig
 from common.config_cli import build, load
 from common.errors import ConfigError
-from deploy.kuberay import manifest
-from deploy.pools import pools_of
+from deploy.batch.kuberay import manifest
+from deploy.cluster.pools import pools_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TREE: dict[str, dict[str, Any]] = {
@@ -173,8 +173,9 @@ def test_the_job_starts_the_launcher_with_the_whole_configuration(tmp_path: Path
     config = config_with(optimizer={"lr": 0.125}, broker={"max_staleness": 3})
     spec = documents(config)["RayJob"]["spec"]
     script, folder, file, *rest = spec["entrypoint"].split()
-    assert script == "/opt/vision-opd/deploy/start_or_resume.sh" and rest == ["--address", "auto"]
-    assert (ROOT / "deploy" / "start_or_resume.sh").stat().st_mode & 0o111
+    assert script == "/opt/vision-opd/deploy/batch/start_or_resume.sh"
+    assert rest == ["--address", "auto"]
+    assert (ROOT / "deploy" / "batch" / "start_or_resume.sh").stat().st_mode & 0o111
     mounts = groups(config)["broker"]["template"]["spec"]["containers"][0]["volumeMounts"]
     assert str(Path(file).parent) in [mount["mountPath"] for mount in mounts]
     assert folder == "/mnt/vision-opd/runs/my-run-1"
@@ -236,9 +237,9 @@ def test_what_kubernetes_could_not_run_is_refused(sections: dict, complaint: str
 def test_start_or_resume_goes_on_with_a_run_that_has_begun(tmp_path: Path) -> None:
     checkout, run = tmp_path / "a checkout", tmp_path / "a run"
     (checkout / ".venv" / "bin").mkdir(parents=True)
-    (checkout / "deploy").mkdir()
+    (checkout / "deploy" / "batch").mkdir(parents=True)
     run.mkdir()
-    shutil.copy(ROOT / "deploy" / "start_or_resume.sh", checkout / "deploy")
+    shutil.copy(ROOT / "deploy" / "batch" / "start_or_resume.sh", checkout / "deploy" / "batch")
     python = checkout / ".venv" / "bin" / "python"
     python.write_text(
         f'#!/bin/sh\nexec {sys.executable} -c "import sys; print(sys.argv[1:])" "$@"\n'
@@ -246,7 +247,8 @@ def test_start_or_resume_goes_on_with_a_run_that_has_begun(tmp_path: Path) -> No
     python.chmod(0o755)
 
     def said() -> list[str]:
-        command = [checkout / "deploy" / "start_or_resume.sh", run, "new.toml", "--address", "auto"]
+        script = checkout / "deploy" / "batch" / "start_or_resume.sh"
+        command = [script, run, "new.toml", "--address", "auto"]
         shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
         words: list[str] = yaml.safe_load(shown.stdout)
         return words

@@ -17,8 +17,8 @@ import pytest
 from common.log_files import RotatingLog
 from common.logs import time_stamp
 from deploy import logs as module
-from deploy.log_reading import Line, LogSource, merged, time_of
 from deploy.logs import RunLogs, history, main
+from deploy.showing.log_reading import Line, LogSource, merged, time_of
 
 ROOT = Path(__file__).resolve().parents[2]
 NOON = datetime(2026, 11, 24, 12, 0, 0).timestamp()  # of this machine

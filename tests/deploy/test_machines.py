@@ -1,4 +1,4 @@
-"""deploy/machines.py: how many machines a run asks for, and what is planned on each."""
+"""deploy/cluster/machines.py: how many machines a run asks for, and what is planned on each."""
 
 import pytest
 from hypothesis import given
@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from common.config_cli import build
 from common.errors import ConfigError
-from deploy.machines import gpus_per_node, machines_for
-from deploy.pools import pools_of
+from deploy.cluster.machines import gpus_per_node, machines_for
+from deploy.cluster.pools import pools_of
 
 
 def planned(**sections: dict) -> list[list[str]]:

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 from broker.protocol import MemberStatus, Role, Status
-from deploy.observations import Observations
+from deploy.showing.observations import Observations
 
 
 def status(version: int, slots_used: int, *idle_shares: float) -> Status:

@@ -7,8 +7,8 @@ import pytest
 import deploy.launch
 from common.config_cli import build, load
 from common.errors import ConfigError
+from deploy.cluster.roles import ROOT
 from deploy.options import Options, absolute_paths, run_folder, take_options, with_address
-from deploy.roles import ROOT
 
 DEFAULT = Path("/configs/quickstart.toml")
 

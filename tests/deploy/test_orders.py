@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-import deploy.orders
+import deploy.supervision.orders
 from common.config import RunConfig
 from common.config_cli import build
-from deploy.orders import OrderBook
-from deploy.roles import Seat
+from deploy.cluster.roles import Seat
+from deploy.supervision.orders import OrderBook
 
 HERE = Seat("laptop", "127.0.0.1", "lo", 5000)
 THERE = Seat("10.0.0.3", "10.0.0.3", "eth0", 5000)
@@ -46,7 +46,9 @@ def test_on_a_cluster_each_gets_the_configuration_and_its_own_side_of_the_keys(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A member must not be able to play the broker."""
-    monkeypatch.setattr(deploy.orders, "set_up_command", lambda pool, config: ("set-up", pool))
+    monkeypatch.setattr(
+        deploy.supervision.orders, "set_up_command", lambda pool, config: ("set-up", pool)
+    )
     book = OrderBook(config(folder, cluster={"address": "auto"}), folder)
     broker = book.broker(THERE)
     others = [book.rollout(2, THERE, BROKER), *book.learners([THERE, THERE], BROKER, 5)]

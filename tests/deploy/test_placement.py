@@ -12,10 +12,17 @@ from pathlib import Path
 import pytest
 
 from common.errors import VisionOpdError
-from deploy.placement import NoPlace, Placed, PlaceLost, Placement, needs, processes_a_node
-from deploy.pools import Pool
-from deploy.process_actor import Order
-from deploy.ray_connection import local_ray
+from deploy.cluster.pools import Pool
+from deploy.supervision.placement import (
+    NoPlace,
+    Placed,
+    PlaceLost,
+    Placement,
+    needs,
+    processes_a_node,
+)
+from deploy.supervision.process_actor import Order
+from deploy.supervision.ray_connection import local_ray
 
 SEAT_S = 30.0  # a place that is there is taken within seconds
 NO_ROOM_S = 1.0

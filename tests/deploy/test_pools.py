@@ -1,5 +1,5 @@
 from common.config_cli import build
-from deploy.pools import Pool, pools_of, process_name
+from deploy.cluster.pools import Pool, pools_of, process_name
 
 
 def test_the_quickstart_has_a_pool_of_each_kind_the_hardest_to_place_first() -> None:

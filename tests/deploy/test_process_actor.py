@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.process_actor import CannotStart, Order, ProcessActor
-from deploy.roles import ROOT
+from deploy.cluster.roles import ROOT
+from deploy.supervision.process_actor import CannotStart, Order, ProcessActor
 
 WITH_CHILD = """
 import subprocess, sys, time

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import VisionOpdError
-from deploy.process_table import ProcessTable, read_processes
+from deploy.supervision.process_table import ProcessTable, read_processes
 
 
 class Clock:

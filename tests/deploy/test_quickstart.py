@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deploy.ray_connection import _remove_left_folders
+from deploy.supervision.ray_connection import _remove_left_folders
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -168,7 +168,7 @@ def test_the_quickstart_runs_from_start_to_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("clean_machine")
-@pytest.mark.parametrize("sender", ["kill", "terminal"])
+@pytest.mark.parametrize("sender", ["kill", pytest.param("terminal", marks=pytest.mark.slow)])
 def test_a_signal_drains_and_leaves_nothing(tmp_path: Path, sender: str) -> None:
     run = Launched(tmp_path / "run", *SMALL)
     run.wait_for_step(1)
@@ -186,7 +186,9 @@ def test_a_signal_drains_and_leaves_nothing(tmp_path: Path, sender: str) -> None
 
 @pytest.mark.usefixtures("clean_machine")
 def test_a_role_that_is_killed_and_may_not_come_back_ends_the_run(tmp_path: Path) -> None:
-    run = Launched(tmp_path / "run", *SMALL, "--cluster.max_restarts", "0")
+    # The broker waits for the dead one's goodbye, for as long as it may be silent.
+    options = ("--cluster.max_restarts", "0", "--broker.member_timeout_s", "4")
+    run = Launched(tmp_path / "run", *SMALL, *options)
     run.wait_for_step(1)
     (victim,) = run.pids("-m rollout.main")
     os.kill(victim, signal.SIGKILL)
@@ -200,6 +202,7 @@ def test_a_role_that_is_killed_and_may_not_come_back_ends_the_run(tmp_path: Path
     run.assert_nothing_is_left()
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
     run = Launched(tmp_path / "run", *SMALL)
     run.wait_for_step(1)

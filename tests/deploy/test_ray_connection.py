@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-import deploy.ray_connection
+import deploy.supervision.ray_connection
 from common.errors import VisionOpdError
-from deploy.ray_connection import connected_ray
-from deploy.roles import ROOT
+from deploy.cluster.roles import ROOT
+from deploy.supervision.ray_connection import connected_ray
 
 GUEST = """
 import asyncio, sys
-from deploy.ray_connection import connected_ray
+from deploy.supervision.ray_connection import connected_ray
 async def main():
     async with connected_ray(sys.argv[1]):
         import ray
@@ -37,8 +37,8 @@ def test_folders_of_killed_launchers_are_removed_and_others_kept(
     names = [f"vopd-ray-{gone.pid}-a", f"vopd-ray-{os.getpid()}-b", "vopd-ray-mine", "other-1-c"]
     for name in names:
         (tmp_path / name / "session").mkdir(parents=True)
-    monkeypatch.setattr(deploy.ray_connection, "_TEMPORARY", str(tmp_path))
-    deploy.ray_connection._remove_left_folders()
+    monkeypatch.setattr(deploy.supervision.ray_connection, "_TEMPORARY", str(tmp_path))
+    deploy.supervision.ray_connection._remove_left_folders()
     assert {path.name for path in tmp_path.iterdir()} == set(names[1:])
 
 

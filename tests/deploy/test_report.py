@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.charts import Series, line_chart
-from deploy.report import write_report
+from deploy.showing.charts import Series, line_chart
+from deploy.showing.report import write_report
 
 SUMMARY = {
     "full_accuracy_before": 0.45,

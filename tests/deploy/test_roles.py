@@ -5,7 +5,7 @@ import pytest
 
 from common.config import RunConfig
 from common.config_cli import build, load
-from deploy.roles import Role, Seat, broker_role, learner_roles, rollout_role
+from deploy.cluster.roles import Role, Seat, broker_role, learner_roles, rollout_role
 
 ARGUMENTS = ("--config", "RUN/config.toml")
 HERE = Seat("laptop", "127.0.0.1", "lo", 5000)

@@ -8,7 +8,7 @@ from broker.keys import MEMBER_FILE, SERVER_FILE, member_keys, server_keys
 from common.config import RunConfig
 from common.config_cli import build, load
 from common.errors import ConfigError
-from deploy.run_folder import open_run_folder
+from deploy.supervision.run_folder import open_run_folder
 
 NOW = time.strptime("2026-11-23 20:21:10", "%Y-%m-%d %H:%M:%S")
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError, VisionOpdError
-from deploy.control import listening
 from deploy.scale import main, scale_supervisor, wanted
+from deploy.supervision.control import listening
 
 
 class Servers:

@@ -11,8 +11,8 @@ import pytest
 from common.config_cli import build
 from common.errors import ConfigError
 from deploy import launch
-from deploy.environments import set_up_command
-from deploy.pools import PoolName
+from deploy.cluster.environments import set_up_command
+from deploy.cluster.pools import PoolName
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = (

@@ -1,4 +1,4 @@
-"""deploy/slurm.py, with a Slurm that is made of small scripts and runs the commands here."""
+"""deploy/batch/slurm.py, with a Slurm that is made of small scripts and runs the commands here."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from common.config import RunConfig
 from common.config_cli import build
 from common.errors import ConfigError
 from common.network import local_address_towards
-from deploy import slurm
-from deploy.slurm import batch_script, submit
-from deploy.slurm_ray import no_client_server
+from deploy.batch import slurm
+from deploy.batch.slurm import batch_script, submit
+from deploy.batch.slurm_ray import no_client_server
 
 SBATCH = """#!/usr/bin/env bash
 printf '%s\\n' "$@" >"$FAKES/sbatch.words"

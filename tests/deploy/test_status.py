@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 import deploy.status
-from deploy.control import listening
-from deploy.process_table import End as TableEnd
-from deploy.process_table import Entry, ProcessTable
 from deploy.status import duration, main, text
+from deploy.supervision.control import listening
+from deploy.supervision.process_table import End as TableEnd
+from deploy.supervision.process_table import Entry, ProcessTable
 from tests.deploy.test_terminal import GAUGES, status
 
 NOW = 10_000.0

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-import deploy.supervisor
+import deploy.supervision.supervisor
 from broker.protocol import MemberStatus, Role, Status
 from common.config_cli import build
 from common.errors import ConfigError
-from deploy.keeper import ProcessFailed
-from deploy.placement import NoPlace
-from deploy.pools import Pool, process_name
-from deploy.process_actor import Order, ProcessActor
-from deploy.process_table import read_processes
-from deploy.roles import Seat
-from deploy.supervisor import Supervisor
+from deploy.cluster.pools import Pool, process_name
+from deploy.cluster.roles import Seat
+from deploy.supervision.keeper import ProcessFailed
+from deploy.supervision.placement import NoPlace
+from deploy.supervision.process_actor import Order, ProcessActor
+from deploy.supervision.process_table import read_processes
+from deploy.supervision.supervisor import Supervisor
 
 FOLLOWER = """
 import json, pathlib, signal, sys, time
@@ -122,7 +122,7 @@ class Stage:
     ) -> None:
         scripts = {"broker": BROKER, "rollout": FOLLOWER, "learner": LEARNER, **scripts}
         monkeypatch.setattr(
-            deploy.supervisor, "OrderBook", lambda _, folder: Scripts(folder, scripts)
+            deploy.supervision.supervisor, "OrderBook", lambda _, folder: Scripts(folder, scripts)
         )
         self.started: list[LocalProcess] = []
         self.folder = folder
@@ -287,7 +287,10 @@ async def test_a_final_error_of_one_rank_is_final_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others lose it in a collective, and may be noticed first."""
-    refused = "import sys, time\ntime.sleep(0.8)\nsys.exit(2)"
+    refused = (
+        "import signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "time.sleep(0.8)\nsys.exit(2)"
+    )
     first = "import sys, time\ntime.sleep(0.6)\nsys.exit(1)"
     stage = Stage(tmp_path, monkeypatch, ranks=2, learner=refused, learner_0=first)
     run = stage.run()

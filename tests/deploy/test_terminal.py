@@ -4,9 +4,9 @@ import io
 import pytest
 from rich.console import Console
 
-import deploy.terminal
+import deploy.showing.terminal
 from broker.protocol import MemberStatus, Role, Status
-from deploy.terminal import PlainView, panel, plain_line, show_progress
+from deploy.showing.terminal import PlainView, panel, plain_line, show_progress
 from tests.broker.support import make_rules, make_source, running_broker
 
 GAUGES = {
@@ -130,8 +130,8 @@ class FullDisk:
 async def test_the_view_follows_a_broker_that_comes_back(
     monkeypatch: pytest.MonkeyPatch, is_same_address: bool
 ) -> None:
-    monkeypatch.setattr(deploy.terminal, "_REFRESH_S", 0.05)
-    monkeypatch.setattr(deploy.terminal, "_REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(deploy.showing.terminal, "_REFRESH_S", 0.05)
+    monkeypatch.setattr(deploy.showing.terminal, "_REQUEST_TIMEOUT_S", 0.2)
     rules, source, looks = make_rules(), make_source(8), Looks()
     known: list[str] = []
 

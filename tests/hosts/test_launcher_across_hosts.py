@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from broker.keys import MEMBER_FILE, SERVER_FILE
-from deploy.process_table import Entry, read_processes
+from deploy.supervision.process_table import Entry, read_processes
 from tests.hosts.namespaces import why_not
 from tests.hosts.ray_nodes import RayHosts
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.cluster.roles import ROOT
 from deploy.quickstart.own import CACHE
-from deploy.roles import ROOT
 
 TIMEOUT_S = 150
 SMALL = (

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from common.config_cli import build, dump_toml
-from deploy.roles import Role
-from deploy.supervisor import Supervisor
+from deploy.cluster.roles import Role
+from deploy.supervision.supervisor import Supervisor
 from tests.deploy.test_supervisor import LocalProcess
 from tests.pipeline.test_synchronous import (  # noqa: F401  (fixtures)
     STEPS,

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from common.config import RunConfig
 from common.config_cli import dump_toml
-from deploy.roles import Role, broker_role, worker_roles
+from deploy.cluster.roles import Role, broker_role, worker_roles
 from tests.deploy.test_supervisor import LocalProcess
 from tests.pipeline.test_synchronous import (
     BRANCHES,

@@ -25,7 +25,7 @@ from common.images import ImageStore
 from common.rendering import RenderedPrompt, Renderer
 from common.types import Sample
 from common.views import teacher_view
-from deploy.supervisor import Supervisor
+from deploy.supervision.supervisor import Supervisor
 from learner.model.packing import pack
 from learner.model.sharding import clip_gradients
 from learner.model.student import prepare_to_train, prompt_positions, response_hidden_states

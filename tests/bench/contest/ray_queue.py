@@ -111,7 +111,9 @@ def _queue(load: Load) -> Any:
 
 @contextlib.contextmanager
 def _connected(**options: Any) -> Iterator[None]:
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # stay on loopback: deploy/placement.py
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = (
+        "0"  # loopback: deploy/supervision/ray_connection.py
+    )
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_AUTH_MODE"] = "token"  # as a local Ray sets it, for those who join it too
     import ray

@@ -1,7 +1,7 @@
 import pytest
 
 from common.errors import ConfigError
-from deploy.nodes import Node
+from deploy.cluster.nodes import Node
 from deploy.planning.devices import GIB, gpu
 from deploy.planning.layout import Layout, configured_machines, described_machines, layouts
 from tests.deploy.planning.shapes import config

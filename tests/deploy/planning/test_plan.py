@@ -84,7 +84,7 @@ def test_sharing_prompts_saves_most_of_the_learners_work(tmp_path):
 
 
 def test_a_described_cluster(tmp_path, capsys):
-    pytest.importorskip("deploy.clusters")
+    pytest.importorskip("deploy.cluster.clusters")
     cluster = tmp_path / "cluster.toml"
     cluster.write_text(
         '[[node]]\nname = "gpu"\ncount = 2\ncpus = 64\ngpus = 4\ngpu = "A100"\n'

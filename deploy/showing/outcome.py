@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from deploy.report import write_report
+from deploy.showing.report import write_report
 
 
 def show_outcome(folder: Path) -> None:

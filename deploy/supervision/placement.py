@@ -14,10 +14,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from common.errors import VisionOpdError
-from deploy.fit import gpus_of_bundle
-from deploy.pools import Pool, PoolName, process_name
-from deploy.process_actor import Order, ProcessActor
-from deploy.roles import Seat
+from deploy.cluster.fit import gpus_of_bundle
+from deploy.cluster.pools import Pool, PoolName, process_name
+from deploy.cluster.roles import Seat
+from deploy.supervision.process_actor import Order, ProcessActor
 
 Answer = TypeVar("Answer")
 _SIGNAL_S = 5.0

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from broker.keys import MEMBER_FILE, SERVER_FILE
 from common.config import RunConfig
-from deploy.environments import set_up_command
-from deploy.process_actor import Order
-from deploy.roles import Role, Seat, broker_role, learner_roles, rollout_role
+from deploy.cluster.environments import set_up_command
+from deploy.cluster.roles import Role, Seat, broker_role, learner_roles, rollout_role
+from deploy.supervision.process_actor import Order
 
 
 class OrderBook:

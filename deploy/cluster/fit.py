@@ -1,8 +1,8 @@
 """Which process sits on which machine with which GPUs, and whether all of them find a place.
 
-It reserves what `deploy.placement` has Ray reserve: a pool that names its number of machines takes
-one bundle on each, all of the same size; processes of other pools are placed one by one. The
-search is complete: where it finds no place, there is none.
+It reserves what `deploy.supervision.placement` has Ray reserve: a pool that names its number of
+machines takes one bundle on each, all of the same size; processes of other pools are placed one by
+one. The search is complete: where it finds no place, there is none.
 """
 
 import itertools
@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from deploy.gpu_shares import PARTS, parts, shared_gpus
-from deploy.misfit import misfit
-from deploy.nodes import Node
-from deploy.pools import Pool, PoolName
+from deploy.cluster.gpu_shares import PARTS, parts, shared_gpus
+from deploy.cluster.misfit import misfit
+from deploy.cluster.nodes import Node
+from deploy.cluster.pools import Pool, PoolName
 
 
 @dataclass(frozen=True)

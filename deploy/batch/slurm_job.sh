@@ -1,4 +1,4 @@
-# The body of a Slurm job: Ray on every node, then the launcher on the first one. deploy/slurm.py
+# The body of a Slurm job: Ray on every node, then the launcher on the first one. deploy/batch/slurm.py
 # writes what stands above, as variables: root run chdir python launcher arguments labels pythons
 # set_ups cpus is_gpu nodes_timeout_s. The same file, with words after it, is what a node runs.
 set -euo pipefail
@@ -6,7 +6,7 @@ set -euo pipefail
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 export RAY_USAGE_STATS_ENABLED=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # the launcher has drained what there was
-export RAY_START_HOOK=deploy.slurm_ray.no_client_server
+export RAY_START_HOOK=deploy.batch.slurm_ray.no_client_server
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$run/ray-token"
 unset RAY_AUTH_TOKEN # it would go first
 if [ "$is_gpu" = 1 ]; then export FLAVOUR=gpu; fi
@@ -84,7 +84,7 @@ finish() { # COMMAND...: as it is, but a signal is heard at once
   "$@" &
   wait $!
 }
-ask() { "$python" -m deploy.slurm_ray "$@"; }
+ask() { "$python" -m deploy.batch.slurm_ray "$@"; }
 
 cd "$chdir"
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")

@@ -15,9 +15,9 @@ import yaml
 from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.errors import ConfigError
-from deploy.environments import pool_section
-from deploy.kuberay_pods import CLAIM, IMAGE_ROOT, VOLUME, ray_job
-from deploy.roles import ROOT
+from deploy.batch.kuberay_pods import CLAIM, IMAGE_ROOT, VOLUME, ray_job
+from deploy.cluster.environments import pool_section
+from deploy.cluster.roles import ROOT
 
 _CLAIM_SIZE = "500Gi"
 _MAX_NAME = 47  # KubeRay's limit for a RayJob

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import VisionOpdError
-from deploy.roles import ROOT
+from deploy.cluster.roles import ROOT
 
 _OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is 75 MiB; we put nothing there
 _ANSWER_S = 10.0  # for the port of a cluster to be opened

@@ -16,7 +16,7 @@ from pathlib import Path
 from common.lifecycle import stop_with_parent
 from common.log_files import RotatingLog, pump
 from common.network import interface_towards
-from deploy.roles import ROOT, Seat
+from deploy.cluster.roles import ROOT, Seat
 
 _LAST_OUTPUT_S = 1.0  # that children of an ended process may hold its pipe open
 _PRIVATE = 0o600

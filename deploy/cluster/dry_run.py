@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.config import RunConfig
-from deploy.by_hand import Step, preparations, process_steps
-from deploy.fit import Seating, fit
-from deploy.nodes import Node
-from deploy.pools import Pool, pools_of
+from deploy.cluster.by_hand import Step, preparations, process_steps
+from deploy.cluster.fit import Seating, fit
+from deploy.cluster.nodes import Node
+from deploy.cluster.pools import Pool, pools_of
 
 _ORDER = ("broker", "rollout", "learner")  # as they are started
 HAND_NOTE = "By hand: each in a terminal of its own on its machine, in this order."

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from common.errors import FINAL_EXIT_CODE
-from deploy.process_actor import Order
-from deploy.process_table import ProcessTable
-from deploy.roles import Seat
+from deploy.cluster.roles import Seat
+from deploy.supervision.process_actor import Order
+from deploy.supervision.process_table import ProcessTable
 
 logger = logging.getLogger(__name__)
 _KILL_GRACE_S = 5.0

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.config import RunConfig
-from deploy.environments import needs_sglang, set_up_command
-from deploy.fit import Seating
-from deploy.pools import PoolName
+from deploy.cluster.environments import needs_sglang, set_up_command
+from deploy.cluster.fit import Seating
+from deploy.cluster.pools import PoolName
+from deploy.cluster.roles import ROOT, Role, Seat, broker_role, learner_roles, rollout_role
 from deploy.quickstart import own
-from deploy.roles import ROOT, Role, Seat, broker_role, learner_roles, rollout_role
 
 _BROKER_PORT = "5570"  # on another machine, whose free ports we do not know
 _RANKS_PORT = 29500  # likewise; torchrun's

@@ -12,17 +12,17 @@ from broker.transport import zmq_link
 from common import lifecycle
 from common.config import RunConfig
 from common.errors import ConfigError, VisionOpdError
-from deploy.clusters import nodes_from_ray
-from deploy.control import listening
-from deploy.fit import fit
-from deploy.observations import Observations
-from deploy.outcome import show_outcome
-from deploy.placement import Placement
-from deploy.pools import pools_of
-from deploy.ray_connection import connected_ray
+from deploy.cluster.clusters import nodes_from_ray
+from deploy.cluster.fit import fit
+from deploy.cluster.pools import pools_of
 from deploy.scale import scale_supervisor
-from deploy.supervisor import Supervisor
-from deploy.terminal import show_progress
+from deploy.showing.observations import Observations
+from deploy.showing.outcome import show_outcome
+from deploy.showing.terminal import show_progress
+from deploy.supervision.control import listening
+from deploy.supervision.placement import Placement
+from deploy.supervision.ray_connection import connected_ray
+from deploy.supervision.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 INTERRUPTED = 130  # exit code, as of a shell

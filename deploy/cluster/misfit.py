@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from common.errors import ConfigError
-from deploy.nodes import Node
-from deploy.pools import Pool, PoolName
+from deploy.cluster.nodes import Node
+from deploy.cluster.pools import Pool, PoolName
 
 COUNT_KEYS: Mapping[PoolName, str] = {"rollout": "rollout.servers", "learner": "learner.ranks"}
 _SHARES = (0.5, 0.25)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from common.cluster_config import PoolSection
 from common.config import RunConfig
-from deploy.pools import PoolName
-from deploy.roles import ROOT
+from deploy.cluster.pools import PoolName
+from deploy.cluster.roles import ROOT
 
 SET_UP = "deploy/setup.sh"
 _OURS = ROOT / ".venv" / "bin" / "python"

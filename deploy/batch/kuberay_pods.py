@@ -9,8 +9,8 @@ from typing import Any
 
 from common.config import RunConfig
 from common.errors import ConfigError
-from deploy.environments import pool_section
-from deploy.pools import Pool, PoolName, pools_of
+from deploy.cluster.environments import pool_section
+from deploy.cluster.pools import Pool, PoolName, pools_of
 
 VOLUME = PurePosixPath("/mnt/vision-opd")  # where pods see the volume
 IMAGE_ROOT = PurePosixPath("/opt/vision-opd")  # where the code is in the images
@@ -51,8 +51,8 @@ def ray_job(name: str, config: RunConfig) -> dict[str, Any]:
     """
     groups = _groups(config)
     entrypoint = (
-        f"{IMAGE_ROOT}/deploy/start_or_resume.sh {config.run.folder} {_CONFIG_FOLDER}/config.toml "
-        "--address auto"
+        f"{IMAGE_ROOT}/deploy/batch/start_or_resume.sh {config.run.folder} "
+        f"{_CONFIG_FOLDER}/config.toml --address auto"
     )
     return {
         "apiVersion": "ray.io/v1",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from common.config import RunConfig
 from common.errors import ConfigError
-from deploy.pools import Pool, PoolName, pools_of
+from deploy.cluster.pools import Pool, PoolName, pools_of
 
 _TINY = 1e-9  # shares of a GPU are floats
 

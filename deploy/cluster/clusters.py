@@ -30,7 +30,7 @@ from pydantic import Field, IPvAnyAddress, ValidationError
 
 from common.errors import ConfigError, VisionOpdError
 from common.section import Section
-from deploy.nodes import Node
+from deploy.cluster.nodes import Node
 
 ACCELERATOR = "ray.io/accelerator-type"  # a label that Ray gives by itself
 _QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")

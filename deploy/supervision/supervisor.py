@@ -22,13 +22,13 @@ from broker.protocol import Status
 from common.config import RunConfig
 from common.errors import ConfigError, VisionOpdError
 from common.restart_budget import RestartBudget
-from deploy.crew import Crew, End, Process
-from deploy.keeper import Keeper, set_or_after, tail
-from deploy.orders import OrderBook
-from deploy.pools import Pool, PoolName, pools_of, process_name
-from deploy.process_actor import Order
-from deploy.process_table import FILE, ProcessTable
-from deploy.roles import Seat
+from deploy.cluster.pools import Pool, PoolName, pools_of, process_name
+from deploy.cluster.roles import Seat
+from deploy.supervision.crew import Crew, End, Process
+from deploy.supervision.keeper import Keeper, set_or_after, tail
+from deploy.supervision.orders import OrderBook
+from deploy.supervision.process_actor import Order
+from deploy.supervision.process_table import FILE, ProcessTable
 
 logger = logging.getLogger(__name__)
 _BROKER_TIMEOUT_S = 60.0

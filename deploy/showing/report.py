@@ -1,4 +1,7 @@
-"""RUN/report.html: one self-contained page of what a run did. python -m deploy.report RUN"""
+"""RUN/report.html: one self-contained page of what a run did.
+
+python -m deploy.showing.report RUN makes it anew.
+"""
 
 import json
 import math
@@ -11,8 +14,8 @@ from typing import Any
 
 from common.config_cli import exit_with
 from common.errors import ConfigError
-from deploy.charts import Series, line_chart
-from deploy.scene_cards import scene_cards
+from deploy.showing.charts import Series, line_chart
+from deploy.showing.scene_cards import scene_cards
 
 Row = dict[str, Any]
 _PARTS = ("student_forward", "teacher_forward", "objective", "backward", "optimizer")
@@ -165,7 +168,7 @@ def _seconds(value: Any) -> str:
 
 def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        print("usage: python -m deploy.report RUN")
+        print("usage: python -m deploy.showing.report RUN")
         raise SystemExit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
     folder = Path(sys.argv[1])
     if not folder.is_dir():

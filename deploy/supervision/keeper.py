@@ -8,9 +8,9 @@ from pathlib import Path
 
 from common.errors import FINAL_EXIT_CODE, VisionOpdError
 from common.restart_budget import RestartBudget
-from deploy.crew import Crew, End, Orders
-from deploy.placement import NoPlace, PlaceLost
-from deploy.process_table import ProcessTable
+from deploy.supervision.crew import Crew, End, Orders
+from deploy.supervision.placement import NoPlace, PlaceLost
+from deploy.supervision.process_table import ProcessTable
 
 _TAIL_LINES = 20
 MakeCrew = Callable[[asyncio.Event], Crew]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from common.cluster_config import PoolSection
 from common.config import RunConfig
-from deploy.pools import PoolName, process_name
+from deploy.cluster.pools import PoolName, process_name
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What the batch script of a Slurm job (slurm_job.sh) asks of Python.
 
-python -m deploy.slurm_ray address HOST           this machine's address on the way to HOST
-python -m deploy.slurm_ray port ADDRESS           a port that is free there
-python -m deploy.slurm_ray wait ADDRESS N SECONDS returns when Ray has N machines
+python -m deploy.batch.slurm_ray address HOST           this machine's address on the way to HOST
+python -m deploy.batch.slurm_ray port ADDRESS           a port that is free there
+python -m deploy.batch.slurm_ray wait ADDRESS N SECONDS returns when Ray has N machines
 """
 
 import logging

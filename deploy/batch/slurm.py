@@ -11,9 +11,9 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError
-from deploy.environments import is_set_up_here, needs_sglang, pool_section
-from deploy.machines import Machine, gpus_per_node, machines_for
-from deploy.roles import ROOT
+from deploy.cluster.environments import is_set_up_here, needs_sglang, pool_section
+from deploy.cluster.machines import Machine, gpus_per_node, machines_for
+from deploy.cluster.roles import ROOT
 
 _BODY = Path(__file__).with_name("slurm_job.sh")
 _SUBMIT_TIMEOUT_S = 60.0

@@ -1,0 +1,1 @@
+"""Machines, pools, and what each process of a run is on them."""

@@ -1,0 +1,1 @@
+"""Places processes, keeps them alive, and ends them in good order."""
