@@ -11,8 +11,9 @@ import io
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from common.logs import time_stamp
 
@@ -139,6 +140,50 @@ async def pump(reader: asyncio.StreamReader, log: RotatingLog) -> None:
             await asyncio.to_thread(log.write, chunk)
     finally:
         log.close()
+
+
+async def spawn_logged(
+    command: Sequence[str], log: RotatingLog, **options: Any
+) -> tuple[asyncio.subprocess.Process, "asyncio.Task[None]"]:
+    """Start a process without input whose output goes into a log.
+
+    Args:
+        options: further ones of `asyncio.create_subprocess_exec`.
+
+    Returns:
+        The process, and a task that ends when nobody can write to its pipe any more: children that
+        it leaves behind may hold that open for longer than it lives.
+
+    Raises:
+        OSError: there is no such command, or it cannot be run there.
+    """
+    # A pipe of our own: asyncio's would keep `Process.wait` waiting for such children.
+    read_end, write_end = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=write_end,
+            stderr=asyncio.subprocess.STDOUT,
+            **options,
+        )
+    except BaseException:
+        os.close(read_end)
+        raise
+    finally:
+        os.close(write_end)
+    return process, asyncio.create_task(_copy(read_end, log))
+
+
+async def _copy(read_end: int, log: RotatingLog) -> None:
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
+    )
+    try:
+        await pump(reader, log)
+    finally:
+        transport.close()
 
 
 def processes_in(folder: Path) -> list[str]:

@@ -95,10 +95,8 @@ def _slurm(config: RunConfig, options: Options) -> None:
 
     folder = run_folder(config, time.localtime())
     arguments = absolute_paths(options.arguments)
-    if config.run.folder is None:
-        arguments = (*arguments, "--run.folder", str(folder))
-        run = config.run.model_copy(update={"folder": folder})
-        config = config.model_copy(update={"run": run})
+    run = config.run.model_copy(update={"folder": folder})
+    config = config.model_copy(update={"run": run})
     if options.dry_run:
         print(slurm.batch_script(config, arguments))
         return

@@ -22,7 +22,7 @@ import aiohttp
 
 from common.config import RunConfig
 from common.errors import EngineError
-from common.log_files import RotatingLog, identity, identity_of, pump
+from common.log_files import RotatingLog, identity, identity_of, spawn_logged
 from common.network import GLOO_INTERFACE, interface_towards, is_loopback
 from rollout.sglang.command import sglang_command, sglang_environment
 
@@ -192,17 +192,8 @@ async def started_engine(
     log_folder.mkdir(parents=True, exist_ok=True)
     log = EngineLog(log_folder / f"engine-{index}.log")
     logger.info("starting %s", " ".join(command))
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-        env=environment,
-    )
-    assert process.stdout is not None
     kept = RotatingLog(log.path, config.cluster.log_mib * 2**20, config.cluster.log_files)
-    output = asyncio.create_task(pump(process.stdout, kept))
+    process, output = await spawn_logged(command, kept, start_new_session=True, env=environment)
     engine = EngineProcess(process, f"http://{host}:{port}", log, output)
     try:
         await engine.wait_until_healthy(config.rollout.start_timeout_s, stop)

@@ -16,7 +16,19 @@ SMALL = (
     "--evaluation.interim_samples 4 --evaluation.shown 1"
 )
 LAUNCH = "deploy/launch_cluster.sh"
-EXPORT = ".venv/bin/python -m learner.export"
+PYTHON = ".venv/bin/python"
+EXPORT = f"{PYTHON} -m learner.export"
+PLAN = f"{PYTHON} -m deploy.plan"
+CONFIGS = "deploy/configs"
+DESCRIBED = (
+    f"{LAUNCH} --config {CONFIGS}/two_nodes.toml --dry-run --cluster "
+    f"{CONFIGS}/clusters/2x8_h100.toml"
+)
+SLURM = f"{LAUNCH} --config {CONFIGS}/eight_gpus.toml --slurm --dry-run"
+KUBERAY = (
+    f"{LAUNCH} --config {CONFIGS}/two_nodes.toml --rollout_pool.image A --learner_pool.image B "
+    "--data.train /mnt/vision-opd/train.parquet --kuberay"
+)
 # README's command -> what is run instead; {folder} is an empty one
 RUNS = {
     LAUNCH: f"{LAUNCH} {SMALL} --run.folder {{folder}}/run",
@@ -37,7 +49,6 @@ RUNS = {
         ' && .venv/bin/python -m broker.journal {folder}/run replay"'
     ),
     ".venv/bin/python -m broker.journal runs/mine": ".venv/bin/python -m broker.journal --help",
-    ".venv/bin/python -m broker.keys keys": ".venv/bin/python -m broker.keys {folder}/keys",
     "tests/run.sh": "tests/run.sh --collect-only -q",
     "tests/run.sh -q -m proof": "tests/run.sh -q -m proof --collect-only",
     ".venv/bin/python tests/bench/broker.py --json broker.json": (
@@ -80,6 +91,24 @@ RUNS = {
         ".venv/bin/python tests/bench/step.py --scale 64 --groups 1 --layers 4 --repeats 1 "
         "--warmups 0 --json {folder}/step.json"
     ),
+    f"{LAUNCH} --dry-run": f"{LAUNCH} --dry-run",
+    DESCRIBED: DESCRIBED,
+    SLURM: SLURM,
+    KUBERAY: KUBERAY,
+    f"{PYTHON} -m deploy.status runs/mine": f"{PYTHON} -m deploy.status --help",
+    f"{PYTHON} -m deploy.logs runs/mine --follow": f"{PYTHON} -m deploy.logs --help",
+    # tests/deploy/test_quickstart.py does these three with a run
+    f"{PYTHON} -m deploy.scale runs/mine rollout=6": f"{PYTHON} -m deploy.scale --help",
+    f"{PLAN} --config deploy/configs/vision_opd_qwen3_5_4b.toml --gpus 8": (
+        f"{PLAN} --config deploy/configs/vision_opd_qwen3_5_4b.toml --gpus 8"
+    ),
+    f"{PLAN} --calibrate --json plan.json": (
+        f"{PLAN} --calibrate --steps 3 --learner.groups_per_step 4 --json {{folder}}/plan.json"
+    ),
+    f"{PYTHON} -m deploy.explain runs/mine --plan plan.json": (
+        f'bash -c "{LAUNCH} {SMALL} --run.folder {{folder}}/run'
+        f' && {PYTHON} -m deploy.explain {{folder}}/run"'
+    ),
     "tests/run.sh -q tests/broker": "tests/run.sh -q tests/broker --collect-only",
     ".ci/run": "bash -n .ci/run",  # it is what runs this
     "tests/bench/effect.py --seeds 5 --controls": (
@@ -89,7 +118,7 @@ RUNS = {
         ".venv/bin/python -m deploy.quickstart.pretrain --help"  # whole: minutes on two cores
     ),
 }
-QUICK = ("--help", "--collect-only", "bash -n")
+QUICK = ("--help", "--collect-only", "bash -n", "--dry-run", "--kuberay", "--gpus")
 
 
 def commands() -> list[str]:

@@ -61,7 +61,8 @@ def dry_run(
 
 def _added(config: RunConfig, folder: Path, new_keys: Path | None) -> list[str]:
     """What the launcher would add to the configuration."""
-    added = [] if config.run.folder == folder else ["--run.folder", str(folder)]
+    is_named = config.run.folder is not None and config.run.folder.absolute() == folder
+    added = [] if is_named else ["--run.folder", str(folder)]
     return added if new_keys is None else [*added, "--broker.keys", str(new_keys)]
 
 

@@ -36,7 +36,7 @@ def duration(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{round(100 * share)} %"  # no "-0"
 
 
 def gib(value: float) -> str:

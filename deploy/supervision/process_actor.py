@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.lifecycle import stop_with_parent
-from common.log_files import RotatingLog, pump
+from common.log_files import RotatingLog, spawn_logged
 from common.network import interface_towards
 from deploy.cluster.roles import ROOT, Seat
 
@@ -80,28 +80,20 @@ class ProcessActor:
     async def _spawn(
         self, command: tuple[str, ...], environment: Mapping[str, str], log: RotatingLog
     ) -> int:
-        # A pipe of our own: asyncio's would keep `wait` waiting for children that hold it open.
-        read_end, write_end = os.pipe()
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=write_end,
-                stderr=asyncio.subprocess.STDOUT,
+            self._process, self._output = await spawn_logged(
+                command,
+                log,
                 env={**os.environ, **environment},
                 cwd=ROOT,
                 start_new_session=True,  # a Ctrl-C in the terminal is the launcher's to handle
                 preexec_fn=stop_with_parent,  # its Ray worker, however that ends
             )
         except OSError as error:
-            os.close(read_end)
             raise CannotStart(
                 f"{command[0]} does not run in {ROOT} on {socket.gethostname()}: {error.strerror}. "
                 "Fix: have both there, or name another `python` in the process's pool"
             ) from None
-        finally:
-            os.close(write_end)
-        self._output = asyncio.create_task(_copy(read_end, log))
         return self._process.pid
 
     async def wait(self) -> int:
@@ -120,18 +112,6 @@ class ProcessActor:
                 os.killpg(self._process.pid, number)
             else:
                 self._process.send_signal(number)
-
-
-async def _copy(read_end: int, log: RotatingLog) -> None:
-    """A pipe into a log, until nobody can write there any more."""
-    reader = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
-    )
-    try:
-        await pump(reader, log)
-    finally:
-        transport.close()
 
 
 def _ray_address() -> str:

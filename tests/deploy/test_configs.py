@@ -56,7 +56,7 @@ def test_the_published_step_is_kept_where_its_model_is_trained() -> None:
     for name in MACHINES.keys() - ON_THE_LAPTOP:
         config = load(["--config", str(config_of(name))])
         assert config.learner.groups_per_step == 96
-        assert config.learner.groups_per_step % config.learner.ranks == 0
+        assert config.learner.groups_per_step >= 3 * config.learner.ranks  # shares are much alike
         assert config.rollout.trajectories_per_sample == 8
         assert config.broker.max_staleness == 1  # pools that overlap
         assert config.checkpoint.every_steps > 0  # a restart costs little

@@ -60,7 +60,7 @@ LIMIT_S = 30.0  # until something has come about; it takes a fraction of a secon
 class LocalProcess:
     """A process on this machine, by the very class that runs in Ray workers."""
 
-    def __init__(self, name: str, room: Callable[[str], bool]) -> None:
+    def __init__(self, name: str, room: Callable[[str], bool] = lambda name: True) -> None:
         self.name = name
         self.pid = 0
         self._has_room = room
@@ -84,6 +84,11 @@ class LocalProcess:
 
     def release(self) -> None:
         return
+
+
+def place_here(pool: Pool, rank: int) -> LocalProcess:
+    """Where there is room for everything."""
+    return LocalProcess(process_name(pool.name, rank))
 
 
 class Scripts:

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from common.config_cli import build, dump_toml
-from deploy.cluster.roles import Role
 from deploy.supervision.supervisor import Supervisor
-from tests.deploy.test_supervisor import LocalProcess
+from tests.deploy.test_supervisor import place_here
 from tests.pipeline.test_synchronous import (  # noqa: F401  (fixtures)
     STEPS,
     assert_close,
@@ -40,9 +39,6 @@ def test_a_signal_ends_both_ranks_at_the_same_step(
     (folder / "config.toml").write_text(dump_toml(config))
 
     async def run() -> bool:
-        def place(role: Role) -> LocalProcess:
-            return LocalProcess(role, folder / "logs" / f"{role.name}.log")
-
         stop = asyncio.Event()
 
         async def stop_after_a_step() -> None:
@@ -53,13 +49,13 @@ def test_a_signal_ends_both_ranks_at_the_same_step(
 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(stop_after_a_step())
-            return await Supervisor(config, folder, place).run(stop)
+            return await Supervisor(config, folder, place_here).run(stop)
 
     assert asyncio.run(run()) is False
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["interrupted"] is True and summary["steps"] >= 1
     assert (folder / "checkpoints" / f"step-{summary['steps']:06d}").is_dir()
-    for name in ("learner", "learner-1"):
+    for name in ("learner-0", "learner-1"):
         assert "Traceback" not in (folder / "logs" / f"{name}.log").read_text()
 
 

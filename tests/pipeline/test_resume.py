@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 
 from common.config import RunConfig
 from common.config_cli import dump_toml
-from deploy.cluster.roles import Role, broker_role, worker_roles
-from tests.deploy.test_supervisor import LocalProcess
+from deploy.cluster.roles import Seat
+from deploy.supervision.orders import OrderBook
+from deploy.supervision.process_actor import Order, ProcessActor
 from tests.pipeline.test_synchronous import (
     BRANCHES,
     GROUPS,
@@ -35,10 +36,10 @@ from tests.tiny_world import make_dataset
 STEPS = 12
 CHECKPOINT_STEPS = 3
 KILLS = (  # when the step has been trained; what comes next is in full swing
-    (4, ("learner",)),
+    (4, ("learner-0",)),
     (6, ("broker",)),
     (8, ("rollout-0",)),
-    (10, ("learner", "broker", "rollout-0")),
+    (10, ("learner-0", "broker", "rollout-0")),
 )
 LIMIT_S = 120.0
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -51,23 +52,24 @@ class System:
         assert config.run.folder is not None
         self.folder = config.run.folder
         self._config = config
-        self._roles: dict[str, Role] = {}
-        self._processes: dict[str, LocalProcess] = {}
+        self._orders: dict[str, Order] = {}
+        self._processes: dict[str, ProcessActor] = {}
 
     async def start_all(self) -> None:
-        self._roles["broker"] = broker_role(self.folder)
+        book, seat = OrderBook(self._config, self.folder), Seat("here", "127.0.0.1")
+        self._orders["broker"] = book.broker(seat)
         await self.start("broker")
         path = self.folder / "broker.json"
         await self.until(path.exists)
         address = json.loads(path.read_text())["address"]
-        for role in worker_roles(self._config, self.folder, address):
-            self._roles[role.name] = role
-            await self.start(role.name)
+        self._orders["rollout-0"] = book.rollout(0, seat, address)
+        self._orders["learner-0"] = book.learners([seat], address, servers=1)[0]
+        for name in ("rollout-0", "learner-0"):
+            await self.start(name)
 
     async def start(self, name: str) -> None:
-        log = self.folder / "logs" / f"{name}.log"
-        self._processes[name] = LocalProcess(self._roles[name], log)
-        await self._processes[name].start()
+        self._processes[name] = ProcessActor(host="127.0.0.1")
+        await self._processes[name].start(self._orders[name])
 
     async def kill(self, name: str) -> None:
         """SIGKILL, to the engine of a rollout process as well."""
@@ -128,10 +130,10 @@ async def run_and_kill(system: System) -> int:
         for name in names:
             await system.kill(name)
         newest = system.trained()[-1]
-        num_undone += "learner" in names and f"step-{newest:06d}" not in system.checkpoints()
+        num_undone += "learner-0" in names and f"step-{newest:06d}" not in system.checkpoints()
         for name in names:
             await system.start(name)
-    for name in ("learner", "rollout-0", "broker"):
+    for name in ("learner-0", "rollout-0", "broker"):
         await system.ended(name)
     return num_undone
 

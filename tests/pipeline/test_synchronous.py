@@ -34,7 +34,7 @@ from learner.objective.loss import ResponseTokens, objective
 from learner.objective.loss import SamplingLaw as LearnerLaw
 from learner.views.inputs import PromptView
 from rollout.embedded.sampler import Prompt, SamplingLaw, generate
-from tests.deploy.test_supervisor import LocalProcess
+from tests.deploy.test_supervisor import place_here
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_world import make_dataset
 
@@ -84,6 +84,7 @@ def make_config(folder: Path, checkpoint: Path, dataset: Path, servers: int) -> 
             "objective": {"top_k": 8},
             # a large epsilon: gradients that are only rounding must not become whole updates
             "optimizer": {"lr": 1e-2, "warmup_steps": 2, "warmup_from_zero": False, "eps": 1e-3},
+            "cluster": {"max_restarts": 0},  # a death is a failure of the test
             "learner": {"groups_per_step": GROUPS, "threads": 1, "device": "cpu"},
             "weights": {"dtype": "float32", "backend": "gloo"},
         }
@@ -98,10 +99,7 @@ def run_processes(config: RunConfig) -> tuple[Weights, Weights]:
     (folder / "config.toml").write_text(dump_toml(config))
 
     async def run() -> bool:
-        def place(role: Any) -> LocalProcess:
-            return LocalProcess(role, folder / "logs" / f"{role.name}.log")
-
-        return await Supervisor(config, folder, place).run(asyncio.Event())
+        return await Supervisor(config, folder, place_here).run(asyncio.Event())
 
     assert asyncio.run(run())
     last = folder / "checkpoints" / f"step-{STEPS:06d}"

@@ -17,7 +17,7 @@ from aiohttp import web
 from common.config import RunConfig
 from common.config_cli import build
 from common.errors import ConfigError, EngineError
-from common.log_files import RotatingLog, pump
+from common.log_files import RotatingLog, spawn_logged
 from rollout import engine_process
 from rollout.engine_process import EngineLog, EngineProcess, engine_command, engine_environment
 from rollout.sglang import command
@@ -362,12 +362,9 @@ def test_the_log_tells_what_a_starting_engine_does(tmp_path: Path) -> None:
 
 async def started(tmp_path: Path, program: str, url: str = "http://127.0.0.1:9") -> EngineProcess:
     log = EngineLog(tmp_path / "log")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-u", "-c", program,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    output = asyncio.create_task(pump(process.stdout, RotatingLog(log.path, 2**20, 2)))
+    command = (sys.executable, "-u", "-c", program)
+    kept = RotatingLog(log.path, 2**20, 2)
+    process, output = await spawn_logged(command, kept, start_new_session=True)
     return EngineProcess(process, url, log, output)
 
 
