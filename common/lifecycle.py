@@ -1,7 +1,8 @@
 """Start, signals and stop: the same for every process.
 
-The first SIGTERM or SIGINT sets the stop event and the process drains; the second one ends it at
-once. A process whose parent has died stops too, so that nothing outlives a killed launcher.
+The first SIGTERM, SIGINT or SIGHUP (the terminal is closed) sets the stop event and the process
+drains; the second one ends it at once. A process whose parent has died stops too, so that nothing
+outlives a killed launcher.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
 
 
 def set_on_signals(stop: asyncio.Event) -> None:
-    """Let the first SIGTERM or SIGINT set `stop`. Call it inside the running loop.
+    """Let the first SIGTERM, SIGINT or SIGHUP set `stop`. Call it inside the running loop.
 
     Call it again after a library has put its own handlers in place (Ray does).
     """
@@ -43,14 +44,26 @@ def set_on_signals(stop: asyncio.Event) -> None:
         logger.info("%s: draining", signal.Signals(number).name)
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup wants it ignored
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, on_signal, number)
 
 
 def stop_with_parent() -> None:
     """Ask the kernel for a SIGTERM when the parent process dies (Linux; elsewhere nothing)."""
+    _ask_for(signal.SIGTERM)
+
+
+def die_with_parent() -> None:
+    """The same with SIGKILL: whoever comes after the parent finds nothing of it left."""
+    _ask_for(signal.SIGKILL)
+
+
+def _ask_for(number: signal.Signals) -> None:
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def backoff(first_s: float, limit_s: float, rng: random.Random) -> Iterator[float]:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 CODE = "code"  # digest of what both ends of the wire share
 MEANING = ("transformers", "tokenizers", "pillow", "torchvision")  # other tokens, other pixels
-NUMBERS = ("python", "numpy")  # a difference is only told
-_OURS = "vision-opd-async"
+NUMBERS = ("python", "numpy", "sglang")  # a difference is only told
 _SHARED = ("common", "broker")
 _ROOT = Path(__file__).resolve().parents[1]
 _DIGITS = 16
@@ -22,7 +21,7 @@ def _found() -> dict[str, str]:
     digest = code_digest(_ROOT)
     if digest is not None:
         found[CODE] = digest
-    for package in (_OURS, *MEANING, "numpy"):
+    for package in (*MEANING, "numpy"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

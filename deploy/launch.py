@@ -51,23 +51,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _launch(config: RunConfig) -> int:
     """Run to the end; the exit code."""
     from common import lifecycle
-    from deploy.supervision.run_folder import open_run_folder
+    from deploy.supervision.run_folder import open_run_folder, owned
 
     _check_data(config)
     _set_up_sglang(config)
-    config, folder = open_run_folder(config, time.localtime())
-    _log_to(folder / "logs" / "launch.log")
-    print(f"run folder: {folder}", flush=True)
-    exit_code = 0
+    now = time.localtime()
+    with owned(run_folder(config, now)):
+        config, folder = open_run_folder(config, now)
+        _log_to(folder / "logs" / "launch.log")
+        print(f"run folder: {folder}", flush=True)
+        exit_code = 0
 
-    async def supervised(stop: asyncio.Event) -> None:
-        from deploy.supervision.live_run import live_run
+        async def supervised(stop: asyncio.Event) -> None:
+            from deploy.supervision.live_run import live_run
 
-        nonlocal exit_code
-        exit_code = await live_run(config, folder, stop)
+            nonlocal exit_code
+            exit_code = await live_run(config, folder, stop)
 
-    lifecycle.run(supervised)
-    return exit_code
+        lifecycle.run(supervised)
+        return exit_code
 
 
 def _dry_run(config: RunConfig, options: Options) -> None:

@@ -227,9 +227,6 @@ def engine_environment(config: RunConfig) -> dict[str, str]:
     return environment
 
 
-_environment = engine_environment  # as tests know it
-
-
 def free_port(host: str) -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))

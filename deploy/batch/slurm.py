@@ -19,7 +19,7 @@ _BODY = Path(__file__).with_name("slurm_job.sh")
 _SUBMIT_TIMEOUT_S = 60.0
 _NODES_TIMEOUT_S = 300  # from the first node's Ray to the last one's
 _WARNING_S = 120  # from SIGTERM to the end of the allotted time, at least
-_AFTER_DRAIN_S = 60  # of it, for the checkpoint
+_AFTER_DRAIN_S = 60  # of it, for rollouts, broker and Ray after the learner
 _GPU_OPTIONS = ("--gres", "--gpus", "-G")
 
 

@@ -61,7 +61,7 @@ esac
 # ---- what the job runs, on its first node
 
 launched=""
-on_term() { # two minutes before the end: the run drains and writes its checkpoint
+on_term() { # before the end: the run drains and writes its checkpoint
   if [ -z "$launched" ]; then exit 143; fi
   say "SIGTERM: the run drains"
   kill -TERM "$launched" 2>/dev/null || true

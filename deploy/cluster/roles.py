@@ -14,6 +14,7 @@ from common.cluster_config import PoolSection
 from common.config import RunConfig
 from deploy.cluster.pools import PoolName, process_name
 
+INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -113,8 +114,8 @@ def _interfaces(seat: Seat) -> dict[str, str]:
     """gloo and NCCL would look for an interface by themselves, and take one that leads nowhere."""
     if not seat.interface:
         return {}
-    names = {"GLOO_SOCKET_IFNAME": seat.interface}
-    return names if seat.is_loopback else {**names, "NCCL_SOCKET_IFNAME": seat.interface}
+    names = INTERFACE_VARIABLES[:1] if seat.is_loopback else INTERFACE_VARIABLES
+    return dict.fromkeys(names, seat.interface)
 
 
 def _command(

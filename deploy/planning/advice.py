@@ -7,11 +7,6 @@ from deploy.planning.prediction import best_servers
 from deploy.planning.run_files import read_run
 
 
-def advice(run_folder: Path) -> dict[str, int]:
-    """Processes by pool, as `deploy.scale` takes them. Raises as `advised_servers`."""
-    return {"rollout": advised_servers(run_folder)}
-
-
 def advised_servers(run_folder: Path) -> int:
     """The fewest rollout servers with which this run's steps take no longer than with more.
 

@@ -41,9 +41,6 @@ class JournalFacts:
         busy = sum(_overlap(spans, begin_s, end_s) for spans in self.busy.values())
         return busy / alive if alive > 0 else None
 
-    def servers_at(self, time_s: float) -> int:
-        return sum(any(b <= time_s <= e for b, e in spans) for spans in self.lives.values())
-
 
 def read_journal(run: Path) -> JournalFacts | None:
     """None: the run has kept no journal."""

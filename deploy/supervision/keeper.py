@@ -102,11 +102,11 @@ class Keeper:
         except PlaceLost:
             return End(self.names[0], None)
         except NoPlace as error:
-            if not self._may_wait:
+            if not (self._may_wait or self._is_known()):
                 raise
             if not self._has_told:  # it looks again and again, maybe for hours
                 self._has_told = True
-                self._report(f"{error}. The run goes on without it; still looking")
+                self._report(f"{error}. Still looking for one")
             return None
         finally:
             self.is_up.clear()

@@ -70,9 +70,7 @@ class Placed:
             async with asyncio.timeout(limit_s):
                 return await _answer(self._actor.start.remote(order))
         except TimeoutError:
-            raise VisionOpdError(
-                f"{self.name} was not started within {limit_s:g} s. Fix: see its log"
-            ) from None
+            raise PlaceLost(f"{self.name} was not started within {limit_s:g} s") from None
         except ray.exceptions.RayTaskError as error:
             raise VisionOpdError(f"{self.name} cannot be started: {error.cause}") from error
         except ray.exceptions.RayError as error:

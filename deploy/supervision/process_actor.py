@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.lifecycle import stop_with_parent
+from common.lifecycle import die_with_parent
 from common.log_files import RotatingLog, spawn_logged
 from common.network import interface_towards
-from deploy.cluster.roles import ROOT, Seat
+from deploy.cluster.roles import INTERFACE_VARIABLES, ROOT, Seat
 
 _LAST_OUTPUT_S = 1.0  # that children of an ended process may hold its pipe open
 _PRIVATE = 0o600
@@ -84,10 +84,10 @@ class ProcessActor:
             self._process, self._output = await spawn_logged(
                 command,
                 log,
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, **_own_interfaces()},
                 cwd=ROOT,
                 start_new_session=True,  # a Ctrl-C in the terminal is the launcher's to handle
-                preexec_fn=stop_with_parent,  # its Ray worker, however that ends
+                preexec_fn=die_with_parent,  # its Ray worker: another life may begin at once
             )
         except OSError as error:
             raise CannotStart(
@@ -112,6 +112,11 @@ class ProcessActor:
                 os.killpg(self._process.pid, number)
             else:
                 self._process.send_signal(number)
+
+
+def _own_interfaces() -> dict[str, str]:
+    """Of this machine's own environment: its owner knows better than the launcher."""
+    return {name: os.environ[name] for name in INTERFACE_VARIABLES if name in os.environ}
 
 
 def _ray_address() -> str:

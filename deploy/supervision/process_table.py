@@ -46,10 +46,6 @@ class Entry(BaseModel):
     restarts: int = 0
     ends: tuple[End, ...] = ()  # of its lives, newest last
 
-    @property
-    def is_there(self) -> bool:
-        return self.state not in ("ended", "given up")
-
 
 class ProcessTable:
     """

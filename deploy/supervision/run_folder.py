@@ -1,6 +1,9 @@
 """The run folder: where everything that a run leaves behind is, and what it goes on from."""
 
+import contextlib
+import fcntl
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from broker.keys import make_keys
@@ -8,6 +11,27 @@ from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.errors import ConfigError
 from deploy.options import run_folder
+
+LOCK = "launcher.lock"
+
+
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """No other launcher, here or on a machine that shares the folder, runs this run meanwhile.
+
+    Raises:
+        ConfigError: one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"run.folder = {str(folder)!r}: another launcher runs it ({error.strerror}). Fix: "
+                f"end that one, or name another folder. python -m deploy.status {folder}"
+            ) from None
+        yield
 
 
 def open_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig, Path]:

@@ -31,7 +31,7 @@ from deploy.supervision.process_actor import Order
 from deploy.supervision.process_table import FILE, ProcessTable
 
 logger = logging.getLogger(__name__)
-_BROKER_TIMEOUT_S = 60.0
+_BROKER_TIMEOUT_S = 600.0  # it reads the data, and replays the journal of a run that goes on
 _LOOK_S = 0.05
 _STATUS_LAG_S = 3.0  # until the broker's word that the run is over has come round
 _BROKER_GRACE_S = 3.0  # when all others have ended, it only waits for those that died
@@ -339,7 +339,7 @@ class Supervisor:
             address = self._address.result()
             if pool == "rollout":
                 return [self._orders.rollout(ranks[0], seats[0], address)]
-            return self._orders.learners(seats, address, self._servers)
+            return self._orders.learners(seats, address, self._servers_to_wait_for())
 
         return Keeper(
             names,
@@ -355,6 +355,15 @@ class Supervisor:
             report=self._report,
             on_up=on_up,
         )
+
+    def _servers_to_wait_for(self) -> int:
+        """Before the learner's first push. Those that have no machine would only hold it up."""
+        states = {entry.name: entry.state for entry in self.table.entries()}
+        names = [process_name("rollout", rank) for rank in range(self._servers)]
+        absent = {"given up"}
+        if self._known.issuperset(self._pools["learner"].process_names()):
+            absent.add("waiting for a place")  # at first all of them do
+        return max(1, sum(states.get(name) not in absent for name in names))
 
     def _new_budget(self) -> RestartBudget:
         cluster = self._config.cluster

@@ -34,12 +34,12 @@ def test_what_happens_to_a_process_can_be_read_at_every_moment(
     table.note_restart("rollout-1", "was ended by SIGKILL")
     (entry,) = read_processes(tmp_path)
     assert (entry.state, entry.node, entry.pid, entry.restarts) == ("restarting", "a", 0, 1)
-    assert [end.why for end in entry.ends] == ["was ended by SIGKILL"] and entry.is_there
+    assert [end.why for end in entry.ends] == ["was ended by SIGKILL"]
     assert not table.is_up("rollout-1")
 
     table.set("rollout-1", "ended")
     (entry,) = read_processes(tmp_path)
-    assert entry.restarts == 1 and len(entry.ends) == 1 and not entry.is_there
+    assert entry.restarts == 1 and len(entry.ends) == 1
     table.remove("rollout-1")
     table.remove("rollout-1")
     assert read_processes(tmp_path) == table.entries() == []

@@ -168,15 +168,19 @@ def test_the_quickstart_runs_from_start_to_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("clean_machine")
-@pytest.mark.parametrize("sender", ["kill", pytest.param("terminal", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "sender",
+    ["kill", *(pytest.param(name, marks=pytest.mark.slow) for name in ("terminal", "hangup"))],
+)
 def test_a_signal_drains_and_leaves_nothing(tmp_path: Path, sender: str) -> None:
     run = Launched(tmp_path / "run", *SMALL)
     run.wait_for_step(1)
     assert "0100007F" in run.listens_on() <= LOOPBACK, run.listens_on()
     if sender == "kill":
         run.process.send_signal(signal.SIGTERM)
-    else:  # Ctrl-C reaches every process of the group, Ray's own too
-        os.killpg(run.process.pid, signal.SIGINT)
+    else:  # Ctrl-C, or the end of the terminal, reaches every process of the group, Ray's own too
+        number = signal.SIGINT if sender == "terminal" else signal.SIGHUP
+        os.killpg(run.process.pid, number)
     assert run.wait() == 130, run.output()
     summary = json.loads((run.folder / "summary.json").read_text())
     assert summary["interrupted"] is True and summary["steps"] >= 1

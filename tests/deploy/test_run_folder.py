@@ -8,7 +8,7 @@ from broker.keys import MEMBER_FILE, SERVER_FILE, member_keys, server_keys
 from common.config import RunConfig
 from common.config_cli import build, load
 from common.errors import ConfigError
-from deploy.supervision.run_folder import open_run_folder
+from deploy.supervision.run_folder import open_run_folder, owned
 
 NOW = time.strptime("2026-11-23 20:21:10", "%Y-%m-%d %H:%M:%S")
 
@@ -74,3 +74,11 @@ def test_keys_that_were_named_are_taken_and_one_machine_needs_none(tmp_path: Pat
     assert config.broker.keys == tmp_path / "mine" and not (folder / "keys").exists()
     config, folder = open_run_folder(config_for(tmp_path / "b"), NOW)
     assert config.broker.keys is None and not (folder / "keys").exists()
+
+
+def test_two_launchers_do_not_run_one_folder(tmp_path: Path) -> None:
+    told = pytest.raises(ConfigError, match=r"another launcher runs it .*Fix: end that one")
+    with owned(tmp_path / "run"), told, owned(tmp_path / "run"):
+        pass
+    with owned(tmp_path / "run"):
+        pass

@@ -97,6 +97,7 @@ class Scripts:
     def __init__(self, folder: Path, scripts: dict[str, str]) -> None:
         self._folder = folder
         self._scripts = scripts
+        self.waited_for: list[int] = []  # servers, by each life of the learner
 
     def broker(self, seat: Seat) -> Order:
         return self._order("broker", "broker")
@@ -105,6 +106,7 @@ class Scripts:
         return self._order(f"rollout-{rank}", "rollout")
 
     def learners(self, seats: Sequence[Seat], broker_address: str, servers: int) -> list[Order]:
+        self.waited_for.append(servers)
         return [self._order(f"learner-{rank}", "learner") for rank in range(len(seats))]
 
     def _order(self, name: str, pool: str) -> Order:
@@ -126,9 +128,8 @@ class Stage:
         **scripts: str,
     ) -> None:
         scripts = {"broker": BROKER, "rollout": FOLLOWER, "learner": LEARNER, **scripts}
-        monkeypatch.setattr(
-            deploy.supervision.supervisor, "OrderBook", lambda _, folder: Scripts(folder, scripts)
-        )
+        self.orders = Scripts(folder, scripts)
+        monkeypatch.setattr(deploy.supervision.supervisor, "OrderBook", lambda *_: self.orders)
         self.started: list[LocalProcess] = []
         self.folder = folder
         self.full: set[str] = set()  # names of processes that find no room
@@ -403,6 +404,37 @@ async def test_a_server_without_a_machine_waits_for_one_while_the_run_goes_on(
     assert stage.entry("rollout-1").state == "waiting for a place"
     stage.full.clear()
     await stage.until_up("rollout-1")
+    (tmp_path / "go").touch()
+    assert await run is True
+
+
+async def test_a_learner_that_comes_back_does_not_wait_for_servers_without_a_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, monkeypatch, servers=3, learner=WAITING_LEARNER)
+    stage.full.add("rollout-1")
+    run = stage.run()
+    await stage.until_up("learner-0", "rollout-0", "rollout-2")
+    stage.all_join()
+    stage.kill("learner-0")
+    await stage.until_up("learner-0", again=1)
+    (tmp_path / "go").touch()
+    assert await run is True
+    assert stage.orders.waited_for == [3, 2]
+
+
+async def test_a_learner_whose_machine_is_lost_waits_for_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, monkeypatch, learner=WAITING_LEARNER)
+    run = stage.run()
+    await stage.until_up("learner-0", "rollout-0")
+    stage.all_join()
+    stage.full.add("learner-0")
+    stage.kill("learner-0")
+    await until(lambda: any("learner-0 found no machine" in line for line in stage.reported))
+    stage.full.clear()
+    await stage.until_up("learner-0", again=1)
     (tmp_path / "go").touch()
     assert await run is True
 

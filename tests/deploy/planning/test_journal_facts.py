@@ -41,7 +41,6 @@ def test_busy_time_is_with_any_group_in_flight():
     assert found.busy_share(0.0, 10.0) == pytest.approx(3 / 20)
     assert found.busy_share(2.0, 3.0) == pytest.approx(1 / 2)
     assert found.busy_share(20.0, 30.0) is None
-    assert found.servers_at(5.0) == 2
 
 
 @pytest.mark.parametrize(
