@@ -139,7 +139,7 @@ def test_gloo_meets_off_loopback_whatever_the_machine_is_called(hosts: Hosts) ->
     engine = (
         "import sys, torch; from rollout.embedded.weights import UpdateGroup;"
         "group = UpdateGroup(sys.argv[1], int(sys.argv[2]), 1, 2, 'g', 'gloo', 20.0);"
-        "print(group.receive(['w'], [torch.float32], [[3]])[0][1].tolist())"
+        "print(group.receive(['w'], [torch.float32], [[3]])[0][1].tolist()); group.close()"
     )
     address = hosts.address("a")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": ROOT}
