@@ -18,7 +18,8 @@ class PoolSection(Section):
         None,
         gt=0,
         description="Machines that the pool is spread over evenly; none: one for learners, for "
-        "others wherever there is room.",
+        "others wherever there is room. Ray looks for lost ones before anything else: leave it out "
+        "where rollout machines come and go.",
     )
     labels: tuple[str, ...] = Field(
         (),
