@@ -137,9 +137,11 @@ def test_gloo_meets_off_loopback_whatever_the_machine_is_called(hosts: Hosts) ->
         "group.join(); group.broadcast(torch.arange(3.0)); sys.stdin.read(); group.close()"
     )
     engine = (
-        "import sys, torch; from rollout.embedded.weights import UpdateGroup;"
+        # It leaves without the interpreter's end, in which torch's threads now and then abort.
+        "import os, sys, torch; from rollout.embedded.weights import UpdateGroup;"
         "group = UpdateGroup(sys.argv[1], int(sys.argv[2]), 1, 2, 'g', 'gloo', 20.0);"
-        "print(group.receive(['w'], [torch.float32], [[3]])[0][1].tolist()); group.close()"
+        "print(group.receive(['w'], [torch.float32], [[3]])[0][1].tolist(), flush=True);"
+        "group.close(); os._exit(0)"
     )
     address = hosts.address("a")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": ROOT}
