@@ -25,6 +25,7 @@ from broker.doorkeeper import Doorkeeper
 from broker.keys import MemberKeys, ServerKeys, member_keys, server_keys
 from common.config import BrokerSection
 from common.errors import ConfigError
+from common.network import local_address_towards
 
 _REQUESTS_A_PEER = 16  # that ZeroMQ buffers; what is beyond waits in the peer
 _REPLIES_A_PEER = 256  # likewise; what is beyond is dropped, and the peer asks again
@@ -34,7 +35,7 @@ _LOOPBACK = re.compile(r"tcp://(127(?:\.\d{1,3}){3}|localhost):(\d{1,5})")
 _EVERYWHERE = "0.0.0.0"  # as ZeroMQ reports a socket that is bound on all interfaces
 _SILENCE_S = 20.0  # where no configuration says it
 _CONNECT_S = 2.0  # at most, for one try
-_ELSEWHERE = ("192.0.2.1", 9)  # an address that belongs to nobody (RFC 5737)
+_ELSEWHERE = "192.0.2.1"  # an address that belongs to nobody (RFC 5737)
 
 
 class Listener(Protocol):
@@ -251,10 +252,4 @@ def public_address(bound: str, public_host: str | None) -> str:
 
 def primary_host() -> str:
     """The address from which this machine reaches others; its name if it reaches none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(_ELSEWHERE)  # only looks up the route: nothing is sent
-        except OSError:
-            return socket.gethostname()
-        host: str = probe.getsockname()[0]
-        return host
+    return local_address_towards(_ELSEWHERE) or socket.gethostname()

@@ -44,6 +44,16 @@ def replace_text(path: Path, text: str, is_synced: bool = False) -> None:
         sync(path.parent)
 
 
+def replace_private(path: Path, content: bytes) -> None:
+    """The same for what its owner alone may read: at no moment can others. Raises OSError."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+    os.replace(part, path)
+
+
 def replace_json(path: Path, document: Mapping[str, Any], is_synced: bool = False) -> None:
     """As `replace_text`."""
     replace_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n", is_synced)

@@ -6,6 +6,7 @@ outlives a killed launcher.
 """
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import os
@@ -64,6 +65,13 @@ def die_with_parent() -> None:
 def _ask_for(number: signal.Signals) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
+
+
+async def set_or_after(event: asyncio.Event, seconds: float) -> None:
+    """Returns when the event is set, at the latest after so many seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def backoff(first_s: float, limit_s: float, rng: random.Random) -> Iterator[float]:

@@ -39,6 +39,14 @@ def local_address_towards(host: str) -> str | None:
         return address
 
 
+def free_port(host: str) -> int:
+    """A port of this machine's address `host` that nobody has at this moment. Raises OSError."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def interface_towards(host: str) -> str | None:
     """The interface with this machine's address on the way to `host`, as gloo has to be told it.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from broker.protocol import Status
 from common.errors import VisionOpdError
+from deploy.showing.columns import aligned
 from deploy.showing.terminal import plain_line
 from deploy.supervision.control import ask
 from deploy.supervision.process_table import Entry, read_processes
@@ -46,25 +47,14 @@ def text(entries: Sequence[Entry], now: float) -> str:
         )
         for entry in entries
     ]
-    parts = [_aligned(rows, to_the_right=(2, 4, 5))]
+    parts = ["\n".join(aligned(rows, to_the_right=(2, 4, 5)))]
     ends = sorted((-end.time, entry.name, end.why) for entry in entries for end in entry.ends)
     if ends:
         told = [
             (name, f"{duration(now + time)} ago", why) for time, name, why in ends[:_ENDS_SHOWN]
         ]
-        parts.append("started again because it (latest first):\n" + _aligned(told, (1,)))
+        parts.append("\n".join(["started again because it (latest first):", *aligned(told, (1,))]))
     return "\n\n".join(parts)
-
-
-def _aligned(rows: Sequence[Sequence[str]], to_the_right: Sequence[int]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column in to_the_right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -23,7 +22,7 @@ import aiohttp
 from common.config import RunConfig
 from common.errors import EngineError
 from common.log_files import RotatingLog, identity, identity_of, spawn_logged
-from common.network import GLOO_INTERFACE, interface_towards, is_loopback
+from common.network import GLOO_INTERFACE, free_port, interface_towards, is_loopback
 from rollout.sglang.command import sglang_command, sglang_environment
 
 logger = logging.getLogger(__name__)
@@ -225,13 +224,6 @@ def engine_environment(config: RunConfig) -> dict[str, str]:
     if interface := interface_towards(_learner_host(config)):
         environment.setdefault(GLOO_INTERFACE, interface)
     return environment
-
-
-def free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _embedded_environment(config: RunConfig) -> dict[str, str]:

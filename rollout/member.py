@@ -20,6 +20,7 @@ from broker.protocol import Role
 from broker.transport import zmq_link
 from common.config import RunConfig
 from common.errors import EngineError
+from common.lifecycle import set_or_after
 from common.restart_budget import RestartBudget
 from common.versions import versions
 from rollout.engine import Engine, EngineInfo
@@ -113,7 +114,7 @@ class Member:
             ) from error
         logger.error("%s: %s", self._member_id, error)
         logger.warning("%s: starting the engine again in %g s", self._member_id, pause_s)
-        await _stopped_or_after(self._stop, pause_s)
+        await set_or_after(self._stop, pause_s)
 
     def _is_over(self) -> bool:
         return self._stop.is_set() or self._finished.is_set()
@@ -267,17 +268,11 @@ async def wait_until_it_answers(config: RunConfig, url: str, stop: asyncio.Event
                         "rollout.engine_urls; rollout.start_timeout_s sets the limit"
                     ) from error
                 logger.info("waiting for the engine at %s: %s", url, error)
-            await _stopped_or_after(stop, _ASK_AGAIN_S)  # a foreign process cannot wake us
+            await set_or_after(stop, _ASK_AGAIN_S)  # a foreign process cannot wake us
 
 
 async def _raise_when_lost(server: Server) -> None:
     raise await server.lost
-
-
-async def _stopped_or_after(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
 
 
 def first_error(error: BaseException) -> BaseException:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from common.network import local_address_towards
+from common.network import free_port, local_address_towards
 
 _POLL_S = 0.5
 _CONNECT_S = 2.0
@@ -32,9 +32,7 @@ def address(host: str) -> str:
 
 
 def port(host: str) -> str:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return str(probe.getsockname()[1])
+    return str(free_port(host))
 
 
 def token() -> str:

@@ -1,12 +1,12 @@
 """A run's processes as commands for terminals: what the launcher does through Ray, by hand."""
 
 import shlex
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.config import RunConfig
+from common.network import free_port
 from deploy.cluster.environments import needs_sglang, set_up_command
 from deploy.cluster.fit import Seating
 from deploy.cluster.pools import PoolName
@@ -97,7 +97,7 @@ def _seat(seating: Seating) -> Seat:
     node = seating.node
     seat = Seat(node.name, node.host)
     if seat.is_loopback:
-        return Seat(node.name, node.host, port=_free_port())
+        return Seat(node.name, node.host, port=free_port("127.0.0.1"))
     return Seat(node.name, node.host, interface="", port=_RANKS_PORT)
 
 
@@ -105,14 +105,7 @@ def _broker_port(config: RunConfig, broker: Seating) -> str:
     configured = config.broker.address.rpartition(":")[2]
     if configured != "0":
         return configured
-    return str(_free_port()) if _seat(broker).is_loopback else _BROKER_PORT
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return str(free_port("127.0.0.1")) if _seat(broker).is_loopback else _BROKER_PORT
 
 
 def _place(seating: Seating) -> str:

@@ -9,6 +9,7 @@ from deploy.cluster.by_hand import Step, preparations, process_steps
 from deploy.cluster.fit import Seating, fit
 from deploy.cluster.nodes import Node
 from deploy.cluster.pools import Pool, pools_of
+from deploy.showing.columns import aligned
 
 _ORDER = ("broker", "rollout", "learner")  # as they are started
 HAND_NOTE = "By hand: each in a terminal of its own on its machine, in this order."
@@ -103,11 +104,8 @@ def _count(number: float, word: str) -> str:
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> str:
-    """Rows of cells, aligned."""
-    cells = list(rows)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ("  ".join(map(str.ljust, row, widths)) for row in cells)
-    return "\n".join(f"  {line.rstrip()}" for line in lines)
+    """Rows of cells, aligned and indented."""
+    return "\n".join(f"  {line}" for line in aligned(list(rows)))
 
 
 def _text(step: Step) -> str:

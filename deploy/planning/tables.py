@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from deploy.showing.columns import aligned
+
 GIB = 2**30
 
 
@@ -11,15 +13,7 @@ def table(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
     Args:
         left: so many columns go to the left instead.
     """
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if k < left else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    return aligned(rows, range(left, len(rows[0])))
 
 
 def seconds(value: float) -> str:

@@ -18,6 +18,7 @@ import aiohttp
 from aiohttp import web
 
 from common.errors import VisionOpdError
+from common.files import replace_private
 
 FILE = "launcher.json"
 _TIMEOUT_S = 10.0
@@ -67,7 +68,9 @@ async def listening(
         await site.start()
         port = runner.addresses[0][1]
         address = f"http://127.0.0.1:{port}"
-        _write(run_folder / FILE, {"address": address, "token": token})
+        where = {"address": address, "token": token, "host": socket.gethostname()}
+        document = json.dumps({**where, "pid": os.getpid()}, indent=1)
+        replace_private(run_folder / FILE, document.encode())
         yield
     finally:
         (run_folder / FILE).unlink(missing_ok=True)
@@ -98,16 +101,6 @@ async def ask(run_folder: Path, wish: dict[str, Any] | None = None) -> dict[str,
     if "error" in answer:
         raise VisionOpdError(str(answer["error"]))
     return dict(answer)
-
-
-def _write(path: Path, document: dict[str, str]) -> None:
-    """A new file for its owner alone: at no moment can others read the token."""
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        json.dump({**document, "host": socket.gethostname(), "pid": os.getpid()}, file, indent=1)
-    os.replace(part, path)
 
 
 def _read(run_folder: Path) -> dict[str, str]:

@@ -99,7 +99,7 @@ class Crew:
         seats = asyncio.gather(*(process.seat(timeout_s) for process in self._processes))
         ending = asyncio.create_task(self._ending.wait())
         try:
-            await _first(seats, ending)
+            await first_done(seats, ending)
             return list(await seats) if seats.done() else None
         finally:
             await _drop(seats, ending)
@@ -114,7 +114,7 @@ class Crew:
         )
         ending = asyncio.create_task(self._ending.wait())
         try:
-            await _first(starts, ending)
+            await first_done(starts, ending)
             if not starts.done():  # making an environment takes minutes, which nobody waits for
                 await asyncio.gather(*(each.signal(signal.SIGKILL) for each in self._processes))
                 return False
@@ -174,7 +174,8 @@ class Crew:
             self._table.set(process.name, "ended", pid=0)
 
 
-async def _first(*futures: "asyncio.Future[Any]") -> None:
+async def first_done(*futures: "asyncio.Future[Any]") -> None:
+    """Returns as soon as one of them is done."""
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 

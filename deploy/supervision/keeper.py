@@ -1,12 +1,12 @@
 """Keeps one crew alive: starts it again when it died, with growing pauses, up to a budget."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from common.errors import FINAL_EXIT_CODE, VisionOpdError
+from common.lifecycle import set_or_after
 from common.restart_budget import RestartBudget
 from deploy.supervision.crew import Crew, End, Orders
 from deploy.supervision.placement import NoPlace, PlaceLost
@@ -141,13 +141,6 @@ class Keeper:
             else f" {self._budget.max_restarts} restarts are used up (cluster.max_restarts)."
         )
         return f"{failed}.{spent} The end of {log}:\n{tail(log)}"
-
-
-async def set_or_after(event: asyncio.Event, seconds: float) -> None:
-    """Returns when the event is set, at the latest after so many seconds."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
 
 
 def tail(log: Path, lines: int = _TAIL_LINES) -> str:

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.files import replace_private
 from common.lifecycle import die_with_parent
 from common.log_files import RotatingLog, spawn_logged
-from common.network import interface_towards
+from common.network import free_port, interface_towards
 from deploy.cluster.roles import INTERFACE_VARIABLES, ROOT, Seat
 
 _LAST_OUTPUT_S = 1.0  # that children of an ended process may hold its pipe open
-_PRIVATE = 0o600
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,8 @@ class ProcessActor:
     async def seat(self) -> Seat:
         """Where this is, with a port that is free at this moment."""
         host = self._host or _ray_address()
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            port = probe.getsockname()[1]
         name = socket.gethostname() if host.startswith("127.") else host
-        return Seat(name, host, interface_towards(host) or "", port)
+        return Seat(name, host, interface_towards(host) or "", free_port(host))
 
     async def start(self, order: Order) -> int:
         """Start the process; returns its pid.
@@ -131,8 +128,4 @@ def _write_if_other(path: Path, content: bytes) -> None:
     if path.exists() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-    os.replace(part, path)
+    replace_private(path, content)

@@ -16,16 +16,16 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from broker.protocol import Status
 from common.config import RunConfig
 from common.errors import ConfigError, VisionOpdError
+from common.lifecycle import set_or_after
 from common.restart_budget import RestartBudget
 from deploy.cluster.pools import Pool, PoolName, pools_of, process_name
 from deploy.cluster.roles import Seat
-from deploy.supervision.crew import Crew, End, Process
-from deploy.supervision.keeper import Keeper, set_or_after, tail
+from deploy.supervision.crew import Crew, End, Process, first_done
+from deploy.supervision.keeper import Keeper, tail
 from deploy.supervision.orders import OrderBook
 from deploy.supervision.process_actor import Order
 from deploy.supervision.process_table import FILE, ProcessTable
@@ -198,11 +198,11 @@ class Supervisor:
                 "learner", range(self._pools["learner"].processes), self._learner_is_done
             )
             try:
-                await _first([self._address, self._verdict, stopped])
+                await first_done(self._address, self._verdict, stopped)
                 if self._address.done() and not stopped.done() and not self._verdict.done():
                     kept.append(self._tasks.create_task(self._keep(learner)))
                     self._match_servers()
-                    await _first([self._verdict, stopped])
+                    await first_done(self._verdict, stopped)
             finally:
                 self._is_closing = True
                 self._over.set()
@@ -373,10 +373,6 @@ class Supervisor:
             max(_LONGEST_PAUSE_S, cluster.restart_delay_s),
             cluster.restart_delay_s,
         )
-
-
-async def _first(futures: Sequence[asyncio.Future[Any]]) -> None:
-    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:
