@@ -26,6 +26,9 @@ class RunSection(Section):
 
 class ModelSection(Section):
     path: str = Field("Qwen/Qwen3.5-4B", description="Hugging Face folder or name of the start.")
+    revision: str | None = Field(
+        None, min_length=1, description="Commit, branch or tag of a name on the hub; none: its main."
+    )
     dtype: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="Compute dtype of student and teacher; masters are float32."
     )
@@ -44,6 +47,19 @@ class ModelSection(Section):
     )
     lora_alpha: float = Field(32.0, gt=0, description="Adapters are scaled by alpha / rank.")
     max_prompt_tokens: int = Field(8192, gt=0, description="Tokens; longer prompts are refused.")
+
+
+class PromptSection(Section):
+    """How a question becomes a prompt: for rollout, student, teacher, measuring, serving, export."""
+
+    thinking: bool = Field(
+        False,
+        description="Let the model think before it answers. As published it does not; a template "
+        "that opens a think block all the same is refused.",
+    )
+    chat_template: Path | None = Field(
+        None, description="Jinja file in place of the checkpoint's own chat template."
+    )
 
 
 class DataSection(Section):
@@ -345,6 +361,12 @@ class HealthSection(Section):
     mismatch_kl_nats: float | None = Field(
         0.1, gt=0, description="KL between rollout and learner, at most; none: off."
     )
+    sample_mismatch_kl_nats: float | None = Field(
+        0.1,
+        gt=0,
+        description="KL between rollout and learner of any one sample, at most; beyond it the "
+        "sample is named: did the engine see another picture or prompt? none: off.",
+    )
     roll_back_lr_factor: float = Field(
         0.5, gt=0, le=1, description="The learning rate is multiplied by it at each roll-back."
     )
@@ -366,6 +388,7 @@ class RunConfig(Section):
 
     run: RunSection = RunSection()
     model: ModelSection = ModelSection()
+    prompt: PromptSection = PromptSection()
     data: DataSection = DataSection()
     broker: BrokerSection = BrokerSection()
     rollout: RolloutSection = RolloutSection()
