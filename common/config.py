@@ -27,7 +27,9 @@ class RunSection(Section):
 class ModelSection(Section):
     path: str = Field("Qwen/Qwen3.5-4B", description="Hugging Face folder or name of the start.")
     revision: str | None = Field(
-        None, min_length=1, description="Commit, branch or tag of a name on the hub; none: its main."
+        None,
+        min_length=1,
+        description="Commit, branch or tag of a name on the hub; none: its main.",
     )
     dtype: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="Compute dtype of student and teacher; masters are float32."

@@ -1,13 +1,13 @@
 """Images by content: the wire carries sha256 and size, the bytes come from the dataset folder."""
 
 import hashlib
-import io
 from collections import OrderedDict
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from common.errors import DataError
+from common.pictures import decode_picture
 from common.types import ImageRef
 
 
@@ -39,17 +39,15 @@ class ImageStore:
         return content
 
     def open(self, ref: ImageRef) -> Image.Image:
-        """The decoded RGB picture behind `ref`. Do not change it: it is shared.
+        """The picture behind `ref`, upright, RGB. Do not change it: it is shared.
 
         Raises:
-            DataError: as `read_bytes`, or not a picture of the size that `ref` says.
+            DataError: as `read_bytes` and `picture_of`.
         """
         if ref.sha256 in self._cache:
             self._cache.move_to_end(ref.sha256)
             return self._cache[ref.sha256]
-        picture = decode_image(self.read_bytes(ref), ref.path)
-        if picture.size != (ref.width, ref.height):
-            raise DataError(f"image {ref.path} is {picture.size}, not {(ref.width, ref.height)}")
+        picture = picture_of(ref, self.read_bytes(ref))
         self._remember(ref.sha256, picture)
         return picture
 
@@ -61,12 +59,28 @@ class ImageStore:
             self._used_bytes -= _num_bytes(dropped)
 
 
-def decode_image(content: bytes, name: str) -> Image.Image:
-    """RGB picture from encoded bytes; DataError when they are not a picture."""
-    try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {name} cannot be decoded: {error}") from error
+def picture_of(ref: ImageRef, content: bytes) -> Image.Image:
+    """The picture in the bytes behind `ref`, upright, RGB.
+
+    Raises:
+        DataError: not a picture, or not of the size that `ref` says.
+    """
+    picture = decode_picture(content, ref.path)
+    said = (ref.width, ref.height)
+    if picture.size != said:
+        raise DataError(
+            f"image {ref.path} is {picture.size}, not {said}. {_size_mend(said, picture)}"
+        )
+    return picture
+
+
+def _size_mend(said: tuple[int, int], picture: Image.Image) -> str:
+    if said[::-1] == picture.size:
+        return (
+            "Fix: sizes and boxes refer to the upright picture, after its EXIF orientation is "
+            "applied: give width and height, and the box, as a viewer shows it"
+        )
+    return "Fix: give the size of the file that is there"
 
 
 def _num_bytes(picture: Image.Image) -> int:

@@ -1,0 +1,140 @@
+"""Any picture file -> the pixels that engine, student and teacher all see: upright 8-bit RGB.
+
+Decoders disagree on much: SGLang 0.5.23 decodes JPEG with nvJPEG on a GPU and with Pillow on a CPU,
+drops alpha, clips 16 bit and ignores orientation; viewers and annotators turn the picture. So the
+rule is ours, it is applied here and nowhere else, and an engine is given its result:
+
+    orientation    applied (EXIF, XMP, TIFF): boxes and sizes refer to the upright picture
+    transparency   laid on white, as Qwen's own tools do
+    16 bit         the upper eight bits, for grey as Pillow has it for colour
+    grey, palette, 1 bit, CMYK, YCbCr    converted by Pillow; colour profiles are not applied
+    several frames the first
+
+Pixels without a natural range (float, 32-bit integers) are refused.
+"""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from common.errors import DataError
+
+# What Pillow and its plugins raise for files that are damaged, hostile or unknown to them.
+# ValueError: more than 1 MiB of compressed text in a PNG. SyntaxError: a damaged PNG.
+DECODE_ERRORS = (
+    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError,
+    OverflowError, ArithmeticError, MemoryError, RuntimeError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_NO_NATURAL_RANGE = ("I", "F")
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+# Chunks that change no pixel in any decoder; text is not among them, for Pillow may refuse it.
+_PLAIN_CHUNKS = (b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME")
+
+
+def decode_picture(content: bytes, name: str) -> Image.Image:
+    """The first frame of an encoded file, upright, in mode RGB.
+
+    Args:
+        name: of the file, for errors.
+
+    Raises:
+        DataError: not a picture, damaged, too large to decode, or of pixels without a range.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as file:
+            file.load()  # metadata may stand behind the pixels
+            return _upright(_as_rgb(file), _orientation_of(file))
+    except DataError as error:
+        raise DataError(f"image {name}: {error}") from error
+    except DECODE_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "it is no picture that Pillow knows"  # whose words name a place in memory
+        raise DataError(
+            f"image {name} cannot be decoded: {reason}. Fix: save it anew, as PNG or JPEG"
+        ) from error
+
+
+def encode_png(picture: Image.Image) -> bytes:
+    """A file from which every decoder reads these very pixels (8-bit RGB)."""
+    content = io.BytesIO()
+    picture.save(content, "PNG", compress_level=1)  # others take several times as long
+    return content.getvalue()
+
+
+def is_plain_png(content: bytes) -> bool:
+    """Whether a file is what `encode_png` makes, but for compression: 8-bit RGB and no metadata.
+
+    Every decoder reads the same pixels from such a file, so it needs no new encoding.
+    """
+    if not content.startswith(_PNG_START):
+        return False
+    place = len(_PNG_START)
+    while place + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, place)
+        if kind not in _PLAIN_CHUNKS:
+            return False
+        if kind == b"IHDR" and content[place + 16 : place + 21] != b"\x08\x02\x00\x00\x00":
+            return False  # bit depth, colour type, compression, filter, interlace
+        place += 12 + length
+        if kind == b"IEND":
+            return place == len(content)
+    return False
+
+
+def _as_rgb(file: Image.Image) -> Image.Image:
+    if file.mode in _NO_NATURAL_RANGE:
+        raise DataError(
+            f"its pixels are {'floats' if file.mode == 'F' else '32-bit integers'}, which have no "
+            "natural range. Fix: scale it to 8 bits a channel"
+        )
+    if file.mode in _SIXTEEN_BITS:
+        return _from_sixteen_bits(file)
+    if file.has_transparency_data:
+        return _on_white(file.convert("RGBA"))
+    return file.convert("RGB")
+
+
+def _from_sixteen_bits(file: Image.Image) -> Image.Image:
+    grey_HW = np.asarray(file).astype(np.uint16)
+    picture = Image.fromarray((grey_HW >> 8).astype(np.uint8)).convert("RGB")
+    hidden = file.info.get("transparency")  # of a PNG: the grey value that is transparent
+    if isinstance(hidden, int):
+        visible_HW = np.where(grey_HW == hidden, 0, 255).astype(np.uint8)
+        picture.putalpha(Image.fromarray(visible_HW))
+        return _on_white(picture)
+    return picture
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    ground = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    return Image.alpha_composite(ground, picture).convert("RGB")
+
+
+def _orientation_of(file: Image.Image) -> int:
+    """1 where nothing, or nothing that can be read, says otherwise."""
+    try:
+        found = file.getexif().get(_ORIENTATION, 1)
+    except DECODE_ERRORS:
+        return 1  # viewers pass over damaged metadata, too
+    return found if isinstance(found, int) else 1
+
+
+def _upright(picture: Image.Image, orientation: int) -> Image.Image:
+    turn = _TURNS.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
