@@ -52,7 +52,7 @@ class ModelSection(Section):
 
 
 class PromptSection(Section):
-    """How a question becomes a prompt: for rollout, student, teacher, measuring, serving, export."""
+    """How a question becomes a prompt, for rollout, student, teacher, serving and export alike."""
 
     thinking: bool = Field(
         False,
