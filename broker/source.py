@@ -3,9 +3,11 @@
 import hashlib
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.config import RunConfig
+from common.control_tokens import control_tokens_of_folder
 from common.dataset import read_samples
 from common.errors import ConfigError
 from common.types import Sample
@@ -79,7 +81,7 @@ def open_source(config: RunConfig) -> SampleSource:
     path = config.data.train
     if path is None:
         raise ConfigError("data.train is not set. Fix: name a Parquet file of samples")
-    samples, problems = read_samples(path)
+    samples, problems = read_samples(path, control_tokens_of_folder(Path(config.model.path)))
     for problem in problems[:_MAX_LOGGED_PROBLEMS]:
         logger.warning("left out: %s", problem)
     logger.info("%s: %d samples, %d bad rows left out", path, len(samples), len(problems))

@@ -3,25 +3,31 @@
 Columns: sample_id str, problem str (with one "<image>"), image str (path relative to the file's
 folder), image_sha256 str, width int, height int, box list<int>[4] | null, crop str | null,
 crop_sha256 str | null, crop_width int | null, crop_height int | null, answer str | null.
+Sizes and boxes are in pixels of the upright picture, as `common.pictures` makes it: after its EXIF
+orientation is applied. x2 and y2 are exclusive. A problem must hold no control token of the model.
 The answer is read by `read_answers` alone: for measuring, and for the one option that shows it to
 the teacher (teacher.view = "answer_hint"). The method proper trains without any label.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from common.control_tokens import check_plain
 from common.errors import DataError
 from common.types import Box, ImageRef, Sample
 
 _REQUIRED = ("sample_id", "problem", "image", "image_sha256", "width", "height")
 
 
-def read_samples(path: Path) -> tuple[list[Sample], list[str]]:
+def read_samples(path: Path, control_tokens: Sequence[str] = ()) -> tuple[list[Sample], list[str]]:
     """All good rows in file order, and one line for each bad row.
+
+    Args:
+        control_tokens: texts that no problem may hold (`common.control_tokens`).
 
     Raises:
         DataError: the file cannot be read, lacks a column, repeats a sample_id, or has no good row.
@@ -31,7 +37,7 @@ def read_samples(path: Path) -> tuple[list[Sample], list[str]]:
     seen: set[str] = set()
     for number, row in enumerate(_read_rows(path)):
         try:
-            sample = _sample(row)
+            sample = _sample(row, control_tokens)
         except (ValidationError, ValueError, TypeError) as error:
             problems.append(f"{path} row {number}: {_one_line(error)}")
             continue
@@ -97,15 +103,19 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _sample(row: dict[str, Any]) -> Sample:
-    if row["problem"].count("<image>") != 1:
+def _sample(row: dict[str, Any], control_tokens: Sequence[str]) -> Sample:
+    problem = row["problem"]
+    if not isinstance(problem, str):
+        raise ValueError(f"problem is {problem!r}, not text. Fix: write the column as text")
+    if problem.count("<image>") != 1:
         raise ValueError('problem must hold "<image>" exactly once')
+    check_plain(problem, control_tokens, "problem")
     box, crop = row.get("box"), row.get("crop")
     if box is None and crop is None:
         raise ValueError("neither box nor crop: the teacher would have no evidence")
     return Sample(
         sample_id=row["sample_id"],
-        problem=row["problem"],
+        problem=problem,
         image=ImageRef(
             sha256=row["image_sha256"], path=row["image"], width=row["width"], height=row["height"]
         ),

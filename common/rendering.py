@@ -4,7 +4,8 @@ Rollout, student and teacher all render here, so there is one pixel path and one
 (the published code has two, spec section 1.6).
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,20 @@ import numpy as np
 from PIL import Image
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
-from common.errors import DataError
+from common.chat_template import check_thinking, template_options
+from common.config import PromptSection
+from common.control_tokens import check_plain, control_tokens
+from common.end_tokens import end_token_ids
+from common.errors import ConfigError, DataError
+from common.images import picture_of
+from common.picture_sizes import PictureSizes
+from common.pictures import encode_png, is_plain_png
+from common.types import ImageRef
 
 IMAGE_PLACEHOLDER = "<image>"
-_VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+_IMAGE_TOKEN = "<|image_pad|>"
+_VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", _IMAGE_TOKEN, "<|video_pad|>")
+_SAMPLE_PROBLEM = f"{IMAGE_PLACEHOLDER}What is in the picture?"
 
 
 @dataclass(frozen=True)
@@ -30,33 +41,68 @@ class RenderedPrompt:
 
 
 class Renderer:
-    """Applies a checkpoint's chat template and processor."""
+    """Applies a checkpoint's chat template and processor.
 
-    def __init__(self, model_path: str) -> None:
-        from transformers import AutoProcessor
+    Every picture is brought to the size that the model sees here, once: what an engine is given is
+    of that size already, so neither its decoder nor its resizing can make other pixels of it.
 
-        self._processor: Any = AutoProcessor.from_pretrained(model_path)
+    Args:
+        model_path: Hugging Face folder, or a name on the hub.
+        prompt: thinking and template; none: as by default.
+
+    Raises:
+        ConfigError: no such processor, or a template that cannot make the prompts asked for.
+    """
+
+    def __init__(self, model_path: str, prompt: PromptSection | None = None) -> None:
+        self._prompt = prompt or PromptSection()
+        self._processor: Any = _load_processor(model_path)
         self.tokenizer: Any = self._processor.tokenizer
         vocabulary = self.tokenizer.get_vocab()
+        _check_parts(model_path, self._processor, vocabulary)
         self.vision_token_ids = [vocabulary[t] for t in _VISION_TOKENS if t in vocabulary]
-        self.image_token_id: int = vocabulary["<|image_pad|>"]
+        self.image_token_id: int = vocabulary[_IMAGE_TOKEN]
+        self.end_token_ids = _end_token_ids(model_path, self.tokenizer)
+        self.control_tokens = control_tokens(
+            (token.content, token.special) for token in self.tokenizer.added_tokens_decoder.values()
+        )
+        self._sizes = PictureSizes(self._processor.image_processor)
+        self._template = self._take_template(model_path)
+        self._options = template_options(self._template, self._prompt)
+        self._check_template(model_path)
 
     def text(self, problem: str) -> str:
-        """The prompt's text: user turn, one image part, and the generation prompt."""
-        before, found, after = problem.partition(IMAGE_PLACEHOLDER)
-        if not found or IMAGE_PLACEHOLDER in after:
-            raise DataError(f"problem must hold {IMAGE_PLACEHOLDER!r} exactly once: {problem!r}")
-        parts = [{"type": "text", "text": before}] if before else []
-        parts += [{"type": "image"}, {"type": "text", "text": after}]
-        rendered: str = self._processor.apply_chat_template(
-            [{"role": "user", "content": parts}], tokenize=False, add_generation_prompt=True
-        )
-        return rendered
+        """The prompt's text: user turn, one image part, and the generation prompt.
+
+        Raises:
+            DataError: not one image placeholder, or a control token in the person's text.
+        """
+        return self._rendered(problem, ends=True)
 
     def prompt_token_ids(self, problem: str) -> np.ndarray:
         """int32 [P]: the prompt with ONE placeholder for the image, as rollout engines want it."""
         ids = self.tokenizer(self.text(problem), add_special_tokens=False)["input_ids"]
         return np.asarray(ids, dtype=np.int32)
+
+    def fitted(self, picture: Image.Image) -> Image.Image:
+        """RGB in the size that the model sees; a picture of that size as it is.
+
+        Raises:
+            DataError: no size will do, for instance an extreme aspect ratio.
+        """
+        return self._sizes.fitted(picture)
+
+    def engine_image(self, content: bytes, ref: ImageRef) -> bytes:
+        """A PNG of the pixels that `prompt` makes of the picture in `content`: an engine's input.
+
+        The file itself where it is that already.
+
+        Raises:
+            DataError: as `picture_of` and `fitted`.
+        """
+        picture = picture_of(ref, content)
+        fitted = self.fitted(picture)
+        return content if fitted is picture and is_plain_png(content) else encode_png(fitted)
 
     def prompt(self, problem: str, picture: Image.Image) -> RenderedPrompt:
         """The prompt with its pixels and the image placeholders expanded."""
@@ -68,7 +114,7 @@ class Renderer:
         """Several prompts in one call of the processor, which is cheaper than one call each."""
         batch = self._processor(
             text=[self.text(problem) for problem in problems],
-            images=list(pictures),
+            images=[self.fitted(picture) for picture in pictures],
             return_tensors="np",
             padding=True,
             add_special_tokens=False,
@@ -100,3 +146,117 @@ class Renderer:
     def token_texts(self, token_ids: np.ndarray | list[int]) -> list[str]:
         """Each token's own text, special tokens kept."""
         return [self.tokenizer.decode([int(token)]) for token in token_ids]
+
+    # ---- the template ----------------------------------------------------------------------------
+    def _rendered(self, problem: str, ends: bool) -> str:
+        """Args:
+        ends: with the generation prompt.
+        """
+        check_plain(problem, self.control_tokens, f"problem {problem[:80]!r}")
+        before, found, after = problem.partition(IMAGE_PLACEHOLDER)
+        if not found or IMAGE_PLACEHOLDER in after:
+            raise DataError(f"problem must hold {IMAGE_PLACEHOLDER!r} exactly once: {problem!r}")
+        parts = [{"type": "text", "text": before}] if before else []
+        parts += [{"type": "image"}, {"type": "text", "text": after}]
+        rendered: str = self._processor.apply_chat_template(
+            [{"role": "user", "content": parts}],
+            chat_template=self._template,
+            tokenize=False,
+            add_generation_prompt=ends,
+            **self._options,
+        )
+        return rendered
+
+    def _take_template(self, model_path: str) -> str:
+        """The one that is configured, or the checkpoint's; the processor saves it, too."""
+        if self._prompt.chat_template is not None:
+            self._processor.chat_template = _read_template(self._prompt.chat_template)
+        found = self._processor.chat_template or self.tokenizer.chat_template
+        if isinstance(found, dict):  # a checkpoint may have several
+            found = found.get("default")
+        if not found:
+            raise ConfigError(
+                f"model.path = {model_path!r} has no chat template: is it a base model? Fix: name "
+                "one that follows instructions, or a template (prompt.chat_template = FILE)"
+            )
+        return str(found)
+
+    def _check_template(self, model_path: str) -> None:
+        from jinja2 import TemplateError
+
+        try:
+            text = self._rendered(_SAMPLE_PROBLEM, ends=True)
+            turn = self._rendered(_SAMPLE_PROBLEM, ends=False)
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise ConfigError(
+                f"the chat template of model.path = {model_path!r} cannot render a question about "
+                f"a picture: {type(error).__name__}: {error}. Fix: name another template "
+                "(prompt.chat_template = FILE)"
+            ) from error
+        if (pictures := text.count(_IMAGE_TOKEN)) != 1:
+            raise ConfigError(
+                f"the chat template of model.path = {model_path!r} puts {pictures} {_IMAGE_TOKEN} "
+                "into a prompt with one picture. Fix: choose an instruction-tuned image-text "
+                "model, or name another template (prompt.chat_template = FILE)"
+            )
+        tail = text.removeprefix(turn) if text.startswith(turn) else text[-200:]
+        check_thinking(tail, self._template, self._prompt)
+
+
+def pixel_digest(pixel_values: np.ndarray, mean: float = 0.5, std: float = 0.5) -> str:
+    """Of patches as 8-bit levels, which a GPU's and a CPU's float arithmetic agree on: sha256."""
+    levels = np.rint((np.asarray(pixel_values, dtype=np.float32) * std + mean) * 255)
+    return hashlib.sha256(levels.astype(np.uint8).tobytes()).hexdigest()
+
+
+def _load_processor(model_path: str) -> Any:
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(model_path)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"model.path = {model_path!r} has no usable processor: {reason} "
+            "Fix: name a Hugging Face folder with tokenizer, processor and chat template"
+        ) from error
+
+
+def _check_parts(model_path: str, processor: Any, vocabulary: Mapping[str, int]) -> None:
+    missing = [
+        part
+        for part, is_there in (
+            ("an image processor", getattr(processor, "image_processor", None) is not None),
+            (f"the token {_IMAGE_TOKEN}", _IMAGE_TOKEN in vocabulary),
+        )
+        if not is_there
+    ]
+    if missing:
+        raise ConfigError(
+            f"model.path = {model_path!r} lacks {' and '.join(missing)}: it is no image-text model "
+            "that this project knows. Fix: choose a model of the Qwen3.5, Qwen3-VL or Qwen2.5-VL "
+            "family"
+        )
+
+
+def _end_token_ids(model_path: str, tokenizer: Any) -> list[int]:
+    """Where a response ends, asked of every engine in so many words."""
+    from transformers import AutoConfig, GenerationConfig
+
+    config = AutoConfig.from_pretrained(model_path)
+    try:
+        of_generation = GenerationConfig.from_pretrained(model_path).eos_token_id
+    except (OSError, ValueError):
+        of_generation = None  # there is none, or none that says so
+    return end_token_ids(
+        of_generation, config.get_text_config().eos_token_id, tokenizer.eos_token_id
+    )
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"prompt.chat_template = {str(path)!r} cannot be read: {error}. Fix: name a Jinja file"
+        ) from error

@@ -107,7 +107,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
     step = 0 if checkpoint is None else checkpoint.version
     process.watch.goes_on_from(step)
     model, teacher = _models(config, ranks, step)
-    renderer = Renderer(config.model.path)
+    renderer = Renderer(config.model.path, config.prompt)
     positions = functools.partial(prompt_positions, model)
     with ExitStack() as stack:
         processes = render_processes(config.learner, ranks.device)

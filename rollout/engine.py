@@ -13,6 +13,10 @@ class RequestRejected(EngineError):
     """The engine found fault with the request itself: another try would fail as well."""
 
 
+class RequestFailed(EngineError):
+    """The engine answered with an error of its own. It lives on; the request may be its cause."""
+
+
 class EngineGone(EngineError):
     """No answer at all: the engine has died, hangs, or cannot be reached."""
 
@@ -22,13 +26,14 @@ class GroupRequest:
     """n responses to one prompt."""
 
     prompt_token_ids: np.ndarray  # int32 [P], ONE placeholder an image
-    images: tuple[bytes, ...]  # encoded files (PNG, JPEG), in the prompt's order
+    images: tuple[bytes, ...]  # PNG files of the learner's very pixels, in the prompt's order
     num_trajectories: int
     temperature: float
     top_p: float
     top_k: int  # -1: off
     max_response_tokens: int
     banned_token_ids: tuple[int, ...]  # never sampled: vision tokens, which no response may hold
+    end_token_ids: tuple[int, ...]  # each ends a response; an engine may know more
     seed: int | None  # only where the engine is deterministic
 
 

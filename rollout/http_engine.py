@@ -21,6 +21,7 @@ from rollout.engine import (
     EngineInfo,
     GroupRequest,
     GroupResult,
+    RequestFailed,
     RequestRejected,
     Scores,
 )
@@ -185,6 +186,8 @@ class HttpEngine:
         status, content = await self._send("POST", "/generate", body, timeout_s)
         if status == 400:
             raise RequestRejected(f"/generate: HTTP 400: {_message(content)}")
+        if status != 200:
+            raise RequestFailed(f"/generate: HTTP {status}: {_message(content)}")
         return self._checked("/generate", status, content)
 
     async def _ask(
@@ -234,11 +237,13 @@ def generate_body(request: GroupRequest, cache_part: str) -> dict[str, Any]:
         "top_k": request.top_k,
         "max_new_tokens": request.max_response_tokens,
     }
+    if request.end_token_ids:
+        params["stop_token_ids"] = list(request.end_token_ids)
     if request.banned_token_ids:
         params["logit_bias"] = {str(token): _BAN for token in request.banned_token_ids}
     if request.seed is not None:
         params["sampling_seed"] = request.seed
-    images = [base64.b64encode(content).decode() for content in request.images]
+    images = [_data_url(content) for content in request.images]
     return {
         "input_ids": request.prompt_token_ids.tolist(),
         # With n > 1 the server turns the request into a batch of one: several images are one item.
@@ -260,12 +265,17 @@ def score_body(
     tokens = [*prompt_token_ids.tolist(), *response_token_ids.tolist()]
     return {
         "input_ids": tokens,
-        "image_data": [base64.b64encode(image).decode()],
+        "image_data": [_data_url(image)],
         "sampling_params": {"max_new_tokens": 1, "temperature": 0},
         "return_logprob": True,
         "logprob_start_len": len(prompt_token_ids) - 1,  # a lower bound: placeholders expand
         "extra_key": cache_part,
     }
+
+
+def _data_url(png: bytes) -> str:
+    """Not bare base64: SGLang opens text that begins with "/" as a file, and a JPEG's does."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def parse_scores(answer: Any, response_token_ids: np.ndarray) -> Scores:

@@ -52,7 +52,7 @@ async def serve(config: RunConfig, index: int, stop: asyncio.Event) -> None:
 
     async with asyncio.TaskGroup() as tasks:
         zmq_link(config.broker)  # what is wrong with it shows now, not after the engine's start
-        renderer = tasks.create_task(asyncio.to_thread(_load_renderer, config.model.path))
+        renderer = tasks.create_task(asyncio.to_thread(_load_renderer, config))
         pool, finished = Pool(), asyncio.Event()
         for member_id, started in _engines(config, index, stop).items():
             member = Member(config, member_id, started, pool, renderer, stop, finished)
@@ -104,18 +104,10 @@ async def _attached_engine(
     yield RunningEngine(url)
 
 
-def _load_renderer(model_path: str) -> "Renderer":
-    from common.errors import ConfigError
+def _load_renderer(config: RunConfig) -> "Renderer":
     from common.rendering import Renderer
 
-    try:
-        return Renderer(model_path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"model.path = {model_path!r} has no usable processor: {reason} "
-            "Fix: name a Hugging Face folder with tokenizer, processor and chat template"
-        ) from error
+    return Renderer(config.model.path, config.prompt)
 
 
 if __name__ == "__main__":

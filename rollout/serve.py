@@ -1,7 +1,7 @@
 """`python -m rollout.serve CHECKPOINT`: chat with an exported checkpoint, over OpenAI's HTTP API.
 
 SGLang runs in its environment, as rollout.main runs it, with the checkpoint's own chat template and
-without a thinking phase. Ctrl-C or SIGTERM ends it.
+without a thinking phase (prompt.thinking). Ctrl-C or SIGTERM ends it.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import lifecycle
+from common.chat_template import SWITCH
 from common.config import RunConfig
 from common.config_cli import exit_with, load
 from common.errors import ConfigError, EngineError
@@ -29,7 +30,7 @@ Serves a Hugging Face folder with SGLang: chat with images as OpenAI's API has i
   --port PORT          port to listen on (default: 30000)
   --api-key-file FILE  file with the key that clients must send
   --config FILE, --section.key value
-                       as of a run; the sections rollout and sglang, and
+                       as of a run; the sections rollout, sglang and prompt, and
                        weights.dtype (default: bfloat16) have a meaning here"""
 _SHORT_FLAGS = {
     "--host": "--rollout.host",
@@ -102,10 +103,12 @@ def check_checkpoint(folder: Path) -> None:
 
 def server_flags(config: RunConfig) -> list[str]:
     """What serving adds to a rollout server's command line."""
-    # A template that knows no such switch ignores it; a request may still ask for thinking.
-    template_options = json.dumps({"enable_thinking": False})
     name = Path(config.model.path).name
-    return ["--served-model-name", name, "--default-chat-template-kwargs", template_options]
+    flags = ["--served-model-name", name]
+    if config.prompt.chat_template is not None:
+        flags += ["--chat-template", str(config.prompt.chat_template.absolute())]
+    # A request may still ask for the other mode.
+    return [*flags, "--default-chat-template-kwargs", json.dumps({SWITCH: config.prompt.thinking})]
 
 
 async def serve(config: RunConfig, stop: asyncio.Event) -> None:

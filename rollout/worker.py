@@ -1,8 +1,9 @@
 """Lease > generate > submit, as many groups at once as the servers have slots for.
 
 A group goes to the best server of the pool. One that fails is tried again within its lease, on
-another server if there is one, and then given back; at once when the sample is at fault. Work that
-a pause cut short is done again.
+another server if there is one, and then given back; at once when the sample is at fault. An error
+of a server that lives on counts as the sample's fault too, so that no sample is tried for ever.
+Work that a pause cut short is done again.
 """
 
 import asyncio
@@ -16,7 +17,8 @@ from common.config import RunConfig
 from common.errors import DataError, EngineError
 from common.images import ImageStore
 from common.types import Group, GroupLease, ImageRef
-from rollout.engine import GroupRequest, GroupResult, RequestRejected
+from rollout.engine import GroupRequest, GroupResult, RequestFailed, RequestRejected
+from rollout.engine_images import EngineImages
 from rollout.pool import Pool, Server
 from rollout.serving import Figures, Served
 
@@ -29,8 +31,11 @@ class PromptRenderer(Protocol):
     """The part of common.rendering.Renderer that rollout needs."""
 
     vision_token_ids: list[int]
+    end_token_ids: list[int]
 
     def prompt_token_ids(self, problem: str) -> Any: ...
+
+    def engine_image(self, content: bytes, ref: ImageRef) -> bytes: ...
 
 
 class RolloutWorker:
@@ -57,6 +62,7 @@ class RolloutWorker:
         self._renderer = renderer
         self._figures = figures
         self._images = _image_store(config)
+        self._engine_images = EngineImages(renderer.engine_image)
         self._leases: tuple[GroupLease, ...] = ()
         self._served = Served(0, 0)  # what they were granted for
 
@@ -92,7 +98,7 @@ class RolloutWorker:
         try:
             async with asyncio.timeout(lease.lease_s):
                 await self._fulfil(lease, served)
-        except (DataError, RequestRejected) as error:
+        except (DataError, RequestRejected, RequestFailed) as error:
             await self._give_back(lease, str(error), broken_sample=True)
         except EngineError as error:
             await self._give_back(lease, str(error), broken_sample=False)
@@ -164,15 +170,24 @@ class RolloutWorker:
     async def _request(self, lease: GroupLease) -> GroupRequest:
         return GroupRequest(
             prompt_token_ids=self._renderer.prompt_token_ids(lease.sample.problem),
-            images=(await self._image_bytes(lease.sample.image),),
+            images=(await self._engine_image(lease.sample.image),),
             num_trajectories=lease.num_trajectories,
             temperature=self._rollout.temperature,
             top_p=self._rollout.top_p,
             top_k=self._rollout.top_k,
             max_response_tokens=self._rollout.max_response_tokens,
             banned_token_ids=tuple(self._renderer.vision_token_ids),
+            end_token_ids=tuple(self._renderer.end_token_ids),
             seed=lease.sampling_seed if self._rollout.deterministic else None,
         )
+
+    async def _engine_image(self, image: ImageRef) -> bytes:
+        """Raises DataError: it cannot be read, or is not a picture that the model can be shown."""
+        known = self._engine_images.known(image)
+        if known is not None:
+            return known
+        content = await self._image_bytes(image)
+        return await asyncio.to_thread(self._engine_images.make, image, content)
 
     async def _image_bytes(self, image: ImageRef) -> bytes:
         if self._images is not None:

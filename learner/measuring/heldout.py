@@ -68,7 +68,7 @@ class Heldout:
         for problem in problems:
             logger.warning("left out: %s", problem)
         answers = read_answers(path)
-        renderer = Renderer(config.model.path)
+        renderer = Renderer(config.model.path, config.prompt)
         crop = config.teacher.model_copy(update={"view": "crop"})  # whatever the teacher sees
         views = PromptViews(renderer, ImageStore(path.parent), crop, positions)
         self._evaluation = Evaluation(

@@ -37,6 +37,7 @@ def open_training_views(
         if processes:
             setup = WorkerSetup(
                 model_path=config.model.path,
+                prompt=config.prompt,
                 images=str(folder.absolute()),
                 teacher=config.teacher,
                 contrast_pixels=contrast_pixels,

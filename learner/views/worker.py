@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
-from common.config import TeacherSection
+from common.config import PromptSection, TeacherSection
 from common.errors import DataError
 from common.images import ImageStore
 from common.rendering import RenderedPrompt, Renderer
@@ -30,6 +30,7 @@ class WorkerSetup(Record):
     """What a worker needs to render as the learner does."""
 
     model_path: str  # Hugging Face folder with tokenizer and processor
+    prompt: PromptSection
     images: str  # folder that image paths are relative to
     teacher: TeacherSection
     contrast_pixels: int | None
@@ -55,7 +56,8 @@ def serve(link: ArrayLink) -> None:
     """Answer requests until the link closes, which raises LinkClosed."""
     setup = WorkerSetup.model_validate_json(link.receive()[0])
     images = ImageStore(Path(setup.images), _PICTURE_BYTES)
-    views = ViewRenderer(Renderer(setup.model_path), images, setup.teacher, setup.contrast_pixels)
+    renderer = Renderer(setup.model_path, setup.prompt)
+    views = ViewRenderer(renderer, images, setup.teacher, setup.contrast_pixels)
     link.send(READY)
     while True:
         request = ViewRequest.model_validate_json(link.receive()[0])

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
+from common.pictures import DECODE_ERRORS
 from rollout.embedded.requests import BadRequest, GenerateBody
 from rollout.embedded.sampler import Prompt
 
@@ -102,7 +103,8 @@ class PromptBuilder:
 
 
 def _decode(content: bytes, number: int) -> Image.Image:
+    """As SGLang on a CPU has it: as stored, alpha dropped. Our worker sends what needs neither."""
     try:
         return Image.open(io.BytesIO(content)).convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except DECODE_ERRORS as error:
         raise BadRequest(f"image_data[{number}] cannot be decoded: {error}") from error

@@ -159,11 +159,12 @@ def _image_list(value: Any) -> list[str]:
 def _image_bytes(image: str) -> bytes:
     if image.startswith(("http://", "https://")):
         raise BadRequest("image_data: the embedded engine does not download images")
-    if image.lower().endswith(_IMAGE_SUFFIXES):
+    # As SGLang has it: bare base64 that begins with "/", as that of every JPEG does, is a path.
+    if image.startswith(("/", "file://")) or image.lower().endswith(_IMAGE_SUFFIXES):
         try:
             return Path(image.removeprefix("file://")).read_bytes()
         except OSError as error:
-            raise BadRequest(f"image_data: {image}: {error.strerror}") from error
+            raise BadRequest(f"image_data: {image[:100]}: {error.strerror}") from error
     encoded = image.partition(",")[2] if image.startswith("data:") else image
     try:
         return base64.b64decode(encoded, validate=True)

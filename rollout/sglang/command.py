@@ -39,6 +39,9 @@ _OURS = {
     "--max-total-tokens": "sglang.max_total_tokens",
     "--api-key": "sglang.api_key_file",
     "--admin-api-key": "sglang.api_key_file",
+    "--revision": "model.revision",
+    "--chat-template": "prompt.chat_template",
+    "--default-chat-template-kwargs": "prompt.thinking",
 }
 # Flags that must not be given at all, with the reason; "*" stands for the rest of a name.
 _HARMFUL = {
@@ -50,7 +53,40 @@ _HARMFUL = {
     "--disaggregation-mode": "weight updates reach one whole server only",
     "--enable-lora": "weight updates replace whole weights",
     "--lora-paths": "weight updates replace whole weights",
-}
+    "--model-impl": "weight updates name tensors as SGLang's own model does",
+    "--trust-remote-code": "code from a checkpoint's folder is not run",
+    **dict.fromkeys(
+        ("--json-model-override-args", "--model-config-parser"),
+        "the learner computes by the checkpoint's own config.json",
+    ),
+    **dict.fromkeys(
+        (
+            "--image-processor-backend", "--disable-fast-image-processor", "--mm-process-config",
+            "--limit-mm-data-per-request", "--language-only", "--language-model-only",
+            "--encoder-only",
+        ),
+        "the server would see other pixels than the learner",
+    ),
+    "--enable-mm-global-cache": "image embeddings of older weights would be used",
+    **dict.fromkeys(
+        (
+            "--tokenizer-path", "--tokenizer-mode", "--tokenizer-backend",
+            "--hf-chat-template-name", "--completion-template", "--trust-request-chat-template",
+            "--allow-auto-truncate",
+        ),
+        "the server would see other prompts than the learner",
+    ),
+    **dict.fromkeys(
+        ("--preferred-sampling-params", "--enable-watermark", "--watermark-config",
+         "--enable-strict-thinking"),
+        "tokens would be sampled by another law than the learner corrects for",
+    ),
+}  # fmt: skip
+# Environment variables by which SGLang would see other pixels or prompts; not passed on.
+_HARMFUL_VARIABLES = (
+    "SGLANG_IMAGE_MAX_PIXELS", "SGLANG_RESIZE_RESAMPLE", "SGLANG_MM_AVOID_RETOKENIZE",
+    "SGLANG_MM_SKIP_COMPUTE_HASH",
+)  # fmt: skip
 # Flags that are harmless with the value 1, with the reason against more.
 _ONE_REPLICA = "a weight update reaches one replica of a server; raise rollout.servers instead"
 _ONE_STAGE = (
@@ -107,7 +143,8 @@ def sglang_environment(config: RunConfig) -> dict[str, str]:
     Raises:
         ConfigError: the key file cannot be used.
     """
-    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    left_out = ("PYTHONPATH", *_HARMFUL_VARIABLES)
+    environment = {name: text for name, text in os.environ.items() if name not in left_out}
     environment |= {
         # Else Python would look for every module in launch.py's folder first.
         "PYTHONSAFEPATH": "1",

@@ -10,15 +10,20 @@ Environment:
     VISION_OPD_GROUP_TIMEOUT_S: seconds that a weight-update group may be silent.
     VISION_OPD_PARENT_PID: who started this; gone by the time it is looked for: nothing is served.
     VISION_OPD_API_KEY_FILE: file with the key of the HTTP port; unset: no key.
+    VISION_OPD_PIXEL_LOG: file for digests of the pixels that the model is shown; unset: none.
 """
 
 import ctypes
+import hashlib
 import inspect
+import json
 import logging
+import math
 import os
 import signal
 import sys
 import types
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -92,6 +97,48 @@ def api_key() -> str | None:
         return file.read().strip()
 
 
+def decode_as_the_learner() -> None:
+    """JPEGs with Pillow, also on a GPU, where SGLang would take nvJPEG: other pixels.
+
+    Training sends PNG; this is for chat with pictures as people have them.
+    """
+    from sglang.srt.multimodal.processors.base_processor import BaseMultimodalProcessor
+
+    BaseMultimodalProcessor.gpu_image_decode = False
+
+
+def log_pixels(path: str) -> None:
+    """Appends to a file what the model is shown: a JSON line {"sha256", "grid"} for each picture.
+
+    The digest is of the patches as 8-bit levels, as common.rendering.pixel_digest has it.
+    """
+    from sglang.srt.multimodal.processors.base_processor import BaseMultimodalProcessor
+
+    process = BaseMultimodalProcessor.process_mm_data
+
+    def process_and_log(self: Any, *arguments: Any, **options: Any) -> Any:
+        result = process(self, *arguments, **options)
+        if "pixel_values" in result:
+            image_processor = self._processor.image_processor
+            mean, std = image_processor.image_mean[0], image_processor.image_std[0]
+            with open(path, "a", encoding="utf-8") as file:
+                for line in _digests(result["pixel_values"], result["image_grid_thw"], mean, std):
+                    file.write(line)
+        return result
+
+    BaseMultimodalProcessor.process_mm_data = process_and_log
+
+
+def _digests(pixels: Any, grids: Any, mean: float, std: float) -> Iterator[str]:
+    start = 0
+    for grid in grids.tolist():
+        part = pixels[start : start + math.prod(grid)].float().cpu().numpy()
+        start += len(part)
+        levels = ((part * std + mean) * 255).round().astype("uint8")
+        sha256 = hashlib.sha256(levels.tobytes()).hexdigest()
+        yield json.dumps({"sha256": sha256, "grid": grid}) + "\n"
+
+
 def serve(flags: list[str]) -> None:
     """What `python -m sglang.launch_server` does with these flags."""
     from sglang.launch_server import run_server
@@ -100,6 +147,9 @@ def serve(flags: list[str]) -> None:
     from sglang.srt.utils import kill_process_tree
 
     load_plugins()
+    decode_as_the_learner()
+    if "VISION_OPD_PIXEL_LOG" in os.environ:
+        log_pixels(os.environ["VISION_OPD_PIXEL_LOG"])
     try:
         run_server(prepare_server_args(flags))
     finally:

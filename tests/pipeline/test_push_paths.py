@@ -124,7 +124,8 @@ class Pair:
         return GroupRequest(
             prompt_token_ids=self.renderer.prompt_token_ids(PROBLEM), images=(IMAGE,),
             num_trajectories=2, temperature=1.0, top_p=1.0, top_k=-1, max_response_tokens=tokens,
-            banned_token_ids=tuple(banned), seed=None,
+            banned_token_ids=tuple(banned), end_token_ids=tuple(self.renderer.end_token_ids),
+            seed=None,
         )  # fmt: skip
 
 

@@ -26,9 +26,14 @@ def request(**fields) -> GroupRequest:
         "top_k": -1,
         "max_response_tokens": 4,
         "banned_token_ids": (5, 6),
+        "end_token_ids": (2, 0),
         "seed": None,
     }
     return GroupRequest(**{**defaults, **fields})
+
+
+def url(encoded: str) -> str:
+    return f"data:image/png;base64,{encoded}"
 
 
 def response(index: int = 0, *, finish: str = "stop", **meta) -> dict:
@@ -70,14 +75,17 @@ def test_body_bans_tokens_and_sends_a_seed_only_when_there_is_one():
     assert "sampling_seed" not in body["sampling_params"]
     assert body["return_logprob"] is True
     assert body["extra_key"] == "p"
-    assert body["image_data"] == ["YQ=="]
+    assert body["sampling_params"]["stop_token_ids"] == [2, 0]
+    assert body["image_data"] == [url("YQ==")]
     assert generate_body(request(seed=9), "p")["sampling_params"]["sampling_seed"] == 9
 
 
 def test_several_images_of_a_group_are_one_item():
-    assert generate_body(request(images=(b"a", b"b")), "p")["image_data"] == [["YQ==", "Yg=="]]
+    assert generate_body(request(images=(b"a", b"b")), "p")["image_data"] == [
+        [url("YQ=="), url("Yg==")]
+    ]
     single = generate_body(request(images=(b"a", b"b"), num_trajectories=1), "p")
-    assert single["image_data"] == ["YQ==", "Yg=="]
+    assert single["image_data"] == [url("YQ=="), url("Yg==")]
 
 
 def test_a_group_is_parsed_with_versions_and_logprobs():

@@ -19,8 +19,8 @@ from common.config_cli import build
 from common.dataset import read_samples
 from common.errors import ConfigError, EngineError
 from common.images import ImageStore
+from common.rendering import Renderer
 from common.types import Group
-from rollout.main import _load_renderer
 from rollout.member import Member, RunningEngine
 from rollout.pool import Pool
 from tests.broker.support import running_broker
@@ -249,6 +249,8 @@ class EndlessRenderer:
     def __init__(self, renderer) -> None:
         self.renderer = renderer
         self.prompt_token_ids = renderer.prompt_token_ids
+        self.engine_image = renderer.engine_image
+        self.end_token_ids = renderer.end_token_ids
         self.vision_token_ids = [*renderer.vision_token_ids, renderer.tokenizer.eos_token_id]
 
 
@@ -396,4 +398,4 @@ class _Relay:
 
 def test_a_model_that_is_not_there_is_one_clear_line(tmp_path):
     with pytest.raises(ConfigError, match=r"model.path = '\S+nothing' has no usable processor"):
-        _load_renderer(str(tmp_path / "nothing"))
+        Renderer(str(tmp_path / "nothing"))

@@ -49,6 +49,8 @@ class FullLength:
             *self._renderer.vision_token_ids,
             self._renderer.tokenizer.eos_token_id,
         ]
+        self.end_token_ids = self._renderer.end_token_ids
+        self.engine_image = self._renderer.engine_image
 
     def prompt_token_ids(self, problem: str) -> Any:
         return self._renderer.prompt_token_ids(problem)
@@ -62,13 +64,14 @@ def requests_of(config: RunConfig) -> list[GroupRequest]:
     return [
         GroupRequest(
             prompt_token_ids=renderer.prompt_token_ids(sample.problem),
-            images=(images.read_bytes(sample.image),),
+            images=(renderer.engine_image(images.read_bytes(sample.image), sample.image),),
             num_trajectories=config.rollout.trajectories_per_sample,
             temperature=config.rollout.temperature,
             top_p=config.rollout.top_p,
             top_k=config.rollout.top_k,
             max_response_tokens=config.rollout.max_response_tokens,
             banned_token_ids=tuple(renderer.vision_token_ids),
+            end_token_ids=tuple(renderer.end_token_ids),
             seed=None,
         )
         for sample in read_samples(config.data.train)[0]

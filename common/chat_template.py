@@ -1,0 +1,61 @@
+"""What a chat template does about thinking, judged by the text that it renders.
+
+    thinks unless told not to    <|im_start|>assistant\n<think>\n                  (Qwen3.5-4B)
+    thinks only if told to       <|im_start|>assistant\n<think>\n\n</think>\n\n    (Qwen3.5-0.8B)
+    knows no thinking            <|im_start|>assistant\n                           (Qwen2.5-VL)
+
+The published run never thinks (spec 1.7). The switch `enable_thinking` is given to a template only
+if it names it: transformers 5.19 logs a line at each call otherwise.
+"""
+
+import re
+from typing import Any
+
+from common.config import PromptSection
+from common.errors import ConfigError
+
+SWITCH = "enable_thinking"
+_OPEN, _CLOSE = "<think>", "</think>"
+_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
+
+
+def names_switch(template: str) -> bool:
+    """Whether a template asks for `enable_thinking` anywhere."""
+    return re.search(rf"\b{SWITCH}\b", _COMMENT.sub("", template)) is not None
+
+
+def template_options(template: str, prompt: PromptSection) -> dict[str, Any]:
+    """What a template is given besides the messages, wherever it is rendered."""
+    return {SWITCH: prompt.thinking} if names_switch(template) else {}
+
+
+def check_thinking(tail: str, template: str, prompt: PromptSection) -> None:
+    """Does a rendered prompt end in the mode that is configured?
+
+    Args:
+        tail: what stands behind the user's turn.
+
+    Raises:
+        ConfigError: it does not, whatever it is told.
+    """
+    is_open = tail.rfind(_OPEN) > tail.rfind(_CLOSE)
+    if is_open and not prompt.thinking:
+        raise ConfigError(
+            "prompt.thinking = false, but the chat template opens a think block whatever it is "
+            f"told: the prompt ends in {tail[-40:]!r}. Fix: name a template that does not "
+            "(prompt.chat_template = FILE), choose a model that can answer at once, or set "
+            "prompt.thinking = true"
+        )
+    if not prompt.thinking or is_open:
+        return
+    if _CLOSE in tail:
+        raise ConfigError(
+            "prompt.thinking = true, but the chat template closes the think block whatever it is "
+            f"told: the prompt ends in {tail[-40:]!r}. Fix: prompt.thinking = false, or name "
+            "another template (prompt.chat_template = FILE)"
+        )
+    if not names_switch(template) and _OPEN not in template:
+        raise ConfigError(
+            "prompt.thinking = true, but the chat template knows no thinking. Fix: "
+            "prompt.thinking = false, or name another template (prompt.chat_template = FILE)"
+        )
