@@ -216,5 +216,5 @@ class WeightUpdate(Record):
     source: PushGroup | WeightFiles
     buckets: tuple[WeightBucket, ...]
     pause_mode: Literal["retract", "in_place", "abort"] = "retract"
-    probe: WeightProbe | None = None
+    probes: tuple[WeightProbe, ...] = ()
     checksums: WeightChecksums | None = None

@@ -22,8 +22,9 @@ from learner.model.ranks import Ranks, init_ranks, is_any, meet, rank_failures
 from learner.model.sharding import shard_model
 from learner.model.student import choose_device, load_student, named_weights, prompt_positions
 from learner.model.teacher import Teacher
-from learner.push.expectations import Expectations, ordinary_tokens, probe_picture, probe_view
+from learner.push.expectations import Expectations, ordinary_tokens, probe_view
 from learner.push.follower import Follower
+from learner.push.probe_pictures import drawing
 from learner.push.publisher import Publisher, snapshot_of, weight_folder
 from learner.session import Session
 from learner.signals import Signals
@@ -224,7 +225,7 @@ def _publisher(
 
 def _filler(renderer: Renderer, positions: Any, model: Any) -> PreparedGroup:
     """A group that no step counts: a small picture and a response of one token."""
-    view = probe_view(renderer, positions, probe_picture())
+    view = probe_view(renderer, positions, drawing())
     vocabulary = model.get_output_embeddings().weight.shape[0]
     response = ordinary_tokens(renderer, vocabulary)[:1]
     return PreparedGroup(

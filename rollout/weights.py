@@ -112,14 +112,14 @@ class WeightReceiver:
 
     async def _verify(self, update: WeightUpdate) -> None:
         """Resumes. Until the probe is right, no response that comes back is used."""
-        if self._is_in_doubt and update.probe is None:
+        if self._is_in_doubt and not update.probes:
             raise EngineError("it failed a verification before, and this push brings none")
         if update.checksums is not None:
             await check_checksums(self._engine, self._info, update.checksums)
         async with self._serving.held_back():
             await self._resume()
-            if update.probe is not None:
-                difference = await check_probe(self._engine, update.probe)
+            for probe in update.probes:
+                difference = await check_probe(self._engine, probe)
                 logger.info("the probe agrees to %.2g nats", difference)
             await self._serving.set(Served(update.history, update.version))
 

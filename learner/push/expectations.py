@@ -1,20 +1,21 @@
-"""What a server must answer after a push: log-probs of a fixed probe, checksums of its tensors.
+"""What a server must answer after a push: log-probs of fixed probes, checksums of its tensors.
 
-The probe is one picture, one question and one response, which the student gives when the learner
+A probe is one picture, one question and one response, which the student gives when the learner
 starts. It is the same in every push, so that a server that kept its image embedding, its prefix or
-its KV from an earlier push is asked for just that.
+its KV from an earlier push is asked for just that. One picture is drawn and one is a photograph,
+which goes the way of the samples' pictures: decoded, turned upright, brought to the model's size.
 """
 
-import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from common.config import RunConfig
+from common.pictures import encode_png
 from common.rendering import IMAGE_PLACEHOLDER, Renderer
 from common.served_names import checksum, padding_rows, served_tensors
 from common.types import WeightChecksums, WeightProbe
@@ -23,9 +24,9 @@ from learner.model.student import response_hidden_states
 from learner.objective.head import head_of, mixed_logits, without_grad
 from learner.push.buckets import Snapshot
 from learner.push.cuda_checksum import cuda_checksum
+from learner.push.probe_pictures import drawing, photograph
 from learner.views.inputs import PromptView
 
-_SIDE = 256  # pixels
 _RESPONSE_TOKENS = 16
 _PROBLEM = f"{IMAGE_PLACEHOLDER}What is in the picture?"
 _TOLERANCE, _BFLOAT16_TOLERANCE = 0.002, 0.15
@@ -58,12 +59,13 @@ class Expectations:
         self._is_quantized = config.sglang.quantization is not None
         self._model = model
         self._dtype = getattr(torch, config.model.dtype)
-        picture = probe_picture()
-        self._image = _png(picture)
         self._prompt_token_ids = renderer.prompt_token_ids(_PROBLEM)
-        self._view = probe_view(renderer, positions, picture)
         vocabulary = model.get_output_embeddings().weight.shape[0]
-        self._response = self._sample(ordinary_tokens(renderer, vocabulary))
+        allowed = ordinary_tokens(renderer, vocabulary)
+        self._subjects = [
+            self._subject(renderer, positions, picture, allowed)
+            for picture in (drawing(), photograph())
+        ]
 
     def is_due(self, push: int) -> bool:
         """Whether the push of this number (from 0) is to be verified."""
@@ -72,36 +74,51 @@ class Expectations:
         every = self._weights.verify_every
         return every > 0 and (push - self._weights.verify_first) % every == every - 1
 
-    @torch.no_grad()
-    def probe(self) -> WeightProbe:
+    def probes(self) -> tuple[WeightProbe, ...]:
         """By the weights as they are: in the thread that trains, between two steps."""
-        logits_TV = self._logits(self._response)
-        index_T1 = torch.from_numpy(self._response.astype(np.int64)).to(logits_TV.device)[:, None]
+        return tuple(map(self._probe, self._subjects))
+
+    @torch.no_grad()
+    def _probe(self, subject: "_Subject") -> WeightProbe:
+        logits_TV = self._logits(subject.view, subject.response)
+        index_T1 = torch.from_numpy(subject.response.astype(np.int64)).to(logits_TV.device)[:, None]
         logprobs_TV = torch.log_softmax(logits_TV, dim=-1)
         return WeightProbe(
             prompt_token_ids=self._prompt_token_ids,
-            image=self._image,
-            response_token_ids=self._response,
+            image=subject.image,
+            response_token_ids=subject.response,
             logprobs=logprobs_TV.gather(1, index_T1)[:, 0].cpu().numpy(),
             tolerance=self._tolerance,
         )
 
-    def _logits(self, response: np.ndarray) -> Tensor:
+    def _subject(
+        self,
+        renderer: Renderer,
+        positions: Positions,
+        picture: Image.Image,
+        allowed: np.ndarray,
+    ) -> "_Subject":
+        view = probe_view(renderer, positions, picture)
+        image = encode_png(renderer.fitted(picture))
+        return _Subject(view, image, self._sample(view, allowed))
+
+    def _logits(self, view: PromptView, response: np.ndarray) -> Tensor:
         """float32 [T, V]: for each token of a response, the logits that predict it."""
-        row = pack([self._view], [[response.astype(np.int64)]])
+        row = pack([view], [[response.astype(np.int64)]])
         hidden_TD = response_hidden_states(self._model, row.to(self._device), self._dtype)
         everything = slice(None)
         heads = ((1.0, without_grad(head_of(self._model, hidden_TD))),)
         return mixed_logits(heads, everything, everything, temperature=1.0)
 
     @torch.no_grad()
-    def _sample(self, allowed: np.ndarray) -> np.ndarray:
+    def _sample(self, view: PromptView, allowed: np.ndarray) -> np.ndarray:
         """int32 [T]: a response of the student's own, whose log-probs bfloat16 blurs least."""
         draw = torch.Generator().manual_seed(0)
         response = np.empty(0, dtype=np.int32)
         for _ in range(_RESPONSE_TOKENS):
             placeholder = np.append(response, allowed[:1])  # what is predicted is not seen
-            law_A = self._logits(placeholder)[-1].cpu()[torch.from_numpy(allowed)].softmax(dim=-1)
+            logits_V = self._logits(view, placeholder)[-1].cpu()
+            law_A = logits_V[torch.from_numpy(allowed)].softmax(dim=-1)
             token = allowed[int(torch.multinomial(law_A, 1, generator=draw))]
             response = np.append(response, token).astype(np.int32)
         return response
@@ -114,6 +131,14 @@ class Expectations:
         if self._is_quantized:
             return None
         return served_checksums(snapshot.tensors())
+
+
+class _Subject(NamedTuple):
+    """What a probe is about."""
+
+    view: PromptView
+    image: bytes  # as engines are given it
+    response: np.ndarray  # int32 [T]
 
 
 def served_checksums(tensors: Mapping[str, Tensor]) -> WeightChecksums:
@@ -158,27 +183,6 @@ def probe_view(renderer: Renderer, positions: Positions, picture: Image.Image) -
     )
     pixels = torch.from_numpy(prompt.pixel_values.copy())
     return PromptView(ids, positions(ids, types, grid), pixels, grid)
-
-
-def probe_picture() -> Image.Image:
-    """A picture with structure at several scales that compresses well."""
-    rng = np.random.default_rng(0)
-    ramp = np.linspace(0, 255, _SIDE).astype(np.uint8)
-    channels = [np.tile(ramp, (_SIDE, 1)), np.tile(ramp[:, None], (1, _SIDE))]
-    channels.append(np.full((_SIDE, _SIDE), 128, dtype=np.uint8))
-    picture = Image.fromarray(np.stack(channels, axis=-1))
-    draw = ImageDraw.Draw(picture)
-    for _ in range(24):
-        x, y = rng.integers(0, _SIDE - 16, 2).tolist()
-        width, height = rng.integers(8, 64, 2).tolist()
-        draw.rectangle((x, y, x + width, y + height), fill=tuple(rng.integers(0, 256, 3).tolist()))
-    return picture
-
-
-def _png(picture: Image.Image) -> bytes:
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    return content.getvalue()
 
 
 def _cpu_checksum(parts: Sequence[Tensor]) -> str:

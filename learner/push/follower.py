@@ -33,7 +33,7 @@ class Follower:
         return
 
     def push(self, version: int) -> None:
-        self._checks.probe()
+        self._checks.probes()
         self._snapshot.begin()
 
     def wait_for_snapshot(self) -> None:

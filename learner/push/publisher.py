@@ -129,7 +129,7 @@ class Publisher:
         self._pushes = 0
         self._version, self._attempt = -1, -1  # of the last announcement
         self._pushed_version, self._pushed_at = -1, 0.0
-        self._probe: WeightProbe | None = None
+        self._probes: tuple[WeightProbe, ...] = ()
         self._checksums: WeightChecksums | None = None
         self._has_served: set[str] = set()
         self._last_failed: set[str] = set()  # who took part in the last push that failed
@@ -154,11 +154,11 @@ class Publisher:
         """
         started = time.monotonic()
         self.wait()
-        self._probe = None
+        self._probes = ()
         if self._checks is not None and (
             self._is_shared or self._checks.is_due(self._pushes) or self._is_anyone_behind()
         ):
-            self._probe = self._checks.probe()
+            self._probes = self._checks.probes()
         self._pushes += 1
         self._checksums = None
         self._snapshot.begin()
@@ -199,8 +199,8 @@ class Publisher:
         """Push the last weights again if a live server is without them. Call it while waiting."""
         self.check()
         if self._push is None and self._pushed_version >= 0 and self._is_someone_without_weights():
-            if self._probe is None and self._checks is not None and not self._is_shared:
-                self._probe = self._checks.probe()  # whoever comes late is verified as well
+            if not self._probes and self._checks is not None and not self._is_shared:
+                self._probes = self._checks.probes()  # whoever comes late is verified as well
             self._push = self._publisher.submit(self._push_until_done, self._pushed_version)
 
     # ---- the publisher's thread, or the main one while that has nothing to do --------------------
@@ -266,7 +266,7 @@ class Publisher:
 
     def _push_once(self, version: int, peers: Peers, is_retry: bool) -> None:
         self._has_served |= {name for name, peer in peers.items() if peer.served >= 0}
-        if self._probe is not None and self._checksums is None and self._checks is not None:
+        if self._probes and self._checksums is None and self._checks is not None:
             self._checksums = self._checks.checksums(self._snapshot)
         if self._files is not None:
             self._recipients = dict.fromkeys(peers, 0)
@@ -325,7 +325,7 @@ class Publisher:
             source=source,
             buckets=self._snapshot.buckets,
             pause_mode=self._config.pause_mode,
-            probe=self._probe,
+            probes=self._probes,
             checksums=self._checksums,
         )
         self._line.call(lambda broker: broker.announce(update), _CALL_S)

@@ -253,7 +253,7 @@ def test_an_announcement_with_a_probe_may_be_sent_twice() -> None:
         tolerance=0.1,
     )
     for _ in range(2):  # two frames: their arrays are equal, and not the same
-        update = make_update(0, "r0").model_copy(update={"probe": probe.model_copy(deep=True)})
+        update = make_update(0, "r0").model_copy(update={"probes": (probe.model_copy(deep=True),)})
         assert bench.ask(p.AnnounceWeights(**me("l0"), update=update)) == p.Done()
     assert bench.ask(p.WatchWeights(**me("r0"), seen_serial=0, wait_s=0)).serial == 1
 

@@ -131,7 +131,7 @@ updates = st.builds(
     source=push_groups | weight_files,
     buckets=st.lists(buckets, max_size=2).map(tuple),
     pause_mode=st.sampled_from(["retract", "in_place", "abort"]),
-    probe=st.none() | probes,
+    probes=st.lists(probes, max_size=2).map(tuple),
     checksums=st.none() | checksums,
 )
 me = {"member_id": names, "incarnation": counts}

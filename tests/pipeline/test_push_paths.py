@@ -212,9 +212,9 @@ async def test_a_probe_that_differs_ends_the_serving(url, checkpoint, tmp_path):
         await pair.push(0)
 
         def expecting_others(update: WeightUpdate) -> WeightUpdate:
-            assert update.probe is not None
-            probe = update.probe.model_copy(update={"logprobs": update.probe.logprobs - 0.1})
-            return update.model_copy(update={"probe": probe})
+            *others, last = update.probes
+            off = last.model_copy(update={"logprobs": last.logprobs - 0.1})
+            return update.model_copy(update={"probes": (*others, off)})
 
         with pytest.raises(PushFailed, match=r"differ from the learner's by 0\.1 nats"):
             await pair.push(1, expecting_others)
