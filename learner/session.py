@@ -137,7 +137,7 @@ class Session:
                 return
             started, paused_s = time.monotonic(), self._paused_s
             result = self._trainer.step(batch)
-            verdict = self._watch.look(result.version, result.metrics)
+            verdict = self._watch.look(result.version, result.metrics, result.worst_sample)
             result.metrics.update(verdict.figures)
             self._obey(verdict, judged=-1)
             self._feed.acknowledge(batch)
@@ -346,7 +346,9 @@ class Session:
         if self._config.checkpoint.every_steps:
             m["checkpoint/stall_s"] = self._checkpointer.stall_s - self._saving_s
             self._saving_s = self._checkpointer.stall_s
-        self._metrics.write(batch.step, time.monotonic() - self._began, m)
+        elapsed_s = time.monotonic() - self._began
+        worst = result.worst_sample
+        self._metrics.write(batch.step, elapsed_s, m, mismatch_worst_sample=worst)
         mean_s = sum(self._recent_s) / len(self._recent_s)
         self._show(
             step=batch.step,

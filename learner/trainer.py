@@ -47,6 +47,7 @@ class StepResult:
     version: int  # of the weights after the step
     is_updated: bool  # false: no usable group, or a gradient that was not finite
     metrics: dict[str, float]  # keys as in `learner.measuring.metrics`
+    worst_sample: str = ""  # that learner and rollout disagree most about; empty: no token
 
 
 class Trainer:
@@ -97,6 +98,9 @@ class Trainer:
             self._accumulate(batch.groups, (sequences, tokens), figures, watch)
         metrics = figures.metrics(batch, self._ranks)
         metrics["learner/skipped_steps"] = self.optimizer.skipped_steps
+        worst = figures.worst_sample(self._ranks)
+        if groups:
+            metrics["learner/mismatch_kl_worst_nats"] = worst.mismatch_kl
         self.version += 1
         if not groups:
             logger.warning("step %d: no usable group; no update made", batch.step)
@@ -113,7 +117,7 @@ class Trainer:
             "learner/skipped_steps": self.optimizer.skipped_steps,
             **{f"time/{name}_s": seconds for name, seconds in watch.seconds.items()},
         }
-        return StepResult(self.version, is_updated, metrics)
+        return StepResult(self.version, is_updated, metrics, worst.sample_id)
 
     @torch.no_grad()
     def token_divergences(
@@ -157,7 +161,7 @@ class Trainer:
             with watch.part("backward"):
                 torch.autograd.backward(result.loss * (0.0 if is_filler else 1.0))
             if not is_filler:
-                figures.add(result.loss, result.tokens, responses.rollout_logprobs_T)
+                figures.add(result.loss, result.tokens, responses.rollout_logprobs_T, part)
 
     def _rounds(self, parts: list[list[PreparedGroup]]) -> list[list[PreparedGroup]]:
         """As many micro-batches as the rank with most has: all must meet in every collective."""

@@ -6,6 +6,7 @@
     length      learner/response_tokens_mean  > length_growth * its baseline
     accuracy    evaluation/full_accuracy      < its best so far - accuracy_drop
     mismatch    learner/mismatch_kl_nats      > mismatch_kl_nats
+    sample      learner/mismatch_kl_worst_nats  > sample_mismatch_kl_nats
 
 A baseline is the mean of a figure's first `warmup_steps` finite values (at least one), which are
 not judged themselves; one of 0 bounds nothing. A value that is not finite is out of bounds at any
@@ -15,7 +16,8 @@ A gate acts once, when its figure is out of bounds for the `patience`-th time in
 until the figure has been in bounds again. Accuracy is measured seldom, so that two measurements in
 a row (one, if patience is 1) are enough; a single one of some hundred samples is too noisy.
 A mismatch comes from the rollout's numerics or weights, which neither waiting nor older weights of
-the student mend: that gate warns, and stops the run where the action is "stop".
+the student mend: that gate warns, and stops the run where the action is "stop". The mismatch of a
+single sample is told at once, by the sample's name, and never does more than warn.
 
 No clock and no files: the same looks in the same order give the same verdicts.
 """
@@ -52,6 +54,7 @@ class _Rule:
     unit: str
     kind: Literal["growth", "shrink", "drop", "limit"]
     bound_key: str  # in HealthSection
+    is_of_one_sample: bool = False
 
 
 _RULES = (
@@ -74,6 +77,11 @@ _RULES = (
     _Rule(
         "mismatch", "learner/mismatch_kl_nats", "KL between rollout and learner", " nats",
         "limit", "mismatch_kl_nats",
+    ),
+    _Rule(
+        "sample", "learner/mismatch_kl_worst_nats",
+        "KL between rollout and learner of a sample", " nats",
+        "limit", "sample_mismatch_kl_nats", is_of_one_sample=True,
     ),
 )  # fmt: skip
 
@@ -115,8 +123,11 @@ class HealthGates:
         self._gates = _gates(config)
         self._state = _State()
 
-    def look(self, step: int, metrics: Mapping[str, float]) -> Verdict:
+    def look(self, step: int, metrics: Mapping[str, float], worst_sample: str = "") -> Verdict:
         """Judge the figures of step `step`: a training row, a measuring row, or both in one.
+
+        Args:
+            worst_sample: which the figure of a single sample is of.
 
         The strongest action of the gates that act is the verdict; a roll-back beyond
         max_roll_backs is a stop.
@@ -135,7 +146,9 @@ class HealthGates:
             track = _after(gate, before, value, step)
             if track.has_acted and not before.has_acted:
                 acting.append(gate)
-                reasons.append(_reason(gate, before, value, track.streak))
+                reason = _reason(gate, before, value, track.streak)
+                is_named = gate.rule.is_of_one_sample and worst_sample
+                reasons.append(f"{reason}: sample {worst_sample}" if is_named else reason)
             tracks[gate.rule.name] = track
         action: Action = max((gate.action for gate in acting), key=ACTIONS.index, default="none")
         if action == "roll_back" and self.roll_backs >= self._max_roll_backs:
@@ -211,13 +224,26 @@ def _gates(config: HealthSection) -> tuple[_Gate, ...]:
         _Gate(
             rule,
             bound,
-            patience=min(config.patience, _MEASUREMENTS) if _is_measured(rule) else config.patience,
+            patience=_patience(rule, config),
             warmup=max(1, config.warmup_steps),
-            action="warn" if rule.kind == "limit" and config.action != "stop" else config.action,
+            action=_action(rule, config),
         )
         for rule, bound in bounds
         if bound is not None
     )
+
+
+def _patience(rule: _Rule, config: HealthSection) -> int:
+    if rule.is_of_one_sample:
+        return 1  # the next step has other samples
+    return min(config.patience, _MEASUREMENTS) if _is_measured(rule) else config.patience
+
+
+def _action(rule: _Rule, config: HealthSection) -> Action:
+    is_mended_by_going_back = rule.kind != "limit"
+    if is_mended_by_going_back or (config.action == "stop" and not rule.is_of_one_sample):
+        return config.action  # type: ignore[return-value]  # "off" has no gates
+    return "warn"
 
 
 def _is_measured(rule: _Rule) -> bool:

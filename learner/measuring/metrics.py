@@ -1,15 +1,20 @@
 """RUN/metrics.jsonl and RUN/tensorboard: one JSON object a step, one a measurement.
 
 Every row has "step" (the version that the row describes; 0: before training) and "time_s" (seconds
-since the learner began). Other keys are there when they apply; values are finite numbers or null. A
-learner that goes on from a checkpoint removes the rows of the steps that are undone, and counts
-seconds on from the last row that stays: there is one training row a step, and time only grows. The
-clock of a process does not go back when a health gate has it go back to a checkpoint.
+since the learner began). Other keys are there when they apply; values are finite numbers or null,
+and one is a text. A learner that goes on from a checkpoint removes the rows of the steps that are
+undone, and counts seconds on from the last row that stays: there is one training row a step, and
+time only grows. The clock of a process does not go back when a health gate has it go back to a
+checkpoint.
 
 A training row (steps 1, 2, ...):
     learner/loss_nats             the objective, weighted and aggregated as configured
     learner/divergence_nats       mean over tokens, unweighted
     learner/mismatch_kl_nats      KL(rollout || student) at the sampled tokens (estimate, >= 0)
+    learner/mismatch_kl_worst_nats    the same of the sample where it is largest, and
+    learner/mismatch_worst_sample     its sample_id, a text: was it shown another picture or prompt?
+    learner/logprob_difference_mean_nats, learner/logprob_difference_max_nats
+                                  |student's - rollout's| log-prob of the sampled tokens
     learner/ratio_mean            mean of p_student / p_rollout, before truncation
     learner/ratio_max             its largest value
     learner/ratio_clipped_share   share of tokens whose importance weight was truncated
@@ -32,9 +37,9 @@ A training row (steps 1, 2, ...):
     sync/stall_s                  seconds that pushes kept the learner waiting in this step
     checkpoint/stall_s            seconds that saving kept this step waiting, before it began (not
                                   in step_s); if checkpoint.every_steps is set
-    health/divergence_ratio, health/entropy_ratio, health/length_ratio, health/mismatch_ratio
-                                  a gate's figure over what it is compared with: its baseline, or
-                                  its bound (mismatch); once that is known
+    health/divergence_ratio, health/entropy_ratio, health/length_ratio, health/mismatch_ratio,
+    health/sample_ratio           a gate's figure over what it is compared with: its baseline, or
+                                  its bound (mismatch, sample); once that is known
     health/action                 what the gates asked for at this step: 0 nothing, 1 warn, 2 pause,
                                   3 roll back, 4 stop; absent if all are off
     time/teacher_forward_s        parts of step_s: all of the teacher, contrast pictures and token
@@ -57,6 +62,7 @@ A measuring row (step 0, every evaluation.every_steps, and the last step):
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +88,13 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
         self._tensorboard = _open_tensorboard(run_folder / "tensorboard", step)
 
-    def write(self, step: int, time_s: float, metrics: dict[str, float]) -> None:
+    def write(self, step: int, time_s: float, metrics: Mapping[str, float], **texts: str) -> None:
+        """Args:
+        texts: go into the row as learner/KEY, those that are not empty.
+        """
         figures = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
-        row = {"step": step, "time_s": round(time_s, 3), **figures}
+        named = {f"learner/{key}": text for key, text in texts.items() if text}
+        row = {"step": step, "time_s": round(time_s, 3), **figures, **named}
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
         if self._tensorboard is not None:
@@ -104,7 +114,7 @@ class NoLog:
     time_s = 0.0
     measured_before: Row | None = None
 
-    def write(self, step: int, time_s: float, metrics: dict[str, float]) -> None:
+    def write(self, step: int, time_s: float, metrics: Mapping[str, float], **texts: str) -> None:
         return
 
     def close(self) -> None:

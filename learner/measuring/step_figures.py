@@ -1,16 +1,28 @@
-"""The figures of one step, summed over its tokens, micro-batches and ranks."""
+"""The figures of one step, summed over its tokens, micro-batches and ranks.
+
+The mismatch of learner and rollout is taken of each sample as well: an engine that saw another
+picture or prompt of a single one drowns in the mean over all.
+"""
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from learner.model.ranks import Ranks, add_up, greatest
+from learner.model.ranks import Ranks, add_up, greatest, text_of_greatest
 from learner.objective.loss import LOG_RATIO_LIMIT, TokenFigures
-from learner.views.inputs import PreparedBatch
+from learner.views.inputs import PreparedBatch, PreparedGroup
 
-_SUMS = ("divergence", "entropy", "mismatch_kl", "ratio", "clipped", "agreement")
+_SUMS = ("divergence", "entropy", "mismatch_kl", "ratio", "clipped", "agreement", "difference")
+
+
+class WorstSample(NamedTuple):
+    """The sample whose rollout log-probs differ most from the learner's."""
+
+    mismatch_kl: float  # nats a token, mean over the sample's responses
+    sample_id: str
 
 
 class StepFigures:
@@ -20,24 +32,49 @@ class StepFigures:
         self._clip = math.inf if clip is None else clip
         self._sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=device)
         self._ratio_max = torch.zeros((), device=device)
+        self._difference_max = torch.zeros((), device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._sample_means: list[Tensor] = []  # of the mismatch, on the device
+        self._sample_ids: list[str] = []
 
-    def add(self, loss: Tensor, tokens: TokenFigures, rollout_logprobs_T: Tensor) -> None:
+    def add(
+        self,
+        loss: Tensor,
+        tokens: TokenFigures,
+        rollout_logprobs_T: Tensor,
+        groups: Sequence[PreparedGroup],
+    ) -> None:
+        """Args:
+        groups: that the tokens belong to, in their order.
+        """
         log_ratio_T = (tokens.student_logprob - rollout_logprobs_T).clamp(
             -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT
         )
         ratio_T = log_ratio_T.exp()
+        mismatch_T = ratio_T - 1 - log_ratio_T
         columns = (
             tokens.divergence,
             tokens.entropy,
-            ratio_T - 1 - log_ratio_T,
+            mismatch_T,
             ratio_T,
             (ratio_T > self._clip).float(),
             tokens.teacher_logprob - tokens.student_logprob,
+            log_ratio_T.abs(),
         )
         self._sums += torch.stack([column.double().sum() for column in columns])
         self._ratio_max = torch.maximum(self._ratio_max, ratio_T.max())
+        self._difference_max = torch.maximum(self._difference_max, log_ratio_T.abs().max())
         self._loss += loss.detach()
+        sizes = [group.num_response_tokens for group in groups]
+        self._sample_means += [part.mean() for part in torch.split(mismatch_T, sizes)]
+        self._sample_ids += [group.sample_id for group in groups]
+
+    def worst_sample(self, ranks: Ranks) -> WorstSample:
+        """Over all ranks; all ranks call it. Without a token its name is empty."""
+        means = torch.stack(self._sample_means).tolist() if self._sample_means else []
+        finite = [mean if math.isfinite(mean) else math.inf for mean in means]
+        worst = max(zip(finite, self._sample_ids, strict=True), default=(0.0, ""))
+        return WorstSample(*text_of_greatest(*worst, ranks))
 
     def metrics(self, batch: PreparedBatch, ranks: Ranks) -> dict[str, float]:
         """Of all ranks together; all ranks call it. Without a token only the counts."""
@@ -58,7 +95,8 @@ class StepFigures:
             "learner/response_tokens_mean": tokens / max(1, trajectories),
             "learner/refused_groups": refused,
         }
-        ratio_max, age_max = greatest([float(self._ratio_max), max(ages, default=0)], ranks.group)
+        maxima = [float(self._ratio_max), max(ages, default=0), float(self._difference_max)]
+        ratio_max, age_max, difference_max = greatest(maxima, ranks.group)
         if not tokens:
             return metrics
         mean = {name: total / tokens for name, total in zip(_SUMS, sums[6:], strict=True)}
@@ -68,6 +106,8 @@ class StepFigures:
             "learner/divergence_nats": mean["divergence"],
             "learner/entropy_nats": mean["entropy"],
             "learner/mismatch_kl_nats": mean["mismatch_kl"],
+            "learner/logprob_difference_mean_nats": mean["difference"],
+            "learner/logprob_difference_max_nats": difference_max,
             "learner/ratio_mean": mean["ratio"],
             "learner/ratio_max": ratio_max,
             "learner/ratio_clipped_share": mean["clipped"],

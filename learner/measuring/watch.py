@@ -59,8 +59,8 @@ class HealthWatch:
         """What was held against later steps no longer counts."""
         self._gates.undo_after(step)
 
-    def look(self, step: int, metrics: Mapping[str, float]) -> Verdict:
-        verdict = self._gates.look(step, metrics)
+    def look(self, step: int, metrics: Mapping[str, float], worst_sample: str = "") -> Verdict:
+        verdict = self._gates.look(step, metrics, worst_sample)
         if verdict.action != "none":
             for reason in verdict.reasons:
                 logger.warning("step %d: %s: %s", step, verdict.action.replace("_", " "), reason)

@@ -10,6 +10,7 @@ that port asks nobody who he is: off loopback the network itself must be trusted
 
 import contextlib
 import errno
+import math
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ _SIGNS_OF_A_LOST_RANK = (
     "Connection refused",
 )
 _BACKLOG = 1024
+_TEXT_BYTES = 200
 _TORCHRUN_LISTENS = "TORCHELASTIC_USE_AGENT_STORE"
 
 
@@ -175,6 +177,21 @@ def greatest(numbers: Sequence[float], group: dist.ProcessGroup | None) -> list[
     if group is not None:
         dist.all_reduce(found, dist.ReduceOp.MAX, group=group)
     return found.tolist()
+
+
+def text_of_greatest(number: float, text: str, ranks: Ranks) -> tuple[float, str]:
+    """The greatest number over the ranks and the text that its rank has beside it.
+
+    All ranks call it. Of a text all but its first bytes may be lost; of equals the first rank wins.
+    """
+    if ranks.group is None:
+        return number, text
+    (most,) = greatest([number], ranks.group)
+    (first,) = greatest([-ranks.rank if number == most else -math.inf], ranks.group)
+    is_mine = ranks.rank == -first
+    letters = list(text.encode()[:_TEXT_BYTES]) if is_mine else []
+    padded = greatest([*letters, *[0] * (_TEXT_BYTES - len(letters))], ranks.group)
+    return most, bytes(int(letter) for letter in padded if letter).decode(errors="replace")
 
 
 def _alone(timeout_s: float, device: torch.device, needs_group: bool) -> Ranks:

@@ -36,6 +36,7 @@ class PreparedGroup:
     rollout_logprobs: tuple[np.ndarray, ...]  # float32 [T] each, nats
     staleness: tuple[int, ...]  # steps, of each trajectory
     contrast: PromptView | None = None  # teacher's view pixelated (token_weights)
+    sample_id: str = ""  # for figures that name a sample
 
     @property
     def num_response_tokens(self) -> int:

@@ -102,6 +102,7 @@ class Preparation:
         self._check_length(group.sample, teacher, "teacher")
         return PreparedGroup(
             group_id=group.group_id,
+            sample_id=group.sample.sample_id,
             student=student,
             teacher=teacher,
             contrast=contrast,

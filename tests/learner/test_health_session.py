@@ -28,6 +28,7 @@ GATES = {
     "entropy_shrink": None,
     "accuracy_drop": None,
     "mismatch_kl_nats": None,
+    "sample_mismatch_kl_nats": None,
 }
 
 

@@ -41,7 +41,7 @@ def train(ranks: Ranks, text: str) -> tuple[Arrays, Arrays, list[dict[str, float
 
     filler = _filler(renderer, positions, model)
     trainer = Trainer(config, model, teacher, 10, (), ranks, filler)
-    metrics = []
+    metrics, worst = [], []
     with open_training_views(config, renderer, positions) as views:
         vocabulary = model.get_output_embeddings().weight.shape[0]
         preparation = Preparation(config, renderer, views, vocabulary)
@@ -59,10 +59,12 @@ def train(ranks: Ranks, text: str) -> tuple[Arrays, Arrays, list[dict[str, float
                 for n in range(GROUPS)
             ]
             own = groups[ranks.rank :: ranks.world_size]
-            metrics.append(trainer.step(preparation.prepare(step, own)).metrics)
+            result = trainer.step(preparation.prepare(step, own))
+            metrics.append(result.metrics)
+            worst.append(result.worst_sample)
     student = {name: gather(p).float().numpy() for name, p in model.named_parameters()}
     master = {name: gather(t).float().numpy() for name, t in teacher.named_master().items()}
-    return student, master, metrics
+    return student, master, metrics, worst
 
 
 def config_of(checkpoint: Path, dataset: Path, folder: Path, **sections) -> str:
@@ -114,8 +116,9 @@ def test_four_ranks_train_as_one(family: str, tie_head: bool, dataset: Path, tmp
 
 
 def assert_same_training(alone, on_ranks) -> None:
-    student, teacher, metrics = alone
-    for rank_student, rank_teacher, rank_metrics in on_ranks:
+    student, teacher, metrics, worst = alone
+    for rank_student, rank_teacher, rank_metrics, rank_worst in on_ranks:
+        assert rank_worst == worst
         for ours, theirs in ((rank_student, student), (rank_teacher, teacher)):
             assert ours.keys() == theirs.keys()
             for name, value in theirs.items():

@@ -1,0 +1,57 @@
+"""The figures of a step that name a sample."""
+
+import numpy as np
+import pytest
+import torch
+
+from learner.measuring.step_figures import StepFigures, WorstSample
+from learner.model.ranks import Ranks
+from learner.objective.loss import TokenFigures
+from learner.views.inputs import PreparedBatch, PreparedGroup
+
+CPU = torch.device("cpu")
+ALONE = Ranks(0, 1, CPU, timeout_s=0.0)
+
+
+def group(name: str, *lengths: int) -> PreparedGroup:
+    responses = tuple(np.zeros(length, dtype=np.int64) for length in lengths)
+    rollout = tuple(np.zeros(length, dtype=np.float32) for length in lengths)
+    return PreparedGroup(name, None, None, responses, rollout, (0,) * len(lengths), sample_id=name)
+
+
+def tokens(student: torch.Tensor) -> TokenFigures:
+    zeros = torch.zeros_like(student)
+    return TokenFigures(
+        divergence=zeros,
+        weight=zeros,
+        student_logprob=student,
+        entropy=zeros,
+        teacher_logprob=zeros,
+    )
+
+
+def test_the_sample_that_differs_most_is_named() -> None:
+    figures = StepFigures(None, CPU)
+    first, second, third = group("a", 2, 1), group("b", 1), group("c", 4)
+    rollout = torch.full((4,), -1.0)
+    figures.add(torch.zeros(()), tokens(rollout + torch.tensor([0, 0.1, 0, 0.5])), rollout,
+                [first, second])  # fmt: skip
+    figures.add(torch.zeros(()), tokens(rollout + torch.tensor([0, 0, 0.6, 0])), rollout, [third])
+    worst = figures.worst_sample(ALONE)
+    assert worst.sample_id == "b"
+    assert worst.mismatch_kl == pytest.approx(np.exp(0.5) - 1.5, rel=1e-5)
+    metrics = figures.metrics(PreparedBatch(1, (first, second, third)), ALONE)
+    assert metrics["learner/logprob_difference_max_nats"] == pytest.approx(0.6, rel=1e-5)
+    assert metrics["learner/logprob_difference_mean_nats"] == pytest.approx(1.2 / 8, rel=1e-5)
+
+
+def test_a_sample_without_a_number_is_the_worst() -> None:
+    figures = StepFigures(None, CPU)
+    rollout = torch.tensor([-1.0, -1.0])
+    student = torch.tensor([-1.0, float("nan")])
+    figures.add(torch.zeros(()), tokens(student), rollout, [group("a", 1), group("b", 1)])
+    assert figures.worst_sample(ALONE) == WorstSample(float("inf"), "b")
+
+
+def test_a_step_without_tokens_names_nothing() -> None:
+    assert StepFigures(None, CPU).worst_sample(ALONE) == WorstSample(0.0, "")
