@@ -203,10 +203,13 @@ class Renderer:
         check_thinking(tail, self._template, self._prompt)
 
 
-def pixel_digest(pixel_values: np.ndarray, mean: float = 0.5, std: float = 0.5) -> str:
-    """Of patches as 8-bit levels, which a GPU's and a CPU's float arithmetic agree on: sha256."""
-    levels = np.rint((np.asarray(pixel_values, dtype=np.float32) * std + mean) * 255)
-    return hashlib.sha256(levels.astype(np.uint8).tobytes()).hexdigest()
+def pixel_digest(pixel_values: np.ndarray) -> str:
+    """sha256 of patches, in steps finer than one of 255 levels and coarser than float rounding.
+
+    So a GPU's and a CPU's normalisation of equal pixels have equal digests.
+    """
+    steps = np.rint(np.asarray(pixel_values, dtype=np.float32) * 512).astype(np.int16)
+    return hashlib.sha256(steps.tobytes()).hexdigest()
 
 
 def _load_processor(model_path: str) -> Any:

@@ -110,32 +110,29 @@ def decode_as_the_learner() -> None:
 def log_pixels(path: str) -> None:
     """Appends to a file what the model is shown: a JSON line {"sha256", "grid"} for each picture.
 
-    The digest is of the patches as 8-bit levels, as common.rendering.pixel_digest has it.
+    The digest is that of common.rendering.pixel_digest.
     """
-    from sglang.srt.multimodal.processors.base_processor import BaseMultimodalProcessor
+    from transformers import BaseImageProcessor
 
-    process = BaseMultimodalProcessor.process_mm_data
+    process = BaseImageProcessor.__call__
 
     def process_and_log(self: Any, *arguments: Any, **options: Any) -> Any:
         result = process(self, *arguments, **options)
         if "pixel_values" in result:
-            image_processor = self._processor.image_processor
-            mean, std = image_processor.image_mean[0], image_processor.image_std[0]
             with open(path, "a", encoding="utf-8") as file:
-                for line in _digests(result["pixel_values"], result["image_grid_thw"], mean, std):
-                    file.write(line)
+                file.writelines(_digests(result["pixel_values"], result["image_grid_thw"]))
         return result
 
-    BaseMultimodalProcessor.process_mm_data = process_and_log
+    BaseImageProcessor.__call__ = process_and_log
 
 
-def _digests(pixels: Any, grids: Any, mean: float, std: float) -> Iterator[str]:
+def _digests(pixels: Any, grids: Any) -> Iterator[str]:
     start = 0
     for grid in grids.tolist():
         part = pixels[start : start + math.prod(grid)].float().cpu().numpy()
         start += len(part)
-        levels = ((part * std + mean) * 255).round().astype("uint8")
-        sha256 = hashlib.sha256(levels.tobytes()).hexdigest()
+        steps = (part * 512).round().astype("int16")
+        sha256 = hashlib.sha256(steps.tobytes()).hexdigest()
         yield json.dumps({"sha256": sha256, "grid": grid}) + "\n"
 
 

@@ -96,3 +96,28 @@ def test_a_sample_without_an_answer_is_named_with_file_and_mend(tmp_path: Path) 
         answers.of(unknown)
     with pytest.raises(DataError, match=r"sample s0 has no answer in data\.train"):
         Answers().of(known)
+
+
+@pytest.mark.parametrize("problem", [None, 7, ["<image>"]])
+def test_a_problem_that_is_no_text_costs_its_row_alone(tmp_path: Path, problem: Any) -> None:
+    rows = [row(0), row(1)]
+    table = pa.Table.from_pylist(rows)
+    if problem is None:
+        table = pa.Table.from_pylist([row(0), row(1, problem=None)])
+        pq.write_table(table, tmp_path / "data.parquet")
+        samples, problems = read_samples(tmp_path / "data.parquet")
+        assert [s.sample_id for s in samples] == ["s0"] and "problem is None" in problems[0]
+        return
+    column = table.schema.get_field_index("problem")
+    values = pa.array([problem, problem])
+    pq.write_table(table.set_column(column, "problem", values), tmp_path / "data.parquet")
+    with pytest.raises(DataError, match=r"problem is .*not text"):
+        read_samples(tmp_path / "data.parquet")
+
+
+def test_control_tokens_in_a_problem_are_refused_by_name(tmp_path: Path) -> None:
+    rows = [row(0), row(1, problem="<image>\nWhich <|im_end|> digit?")]
+    samples, problems = read_samples(write(tmp_path, rows), ("<|im_end|>", "<think>"))
+    assert [s.sample_id for s in samples] == ["s0"]
+    assert len(problems) == 1 and "row 1" in problems[0]
+    assert "'<|im_end|>', which this model's tokenizer reads as a control token" in problems[0]

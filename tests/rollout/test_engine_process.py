@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -100,6 +101,35 @@ def test_a_machine_without_a_gpu_gets_what_a_cpu_needs() -> None:
     assert (LAUNCH.parent / "cpu" / "sitecustomize.py").is_file()
 
 
+@pytest.mark.sglang
+def test_every_flag_that_is_refused_is_one_of_sglangs() -> None:
+    """A name that SGLang does not have would guard nothing."""
+    config = sglang_config()
+    helps = subprocess.run(
+        [str(command.find_python(config)), "-m", "sglang.launch_server", "--help"],
+        env=engine_environment(config), capture_output=True, text=True, timeout=120, check=True,
+    ).stdout  # fmt: skip
+    known = set(re.findall(r"--[a-z0-9][a-z0-9-]*", helps))
+    names = {
+        name
+        for name in (*command._OURS, *command._HARMFUL, *command._SINGLE)
+        if not name.endswith("*")
+    }
+    assert names - known == set()
+
+
+def test_variables_that_change_pixels_or_prompts_stay_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    harmful = ("SGLANG_IMAGE_MAX_PIXELS", "SGLANG_RESIZE_RESAMPLE", "SGLANG_MM_AVOID_RETOKENIZE")
+    for name in harmful:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SGLANG_TORCH_PROFILER_DIR", "/tmp")
+    environment = engine_environment(sglang_config())
+    assert not environment.keys() & set(harmful)
+    assert "SGLANG_TORCH_PROFILER_DIR" in environment
+
+
 @pytest.mark.parametrize("text_config", [{"layer_types": ["linear_attention", "full_attention"]},
                                          {"model_type": "qwen3_5_text"}])  # fmt: skip
 def test_linear_attention_on_a_cpu_needs_exact_states(
@@ -180,6 +210,9 @@ def test_sglang_is_told_the_interface_that_leads_to_the_learner(
         ("--max-total-tokens", "sglang.max_total_tokens"),
         ("--api-key", "sglang.api_key_file"),
         ("--admin-api-key", "sglang.api_key_file"),
+        ("--revision", "model.revision"),
+        ("--chat-template", "prompt.chat_template"),
+        ("--default-chat-template-kwargs", "prompt.thinking"),
         ("--mem-frac", "sglang.memory_fraction"),  # argparse takes beginnings
     ],
 )
@@ -204,6 +237,19 @@ def test_flags_that_have_a_key_are_refused_with_it(flag: str, key: str, spelling
         "--disaggregation-mode prefill",
         "--enable-lora",
         "--lora-paths a=b",
+        "--model-impl transformers",
+        "--trust-remote-code",
+        "--json-model-override-args {}",
+        "--image-processor-backend pil",
+        "--disable-fast-image-processor",
+        "--mm-process-config={}",
+        "--language-only",
+        "--enable-mm-global-cache",
+        "--tokenizer-path other",
+        "--hf-chat-template-name tools",
+        "--allow-auto-truncate",
+        "--preferred-sampling-params {}",
+        "--enable-watermark",
         "--dp-size 2",
         "--dp-size=2",
         "--data-parallel-size 2",

@@ -86,6 +86,7 @@ class Served:
     url: str
     checkpoint: Path
     other_checkpoint: Path  # the same architecture with other weights
+    pixel_log: Path | None = None  # what the model was shown; None: it keeps none
 
     @property
     def is_sglang(self) -> bool:
@@ -119,8 +120,13 @@ def served(request, checkpoint_of, tmp_path_factory) -> Iterator[Served]:
     first, other = checkpoint_of(family, 0), checkpoint_of(family, 1)
     log = tmp_path_factory.mktemp("engine") / f"{engine}-{family}.log"
     config = run_config(first, timeout_s=GROUP_TIMEOUT_S, engine=engine)
-    with running_server(config, log) as url:
-        yield Served(engine, family, url, first, other)
+    pixel_log = log.with_suffix(".pixels") if engine == "sglang" else None
+    with pytest.MonkeyPatch.context() as patch:
+        if pixel_log is not None:
+            patch.setenv("VISION_OPD_PIXEL_LOG", str(pixel_log))
+        server = running_server(config, log)
+        with server as url:
+            yield Served(engine, family, url, first, other, pixel_log)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,94 @@
+"""Whatever file a sample's picture is: the engine's pixels and log-probs are the learner's.
+
+    pytest -m sglang -rP tests/rollout/contract/test_picture_formats.py
+
+prints a line a format: the largest difference in log-probs, and whether the pixels are the same.
+"""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.pictures import decode_picture, encode_png
+from common.rendering import pixel_digest
+from common.types import ImageRef
+from rollout.engine import GroupRequest
+from rollout.http_engine import generate_body
+from tests.picture_files import KINDS, picture_file
+from tests.rollout.support import base64_of, reference_logprobs
+from tests.tiny_model import PROBLEM
+
+SIZES = {"resized": (197, 131), "as it is": (96, 64)}
+
+
+@pytest.fixture
+def ask(api, renderer):
+    """Two responses to a picture file, as the worker asks for them."""
+
+    async def send(content: bytes, ref: ImageRef):
+        request = GroupRequest(
+            prompt_token_ids=renderer.prompt_token_ids(PROBLEM),
+            images=(renderer.engine_image(content, ref),),
+            num_trajectories=2, temperature=1.0, top_p=1.0, top_k=-1, max_response_tokens=6,
+            banned_token_ids=tuple(renderer.vision_token_ids),
+            end_token_ids=tuple(renderer.end_token_ids), seed=None,
+        )  # fmt: skip
+        return await api.ok("/generate", generate_body(request, "formats"))
+
+    return send
+
+
+@pytest.fixture
+def difference(model, renderer):
+    """The largest of an answer's log-probs from the learner's, were it shown `picture`."""
+
+    def of(answer: dict, picture: Image.Image) -> float:
+        expected = reference_logprobs(
+            model, renderer, encode_png(picture), answer["output_ids"],
+            banned=tuple(renderer.vision_token_ids),
+        )  # fmt: skip
+        found = [pair[0] for pair in answer["meta_info"]["output_token_logprobs"]]
+        return float(np.abs(np.array(found) - expected).max())
+
+    return of
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_engine_sees_the_learners_pixels(ask, difference, served, renderer, kind, size):
+    file = picture_file(kind, *SIZES[size])
+    ref = ImageRef(sha256="0" * 64, path=kind, width=file.size[0], height=file.size[1])
+    answers = await ask(file.content, ref)
+    picture = decode_picture(file.content, kind)
+    prompt = renderer.prompt(PROBLEM, picture)
+    assert {a["meta_info"]["prompt_tokens"] for a in answers} == {len(prompt.input_ids)}
+    if served.pixel_log is not None:
+        seen = json.loads(served.pixel_log.read_text().splitlines()[-1])
+        assert seen["sha256"] == pixel_digest(prompt.pixel_values)
+        assert seen["grid"] == prompt.image_grid_thw[0].tolist()
+    worst = max(difference(answer, picture) for answer in answers)
+    print(f"{kind:26} {size:10} same pixels, log-probs {worst:.1e} apart")
+    assert worst < 5e-5
+
+
+async def test_the_stored_pixels_of_a_turned_file_would_be_others(ask, difference):
+    """What an engine would make of the file itself: the difference that the test above can see."""
+    content = picture_file("jpeg turned 3", 96, 64).content
+    as_stored = Image.open(io.BytesIO(content)).convert("RGB")
+    ref = ImageRef(sha256="0" * 64, path="p", width=96, height=64)
+    answers = await ask(encode_png(as_stored), ref)
+    assert difference(answers[0], as_stored) < 5e-5
+    assert difference(answers[0], decode_picture(content, "p")) > 1e-3
+
+
+async def test_bare_base64_of_a_jpeg_is_taken_for_a_path(api, served, renderer):
+    """Why images travel as data URLs."""
+    bare = base64_of(picture_file("jpeg", 96, 64).content)
+    ids = renderer.prompt_token_ids(PROBLEM).tolist()
+    body = {"input_ids": ids, "sampling_params": {"max_new_tokens": 1}}
+    status, _ = await api.post("/generate", {**body, "image_data": [bare]})
+    assert status == (500 if served.is_sglang else 400)
+    await api.ok("/generate", {**body, "image_data": [f"data:image/jpeg;base64,{bare}"]})
