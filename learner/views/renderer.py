@@ -13,6 +13,11 @@ from common.types import Record, Sample
 from common.views import pixelated, teacher_view
 
 PIXELS_AT_ONCE = 2**24  # rendered in one call of the processor
+# DataError, or the processor's own; StopIteration: more image tokens than pictures.
+_RENDER_ERRORS = (
+    ValueError, OSError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
+    StopIteration,
+)  # fmt: skip
 ViewKey = tuple[str, str, int]
 
 
@@ -86,8 +91,7 @@ class ViewRenderer:
         """All in one call; where that fails, one by one, so that one costs only itself."""
         try:
             return list(self._renderer.prompts(problems, pictures))
-        except (ValueError, OSError, LookupError, StopIteration) as error:
-            # DataError, or the processor's own; StopIteration: more image tokens than pictures.
+        except _RENDER_ERRORS as error:
             if len(problems) == 1:
                 return [DataError(f"cannot be rendered: {str(error) or repr(error)}")]
             one_by_one = zip(problems, pictures, strict=True)

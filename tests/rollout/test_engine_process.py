@@ -110,12 +110,8 @@ def test_every_flag_that_is_refused_is_one_of_sglangs() -> None:
         env=engine_environment(config), capture_output=True, text=True, timeout=120, check=True,
     ).stdout  # fmt: skip
     known = set(re.findall(r"--[a-z0-9][a-z0-9-]*", helps))
-    names = {
-        name
-        for name in (*command._OURS, *command._HARMFUL, *command._SINGLE)
-        if not name.endswith("*")
-    }
-    assert names - known == set()
+    names = {*command._OURS, *command._HARMFUL, *command._SINGLE}
+    assert {name for name in names if not name.endswith("*")} - known == set()
 
 
 def test_variables_that_change_pixels_or_prompts_stay_behind(
