@@ -104,7 +104,7 @@ def test_a_machine_without_a_gpu_gets_what_a_cpu_needs() -> None:
 @pytest.mark.sglang
 def test_every_flag_that_is_refused_is_one_of_sglangs() -> None:
     """A name that SGLang does not have would guard nothing."""
-    config = sglang_config()
+    config = sglang_config(sglang={"python": None})
     helps = subprocess.run(
         [str(command.find_python(config)), "-m", "sglang.launch_server", "--help"],
         env=engine_environment(config), capture_output=True, text=True, timeout=120, check=True,
