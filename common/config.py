@@ -27,7 +27,9 @@ class RunSection(Section):
 class ModelSection(Section):
     path: str = Field("Qwen/Qwen3.5-4B", description="Hugging Face folder or name of the start.")
     revision: str | None = Field(
-        None, min_length=1, description="Commit, branch or tag of a name on the hub; none: its main."
+        None,
+        min_length=1,
+        description="Commit, branch or tag of a name on the hub; none: its main.",
     )
     dtype: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="Compute dtype of student and teacher; masters are float32."
@@ -212,7 +214,12 @@ class TeacherSection(Section):
         "collapses), a copy taken every interval_steps, the start's logits mixed with the "
         "student's, or the model of teacher.path.",
     )
-    path: str | None = Field(None, description="Hugging Face folder of policy = fixed.")
+    path: str | None = Field(
+        None, description="Hugging Face folder or name of the model of policy = fixed."
+    )
+    revision: str | None = Field(
+        None, min_length=1, description="Of teacher.path, as model.revision is of model.path."
+    )
     interval_steps: int = Field(10, gt=0, description="Steps between copies (progressive).")
     student_share: float = Field(
         0.05, ge=0, le=1, description="Student's share in the teacher's logits (trust_region)."
