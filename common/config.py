@@ -214,7 +214,12 @@ class TeacherSection(Section):
         "collapses), a copy taken every interval_steps, the start's logits mixed with the "
         "student's, or the model of teacher.path.",
     )
-    path: str | None = Field(None, description="Hugging Face folder of policy = fixed.")
+    path: str | None = Field(
+        None, description="Hugging Face folder or name of the model of policy = fixed."
+    )
+    revision: str | None = Field(
+        None, min_length=1, description="Of teacher.path, as model.revision is of model.path."
+    )
     interval_steps: int = Field(10, gt=0, description="Steps between copies (progressive).")
     student_share: float = Field(
         0.05, ge=0, le=1, description="Student's share in the teacher's logits (trust_region)."

@@ -17,8 +17,17 @@ from pathlib import Path
 from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
 from common.errors import ConfigError, VisionOpdError
+from common.model_folder import with_pinned_models
 from deploy.cluster.roles import ROOT
-from deploy.options import HELP, Options, absolute_paths, run_folder, take_options, with_address
+from deploy.options import (
+    HELP,
+    Options,
+    absolute_paths,
+    pinned_revisions,
+    run_folder,
+    take_options,
+    with_address,
+)
 
 QUICKSTART = ROOT / "deploy" / "configs" / "quickstart.toml"
 PURPOSE = "Runs broker, rollout servers and learner; without arguments, the CPU quickstart."
@@ -54,6 +63,7 @@ def _launch(config: RunConfig) -> int:
     from deploy.supervision.run_folder import open_run_folder, owned
 
     _check_data(config)
+    config = _pin_models(config)
     _set_up_sglang(config)
     now = time.localtime()
     with owned(run_folder(config, now)):
@@ -103,6 +113,9 @@ def _slurm(config: RunConfig, options: Options) -> None:
         print(slurm.batch_script(config, arguments))
         return
     _check_data(config)
+    slurm.check_submission(config, folder)
+    config = _pin_models(config)  # here: the job's machines may reach no hub
+    arguments += pinned_revisions(config)
     print(f"submitted job {slurm.submit(config, arguments, folder)}\nrun folder: {folder}")
 
 
@@ -116,6 +129,15 @@ def _check_data(config: RunConfig) -> None:
     for key, path in (("train", config.data.train), ("heldout", config.data.heldout)):
         if path is not None and not path.is_file():
             raise ConfigError(f"data.{key} = {str(path)!r}: no such file. Fix: name a Parquet file")
+
+
+def _pin_models(config: RunConfig) -> RunConfig:
+    """Models are here and can be trained, and the whole run uses the same commit of them."""
+    config = with_pinned_models(config)
+    for key, part in (("model", config.model), ("teacher", config.teacher)):
+        if part.revision is not None:
+            print(f"{key}: {part.path}, commit {part.revision}", flush=True)
+    return config
 
 
 def _set_up_sglang(config: RunConfig) -> None:

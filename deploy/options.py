@@ -148,6 +148,15 @@ def absolute_paths(arguments: Sequence[str]) -> tuple[str, ...]:
     return tuple(result)
 
 
+def pinned_revisions(config: RunConfig) -> tuple[str, ...]:
+    """Arguments that hold a process that starts later to the commits of this configuration."""
+    pairs = (
+        (f"--{section}.revision", getattr(config, section).revision)
+        for section in ("model", "teacher")
+    )
+    return tuple(word for key, commit in pairs if commit is not None for word in (key, commit))
+
+
 def _absolute(flag: str, value: str) -> str:
     is_path = flag == "--config" or _is_path_key(flag.removeprefix("--"))
     if value == "none" or not (is_path or value.startswith(("./", "../"))):

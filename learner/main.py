@@ -24,10 +24,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until there is something to finish
     from common.errors import VisionOpdError, exit_code_of
     from common.logs import configure_logging
-    from learner.assembly import run  # imports torch: after --help, which must not wait for it
+    from common.model_folder import with_local_models
 
     configure_logging("learner")
     try:
+        config = with_local_models(config)
+        from learner.assembly import run  # imports torch: after what can be refused without it
+
         run(config, began)
     except ConfigError as error:
         exit_with(error)

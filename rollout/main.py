@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.config import RunConfig
-from common.config_cli import load_or_exit
+from common.config_cli import exit_with, load_or_exit
 
 if TYPE_CHECKING:  # imported late at run time: --help answers at once
     from common.rendering import Renderer
@@ -28,12 +28,17 @@ def main() -> None:
         sys.argv[1:], "python -m rollout.main", "Generates groups of responses with one engine."
     )
     index = int(os.environ.get("RANK", "0"))
-    from common.errors import VisionOpdError, exit_code_of
+    from common.errors import ConfigError, VisionOpdError, exit_code_of
     from common.lifecycle import run
     from common.logs import configure_logging
+    from common.model_folder import with_local_models
     from rollout.member import first_error
 
     configure_logging(f"rollout-{index}")
+    try:
+        config = with_local_models(config, has_weights=not config.rollout.engine_urls)
+    except ConfigError as refusal:
+        exit_with(refusal)
     try:
         run(lambda stop: serve(config, index, stop))
     except BaseExceptionGroup as errors:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
+from common.weight_dtypes import is_stored_in_float32
 
 SPECIAL = (
     "<|endoftext|>",
@@ -59,6 +60,26 @@ def make_tiny_checkpoint(
     if family == "qwen3_5":
         _complete_for_sglang(folder / "config.json")
     return folder
+
+
+def store_as_published(folder: Path) -> None:
+    """Rewrites a float32 folder as the hub has Qwen3.5: bfloat16, but for what stays float32.
+
+    That is not representable in bfloat16, so that whoever rounds it is found out.
+    """
+    from safetensors.torch import load_file, save_file
+
+    stored = load_file(folder / "model.safetensors")
+    for name, tensor in stored.items():
+        if is_stored_in_float32(name):
+            stored[name] = tensor + 1e-3 * torch.linspace(0.1, 0.9, tensor.numel()).view_as(tensor)
+        else:
+            stored[name] = tensor.bfloat16()
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["dtype"] = "bfloat16"
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
 
 
 def _complete_for_sglang(config_file: Path) -> None:

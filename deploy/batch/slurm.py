@@ -80,13 +80,8 @@ def batch_script(
     return "\n".join(lines) + "\n" + _BODY.read_text(encoding="utf-8")
 
 
-def submit(config: RunConfig, arguments: Sequence[str], folder: Path) -> str:
-    """Write folder/slurm.sh and submit it; returns the job's id.
-
-    Raises:
-        ConfigError: there is no sbatch, it refuses, or the folder holds a run already.
-    """
-    folder = folder.absolute()
+def check_submission(config: RunConfig, folder: Path) -> None:
+    """Raises ConfigError: there is no sbatch, or the folder holds a run already."""
     if (folder / "config.toml").exists() and not config.run.resume:
         raise ConfigError(
             f"run.folder = {str(folder)!r} holds a run already. Fix: name another folder, or go on "
@@ -94,6 +89,16 @@ def submit(config: RunConfig, arguments: Sequence[str], folder: Path) -> str:
         )
     if shutil.which("sbatch") is None:
         raise ConfigError("--slurm: there is no sbatch in PATH. Fix: submit from a login node")
+
+
+def submit(config: RunConfig, arguments: Sequence[str], folder: Path) -> str:
+    """Write folder/slurm.sh and submit it; returns the job's id.
+
+    Raises:
+        ConfigError: sbatch refuses, or as `check_submission`.
+    """
+    folder = folder.absolute()
+    check_submission(config, folder)
     run = config.run.model_copy(update={"folder": folder})
     text = batch_script(config.model_copy(update={"run": run}), arguments)
     folder.mkdir(parents=True, exist_ok=True)

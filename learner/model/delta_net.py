@@ -95,7 +95,7 @@ def _segments(
 
     A place without a token has decay 0 (in log space) and beta 0: it leaves the state alone.
     """
-    functions = sys.modules[type(module).__module__]
+    functions = _functions_of(module)
     mixed_SCM = torch.cat([past_SKC, batch.of(mixed_LC)], dim=1).transpose(1, 2)
     mixed_SCM = functions.causal_conv1d_fn(
         mixed_SCM, module.conv1d.weight.squeeze(1), module.conv1d.bias, activation=module.activation
@@ -115,6 +115,12 @@ def _segments(
         use_qk_l2norm_in_kernel=True,
     )
     return output, state
+
+
+def _functions_of(module: Any) -> Any:
+    """transformers' file of the layer, whatever classes FSDP2 and we have laid over its own."""
+    files = (sys.modules[kind.__module__] for kind in type(module).__mro__)
+    return next(file for file in files if hasattr(file, "torch_chunk_gated_delta_rule"))
 
 
 def _ends(layout: Layout, taps: int, mixed_LC: Tensor) -> Tensor:

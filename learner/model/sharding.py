@@ -5,6 +5,7 @@
       visual (patches, mergers, ...)     a group
       language_model.embed_tokens        a group; also read as the head if the head is tied
       language_model.layers[i]           a group each
+        linear_attn (A_log)              a small one beside, in float32 (common.weight_dtypes)
       language_model (final norm)        a group
     model.lm_head                        a group if it has a weight of its own
 
@@ -35,6 +36,7 @@ from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 from torch.nn import functional
 
 from common.errors import ConfigError
+from common.weight_dtypes import is_served_in_float32
 
 _NORM_FLOOR = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
@@ -55,8 +57,9 @@ def shard_model(
 
     Args:
         mesh: of one dimension (`learner.model.ranks`).
-        dtype: of weights and activations in forward and backward, whatever the masters' is. No
-            autocast is needed, nor wanted: it would undo part of it.
+        dtype: of weights and activations in forward and backward, whatever the masters' is, but
+            for weights that servers hold in float32: so does every rank. No autocast is needed, nor
+            wanted: it would undo part of it.
         offload: masters, gradients and so the optimizer's moments are in main memory.
         reduce_dtype: in which gradients are summed.
 
@@ -70,23 +73,26 @@ def shard_model(
         )
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     is_tied = head.weight is embedding.weight
-    policy = MixedPrecisionPolicy(
-        param_dtype=None if dtype == torch.float32 else dtype,
-        reduce_dtype=reduce_dtype,
-        # transformers casts where it must; FSDP's casting would take our frozen dataclasses apart.
-        cast_forward_inputs=False,
-    )
-    offload_policy = CPUOffloadPolicy() if offload else OffloadPolicy()
     root = model.base_model
-    for module in [*_parts(root, embedding), root, *([] if is_tied else [head])]:
+    apart = {} if dtype == torch.float32 else _kept_in_float32(model)
+    others = {parameter for parameters in apart.values() for parameter in parameters}
+
+    def shard(module: nn.Module, dtype: torch.dtype, ignored: set[nn.Parameter]) -> None:
         fully_shard(
             module,
             mesh=mesh,
-            mp_policy=policy,
-            offload_policy=offload_policy,
+            mp_policy=_policy(dtype, reduce_dtype),
+            offload_policy=CPUOffloadPolicy() if offload else OffloadPolicy(),
             reshard_after_forward=True,  # the root too, so that parameters are always DTensors
+            ignored_params=ignored,
         )
-        _sum_gradients(module)
+        _sum_gradients(cast(FSDPModule, module))
+
+    for module in [*_parts(root, embedding), root, *([] if is_tied else [head])]:
+        shard(module, dtype, others)
+    # After what contains them, which would leave out all of a module that is a group already.
+    for module, parameters in apart.items():
+        shard(module, torch.float32, set(module.parameters()) - parameters)
     if is_tied:
         head.weight = embedding.weight
         head.__class__ = _TiedHead
@@ -189,6 +195,25 @@ class _Gathered(torch.autograd.Function):
         )
         shard = of_this_rank.redistribute(placements=context.placements)
         return shard.to(context.weight_device), None
+
+
+def _policy(dtype: torch.dtype, reduce_dtype: torch.dtype) -> MixedPrecisionPolicy:
+    return MixedPrecisionPolicy(
+        param_dtype=None if dtype == torch.float32 else dtype,
+        reduce_dtype=reduce_dtype,
+        # transformers casts where it must; FSDP's casting would take our frozen dataclasses apart.
+        cast_forward_inputs=False,
+    )
+
+
+def _kept_in_float32(model: nn.Module) -> dict[nn.Module, set[nn.Parameter]]:
+    """The parameters that are computed with in float32, by the module that holds them."""
+    found: dict[nn.Module, set[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if is_served_in_float32(name):
+            holder = model.get_submodule(name.rpartition(".")[0])
+            found.setdefault(holder, set()).add(parameter)
+    return found
 
 
 def _parts(root: Any, embedding: nn.Module) -> list[nn.Module]:

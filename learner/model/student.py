@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.config import ModelSection
 from common.errors import ConfigError
+from common.model_files import FAMILIES
+from common.model_loading import load_image_text_model
 from learner.model import tree_attention
 from learner.model.delta_net import follow_layouts
 from learner.model.last_layer import NarrowLayer, narrow_last_layer
@@ -31,18 +32,10 @@ def load_student(config: ModelSection, device: torch.device) -> Any:
     """The model with float32 master weights, ready to train.
 
     Raises:
-        ConfigError: no such model, or options that do not fit together.
+        ConfigError: no such model, one that is not whole or not finite, one that cannot be packed,
+            or options that do not fit together.
     """
-    from transformers import AutoModelForImageTextToText
-
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(config.path, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(
-            f"model.path = {config.path!r} cannot be loaded: {reason} "
-            "Fix: name a Hugging Face folder of an image-text model"
-        ) from error
+    model = load_image_text_model(config.path)
     return prepare_to_train(model, config, device)
 
 
@@ -50,8 +43,9 @@ def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> 
     """Make a loaded model compute packed rows, and recompute or freeze what the config says.
 
     Raises:
-        ConfigError: layers that cannot be packed, or no vision tower where one is to be frozen.
+        ConfigError: a model of another form, or layers that cannot be packed.
     """
+    _check_form(model)
     _check_layers(model)
     model.set_attn_implementation(
         {"text_config": tree_attention.register(), "vision_config": _vision_attention(config)}
@@ -60,7 +54,7 @@ def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> 
     narrow_last_layer(model)
     model.to(device)
     if config.freeze_vision_tower:
-        _vision_tower(model).requires_grad_(False)
+        model.base_model.visual.requires_grad_(False)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
@@ -156,12 +150,28 @@ def _vision_attention(config: ModelSection) -> str:
     return "flash_attention_2" if _has_flash_attention() else "sdpa"
 
 
+def _check_form(model: Any) -> None:
+    """The parts that packing and sharding work on."""
+    root = model.base_model
+    layers = getattr(getattr(root, "language_model", None), "layers", None)
+    is_known = isinstance(layers, nn.ModuleList) and isinstance(
+        getattr(root, "visual", None), nn.Module
+    )
+    needed = ("get_image_features", "get_rope_index")
+    if not is_known or not all(hasattr(root, name) for name in needed):
+        raise ConfigError(
+            f"model.path: a {type(model).__name__} cannot be trained here: it has not the parts of "
+            f"a Qwen-VL model (language_model.layers, visual). Fix: choose one of the {FAMILIES} "
+            "family"
+        )
+
+
 def _check_layers(model: Any) -> None:
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
     if unknown := kinds - {"full_attention", "linear_attention"}:
         raise ConfigError(
             f"model.path: layers of kind {', '.join(sorted(unknown))} are not supported. "
-            "Fix: choose a model of the Qwen3.5, Qwen3-VL or Qwen2.5-VL family"
+            f"Fix: choose a model of the {FAMILIES} family"
         )
 
 
@@ -169,13 +179,3 @@ def _has_flash_attention() -> bool:
     from transformers.utils import is_flash_attn_2_available
 
     return bool(is_flash_attn_2_available())
-
-
-def _vision_tower(model: Any) -> nn.Module:
-    tower = getattr(model.base_model, "visual", None)
-    if not isinstance(tower, nn.Module):
-        raise ConfigError(
-            f"model.freeze_vision_tower: {type(model).__name__} has no part named visual. "
-            "Fix: model.freeze_vision_tower = false"
-        )
-    return tower

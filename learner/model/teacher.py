@@ -9,7 +9,8 @@
     current       the student itself                      nothing
     fixed         another model                           nothing
 
-The forward pass runs on a copy in the compute dtype. A moving average needs float32 beside it: its
+The forward pass runs on a copy in the compute dtype (but for what stays float32, see
+common.weight_dtypes). A moving average needs float32 beside it: its
 steps are rate * lr wide and would be rounded away in bfloat16. That master is on the student's
 device or in main memory; if float32 is the compute dtype, the copy itself is the master, wherever
 it is. Buffers stay as they are (a copy of the student takes them too).
@@ -30,6 +31,7 @@ from torch.distributed.tensor import DTensor
 
 from common.config import ModelSection, TeacherSection
 from common.errors import ConfigError
+from common.weight_dtypes import is_served_in_float32
 from learner.model.sharding import copy_into, local_part
 
 
@@ -192,8 +194,8 @@ def _frozen_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Parameters in `dtype`, ties kept. Buffers keep theirs: rotary frequencies need float32."""
     # Told of the parameters, deepcopy makes no second model in float32 on the way.
     parameters = {
-        id(p): nn.Parameter(_as_dtype(p, dtype, is_copy=True), requires_grad=False)
-        for p in model.parameters()
+        id(p): nn.Parameter(_as_dtype(name, p, dtype, is_copy=True), requires_grad=False)
+        for name, p in model.named_parameters()
     }
     return copy.deepcopy(model, parameters).eval()
 
@@ -212,9 +214,9 @@ def _load_fixed(path: str, student: Any, dtype: torch.dtype) -> nn.Module:
     except ConfigError as error:
         raise ConfigError(str(error).replace("model.path", "teacher.path")) from error
     _check_fit(path, model, student)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
-        parameter.data = _as_dtype(parameter, dtype)
+        parameter.data = _as_dtype(name, parameter, dtype)
     fixed: nn.Module = model.to(next(student.parameters()).device).eval()
     return fixed
 
@@ -272,8 +274,10 @@ def _in_float32(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", torch.float32)  # the GPU may have no room for a model in float32
 
 
-def _as_dtype(tensor: Tensor, dtype: torch.dtype, is_copy: bool = False) -> Tensor:
-    wanted = dtype if tensor.is_floating_point() else tensor.dtype
+def _as_dtype(name: str, tensor: Tensor, dtype: torch.dtype, is_copy: bool = False) -> Tensor:
+    """But for what a server holds in float32: so does a teacher that looks at the same tokens."""
+    is_cast = tensor.is_floating_point() and not is_served_in_float32(name)
+    wanted = dtype if is_cast else tensor.dtype
     return tensor.detach().to(wanted, copy=is_copy)
 
 

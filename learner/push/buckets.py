@@ -1,4 +1,9 @@
-"""Weights as byte buckets: what one push sends, and a snapshot of it that fills beside the step."""
+"""Weights as byte buckets: what one push sends, and a snapshot of it that fills beside the step.
+
+Floating tensors are sent in one dtype, but for those that servers hold in float32 whatever theirs
+is. A bucket has its widest elements first, so that each tensor begins at a multiple of its
+element's size: SGLang 0.5.23 refuses a bucket where one does not.
+"""
 
 import math
 import threading
@@ -9,6 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from common.types import WeightBucket
+from common.weight_dtypes import is_served_in_float32
 from learner.model.sharding import gather
 
 MIB = 2**20
@@ -26,7 +32,7 @@ class Snapshot:
 
     Args:
         weights: live tensors by name; they must not change from `begin` to the end of `gather`.
-        dtype: that floating tensors are sent as.
+        dtype: that floating tensors are sent as, but for `is_served_in_float32`.
         is_kept: false for ranks that only take part in bringing shards together.
     """
 
@@ -85,7 +91,7 @@ class Snapshot:
             yield content
 
     def tensors(self) -> dict[str, Tensor]:
-        """The copies by name, in the dtype that is sent; waits until they are complete."""
+        """The copies by name, in the dtypes that are sent; waits until they are complete."""
         found: dict[str, Tensor] = {}
         for bucket, content in zip(self.buckets, self.ready(), strict=True):
             kinds = [getattr(torch, dtype) for dtype in bucket.dtypes]
@@ -93,10 +99,7 @@ class Snapshot:
             pairs = zip(bucket.shapes, kinds, strict=True)
             parts = torch.split(content, [math.prod(s) * kind.itemsize for s, kind in pairs])
             found |= {
-                # A copy where the bytes do not lie on a multiple of the element's size.
-                name: (part.clone() if part.storage_offset() % kind.itemsize else part)
-                .view(kind)
-                .view(shape)
+                name: part.view(kind).view(shape)
                 for name, part, kind, shape in zip(
                     bucket.names, parts, kinds, bucket.shapes, strict=True
                 )
@@ -124,13 +127,16 @@ def plan_buckets(
 ) -> tuple[WeightBucket, ...]:
     """The weights in their order, cut into buckets of at most `bucket_mib`.
 
-    A tensor larger than that gets a bucket of its own. Floating tensors are sent as `dtype`.
+    A tensor larger than that gets a bucket of its own. Within a bucket wide elements come first.
+
+    Args:
+        dtype: that floating tensors are sent as, but for `is_served_in_float32`.
     """
     buckets: list[WeightBucket] = []
     names: list[str] = []
     room = 0
     for name, tensor in weights.items():
-        num_bytes = _num_bytes(tensor, dtype)
+        num_bytes = _num_bytes(name, tensor, dtype)
         if names and num_bytes > room:
             buckets.append(_bucket(names, weights, dtype))
             names = []
@@ -149,28 +155,28 @@ def fill(
     offset = 0
     for name in bucket.names:
         tensor = weights[name]
-        part = content[offset : offset + _num_bytes(tensor, dtype)]
-        sent = _sent_dtype(tensor, dtype)
-        if offset % sent.itemsize == 0:  # converts straight into the bucket
-            part.view(sent).view(tensor.shape).copy_(tensor)
-        else:
-            part.copy_(tensor.to(sent).reshape(-1).view(torch.uint8))
+        part = content[offset : offset + _num_bytes(name, tensor, dtype)]
+        part.view(_sent_dtype(name, tensor, dtype)).view(tensor.shape).copy_(tensor)
         offset += len(part)
 
 
 def _bucket(names: list[str], weights: Mapping[str, Tensor], dtype: torch.dtype) -> WeightBucket:
-    tensors = [weights[name] for name in names]
+    tensors = {name: weights[name] for name in names}  # each once: some are made when asked for
+    kinds = {name: _sent_dtype(name, tensor, dtype) for name, tensor in tensors.items()}
+    ordered = sorted(names, key=lambda name: -kinds[name].itemsize)
     return WeightBucket(
-        names=tuple(names),
-        dtypes=tuple(str(_sent_dtype(t, dtype)).removeprefix("torch.") for t in tensors),
-        shapes=tuple(tuple(t.shape) for t in tensors),
-        num_bytes=sum(_num_bytes(t, dtype) for t in tensors),
+        names=tuple(ordered),
+        dtypes=tuple(str(kinds[name]).removeprefix("torch.") for name in ordered),
+        shapes=tuple(tuple(tensors[name].shape) for name in ordered),
+        num_bytes=sum(_num_bytes(name, tensors[name], dtype) for name in ordered),
     )
 
 
-def _sent_dtype(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    return dtype if tensor.is_floating_point() else tensor.dtype
+def _sent_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    if not tensor.is_floating_point():
+        return tensor.dtype
+    return torch.float32 if is_served_in_float32(name) else dtype
 
 
-def _num_bytes(tensor: Tensor, dtype: torch.dtype) -> int:
-    return tensor.numel() * _sent_dtype(tensor, dtype).itemsize
+def _num_bytes(name: str, tensor: Tensor, dtype: torch.dtype) -> int:
+    return tensor.numel() * _sent_dtype(name, tensor, dtype).itemsize

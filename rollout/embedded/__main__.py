@@ -10,13 +10,18 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     arguments = parse_arguments()
+    from common.config_cli import exit_with
+    from common.errors import ConfigError
     from common.lifecycle import run, stop_with_parent
     from common.logs import configure_logging
 
     configure_logging("engine")
     if arguments.stop_with_parent:
         stop_with_parent()
-    run(lambda stop: serve(arguments, stop))
+    try:
+        run(lambda stop: serve(arguments, stop))
+    except ConfigError as error:
+        exit_with(error)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -77,20 +82,20 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
 
 
 def load_model(model_path: str, dtype: str, threads: int | None) -> Any:
-    """The model in eval mode, without grad."""
-    import torch
+    """The model in eval mode, without grad, in the dtypes that a server holds.
 
-    import common.torchvision_compat  # noqa: F401  (must come before transformers)
+    Raises:
+        ConfigError: its tensors are not all there, or not numbers.
+    """
+    import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
-    from transformers import AutoModelForImageTextToText
-    from transformers.utils import logging as transformers_logging
+    from common.model_loading import load_image_text_model
+    from rollout.embedded.weights import take_served_dtypes
 
-    transformers_logging.disable_progress_bar()
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        model_path, dtype=getattr(torch, dtype)
-    )
+    model = load_image_text_model(model_path, "--model-path")
+    take_served_dtypes(model, getattr(torch, dtype))
     return model.eval().requires_grad_(False)
 
 

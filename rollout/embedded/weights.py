@@ -16,6 +16,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from common.network import gloo_towards
 from common.served_names import checksum, padding_rows, pushed_name, served_tensors
+from common.weight_dtypes import is_served_in_float32
 
 logger = logging.getLogger(__name__)
 NamedTensors = list[tuple[str, Tensor]]
@@ -100,6 +101,16 @@ def parse_dtypes(names: Iterable[str]) -> list[torch.dtype]:
     return [dtype for dtype in dtypes if dtype is not None]
 
 
+def take_served_dtypes(model: Any, dtype: torch.dtype) -> None:
+    """Casts a float32 model's parameters to `dtype`, but for those that SGLang never casts.
+
+    Buffers stay: rotary frequencies need float32, as they do where transformers casts.
+    """
+    for name, parameter in model.named_parameters():
+        if not is_served_in_float32(name):
+            parameter.data = parameter.data.to(dtype)
+
+
 @torch.no_grad()
 def load_tensors(model: Any, tensors: NamedTensors) -> None:
     """Copies tensors into the model by name, a state_dict's or a checkpoint's: all, or none.
@@ -130,7 +141,8 @@ def load_folder(model: Any, folder: str) -> None:
     Raises:
         OSError, ValueError: no such checkpoint, or one of another model.
     """
-    fresh = type(model).from_pretrained(folder, dtype=model.dtype, local_files_only=True)
+    # float32: a tensor that is served in that must not be rounded on the way.
+    fresh = type(model).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     load_tensors(model, list(fresh.state_dict().items()))
 
 

@@ -133,7 +133,14 @@ def test_the_published_config_names_every_constant_of_the_method_and_equals_the_
             "visual_advantage_mass",
             "visual_advantage_pixels",
         },
-        "teacher": {"path", "interval_steps", "student_share", "offload", "answer_hint"},
+        "teacher": {
+            "path",
+            "revision",
+            "interval_steps",
+            "student_share",
+            "offload",
+            "answer_hint",
+        },
         "optimizer": set(),
     }
     for section, unnamed in options.items():

@@ -8,7 +8,14 @@ import deploy.launch
 from common.config_cli import build, load
 from common.errors import ConfigError
 from deploy.cluster.roles import ROOT
-from deploy.options import Options, absolute_paths, run_folder, take_options, with_address
+from deploy.options import (
+    Options,
+    absolute_paths,
+    pinned_revisions,
+    run_folder,
+    take_options,
+    with_address,
+)
 
 DEFAULT = Path("/configs/quickstart.toml")
 
@@ -135,6 +142,7 @@ def test_slurm_submits_what_is_complete(
     data.touch()
     monkeypatch.setenv("PATH", str(tmp_path))
     arguments = ["--config", str(ROOT / "deploy/configs/eight_gpus.toml"), "--slurm"]
+    arguments += ["--model.path", str(ROOT / "deploy/quickstart/checkpoint")]
     with pytest.raises(SystemExit) as end:
         deploy.launch.main([*arguments, "--run.folder", str(tmp_path / "run")])
     assert end.value.code == 2 and "data.train is not set" in capsys.readouterr().err
@@ -149,6 +157,29 @@ def test_slurm_submits_what_is_complete(
         [*arguments, "--run.folder", str(tmp_path / "run"), "--data.train", str(data)]
     )
     assert capsys.readouterr().out == f"submitted job 42\nrun folder: {tmp_path}/run\n"
+
+
+def test_a_model_that_is_none_is_refused_before_anything_is_submitted_or_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.parquet").touch()
+    (tmp_path / "sbatch").touch(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = ["--run.folder", str(tmp_path / "run"), "--model.path", str(tmp_path / "none")]
+    arguments += ["--data.train", str(tmp_path / "train.parquet"), "--data.heldout"]
+    arguments += [str(tmp_path / "train.parquet")]
+    for how in ([], ["--slurm"]):
+        with pytest.raises(SystemExit) as end:
+            deploy.launch.main([*arguments, *how])
+        assert end.value.code == 2
+        assert f"model.path = '{tmp_path}/none' is no folder here" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_job_is_held_to_the_commits_that_were_found_when_it_was_submitted() -> None:
+    config = build({"model": {"revision": "a" * 40}})
+    assert pinned_revisions(config) == ("--model.revision", "a" * 40)
+    assert pinned_revisions(build({})) == ()
 
 
 def test_kuberay_prints_a_manifest(capsys: pytest.CaptureFixture[str]) -> None:

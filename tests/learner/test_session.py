@@ -1,6 +1,8 @@
 """The learner as a process, against the real broker, with rollouts that make responses up."""
 
+import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from common.errors import BrokerUnavailable
+from common.types import WeightBucket
 from learner.checkpoint import list_checkpoints
 from learner.feed import Feed, Interrupted
 from learner.push.buckets import Snapshot, plan_buckets
@@ -233,10 +236,39 @@ def test_buckets_hold_all_weights_in_order_within_their_size():
         "e": torch.zeros(5, dtype=torch.int64),
     }
     buckets = plan_buckets(weights, torch.bfloat16, 1)
-    assert [bucket.names for bucket in buckets] == [("a",), ("b",), ("c",), ("d", "e")]
+    assert [bucket.names for bucket in buckets] == [("a",), ("b",), ("c",), ("e", "d")]
     assert [bucket.num_bytes for bucket in buckets] == [600_000, 600_000, 4_000_000, 42]
-    assert buckets[3].dtypes == ("bfloat16", "int64")
-    assert buckets[1].shapes == ((3, 100_000),) and buckets[3].shapes == ((), (5,))
+    assert buckets[3].dtypes == ("int64", "bfloat16")
+    assert buckets[1].shapes == ((3, 100_000),) and buckets[3].shapes == ((5,), ())
+
+
+def test_what_servers_hold_in_float32_is_sent_so_and_every_tensor_begins_aligned():
+    """SGLang 0.5.23 refuses a bucket whose tensors do not begin at their element's size."""
+    layer = "model.layers.0.linear_attn"
+    weights = {
+        f"{layer}.dt_bias": torch.tensor([0.1, 0.2, 0.3]),
+        f"{layer}.A_log": torch.tensor([0.1001, 1.3002, 2.7003]),
+        f"{layer}.norm.weight": torch.full((5,), 1.001),
+        "steps": torch.tensor([7, 8]),
+    }
+    for bucket_mib in (1, 1e-6):  # all in one, and each in its own
+        snapshot = Snapshot(weights, torch.bfloat16, bucket_mib)
+        snapshot.begin()
+        snapshot.gather()
+        found = snapshot.tensors()
+        assert torch.equal(found[f"{layer}.A_log"], weights[f"{layer}.A_log"])
+        for name in ("dt_bias", "norm.weight"):
+            rounded = weights[f"{layer}.{name}"].bfloat16()
+            assert found[f"{layer}.{name}"].dtype == torch.bfloat16
+            assert torch.equal(found[f"{layer}.{name}"], rounded)
+        assert all(starts_are_aligned(bucket) for bucket in snapshot.buckets)
+
+
+def starts_are_aligned(bucket: WeightBucket) -> bool:
+    sizes = [getattr(torch, dtype).itemsize for dtype in bucket.dtypes]
+    lengths = [math.prod(s) * size for s, size in zip(bucket.shapes, sizes, strict=True)]
+    starts = itertools.accumulate(lengths, initial=0)
+    return all(start % size == 0 for start, size in zip(starts, sizes, strict=False))
 
 
 def test_a_snapshot_holds_the_weights_as_they_were():

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import ConfigError
+from common.weight_dtypes import is_served_in_float32
 from learner.model.lora import (
     adapter_state,
     add_adapters,
@@ -203,8 +204,9 @@ def bfloat16_figures(ranks: Ranks, case: Case) -> dict[str, Any]:
     assert ranks.mesh is not None
     for sharded_one in (model, teacher):
         shard_model(sharded_one, ranks.mesh, torch.bfloat16)
-    for parameter in plain.parameters():
-        parameter.data = parameter.data.bfloat16()
+    for name, parameter in plain.named_parameters():
+        if not is_served_in_float32(name):
+            parameter.data = parameter.data.bfloat16()
     head = model.get_output_embeddings().weight
     outputs = [hidden_states(m, case, 1 + ranks.rank) for m in (plain, model)]
     whole = whole_weight(head, torch.bfloat16)

@@ -69,12 +69,14 @@ def reference_logprobs(
     return logprobs.gather(1, targets[:, None])[:, 0].numpy()
 
 
-def run_config(checkpoint: Path, *, timeout_s: float = 20.0, **rollout) -> RunConfig:
+def run_config(
+    checkpoint: Path, *, timeout_s: float = 20.0, dtype: str = "float32", **rollout
+) -> RunConfig:
     return build(
         {
-            "model": {"path": str(checkpoint), "dtype": "float32"},
+            "model": {"path": str(checkpoint), "dtype": dtype},
             "rollout": {"engine": "embedded", "threads": 1, **rollout},
-            "weights": {"dtype": "float32", "timeout_s": timeout_s, "backend": "gloo"},
+            "weights": {"dtype": dtype, "timeout_s": timeout_s, "backend": "gloo"},
         }
     )
 

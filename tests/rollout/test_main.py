@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from common.config_cli import build, dump_toml
 from tests.rollout.learner_player import learner_at
@@ -184,18 +185,31 @@ def test_bad_configurations_are_one_line(arguments, message):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_an_engine_that_cannot_start_is_one_error_with_its_log(tmp_path, checkpoint):
-    for file in checkpoint.iterdir():
-        if file.suffix != ".safetensors":
-            shutil.copy(file, tmp_path)
-    result = subprocess.run(
+def started_on(model: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [
-            sys.executable, "-m", "rollout.main", "--model.path", str(tmp_path),
-            "--rollout.engine", "embedded", "--run.folder", str(tmp_path / "run"),
+            sys.executable, "-m", "rollout.main", "--model.path", str(model),
+            "--rollout.engine", "embedded", "--run.folder", str(model / "run"),
         ],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
+
+
+def test_an_engine_that_cannot_start_is_one_error_with_its_log(tmp_path, checkpoint):
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.language_model.norm.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    result = started_on(tmp_path)
     assert result.returncode == 1
     assert "ERROR" in result.stderr
-    assert "the engine died (exit code 1)" in result.stderr
-    assert "safetensors" in result.stderr
+    assert "the engine died (exit code 2)" in result.stderr
+    assert "lacks tensors that its model has: model.language_model.norm.weight" in result.stderr
+
+
+def test_a_folder_that_is_no_model_is_one_line_before_anything_starts(tmp_path, checkpoint):
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").unlink()
+    result = started_on(tmp_path)
+    assert result.returncode == 2 and not (tmp_path / "run").exists()
+    assert len(result.stderr.splitlines()) == 1 and "has no weights" in result.stderr

@@ -1,8 +1,9 @@
 """The engines that must keep the contract, each with the model families it must keep it for.
 
-A test takes the family Qwen3-VL; those of a module that names FAMILIES take all of them. Real
-SGLang servers start under the marker `sglang` alone. pytest orders tests by `served`, so that each
-server starts once and one at a time.
+A test takes the family Qwen3-VL in float32; those of a module that names FAMILIES take all of them,
+and those of one that names a DTYPE a checkpoint and servers in that. Real SGLang servers start
+under the marker `sglang` alone. pytest orders tests by `served`, so that each server starts once
+and one at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import pytest_asyncio
 
 from common.rendering import Renderer
 from tests.rollout.support import load_model, run_config, running_server
-from tests.tiny_model import make_tiny_checkpoint
+from tests.tiny_model import make_tiny_checkpoint, store_as_published
 
 ENGINES = ("embedded", "sglang")
 GROUP_TIMEOUT_S = 4.0  # of silence in a weight update
@@ -65,10 +66,12 @@ def pytest_generate_tests(metafunc) -> None:
     if "served" not in metafunc.fixturenames:
         return
     families = getattr(metafunc.module, "FAMILIES", ("qwen3_vl",))
+    dtype = getattr(metafunc.module, "DTYPE", "float32")
+    suffix = "" if dtype == "float32" else f"-{dtype}"
     parameters = [
         pytest.param(
-            (engine, family),
-            id=f"{engine}-{family}",
+            (engine, family, dtype),
+            id=f"{engine}-{family}{suffix}",
             marks=(pytest.mark.sglang, pytest.mark.timeout(300)) if engine == "sglang" else (),
         )
         for engine in ENGINES
@@ -101,31 +104,34 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def checkpoint_of(tmp_path_factory) -> Callable[[str, int], Path]:
-    """Folder of a tiny model, by family and seed."""
+def checkpoint_of(tmp_path_factory) -> Callable[[str, int, str], Path]:
+    """Folder of a tiny model, by family, seed and dtype."""
     root, made = tmp_path_factory.mktemp("models"), {}
 
-    def find(family: str, seed: int) -> Path:
-        if (family, seed) not in made:
-            folder = root / f"{family}-{seed}"
-            made[family, seed] = make_tiny_checkpoint(folder, seed=seed, family=family)
-        return made[family, seed]
+    def find(family: str, seed: int, dtype: str) -> Path:
+        if (family, seed, dtype) not in made:
+            folder = make_tiny_checkpoint(
+                root / f"{family}-{seed}-{dtype}", seed=seed, family=family
+            )
+            if dtype == "bfloat16":
+                store_as_published(folder)
+            made[family, seed, dtype] = folder
+        return made[family, seed, dtype]
 
     return find
 
 
 @pytest.fixture(scope="session")
 def served(request, checkpoint_of, tmp_path_factory) -> Iterator[Served]:
-    engine, family = request.param
-    first, other = checkpoint_of(family, 0), checkpoint_of(family, 1)
-    log = tmp_path_factory.mktemp("engine") / f"{engine}-{family}.log"
-    config = run_config(first, timeout_s=GROUP_TIMEOUT_S, engine=engine)
+    engine, family, dtype = request.param
+    first, other = checkpoint_of(family, 0, dtype), checkpoint_of(family, 1, dtype)
+    log = tmp_path_factory.mktemp("engine") / f"{engine}-{family}-{dtype}.log"
+    config = run_config(first, timeout_s=GROUP_TIMEOUT_S, dtype=dtype, engine=engine)
     pixel_log = log.with_suffix(".pixels") if engine == "sglang" else None
     with pytest.MonkeyPatch.context() as patch:
         if pixel_log is not None:
             patch.setenv("VISION_OPD_PIXEL_LOG", str(pixel_log))
-        server = running_server(config, log)
-        with server as url:
+        with running_server(config, log) as url:
             yield Served(engine, family, url, first, other, pixel_log)
 
 
