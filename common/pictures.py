@@ -18,7 +18,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from common.errors import DataError
 
@@ -63,7 +63,7 @@ def decode_picture(content: bytes, name: str) -> Image.Image:
         raise DataError(f"image {name}: {error}") from error
     except DECODE_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError):
             reason = "it is no picture that Pillow knows"  # whose words name a place in memory
         raise DataError(
             f"image {name} cannot be decoded: {reason}. Fix: save it anew, as PNG or JPEG"
@@ -93,7 +93,7 @@ def is_plain_png(content: bytes) -> bool:
             return False  # bit depth, colour type, compression, filter, interlace
         place += 12 + length
         if kind == b"IEND":
-            return place == len(content)
+            return bool(place == len(content))
     return False
 
 
