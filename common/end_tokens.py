@@ -6,6 +6,7 @@ here. Reported where only one was read: huggingface/open-r1#663, Blaizzy/mlx-vlm
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 
 def end_token_ids(*sources: int | Iterable[int | None] | None) -> list[int]:
@@ -18,3 +19,10 @@ def end_token_ids(*sources: int | Iterable[int | None] | None) -> list[int]:
     for source in sources:
         found |= {source} if source is None or isinstance(source, int) else set(source)
     return sorted(token for token in found if token is not None)
+
+
+def end_token_ids_of(model: Any, tokenizer: Any) -> list[int]:
+    """The same of a loaded Hugging Face model and its tokenizer; [] when nothing names one."""
+    settings = (getattr(model, "generation_config", None), model.config)
+    places = (*settings, model.config.get_text_config(), tokenizer)
+    return end_token_ids(*(getattr(place, "eos_token_id", None) for place in places))

@@ -305,14 +305,17 @@ class Session:
         """The first rank's: the others' may differ by rounding."""
         if accuracy is None or self._ranks.world_size == 1:
             return accuracy
-        mine = [accuracy.full, accuracy.crop] if self._ranks.is_first else [0.0, 0.0]
-        full, crop = add_up(mine, self._ranks.group)
-        return Accuracy(full, crop, accuracy.samples)
+        shares = [accuracy.full, accuracy.crop, accuracy.full_cut, accuracy.crop_cut]
+        mine = shares if self._ranks.is_first else [0.0] * len(shares)
+        full, crop, full_cut, crop_cut = add_up(mine, self._ranks.group)
+        return Accuracy(full, crop, accuracy.samples, full_cut, crop_cut)
 
     def _note_accuracy(self, accuracy: Accuracy, started: float, health: dict[str, float]) -> None:
         figures = {
             "evaluation/full_accuracy": accuracy.full,
             "evaluation/crop_accuracy": accuracy.crop,
+            "evaluation/full_cut_share": accuracy.full_cut,
+            "evaluation/crop_cut_share": accuracy.crop_cut,
             "evaluation/samples": accuracy.samples,
             "evaluation/seconds": time.monotonic() - started,
             **health,
@@ -325,6 +328,14 @@ class Session:
             "after step %d: accuracy %.3f on full images, %.3f on crops (%d samples, %.1f s)",
             step, accuracy.full, accuracy.crop, accuracy.samples, figures["evaluation/seconds"],
         )  # fmt: skip
+        if accuracy.full_cut or accuracy.crop_cut:
+            logger.warning(
+                "%.1f %% of the answers to full images and %.1f %% of those to crops were cut at "
+                "evaluation.max_response_tokens = %d. Fix: raise it if the model ends them later",
+                100 * accuracy.full_cut,
+                100 * accuracy.crop_cut,
+                self._config.evaluation.max_response_tokens,
+            )
 
     # ---- figures ---------------------------------------------------------------------------------
     def _note_step(
@@ -397,6 +408,10 @@ class Session:
             "full_accuracy_after": after and after.full,
             "crop_accuracy_before": before and before.crop,
             "crop_accuracy_after": after and after.crop,
+            "full_cut_share_before": before and before.full_cut,
+            "full_cut_share_after": after and after.full_cut,
+            "crop_cut_share_before": before and before.crop_cut,
+            "crop_cut_share_after": after and after.crop_cut,
             "gap_closed": gap_closed(before, after) if before and after else None,
             "steps": self._trainer.version,
             "seconds": round(time.monotonic() - self._began, 3),
@@ -416,8 +431,11 @@ def _accuracy_of(row: dict[str, Any] | None) -> Accuracy | None:
     """A measurement as it stands in metrics.jsonl."""
     if row is None:
         return None
-    figures = (row[f"evaluation/{name}"] for name in ("full_accuracy", "crop_accuracy", "samples"))
-    return Accuracy(*figures)
+    full, crop, samples = (
+        row[f"evaluation/{name}"] for name in ("full_accuracy", "crop_accuracy", "samples")
+    )
+    cut = (row.get(f"evaluation/{name}_cut_share", 0.0) for name in ("full", "crop"))
+    return Accuracy(full, crop, samples, *cut)
 
 
 def _short(value: object) -> str:

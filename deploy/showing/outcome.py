@@ -28,6 +28,7 @@ def outcome_text(summary: dict[str, object]) -> str:
         f"{name:<20}{_percent(before):>8}{_percent(after):>8}" for name, before, after in rows
     ]
     lines.append(f"{'gap closed':<20}{'':>8}{_percent(summary['gap_closed']):>8}")
+    lines += _cut_lines(summary)
     lines.append(
         f"{summary['steps']} steps in {_number(summary['seconds']):.0f} s, "
         f"{summary['trajectories_trained']} trajectories trained, "
@@ -36,6 +37,18 @@ def outcome_text(summary: dict[str, object]) -> str:
         + (" (interrupted)" if summary["interrupted"] else "")
     )
     return "\n".join(lines)
+
+
+def _cut_lines(summary: dict[str, object]) -> list[str]:
+    """Shares of answers that the length limit cut; nothing where none was."""
+    lines = []
+    for name, key in (("full image, cut", "full_cut_share"), ("crop, cut", "crop_cut_share")):
+        before, after = summary.get(f"{key}_before"), summary.get(f"{key}_after")
+        if before or after:
+            lines.append(f"{name:<20}{_percent(before):>8}{_percent(after):>8}")
+    if lines:
+        lines.append("(cut: answers that evaluation.max_response_tokens ended)")
+    return lines
 
 
 def _percent(share: object) -> str:

@@ -49,8 +49,8 @@ def page(name: str, summary: Row, rows: list[Row], scenes: list[Row]) -> str:
 
 def _headline(summary: Row) -> str:
     tiles = [
-        _accuracy_tile("full image", summary, "full_accuracy", "accuracy on held-out scenes"),
-        _accuracy_tile("evidence crop", summary, "crop_accuracy", "what the teacher can read"),
+        _accuracy_tile("full image", summary, "full", "accuracy on held-out scenes"),
+        _accuracy_tile("evidence crop", summary, "crop", "what the teacher can read"),
         _tile("gap closed", _percent(summary.get("gap_closed")), "of crop minus full, before"),
         _tile("steps", _plain(summary.get("steps")), f"in {_seconds(summary.get('seconds'))}"),
         _tile(
@@ -68,9 +68,17 @@ def _headline(summary: Row) -> str:
     return f'<section class="tiles">{"".join(tiles)}</section>{note}'
 
 
-def _accuracy_tile(name: str, summary: Row, key: str, remark: str) -> str:
-    before, after = summary.get(f"{key}_before"), summary.get(f"{key}_after")
-    return _tile(name, f"{_percent(before)} &rarr; {_percent(after)}", remark)
+def _accuracy_tile(name: str, summary: Row, view: str, remark: str) -> str:
+    shares = [summary.get(f"{view}_accuracy_{when}") for when in ("before", "after")]
+    change = " &rarr; ".join(map(_percent, shares))
+    return _tile(name, change, remark + _cut_remark(summary, view))
+
+
+def _cut_remark(summary: Row, view: str) -> str:
+    """Answers that the length limit cut, told apart; nothing where none was."""
+    shares = {when: summary.get(f"{view}_cut_share_{when}") for when in ("before", "after")}
+    told = [f"{share:.1%} {when}" for when, share in shares.items() if share is not None]
+    return f"; cut at the length limit: {', '.join(told)}" if any(shares.values()) else ""
 
 
 def _tile(name: str, value: str, remark: str) -> str:

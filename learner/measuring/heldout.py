@@ -16,6 +16,7 @@ from learner.trainer import Trainer
 from learner.views.prompts import PromptPositions, PromptViews
 
 logger = logging.getLogger(__name__)
+_CACHE_BYTES = 2**28  # of views that are kept for the next measurement, if the samples are few
 
 
 class Heldout:
@@ -70,7 +71,7 @@ class Heldout:
         answers = read_answers(path)
         renderer = Renderer(config.model.path, config.prompt)
         crop = config.teacher.model_copy(update={"view": "crop"})  # whatever the teacher sees
-        views = PromptViews(renderer, ImageStore(path.parent), crop, positions)
+        views = PromptViews(renderer, ImageStore(path.parent), crop, positions, _CACHE_BYTES)
         self._evaluation = Evaluation(
             renderer,
             views,

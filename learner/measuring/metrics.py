@@ -54,6 +54,8 @@ A training row (steps 1, 2, ...):
 
 A measuring row (step 0, every evaluation.every_steps, and the last step):
     evaluation/full_accuracy, evaluation/crop_accuracy      shares of held-out samples
+    evaluation/full_cut_share, evaluation/crop_cut_share    shares of these answers that were cut at
+                                  evaluation.max_response_tokens; they are judged as they stand
     evaluation/samples            how many samples they were measured on
     evaluation/seconds
     health/accuracy_ratio, health/action                    in between: accuracy over its best

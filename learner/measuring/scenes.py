@@ -38,7 +38,7 @@ from common.files import replace_json
 from common.rendering import IMAGE_PLACEHOLDER, Renderer
 from common.types import Sample
 from common.views import with_margin
-from learner.measuring.evaluation import Evaluation
+from learner.measuring.evaluation import Evaluation, Window
 from learner.trainer import Trainer
 from learner.views.prompts import PromptViews
 
@@ -82,7 +82,8 @@ class Scenes:
     def write(self, trainer: Trainer, when: str) -> None:
         """Answer every scene with the student as it is now; `when` is "before" or "after"."""
         if not self._scenes:
-            self._samples, _, _ = self._evaluation.usable(self._samples)
+            windows = self._evaluation.windows(self._samples)
+            self._samples = [sample for window in windows for sample in window.samples]
         if not self._samples:
             return
         if not self._is_kept:
@@ -129,12 +130,15 @@ class Scenes:
         return _corners(with_margin(sample.box, self._crop.crop_margin, size))
 
     def _answer(self, trainer: Trainer) -> list[Json]:
-        _, full, crop = self._evaluation.usable(self._samples)
-        full_ids = self._evaluation.responses(trainer.model, full)
-        crop_ids = self._evaluation.responses(trainer.model, crop)
+        windows = self._evaluation.windows(self._samples)
+        return [answers for window in windows for answers in self._answer_window(trainer, window)]
+
+    def _answer_window(self, trainer: Trainer, window: Window) -> list[Json]:
+        full_ids = self._evaluation.responses(trainer.model, window.full)
+        crop_ids = self._evaluation.responses(trainer.model, window.crop)
         assert full_ids is not None and crop_ids is not None  # nothing asked them to stop
-        divergences = trainer.token_divergences(full, crop, full_ids)
-        rows = zip(self._samples, full_ids, crop_ids, divergences, strict=True)
+        divergences = trainer.token_divergences(window.full, window.crop, full_ids)
+        rows = zip(window.samples, full_ids, crop_ids, divergences, strict=True)
         return [
             {
                 "version": trainer.version,

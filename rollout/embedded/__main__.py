@@ -48,11 +48,11 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
     from aiohttp import web
 
     from rollout.embedded.scheduler import Scheduler
-    from rollout.embedded.server import EngineServer, end_token_ids
+    from rollout.embedded.server import EngineServer
     from rollout.embedded.update_session import UpdateSession
 
     model = load_model(arguments.model_path, arguments.dtype, arguments.threads)
-    prompts, vocabulary = _prompts_and_vocabulary(arguments.model_path, model, end_token_ids)
+    prompts, vocabulary = _prompts_and_vocabulary(arguments.model_path, model)
     scheduler = Scheduler(
         model,
         one_job_a_batch=arguments.deterministic,
@@ -99,7 +99,8 @@ def load_model(model_path: str, dtype: str, threads: int | None) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _prompts_and_vocabulary(model_path: str, model: Any, end_token_ids: Any) -> tuple[Any, Any]:
+def _prompts_and_vocabulary(model_path: str, model: Any) -> tuple[Any, Any]:
+    from common.end_tokens import end_token_ids_of
     from rollout.embedded.prompts import PromptBuilder
     from rollout.embedded.requests import VocabularyFacts
 
@@ -107,7 +108,7 @@ def _prompts_and_vocabulary(model_path: str, model: Any, end_token_ids: Any) -> 
     context_tokens = model.config.get_text_config().max_position_embeddings
     prompts = PromptBuilder(model_path, image_token_id, context_tokens)
     size = model.get_output_embeddings().weight.shape[0]
-    return prompts, VocabularyFacts(size, end_token_ids(model, prompts.tokenizer))
+    return prompts, VocabularyFacts(size, frozenset(end_token_ids_of(model, prompts.tokenizer)))
 
 
 if __name__ == "__main__":

@@ -251,19 +251,6 @@ def version_spans(sequence: Sequence) -> list[dict[str, Any]]:
     return spans
 
 
-def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends a response, as generation config, config and tokenizer name them."""
-    found: set[int] = set()
-    text_config = model.config.get_text_config()
-    for value in (
-        model.generation_config.eos_token_id,
-        text_config.eos_token_id,
-        tokenizer.eos_token_id,
-    ):
-        found |= set(value) if isinstance(value, list) else {value}
-    return frozenset(token for token in found if token is not None)
-
-
 async def _json(request: web.Request) -> dict[str, Any]:
     content = await request.read()
     if not content:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from deploy.showing.charts import Series, line_chart
+from deploy.showing.outcome import outcome_text
 from deploy.showing.report import write_report
 
 SUMMARY = {
@@ -92,6 +93,21 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(run_folder: Path) 
     assert all(link.startswith("data:image/png;base64,") for link in links.loaded)
     assert "script" not in links.tags and "url(" not in text and "@import" not in text
     assert "Which &lt;digit&gt;?" in text and "a &lt;run&gt; &amp; more" in text
+
+
+def test_answers_that_were_cut_are_told_apart(run_folder: Path) -> None:
+    assert "cut at the length limit" not in write_report(run_folder).read_text()
+    cut = {"full_cut_share_before": 0.25, "full_cut_share_after": 0.0}
+    cut |= {"crop_cut_share_before": 0.0, "crop_cut_share_after": 0.0}
+    (run_folder / "summary.json").write_text(json.dumps(SUMMARY | cut))
+    assert write_report(run_folder).read_text().count("cut at the length limit") == 1
+    assert (
+        "cut at the length limit: 25.0% before, 0.0% after" in write_report(run_folder).read_text()
+    )
+    told = outcome_text(SUMMARY | cut).splitlines()
+    assert "full image, cut        25.0%    0.0%" in told
+    assert not any(line.startswith("crop, cut") for line in told)
+    assert "cut" not in outcome_text(SUMMARY)
 
 
 def test_of_a_step_that_was_undone_the_last_figures_count(run_folder: Path) -> None:

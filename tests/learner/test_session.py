@@ -49,6 +49,12 @@ def test_a_whole_run_trains_pushes_measures_and_reports(start):
     assert all(row["learner/ratio_clipped_share"] > 0 for row in steps)
     measured = [row["evaluation/samples"] for row in rows if "evaluation/samples" in row]
     assert measured == [12, 5, 12]
+    for when, number in (("before", 0), ("after", -1)):  # random models seldom end by themselves
+        row = [row for row in rows if "evaluation/samples" in row][number]
+        for view in ("full", "crop"):
+            assert summary[f"{view}_cut_share_{when}"] == row[f"evaluation/{view}_cut_share"]
+    assert summary["full_cut_share_before"] > 0
+    assert "evaluation.max_response_tokens = 4" in run.output()
 
     checkpoints = list_checkpoints(run.folder / "checkpoints")
     assert [path.name[-1] for path in checkpoints] == ["1", "2", "3"]
