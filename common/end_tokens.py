@@ -23,6 +23,15 @@ def end_token_ids(*sources: int | Iterable[int | None] | None) -> list[int]:
 
 def end_token_ids_of(model: Any, tokenizer: Any) -> list[int]:
     """The same of a loaded Hugging Face model and its tokenizer; [] when nothing names one."""
-    settings = (getattr(model, "generation_config", None), model.config)
-    places = (*settings, model.config.get_text_config(), tokenizer)
+    return end_token_ids_in(getattr(model, "generation_config", None), model.config, tokenizer)
+
+
+def end_token_ids_in(generation: Any, config: Any, tokenizer: Any) -> list[int]:
+    """The same of a checkpoint's settings.
+
+    Args:
+        generation: its generation config; None: it has none.
+        config: of the whole model.
+    """
+    places = (generation, config, config.get_text_config(), tokenizer)
     return end_token_ids(*(getattr(place, "eos_token_id", None) for place in places))

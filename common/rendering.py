@@ -17,7 +17,7 @@ import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.chat_template import check_thinking, template_options
 from common.config import PromptSection
 from common.control_tokens import check_plain, control_tokens
-from common.end_tokens import end_token_ids
+from common.end_tokens import end_token_ids_in
 from common.errors import ConfigError, DataError
 from common.images import picture_of
 from common.picture_sizes import PictureSizes
@@ -246,14 +246,11 @@ def _end_token_ids(model_path: str, tokenizer: Any) -> list[int]:
     """Where a response ends, asked of every engine in so many words."""
     from transformers import AutoConfig, GenerationConfig
 
-    config = AutoConfig.from_pretrained(model_path)
     try:
-        of_generation = GenerationConfig.from_pretrained(model_path).eos_token_id
+        generation = GenerationConfig.from_pretrained(model_path)
     except (OSError, ValueError):
-        of_generation = None  # there is none, or none that says so
-    return end_token_ids(
-        of_generation, config.get_text_config().eos_token_id, tokenizer.eos_token_id
-    )
+        generation = None  # there is none, or none that says so
+    return end_token_ids_in(generation, AutoConfig.from_pretrained(model_path), tokenizer)
 
 
 def _read_template(path: Path) -> str:
