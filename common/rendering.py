@@ -134,10 +134,6 @@ class Renderer:
             for row, part in enumerate(np.split(pixels, np.cumsum(grids.prod(axis=1))[:-1]))
         ]
 
-    def save(self, folder: str | Path) -> None:
-        """Write tokenizer, processor and chat template, so that `folder` can be loaded again."""
-        self._processor.save_pretrained(folder)
-
     def decode(self, token_ids: np.ndarray | list[int]) -> str:
         """Text of response tokens, special tokens left out."""
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
@@ -168,9 +164,9 @@ class Renderer:
         return rendered
 
     def _take_template(self, model_path: str) -> str:
-        """The one that is configured, or the checkpoint's; the processor saves it, too."""
+        """The one that is configured, or the checkpoint's."""
         if self._prompt.chat_template is not None:
-            self._processor.chat_template = _read_template(self._prompt.chat_template)
+            return _read_template(self._prompt.chat_template)
         found = self._processor.chat_template or self.tokenizer.chat_template
         if isinstance(found, dict):  # a checkpoint may have several
             found = found.get("default")

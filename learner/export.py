@@ -1,12 +1,16 @@
 """`python -m learner.export CHECKPOINT OUT`: a folder that transformers and SGLang load by itself.
 
     OUT/
-        config.json             with the dtype of the export
-        generation_config.json, tokenizer, processor, chat template    as the checkpoint has them
-        model.safetensors       or parts of at most --max-shard-gib with an index
+        config.json             as the run's start has it; another dtype if --dtype says so
+        generation_config.json  names every token that ended a response in training
+        chat templates          think by default as in training, where they can do both
+        tokenizer, vocabulary, processor, licence       byte for byte as the run's start has them
+        model.safetensors       or parts of at most --max-shard-gib with an index; with the tensors
+                                of the start that training did not load
         MANIFEST.json           size and sha256 of every other file, and what was exported
 
-Weights go through one tensor at a time. The checkpoint is only read. OUT is written under another
+Of the machines that wrote them the settings say nothing: paths and the like are taken out. Weights
+go through one tensor at a time. The checkpoint is only read. OUT is written under another
 name and then renamed, so it is whole or not there.
 """
 
@@ -21,30 +25,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from common.errors import CheckpointError, ConfigError, VisionOpdError
 from common.files import replace_json, sha256_of_file, sync, sync_tree
-from learner.checkpoint.files import STATE, TEACHER
-from learner.checkpoint.folder import check_files, read_state, unusable
-from learner.checkpoint.tensor_files import (
-    INDEX,
-    Form,
-    TensorFiles,
-    Written,
-    model_files,
-    write_model,
-)
+from learner.checkpoint.export_dtypes import DTYPES, START, Dtypes, dtypes_of
+from learner.checkpoint.export_settings import read_settings
+from learner.checkpoint.folder import check_files, read_state, readable, unusable
+from learner.checkpoint.paths import START_CONFIG, STATE, TEACHER, UNKNOWN
+from learner.checkpoint.side_files import CONFIG, TEMPLATES, list_side_files, write_side_files
+from learner.checkpoint.tensor_files import INDEX, TensorFiles, Written, model_files, write_model
 
 MANIFEST = "MANIFEST.json"
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 MODELS = ("student", "teacher")
-_SETTINGS = (  # beside config.json; weights and what belongs to training alone stay behind
-    "generation_config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
-    "added_tokens.json", "*processor_config.json", "chat_template.*",
-)  # fmt: skip
-_DTYPE_KEYS = ("dtype", "torch_dtype")
+_SEVERAL = (
+    "it has several chat templates, of which SGLang takes the first: give it "
+    "--hf-chat-template-name default (rollout.serve does)"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,8 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{options.verify}: {len(facts['files'])} files are as they were exported")
         else:
             max_shard_bytes = int(options.max_shard_gib * 2**30)
-            export(options.checkpoint, options.out, options.model, options.dtype, max_shard_bytes)
-            print(f"{options.out}: {options.model} of {options.checkpoint}, {options.dtype}")
+            facts = export(
+                options.checkpoint, options.out, options.model, options.dtype, max_shard_bytes
+            )
+            print(f"{options.out}: {options.model} of {options.checkpoint}, dtype {options.dtype}")
+            print(_of_template(facts["thinking_default"]))
+            if any(options.out.glob(f"{TEMPLATES}/*.jinja")):
+                print(_SEVERAL)
     except ConfigError as error:
         print(f"cannot export: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -66,16 +68,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def export(
-    checkpoint: Path, out: Path, model: str, dtype: str, max_shard_bytes: int = 5 * 2**30
-) -> None:
+    checkpoint: Path, out: Path, model: str, dtype: str = START, max_shard_bytes: int = 5 * 2**30
+) -> dict[str, Any]:
     """Make a Hugging Face folder of a checkpoint's student or teacher.
 
     Args:
         checkpoint: a checkpoint of a run; for the student any Hugging Face folder will do.
         out: where it goes; not there yet, or empty.
         model: "student" or "teacher".
-        dtype: "bfloat16" or "float32", of all floating-point tensors.
+        dtype: "start": each tensor as the run's start has it; of a checkpoint that does not know,
+            as "bfloat16". "bfloat16": all floating-point tensors of the model but those that files
+            hold in float32 beside it (`common.weight_dtypes`). "float32": all of them.
         max_shard_bytes: of tensors in one file.
+
+    Returns:
+        What was exported, as the manifest has it.
 
     Raises:
         ConfigError: `out` is in use, or there is no such checkpoint or teacher.
@@ -83,26 +90,28 @@ def export(
     """
     _check_paths(checkpoint, out)
     state = read_state(checkpoint) if (checkpoint / STATE).exists() else None
-    weights = _weight_files(checkpoint, model, state)
-    settings = sorted({path for pattern in _SETTINGS for path in checkpoint.glob(pattern)})
+    weights = _weight_files(checkpoint, model)
+    unknown = [checkpoint / UNKNOWN] if state is not None and UNKNOWN in state["files"] else []
     if state is not None:
-        used = {str(path.relative_to(checkpoint)) for path in (*weights, *settings)}
-        used |= {"config.json", INDEX}
+        used = {str(path.relative_to(checkpoint)) for path in (*weights, *unknown)}
+        used |= {CONFIG, INDEX, START_CONFIG, "run.toml", *list_side_files(checkpoint)}
         check_files(checkpoint, {n: d for n, d in state["files"].items() if n in used})
+    dtypes = dtypes_of(dtype, state)
+    settings = read_settings(checkpoint, state, dtypes.in_config)
     names = state["names_in_files"] if state is not None and model == "teacher" else {}
     with _new_folder(out) as part:
-        for path in settings:
-            shutil.copyfile(path, part / path.name)
-        _write_config(checkpoint / "config.json", part / "config.json", dtype)
+        write_side_files(part, settings.files)
         scale = _adapter_scale(checkpoint) if model == "teacher" else 0.0
-        written = _write_weights(weights, part, names, scale, DTYPES[dtype], max_shard_bytes)
+        written = _write_weights(weights, unknown, part, names, scale, dtypes, max_shard_bytes)
         source = {
             "checkpoint": checkpoint.absolute().name,
             "version": None if state is None else state["version"],
             "model": model,
             "dtype": dtype,
+            "thinking_default": settings.thinking_default,
         }
         replace_json(part / MANIFEST, _manifest(part, source, written), is_synced=True)
+    return source
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -120,7 +129,9 @@ def verify(folder: Path) -> dict[str, Any]:
         expected = {n: Written(f["sha256"], f["bytes"]) for n, f in manifest["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _broken(path, f"it cannot be read: {error}") from error
-    there = {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()} - {MANIFEST}
+    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {
+        MANIFEST
+    }
     if strange := sorted(there - expected.keys()):
         raise CheckpointError(
             f"{folder / strange[0]}: it is not of the export; servers might load it. "
@@ -153,18 +164,16 @@ def _check_paths(checkpoint: Path, out: Path) -> None:
         )
 
 
-def _weight_files(checkpoint: Path, model: str, state: dict[str, Any] | None) -> list[Path]:
+def _weight_files(checkpoint: Path, model: str) -> list[Path]:
     if model == "teacher":
-        if state is None or not (checkpoint / TEACHER).is_file():
+        if not (checkpoint / STATE).exists() or not (checkpoint / TEACHER).is_file():
             raise ConfigError(
                 f"{checkpoint / TEACHER}: there is no teacher (teacher.policy current and fixed "
                 "keep none). Fix: --model student"
             )
         return [checkpoint / TEACHER]
-    try:
+    with readable(checkpoint / INDEX):
         files = model_files(checkpoint)
-    except (OSError, ValueError, KeyError) as error:
-        raise unusable(checkpoint / INDEX, f"it cannot be read: {error}") from error
     for path in files:
         if not path.is_file():
             raise unusable(path, "it is missing")
@@ -184,26 +193,30 @@ def _adapter_scale(checkpoint: Path) -> float:
 
 def _write_weights(
     weights: Sequence[Path],
+    unknown: Sequence[Path],
     folder: Path,
     names: dict[str, str],
     adapter_scale: float,
-    dtype: torch.dtype,
+    dtypes: Dtypes,
     max_shard_bytes: int,
 ) -> dict[str, Written]:
     """Adapters are merged into the weights that they lie beside, as those of a student are.
 
     Args:
+        unknown: of tensors that go through as they are.
         names: those in `weights` -> those in the new files, where they differ.
     """
     from safetensors import SafetensorError
 
     try:
-        with TensorFiles(weights) as tensors:
+        with TensorFiles(weights) as tensors, TensorFiles(unknown) as others:
             base = [name for name in tensors if not name.endswith((".lora_a", ".lora_b"))]
             sources = {names.get(name, name): name for name in base}
-            forms = {n: _cast(tensors.forms[old], dtype) for n, old in sources.items()}
+            forms = {n: dtypes.form(n, tensors.forms[old]) for n, old in sources.items()}
 
             def read(name: str) -> Tensor:
+                if name in others:
+                    return others[name]
                 tensor = tensors[sources[name]]
                 adapter = sources[name].removesuffix("weight") + "lora_"
                 if f"{adapter}a" in tensors:
@@ -211,13 +224,10 @@ def _write_weights(
                     tensor = tensor.float() + adapter_scale * change
                 return tensor.to(forms[name].dtype)
 
-            return write_model(folder, dict(sorted(forms.items())), read, max_shard_bytes)
+            every = dict(sorted((forms | others.forms).items()))
+            return write_model(folder, every, read, max_shard_bytes)
     except SafetensorError as error:
         raise unusable(weights[0].parent, f"its weights cannot be read: {error}") from error
-
-
-def _cast(form: Form, dtype: torch.dtype) -> Form:
-    return Form(dtype if form.dtype.is_floating_point else form.dtype, form.shape)
 
 
 # ---- what comes out ------------------------------------------------------------------------------
@@ -239,27 +249,15 @@ def _new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _write_config(source: Path, target: Path, dtype: str) -> None:
-    try:
-        config = json.loads(source.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise unusable(source, f"it cannot be read: {error}") from error
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        if part is config or any(key in part for key in _DTYPE_KEYS):
-            for key in _DTYPE_KEYS:
-                part.pop(key, None)
-            part["dtype"] = dtype
-    target.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
 def _manifest(
     folder: Path, source: dict[str, object], written: dict[str, Written]
 ) -> dict[str, Any]:
     """Of weights it tells what was meant to be written, of the rest what is there."""
     files = dict(written)
-    for path in folder.iterdir():
-        if path.name not in files:
-            files[path.name] = Written(sha256_of_file(path), path.stat().st_size)
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in files:
+            files[name] = Written(sha256_of_file(path), path.stat().st_size)
     return {
         "exported_from": source,
         "files": {n: {"sha256": f.sha256, "bytes": f.num_bytes} for n, f in sorted(files.items())},
@@ -271,6 +269,16 @@ def _broken(path: Path, problem: str) -> CheckpointError:
 
 
 # ---- command line --------------------------------------------------------------------------------
+def _of_template(thinking_default: bool | None) -> str:
+    if thinking_default is None:
+        return "chat template: as it was"
+    value = "true" if thinking_default else "false"
+    return (
+        f"chat template: enable_thinking = {value} is now its default, as in training; "
+        "a request may set it"
+    )
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m learner.export",
@@ -280,7 +288,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path, nargs="?", help="RUN/checkpoints/step-N")
     parser.add_argument("out", type=Path, nargs="?", help="the new folder")
     parser.add_argument("--model", choices=MODELS, default="student", help="default: student")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="default: bfloat16")
+    parser.add_argument(
+        "--dtype", choices=(START, *DTYPES), default=START,
+        help="start: each tensor as the run's start has it (default)",
+    )  # fmt: skip
     parser.add_argument(
         "--max-shard-gib", type=_positive, default=5.0, help="of weights in one file (default: 5)"
     )

@@ -107,6 +107,8 @@ def server_flags(config: RunConfig) -> list[str]:
     flags = ["--served-model-name", name]
     if config.prompt.chat_template is not None:
         flags += ["--chat-template", str(config.prompt.chat_template.absolute())]
+    elif any(Path(config.model.path).glob("additional_chat_templates/*.jinja")):
+        flags += ["--hf-chat-template-name", "default"]  # SGLang's choice is the first one it finds
     # A request may still ask for the other mode.
     return [*flags, "--default-chat-template-kwargs", json.dumps({SWITCH: config.prompt.thinking})]
 

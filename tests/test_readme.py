@@ -75,9 +75,8 @@ RUNS = {
     f"{LAUNCH} --model.lora_rank 8 --optimizer.lr 3e-3": (
         f"{LAUNCH} --model.lora_rank 8 --optimizer.lr 3e-3 {SMALL} --run.folder {{folder}}/run"
     ),
-    f"{EXPORT} runs/mine/checkpoints/step-000040 exported --model student --dtype bfloat16": (
-        f"{EXPORT} deploy/quickstart/checkpoint {{folder}}/exported --model student "
-        "--dtype bfloat16"
+    f"{EXPORT} runs/mine/checkpoints/step-000040 exported --model student": (
+        f"{EXPORT} deploy/quickstart/checkpoint {{folder}}/exported --model student"
     ),
     f"{EXPORT} --verify exported": (
         f'bash -c "{EXPORT} deploy/quickstart/checkpoint {{folder}}/exported'

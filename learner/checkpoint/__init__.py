@@ -2,16 +2,22 @@
 
     RUN/checkpoints/
         step-000060/
-            config.json, generation_config.json, tokenizer, processor, chat template   the student:
-            model.safetensors               float32; beyond 5 GiB in parts with an index
+            model.safetensors               the student, float32; beyond 5 GiB in parts and an index
+            config.json                     as the start has it, but for the dtype
+            tokenizer, processor, ...       all other small files of the start, byte for byte; with
+                                            prompt.chat_template in the place of its template
             teacher/weights.safetensors     float32 master; absent if it has no weights of its own
             training/adapters.safetensors   if model.lora_rank > 0; the student has them merged in
             training/optimizer.safetensors  AdamW: exp_avg.NAME, exp_avg_sq.NAME, step.NAME
             training/random.safetensors     states of torch's generators: cpu.RANK, cuda.RANK
+            training/unknown.safetensors    tensors of the start that the model's class has not (an
+                                            MTP head), unchanged; absent if there are none
+            training/config.json            config.json of the start, with the dtype it came in
             run.toml                        the configuration
             state.json                      version, run seed, digests of all other files, the
-                                            oldest step that can be gone back to, and how the
-                                            student's files name tensors
+                                            oldest step that can be gone back to, how the
+                                            student's files name tensors, each one's dtype in the
+                                            start, and the tokens that ended a response
         scores.json                         accuracy on full images by version, where measured
 
 Every tensor is whole, under its parameter's name, so any number of ranks can load it, each reading
@@ -26,9 +32,13 @@ there to be exported or started from: the broker has forgotten the steps behind 
     learner.checkpoint.checkpointer         saves while training goes on
     learner.checkpoint.cut       what is saved, copied at one instant
     learner.checkpoint.tensors   sharded tensors <-> whole ones
+    learner.checkpoint.start     what the start has beside the weights; with names, side_files,
+                                 templates, config_dtype
     learner.checkpoint.files     the files of one checkpoint
     learner.checkpoint.folder    which are complete, kept, removed
     learner.checkpoint.restore   back into a trainer
+    learner.checkpoint.export_settings, export_dtypes    what learner.export makes of one; with
+                                 generation_config, thinking_default, local_traces
 """
 
 from learner.checkpoint.checkpointer import Checkpointer

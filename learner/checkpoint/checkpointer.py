@@ -34,6 +34,7 @@ from learner.checkpoint.folder import (
     version_of,
     write_scores,
 )
+from learner.checkpoint.start import read_start
 from learner.checkpoint.tensors import HostMemory, is_main_rank
 from learner.model.ranks import default_group, is_any
 
@@ -54,6 +55,9 @@ class Checkpointer:
         commit: is told the version, and the oldest step that a learner may have to go back to, when
             everything is written and before it is valid. If it raises, there is no new checkpoint.
             It runs in the thread that writes.
+
+    Raises:
+        ConfigError: the folder that the run starts from cannot be read.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class Checkpointer:
     ) -> None:
         self._folder = folder
         self._trainer = trainer
-        self._renderer = renderer
+        self._start = read_start(config, trainer.model, renderer.end_token_ids)
         self._config = config
         self._commit = commit
         self._memory = HostMemory()
@@ -187,7 +191,7 @@ class Checkpointer:
         final = path_of(self._folder, cut.version)
         assert not final.exists(), f"{final} would be overwritten"
         oldest = oldest_target(self._folder, cut.version, self._config.checkpoint.keep)
-        write_checkpoint(part, cut, self._trainer.model, self._renderer, self._config, oldest)
+        write_checkpoint(part, cut, self._start, self._config, oldest)
         self._commit(cut.version, oldest)
         os.replace(part, final)
         sync(self._folder)

@@ -8,14 +8,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.config import RunConfig
 from common.errors import CheckpointError
 from common.files import replace_json, sha256_of_file, sync
-from learner.checkpoint.files import STATE
+from learner.checkpoint.paths import STATE
 
 _NAME = re.compile(r"step-(\d{6,})")
 _SCORES = "scores.json"
@@ -108,6 +109,17 @@ def unusable(path: Path, problem: str) -> CheckpointError:
         f"{path}: {problem}. Fix: bring the checkpoint back as it was, or remove its folder to go "
         "on from the one before"
     )
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What cannot be read of a checkpoint, inside, is an unusable one that names `path`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise unusable(path, f"it cannot be read: {error}") from error
 
 
 # ---- which to keep -------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from common.errors import CheckpointError
 from learner.checkpoint.cut import Trained
-from learner.checkpoint.files import ADAPTERS, OPTIMIZER, RANDOM, TEACHER
-from learner.checkpoint.folder import Checkpoint, unusable
+from learner.checkpoint.folder import Checkpoint, readable, unusable
+from learner.checkpoint.paths import ADAPTERS, OPTIMIZER, RANDOM, TEACHER
 from learner.checkpoint.tensor_files import Form, TensorFiles, forms_of, model_files
 from learner.checkpoint.tensors import fill, is_close, rank_here
 from learner.model.lora import adapter_state, base_names, load_adapters, merged_weight
@@ -51,7 +51,7 @@ def load_student(folder: Path, model: nn.Module, names_in_files: Mapping[str, st
         _load_adapters(folder / ADAPTERS, model)
     tensors = model.state_dict(keep_vars=True)
     forms = forms_of({name: tensors[name] for name in base_names(model)})
-    with _readable(folder):
+    with readable(folder):
         paths = model_files(folder)
     with _opened(folder, *paths) as files:
         stored = {name: names_in_files.get(name, name) for name in forms}
@@ -138,17 +138,7 @@ def _difference(files: TensorFiles, forms: Mapping[str, Form]) -> str:
 
 @contextmanager
 def _opened(named: Path, *paths: Path) -> Iterator[TensorFiles]:
-    with _readable(named):
+    with readable(named):
         files = TensorFiles(paths)
     with files:
         yield files
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise unusable(path, f"it cannot be read: {error}") from error

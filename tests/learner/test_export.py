@@ -26,6 +26,11 @@ from tests.tiny_model import FAMILIES, PROBLEM, make_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 RESPONSE = [7, 11, 12, 13]
+# transformers 5.19 does not close the files of additional_chat_templates.
+UNCLOSED = pytest.mark.filterwarnings(
+    "ignore:unclosed file:ResourceWarning",
+    "ignore:.*additional_chat_templates:pytest.PytestUnraisableExceptionWarning",
+)
 
 
 def make_checkpoint(folder: Path, family: str = "qwen3_vl", tie_head: bool = True) -> Path:
@@ -95,20 +100,27 @@ def test_transformers_loads_what_training_had(tmp_path: Path, family: str, tie_h
         ours = load_file(out / "model.safetensors")
         assert ours.keys() == weights[model].keys()
         for name, tensor in weights[model].items():
-            assert torch.equal(ours[name], tensor.to(DTYPES[dtype])), name
+            assert torch.equal(ours[name], tensor.to(dtype_of(name, dtype))), name
         assert ("lm_head.weight" in ours) is not tie_head
         if dtype == "float32":
             assert torch.equal(logprobs(out), expected[model])
         else:
             rounded = {
-                name: tensor.to(torch.bfloat16).float()
+                name: tensor.to(dtype_of(name, dtype)).float()
                 for name, tensor in (teacher if model == "teacher" else own_names(source)).items()
             }
             assert torch.equal(logprobs(out), logprobs(source, rounded))
         assert verify(out)["exported_from"] == {
             "checkpoint": "step-000003", "version": 3, "model": model, "dtype": dtype,
+            "thinking_default": None,
         }  # fmt: skip
     assert hashes(source) == before
+
+
+def dtype_of(name: str, dtype: str) -> torch.dtype:
+    """What the published files of Qwen3.5 hold in float32 stays so."""
+    is_kept = name.endswith(("linear_attn.A_log", "linear_attn.norm.weight"))
+    return torch.float32 if is_kept else DTYPES[dtype]
 
 
 def own_names(source: Path) -> dict[str, torch.Tensor]:
@@ -130,14 +142,17 @@ def test_the_configuration_tells_the_dtype(checkpoint: Path, tmp_path: Path, dty
     config["text_config"]["dtype"] = "float16"
     config["vision_config"]["torch_dtype"] = "float32"
     config["torch_dtype"] = "float16"
+    config.pop("dtype", None), config["vision_config"].pop("dtype", None)
     (source / "config.json").write_text(json.dumps(config))
     export(source, tmp_path / "out", "student", dtype)
     exported = json.loads((tmp_path / "out" / "config.json").read_text())
-    parts = (exported, exported["text_config"], exported["vision_config"])
-    assert [part["dtype"] for part in parts] == [dtype] * 3
-    assert not any("torch_dtype" in part for part in parts)
-    for part in (*parts, config, config["text_config"], config["vision_config"]):
-        part.pop("dtype", None), part.pop("torch_dtype", None)
+    assert exported["torch_dtype"] == exported["text_config"]["dtype"] == dtype
+    assert exported["vision_config"]["torch_dtype"] == dtype
+    for part in (exported, exported["text_config"], exported["vision_config"]):
+        assert ("dtype" in part) + ("torch_dtype" in part) == 1, "no key of another version"
+    for part in (exported, config):
+        for inner in (part, part["text_config"], part["vision_config"]):
+            inner.pop("dtype", None), inner.pop("torch_dtype", None)
     assert exported == config
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype="auto")
     assert loaded.dtype == DTYPES[dtype]
@@ -359,10 +374,14 @@ def test_the_command_exports_and_verifies(
 
 # ---- SGLang --------------------------------------------------------------------------------------
 @pytest.mark.sglang
+@UNCLOSED
 def test_sglang_serves_an_exported_teacher(tmp_path: Path) -> None:
-    source = tmp_path / "checkpoints"
-    config = small_config(tmp_path, QUICKSTART, optimizer={"lr": 5e-2})
-    training, renderer = SmallTraining(config), Renderer(str(QUICKSTART))
+    source, start = tmp_path / "checkpoints", tmp_path / "start"
+    shutil.copytree(QUICKSTART, start)
+    (start / "additional_chat_templates").mkdir()
+    (start / "additional_chat_templates" / "another.jinja").write_text("not this one")
+    config = small_config(tmp_path, start, optimizer={"lr": 5e-2})
+    training, renderer = SmallTraining(config), Renderer(str(start))
     with Checkpointer(source, training, renderer, config, lambda *_: None) as saver:
         training.step()
         training.step()

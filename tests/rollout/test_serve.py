@@ -106,6 +106,19 @@ def test_the_model_is_called_like_its_folder_and_does_not_think() -> None:
     assert json.loads(flags[-1]) == {"enable_thinking": False}
 
 
+def test_of_several_templates_the_default_is_served(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(QUICKSTART, folder)
+    assert "--hf-chat-template-name" not in server_flags(read_arguments([str(folder)]))
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "a.jinja").write_text("another")
+    flags = server_flags(read_arguments([str(folder)]))
+    assert flags[flags.index("--hf-chat-template-name") + 1] == "default"
+    (tmp_path / "own.jinja").write_text("own")
+    own = ["--prompt.chat_template", str(tmp_path / "own.jinja")]
+    assert "--hf-chat-template-name" not in server_flags(read_arguments([str(folder), *own]))
+
+
 @pytest.fixture(scope="module")
 def picture() -> bytes:
     pixels = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
