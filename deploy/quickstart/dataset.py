@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from common.dataset_files import write_rows
 from deploy.quickstart.scenes import SCENE_SIDE, Scene, World, answer, question
 from deploy.quickstart.sources import Split
 
@@ -88,8 +89,6 @@ def _is_complete(folder: Path) -> bool:
 def _write_split(
     folder: Path, split: Split, parameters: DatasetParameters, report: Callable[[str], None]
 ) -> None:
-    import pyarrow.parquet as pq
-
     count = parameters.num_samples(split)
     rng = np.random.default_rng([parameters.seed, SPLITS.index(split)])
     world = World(split)
@@ -99,9 +98,7 @@ def _write_split(
         rows.append(_row(f"{split}-{number:06d}", scene, folder))
         if (number + 1) % 1000 == 0 or number + 1 == count:
             report(f"{split}: {number + 1}/{count} scenes")
-    partial = folder / f"{split}.parquet.partial"
-    pq.write_table(_table(rows), partial)
-    os.replace(partial, folder / f"{split}.parquet")
+    write_rows(rows, folder / f"{split}.parquet")
 
 
 def _row(sample_id: str, scene: Scene, folder: Path) -> dict[str, Any]:
@@ -122,29 +119,6 @@ def _row(sample_id: str, scene: Scene, folder: Path) -> dict[str, Any]:
         "problem": "<image>\n" + question(scene.evidence.color),
         "answer": answer(scene.evidence),
     }
-
-
-def _table(rows: list[dict[str, Any]]) -> Any:
-    import pyarrow as pa
-
-    text, pixels = pa.string(), pa.int32()
-    schema = pa.schema(
-        [
-            ("sample_id", text),
-            ("image", text),
-            ("image_sha256", text),
-            ("width", pixels),
-            ("height", pixels),
-            ("box", pa.list_(pixels)),
-            ("crop", text),
-            ("crop_sha256", text),
-            ("crop_width", pixels),
-            ("crop_height", pixels),
-            ("problem", text),
-            ("answer", text),
-        ]
-    )
-    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _read_json(path: Path) -> Any:

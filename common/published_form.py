@@ -1,0 +1,115 @@
+"""Rows as Vision-OPD-6K is published: one line of train.jsonl -> SourceRow. No file is read here.
+
+    {"images": [full image with the red box], "teacher_images": [the enlarged crop],
+     "original_images": [clean image], "bbox": [x1, y1, x2, y2], "problem": "<image>\\n...",
+     "answer": "..."}
+
+Paths are relative to the file's folder. The student sees images[0], the teacher teacher_images[0];
+the question stays as it is, with its sentence about the red box (spec 1.1 of the published code).
+original_images and extra_info are not used. The sample is called after "id" or "sample_id" where
+the line has one, else after the number of its line.
+"""
+
+import json
+import math
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from common.dataset_files import BadRow, SourceRow
+
+FILE = "train.jsonl"
+FIELDS = ("images", "teacher_images", "bbox")  # of image, crop and box
+_ID_FIELDS = ("id", "sample_id")
+_PLACEHOLDER = "<image>"
+
+
+def source_row(text: str, number: int, folder: Path) -> SourceRow:
+    """
+    Args:
+        text: the line.
+        number: of the line, from 1.
+        folder: that its paths are relative to.
+
+    Raises:
+        BadRow: a field is missing or holds what it must not.
+    """
+    row = _object(text)
+    return SourceRow(
+        sample_id=_sample_id(row, number),
+        problem=_problem(row.get("problem")),
+        image=_path(row, "images", folder),
+        # Never cut out here: the red line would be in the crop.
+        crop=_path(row, "teacher_images", folder),
+        box=_box(row.get("bbox")),
+        answer=_answer(row.get("answer")),
+        fields=FIELDS,
+    )
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise BadRow("line", text, f"not JSON ({error})", "write one JSON object a line") from None
+    if not isinstance(row, dict):
+        raise BadRow("line", row, "not a JSON object", "write one JSON object a line")
+    return row
+
+
+def _path(row: dict[str, Any], field: str, folder: Path) -> Path:
+    """Of a list with one path in it."""
+    value = row.get(field)
+    if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], str):
+        raise BadRow(field, value, "not a list of one path", 'write ["FOLDER/NAME.jpg"]')
+    path = PurePosixPath(value[0])
+    if path.is_absolute() or ".." in path.parts or "\0" in value[0]:
+        raise BadRow(field, value, "it leads out of the folder", "name a file inside it")
+    return folder / path
+
+
+def _box(value: object) -> tuple[int, int, int, int] | None:
+    """Whole pixels. Fractions are rounded outwards, so that the whole region stays inside."""
+    if value is None:
+        return None
+    mend = "give [x1, y1, x2, y2] in pixels"
+    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+        raise BadRow("bbox", value, "not four numbers", mend)
+    if max(value) <= 1:
+        raise BadRow("bbox", value, "shares of the picture's sides, it seems", mend)
+    x1, y1, x2, y2 = value
+    return math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 2**31  # also false for NaN
+
+
+def _problem(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadRow("problem", value, "not a text", f"write the question, with {_PLACEHOLDER}")
+    if value.count(_PLACEHOLDER) != 1:
+        count = value.count(_PLACEHOLDER)
+        mend = f"write {_PLACEHOLDER} once, where the picture belongs"
+        raise BadRow("problem", value, f"{_PLACEHOLDER} stands in it {count} times", mend)
+    return value
+
+
+def _answer(value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise BadRow("answer", value, "not a text", "write it in quotes, or leave it out")
+    return value
+
+
+def _sample_id(row: dict[str, Any], number: int) -> str:
+    for field in _ID_FIELDS:
+        value = row.get(field)
+        if value is None:
+            continue
+        text = str(value) if isinstance(value, str | int) else ""
+        if isinstance(value, bool) or not 1 <= len(text) <= 200:
+            mend = "write a text of 1 to 200 characters, or leave it out"
+            raise BadRow(field, value, "not a name", mend)
+        return text
+    return f"line-{number:06d}"
