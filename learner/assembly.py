@@ -220,6 +220,7 @@ def _publisher(
         files=weight_folder(config.weights, config.run.folder, model),
         is_interrupted=lambda: feed.is_over,
         is_shared=ranks.world_size > 1,
+        verify_timeout_s=config.rollout.request_timeout_s,
     )
 
 

@@ -82,7 +82,7 @@ class WeightReceiver:
         source = update.source
         if isinstance(source, PushGroup):
             await self._join(source, update.recipients[self._member_id])
-        await self._pause(update.pause_mode)
+        await self._pause(await self._pause_mode(update))
         await self._end_session()  # one that a failed push has left, perhaps in an earlier life
         if isinstance(source, PushGroup):
             await self._take_buckets(update, source)
@@ -91,6 +91,17 @@ class WeightReceiver:
         served = await self._engine.version()
         if served != update.version:
             raise EngineError(f"after the push of version {update.version} it reports {served}")
+
+    async def _pause_mode(self, update: WeightUpdate) -> str:
+        """What runs for steps that a resumed learner has undone is of no use to anybody.
+
+        Put back in the queue it would only keep the probe waiting.
+        """
+        now = self._serving.now
+        if now is None or now.history == update.history:
+            return update.pause_mode
+        await self._serving.set(None)
+        return "abort"
 
     async def _take_buckets(self, update: WeightUpdate, group: PushGroup) -> None:
         await self._engine.begin_update()

@@ -113,7 +113,7 @@ class RolloutWorker:
         is_reserved = True
         try:
             request = await self._request(lease)
-            server = await self._pool.choose(lease.sample.image.sha256, served)
+            server = await self._choose(lease.sample.image.sha256, served)
             self._server.reserved -= 1
             is_reserved = False
             result = await self._generate(request, server, lease.sample.image.sha256, served)
@@ -150,7 +150,20 @@ class RolloutWorker:
             finally:
                 await self._pool.release(server)
             tries += 1
-            server = await self._pool.choose(image, served, avoid=server)
+            server = await self._choose(image, served, avoid=server)
+
+    async def _choose(self, image: str, served: Served, avoid: Server | None = None) -> Server:
+        """Takes a slot of a server, as `Pool.choose` does.
+
+        Raises:
+            EngineError: what was leased has been undone meanwhile; nobody would take the group.
+        """
+        server = await self._pool.choose(image, served, avoid=avoid)
+        now = server.serving.now
+        if now is not None and now.history != served.history:
+            await self._pool.release(server)
+            raise EngineError("a resumed learner has undone the steps that it was leased for")
+        return server
 
     async def _try(self, request: GroupRequest, server: Server) -> GroupResult:
         losses = server.serving.losses

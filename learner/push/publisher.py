@@ -87,6 +87,8 @@ class Publisher:
         checks: None: pushes are not verified.
         is_interrupted: asked while the main thread waits; True ends the wait.
         files: where weights go instead of through a group; None: through a group.
+        verify_timeout_s: how long a server may take over a probe before it is given up by its own
+            worker.
         is_shared: other ranks hold parts of the weights. They take part in each probe and snapshot,
             so there is one with every push, and none at other times.
     """
@@ -104,8 +106,10 @@ class Publisher:
         files: WeightFolder | None = None,
         is_interrupted: Callable[[], bool] = lambda: False,
         is_shared: bool = False,
+        verify_timeout_s: float = 0.0,
     ) -> None:
         self._is_shared = is_shared
+        self._verify_timeout_s = verify_timeout_s
         self._config = config
         self._line = line
         self._history = history
@@ -230,7 +234,9 @@ class Publisher:
     @property
     def _patience_s(self) -> float:
         """Seconds that a server may take from the end of a push to its acknowledgement."""
-        return self._config.load_timeout_s if self._files else self._config.timeout_s
+        loading_s = self._config.load_timeout_s if self._files else self._config.timeout_s
+        # A probe waits its turn behind the requests that a pause has put back.
+        return loading_s + (self._verify_timeout_s if self._probes else 0.0)
 
     def _push_until_done(self, version: int) -> None:
         started = time.monotonic()

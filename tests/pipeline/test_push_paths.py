@@ -207,6 +207,18 @@ async def test_a_tensor_that_arrived_wrong_is_named_and_never_served(url, checkp
         await pair.check_responses(2)
 
 
+async def test_what_runs_for_undone_steps_is_cut_short(url, checkpoint, tmp_path):
+    """It would only stand in the probe's way: nobody takes it any more."""
+    async with started(url, checkpoint, tmp_path) as pair:
+        await pair.push(0)
+        running = asyncio.ensure_future(pair.engine.generate(pair.request(2000, is_endless=True)))
+        await asyncio.sleep(0.5)
+        await pair.push(1, lambda update: update.model_copy(update={"history": 1}))
+        assert (await running).num_aborted == 2
+        assert pair.serving.now == Served(1, 1)
+        await pair.check_responses(1)
+
+
 async def test_a_probe_that_differs_ends_the_serving(url, checkpoint, tmp_path):
     async with started(url, checkpoint, tmp_path) as pair:
         await pair.push(0)
