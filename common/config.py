@@ -369,10 +369,10 @@ class HealthSection(Section):
         0.1, gt=0, description="KL between rollout and learner, at most; none: off."
     )
     sample_mismatch_kl_nats: float | None = Field(
-        0.1,
+        0.05,
         gt=0,
-        description="KL between rollout and learner of any one sample, at most; beyond it the "
-        "sample is named: did the engine see another picture or prompt? none: off.",
+        description="KL between rollout and learner of one sample that stands out of its step, at "
+        "most; beyond it the sample is named: did the engine see another picture? none: off.",
     )
     roll_back_lr_factor: float = Field(
         0.5, gt=0, le=1, description="The learning rate is multiplied by it at each roll-back."

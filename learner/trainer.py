@@ -101,6 +101,7 @@ class Trainer:
         worst = figures.worst_sample(self._ranks)
         if groups:
             metrics["learner/mismatch_kl_worst_nats"] = worst.mismatch_kl
+            metrics["learner/mismatch_kl_outlier_nats"] = worst.outlier_kl
         self.version += 1
         if not groups:
             logger.warning("step %d: no usable group; no update made", batch.step)

@@ -6,7 +6,7 @@
     length      learner/response_tokens_mean  > length_growth * its baseline
     accuracy    evaluation/full_accuracy      < its best so far - accuracy_drop
     mismatch    learner/mismatch_kl_nats      > mismatch_kl_nats
-    sample      learner/mismatch_kl_worst_nats  > sample_mismatch_kl_nats
+    sample      learner/mismatch_kl_outlier_nats  > sample_mismatch_kl_nats
 
 A baseline is the mean of a figure's first `warmup_steps` finite values (at least one), which are
 not judged themselves; one of 0 bounds nothing. A value that is not finite is out of bounds at any
@@ -79,7 +79,7 @@ _RULES = (
         "limit", "mismatch_kl_nats",
     ),
     _Rule(
-        "sample", "learner/mismatch_kl_worst_nats",
+        "sample", "learner/mismatch_kl_outlier_nats",
         "KL between rollout and learner of a sample", " nats",
         "limit", "sample_mismatch_kl_nats", is_of_one_sample=True,
     ),

@@ -18,11 +18,24 @@ from learner.views.inputs import PreparedBatch, PreparedGroup
 _SUMS = ("divergence", "entropy", "mismatch_kl", "ratio", "clipped", "agreement", "difference")
 
 
+_STANDS_OUT = 20.0  # times the mean of the step's other samples
+
+
 class WorstSample(NamedTuple):
     """The sample whose rollout log-probs differ most from the learner's."""
 
     mismatch_kl: float  # nats a token, mean over the sample's responses
     sample_id: str
+    of_others: float  # the same, mean over the step's other samples
+
+    @property
+    def outlier_kl(self) -> float:
+        """Its mismatch if it stands out, else 0.
+
+        Where rollout lags the learner all samples differ, some by several times the mean; an engine
+        that saw another picture of one differs by hundreds.
+        """
+        return self.mismatch_kl if self.mismatch_kl > _STANDS_OUT * self.of_others else 0.0
 
 
 class StepFigures:
@@ -74,7 +87,10 @@ class StepFigures:
         means = torch.stack(self._sample_means).tolist() if self._sample_means else []
         finite = [mean if math.isfinite(mean) else math.inf for mean in means]
         worst = max(zip(finite, self._sample_ids, strict=True), default=(0.0, ""))
-        return WorstSample(*text_of_greatest(*worst, ranks))
+        most, name = text_of_greatest(*worst, ranks)
+        number, total = add_up([len(finite), math.fsum(finite)], ranks.group)
+        others = (total - most) / (number - 1) if number > 1 and math.isfinite(most) else 0.0
+        return WorstSample(most, name, others)
 
     def metrics(self, batch: PreparedBatch, ranks: Ranks) -> dict[str, float]:
         """Of all ranks together; all ranks call it. Without a token only the counts."""

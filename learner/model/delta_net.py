@@ -47,7 +47,7 @@ def _following(plain: type[nn.Module]) -> type[nn.Module]:
         if layout is None:
             output: Tensor = plain.forward(self, hidden_states, *arguments, **rest)
             return output
-        return _forward(self, hidden_states[0], layout)[None]
+        return _forward(self, hidden_states[0], layout)
 
     # Pickled by nobody; copy.deepcopy takes the class as it is.
     return type(plain.__name__, (plain,), {"forward": forward, "__module__": plain.__module__})
@@ -78,8 +78,9 @@ def _forward(module: Any, hidden_LD: Tensor, layout: Layout) -> Tensor:
     out_LHD = layout.joined(root_out, branch_out)
     gate_LHD = module.in_proj_z(hidden_LD).unflatten(-1, (-1, module.head_v_dim))
     normed_LHD = module.norm(out_LHD.flatten(0, 1), gate_LHD.flatten(0, 1)).view_as(out_LHD)
-    output: Tensor = module.out_proj(normed_LHD.flatten(1))
-    return output
+    # A row of its own, not a view of one: FSDP2 hangs its hooks on what a module returns.
+    output_1LD: Tensor = module.out_proj(normed_LHD.flatten(1)[None])
+    return output_1LD
 
 
 def _segments(

@@ -226,11 +226,11 @@ def test_a_mismatch_warns_unless_the_run_is_to_stop(action, taken):
 @pytest.mark.parametrize("action", ["warn", "pause", "roll_back", "stop"])
 def test_one_odd_sample_is_named_at_once_and_ends_nothing(action):
     watched = gates(patience=3, action=action)
-    verdict = watched.look(1, {MISMATCH: 0.01, "learner/mismatch_kl_worst_nats": 0.4}, "photo-17")
+    verdict = watched.look(1, {MISMATCH: 0.01, "learner/mismatch_kl_outlier_nats": 0.4}, "photo-17")
     assert verdict.action == "warn"
     assert verdict.reasons == (
         "KL between rollout and learner of a sample 0.4 nats is above its bound "
-        "(health.sample_mismatch_kl_nats = 0.1) for 1 step: sample photo-17",
+        "(health.sample_mismatch_kl_nats = 0.05) for 1 step: sample photo-17",
     )
 
 

@@ -40,9 +40,18 @@ def test_the_sample_that_differs_most_is_named() -> None:
     worst = figures.worst_sample(ALONE)
     assert worst.sample_id == "b"
     assert worst.mismatch_kl == pytest.approx(np.exp(0.5) - 1.5, rel=1e-5)
+    of_a, of_c = (np.exp(0.1) - 1.1) / 3, (np.exp(0.6) - 1.6) / 4
+    assert worst.of_others == pytest.approx((of_a + of_c) / 2, rel=1e-4)
+    assert worst.outlier_kl == 0
     metrics = figures.metrics(PreparedBatch(1, (first, second, third)), ALONE)
     assert metrics["learner/logprob_difference_max_nats"] == pytest.approx(0.6, rel=1e-5)
     assert metrics["learner/logprob_difference_mean_nats"] == pytest.approx(1.2 / 8, rel=1e-5)
+
+
+def test_only_what_exceeds_the_others_by_far_stands_out() -> None:
+    assert WorstSample(0.1, "a", 0.0049).outlier_kl == 0.1
+    assert WorstSample(0.1, "a", 0.0051).outlier_kl == 0
+    assert WorstSample(float("inf"), "a", 0.0).outlier_kl == float("inf")
 
 
 def test_a_sample_without_a_number_is_the_worst() -> None:
@@ -50,8 +59,8 @@ def test_a_sample_without_a_number_is_the_worst() -> None:
     rollout = torch.tensor([-1.0, -1.0])
     student = torch.tensor([-1.0, float("nan")])
     figures.add(torch.zeros(()), tokens(student), rollout, [group("a", 1), group("b", 1)])
-    assert figures.worst_sample(ALONE) == WorstSample(float("inf"), "b")
+    assert figures.worst_sample(ALONE) == WorstSample(float("inf"), "b", 0.0)
 
 
 def test_a_step_without_tokens_names_nothing() -> None:
-    assert StepFigures(None, CPU).worst_sample(ALONE) == WorstSample(0.0, "")
+    assert StepFigures(None, CPU).worst_sample(ALONE) == WorstSample(0.0, "", 0.0)
