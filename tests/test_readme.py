@@ -29,6 +29,9 @@ KUBERAY = (
     f"{LAUNCH} --config {CONFIGS}/two_nodes.toml --rollout_pool.image A --learner_pool.image B "
     "--data.train /mnt/vision-opd/train.parquet --kuberay"
 )
+PREPARE = f"{PYTHON} -m common.prepare vision-opd-6k --from {{}} --out {{}}"
+EIGHT_GPUS = f"{LAUNCH} --config {CONFIGS}/eight_gpus.toml --data.train data/train.parquet"
+REHEARSAL = "tests/rehearsal/run.sh"
 # README's command -> what is run instead; {folder} is an empty one
 RUNS = {
     LAUNCH: f"{LAUNCH} {SMALL} --run.folder {{folder}}/run",
@@ -59,6 +62,16 @@ RUNS = {
     ),
     ".venv/bin/python -m rollout.serve deploy/quickstart/checkpoint": (
         ".venv/bin/python -m rollout.serve --help"  # tests/rollout/test_serve.py serves
+    ),
+    PREPARE.format("DOWNLOADED", "data"): (
+        f'bash -c "{PYTHON} -m tests.rehearsal.photographs {{folder}}/published'
+        f' && {PREPARE.format("{folder}/published", "{folder}/data")}"'
+    ),
+    EIGHT_GPUS: f"{EIGHT_GPUS} --dry-run --cluster {CONFIGS}/clusters/8x_h100.toml",
+    # tests/rehearsal/test_rehearsal.py runs it whole
+    REHEARSAL: f"{PYTHON} -m tests.rehearsal.run --help",
+    f"{REHEARSAL} --model Qwen/Qwen3.5-4B --data DOWNLOADED --learner.ranks 1": (
+        f"{PYTHON} -m tests.rehearsal.run --help"
     ),
     "tests/run.sh -q -m sglang": "tests/run.sh -q -m sglang --collect-only",
     ".venv/bin/python tests/bench/push.py --json push.json": (
