@@ -9,6 +9,7 @@ if it names it: transformers 5.19 logs a line at each call otherwise.
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 from common.config import PromptSection
@@ -59,3 +60,13 @@ def check_thinking(tail: str, template: str, prompt: PromptSection) -> None:
             "prompt.thinking = true, but the chat template knows no thinking. Fix: "
             "prompt.thinking = false, or name another template (prompt.chat_template = FILE)"
         )
+
+
+def read_template(path: Path) -> str:
+    """Raises ConfigError: it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"prompt.chat_template = {str(path)!r} cannot be read: {error}. Fix: name a Jinja file"
+        ) from error

@@ -7,14 +7,13 @@ Rollout, student and teacher all render here, so there is one pixel path and one
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
-from common.chat_template import check_thinking, template_options
+from common.chat_template import check_thinking, read_template, template_options
 from common.config import PromptSection
 from common.control_tokens import check_plain, control_tokens
 from common.end_tokens import end_token_ids_in
@@ -166,7 +165,7 @@ class Renderer:
     def _take_template(self, model_path: str) -> str:
         """The one that is configured, or the checkpoint's."""
         if self._prompt.chat_template is not None:
-            return _read_template(self._prompt.chat_template)
+            return read_template(self._prompt.chat_template)
         found = self._processor.chat_template or self.tokenizer.chat_template
         if isinstance(found, dict):  # a checkpoint may have several
             found = found.get("default")
@@ -247,12 +246,3 @@ def _end_token_ids(model_path: str, tokenizer: Any) -> list[int]:
     except (OSError, ValueError):
         generation = None  # there is none, or none that says so
     return end_token_ids_in(generation, AutoConfig.from_pretrained(model_path), tokenizer)
-
-
-def _read_template(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"prompt.chat_template = {str(path)!r} cannot be read: {error}. Fix: name a Jinja file"
-        ) from error

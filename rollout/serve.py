@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import lifecycle
-from common.chat_template import SWITCH
+from common.chat_template import SWITCH, names_switch, read_template
 from common.config import RunConfig
 from common.config_cli import exit_with, load
 from common.errors import ConfigError, EngineError
@@ -94,7 +94,9 @@ def check_checkpoint(folder: Path) -> None:
                 f"checkpoint {str(folder)!r} holds {path.name} beside the model's files: SGLang "
                 "would load it over the model. Fix: move it away"
             )
-    if not _has_chat_template(folder):
+    if not any((folder / name).is_file() for name in _TEMPLATES) and not _template_in(
+        folder / "tokenizer_config.json"
+    ):
         raise ConfigError(
             f"checkpoint {str(folder)!r} has no chat template: {_TEMPLATES[0]} is missing. "
             "Fix: copy it from the model that training started from"
@@ -109,8 +111,10 @@ def server_flags(config: RunConfig) -> list[str]:
         flags += ["--chat-template", str(config.prompt.chat_template.absolute())]
     elif any(Path(config.model.path).glob("additional_chat_templates/*.jinja")):
         flags += ["--hf-chat-template-name", "default"]  # SGLang's choice is the first one it finds
-    # A request may still ask for the other mode.
-    return [*flags, "--default-chat-template-kwargs", json.dumps({SWITCH: config.prompt.thinking})]
+    if any(map(names_switch, _templates(config))):  # transformers logs each call otherwise
+        # A request may still ask for the other mode.
+        flags += ["--default-chat-template-kwargs", json.dumps({SWITCH: config.prompt.thinking})]
+    return flags
 
 
 async def serve(config: RunConfig, stop: asyncio.Event) -> None:
@@ -163,14 +167,26 @@ def _long_form(option: str) -> str:
     return _SHORT_FLAGS.get(flag, flag) + equals + value
 
 
-def _has_chat_template(folder: Path) -> bool:
-    if any((folder / name).is_file() for name in _TEMPLATES):
-        return True
+def _templates(config: RunConfig) -> list[str]:
+    """The texts of those that may be served."""
+    if config.prompt.chat_template is not None:
+        return [read_template(config.prompt.chat_template)]
+    folder = Path(config.model.path)
+    jinja = folder / "chat_template.jinja"
+    found = [read_template(jinja)] if jinja.is_file() else []
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (template := _template_in(folder / name)) is not None:
+            found.append(template)
+    return found
+
+
+def _template_in(path: Path) -> str | None:
+    """What stands under "chat_template" in a file; None: nothing does."""
     try:
-        tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(tokenizer.get("chat_template"))
+        template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return None if template is None else json.dumps(template)  # it may be several, by name
 
 
 if __name__ == "__main__":

@@ -103,7 +103,21 @@ def test_an_option_first_is_refused() -> None:
 def test_the_model_is_called_like_its_folder_and_does_not_think() -> None:
     flags = server_flags(read_arguments([str(QUICKSTART)]))
     assert flags[flags.index("--served-model-name") + 1] == "checkpoint"
-    assert json.loads(flags[-1]) == {"enable_thinking": False}
+    assert "--default-chat-template-kwargs" not in flags  # this template knows no switch
+
+
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json", "own.jinja"])
+def test_a_template_with_a_switch_is_given_the_configured_mode(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(QUICKSTART, folder)
+    is_json = place.endswith("json")
+    text = json.dumps({"chat_template": THINKS_BY_DEFAULT}) if is_json else THINKS_BY_DEFAULT
+    (folder / place).write_text(text)
+    own = ["--prompt.chat_template", str(folder / place)] if place == "own.jinja" else []
+    for thinking in (False, True):
+        mode = ["--prompt.thinking", str(thinking).lower()]
+        flags = server_flags(read_arguments([str(folder), *own, *mode]))
+        assert json.loads(flags[-1]) == {"enable_thinking": thinking}
 
 
 def test_of_several_templates_the_default_is_served(tmp_path: Path) -> None:
