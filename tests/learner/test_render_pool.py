@@ -61,6 +61,7 @@ def actor(first: str = "") -> list[str]:
 def setup_of(world, **changes) -> WorkerSetup:
     fields = {
         "model_path": world.config.model.path,
+        "prompt": world.config.prompt,
         "images": str(world.config.data.train.parent),
         "teacher": world.config.teacher,
         "contrast_pixels": 8,
