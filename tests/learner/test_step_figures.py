@@ -1,13 +1,19 @@
 """The figures of a step that name a sample."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from common.pictures import encode_png
+from common.rendering import Renderer
+from common.types import Group
 from learner.measuring.step_figures import StepFigures, WorstSample
 from learner.model.ranks import Ranks
 from learner.objective.loss import TokenFigures
 from learner.views.inputs import PreparedBatch, PreparedGroup
+from tests.rollout.support import load_model, reference_logprobs
 
 CPU = torch.device("cpu")
 ALONE = Ranks(0, 1, CPU, timeout_s=0.0)
@@ -64,3 +70,36 @@ def test_a_sample_without_a_number_is_the_worst() -> None:
 
 def test_a_step_without_tokens_names_nothing() -> None:
     assert StepFigures(None, CPU).worst_sample(ALONE) == WorstSample(0.0, "", 0.0)
+
+
+def test_a_sample_of_which_the_engine_saw_another_picture_stands_out(world) -> None:
+    """Rollout log-probs of one picture, and the learner is shown another: by a real forward."""
+    trainer = world.trainer()
+    reference = load_model(Path(world.config.model.path))
+    groups = []
+    for number in range(4):
+        group = world.group(number)
+        seen = world.samples[8] if number == 2 else group.sample
+        picture = encode_png(world.images.open(seen.image).resize((64, 64)))
+        own = encode_png(world.images.open(group.sample.image))
+        image = picture if number == 2 else own
+        groups.append(with_logprobs(group, reference, world.renderer, image))
+    result = trainer.step(world.preparation(trainer).prepare(1, groups))
+    assert result.worst_sample == world.samples[2].sample_id
+    worst = result.metrics["learner/mismatch_kl_worst_nats"]
+    assert result.metrics["learner/mismatch_kl_outlier_nats"] == worst > 1e-6
+
+
+def with_logprobs(group: Group, model, renderer: Renderer, image: bytes) -> Group:
+    """As an engine that was shown `image` would report them."""
+    trajectories = tuple(
+        trajectory.model_copy(
+            update={
+                "rollout_logprobs": reference_logprobs(
+                    model, renderer, image, trajectory.response_token_ids.tolist()
+                )
+            }
+        )
+        for trajectory in group.trajectories
+    )
+    return group.model_copy(update={"trajectories": trajectories})
