@@ -2,15 +2,9 @@
 
 import io
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter
-
-
-class PictureFile(NamedTuple):
-    content: bytes
-    size: tuple[int, int]  # of the upright picture
 
 
 def scene(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -80,6 +74,6 @@ _KINDS: dict[str, Callable[[Image.Image], bytes]] = {
 KINDS = tuple(_KINDS)
 
 
-def picture_file(kind: str, width: int = 197, height: int = 131) -> PictureFile:
-    """A file that shows `scene` upright; by default of a size that no processor leaves alone."""
-    return PictureFile(_KINDS[kind](scene(width, height)), (width, height))
+def picture_file(kind: str, width: int, height: int) -> bytes:
+    """A file that shows `scene`, upright."""
+    return _KINDS[kind](scene(width, height))

@@ -57,26 +57,26 @@ def difference(model, renderer):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", SIZES)
-async def test_the_engine_sees_the_learners_pixels(ask, difference, served, renderer, kind, size):
-    file = picture_file(kind, *SIZES[size])
-    ref = ImageRef(sha256="0" * 64, path=kind, width=file.size[0], height=file.size[1])
-    answers = await ask(file.content, ref)
-    picture = decode_picture(file.content, kind)
-    prompt = renderer.prompt(PROBLEM, picture)
-    assert {a["meta_info"]["prompt_tokens"] for a in answers} == {len(prompt.input_ids)}
-    if served.pixel_log is not None:
-        seen = json.loads(served.pixel_log.read_text().splitlines()[-1])
-        assert seen["sha256"] == pixel_digest(prompt.pixel_values)
-        assert seen["grid"] == prompt.image_grid_thw[0].tolist()
-    worst = max(difference(answer, picture) for answer in answers)
-    print(f"{kind:26} {size:10} same pixels, log-probs {worst:.1e} apart")
-    assert worst < 5e-5
+async def test_the_engine_sees_the_learners_pixels(ask, difference, served, renderer, kind):
+    for what, (width, height) in SIZES.items():
+        file = picture_file(kind, width, height)
+        ref = ImageRef(sha256="0" * 64, path=kind, width=width, height=height)
+        answers = await ask(file, ref)
+        picture = decode_picture(file, kind)
+        prompt = renderer.prompt(PROBLEM, picture)
+        assert {a["meta_info"]["prompt_tokens"] for a in answers} == {len(prompt.input_ids)}
+        if served.pixel_log is not None:
+            seen = json.loads(served.pixel_log.read_text().splitlines()[-1])
+            assert seen["sha256"] == pixel_digest(prompt.pixel_values)
+            assert seen["grid"] == prompt.image_grid_thw[0].tolist()
+        worst = max(difference(answer, picture) for answer in answers)
+        print(f"{kind:26} {what:10} same pixels, log-probs {worst:.1e} apart")
+        assert worst < 5e-5
 
 
 async def test_the_stored_pixels_of_a_turned_file_would_be_others(ask, difference):
     """What an engine would make of the file itself: the difference that the test above can see."""
-    content = picture_file("jpeg turned 3", 96, 64).content
+    content = picture_file("jpeg turned 3", 96, 64)
     as_stored = Image.open(io.BytesIO(content)).convert("RGB")
     ref = ImageRef(sha256="0" * 64, path="p", width=96, height=64)
     answers = await ask(encode_png(as_stored), ref)
@@ -86,7 +86,7 @@ async def test_the_stored_pixels_of_a_turned_file_would_be_others(ask, differenc
 
 async def test_bare_base64_of_a_jpeg_is_taken_for_a_path(api, served, renderer):
     """Why images travel as data URLs."""
-    bare = base64_of(picture_file("jpeg", 96, 64).content)
+    bare = base64_of(picture_file("jpeg", 96, 64))
     ids = renderer.prompt_token_ids(PROBLEM).tolist()
     body = {"input_ids": ids, "sampling_params": {"max_new_tokens": 1}}
     status, _ = await api.post("/generate", {**body, "image_data": [bare]})
