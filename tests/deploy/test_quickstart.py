@@ -188,6 +188,7 @@ def test_a_signal_drains_and_leaves_nothing(tmp_path: Path, sender: str) -> None
     run.assert_nothing_is_left()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("clean_machine")
 def test_a_role_that_is_killed_and_may_not_come_back_ends_the_run(tmp_path: Path) -> None:
     # The broker waits for the dead one's goodbye, for as long as it may be silent.

@@ -118,6 +118,7 @@ async def test_sigterm_drains_and_says_goodbye(tmp_path, checkpoint, model, embe
             assert (await broker.watch_members(0, 0)).acknowledged == {}
 
 
+@pytest.mark.slow
 async def test_an_engine_that_dies_is_started_again_and_gets_the_weights(
     tmp_path, checkpoint, model
 ):

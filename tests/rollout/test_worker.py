@@ -307,6 +307,7 @@ async def test_stop_drains_and_says_goodbye(tmp_path, checkpoint, renderer, engi
         assert (await run.broker.watch_members(0, 0)).acknowledged == {}
 
 
+@pytest.mark.slow
 async def test_an_engine_that_is_gone_for_good_ends_the_process(
     tmp_path, checkpoint, renderer, engine, model
 ):
