@@ -369,7 +369,7 @@ class HealthSection(Section):
         0.1, gt=0, description="KL between rollout and learner, at most; none: off."
     )
     sample_mismatch_kl_nats: float | None = Field(
-        0.05,
+        0.1,
         gt=0,
         description="KL between rollout and learner of one sample that stands out of its step, at "
         "most; beyond it the sample is named: did the engine see another picture? none: off.",

@@ -13,7 +13,7 @@ A training row (steps 1, 2, ...):
     learner/mismatch_kl_nats      KL(rollout || student) at the sampled tokens (estimate, >= 0)
     learner/mismatch_kl_worst_nats    the same of the sample where it is largest, and
     learner/mismatch_worst_sample     its sample_id, a text: was it shown another picture or prompt?
-    learner/mismatch_kl_outlier_nats  the same figure if it is over 20 times the mean of the step's
+    learner/mismatch_kl_outlier_nats  the same figure if it is over 50 times the mean of the step's
                                       other samples, else 0
     learner/logprob_difference_mean_nats, learner/logprob_difference_max_nats
                                   |student's - rollout's| log-prob of the sampled tokens

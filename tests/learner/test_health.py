@@ -230,7 +230,7 @@ def test_one_odd_sample_is_named_at_once_and_ends_nothing(action):
     assert verdict.action == "warn"
     assert verdict.reasons == (
         "KL between rollout and learner of a sample 0.4 nats is above its bound "
-        "(health.sample_mismatch_kl_nats = 0.05) for 1 step: sample photo-17",
+        "(health.sample_mismatch_kl_nats = 0.1) for 1 step: sample photo-17",
     )
 
 

@@ -55,8 +55,8 @@ def test_the_sample_that_differs_most_is_named() -> None:
 
 
 def test_only_what_exceeds_the_others_by_far_stands_out() -> None:
-    assert WorstSample(0.1, "a", 0.0049).outlier_kl == 0.1
-    assert WorstSample(0.1, "a", 0.0051).outlier_kl == 0
+    assert WorstSample(0.1, "a", 0.0019).outlier_kl == 0.1
+    assert WorstSample(0.1, "a", 0.0021).outlier_kl == 0
     assert WorstSample(float("inf"), "a", 0.0).outlier_kl == float("inf")
 
 
