@@ -29,12 +29,13 @@ from torch import Tensor
 
 from common.errors import CheckpointError, ConfigError, VisionOpdError
 from common.files import replace_json, sha256_of_file, sync, sync_tree
+from common.model_files import INDEX
 from learner.checkpoint.export_dtypes import DTYPES, START, Dtypes, dtypes_of
 from learner.checkpoint.export_settings import read_settings
 from learner.checkpoint.folder import check_files, read_state, readable, unusable
 from learner.checkpoint.paths import START_CONFIG, STATE, TEACHER, UNKNOWN
 from learner.checkpoint.side_files import CONFIG, TEMPLATES, list_side_files, write_side_files
-from learner.checkpoint.tensor_files import INDEX, TensorFiles, Written, model_files, write_model
+from learner.checkpoint.tensor_files import TensorFiles, Written, model_files, write_model
 
 MANIFEST = "MANIFEST.json"
 MODELS = ("student", "teacher")

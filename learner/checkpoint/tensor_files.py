@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-INDEX = "model.safetensors.index.json"
+from common.model_files import INDEX, SINGLE
+
 _CODES = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
@@ -93,7 +94,7 @@ def write_model(
     written: dict[str, Written] = {}
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
-        file_name = "model.safetensors"
+        file_name = SINGLE
         if len(shards) > 1:
             file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         part = {name: forms[name] for name in shard}
@@ -153,7 +154,7 @@ def _shards(forms: Mapping[str, Form], max_bytes: int) -> list[list[str]]:
 def model_files(folder: Path) -> list[Path]:
     """The files of a model's tensors. Raises OSError, ValueError: its index is unreadable."""
     if not (folder / INDEX).exists():
-        return [folder / "model.safetensors"]
+        return [folder / SINGLE]
     weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
     return [folder / name for name in sorted(set(weight_map.values()))]
 

@@ -16,8 +16,6 @@ from learner.objective.loss import LOG_RATIO_LIMIT, TokenFigures
 from learner.views.inputs import PreparedBatch, PreparedGroup
 
 _SUMS = ("divergence", "entropy", "mismatch_kl", "ratio", "clipped", "agreement", "difference")
-
-
 _STANDS_OUT = 50.0  # times the mean of the step's other samples
 
 
