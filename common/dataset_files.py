@@ -12,21 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.bad_rows import BadField
 from common.errors import DataError
 from common.pictures import decode_picture
 
 PICTURES = "pictures"  # folder beside the Parquet file
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 Row = dict[str, Any]
-
-
-class BadRow(DataError):
-    """A field of one row that cannot be used; the message names field, value and mend."""
-
-    def __init__(self, field: str, value: object, problem: str, mend: str) -> None:
-        shown = repr(value)
-        shown = shown if len(shown) <= 200 else shown[:200] + "..."
-        super().__init__(f"{field} = {shown}: {problem}. Fix: {mend}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ def dataset_row(source: SourceRow, folder: Path) -> Row:
     """The Parquet row, after its pictures were put into `folder`.
 
     Raises:
-        BadRow: a picture cannot be read, or the box is not in it.
+        BadField: a picture cannot be read, or the box is not in it.
     """
     image_field, crop_field, box_field = source.fields
     image = add_picture(source.image, folder, image_field)
@@ -83,17 +75,17 @@ def add_picture(path: Path, folder: Path, field: str) -> Picture:
     """Puts a picture file into a dataset folder, unchanged: a hard link where that is possible.
 
     Raises:
-        BadRow: it cannot be read, or is no whole picture.
+        BadField: it cannot be read, or is no whole picture.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise BadRow(field, str(path), f"{error.strerror}", "restore the file") from None
+        raise BadField(field, str(path), f"{error.strerror}", "restore the file") from None
     try:
         width, height = decode_picture(content, path.name).size
     except DataError as error:
         problem, _, mend = str(error).partition(". Fix: ")
-        raise BadRow(field, str(path), problem, mend or "save the picture anew") from None
+        raise BadField(field, str(path), problem, mend or "save the picture anew") from None
     digest = hashlib.sha256(content).hexdigest()
     suffix = path.suffix.lower()
     name = f"{PICTURES}/{digest}{suffix if suffix in _SUFFIXES else ''}"
@@ -138,7 +130,7 @@ def _check_box(box: tuple[int, int, int, int], image: Picture, field: str) -> No
     x1, y1, x2, y2 = box
     if not (0 <= x1 < x2 <= image.width and 0 <= y1 < y2 <= image.height):
         size = f"{image.width} x {image.height}"
-        raise BadRow(
+        raise BadField(
             field,
             list(box),
             f"no rectangle inside the upright picture of {size} pixels",

@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import published_form
-from common.dataset_files import BadRow, Row, SourceRow, dataset_row, write_rows
+from common.bad_rows import BadField
+from common.dataset_files import Row, SourceRow, dataset_row, write_rows
 from common.errors import ConfigError, DataError, VisionOpdError, exit_code_of
 from common.files import replace_text
 
 PARQUET = "train.parquet"
 LEFT_OUT = "left_out.txt"
 _SHOWN = 20  # bad rows on the terminal; the file has all of them
-_Entry = tuple[str, SourceRow | BadRow]  # where it stands, and what stands there
+_Entry = tuple[str, SourceRow | BadField]  # where it stands, and what stands there
 
 
 @dataclass(frozen=True)
@@ -101,36 +102,36 @@ def _published_entries(path: Path, lines: Iterable[str]) -> Iterator[_Entry]:
         place = f"{path} line {number}"
         try:
             yield place, published_form.source_row(line, number, path.parent)
-        except BadRow as error:
+        except BadField as error:
             yield place, error
 
 
-def _converted(entries: Iterator[_Entry], out: Path) -> Iterator[tuple[str, Row | BadRow]]:
+def _converted(entries: Iterator[_Entry], out: Path) -> Iterator[tuple[str, Row | BadField]]:
     """In their order. Decoding takes most of the time, and threads share it."""
 
-    def convert(entry: _Entry) -> tuple[str, Row | BadRow]:
+    def convert(entry: _Entry) -> tuple[str, Row | BadField]:
         place, source = entry
-        if isinstance(source, BadRow):
+        if isinstance(source, BadField):
             return place, source
         try:
             return place, dataset_row(source, out)
-        except BadRow as error:
+        except BadField as error:
             return place, error
 
     with ThreadPoolExecutor() as threads:
         yield from threads.map(convert, entries)
 
 
-def _without_repeats(found: Iterator[tuple[str, Row | BadRow]]) -> Prepared:
+def _without_repeats(found: Iterator[tuple[str, Row | BadField]]) -> Prepared:
     """Good rows and lines about the others; of rows with one name the first is good."""
     prepared = Prepared([], [])
     places: dict[str, str] = {}
     for place, row in found:
-        if not isinstance(row, BadRow) and (name := row["sample_id"]) in places:
-            row = BadRow(
+        if not isinstance(row, BadField) and (name := row["sample_id"]) in places:
+            row = BadField(
                 "id", name, f"{places[name]} has it too", "give each row a name of its own"
             )
-        if isinstance(row, BadRow):
+        if isinstance(row, BadField):
             prepared.left_out.append(f"{place}: {row}")
         else:
             places[row["sample_id"]] = place

@@ -15,7 +15,8 @@ import math
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from common.dataset_files import BadRow, SourceRow
+from common.bad_rows import BadField
+from common.dataset_files import SourceRow
 
 FILE = "train.jsonl"
 FIELDS = ("images", "teacher_images", "bbox")  # of image, crop and box
@@ -31,7 +32,7 @@ def source_row(text: str, number: int, folder: Path) -> SourceRow:
         folder: that its paths are relative to.
 
     Raises:
-        BadRow: a field is missing or holds what it must not.
+        BadField: a field is missing or holds what it must not.
     """
     row = _object(text)
     return SourceRow(
@@ -50,9 +51,11 @@ def _object(text: str) -> dict[str, Any]:
     try:
         row = json.loads(text)
     except ValueError as error:
-        raise BadRow("line", text, f"not JSON ({error})", "write one JSON object a line") from None
+        raise BadField(
+            "line", text, f"not JSON ({error})", "write one JSON object a line"
+        ) from None
     if not isinstance(row, dict):
-        raise BadRow("line", row, "not a JSON object", "write one JSON object a line")
+        raise BadField("line", row, "not a JSON object", "write one JSON object a line")
     return row
 
 
@@ -60,10 +63,10 @@ def _path(row: dict[str, Any], field: str, folder: Path) -> Path:
     """Of a list with one path in it."""
     value = row.get(field)
     if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], str):
-        raise BadRow(field, value, "not a list of one path", 'write ["FOLDER/NAME.jpg"]')
+        raise BadField(field, value, "not a list of one path", 'write ["FOLDER/NAME.jpg"]')
     path = PurePosixPath(value[0])
     if path.is_absolute() or ".." in path.parts or "\0" in value[0]:
-        raise BadRow(field, value, "it leads out of the folder", "name a file inside it")
+        raise BadField(field, value, "it leads out of the folder", "name a file inside it")
     return folder / path
 
 
@@ -73,9 +76,9 @@ def _box(value: object) -> tuple[int, int, int, int] | None:
         return None
     mend = "give [x1, y1, x2, y2] in pixels"
     if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
-        raise BadRow("bbox", value, "not four numbers", mend)
+        raise BadField("bbox", value, "not four numbers", mend)
     if max(value) <= 1:
-        raise BadRow("bbox", value, "shares of the picture's sides, it seems", mend)
+        raise BadField("bbox", value, "shares of the picture's sides, it seems", mend)
     x1, y1, x2, y2 = value
     return math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
 
@@ -88,17 +91,17 @@ def _is_number(value: object) -> bool:
 
 def _problem(value: object) -> str:
     if not isinstance(value, str):
-        raise BadRow("problem", value, "not a text", f"write the question, with {_PLACEHOLDER}")
+        raise BadField("problem", value, "not a text", f"write the question, with {_PLACEHOLDER}")
     if value.count(_PLACEHOLDER) != 1:
         count = value.count(_PLACEHOLDER)
         mend = f"write {_PLACEHOLDER} once, where the picture belongs"
-        raise BadRow("problem", value, f"{_PLACEHOLDER} stands in it {count} times", mend)
+        raise BadField("problem", value, f"{_PLACEHOLDER} stands in it {count} times", mend)
     return value
 
 
 def _answer(value: object) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise BadRow("answer", value, "not a text", "write it in quotes, or leave it out")
+        raise BadField("answer", value, "not a text", "write it in quotes, or leave it out")
     return value
 
 
@@ -110,6 +113,6 @@ def _sample_id(row: dict[str, Any], number: int) -> str:
         text = str(value) if isinstance(value, str | int) else ""
         if isinstance(value, bool) or not 1 <= len(text) <= 200:
             mend = "write a text of 1 to 200 characters, or leave it out"
-            raise BadRow(field, value, "not a name", mend)
+            raise BadField(field, value, "not a name", mend)
         return text
     return f"line-{number:06d}"

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from common.bad_rows import BadField
 from common.dataset import read_answers, read_samples
-from common.dataset_files import BadRow, add_picture, dataset_row
+from common.dataset_files import add_picture, dataset_row
 from common.errors import ConfigError
 from common.images import ImageStore
 from common.prepare import main, prepare
@@ -122,14 +123,14 @@ def test_a_rounded_box_holds_the_region_and_at_most_a_pixel_more(box: list[float
 def test_a_bad_field_is_named_with_its_value_and_the_mend(
     change: dict[str, Any], part: str
 ) -> None:
-    with pytest.raises(BadRow) as error:
+    with pytest.raises(BadField) as error:
         source_row(json.dumps(row(**change)), 1, Path("/data"))
     assert part in str(error.value) and ". Fix: " in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "3", '"x"'])
 def test_a_line_that_is_no_object_is_refused(text: str) -> None:
-    with pytest.raises(BadRow, match="JSON"):
+    with pytest.raises(BadField, match="JSON"):
         source_row(text, 1, Path())
 
 
@@ -147,7 +148,7 @@ def test_the_size_of_a_picture_is_that_of_the_upright_one(
 @pytest.mark.parametrize("content", [b"", b"text", jpeg(100, 80)[:-500], jpeg(100, 80)[:30]])
 def test_what_is_no_whole_picture_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.jpg").write_bytes(content)
-    with pytest.raises(BadRow, match="cannot be decoded") as error:
+    with pytest.raises(BadField, match="cannot be decoded") as error:
         add_picture(tmp_path / "x.jpg", tmp_path / "out", "images")
     assert str(error.value).startswith("images = ") and str(error.value).count("Fix: ") == 1
     assert not (tmp_path / "out").exists()
@@ -159,7 +160,7 @@ def test_what_is_no_whole_picture_is_refused(tmp_path: Path, content: bytes) -> 
 def test_a_box_outside_the_picture_is_refused(tmp_path: Path, box: tuple[int, ...]) -> None:
     folder = published(tmp_path / "from")
     source = source_row(json.dumps(row(bbox=list(box))), 1, folder)
-    with pytest.raises(BadRow, match="100 x 80 pixels") as error:
+    with pytest.raises(BadField, match="100 x 80 pixels") as error:
         dataset_row(source, tmp_path / "out")
     assert str(error.value).startswith("bbox = ")
 
