@@ -5,12 +5,12 @@ tokenizers obey them wherever they stand, without a word. So a text that holds o
 name (reported elsewhere: sgl-project/sglang#35582, vllm-project/vllm#57740).
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from common.errors import DataError
+from common.files import json_object_or_empty
 
 
 def control_tokens(added: Iterable[tuple[str, bool]]) -> tuple[str, ...]:
@@ -31,7 +31,10 @@ def control_tokens_of_folder(folder: Path) -> tuple[str, ...]:
 
     For processes that have no transformers (the broker).
     """
-    whole, settings = _read(folder / "tokenizer.json"), _read(folder / "tokenizer_config.json")
+    whole, settings = (
+        json_object_or_empty(folder / "tokenizer.json"),
+        json_object_or_empty(folder / "tokenizer_config.json"),
+    )
     entries = [
         *_entries(whole.get("added_tokens")),
         *_entries(settings.get("added_tokens_decoder")),
@@ -59,14 +62,6 @@ def check_plain(text: str, tokens: Iterable[str], what: str) -> None:
 
 def _is_tag(text: str) -> bool:
     return len(text) > 2 and text.startswith("<") and text.endswith(">")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _entries(found: Any) -> list[Any]:

@@ -1,53 +1,95 @@
-"""Dataset rows from Parquet: one file, one schema, clear errors for a bad row.
+"""Dataset rows from Parquet: one file, one schema, and a clear word about each bad row.
 
-Columns: sample_id str, problem str (with one "<image>"), image str (path relative to the file's
-folder), image_sha256 str, width int, height int, box list<int>[4] | null, crop str | null,
-crop_sha256 str | null, crop_width int | null, crop_height int | null, answer str | null.
+Columns: sample_id str or int, problem str (with one "<image>"), image str (path relative to the
+file's folder), image_sha256 str, width int, height int, box list[4] of int | null, crop str | null,
+crop_sha256 str | null, crop_width int | null, crop_height int | null, answer str or int | null.
+Others are not read. Floats that are whole numbers are ints.
+
 Sizes and boxes are in pixels of the upright picture, as `common.pictures` makes it: after its EXIF
 orientation is applied. x2 and y2 are exclusive. A problem must hold no control token of the model.
 The answer is read by `read_answers` alone: for measuring, and for the one option that shows it to
 the teacher (teacher.view = "answer_hint"). The method proper trains without any label.
+
+Only the rows are looked at here; `common.reading` also looks at pictures and at prompts' lengths.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from common.bad_rows import BadField, BadRow
 from common.control_tokens import check_plain
+from common.dataset_columns import (
+    ANSWER_KINDS,
+    KINDS,
+    REQUIRED,
+    answer_of,
+    box_of,
+    picture_of_row,
+    problem_of,
+    sample_id_of,
+)
 from common.errors import DataError
-from common.types import Box, ImageRef, Sample
+from common.parquet_rows import Row, read_rows
+from common.types import Sample
 
-_REQUIRED = ("sample_id", "problem", "image", "image_sha256", "width", "height")
+
+class Numbered(NamedTuple):
+    """A good row."""
+
+    row: int  # from 0
+    sample: Sample
 
 
-def read_samples(path: Path, control_tokens: Sequence[str] = ()) -> tuple[list[Sample], list[str]]:
-    """All good rows in file order, and one line for each bad row.
+def read_samples(
+    path: Path, control_tokens: Sequence[str] = ()
+) -> tuple[list[Sample], list[BadRow]]:
+    """All good rows, and all bad ones, each in the order of the file.
 
     Args:
         control_tokens: texts that no problem may hold (`common.control_tokens`).
 
     Raises:
-        DataError: the file cannot be read, lacks a column, repeats a sample_id, or has no good row.
+        DataError: the file cannot be read, lacks a column or has one of a wrong type, or no row is
+            good.
     """
     samples: list[Sample] = []
-    problems: list[str] = []
-    seen: set[str] = set()
-    for number, row in enumerate(_read_rows(path)):
+    bad: list[BadRow] = []
+    for found in parsed_rows(path, control_tokens):
+        if isinstance(found, BadRow):
+            bad.append(found)
+        else:
+            samples.append(found.sample)
+    check_any(path, samples, bad)
+    return samples, bad
+
+
+def parsed_rows(path: Path, control_tokens: Sequence[str] = ()) -> Iterator[Numbered | BadRow]:
+    """Row by row, in the order of the file. Of rows with one sample_id the first has it.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column or has one of a wrong type.
+    """
+    owners: dict[str, int] = {}
+    for number, row in enumerate(read_rows(path, KINDS, REQUIRED)):
+        name: str | None = None
         try:
-            sample = _sample(row, control_tokens)
-        except (ValidationError, ValueError, TypeError) as error:
-            problems.append(f"{path} row {number}: {_one_line(error)}")
-            continue
-        if sample.sample_id in seen:
-            raise DataError(f"{path} row {number}: sample_id {sample.sample_id!r} stands twice")
-        seen.add(sample.sample_id)
-        samples.append(sample)
+            name = sample_id_of(row)
+            if (owner := owners.setdefault(name, number)) != number:
+                mend = "give each row a name of its own"
+                raise BadField("sample_id", name, f"row {owner} has it too", mend)
+            yield Numbered(number, _sample(name, row, control_tokens, path.parent))
+        except BadField as error:
+            yield error.in_row(number, name)
+
+
+def check_any(path: Path, samples: Sequence[Sample], bad: Sequence[BadRow]) -> None:
+    """Raises DataError where no row is good."""
     if not samples:
-        raise DataError(f"{path} holds no usable row. {problems[0] if problems else 'It is empty'}")
-    return samples, problems
+        first = f"{bad[0]}" if bad else "it is empty"
+        raise DataError(f"{path} holds no usable row, of {len(bad)}. {first}")
 
 
 class Answers(dict[str, str]):
@@ -75,64 +117,45 @@ class Answers(dict[str, str]):
 def read_answers(path: Path) -> Answers:
     """The answers of all rows that have one that is not blank; see `Answers` on their use.
 
+    A cell that cannot be read counts as empty. Of rows with one sample_id the first counts.
+
     Raises:
-        DataError: the file cannot be read, or an answer is not a string.
+        DataError: the file cannot be read, or the column holds neither text nor whole numbers.
     """
     answers = Answers(path=path)
-    for number, row in enumerate(_read_rows(path)):
-        answer = row.get("answer")
-        if answer is not None and not isinstance(answer, str):
-            raise DataError(
-                f"{path} row {number}: answer is {answer!r}, not a string. "
-                "Fix: write the column as text"
-            )
-        if answer and answer.strip():
-            answers[row["sample_id"]] = answer
+    seen: set[str] = set()
+    for row in read_rows(path, ANSWER_KINDS, ("sample_id",)):
+        try:
+            name = sample_id_of(row)
+            if name in seen:
+                continue
+            seen.add(name)
+            answer = answer_of(row)
+        except BadField:
+            continue
+        if answer is not None:
+            answers[name] = answer
     return answers
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def _sample(name: str, row: Row, control_tokens: Sequence[str], folder: Path) -> Sample:
+    problem = problem_of(row)
     try:
-        table = pq.read_table(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"dataset {path}: {_one_line(error)}") from error
-    missing = [name for name in _REQUIRED if name not in table.column_names]
-    if missing:
-        raise DataError(f"dataset {path} lacks the columns {', '.join(missing)}")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
-
-
-def _sample(row: dict[str, Any], control_tokens: Sequence[str]) -> Sample:
-    problem = row["problem"]
-    if not isinstance(problem, str):
-        raise ValueError(f"problem is {problem!r}, not text. Fix: write the column as text")
-    if problem.count("<image>") != 1:
-        raise ValueError('problem must hold "<image>" exactly once')
-    check_plain(problem, control_tokens, "problem")
-    box, crop = row.get("box"), row.get("crop")
+        check_plain(problem, control_tokens, "problem")
+    except DataError as error:
+        why, _, mend = str(error).partition(". Fix: ")
+        raise BadField("problem", problem, why, mend) from None
+    image = picture_of_row(row, "image", "", folder)
+    box = box_of(row, image.width, image.height)
+    crop = None if row["crop"] is None else picture_of_row(row, "crop", "crop_", folder)
     if box is None and crop is None:
-        raise ValueError("neither box nor crop: the teacher would have no evidence")
-    return Sample(
-        sample_id=row["sample_id"],
-        problem=problem,
-        image=ImageRef(
-            sha256=row["image_sha256"], path=row["image"], width=row["width"], height=row["height"]
-        ),
-        box=None if box is None else Box(**dict(zip(("x1", "y1", "x2", "y2"), box, strict=True))),
-        crop=None
-        if crop is None
-        else ImageRef(
-            sha256=row["crop_sha256"],
-            path=crop,
-            width=row["crop_width"],
-            height=row["crop_height"],
-        ),
-    )
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
+        mend = "give the box of the evidence, or a crop of it"
+        raise BadField(
+            "box", None, "no evidence for the teacher, for there is no crop either", mend
+        )
+    try:
+        return Sample(sample_id=name, problem=problem, image=image, box=box, crop=crop)
+    except ValidationError as error:  # a rule of the record that is not known here
         first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return " ".join(str(error).split())[:300]
+        field = ".".join(map(str, first["loc"]))
+        raise BadField(field, first["input"], first["msg"], "change it") from None

@@ -57,3 +57,12 @@ def replace_private(path: Path, content: bytes) -> None:
 def replace_json(path: Path, document: Mapping[str, Any], is_synced: bool = False) -> None:
     """As `replace_text`."""
     replace_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n", is_synced)
+
+
+def json_object_or_empty(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; {} where it is missing, unreadable or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
