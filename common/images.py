@@ -1,4 +1,7 @@
-"""Images by content: the wire carries sha256 and size, the bytes come from the dataset folder."""
+"""Images by content: the wire carries sha256 and size, the bytes come from the dataset folder.
+
+A path must stay in that folder as it is written. Links in the folder are its owner's, and followed.
+"""
 
 import hashlib
 from collections import OrderedDict
@@ -6,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from common.dataset_paths import leaves
 from common.errors import DataError
 from common.pictures import decode_picture
 from common.types import ImageRef
@@ -26,13 +30,16 @@ class ImageStore:
         Raises:
             DataError: missing, outside the dataset folder, or other content than `ref` says.
         """
-        path = (self._folder / ref.path).resolve()
-        if not path.is_relative_to(self._folder.resolve()):
-            raise DataError(f"image {ref.path} lies outside the dataset folder {self._folder}")
+        path = self._folder / ref.path
+        if leaves(ref.path, self._folder):
+            raise DataError(f"image {ref.path!r} lies outside the dataset folder {self._folder}")
         try:
+            if not path.is_file():  # a folder, or a pipe, which would be waited for
+                raise DataError(f"image {path}: there is no such file. Fix: restore it")
             content = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"image {path}: {error.strerror}. Fix: restore the file") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise DataError(f"image {path}: {reason}. Fix: restore the file") from error
         digest = hashlib.sha256(content).hexdigest()
         if digest != ref.sha256:
             raise DataError(f"image {path}: sha256 is {digest[:12]}..., not {ref.sha256[:12]}...")
@@ -65,22 +72,7 @@ def picture_of(ref: ImageRef, content: bytes) -> Image.Image:
     Raises:
         DataError: not a picture, or not of the size that `ref` says.
     """
-    picture = decode_picture(content, ref.path)
-    said = (ref.width, ref.height)
-    if picture.size != said:
-        raise DataError(
-            f"image {ref.path} is {picture.size}, not {said}. {_size_mend(said, picture)}"
-        )
-    return picture
-
-
-def _size_mend(said: tuple[int, int], picture: Image.Image) -> str:
-    if said[::-1] == picture.size:
-        return (
-            "Fix: sizes and boxes refer to the upright picture, after its EXIF orientation is "
-            "applied: give width and height, and the box, as a viewer shows it"
-        )
-    return "Fix: give the size of the file that is there"
+    return decode_picture(content, ref.path, (ref.width, ref.height))
 
 
 def _num_bytes(picture: Image.Image) -> int:

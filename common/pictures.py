@@ -16,6 +16,9 @@ Pixels without a natural range (float, 32-bit integers) are refused.
 import io
 import struct
 import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -29,6 +32,9 @@ DECODE_ERRORS = (
     OverflowError, ArithmeticError, MemoryError, RuntimeError, struct.error, zlib.error,
     Image.DecompressionBombError,
 )  # fmt: skip
+# Others are not even tried: some hand a file on to another program.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+_FORMATS_IN_WORDS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,6 +45,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPPING = (5, 6, 7, 8)  # orientations that swap width and height
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _NO_NATURAL_RANGE = ("I", "F")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -46,28 +53,72 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PLAIN_CHUNKS = (b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME")
 
 
-def decode_picture(content: bytes, name: str) -> Image.Image:
+def decode_picture(content: bytes, name: str, said: tuple[int, int] | None = None) -> Image.Image:
     """The first frame of an encoded file, upright, in mode RGB.
 
     Args:
         name: of the file, for errors.
+        said: width and height that the upright picture must have; another one is not decoded.
 
     Raises:
         DataError: not a picture, damaged, too large to decode, or of pixels without a range.
     """
     try:
-        with Image.open(io.BytesIO(content)) as file:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as file:
+            if said is not None and file.size not in (said, said[::-1]):
+                raise DataError(size_problem(file.size, said))
             file.load()  # metadata may stand behind the pixels
-            return _upright(_as_rgb(file), _orientation_of(file))
+            picture = _upright(_as_rgb(file), _orientation_of(file))
     except DataError as error:
         raise DataError(f"image {name}: {error}") from error
     except DECODE_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = "it is no picture that Pillow knows"  # whose words name a place in memory
-        raise DataError(
-            f"image {name} cannot be decoded: {reason}. Fix: save it anew, as PNG or JPEG"
-        ) from error
+        raise DataError(f"image {name} cannot be decoded: {reason_of(error)}") from error
+    if said is not None and picture.size != said:
+        raise DataError(f"image {name}: {size_problem(picture.size, said)}")
+    return picture
+
+
+def header_size(path: Path, said: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of the upright picture in a regular file, without decoding the pixels.
+
+    In a PNG the orientation may stand behind the pixels; it is looked for there only where `said`
+    makes it likely.
+
+    Raises:
+        DataError: no picture, too large to decode, or of pixels without a range.
+        OSError: the file cannot be opened.
+    """
+    with path.open("rb") as opened:
+        try:
+            with Image.open(opened, formats=FORMATS) as file:
+                _check_range(file.mode)
+                orientation = _early_orientation_of(file)
+                if file.size != said and file.size == said[::-1] and orientation == 1:
+                    orientation = _orientation_of(file)
+                return file.size[::-1] if orientation in _SWAPPING else file.size
+        except DataError:
+            raise
+        except DECODE_ERRORS as error:
+            raise DataError(f"cannot be decoded: {reason_of(error)}") from error
+
+
+def size_problem(found: tuple[int, int], said: tuple[int, int]) -> str:
+    """Words for a picture that is not of the size that its row says, with the mend."""
+    mend = "give the size of the file that is there"
+    if found == said[::-1]:
+        mend = (
+            "sizes and boxes refer to the upright picture, after its EXIF orientation is applied: "
+            "give width and height, and the box, as a viewer shows it"
+        )
+    return f"the picture is {found}, not {said}. Fix: {mend}"
+
+
+def reason_of(error: BaseException) -> str:
+    """One line about what Pillow raised, with a mend."""
+    if isinstance(error, UnidentifiedImageError):  # whose words name a place in memory
+        return f"it is no {_FORMATS_IN_WORDS} file. Fix: save it as PNG or JPEG"
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return f"{reason}. Fix: save it anew, as PNG or JPEG"
 
 
 def encode_png(picture: Image.Image) -> bytes:
@@ -98,16 +149,20 @@ def is_plain_png(content: bytes) -> bool:
 
 
 def _as_rgb(file: Image.Image) -> Image.Image:
-    if file.mode in _NO_NATURAL_RANGE:
-        raise DataError(
-            f"its pixels are {'floats' if file.mode == 'F' else '32-bit integers'}, which have no "
-            "natural range. Fix: scale it to 8 bits a channel"
-        )
+    _check_range(file.mode)
     if file.mode in _SIXTEEN_BITS:
         return _from_sixteen_bits(file)
     if file.has_transparency_data:
         return _on_white(file.convert("RGBA"))
     return file.convert("RGB")
+
+
+def _check_range(mode: str) -> None:
+    if mode in _NO_NATURAL_RANGE:
+        raise DataError(
+            f"its pixels are {'floats' if mode == 'F' else '32-bit integers'}, which have no "
+            "natural range. Fix: scale it to 8 bits a channel"
+        )
 
 
 def _from_sixteen_bits(file: Image.Image) -> Image.Image:
@@ -126,10 +181,18 @@ def _on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(ground, picture).convert("RGB")
 
 
-def _orientation_of(file: Image.Image) -> int:
+def _early_orientation_of(file: Image.Image) -> int:
+    """As `_orientation_of`, by what stands before the pixels: a PNG's own method decodes it."""
+    return _orientation_of(file, Image.Image.getexif)
+
+
+def _orientation_of(
+    file: Image.Image,
+    metadata_of: Callable[[Any], Image.Exif] = lambda file: file.getexif(),
+) -> int:
     """1 where nothing, or nothing that can be read, says otherwise."""
     try:
-        found = file.getexif().get(_ORIENTATION, 1)
+        found = metadata_of(file).get(_ORIENTATION, 1)
     except DECODE_ERRORS:
         return 1  # viewers pass over damaged metadata, too
     return found if isinstance(found, int) else 1

@@ -8,6 +8,7 @@ from PIL import Image
 from common.config import TeacherSection
 from common.errors import DataError
 from common.images import ImageStore
+from common.pictures import DECODE_ERRORS
 from common.rendering import RenderedPrompt, Renderer
 from common.types import Record, Sample
 from common.views import pixelated, teacher_view
@@ -16,7 +17,7 @@ PIXELS_AT_ONCE = 2**24  # rendered in one call of the processor
 # DataError, or the processor's own; StopIteration: more image tokens than pictures.
 _RENDER_ERRORS = (
     ValueError, OSError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
-    StopIteration,
+    StopIteration, MemoryError,
 )  # fmt: skip
 ViewKey = tuple[str, str, int]
 
@@ -65,6 +66,8 @@ class ViewRenderer:
                 numbers.append(number)
             except DataError as error:
                 found[number] = error
+            except DECODE_ERRORS as error:  # of cutting or enlarging it
+                found[number] = DataError(f"cannot be shown: {str(error) or repr(error)}")
         for part in _parts_of_similar_work(pictures):
             problems = [requests[number].problem for number in numbers[part]]
             prompts = self._prompts(problems, pictures[part])

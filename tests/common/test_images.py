@@ -49,7 +49,7 @@ def test_broken_pictures_are_data_errors(tmp_path: Path, content: bytes) -> None
 
 def test_missing_file_and_wrong_size_are_data_errors(tmp_path: Path) -> None:
     ref = save(tmp_path, "a.png")
-    with pytest.raises(DataError, match="is \\(8, 6\\)"):
+    with pytest.raises(DataError, match=r"is \(8, 6\), not \(9, 6\)"):
         ImageStore(tmp_path).open(ref.model_copy(update={"width": 9}))
     (tmp_path / "a.png").unlink()
     with pytest.raises(DataError, match="Fix"):

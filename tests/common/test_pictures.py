@@ -246,6 +246,6 @@ def test_only_a_file_that_all_decoders_read_alike_is_plain() -> None:
 def test_a_size_before_turning_is_explained(tmp_path: Path) -> None:
     content = encoded(stored_as(corners(), 6), exif=exif(6))
     ref = ImageRef(sha256="0" * 64, path="p.jpg", width=4, height=6)
-    with pytest.raises(DataError, match=r"p\.jpg is \(6, 4\), not \(4, 6\).*EXIF orientation"):
+    with pytest.raises(DataError, match=r"p\.jpg: .* is \(6, 4\), not \(4, 6\).*EXIF orientation"):
         picture_of(ref, content)
     assert picture_of(ref.model_copy(update={"width": 6, "height": 4}), content).size == (6, 4)
