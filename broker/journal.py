@@ -68,15 +68,19 @@ def dump(folder: Path, arguments: argparse.Namespace) -> None:
 
 def replay(folder: Path, arguments: argparse.Namespace) -> None:
     from broker.entry import Rules
+    from broker.kept_reading import kept_reading
     from broker.recovery import recover
     from broker.source import SampleSource
-    from common.dataset import read_samples
+    from common.dataset import Numbered, parsed_rows
 
     facts = dict(next(_records(folder)).arguments[0])
     path = arguments.data or Path(facts["dataset"])
     if not path.is_file():
         raise VisionOpdError(f"the run's dataset {str(path)!r} is not there. Fix: --data FILE")
-    samples, _ = read_samples(path)
+    kept = kept_reading(folder.parent)
+    left_out = {row.row for row in kept.bad_rows} if kept else set()
+    rows = [n for n in parsed_rows(path) if isinstance(n, Numbered) and n.row not in left_out]
+    samples = [numbered.sample for numbered in rows]
     source = SampleSource(
         samples, epochs=facts["epochs"], shuffle=facts["shuffle"], seed=facts["seed"]
     )

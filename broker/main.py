@@ -45,7 +45,7 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
     """
     from broker.opening import open_broker
     from broker.server import BrokerServer, ImageShelf
-    from broker.source import open_source
+    from broker.training_data import open_source
     from broker.transport import zmq_listener
     from common.images import ImageStore
 

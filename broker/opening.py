@@ -9,6 +9,7 @@ from broker.disk import Disk, FolderDisk
 from broker.durable import JOURNAL, DurableStore, Fsync
 from broker.entry import Rules
 from broker.frames import CorruptJournal
+from broker.kept_reading import keep
 from broker.ledger import Ledger
 from broker.membership import Membership
 from broker.recovery import BEGIN, OPENED, Recovered, amendment, facts_of, recover
@@ -53,6 +54,8 @@ def open_broker(config: RunConfig, source: SampleSource) -> Opened:
         return Opened(service, 0.0, run_id, _forever)
     disk = FolderDisk(folder / "journal")
     disk.lock()
+    if source.reading is not None:
+        keep(folder, source.reading)
     try:
         service, store, started_at = open_durable(
             disk,

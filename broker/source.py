@@ -1,19 +1,11 @@
 """The stream of groups: every epoch's samples in a seeded order, any position at any time."""
 
 import hashlib
-import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.config import RunConfig
-from common.control_tokens import control_tokens_of_folder
-from common.dataset import read_samples
-from common.errors import ConfigError
+from common.reading import Reading
 from common.types import Sample
-
-logger = logging.getLogger(__name__)
-_MAX_LOGGED_PROBLEMS = 20
 
 
 class Assignment(NamedTuple):
@@ -29,11 +21,21 @@ class SampleSource:
 
     Orders and sampling seeds are SHA-256 of (seed, epoch, sample_id): they depend neither on a
     library's random generator, nor on how often a sample is tried, nor on the order of the file.
+
+    Args:
+        reading: that the samples come from; none: they come from elsewhere.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], *, epochs: int = 1, shuffle: bool = True, seed: int = 0
+        self,
+        samples: Sequence[Sample],
+        *,
+        epochs: int = 1,
+        shuffle: bool = True,
+        seed: int = 0,
+        reading: Reading | None = None,
     ) -> None:
+        self.reading = reading
         self.samples = list(samples)
         self.num_groups = len(self.samples) * epochs
         self._shuffle = shuffle
@@ -69,29 +71,3 @@ class SampleSource:
     def _digest(self, purpose: str, epoch: int, sample: Sample) -> bytes:
         text = f"{purpose}/{self._seed}/{epoch}/{sample.sample_id}"
         return hashlib.sha256(text.encode()).digest()
-
-
-def open_source(config: RunConfig) -> SampleSource:
-    """The training samples of a run. Bad rows are logged and left out.
-
-    Raises:
-        ConfigError: no dataset, or not enough for one step.
-        DataError: the file is unusable.
-    """
-    path = config.data.train
-    if path is None:
-        raise ConfigError("data.train is not set. Fix: name a Parquet file of samples")
-    samples, problems = read_samples(path, control_tokens_of_folder(Path(config.model.path)))
-    for problem in problems[:_MAX_LOGGED_PROBLEMS]:
-        logger.warning("left out: %s", problem)
-    logger.info("%s: %d samples, %d bad rows left out", path, len(samples), len(problems))
-    source = SampleSource(
-        samples, epochs=config.data.epochs, shuffle=config.data.shuffle, seed=config.run.seed
-    )
-    if source.num_groups < config.learner.groups_per_step:
-        raise ConfigError(
-            f"learner.groups_per_step = {config.learner.groups_per_step} but data.train has "
-            f"{len(samples)} usable samples x data.epochs = {config.data.epochs}: less than one "
-            "step. Fix: lower groups_per_step, raise epochs, or give more samples"
-        )
-    return source

@@ -71,6 +71,12 @@ class DataSection(Section):
     heldout: Path | None = Field(None, description="Parquet file used only to measure accuracy.")
     epochs: int = Field(1, gt=0, description="Passes over the training samples.")
     shuffle: bool = Field(True, description="Shuffle each epoch, seeded by run.seed.")
+    max_picture_megapixels: float = Field(
+        64.0,
+        gt=0,
+        le=178,
+        description="Millions of pixels; a row with a larger picture is left out.",
+    )
 
 
 class BrokerSection(Section):

@@ -34,6 +34,19 @@ def teacher_view(
     return cut(picture, box, config.crop_scale)
 
 
+def teacher_size(sample: Sample, config: TeacherSection) -> tuple[int, int] | None:
+    """Width and height of `teacher_view`, by what the row says; None: no evidence to show."""
+    whole = (sample.image.width, sample.image.height)
+    if config.view in ("full", "answer_hint"):
+        return whole
+    if config.view == "crop" and sample.crop is not None:
+        return (sample.crop.width, sample.crop.height)
+    if sample.box is None:
+        return None
+    box = with_margin(sample.box, config.crop_margin, whole)
+    return scaled_size((box.x2 - box.x1, box.y2 - box.y1), config.crop_scale)
+
+
 def with_answer_hint(problem: str, hint: str, answer: str) -> str:
     """`problem` followed by `hint`, in which every {answer} is replaced (OPSD, arXiv 2601.18734).
 
@@ -91,8 +104,12 @@ def cut(picture: Image.Image, box: Box, scale: float) -> Image.Image:
     crop = picture.crop((box.x1, box.y1, box.x2, box.y2))
     if scale == 1:
         return crop
-    size = (max(1, round(crop.width * scale)), max(1, round(crop.height * scale)))
-    return crop.resize(size, Image.Resampling.BICUBIC)
+    return crop.resize(scaled_size(crop.size, scale), Image.Resampling.BICUBIC)
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Of a cut that is enlarged by `scale`: at least a pixel each way."""
+    return (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
 
 
 def _widen(low: int, high: int, margin: float, limit: int) -> tuple[int, int]:

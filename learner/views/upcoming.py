@@ -7,7 +7,8 @@ move up; counting on from the last group that was taken allows for that.
 
 from dataclasses import dataclass
 
-from broker.source import SampleSource, open_source
+from broker.source import SampleSource
+from broker.training_data import foreseen_source
 from common.config import RunConfig
 from common.types import Sample
 from learner.views.prompts import derived_seed
@@ -52,6 +53,6 @@ class UpcomingSamples:
 
 
 def upcoming_samples(config: RunConfig) -> UpcomingSamples:
-    """Those of the next STEPS_AHEAD steps of a run. Raises as `broker.source.open_source`."""
+    """Those of the next STEPS_AHEAD steps of a run. Raises as `foreseen_source`."""
     num_groups = STEPS_AHEAD * config.learner.groups_per_step
-    return UpcomingSamples(open_source(config), config.run.seed, num_groups)
+    return UpcomingSamples(foreseen_source(config), config.run.seed, num_groups)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from broker.client import BrokerClient
 from broker.protocol import Role
@@ -33,6 +34,8 @@ def write_dataset(folder: Path, num_samples: int) -> Path:
         }
         for number in range(num_samples)
     ]
+    for row in rows:
+        Image.new("RGB", (10, 10)).save(folder / str(row["image"]))
     path = folder / "train.parquet"
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path

@@ -4,8 +4,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from broker.source import SampleSource, open_source
+from broker.source import SampleSource
+from broker.training_data import open_source
 from common.config import DataSection, LearnerSection, RunConfig, RunSection
 from common.errors import ConfigError, DataError
 from tests.broker.support import make_sample, make_source
@@ -61,6 +63,7 @@ def write(folder: Path, boxes: list[list[int]]) -> Path:
         }
         for i, box in enumerate(boxes)
     ]  # fmt: skip
+    Image.new("RGB", (9, 9)).save(folder / "a.png")
     pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
     return folder / "train.parquet"
 

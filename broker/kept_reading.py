@@ -1,0 +1,89 @@
+"""RUN/reading.json: what the first reading of the data set came to, for all that come after it.
+
+A broker that comes back must hand out the same samples in the same order, whatever has become of
+the picture files meanwhile, and need not look at them again. The file is written once, before the
+journal's first record, and counts as long as there is a journal.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from broker.durable import JOURNAL
+from common.bad_rows import BadRow
+from common.errors import ConfigError
+from common.files import replace_json
+from common.reading import Reading
+
+FILE = "reading.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A reading without its samples."""
+
+    dataset: str  # where the file was
+    num_rows: int
+    digest: str  # as in `common.reading.Reading`
+    bad_rows: tuple[BadRow, ...]
+
+
+def keep(folder: Path, reading: Reading) -> None:
+    """Write it for a run that begins; for one that goes on nothing is written. Raises OSError."""
+    if has_journal(folder):
+        return
+    kept = Kept(
+        str(reading.path.absolute()), reading.num_rows, reading.digest, tuple(reading.bad_rows)
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_json(folder / FILE, {"format": _FORMAT, **asdict(kept)}, is_synced=True)
+
+
+def kept_reading(folder: Path | None) -> Kept | None:
+    """That of the run in this folder; None: it has not begun, or is of an older version.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    if folder is None or not has_journal(folder):
+        return None
+    try:
+        text = (folder / FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(folder, error) from error
+    try:
+        found: dict[str, Any] = json.loads(text)
+        rows = tuple(BadRow(**row) for row in found["bad_rows"])
+        return Kept(found["dataset"], found["num_rows"], found["digest"], rows)
+    except (ValueError, TypeError, LookupError) as error:
+        raise _damaged(folder, error) from error
+
+
+def check_same(kept: Kept, now: Reading) -> None:
+    """Raises ConfigError where the data set is another one than when the run began."""
+    if (kept.num_rows, kept.digest) == (now.num_rows, now.digest):
+        return
+    was = "" if kept.dataset == str(now.path.absolute()) else f" (it was {kept.dataset} then)"
+    rows = f"{kept.num_rows} rows then, {now.num_rows} now"
+    if kept.num_rows == now.num_rows:
+        rows = f"{now.num_rows} rows, as then, but others"
+    raise ConfigError(
+        f"data.train = {now.path}{was} does not hold what it held when this run began: {rows}. "
+        "Fix: put the file back as it was, or name a new run.folder"
+    )
+
+
+def has_journal(folder: Path) -> bool:
+    """Whether the run in this folder has begun."""
+    journal = folder / "journal" / JOURNAL
+    return journal.is_file() and journal.stat().st_size > 0
+
+
+def _damaged(folder: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{folder / FILE} is damaged: {error}. Fix: put it back, or name a new run.folder"
+    )

@@ -1,0 +1,83 @@
+"""From data.train to the stream of groups: read with all checks once, then always the same list."""
+
+import logging
+from pathlib import Path
+
+from broker.kept_reading import check_same, kept_reading
+from broker.source import SampleSource
+from common.config import RunConfig
+from common.errors import ConfigError
+from common.reading import Reading, read_again, read_checked
+
+logger = logging.getLogger(__name__)
+_MAX_LOGGED_PROBLEMS = 20
+_PICTURES_A_LINE = 20_000
+
+
+def open_source(config: RunConfig) -> SampleSource:
+    """The training samples of a run. Bad rows are logged and left out.
+
+    The first time the pictures are looked at, too; a run that goes on keeps to what was found then.
+
+    Raises:
+        ConfigError: no dataset, another one than when the run began, or not enough for one step.
+        DataError: the file is unusable.
+    """
+    path = _path_of(config)
+    kept = kept_reading(config.run.folder)
+    if kept is None:
+        reading = read_checked(config, path, _tell)
+    else:
+        reading = read_again(config, path, kept.bad_rows)
+        check_same(kept, reading)
+    _log(reading)
+    return _source(config, reading)
+
+
+def foreseen_source(config: RunConfig) -> SampleSource:
+    """The same for who does not hand samples out: quick, and nearly always the same list.
+
+    Pictures are not looked at; where the run folder is at hand, what the broker found counts.
+    Raises as `open_source`.
+    """
+    kept = kept_reading(config.run.folder)
+    bad_rows = None if kept is None else kept.bad_rows
+    return _source(config, read_again(config, _path_of(config), bad_rows))
+
+
+def _path_of(config: RunConfig) -> Path:
+    if config.data.train is None:
+        raise ConfigError("data.train is not set. Fix: name a Parquet file of samples")
+    return config.data.train
+
+
+def _source(config: RunConfig, reading: Reading) -> SampleSource:
+    source = SampleSource(
+        reading.samples,
+        epochs=config.data.epochs,
+        shuffle=config.data.shuffle,
+        seed=config.run.seed,
+        reading=reading,
+    )
+    if source.num_groups < config.learner.groups_per_step:
+        first = f" The first row left out: {reading.bad_rows[0]}." if reading.bad_rows else ""
+        raise ConfigError(
+            f"learner.groups_per_step = {config.learner.groups_per_step} but data.train has "
+            f"{len(reading.samples)} usable samples x data.epochs = {config.data.epochs}: less "
+            f"than one step.{first} Fix: lower groups_per_step, raise epochs, or give more samples"
+        )
+    return source
+
+
+def _tell(done: int, of: int) -> None:
+    if done % _PICTURES_A_LINE == 0:
+        logger.info("looked at the pictures of %d of %d samples", done, of)
+
+
+def _log(reading: Reading) -> None:
+    for row in reading.bad_rows[:_MAX_LOGGED_PROBLEMS]:
+        logger.warning("left out: %s %s", reading.path, row)
+    for warning in reading.warnings:
+        logger.warning("%s %s", reading.path, warning)
+    counts = (len(reading.samples), len(reading.bad_rows))
+    logger.info("%s: %d samples, %d bad rows left out", reading.path, *counts)

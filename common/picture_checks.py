@@ -1,0 +1,77 @@
+"""Are a sample's picture files there, and are they what its row says? By their headers alone."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from common.bad_rows import BadField
+from common.errors import DataError
+from common.pictures import header_size, size_problem
+from common.types import ImageRef, Sample
+
+_THREADS = 16  # they wait for a file system, most of the time
+_AT_ONCE = 64  # samples a task, for a task costs as much as a header
+_MAX_FILE_BYTES = 2**30
+
+
+def check_pictures(samples: Sequence[Sample], folder: Path) -> Iterator[BadField | None]:
+    """What is wrong with each sample's pictures, in their order; None: nothing."""
+    parts = [samples[start : start + _AT_ONCE] for start in range(0, len(samples), _AT_ONCE)]
+    if len(parts) < 2:
+        yield from (problem_of(sample, folder) for sample in samples)
+        return
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="headers") as threads:
+        for found in threads.map(lambda part: [problem_of(s, folder) for s in part], parts):
+            yield from found
+
+
+def problem_of(sample: Sample, folder: Path) -> BadField | None:
+    """What is wrong with its pictures."""
+    try:
+        check_picture(sample.image, folder, "image")
+        if sample.crop is not None:
+            check_picture(sample.crop, folder, "crop")
+    except BadField as error:
+        return error
+    return None
+
+
+def check_picture(ref: ImageRef, folder: Path, field: str) -> None:
+    """
+    Args:
+        folder: that its path is relative to.
+        field: the column, for the error.
+
+    Raises:
+        BadField: no file, or no picture of that size and of a format in use.
+    """
+    path = folder / ref.path
+    said = (ref.width, ref.height)
+    try:
+        state = os.stat(path)
+        if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for
+            raise BadField(field, ref.path, "no file, but a folder or device", "name a file")
+        if state.st_size > _MAX_FILE_BYTES:
+            problem = f"a file of {state.st_size / 2**20:.0f} MiB"
+            raise BadField(field, ref.path, problem, "save it as JPEG or PNG")
+        size = header_size(path, said)
+        if size != said:
+            raise DataError(size_problem(size, said))
+    except (OSError, ValueError) as error:
+        if isinstance(error, BadField):
+            raise
+        raise BadField(field, ref.path, *_words(error)) from None
+
+
+def _words(error: OSError | ValueError) -> tuple[str, str]:
+    """Problem and mend."""
+    if isinstance(error, DataError):
+        problem, _, mend = str(error).partition(". Fix: ")
+        return problem, mend or "save the picture anew"
+    if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "there is no such file", "restore it, or correct the path"
+    reason = getattr(error, "strerror", None) or str(error)
+    return str(reason), "let this user read it"

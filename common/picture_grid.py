@@ -1,0 +1,91 @@
+"""The size that a Qwen image processor gives a picture, and its tokens, from a checkpoint's files.
+
+By the published rule (`smart_resize` of Qwen's processors): sides are multiples of a token's side,
+the area stays in a range, the shape nearly the same. For processes without transformers;
+`common.picture_sizes` asks the processor itself.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import DataError
+from common.files import json_object_or_empty
+
+MOST_ELONGATED = 200  # longer side over shorter one, in every family
+
+
+@dataclass(frozen=True)
+class PictureGrid:
+    """How an image processor cuts pictures into tokens."""
+
+    unit: int  # pixels a side of a token
+    least: int  # pixels in all
+    most: int
+
+    def size_of(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that a picture of this size gets.
+
+        Raises:
+            DataError: no size will do.
+        """
+        check_shape(width, height)
+        fitted = self._rounded(width, height)
+        if is_elongated(*fitted) or self._rounded(*fitted) != fitted:
+            raise DataError(
+                f"a picture of {width} x {height} pixels has no size that the model's processor "
+                "leaves alone. Fix: cut it to a less extreme shape"
+            )
+        return fitted
+
+    def tokens_of(self, width: int, height: int) -> int:
+        """Image tokens in a prompt. Raises as `size_of`."""
+        fitted_width, fitted_height = self.size_of(width, height)
+        return fitted_width * fitted_height // self.unit**2
+
+    def _rounded(self, width: int, height: int) -> tuple[int, int]:
+        sides = (width, height)
+        unit = self.unit
+        nearest_w, nearest_h = (round(side / unit) * unit for side in sides)
+        if nearest_w * nearest_h > self.most:
+            by = math.sqrt((height * width) / self.most)
+            smaller_w, smaller_h = (max(unit, math.floor(s / by / unit) * unit) for s in sides)
+            return smaller_w, smaller_h
+        if nearest_w * nearest_h < self.least:
+            by = math.sqrt(self.least / (height * width))
+            larger_w, larger_h = (math.ceil(side * by / unit) * unit for side in sides)
+            return larger_w, larger_h
+        return nearest_w, nearest_h
+
+
+def is_elongated(width: int, height: int) -> bool:
+    return max(width, height) > MOST_ELONGATED * min(width, height)
+
+
+def check_shape(width: int, height: int) -> None:
+    """Raises DataError for a shape that no processor takes."""
+    if is_elongated(width, height):
+        raise DataError(
+            f"a picture of {width} x {height} pixels has one side more than {MOST_ELONGATED} times "
+            "the other. Fix: cut it to a less extreme shape"
+        )
+
+
+def grid_of_folder(folder: Path) -> PictureGrid | None:
+    """As a checkpoint's files tell; None where they do not."""
+    settings = json_object_or_empty(folder / "processor_config.json").get("image_processor")
+    if not isinstance(settings, dict):
+        settings = json_object_or_empty(folder / "preprocessor_config.json")
+    size = settings.get("size")
+    size = size if isinstance(size, dict) else {}
+    found = (
+        settings.get("patch_size"),
+        settings.get("merge_size"),
+        settings.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels"),
+        settings.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels"),
+    )
+    numbers = [number for number in found if type(number) is int and number > 0]
+    if len(numbers) < len(found):
+        return None
+    patch, merge, least, most = numbers
+    return PictureGrid(patch * merge, least, most)

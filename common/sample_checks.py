@@ -1,0 +1,95 @@
+"""What a good row can still be refused for before anything is generated: pictures' shapes, prompts.
+
+Shapes and sizes as the row says them; `common.picture_checks` compares them with the files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.bad_rows import BadField
+from common.config import TeacherSection
+from common.dataset import Numbered
+from common.errors import DataError
+from common.picture_grid import check_shape
+from common.prompt_lengths import PromptLengths
+from common.types import Sample
+from common.views import teacher_size
+
+_MANY = 20  # boxes: so many tell what their unit is
+_THOUSAND = 1000
+
+
+@dataclass(frozen=True)
+class SampleRules:
+    """What a run can make use of.
+
+    Args:
+        lengths: counts prompts; none: they are not counted.
+    """
+
+    teacher: TeacherSection
+    max_pixels: int  # of a picture
+    max_prompt_tokens: int
+    lengths: PromptLengths | None = None
+
+
+def check_sample(sample: Sample, rules: SampleRules) -> None:
+    """Raises BadField."""
+    image = sample.image
+    _check_view(sample, "width", (image.width, image.height), rules, "the prompt")
+    field = "crop_width" if sample.crop is not None and rules.teacher.view == "crop" else "box"
+    if (size := teacher_size(sample, rules.teacher)) is None:
+        mend = "give the box of the evidence, or choose another teacher.view"
+        problem = f"teacher.view = {rules.teacher.view} needs it, whatever the crop"
+        raise BadField("box", None, problem, mend)
+    if size != (image.width, image.height):
+        _check_view(sample, field, size, rules, "the teacher's prompt")
+
+
+def check_all_boxes(found: Sequence[Numbered]) -> tuple[BadField | None, str | None]:
+    """What the boxes of a whole set tell of their unit: an error that all have, or a warning.
+
+    Boxes of single pixels in the corner are shares of the sides, written as whole numbers. Boxes
+    that never reach beyond 1000 in much larger pictures may be thousandths of the sides, or may
+    not: then a warning is right, for such a set can be good.
+    """
+    boxed = [n.sample for n in found if n.sample.box is not None]
+    ends = [(s.box.x2, s.box.y2) for s in boxed if s.box is not None]
+    if len(boxed) > 1 and all(end == (1, 1) for end in ends):
+        mend = "give [x1, y1, x2, y2] in pixels"
+        return BadField(
+            "box", [0, 0, 1, 1], "shares of the picture's sides, in all rows", mend
+        ), None
+    large = [s for s in boxed if min(s.image.width, s.image.height) > 1.5 * _THOUSAND]
+    if len(large) >= _MANY and all(max(end) <= _THOUSAND for end in ends):
+        return None, (
+            f"box: no box of {len(boxed)} reaches beyond {_THOUSAND}, though {len(large)} pictures "
+            "are much larger. Fix: if they are thousandths of the picture's sides, multiply them "
+            "by its size: boxes are in pixels"
+        )
+    return None, None
+
+
+def _check_view(
+    sample: Sample, field: str, size: tuple[int, int], rules: SampleRules, what: str
+) -> None:
+    width, height = size
+    shown = f"{width} x {height} pixels"
+    if width * height > rules.max_pixels:
+        mend = "make the picture smaller, or raise data.max_picture_megapixels"
+        limit = f"{rules.max_pixels / 1e6:g} megapixels"
+        raise BadField(field, size, f"a picture of {shown} is over {limit}", mend)
+    try:
+        check_shape(width, height)
+        tokens = None
+        if rules.lengths is not None:
+            limit_tokens = rules.max_prompt_tokens
+            tokens = rules.lengths.over(limit_tokens, sample.problem, width, height)
+    except DataError as error:
+        problem, _, mend = str(error).partition(". Fix: ")
+        raise BadField(field, size, problem, mend) from None
+    if tokens is not None:
+        mend = "shorten the problem, make the picture smaller, or raise the limit"
+        problem = f"{what} of {tokens} tokens, with a picture of {shown}, is over "
+        problem += f"model.max_prompt_tokens = {rules.max_prompt_tokens}"
+        raise BadField("problem", sample.problem, problem, mend)
