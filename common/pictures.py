@@ -92,9 +92,8 @@ def header_size(path: Path, said: tuple[int, int]) -> tuple[int, int]:
         try:
             with Image.open(opened, formats=FORMATS) as file:
                 _check_range(file.mode)
-                orientation = _early_orientation_of(file)
-                if file.size != said and file.size == said[::-1] and orientation == 1:
-                    orientation = _orientation_of(file)
+                seems_turned = file.size != said and file.size == said[::-1]
+                orientation = (_orientation_of if seems_turned else _early_orientation_of)(file)
                 return file.size[::-1] if orientation in _SWAPPING else file.size
         except DataError:
             raise
