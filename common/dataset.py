@@ -80,7 +80,7 @@ def parsed_rows(path: Path, control_tokens: Sequence[str] = ()) -> Iterator[Numb
             if (owner := owners.setdefault(name, number)) != number:
                 mend = "give each row a name of its own"
                 raise BadField("sample_id", name, f"row {owner} has it too", mend)
-            yield Numbered(number, _sample(name, row, control_tokens, path.parent))
+            yield Numbered(number, sample_of(name, row, control_tokens, path.parent))
         except BadField as error:
             yield error.in_row(number, name)
 
@@ -138,7 +138,14 @@ def read_answers(path: Path) -> Answers:
     return answers
 
 
-def _sample(name: str, row: Row, control_tokens: Sequence[str], folder: Path) -> Sample:
+def sample_of(name: str, row: Row, control_tokens: Sequence[str], folder: Path) -> Sample:
+    """
+    Args:
+        folder: that paths are relative to; no file in it is looked at.
+
+    Raises:
+        BadField: a cell that will not do.
+    """
     problem = problem_of(row)
     try:
         check_plain(problem, control_tokens, "problem")

@@ -22,6 +22,7 @@ from common.bad_rows import BadField
 from common.dataset_files import Row, SourceRow, dataset_row, write_rows
 from common.errors import ConfigError, DataError, VisionOpdError, exit_code_of
 from common.files import replace_text
+from common.picture_grid import check_shape
 
 PARQUET = "train.parquet"
 LEFT_OUT = "left_out.txt"
@@ -114,12 +115,30 @@ def _converted(entries: Iterator[_Entry], out: Path) -> Iterator[tuple[str, Row 
         if isinstance(source, BadField):
             return place, source
         try:
-            return place, dataset_row(source, out)
+            row = dataset_row(source, out)
+            _check(row, out)
+            return place, row
         except BadField as error:
             return place, error
 
     with ThreadPoolExecutor() as threads:
         yield from threads.map(convert, entries)
+
+
+def _check(row: Row, out: Path) -> None:
+    """By what a run asks of every row, whatever its model. Raises BadField."""
+    from common.dataset import sample_of
+    from common.dataset_columns import sample_id_of
+
+    sample = sample_of(sample_id_of(row), row, (), out)
+    for field, picture in (("image", sample.image), ("crop", sample.crop)):
+        if picture is None:
+            continue
+        try:
+            check_shape(picture.width, picture.height)
+        except DataError as error:
+            problem, _, mend = str(error).partition(". Fix: ")
+            raise BadField(field, picture.path, problem, mend) from None
 
 
 def _without_repeats(found: Iterator[tuple[str, Row | BadField]]) -> Prepared:

@@ -207,6 +207,19 @@ def test_bad_rows_are_named_by_file_and_line_and_the_others_go_on(tmp_path: Path
     assert (tmp_path / "out/left_out.txt").read_text().splitlines() == prepared.left_out
 
 
+def test_what_no_run_would_take_is_left_out(tmp_path: Path) -> None:
+    """By the checks that a run makes of every dataset."""
+    folder = published(tmp_path / "from", row(id="a\nb"), row(teacher_images=["thin.jpg"]), ROW)
+    (folder / "thin.jpg").write_bytes(jpeg(1000, 4))
+    prepared = prepare(FORM, folder, tmp_path / "out")
+    assert [r["sample_id"] for r in prepared.rows] == ["line-000003"]
+    named, thin = prepared.left_out
+    assert "sample_id = 'a\\nb': holds a control character. Fix: take it out" in named
+    assert "one side more than 200 times the other. Fix: cut it" in thin
+    samples, bad = read_samples(tmp_path / "out" / "train.parquet")
+    assert len(samples) == 1 and bad == []
+
+
 def test_no_good_row_is_an_error_and_leaves_no_parquet_file(tmp_path: Path) -> None:
     folder = published(tmp_path / "from", row(problem=None))
     with pytest.raises(SystemExit) as end:

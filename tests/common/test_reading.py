@@ -71,8 +71,8 @@ def test_a_prompt_is_counted_for_both_views(tmp_path: Path) -> None:
         read(tmp_path, [row], {"crop_scale": 4}, max_prompt_tokens=60)
     with pytest.raises(DataError, match=r": the prompt of \d+ tokens, with a picture of 96 x 64"):
         read(tmp_path, [row], max_prompt_tokens=20)
-    with pytest.raises(DataError, match=r"9600 x 6400 pixels is over 64 megapixels"):
-        read(tmp_path, [row], {"crop_scale": 100})
+    with pytest.raises(DataError, match=r"10560 x 7040 pixels is over 64 megapixels"):
+        read(tmp_path, [row], {"crop_scale": 110})
 
 
 def test_a_control_that_needs_the_box_says_so(tmp_path: Path) -> None:
