@@ -1,8 +1,9 @@
 """RUN/reading.json: what the first reading of the data set came to, for all that come after it.
 
 A broker that comes back must hand out the same samples in the same order, whatever has become of
-the picture files meanwhile, and need not look at them again. The file is written once, before the
-journal's first record, and counts as long as there is a journal.
+the picture files meanwhile, and need not look at them again. The file is written before the
+journal's first record, and counts as long as there is a journal. Without one it counts for a
+broker whose configuration judges rows alike: a launcher that has read the data may leave it there.
 """
 
 import json
@@ -26,7 +27,8 @@ class Kept:
 
     dataset: str  # where the file was
     num_rows: int
-    digest: str  # as in `common.reading.Reading`
+    digest: str  # this and the next as in `common.reading.Reading`
+    settings: str
     bad_rows: tuple[BadRow, ...]
 
 
@@ -35,20 +37,35 @@ def keep(folder: Path, reading: Reading) -> None:
     if has_journal(folder):
         return
     kept = Kept(
-        str(reading.path.absolute()), reading.num_rows, reading.digest, tuple(reading.bad_rows)
+        str(reading.path.absolute()),
+        reading.num_rows,
+        reading.digest,
+        reading.settings,
+        tuple(reading.bad_rows),
     )
     folder.mkdir(parents=True, exist_ok=True)
     replace_json(folder / FILE, {"format": _FORMAT, **asdict(kept)}, is_synced=True)
 
 
-def kept_reading(folder: Path | None) -> Kept | None:
+def kept_reading(folder: Path | None, settings: str | None = None) -> Kept | None:
     """That of the run in this folder; None: it has not begun, or is of an older version.
+
+    Args:
+        settings: with which a reading counts although the run has not begun; none: no such.
 
     Raises:
         ConfigError: the file is damaged.
     """
-    if folder is None or not has_journal(folder):
+    if folder is None:
         return None
+    is_begun = has_journal(folder)
+    if not is_begun and settings is None:
+        return None
+    kept = _read(folder)
+    return kept if is_begun or (kept is not None and kept.settings == settings) else None
+
+
+def _read(folder: Path) -> Kept | None:
     try:
         text = (folder / FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -58,7 +75,8 @@ def kept_reading(folder: Path | None) -> Kept | None:
     try:
         found: dict[str, Any] = json.loads(text)
         rows = tuple(BadRow(**row) for row in found["bad_rows"])
-        return Kept(found["dataset"], found["num_rows"], found["digest"], rows)
+        names = ("dataset", "num_rows", "digest", "settings")
+        return Kept(**{name: found[name] for name in names}, bad_rows=rows)
     except (ValueError, TypeError, LookupError) as error:
         raise _damaged(folder, error) from error
 

@@ -3,33 +3,32 @@
 import logging
 from pathlib import Path
 
-from broker.kept_reading import check_same, kept_reading
+from broker.kept_reading import check_same, has_journal, kept_reading
 from broker.source import SampleSource
 from common.config import RunConfig
 from common.errors import ConfigError
-from common.reading import Reading, read_again, read_checked
+from common.reading import Reading, read_again, read_checked, settings_digest
 
 logger = logging.getLogger(__name__)
 _MAX_LOGGED_PROBLEMS = 20
 _PICTURES_A_LINE = 20_000
 
 
-def open_source(config: RunConfig) -> SampleSource:
+def open_source(config: RunConfig, afresh: bool = False) -> SampleSource:
     """The training samples of a run. Bad rows are logged and left out.
 
     The first time the pictures are looked at, too; a run that goes on keeps to what was found then.
+
+    Args:
+        afresh: look at the pictures unless the run has begun, though a reading lies in its folder:
+            for who leaves one there (`broker.kept_reading.keep`).
 
     Raises:
         ConfigError: no dataset, another one than when the run began, or not enough for one step.
         DataError: the file is unusable.
     """
     path = _path_of(config)
-    kept = kept_reading(config.run.folder)
-    if kept is None:
-        reading = read_checked(config, path, _tell)
-    else:
-        reading = read_again(config, path, kept.bad_rows)
-        check_same(kept, reading)
+    reading = _as_kept(config, path, afresh) or read_checked(config, path, _tell)
     _log(reading)
     return _source(config, reading)
 
@@ -45,6 +44,23 @@ def foreseen_source(config: RunConfig) -> SampleSource:
     return _source(config, read_again(config, _path_of(config), bad_rows))
 
 
+def _as_kept(config: RunConfig, path: Path, afresh: bool) -> Reading | None:
+    """As it was read before; None: it was not, or it is to be read anew.
+
+    Raises:
+        ConfigError: the run has begun with another data set.
+    """
+    folder = config.run.folder
+    kept = kept_reading(folder, None if afresh else settings_digest(config))
+    if folder is None or kept is None:
+        return None
+    reading = read_again(config, path, kept.bad_rows)
+    if has_journal(folder):
+        check_same(kept, reading)
+    is_same = (kept.num_rows, kept.digest) == (reading.num_rows, reading.digest)
+    return reading if is_same else None
+
+
 def _path_of(config: RunConfig) -> Path:
     if config.data.train is None:
         raise ConfigError("data.train is not set. Fix: name a Parquet file of samples")
@@ -52,6 +68,7 @@ def _path_of(config: RunConfig) -> Path:
 
 
 def _source(config: RunConfig, reading: Reading) -> SampleSource:
+    reading.check_any()
     source = SampleSource(
         reading.samples,
         epochs=config.data.epochs,

@@ -147,11 +147,7 @@ def sample_of(name: str, row: Row, control_tokens: Sequence[str], folder: Path) 
         BadField: a cell that will not do.
     """
     problem = problem_of(row)
-    try:
-        check_plain(problem, control_tokens, "problem")
-    except DataError as error:
-        why, _, mend = str(error).partition(". Fix: ")
-        raise BadField("problem", problem, why, mend) from None
+    check_tokens(problem, control_tokens)
     image = picture_of_row(row, "image", "", folder)
     box = box_of(row, image.width, image.height)
     crop = None if row["crop"] is None else picture_of_row(row, "crop", "crop_", folder)
@@ -166,3 +162,12 @@ def sample_of(name: str, row: Row, control_tokens: Sequence[str], folder: Path) 
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))
         raise BadField(field, first["input"], first["msg"], "change it") from None
+
+
+def check_tokens(problem: str, control_tokens: Sequence[str]) -> None:
+    """Raises BadField where a problem holds one of the control tokens."""
+    try:
+        check_plain(problem, control_tokens, "problem")
+    except DataError as error:
+        why, _, mend = str(error).partition(". Fix: ")
+        raise BadField("problem", problem, why, mend) from None

@@ -42,7 +42,10 @@ class ImageStore:
             raise DataError(f"image {path}: {reason}. Fix: restore the file") from error
         digest = hashlib.sha256(content).hexdigest()
         if digest != ref.sha256:
-            raise DataError(f"image {path}: sha256 is {digest[:12]}..., not {ref.sha256[:12]}...")
+            raise DataError(
+                f"image {path}: sha256 is {digest[:12]}..., not {ref.sha256[:12]}... Fix: restore "
+                "the file that the row was written for, or write its digest anew"
+            )
         return content
 
     def open(self, ref: ImageRef) -> Image.Image:

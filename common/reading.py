@@ -9,6 +9,7 @@ depends on files that may come and go, and takes longer, so a run keeps what it 
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +32,14 @@ class Reading:
     samples: list[Sample]
     bad_rows: list[BadRow]  # in the order of the file
     num_rows: int
-    digest: str  # of the rows that `parsed_rows` lets through, before any other check
+    digest: str  # of the rows that `parsed_rows` lets through: of the file alone
+    settings: str  # digest of what else decided, but for the model
     warnings: tuple[str, ...] = ()  # about the set as a whole
 
-    def __post_init__(self) -> None:
+    def check_any(self) -> "Reading":
+        """Itself. Raises DataError where no row is good."""
         check_any(self.path, self.samples, self.bad_rows)
+        return self
 
 
 def read_checked(
@@ -48,7 +52,7 @@ def read_checked(
     Raises:
         DataError: the file cannot be used, or no row of it.
     """
-    good, bad, digest = _parsed(config, path)
+    good, bad, digest = _parsed(path)
     num_rows = len(good) + len(bad)
     good = _sift(good, bad, rules_of(config))
     problem, warning = check_all_boxes(good)
@@ -58,7 +62,9 @@ def read_checked(
     good = _with_pictures(good, bad, path.parent, look)
     bad.sort(key=lambda row: row.row)
     samples = [n.sample for n in good]
-    return Reading(path, samples, bad, num_rows, digest, (warning,) if warning else ())
+    warnings = (warning,) if warning else ()
+    found = Reading(path, samples, bad, num_rows, digest, settings_digest(config), warnings)
+    return found.check_any()
 
 
 def read_again(config: RunConfig, path: Path, kept: Sequence[BadRow] | None) -> Reading:
@@ -69,16 +75,18 @@ def read_again(config: RunConfig, path: Path, kept: Sequence[BadRow] | None) -> 
             the configuration and the model's folder tell of.
 
     Raises:
-        DataError: the file cannot be used, or no row of it.
+        DataError: the file cannot be used; that no row is good is no error here.
     """
-    good, bad, digest = _parsed(config, path)
+    good, bad, digest = _parsed(path)
     num_rows = len(good) + len(bad)
     if kept is None:
         good = _sift(good, bad, rules_of(config))
-        return Reading(path, [n.sample for n in good], bad, num_rows, digest)
+        bad.sort(key=lambda row: row.row)
+        samples = [n.sample for n in good]
+        return Reading(path, samples, bad, num_rows, digest, settings_digest(config))
     refused = {row.row for row in kept}
     samples = [n.sample for n in good if n.row not in refused]
-    return Reading(path, samples, list(kept), num_rows, digest)
+    return Reading(path, samples, list(kept), num_rows, digest, settings_digest(config))
 
 
 def rules_of(config: RunConfig) -> SampleRules:
@@ -87,15 +95,28 @@ def rules_of(config: RunConfig) -> SampleRules:
         teacher=config.teacher,
         max_pixels=int(config.data.max_picture_megapixels * 1e6),
         max_prompt_tokens=config.model.max_prompt_tokens,
+        control_tokens=control_tokens_of_folder(Path(config.model.path)),
         lengths=lengths_of_folder(Path(config.model.path), config.prompt),
     )
 
 
-def _parsed(config: RunConfig, path: Path) -> tuple[list[Numbered], list[BadRow], str]:
+def settings_digest(config: RunConfig) -> str:
+    """Two configurations of one model that have it judge rows alike."""
+    teacher = config.teacher.model_dump(include={"view", "crop_margin", "crop_scale"}, mode="json")
+    decisive = {
+        "teacher": teacher,
+        "prompt": config.prompt.model_dump(mode="json"),
+        "max_prompt_tokens": config.model.max_prompt_tokens,
+        "max_picture_megapixels": config.data.max_picture_megapixels,
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _parsed(path: Path) -> tuple[list[Numbered], list[BadRow], str]:
     good: list[Numbered] = []
     bad: list[BadRow] = []
     digest = hashlib.sha256()
-    for found in parsed_rows(path, control_tokens_of_folder(Path(config.model.path))):
+    for found in parsed_rows(path):
         if isinstance(found, BadRow):
             bad.append(found)
             continue

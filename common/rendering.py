@@ -20,7 +20,7 @@ from common.end_tokens import end_token_ids_in
 from common.errors import ConfigError, DataError
 from common.images import picture_of
 from common.picture_sizes import PictureSizes
-from common.pictures import encode_png, is_plain_png
+from common.pictures import DECODE_ERRORS, encode_png, is_plain_png, reason_of
 from common.types import ImageRef
 
 IMAGE_PLACEHOLDER = "<image>"
@@ -100,8 +100,13 @@ class Renderer:
             DataError: as `picture_of` and `fitted`.
         """
         picture = picture_of(ref, content)
-        fitted = self.fitted(picture)
-        return content if fitted is picture and is_plain_png(content) else encode_png(fitted)
+        try:
+            fitted = self.fitted(picture)
+            return content if fitted is picture and is_plain_png(content) else encode_png(fitted)
+        except DataError:
+            raise
+        except DECODE_ERRORS as error:  # no memory for it, say
+            raise DataError(f"image {ref.path} cannot be shown: {reason_of(error)}") from error
 
     def prompt(self, problem: str, picture: Image.Image) -> RenderedPrompt:
         """The prompt with its pixels and the image placeholders expanded."""

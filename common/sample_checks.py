@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from common.bad_rows import BadField
 from common.config import TeacherSection
-from common.dataset import Numbered
+from common.dataset import Numbered, check_tokens
 from common.errors import DataError
 from common.picture_grid import check_shape
 from common.prompt_lengths import PromptLengths
@@ -30,12 +30,14 @@ class SampleRules:
     teacher: TeacherSection
     max_pixels: int  # of a picture
     max_prompt_tokens: int
+    control_tokens: tuple[str, ...] = ()  # that no problem may hold
     lengths: PromptLengths | None = None
 
 
 def check_sample(sample: Sample, rules: SampleRules) -> None:
     """Raises BadField."""
     image = sample.image
+    check_tokens(sample.problem, rules.control_tokens)
     _check_view(sample, "width", (image.width, image.height), rules, "the prompt")
     field = "crop_width" if sample.crop is not None and rules.teacher.view == "crop" else "box"
     if (size := teacher_size(sample, rules.teacher)) is None:

@@ -65,9 +65,9 @@ class Heldout:
     def _open(self, config: RunConfig, positions: PromptPositions) -> None:
         path, folder = config.data.heldout, config.run.folder
         assert path is not None and folder is not None
-        samples, problems = read_samples(path)
-        for problem in problems:
-            logger.warning("left out: %s", problem)
+        samples, bad_rows = read_samples(path)
+        for bad_row in bad_rows:
+            logger.warning("left out: %s %s", path, bad_row)
         answers = read_answers(path)
         renderer = Renderer(config.model.path, config.prompt)
         crop = config.teacher.model_copy(update={"view": "crop"})  # whatever the teacher sees

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
-from common.pictures import DECODE_ERRORS, FORMATS
+from common.pictures import DECODE_ERRORS
 from rollout.embedded.requests import BadRequest, GenerateBody
 from rollout.embedded.sampler import Prompt
 
@@ -105,6 +105,6 @@ class PromptBuilder:
 def _decode(content: bytes, number: int) -> Image.Image:
     """As SGLang on a CPU has it: as stored, alpha dropped. Our worker sends what needs neither."""
     try:
-        return Image.open(io.BytesIO(content), formats=FORMATS).convert("RGB")
+        return Image.open(io.BytesIO(content)).convert("RGB")
     except DECODE_ERRORS as error:
         raise BadRequest(f"image_data[{number}] cannot be decoded: {error}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from broker.kept_reading import FILE, has_journal, kept_reading
+from broker.kept_reading import FILE, has_journal, keep, kept_reading
 from broker.opening import Opened, open_broker
 from broker.training_data import foreseen_source, open_source
 from common.bad_rows import BadRow
@@ -106,6 +106,35 @@ def test_a_start_that_comes_to_nothing_leaves_nothing(tmp_path: Path) -> None:
         open_source(config)
 
 
+def test_what_a_launcher_has_read_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(tmp_path)
+    (tmp_path / "pictures/s1.png").unlink()
+    reading = open_source(config, afresh=True).reading
+    assert reading is not None
+    keep(tmp_path / "run", reading)
+    with monkeypatch.context() as patched:
+        patched.setattr("common.reading.check_pictures", lambda *_: 1 / 0)
+        assert begin(config) == ["s0", "s2", "s3"]
+    Image.new("RGB", (96, 64)).save(tmp_path / "pictures/s1.png")
+    assert len(open_source(config, afresh=True).samples) == 3  # the run has begun
+
+
+def test_a_reading_that_was_left_counts_only_for_the_same_file_and_settings(tmp_path: Path) -> None:
+    config = make(tmp_path)
+    (tmp_path / "pictures/s1.png").unlink()
+    reading = open_source(config, afresh=True).reading
+    assert reading is not None
+    keep(tmp_path / "run", reading)
+    Image.new("RGB", (96, 64)).save(tmp_path / "pictures/s1.png")
+    assert len(open_source(config).samples) == 3
+    assert len(open_source(config, afresh=True).samples) == 4
+    data = config.data.model_copy(update={"max_picture_megapixels": 1.0})
+    assert len(open_source(config.model_copy(update={"data": data})).samples) == 4
+    assert len(open_source(make(tmp_path, 5)).samples) == 5
+
+
 def test_a_run_of_an_older_version_is_read_in_full(tmp_path: Path) -> None:
     config = make(tmp_path)
     begin(config)
@@ -120,7 +149,7 @@ def test_a_damaged_reading_is_named(tmp_path: Path) -> None:
     for text in (
         "{",
         "{}",
-        json.dumps({"dataset": "", "num_rows": 1, "digest": "", "bad_rows": [1]}),
+        json.dumps({"dataset": "", "num_rows": 1, "digest": "", "settings": "", "bad_rows": [1]}),
     ):
         (tmp_path / "run" / FILE).write_text(text, encoding="utf-8")
         with pytest.raises(ConfigError, match=r"reading\.json is damaged: .*Fix: put it back"):
