@@ -119,6 +119,7 @@ def test_help_shows_options_of_launcher_and_configuration(
         deploy.launch.main(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
+    assert re.search(r"^  2 +refused before anything was trained", shown, re.MULTILINE)
     for option in ("--address", "--dry-run", "--cluster", "--slurm", "--kuberay"):
         assert re.search(rf"^  {option}\b", shown, re.MULTILINE), option
     assert "--broker.max_staleness INT" in shown
