@@ -293,6 +293,9 @@ class Status(Record):
     slots: int
     storage: dict[str, float]  # figures of the store: bytes held, journal records, ...
     members: tuple[MemberStatus, ...]
+    lost: dict[str, float] = Field(default_factory=dict)  # gone by their silence: seconds of it
+    store_failure: str = ""  # why nothing is leased or taken in; empty: all is well
+    seconds: float = 0.0  # that this run has lasted, over all lives of its broker
 
 
 class Refused(Record):

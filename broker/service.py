@@ -292,6 +292,9 @@ class BrokerService:
             slots=ledger.rules.slots,
             storage=self.store.figures(),
             members=tuple(self._status_of(member, now) for member in self.membership.all()),
+            lost=self.membership.lost(now),
+            store_failure=self.store.failure or "",
+            seconds=now,
         )
 
     def _status_of(self, member: Member, now: float) -> p.MemberStatus:

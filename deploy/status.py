@@ -9,6 +9,7 @@ from pathlib import Path
 
 from broker.protocol import Status
 from common.errors import VisionOpdError
+from deploy.exit_codes import ExitCode
 from deploy.showing.columns import aligned
 from deploy.showing.terminal import plain_line
 from deploy.supervision.control import ask
@@ -28,7 +29,7 @@ def main() -> None:
         entries = read_processes(folder)
     except VisionOpdError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(ExitCode.REFUSED) from None
     print(text(entries, time.time()))
     print(f"\n{asyncio.run(progress(folder))}")
 
@@ -70,15 +71,17 @@ def duration(seconds: float) -> str:
 
 
 async def progress(folder: Path) -> str:
-    """One line: how far the run is, or that nobody runs it."""
+    """How far the run is, and what it waits for, a line each; or that nobody runs it."""
     try:
         answer = await ask(folder)
     except VisionOpdError as error:
         ended = (folder / "summary.json").exists()
         return "the run has ended" if ended else f"this is how it was when last written: {error}"
+    waits = [str(wait) for wait in answer.get("waits", [])]
     if not answer["broker"]:
-        return "the broker has not been heard yet"
-    return plain_line(Status.model_validate_json(answer["broker"]), answer["elapsed_s"])
+        return "\n".join(["the broker has not been heard yet", *waits])
+    line = plain_line(Status.model_validate_json(answer["broker"]), answer["elapsed_s"])
+    return "\n".join([line, *waits])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from rich.console import Console, Group
@@ -12,15 +12,20 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from broker.client import BrokerClient
 from broker.protocol import Gauges, MemberStatus, Role, Status
 from broker.transport import Link
 from common.errors import BrokerUnavailable, ProtocolError
+from deploy.showing.situation import DRAINING
 
 logger = logging.getLogger(__name__)
 _REFRESH_S = 1.0
 _REQUEST_TIMEOUT_S = 5.0
+_SHORT_S, _LONG_S = 2.0, 10.0  # waits that a picture, and a log, tell of
+_URGENT = (DRAINING, "silent", "disk")  # kinds that are told at once
+_WIDTH = 100
 PHASES = ("starting", "measuring before", "training", "measuring after", "done", "paused")
 
 
@@ -28,8 +33,27 @@ class View(Protocol):
     def update(self, status: Status, elapsed_s: float) -> None: ...
 
 
+class Screen(View, Protocol):
+    """What a person looks at; it is drawn anew also when the broker does not answer."""
+
+    def draw(self, elapsed_s: float) -> None: ...
+
+
+class Waits(Protocol):
+    """As `situation.Situation.lines`."""
+
+    def __call__(self, at_least_s: float) -> dict[str, str]: ...
+
+
+def no_waits(at_least_s: float) -> dict[str, str]:
+    return {}
+
+
 async def show_progress(
-    address: Callable[[], Awaitable[str]], *others: View, link: Link | None = None
+    address: Callable[[], Awaitable[str]],
+    *others: View,
+    link: Link | None = None,
+    waits: Waits = no_waits,
 ) -> None:
     """Follow a run until this task is cancelled, also through the broker's restarts.
 
@@ -37,14 +61,36 @@ async def show_progress(
         address: waits until there is a broker; where it is.
         others: get every look at the status as well.
         link: needed for a broker with keys.
+        waits: what the run waits for, asked for at each picture.
     """
     console = Console()
     began = time.monotonic()
     if not console.is_terminal:
-        await _follow_all(address, (PlainView(), *others), began, link)
+        await _show(address, PlainView(waits), others, began, link)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        await _follow_all(address, (LiveView(live), *others), began, link)
+        await _show(address, LiveView(live, waits), others, began, link)
+
+
+async def _show(
+    address: Callable[[], Awaitable[str]],
+    screen: Screen,
+    others: Sequence[View],
+    began: float,
+    link: Link | None,
+) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_draw_forever(screen, began), name="draw")
+        await _follow_all(address, (screen, *others), began, link)
+
+
+async def _draw_forever(screen: Screen, began: float) -> None:
+    while True:
+        try:
+            screen.draw(time.monotonic() - began)
+        except OSError as error:
+            logger.warning("%s: %s", type(screen).__name__, error)
+        await asyncio.sleep(_REFRESH_S)  # the pace of the picture
 
 
 async def _follow_all(
@@ -78,10 +124,12 @@ async def _follow(broker: BrokerClient, views: Sequence[View], began: float) -> 
 
 
 class PlainView:
-    """A line for each phase and each step, for logs and pipes."""
+    """A line for each phase, each step and each long wait, for logs and pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, waits: Waits = no_waits) -> None:
+        self._waits = waits
         self._last: tuple[str, int] = ("", -1)
+        self._told: dict[str, int] = {}  # how often, by wait
 
     def update(self, status: Status, elapsed_s: float) -> None:
         learner = _learner(status)
@@ -91,13 +139,32 @@ class PlainView:
         self._last = state
         print(plain_line(status, elapsed_s), flush=True)
 
+    def draw(self, elapsed_s: float) -> None:
+        """Waits of 10 s, and again when they have lasted for 2, 4, 8, ... times as long."""
+        current = self._waits(0.0)
+        self._told = {key: times for key, times in self._told.items() if key in current}
+        for key in current:
+            times = self._told.get(key, 0)
+            is_urgent = times == 0 and key.startswith(_URGENT)
+            line = current[key] if is_urgent else self._waits(_LONG_S * 2**times).get(key)
+            if line is not None:
+                self._told[key] = times + 1
+                print(f"{_clock(elapsed_s)}  {line}", flush=True)
+
 
 class LiveView:
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, waits: Waits = no_waits) -> None:
         self._live = live
+        self._waits = waits
+        self._status: Status | None = None
 
     def update(self, status: Status, elapsed_s: float) -> None:
-        self._live.update(panel(status, elapsed_s), refresh=True)
+        self._status = status
+
+    def draw(self, elapsed_s: float) -> None:
+        width = min(_WIDTH, self._live.console.width)
+        waits = self._waits(_SHORT_S)
+        self._live.update(panel(self._status, elapsed_s, waits, width), refresh=True)
 
 
 def plain_line(status: Status, elapsed_s: float) -> str:
@@ -121,22 +188,46 @@ def plain_line(status: Status, elapsed_s: float) -> str:
     return "  ".join(parts)
 
 
-def panel(status: Status, elapsed_s: float) -> Panel:
-    """The whole picture: progress, learning, the queue and who takes part."""
+def panel(
+    status: Status | None,
+    elapsed_s: float,
+    waits: Mapping[str, str] | None = None,
+    width: int = 100,
+) -> Panel:
+    """The whole picture: progress, learning, the queue, who takes part, and what is waited for.
+
+    Args:
+        status: None: the broker has not been heard yet.
+        waits: lines by key.
+        width: characters.
+    """
+    waits = waits or {}
+    lines = [Text(line, style="yellow") for line in waits.values()]
+    hint = "" if DRAINING in waits else " - Ctrl-C drains and ends"
+    if status is None:
+        starting = lines or [Text("the broker starts")]
+        return Panel(
+            Group(*starting), title="starting", subtitle=f"{_clock(elapsed_s)}{hint}", width=width
+        )
     learner = _learner(status)
-    title = f"{status.run_id} - {_phase(learner)}"
+    phase = DRAINING if DRAINING in waits else _phase(learner)
     left = f", {_clock(learner['eta_s'])} left" if learner.get("eta_s", 0) > 0 else ""
+    if DRAINING in waits:
+        left = ""
+    parts = (_progress(status, width), _learning(learner), _queue(status), _members(status))
     return Panel(
-        Group(_progress(status), _learning(learner), _queue(status), _members(status)),
-        title=title,
-        subtitle=f"{_clock(elapsed_s)}{left} - Ctrl-C drains and ends",
-        width=100,
+        Group(*parts, *lines),
+        title=f"{status.run_id} - {phase}",
+        subtitle=f"{_clock(elapsed_s)}{left}{hint}",
+        width=width,
     )
 
 
-def _progress(status: Status) -> Table:
+def _progress(status: Status, width: int) -> Table:
     grid = Table.grid(padding=(0, 2))
-    bar = ProgressBar(total=max(1, status.total_steps), completed=status.version, width=60)
+    bar = ProgressBar(
+        total=max(1, status.total_steps), completed=status.version, width=max(10, width - 40)
+    )
     grid.add_row("step", f"{status.version}/{status.total_steps}", bar)
     return grid
 
@@ -157,9 +248,9 @@ def _learning(learner: Gauges) -> Table:
 
 def _queue(status: Status) -> Table:
     counts = status.counts
-    table = Table(box=None, padding=(0, 2), show_header=True, header_style="dim")
+    table = Table(box=None, padding=(0, 1), show_header=True, header_style="dim")
     columns = {
-        "staleness seen": str(status.max_staleness_seen),
+        "stale": str(status.max_staleness_seen),
         "slots": f"{status.slots_used}/{status.slots}",
         "in flight": str(counts.get("samples_in_flight", 0)),
         "waiting": str(counts.get("samples_waiting", 0)),

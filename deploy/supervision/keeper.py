@@ -68,6 +68,7 @@ class Keeper:
         self._on_up = on_up
         self._ending = asyncio.Event()
         self._has_told = False  # that there is no room for it
+        self._crew: Crew | None = None  # whose processes run
         self.is_up = asyncio.Event()  # all processes of the crew run
 
     def end(self) -> None:
@@ -77,6 +78,11 @@ class Keeper:
     @property
     def is_ending(self) -> bool:
         return self._ending.is_set()
+
+    def replace(self, name: str, why: str) -> None:
+        """Kill a process that lives and does not work; what comes then is as after a death."""
+        if self._crew is not None:
+            self._crew.kill(name, why)
 
     async def keep(self) -> None:
         """Until it has ended well, or was told to.
@@ -102,7 +108,7 @@ class Keeper:
         """None: there is no room yet, and the run goes on without."""
         try:
             crew = self._make_crew(self._ending)
-            return await crew.live(self._orders, self._place_timeout_s, self._note_up)
+            return await crew.live(self._orders, self._place_timeout_s, lambda: self._note_up(crew))
         except PlaceLost:
             return End(self.names[0], None)
         except NoPlace as error:
@@ -113,9 +119,11 @@ class Keeper:
                 self._report(f"{error}. Still looking for one")
             return None
         finally:
+            self._crew = None
             self.is_up.clear()
 
-    def _note_up(self) -> None:
+    def _note_up(self, crew: Crew) -> None:
+        self._crew = crew
         self._has_told = False
         self.is_up.set()
         self._on_up()

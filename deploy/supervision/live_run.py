@@ -18,6 +18,8 @@ from deploy.cluster.fit import fit
 from deploy.cluster.pools import pools_of
 from deploy.exit_codes import ExitCode, code_of_end, code_of_error
 from deploy.scale import scale_supervisor
+from deploy.showing.kept import kept_text
+from deploy.showing.lookout import Lookout
 from deploy.showing.observations import Observations
 from deploy.showing.outcome import read_summary, show_outcome
 from deploy.showing.terminal import show_progress
@@ -36,38 +38,49 @@ async def live_run(config: RunConfig, now: time.struct_time, stop: asyncio.Event
     Args:
         config: checked (`deploy.preflight`).
         now: when the launcher was started.
+        stop: set by the first signal; the run then drains, and a second one ends it at once.
     """
+    at_once = asyncio.Event()
     try:
         print("starting Ray and the processes ...", flush=True)
         async with connected_ray(config.cluster.address):
-            lifecycle.set_on_signals(stop)  # Ray has taken the signals
+            lifecycle.set_on_signals(stop, at_once)  # Ray has taken the signals
             _check_room(config)
             if stop.is_set():
                 return ExitCode.INTERRUPTED
             with begun(config, now) as (config, folder, footprint):
                 log_to(folder / "logs" / "launch.log")
                 print(f"run folder: {folder}", flush=True)
-                code = await _in_folder(config, folder, footprint, stop)
+                return await _in_folder(config, folder, footprint, stop, at_once)
     except VisionOpdError as error:
         return _tell_failure(error, has_trained=False)
-    return code
 
 
 async def _in_folder(
-    config: RunConfig, folder: Path, footprint: Footprint, stop: asyncio.Event
+    config: RunConfig,
+    folder: Path,
+    footprint: Footprint,
+    stop: asyncio.Event,
+    at_once: asyncio.Event,
 ) -> ExitCode:
     placement = Placement(reserves_cpus=config.cluster.address is not None)
     try:
-        supervisor = Supervisor(config, folder, placement.place, _report)
-        is_complete = await _watched(supervisor, folder, zmq_link(config.broker), stop)
+        supervisor = Supervisor(config, folder, placement.place, _report, at_once)
+        is_complete = await _watched(config, supervisor, folder, stop)
     except VisionOpdError as error:
         code = _tell_failure(error, supervisor.has_trained)
         if code is ExitCode.REFUSED:
             footprint.restore(keeps_logs=True)
+        else:
+            print(kept_text(folder, is_complete=False), file=sys.stderr, flush=True)
         return code
     finally:
         placement.close()
-    show_outcome(folder)
+    if at_once.is_set():
+        print("\nended at once: what was under way is generated again", flush=True)
+    else:
+        show_outcome(folder)
+    print(kept_text(folder, is_complete), flush=True)
     return code_of_end(is_complete, read_summary(folder))
 
 
@@ -94,20 +107,27 @@ def _check_room(config: RunConfig) -> None:
         _report(f"no room for all of it yet: {error}")
 
 
-async def _watched(supervisor: Supervisor, folder: Path, link: Any, stop: asyncio.Event) -> bool:
+async def _watched(
+    config: RunConfig, supervisor: Supervisor, folder: Path, stop: asyncio.Event
+) -> bool:
     """The run, with a view and an ear beside it."""
     began = time.monotonic()
+    lookout = Lookout(config, supervisor, stop)
 
     def status() -> dict[str, Any]:
         seen = supervisor.status
         return {
             "broker": None if seen is None else seen.model_dump_json(),
             "elapsed_s": time.monotonic() - began,
+            "waits": list(lookout(0.0).values()),
         }
 
-    views = (supervisor, Observations(folder / "observations.jsonl"))
+    views = (supervisor, lookout, Observations(folder / "observations.jsonl"))
+    link = zmq_link(config.broker)
     async with listening(folder, status, lambda wish: scale_supervisor(supervisor, wish)):
-        view = asyncio.create_task(show_progress(supervisor.broker_address, *views, link=link))
+        view = asyncio.create_task(
+            show_progress(supervisor.broker_address, *views, link=link, waits=lookout)
+        )
         try:
             return await supervisor.run(stop)
         finally:

@@ -72,7 +72,7 @@ def test_a_folder_without_a_run_is_an_error(
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         show(tmp_path, monkeypatch)
-    assert caught.value.code == 1
+    assert caught.value.code == 2
     assert "holds no processes.json. Fix:" in capsys.readouterr().err
 
 
