@@ -11,6 +11,8 @@ from broker.protocol import Status
 from common.errors import VisionOpdError
 from deploy.exit_codes import ExitCode
 from deploy.showing.columns import aligned
+from deploy.showing.kept import kept_text
+from deploy.showing.outcome import read_summary
 from deploy.showing.terminal import plain_line
 from deploy.supervision.control import ask
 from deploy.supervision.process_table import Entry, read_processes
@@ -75,13 +77,22 @@ async def progress(folder: Path) -> str:
     try:
         answer = await ask(folder)
     except VisionOpdError as error:
-        ended = (folder / "summary.json").exists()
-        return "the run has ended" if ended else f"this is how it was when last written: {error}"
+        return _without_launcher(folder, str(error))
     waits = [str(wait) for wait in answer.get("waits", [])]
     if not answer["broker"]:
         return "\n".join(["the broker has not been heard yet", *waits])
     line = plain_line(Status.model_validate_json(answer["broker"]), answer["elapsed_s"])
     return "\n".join([line, *waits])
+
+
+def _without_launcher(folder: Path, error: str) -> str:
+    """A run that has ended, with what it has kept, or whose launcher was killed."""
+    summary = read_summary(folder)
+    has_ended = all(entry.state in ("ended", "given up") for entry in read_processes(folder))
+    if summary is None and not has_ended:
+        return f"this is how it was when last written: {error}"
+    is_complete = summary is not None and not summary.get("interrupted")
+    return f"the run has ended\n{kept_text(folder, is_complete)}"
 
 
 if __name__ == "__main__":

@@ -98,7 +98,10 @@ class Crew:
                 task.cancel()
 
     def kill(self, name: str, why: str) -> None:
-        """End a process that lives and does not work; its end is a bad one, for this reason."""
+        """End a process that lives and does not work; its end is a bad one, for this reason.
+
+        What is said of it a second time changes nothing.
+        """
         if not self._condemned.done():
             self._condemned.set_result(End(name, -signal.SIGKILL, why))
 

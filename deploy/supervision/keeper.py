@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.errors import FINAL_EXIT_CODE, FinalError, VisionOpdError
 from common.lifecycle import set_or_after
+from common.log_files import identity, identity_of
 from common.restart_budget import RestartBudget
 from deploy.supervision.crew import Crew, End, Orders
 from deploy.supervision.placement import NoPlace, PlaceLost
@@ -69,6 +70,7 @@ class Keeper:
         self._ending = asyncio.Event()
         self._has_told = False  # that there is no room for it
         self._crew: Crew | None = None  # whose processes run
+        self._tails: dict[str, LogTail] = {}  # of the life that began last
         self.is_up = asyncio.Event()  # all processes of the crew run
 
     def end(self) -> None:
@@ -107,6 +109,8 @@ class Keeper:
     async def _life(self) -> End | None:
         """None: there is no room yet, and the run goes on without."""
         try:
+            logs = {name: self._log_folder / f"{name}.log" for name in self.names}
+            self._tails = {name: LogTail(log) for name, log in logs.items()}
             crew = self._make_crew(self._ending)
             return await crew.live(self._orders, self._place_timeout_s, lambda: self._note_up(crew))
         except PlaceLost:
@@ -153,13 +157,28 @@ class Keeper:
             if is_hopeless
             else f" {self._budget.max_restarts} restarts are used up (cluster.max_restarts)."
         )
-        return f"{failed}.{spent} The end of {log}:\n{tail(log)}"
+        return f"{failed}.{spent} The end of {log}:\n{self._tails[cause.name].last_lines()}"
 
 
-def tail(log: Path, lines: int = _TAIL_LINES) -> str:
-    """The last lines of a log, indented; a remark when there are none."""
-    try:
-        content = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
-    except OSError as error:
-        return f"  (cannot be read here: {error.strerror})"
-    return "\n".join(f"  {line}" for line in content) or "  (it is empty)"
+class LogTail:
+    """What is written to a log from now on: the words before are of another life, or run.
+
+    Args:
+        path: of the current file; it may be begun anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._first = identity(path)
+        self._start = path.stat().st_size if path.exists() else 0
+
+    def last_lines(self, lines: int = _TAIL_LINES) -> str:
+        """The last ones, indented; a remark when there are none."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._start if identity_of(file) == self._first else 0)
+                text = file.read().decode("utf-8", errors="replace")
+        except OSError as error:
+            return f"  (cannot be read here: {error.strerror})"
+        newest = text.strip("\n").splitlines()[-lines:]
+        return "\n".join(f"  {line}" for line in newest) or "  (it wrote nothing)"

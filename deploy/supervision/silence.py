@@ -25,7 +25,7 @@ class SilenceWatch:
         self.silent_s.pop(process, None)
 
     def look(self, members: Iterable[str], lost: Mapping[str, float]) -> list[str]:
-        """Processes that have been silent for too long, each once a life.
+        """Processes that have been silent for too long, until their next life begins.
 
         Args:
             members: ids that the broker hears.
@@ -38,9 +38,7 @@ class SilenceWatch:
             process = process_of(member)
             if process in self._heard and process not in present:  # one of several may be restarted
                 self.silent_s[process] = max(seconds, self.silent_s.get(process, 0.0))
-        overdue = [process for process in self.silent_s if self._is_overdue(process)]
-        self._heard.difference_update(overdue)
-        return overdue
+        return [process for process in self.silent_s if self._is_overdue(process)]
 
     def limit_s(self, process: str) -> float | None:
         """Silence after which it is replaced; None: it is not."""

@@ -27,7 +27,7 @@ from common.restart_budget import RestartBudget
 from deploy.cluster.pools import Pool, PoolName, pools_of, process_name
 from deploy.cluster.roles import Seat
 from deploy.supervision.crew import Crew, End, Process, first_done, until_done
-from deploy.supervision.keeper import Keeper, tail
+from deploy.supervision.keeper import Keeper
 from deploy.supervision.orders import OrderBook
 from deploy.supervision.process_actor import Order
 from deploy.supervision.process_table import FILE, ProcessTable
@@ -339,13 +339,13 @@ class Supervisor:
     async def _learn_address(self) -> None:
         """Of the broker that has just been started; another one than before ends the round."""
         latest = time.monotonic() + _BROKER_TIMEOUT_S
+        log = self._folder / "logs" / "broker.log"
         while _writing_of(self._broker_file) == self._written:
             if not self.table.is_up("broker"):
                 return  # its keeper sees to it
             if time.monotonic() > latest:
-                log = self._folder / "logs" / "broker.log"
                 message = f"the broker gave no address within {_BROKER_TIMEOUT_S:.0f} s"
-                self._settle(VisionOpdError(f"{message}. The end of {log}:\n{tail(log)}"))
+                self._settle(VisionOpdError(f"{message}. Fix: see {log}"))
                 return
             await asyncio.sleep(_LOOK_S)  # a file has no event
         address: str = json.loads(self._broker_file.read_text(encoding="utf-8"))["address"]
