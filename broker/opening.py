@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import NamedTuple
 
+from broker.data_health import data_fault
 from broker.disk import Disk, FolderDisk
 from broker.durable import JOURNAL, DurableStore, Fsync
 from broker.entry import Rules
@@ -16,6 +17,7 @@ from broker.service import BrokerService
 from broker.source import SampleSource
 from broker.store import Damaged, MemoryStore
 from common.config import RunConfig
+from common.errors import ConfigError
 from common.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ class Opened(NamedTuple):
 def open_broker(config: RunConfig, source: SampleSource) -> Opened:
     """
     Raises:
-        ConfigError: the run folder's journal is of another run.
+        ConfigError: the run folder's journal is of another run, or of one whose data was too bad.
         CorruptJournal: it is damaged before its end.
     """
     rules = Rules.of(config)
@@ -48,6 +50,7 @@ def open_broker(config: RunConfig, source: SampleSource) -> Opened:
             run_id=run_id,
             num_samples=len(source.samples),
             max_frame_bytes=max_frame_bytes,
+            rows=source.rows,
             versions=versions(),
         )
         return Opened(service, 0.0, run_id, _forever)
@@ -92,6 +95,8 @@ def open_durable(
 ) -> tuple[BrokerService, DurableStore, float]:
     """The service on a disk, its store, and where its clock stands. Raises as `open_broker`."""
     found = recover(disk, source, rules)
+    if found is not None and (fault := data_fault(source.rows, found.ledger.quarantine)):
+        raise ConfigError(fault)  # before anything is written
     if found is None:
         disk.truncate(JOURNAL, 0)
         ledger, started_at = Ledger(source, rules), 0.0
@@ -125,6 +130,7 @@ def open_durable(
         run_id=run_id,
         num_samples=len(source.samples),
         max_frame_bytes=max_frame_bytes,
+        rows=source.rows,
         first_serial=first_serial,
         versions=versions,
     )

@@ -9,7 +9,7 @@ from broker.durable import JOURNAL, STORED
 from broker.entry import Entry, Receipt, Rules, Shard
 from broker.frames import CorruptJournal, Record, read_records
 from broker.ledger import Ledger
-from broker.protocol import Role
+from broker.protocol import Blame, Role
 from broker.refusal import Refusal
 from broker.segments import Place
 from broker.source import SampleSource
@@ -19,7 +19,7 @@ from common.errors import ConfigError
 logger = logging.getLogger(__name__)
 BEGIN = "begin"  # the first record: what run this is
 OPENED = "opened"  # a broker has begun: (boot of its machine, fsync policy)
-FORMAT = 1
+FORMAT = 2
 _AMENDABLE = ("lease_s", "max_attempts", "max_steps", "max_leases")
 _COMMANDS = frozenset(
     {"join", "leave", "serve", "lease", "submit", "give_back", "lapse", "lose", "take"}
@@ -97,6 +97,8 @@ def replay(ledger: Ledger, record: Record) -> None:
     arguments = list(record.arguments)
     if record.command == "submit":
         arguments[3] = Receipt(*arguments[3])
+    if record.command == "give_back":
+        arguments[3] = Blame(arguments[3])
     if record.command == "join":
         arguments[1] = Role(arguments[1])
     try:

@@ -57,8 +57,17 @@ def make_rules(
     lease_s: float = 10.0,
     max_attempts: int = 3,
     max_steps: int | None = None,
+    first_rest_s: float = 0.0,
 ) -> Rules:
-    return Rules(groups_per_step, max_staleness, n, lease_s, max_attempts, max_steps)
+    return Rules(
+        groups_per_step,
+        max_staleness,
+        n,
+        lease_s,
+        max_attempts,
+        max_steps,
+        first_rest_s=first_rest_s,
+    )
 
 
 def make_group(lease: GroupLease, version: int, *, tokens: int = 3, first: int = 0) -> Group:

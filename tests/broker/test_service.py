@@ -195,7 +195,7 @@ def test_the_same_held_request_sent_again_is_answered_once() -> None:
     released = granted.leases[0]
     bench.ask(
         p.GiveBack(
-            **me("r0"), group_id=released.group_id, attempt=0, reason="x", broken_sample=False
+            **me("r0"), group_id=released.group_id, attempt=0, reason="x", blame=p.Blame.NOBODY
         )
     )
     first = bench.reply("same")
