@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
-from common.errors import ConfigError, DataError, VisionOpdError
+from common.errors import FINAL_EXIT_CODE, ConfigError, DataError, VisionOpdError
 from common.files import replace_json
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,8 @@ def main() -> None:
     except ConfigError as error:
         exit_with(error)
     except DataError as error:
-        sys.exit(f"data error: {error}")
+        print(f"data error: {error}", file=sys.stderr)
+        raise SystemExit(FINAL_EXIT_CODE) from None
     except VisionOpdError as error:  # the journal is damaged or cannot be written
         sys.exit(f"broker error: {error}")
     except BaseExceptionGroup as errors:

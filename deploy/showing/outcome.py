@@ -8,13 +8,22 @@ from deploy.showing.report import write_report
 
 def show_outcome(folder: Path) -> None:
     """Write the report and print the short summary, as far as the run got."""
-    summary_path = folder / "summary.json"
-    if not summary_path.exists():
+    summary = read_summary(folder)
+    if summary is None:
         print(f"the run ended before there was anything to report: {folder}")
         return
     report = write_report(folder)
-    print(outcome_text(json.loads(summary_path.read_text(encoding="utf-8"))))
+    print(outcome_text(summary))
     print(f"report: {report}")
+
+
+def read_summary(folder: Path) -> dict[str, object] | None:
+    """What the learner wrote at its end; None: it did not come to that."""
+    try:
+        summary: dict[str, object] = json.loads((folder / "summary.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    return summary
 
 
 def outcome_text(summary: dict[str, object]) -> str:
@@ -23,12 +32,14 @@ def outcome_text(summary: dict[str, object]) -> str:
         ("full image", summary["full_accuracy_before"], summary["full_accuracy_after"]),
         ("evidence crop", summary["crop_accuracy_before"], summary["crop_accuracy_after"]),
     ]
-    lines = ["", f"{'held-out accuracy':<20}{'before':>8}{'after':>8}"]
-    lines += [
-        f"{name:<20}{_percent(before):>8}{_percent(after):>8}" for name, before, after in rows
-    ]
-    lines.append(f"{'gap closed':<20}{'':>8}{_percent(summary['gap_closed']):>8}")
-    lines += _cut_lines(summary)
+    lines = [""]
+    if any(share is not None for _, *shares in rows for share in shares):
+        lines.append(f"{'held-out accuracy':<20}{'before':>8}{'after':>8}")
+        lines += [
+            f"{name:<20}{_percent(before):>8}{_percent(after):>8}" for name, before, after in rows
+        ]
+        lines.append(f"{'gap closed':<20}{'':>8}{_percent(summary['gap_closed']):>8}")
+        lines += _cut_lines(summary)
     lines.append(
         f"{summary['steps']} steps in {_number(summary['seconds']):.0f} s, "
         f"{summary['trajectories_trained']} trajectories trained, "

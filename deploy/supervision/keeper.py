@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from common.errors import FINAL_EXIT_CODE, VisionOpdError
+from common.errors import FINAL_EXIT_CODE, FinalError, VisionOpdError
 from common.lifecycle import set_or_after
 from common.restart_budget import RestartBudget
 from deploy.supervision.crew import Crew, End, Orders
@@ -18,6 +18,10 @@ MakeCrew = Callable[[asyncio.Event], Crew]
 
 class ProcessFailed(VisionOpdError):
     """A process ended before its time and is not started again."""
+
+
+class ProcessRefused(ProcessFailed, FinalError):
+    """It says that another start would end in the same way."""
 
 
 class Keeper:
@@ -124,7 +128,8 @@ class Keeper:
         )
         pause_s = None if is_hopeless else self._budget.pause_before_next(time.monotonic())
         if pause_s is None:
-            raise ProcessFailed(self._last_words(cause, failed, is_hopeless))
+            kind = ProcessRefused if cause.code == FINAL_EXIT_CODE else ProcessFailed
+            raise kind(self._last_words(cause, failed, is_hopeless))
         for name in self.names:
             why = failed if len(self.names) > 1 else cause.why
             self._table.note_restart(name, why)

@@ -80,6 +80,7 @@ class Supervisor:
         self._written: tuple[int, int] | None = None
         self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.table = ProcessTable(run_folder / FILE)
+        self._first_version: int | None = None  # of the learner, when this launcher began
         self.status: Status | None = None  # as last seen
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -107,6 +108,8 @@ class Supervisor:
     def update(self, status: Status, elapsed_s: float) -> None:
         """A look at the broker."""
         self.status = status
+        if self._first_version is None:
+            self._first_version = status.version
         self._known.update(member.member_id.partition(".")[0] for member in status.members)
         if status.finished:
             self._over.set()
@@ -120,6 +123,11 @@ class Supervisor:
             await asyncio.wait([address])
             if not address.cancelled():
                 return address.result()
+
+    @property
+    def has_trained(self) -> bool:
+        """A step, since this launcher began."""
+        return self.status is not None and self.status.version > (self._first_version or 0)
 
     # ---- resizing --------------------------------------------------------------------------------
     @property

@@ -313,7 +313,7 @@ def test_segments_are_deleted_once_no_rewind_can_need_them(tmp_path: Path) -> No
 
 def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
     busy(tmp_path).store._disk.close()
-    with pytest.raises(ConfigError, match=r"groups_per_step = 2.*has 3.*Fix"):
+    with pytest.raises(ConfigError, match=r"learner.groups_per_step = 3, .*begun with 2.*Fix"):
         Bench(tmp_path, make_rules(3, 1))
     again = Bench(tmp_path, make_rules(2, 1, lease_s=77.0, max_steps=3))  # may change
     assert again.ledger.rules.lease_s == 77.0 and again.ledger.total_steps == 3
