@@ -65,5 +65,5 @@ class Counter:
 
 
 def one_line(text: str) -> str:
-    """What a member says, fit for logs, tables and files of lines."""
-    return " ".join(text.split())
+    """What a member says, fit for logs, terminals and files of lines."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))

@@ -302,6 +302,7 @@ class DataStatus(Record):
     first: tuple[str, ...] = ()  # why, of the first few
     left_over_groups: int = 0  # too few for one more step
     all_groups: int = 0  # samples x epochs
+    given_back_groups: int = 0  # leases that servers gave back when they left in good order
     retried_groups: int = 0  # that have failed and are to be done again
     failed_attempts: int = 0  # ever; a group may have several
     last_failure: str = ""  # which sample's and why

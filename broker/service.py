@@ -334,6 +334,7 @@ class BrokerService:
             first=first_lines(self._rows, ledger.quarantine),
             left_over_groups=ledger.left_over,
             all_groups=ledger.num_groups,
+            given_back_groups=ledger.books.samples.expired_by_reason["member_left"],
             retried_groups=len(ledger.retried),
             failed_attempts=ledger.num_failures,
             last_failure=ledger.last_failure,

@@ -10,6 +10,7 @@ from pathlib import Path
 from broker.protocol import Status
 from common.errors import VisionOpdError
 from deploy.showing.columns import aligned
+from deploy.showing.data_notes import retry_text
 from deploy.showing.terminal import plain_line
 from deploy.supervision.control import ask
 from deploy.supervision.process_table import Entry, read_processes
@@ -70,7 +71,7 @@ def duration(seconds: float) -> str:
 
 
 async def progress(folder: Path) -> str:
-    """One line: how far the run is, or that nobody runs it."""
+    """How far the run is and what is wrong with its data, or that nobody runs it."""
     try:
         answer = await ask(folder)
     except VisionOpdError as error:
@@ -78,7 +79,9 @@ async def progress(folder: Path) -> str:
         return "the run has ended" if ended else f"this is how it was when last written: {error}"
     if not answer["broker"]:
         return "the broker has not been heard yet"
-    return plain_line(Status.model_validate_json(answer["broker"]), answer["elapsed_s"])
+    status = Status.model_validate_json(answer["broker"])
+    lines = [plain_line(status, answer["elapsed_s"]), retry_text(status.data), *status.data.first]
+    return "\n".join(filter(None, lines))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from broker.client import BrokerClient
 from broker.protocol import Gauges, MemberStatus, Role, Status
 from broker.transport import Link
 from common.errors import BrokerUnavailable, ProtocolError
+from deploy.showing.data_notes import DataNotes, counts_text, retry_text
 
 logger = logging.getLogger(__name__)
 _REFRESH_S = 1.0
@@ -41,10 +43,12 @@ async def show_progress(
     console = Console()
     began = time.monotonic()
     if not console.is_terminal:
-        await _follow_all(address, (PlainView(), *others), began, link)
+        notes = DataNotes(lambda line: print(line, flush=True))
+        await _follow_all(address, (PlainView(), notes, *others), began, link)
         return
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        await _follow_all(address, (LiveView(live), *others), began, link)
+        notes = DataNotes(console.out)
+        await _follow_all(address, (LiveView(live), notes, *others), began, link)
 
 
 async def _follow_all(
@@ -116,6 +120,7 @@ def plain_line(status: Status, elapsed_s: float) -> str:
     ):
         if key in learner:
             parts.append(f"{name} {form.format(learner[key])}")
+    parts += filter(None, [counts_text(status.data)])
     if learner.get("eta_s", 0) > 0:
         parts.append(f"left {_clock(learner['eta_s'])}")
     return "  ".join(parts)
@@ -127,7 +132,13 @@ def panel(status: Status, elapsed_s: float) -> Panel:
     title = f"{status.run_id} - {_phase(learner)}"
     left = f", {_clock(learner['eta_s'])} left" if learner.get("eta_s", 0) > 0 else ""
     return Panel(
-        Group(_progress(status), _learning(learner), _queue(status), _members(status)),
+        Group(
+            _progress(status),
+            _learning(learner),
+            _queue(status),
+            *_data(status),
+            _members(status),
+        ),
         title=title,
         subtitle=f"{_clock(elapsed_s)}{left} - Ctrl-C drains and ends",
         width=100,
@@ -156,21 +167,30 @@ def _learning(learner: Gauges) -> Table:
 
 
 def _queue(status: Status) -> Table:
+    """Groups, one a sample and epoch, by where they are; and the staleness of what was trained."""
     counts = status.counts
-    table = Table(box=None, padding=(0, 2), show_header=True, header_style="dim")
+    given_back = status.data.given_back_groups
+    table = Table(box=None, padding=(0, 1), show_header=True, header_style="dim")
     columns = {
-        "staleness seen": str(status.max_staleness_seen),
+        "": "groups",
         "slots": f"{status.slots_used}/{status.slots}",
         "in flight": str(counts.get("samples_in_flight", 0)),
         "waiting": str(counts.get("samples_waiting", 0)),
         "trained": str(counts.get("samples_trained", 0)),
-        "expired": str(counts.get("samples_expired", 0)),
+        "expired": str(counts.get("samples_expired", 0) - given_back),
         "quarantined": str(counts.get("samples_quarantined", 0)),
+        "staleness": f"{status.max_staleness_seen} seen",
     }
     for name in columns:
         table.add_column(name, justify="right")
     table.add_row(*columns.values())
     return table
+
+
+def _data(status: Status) -> list[Text]:
+    """What is of no use, and what is tried again; nothing where all is well."""
+    lines = (counts_text(status.data), retry_text(status.data))
+    return [Text(f" {line}") for line in lines if line]
 
 
 def _members(status: Status) -> Table:
