@@ -372,7 +372,7 @@ def _trajectory(index: int, result: dict[str, Any], cache_version: int) -> Traje
 def _told(error: Exception) -> str:
     """In one line; what a validator said without what pydantic adds to it."""
     if isinstance(error, ValidationError):
-        return str(error.errors(include_url=False)[0]["msg"])
+        return str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
     said = " ".join(str(error).split())
     return said if type(error) is ValueError else f"{type(error).__name__}: {said}"
 

@@ -177,9 +177,9 @@ class Member:
             except BaseExceptionGroup as errors:
                 error = first_error(errors)
                 if isinstance(error, EngineError):
-                    failure = str(error).partition("\n")[0] or type(error).__name__
-                    if (await broker.goodbye(failure)).is_explained:
-                        self._budget.forgive()  # the sample that it died of is quarantined
+                    done = await broker.goodbye(_in_short(error))
+                    if done.is_explained:  # the sample that it died of is quarantined
+                        self._budget.forgive()
                 raise
             await broker.goodbye()
 
@@ -273,6 +273,11 @@ async def wait_until_it_answers(config: RunConfig, url: str, stop: asyncio.Event
                     ) from error
                 logger.info("waiting for the engine at %s: %s", url, error)
             await set_or_after(stop, _ASK_AGAIN_S)  # a foreign process cannot wake us
+
+
+def _in_short(error: EngineError) -> str:
+    """What ended an engine, without the end of its log."""
+    return str(error).partition("\n")[0].partition("; its log ")[0] or type(error).__name__
 
 
 async def _raise_when_lost(server: Server, running: RunningEngine) -> None:

@@ -48,7 +48,7 @@ def outcome_text(summary: dict[str, Any]) -> str:
         f"trajectories: {summary['trajectories_trained']} trained, "
         f"{summary['trajectories_expired']} expired"
         + (f", {given_back} given back by servers that stopped" if given_back else "")
-        + f"; staleness up to {summary['max_staleness_seen']} steps"
+        + f"; staleness up to {summary['max_staleness_seen']}"
         + (" (interrupted)" if summary["interrupted"] else "")
     )
     return "\n".join([*lines, *data_lines(summary)])

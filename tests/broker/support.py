@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from broker.client import BrokerClient
+from broker.data_health import DataRows
 from broker.entry import Owner, Receipt, Rules, lease_of
 from broker.ledger import Ledger
 from broker.membership import Membership
@@ -139,6 +140,7 @@ def make_service(
     max_frame_bytes: int = 2**20,
     max_held_bytes: int = 2**30,
     versions: dict[str, str] | None = None,
+    rows: DataRows | None = None,
 ) -> BrokerService:
     return BrokerService(
         Ledger(source, rules),
@@ -148,6 +150,7 @@ def make_service(
         num_samples=len(source.samples),
         max_frame_bytes=max_frame_bytes,
         versions=versions,
+        rows=rows,
     )
 
 
