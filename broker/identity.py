@@ -8,7 +8,7 @@ from broker.entry import Rules
 from broker.source import SampleSource
 from common.errors import ConfigError
 
-FORMAT = 1  # of the journal
+FORMAT = 2  # of the journal
 AMENDABLE = ("lease_s", "max_attempts", "max_steps", "max_leases")
 _KEYS = {  # of the configuration, by the name in the journal
     "groups_per_step": "learner.groups_per_step",

@@ -45,6 +45,7 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
     A run folder that holds a journal is gone on with where the journal ends.
     """
     from broker.opening import open_broker
+    from broker.quarantine_file import QuarantineFile
     from broker.server import BrokerServer, ImageShelf
     from broker.source import open_source
     from broker.transport import zmq_listener
@@ -57,13 +58,22 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
     opened = open_broker(config, source)
     service, ledger = opened.service, opened.service.ledger
     max_frame_bytes = config.broker.max_frame_mib * 2**20
+    folder = config.run.folder
+    quarantine_file = None
+    if folder is not None:
+        quarantine_file = QuarantineFile(folder / "quarantine.jsonl", source.rows.refused)
     server = BrokerServer(
-        service, shelf, listener, max_frame_bytes=max_frame_bytes, started_at=opened.started_at
+        service,
+        shelf,
+        listener,
+        max_frame_bytes=max_frame_bytes,
+        started_at=opened.started_at,
+        quarantine_file=quarantine_file,
     )
     try:
         async with server, asyncio.TaskGroup() as tasks:
-            if config.run.folder is not None:
-                write_address(config.run.folder, server.address, opened.run_id)
+            if folder is not None:
+                write_address(folder, server.address, opened.run_id)
             logger.info(
                 "listening on %s: %d steps of %d groups, staleness <= %d",
                 server.address,

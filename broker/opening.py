@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import NamedTuple
 
+from broker.data_health import data_fault
 from broker.disk import Disk, FolderDisk
 from broker.durable import JOURNAL, DurableStore, Fsync
 from broker.entry import Rules
@@ -17,6 +18,7 @@ from broker.service import BrokerService
 from broker.source import SampleSource
 from broker.store import Damaged, MemoryStore
 from common.config import RunConfig
+from common.errors import ConfigError
 from common.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ class Opened(NamedTuple):
 def open_broker(config: RunConfig, source: SampleSource) -> Opened:
     """
     Raises:
-        ConfigError: the run folder's journal is of another run.
+        ConfigError: the run folder's journal is of another run, or of one whose data was too bad.
         CorruptJournal: it is damaged before its end.
     """
     rules = Rules.of(config)
@@ -49,6 +51,7 @@ def open_broker(config: RunConfig, source: SampleSource) -> Opened:
             run_id=run_id,
             num_samples=len(source.samples),
             max_frame_bytes=max_frame_bytes,
+            rows=source.rows,
             versions=versions(),
         )
         return Opened(service, 0.0, run_id, _forever)
@@ -98,6 +101,8 @@ def open_durable(
 ) -> tuple[BrokerService, DurableStore, float]:
     """The service on a disk, its store, and where its clock stands. Raises as `open_broker`."""
     found = recover(disk, source, rules, dataset)
+    if found is not None and (fault := data_fault(source.rows, found.ledger.quarantine)):
+        raise ConfigError(fault)  # before anything is written
     if found is None:
         disk.truncate(JOURNAL, 0)
         ledger, started_at = Ledger(source, rules), 0.0
@@ -132,6 +137,7 @@ def open_durable(
         run_id=run_id,
         num_samples=len(source.samples),
         max_frame_bytes=max_frame_bytes,
+        rows=source.rows,
         first_serial=first_serial,
         versions=versions,
     )

@@ -11,7 +11,7 @@ from broker.entry import Entry, Receipt, Rules, Shard
 from broker.frames import CorruptJournal, Record, read_records
 from broker.identity import AMENDABLE, check_same_run, facts_of, notes_of
 from broker.ledger import Ledger
-from broker.protocol import Role
+from broker.protocol import Blame, Role
 from broker.refusal import Refusal
 from broker.segments import Place
 from broker.source import SampleSource
@@ -116,6 +116,8 @@ def replay(ledger: Ledger, record: Record) -> None:
     arguments = list(record.arguments)
     if record.command == "submit":
         arguments[3] = Receipt(*arguments[3])
+    if record.command == "give_back":
+        arguments[3] = Blame(arguments[3])
     if record.command == "join":
         arguments[1] = Role(arguments[1])
     try:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from broker.data_health import DataRows, RefusedRow, data_fault
+from broker.quarantine import Quarantine
 from common.config import RunConfig
 from common.control_tokens import control_tokens_of_folder
 from common.dataset import read_samples
@@ -27,14 +29,23 @@ class Assignment(NamedTuple):
 class SampleSource:
     """`epochs` passes over `samples`, one after the other.
 
+    `rows` tells of those that were left out; None: none were.
+
     Orders and sampling seeds are SHA-256 of (seed, epoch, sample_id): they depend neither on a
     library's random generator, nor on how often a sample is tried, nor on the order of the file.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], *, epochs: int = 1, shuffle: bool = True, seed: int = 0
+        self,
+        samples: Sequence[Sample],
+        *,
+        epochs: int = 1,
+        shuffle: bool = True,
+        seed: int = 0,
+        rows: DataRows | None = None,
     ) -> None:
         self.samples = list(samples)
+        self.rows = rows or DataRows(len(self.samples))
         self.num_groups = len(self.samples) * epochs
         self._shuffle = shuffle
         self._seed = seed
@@ -75,7 +86,7 @@ def open_source(config: RunConfig) -> SampleSource:
     """The training samples of a run. Bad rows are logged and left out.
 
     Raises:
-        ConfigError: no dataset, or not enough for one step.
+        ConfigError: no dataset, not enough for one step, or too many rows that are of no use.
         DataError: the file is unusable.
     """
     path = config.data.train
@@ -85,8 +96,17 @@ def open_source(config: RunConfig) -> SampleSource:
     for problem in problems[:_MAX_LOGGED_PROBLEMS]:
         logger.warning("left out: %s", problem)
     logger.info("%s: %d samples, %d bad rows left out", path, len(samples), len(problems))
+    refused = tuple(RefusedRow(None, None, problem) for problem in problems)
+    rows = DataRows(len(samples), refused, config.data.max_refused_share)
+    fault = data_fault(rows, Quarantine())
+    if fault is not None:
+        raise ConfigError(fault)
     source = SampleSource(
-        samples, epochs=config.data.epochs, shuffle=config.data.shuffle, seed=config.run.seed
+        samples,
+        epochs=config.data.epochs,
+        shuffle=config.data.shuffle,
+        seed=config.run.seed,
+        rows=rows,
     )
     if source.num_groups < config.learner.groups_per_step:
         raise ConfigError(

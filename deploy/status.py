@@ -11,9 +11,10 @@ from broker.protocol import Status
 from common.errors import VisionOpdError
 from deploy.exit_codes import ExitCode
 from deploy.showing.columns import aligned
+from deploy.showing.data_notes import retry_text
 from deploy.showing.kept import kept_text
 from deploy.showing.outcome import read_summary
-from deploy.showing.terminal import plain_line
+from deploy.showing.picture import plain_line
 from deploy.supervision.control import ask
 from deploy.supervision.process_table import Entry, read_processes
 
@@ -73,7 +74,7 @@ def duration(seconds: float) -> str:
 
 
 async def progress(folder: Path) -> str:
-    """How far the run is, and what it waits for, a line each; or that nobody runs it."""
+    """How far the run is, what it waits for, what is wrong with its data; or its end."""
     try:
         answer = await ask(folder)
     except VisionOpdError as error:
@@ -81,8 +82,9 @@ async def progress(folder: Path) -> str:
     waits = [str(wait) for wait in answer.get("waits", [])]
     if not answer["broker"]:
         return "\n".join(["the broker has not been heard yet", *waits])
-    line = plain_line(Status.model_validate_json(answer["broker"]), answer["elapsed_s"])
-    return "\n".join([line, *waits])
+    status = Status.model_validate_json(answer["broker"])
+    line = plain_line(status, answer["elapsed_s"])
+    return "\n".join(filter(None, [line, *waits, retry_text(status.data), *status.data.first]))
 
 
 def _without_launcher(folder: Path, error: str) -> str:

@@ -21,6 +21,7 @@ from common.errors import BrokerUnavailable, CheckpointError, ProtocolError, Vis
 from common.files import replace_json
 from common.rendering import Renderer
 from learner.checkpoint import Checkpointer, roll_back_targets
+from learner.data_summary import data_summary
 from learner.feed import Feed, Interrupted
 from learner.measuring.evaluation import Accuracy, gap_closed
 from learner.measuring.health import Verdict
@@ -414,7 +415,7 @@ class Session:
 
     def _summary(self, status: Status | None, is_interrupted: bool) -> dict[str, Any]:
         before, after = self._before, self._after
-        counts = status.counts if status else {}
+        data = data_summary(status, is_interrupted)
         return {
             "full_accuracy_before": before and before.full,
             "full_accuracy_after": after and after.full,
@@ -428,14 +429,13 @@ class Session:
             "steps": self._trainer.version,
             "seconds": round(self._seconds(status), 3),
             "max_staleness_seen": status.max_staleness_seen if status else None,
-            "trajectories_trained": counts.get("trajectories_trained"),
-            "trajectories_expired": counts.get("trajectories_expired"),
+            **data,
             "skipped_steps": self._trainer.optimizer.skipped_steps,
             "seed": self._config.run.seed,
             "view": self._config.teacher.view,
             "max_staleness": self._config.broker.max_staleness,
             "heldout_samples": before.samples if before else 0,
-            "interrupted": is_interrupted,
+            "interrupted": is_interrupted and data["data_fault"] is None,
         }
 
 

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+from deploy.showing.data_lines import data_lines
 from deploy.showing.report import write_report
 
 
@@ -26,7 +28,7 @@ def read_summary(folder: Path) -> dict[str, object] | None:
     return summary
 
 
-def outcome_text(summary: dict[str, object]) -> str:
+def outcome_text(summary: dict[str, Any]) -> str:
     """A few lines: what it could do before and after, and what that took."""
     rows = [
         ("full image", summary["full_accuracy_before"], summary["full_accuracy_after"]),
@@ -40,14 +42,16 @@ def outcome_text(summary: dict[str, object]) -> str:
         ]
         lines.append(f"{'gap closed':<20}{'':>8}{_percent(summary['gap_closed']):>8}")
         lines += _cut_lines(summary)
+    given_back = summary.get("trajectories_given_back")
     lines.append(
-        f"{summary['steps']} steps in {_number(summary['seconds']):.0f} s, "
-        f"{summary['trajectories_trained']} trajectories trained, "
-        f"{summary['trajectories_expired']} expired, "
-        f"staleness up to {summary['max_staleness_seen']}"
+        f"{summary['steps']} steps in {_number(summary['seconds']):.0f} s; "
+        f"trajectories: {summary['trajectories_trained']} trained, "
+        f"{summary['trajectories_expired']} expired"
+        + (f", {given_back} given back by servers that stopped" if given_back else "")
+        + f"; staleness up to {summary['max_staleness_seen']}"
         + (" (interrupted)" if summary["interrupted"] else "")
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *data_lines(summary)])
 
 
 def _cut_lines(summary: dict[str, object]) -> list[str]:

@@ -6,7 +6,8 @@ from rich.console import Console
 
 import deploy.showing.terminal
 from broker.protocol import MemberStatus, Role, Status
-from deploy.showing.terminal import PlainView, panel, plain_line, show_progress
+from deploy.showing.picture import panel, plain_line
+from deploy.showing.terminal import PlainView, show_progress
 from tests.broker.support import make_rules, make_source, running_broker
 
 GAUGES = {
