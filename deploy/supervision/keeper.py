@@ -1,6 +1,7 @@
 """Keeps one crew alive: starts it again when it died, with growing pauses, up to a budget."""
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from deploy.supervision.placement import NoPlace, PlaceLost
 from deploy.supervision.process_table import ProcessTable
 
 _TAIL_LINES = 20
+_REASON = re.compile(r"(?: ERROR +\S+ \S+: |^  (?:config|data|broker) error: )(.+)$")
 MakeCrew = Callable[[asyncio.Event], Crew]
 
 
@@ -157,7 +159,16 @@ class Keeper:
             if is_hopeless
             else f" {self._budget.max_restarts} restarts are used up (cluster.max_restarts)."
         )
-        return f"{failed}.{spent} The end of {log}:\n{self._tails[cause.name].last_lines()}"
+        words = self._tails[cause.name].last_lines()
+        reason = reason_in(words) if cause.code is not None and cause.code > 0 else None
+        why = failed if reason is None else f"{failed}: {reason}"
+        return f"{why}.{spent} The end of {log}:\n{words}"
+
+
+def reason_in(words: str) -> str | None:
+    """What a process of ours said last of its own failure; None: nothing that could be told."""
+    found = [match[1] for line in words.splitlines() if (match := _REASON.search(line))]
+    return found[-1].rstrip(".") if found else None
 
 
 class LogTail:

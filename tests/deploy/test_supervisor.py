@@ -17,7 +17,7 @@ from common.config_cli import build
 from common.errors import ConfigError
 from deploy.cluster.pools import Pool, process_name
 from deploy.cluster.roles import Seat
-from deploy.supervision.keeper import ProcessFailed, ProcessRefused
+from deploy.supervision.keeper import ProcessFailed, ProcessRefused, reason_in
 from deploy.supervision.placement import NoPlace
 from deploy.supervision.process_actor import Order, ProcessActor
 from deploy.supervision.process_table import read_processes
@@ -265,6 +265,22 @@ async def test_the_words_of_an_earlier_run_are_not_told_as_the_reason(
     silent = "import sys\nsys.exit(3)"
     with pytest.raises(ProcessFailed, match=r"broker.log:\n  \(it wrote nothing\)$"):
         await Stage(tmp_path, monkeypatch, broker=silent).run()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("  2026-01-01 10:00:00.1+00:00 ERROR   r-0 __main__: none. Fix: it.", "none. Fix: it"),
+        ("  config error: a.b = 1: bad. Fix: 2\n  trailing", "a.b = 1: bad. Fix: 2"),
+        ("  data error: x\n  2026-01-01 10:00:00.1 ERROR   l __main__: y", "y"),
+        ("  Traceback ...\n  ValueError: no", None),
+        ("", None),
+    ],
+)
+def test_the_reason_is_what_a_process_said_last_of_its_failure(
+    words: str, reason: str | None
+) -> None:
+    assert reason_in(words) == reason
 
 
 async def test_a_process_that_refuses_is_told_from_one_that_fails(
