@@ -47,6 +47,7 @@ async def live_run(config: RunConfig, now: time.struct_time, stop: asyncio.Event
             lifecycle.set_on_signals(stop, at_once)  # Ray has taken the signals
             _check_room(config)
             if stop.is_set():
+                print("stopped before the run began: nothing was written", flush=True)
                 return ExitCode.INTERRUPTED
             with begun(config, now) as (config, folder, footprint):
                 log_to(folder / "logs" / "launch.log")

@@ -6,6 +6,8 @@ import pytest
 
 from common.errors import CheckpointError, ConfigError, VisionOpdError
 from deploy.exit_codes import HELP, ExitCode, code_of_end, code_of_error
+from deploy.supervision.keeper import ProcessFailed, ProcessRefused
+from deploy.supervision.placement import NoPlace
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,10 @@ def test_ends(is_complete: bool, summary: dict[str, Any] | None, code: int) -> N
     [
         (ConfigError("x"), False, 2),
         (ConfigError("x"), True, 1),
+        (NoPlace("no machine"), False, 2),
+        (ProcessRefused("it said so"), False, 2),
+        (ProcessRefused("a gate of health"), True, 1),
+        (ProcessFailed("it died"), False, 1),
         (CheckpointError("x"), False, 1),
         (VisionOpdError("x"), True, 1),
     ],
