@@ -38,6 +38,10 @@ class RequestRefused(ProtocolError):
         self.code = code
 
 
+class MessageTooLarge(ProtocolError):
+    """It cannot be sent; nothing is wrong with the line."""
+
+
 class Taken(NamedTuple):
     """What a learner rank got of a step: all its groups, or none yet."""
 
@@ -140,11 +144,9 @@ class BrokerClient:
         reply = await self._request(p.SubmitGroup(**self._me(), group=encode(group)), p.Submitted)
         return reply.verdict
 
-    async def give_back(
-        self, group_id: str, attempt: int, reason: str, broken_sample: bool
-    ) -> p.Done:
+    async def give_back(self, group_id: str, attempt: int, reason: str, blame: p.Blame) -> p.Done:
         return await self._request(
-            self._give_back_request(group_id, attempt, reason, broken_sample), p.Done
+            self._give_back_request(group_id, attempt, reason, blame), p.Done
         )
 
     async def watch_weights(self, seen_serial: int, wait_s: float) -> p.Announcement:
@@ -227,23 +229,27 @@ class BrokerClient:
             raise ProtocolError(f"the broker sent other bytes than those of image {sha256}")
         return reply.content
 
-    async def goodbye(self) -> None:
-        """Leave in good order: leases go back, and nobody waits for this member."""
-        await self._request(p.Goodbye(**self._me()), p.Done)
+    async def goodbye(self, failure: str = "") -> p.Done:
+        """Leave: leases go back, and nobody waits for this member.
+
+        Args:
+            failure: what ended it; empty: it leaves in good order.
+        """
+        return await self._request(p.Goodbye(**self._me(), failure=failure[:500]), p.Done)
 
     # ---- requests and replies --------------------------------------------------------------------
     def _me(self) -> dict[str, Any]:
         return {"member_id": self._member_id, "incarnation": self._incarnation}
 
     def _give_back_request(
-        self, group_id: str, attempt: int, reason: str, broken_sample: bool
+        self, group_id: str, attempt: int, reason: str, blame: p.Blame
     ) -> p.GiveBack:
         return p.GiveBack(
             **self._me(),
             group_id=group_id,
             attempt=attempt,
             reason=reason[:500],
-            broken_sample=broken_sample,
+            blame=blame,
         )
 
     async def _say_hello(self) -> None:
@@ -278,7 +284,7 @@ class BrokerClient:
         loop = asyncio.get_running_loop()
         frame = encode(request)
         if len(frame) > self._max_frame_bytes:
-            raise ProtocolError(
+            raise MessageTooLarge(
                 f"{type(request).__name__} of {len(frame)} bytes is over the limit of "
                 f"{self._max_frame_bytes}. Fix: raise broker.max_frame_mib"
             )
@@ -364,7 +370,10 @@ class BrokerClient:
             return
         for lease in reply.leases:
             request = self._give_back_request(
-                lease.group_id, lease.attempt, "arrived after its request was cancelled", False
+                lease.group_id,
+                lease.attempt,
+                "arrived after its request was cancelled",
+                p.Blame.NOBODY,
             )
             self._link.post([self._new_id(), encode(request)])
 

@@ -34,6 +34,7 @@ class Counter:
         self.store = store
         self.announcements = announcements
         self.is_stopping = False  # somebody ended the run before its last step
+        self.ended_because = ""  # the data set's fault that ended it; empty: none
         self.has_news = False  # for those who watch the weights
         self.refreshed: set[Owner] = set()  # servers with new weights since leases were tried
         self.now = 0.0
@@ -61,3 +62,8 @@ class Counter:
         if isinstance(outcome, Refusal):
             raise outcome
         return outcome
+
+
+def one_line(text: str) -> str:
+    """What a member says, fit for logs, terminals and files of lines."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))

@@ -17,9 +17,10 @@ class Rules:
     max_staleness: int
     trajectories_per_sample: int
     lease_s: float
-    max_attempts: int = 3  # broken attempts at one sample until it is quarantined
+    max_attempts: int = 3  # failed attempts at one sample until it is quarantined
     max_steps: int | None = None
     max_leases: int = 256  # that one member may hold
+    first_rest_s: float = 1.0  # of a group that has failed once; doubles with each time
 
     @property
     def slots(self) -> int:
@@ -48,6 +49,7 @@ def lease_of(entry: "Entry", rules: Rules) -> GroupLease:
         num_trajectories=rules.trajectories_per_sample,
         sampling_seed=entry.assignment.sampling_seed,
         lease_s=rules.lease_s,
+        alone=entry.is_alone,
     )
 
 
@@ -86,11 +88,16 @@ class Entry:
     assignment: Assignment
     state: State = State.WAITING
     attempt: int = -1  # the current or last one
-    failures: int = 0  # attempts that blamed the sample
+    failures: int = 0  # attempts that count (see broker.attempts)
     owner: Owner | None = None  # while LEASED
     request_id: bytes = b""  # of the lease: asked again, it gets the same
     deadline: float = 0.0
     receipt: Receipt | None = None  # from READY on
+    returns: int = 0  # attempts since the last success, also those that were nobody's fault
+    is_suspect: bool = False  # was under way when an engine died, or did not answer
+    is_alone: bool = False  # of the current or last lease: its server generates nothing else
+    rests_until: float = 0.0  # no lease before
+    last_failure: str = ""  # for people
 
     @property
     def group_id(self) -> str:
@@ -111,7 +118,7 @@ class Step:
     shards: tuple[tuple[int, ...], ...]  # indices of entries, by rank
     holders: dict[int, Owner] = field(default_factory=dict)  # by rank: who took the shard last
     acknowledged: set[int] = field(default_factory=set)  # ranks
-    refused: set[str] = field(default_factory=set)  # groups that the learner did not train on
+    refused: dict[str, str] = field(default_factory=dict)  # not trained on: group id -> reason
 
     def shard(self, rank: int) -> tuple[Entry, ...]:
         return tuple(self.entries[index] for index in self.shards[rank])

@@ -11,7 +11,7 @@ Each move moves the amounts in the books too, so that the two can never disagree
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from operator import attrgetter
 
 from broker.accounts import Amounts, Books, Lengths, Place
@@ -36,6 +36,7 @@ class Groups:
         self.leased: dict[str, Entry] = {}  # those that are LEASED, by deadline
         self.held: dict[Owner, dict[str, Entry]] = {}  # the same, by holder
         self.num_returns = 0  # grows whenever a group comes back
+        self.num_skipped = 0  # of the source's groups: their samples were given up before
         self.first_attempt = 0  # no attempt begins below: those may have been used and forgotten
         self._source = source
         self._trajectories_per_sample = trajectories_per_sample
@@ -62,18 +63,37 @@ class Groups:
         return list(self.held.get(owner, {}).values())
 
     # ---- rollout side ----------------------------------------------------------------------------
+    def reissue(self, entry: Entry) -> None:
+        """One that came back."""
+        self.returned.remove(entry)
+
+    def next_sample_id(self) -> str:
+        """Of the source's next group."""
+        return self._source.at(self.next_order).sample.sample_id
+
+    def skip_next(self) -> None:
+        """The source's next group is never issued."""
+        self.next_order += 1
+        self.num_skipped += 1
+
     def issue_next(self) -> Entry:
-        """The first group that came back, or else the source's next."""
-        if self.returned:
-            return self.returned.pop(0)
+        """The source's next group."""
         entry = Entry(self.next_order, self._source.at(self.next_order))
         self.next_order += 1
         self.by_id[entry.group_id] = entry
         self.pending.append(entry)
         return entry
 
-    def grant(self, entry: Entry, owner: Owner, request_id: bytes, deadline: float) -> None:
+    def grant(
+        self,
+        entry: Entry,
+        owner: Owner,
+        request_id: bytes,
+        deadline: float,
+        is_alone: bool = False,
+    ) -> None:
         entry.state = State.LEASED
+        entry.is_alone = is_alone
         entry.attempt = max(entry.attempt + 1, self.first_attempt)
         entry.owner = owner
         entry.request_id = request_id
@@ -127,7 +147,7 @@ class Groups:
         if not is_refused:
             self.books.lengths.trained += _lengths(entry)
 
-    def undo(self, entries: list[Entry], refused: set[str]) -> None:
+    def undo(self, entries: list[Entry], refused: Container[str]) -> None:
         """What a step had done to its groups is undone: they come back, at their old place."""
         for entry in entries:
             is_refused = entry.group_id in refused
@@ -152,7 +172,8 @@ class Groups:
         for place in Place:
             assert trajectories[place] == samples[place] * self._trajectories_per_sample
         ended = samples[Place.TRAINED] + samples[Place.QUARANTINED]
-        assert self.next_order == ended + len(self.pending) + num_taken, "a group was lost"
+        num_known = ended + len(self.pending) + num_taken + self.num_skipped
+        assert self.next_order == num_known, "a group was lost"
 
     # ---- inside ----------------------------------------------------------------------------------
     def _amounts(self, entry: Entry) -> Amounts:

@@ -81,20 +81,6 @@ def _read(folder: Path) -> Kept | None:
         raise _damaged(folder, error) from error
 
 
-def check_same(kept: Kept, now: Reading) -> None:
-    """Raises ConfigError where the data set is another one than when the run began."""
-    if (kept.num_rows, kept.digest) == (now.num_rows, now.digest):
-        return
-    was = "" if kept.dataset == str(now.path.absolute()) else f" (it was {kept.dataset} then)"
-    rows = f"{kept.num_rows} rows then, {now.num_rows} now"
-    if kept.num_rows == now.num_rows:
-        rows = f"{now.num_rows} rows, as then, but others"
-    raise ConfigError(
-        f"data.train = {now.path}{was} does not hold what it held when this run began: {rows}. "
-        "Fix: put the file back as it was, or name a new run.folder"
-    )
-
-
 def has_journal(folder: Path) -> bool:
     """Whether the run in this folder has begun."""
     journal = folder / "journal" / JOURNAL

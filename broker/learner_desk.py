@@ -5,7 +5,7 @@ import logging
 from pydantic import BaseModel
 
 from broker import protocol as p
-from broker.counter import Counter, Handler, PollMaker
+from broker.counter import Counter, Handler, PollMaker, one_line
 from broker.entry import Shard
 from broker.polls import Answer, Empty
 from broker.refusal import Refusal
@@ -90,7 +90,7 @@ class LearnerDesk:
                 owner,
                 request.step,
                 request.taking,
-                request.refused,
+                {group_id: one_line(reason) for group_id, reason in request.refused.items()},
                 request.rank,
             )
             if self._counter.ledger.version > before:

@@ -15,6 +15,8 @@ same state.
   staleness by construction; `lease` and the guards at submit and take check it all the same.
 - Leases lapse. Each lease of a group has the next attempt number; only the holder of the current
   one can submit.
+- Attempts fail. `broker.attempts` says which of them count, when a group rests or must be tried
+  alone, and when its sample is quarantined; later epochs leave such a sample out.
 - The learner's batch is the lease of a step. Each rank pulls its own shard and acknowledges it; the
   step is done when all ranks have. Another life of a rank takes its shard over, and the former
   holder's acknowledgement is fenced; so is one for a batch that was given up and formed anew.
@@ -24,20 +26,28 @@ same state.
   once an epoch in the history that survives.
 """
 
+import heapq
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 
 from broker.accounts import Books
+from broker.attempts import is_hopeless, needs_solitude, note_failure, note_success
 from broker.entry import Entry, Owner, Receipt, Rules, Shard, State, Step
 from broker.groups import Groups
-from broker.protocol import Role, Verdict
+from broker.protocol import Blame, Role, Verdict
+from broker.quarantine import Quarantine, Quarantined
 from broker.refusal import Refusal
 from broker.servers import Servers
 from broker.shards import split_by_load
 from broker.source import SampleSource
 
 _ATTEMPT_BITS = 20  # a group is not tried a million times between two power cuts
+_GIVEN_BACK = {  # how an attempt that was given back stands in the books
+    Blame.SAMPLE: "broken_sample",
+    Blame.SUSPECT: "no_answer",
+    Blame.NOBODY: "given_back",
+}
 
 
 class Ledger:
@@ -52,6 +62,9 @@ class Ledger:
         self.pruned = 0  # no rewind goes behind this step
         self.is_finished = False  # the last step is trained, and the learner has said so
         self.max_staleness_seen = 0  # of trained trajectories, in steps
+        self.quarantine = Quarantine()
+        self.num_failures = 0  # attempts that came to nothing, whoever was to blame
+        self.last_failure = ""  # for people
         self.revision = 0  # grows with every change
         self._groups = Groups(source, rules.trajectories_per_sample)
         self._step: Step | None = None  # the learner's
@@ -59,6 +72,7 @@ class Ledger:
         self._num_unfreed = 0  # groups of acknowledged steps that hold slots
         self._num_takings = 0  # batches formed
         self._num_openings = 0  # grows when slots are freed or groups move up
+        self._rests: list[float] = []  # when groups that came back may be leased again: a heap
         self._blocker: Entry | None = None  # why the next batch was not complete when last asked
         self._resumed_by: Owner | None = None  # the life of rank 0 that may take batches
         self._is_doubtful = False  # nobody may, until another life says where it resumes
@@ -85,14 +99,22 @@ class Ledger:
             self.servers.add(owner)
         self.revision += 1
 
-    def leave(self, owner: Owner, reason: str) -> list[str]:
-        """A life is over: its leases end. Returns their groups."""
+    def leave(self, owner: Owner, reason: str, why: str, now: float) -> list[str]:
+        """A life is over: its leases end. Returns their groups.
+
+        Args:
+            reason: "member_left" in good order; any other makes suspects of what was under way.
+            why: the same for people.
+        """
         if self.members.pop(owner, None) is None:
             return []
         self.revision += 1
         gone = self._groups.held_by(owner)
         for entry in gone:
-            self._groups.end_lease(entry, reason)
+            if reason == "member_left":
+                self._groups.end_lease(entry, reason)
+            else:
+                self._fail(entry, Blame.SUSPECT, reason, why, now)
         self.servers.remove(owner)
         self._free_slots()
         return [entry.group_id for entry in gone]
@@ -141,9 +163,13 @@ class Ledger:
             return before
         leases: list[Entry] = []
         limit = min(max_groups, self.rules.max_leases - len(held))
-        while len(leases) < limit and self._may_lease(serving):
-            entry = self._groups.issue_next()
-            self._groups.grant(entry, owner, request_id, now + self.rules.lease_s)
+        is_alone = any(entry.is_alone for entry in held)
+        while len(leases) < limit and not is_alone:
+            entry = self._next_in_line(serving, now, is_idle=not held and not leases)
+            if entry is None:
+                break
+            is_alone = needs_solitude(entry, self.rules.max_attempts)
+            self._groups.grant(entry, owner, request_id, now + self.rules.lease_s, is_alone)
             leases.append(entry)
         self.revision += bool(leases)
         return leases
@@ -185,12 +211,16 @@ class Ledger:
             )
         self.revision += 1
         self._groups.receive(entry, receipt)
+        self._note_idle(owner, entry)
+        note_success(entry)
         if self._is_stale(entry, self._step_of(self._groups.index(entry))):
             self._groups.expire(entry, "stale_at_submit")
             return Verdict.STALE
         return Verdict.ACCEPTED
 
-    def give_back(self, owner: Owner, group_id: str, attempt: int, broken_sample: bool) -> bool:
+    def give_back(
+        self, owner: Owner, group_id: str, attempt: int, blame: Blame, why: str, now: float
+    ) -> bool:
         """End a lease without a group. True when that quarantined the sample.
 
         A lease that is over already, or another's, is left alone.
@@ -199,29 +229,26 @@ class Ledger:
         if entry is None:
             return False
         self.revision += 1
-        entry.failures += broken_sample
-        if entry.failures < self.rules.max_attempts:
-            self._groups.end_lease(entry, "broken_sample" if broken_sample else "given_back")
-            return False
-        self._groups.quarantine(entry)
-        self._num_openings += 1
-        return True
+        return self._fail(entry, blame, _GIVEN_BACK[blame], why, now)
 
     def lapse(self, now: float) -> list[str]:
-        """End all leases whose time is over; returns the groups."""
+        """End all leases whose time is over; returns the groups. Groups that have rested wake."""
         lapsed: list[str] = []
-        while (deadline := self.next_deadline()) is not None and deadline <= now:
+        while (deadline := self._next_lapse()) is not None and deadline <= now:
             entry = next(iter(self._groups.leased.values()))
-            self._groups.end_lease(entry, "lease_lapsed")
+            why = f"no group came within broker.lease_s = {self.rules.lease_s:g} s"
+            self._fail(entry, Blame.SUSPECT, "lease_lapsed", why, now)
             lapsed.append(entry.group_id)
         self.revision += bool(lapsed)
+        while self._rests and self._rests[0] <= now:
+            heapq.heappop(self._rests)
+            self._num_openings += 1
         return lapsed
 
     def next_deadline(self) -> float | None:
-        """When the next lease lapses. All run equally long, so the first granted is the first."""
-        for entry in self._groups.leased.values():
-            return entry.deadline
-        return None
+        """When the next lease lapses, or the next group has rested enough."""
+        deadlines = (self._next_lapse(), self._rests[0] if self._rests else None)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def lose(self, group_id: str, attempt: int) -> bool:
         """The trajectories of a submitted group turned out to be damaged: it is issued again.
@@ -295,7 +322,7 @@ class Ledger:
         if rank not in self._step.acknowledged:
             self.revision += 1
             self._step.acknowledged.add(rank)
-            self._step.refused |= refused.keys()
+            self._step.refused |= refused
         if len(self._step.acknowledged) < len(self._step.shards):
             return False
         self._finish_step(self._step)
@@ -415,6 +442,25 @@ class Ledger:
         assert self._num_ahead + num_busy <= self.rules.slots, "more groups than slots"
         assert self.freed <= self.version and self.max_staleness_seen <= self.rules.max_staleness
 
+    @property
+    def num_groups(self) -> int:
+        """Of the source: samples times epochs."""
+        return self._groups.num_total
+
+    @property
+    def left_over(self) -> int:
+        """Groups that no step will train because there are too few for one more."""
+        if self.last_step == self.rules.max_steps:
+            return 0  # it is the configuration that leaves them out
+        left = len(self._groups.pending) + self._groups.num_new
+        return left - (self.last_step - self._taken_step) * self.rules.groups_per_step
+
+    @property
+    def retried(self) -> list[Entry]:
+        """Groups that have failed, and whose next attempt is under way or to come."""
+        is_open = (State.WAITING, State.LEASED)
+        return [e for e in self._groups.pending if e.returns and e.state in is_open]
+
     # ---- inside ----------------------------------------------------------------------------------
     @property
     def _taken_step(self) -> int:
@@ -434,16 +480,80 @@ class Ledger:
         return step - 1 - entry.receipt.oldest_version > self.rules.max_staleness
 
     def _may_lease(self, serving_version: int) -> bool:
-        """Whether the next group in line may go to a server that serves this version."""
+        """Whether the first group in line may go to a server that serves this version."""
         groups = self._groups
         if not groups.returned and not groups.num_new:
             return False
         index = groups.index(groups.returned[0]) if groups.returned else len(groups.pending)
+        return self._is_open(index, serving_version)
+
+    def _next_in_line(self, serving_version: int, now: float, *, is_idle: bool) -> Entry | None:
+        """The first group that a server may have now; out of line, to be granted."""
+        groups = self._groups
+        for entry in groups.returned:
+            is_barred = needs_solitude(entry, self.rules.max_attempts) and not is_idle
+            if entry.rests_until > now or is_barred:
+                continue  # those behind it need not wait
+            if not self._is_open(groups.index(entry), serving_version):
+                return None
+            groups.reissue(entry)
+            return entry
+        self._skip_quarantined()
+        if not groups.num_new or not self._is_open(len(groups.pending), serving_version):
+            return None
+        return groups.issue_next()
+
+    def _skip_quarantined(self) -> None:
+        """A sample that was given up in one epoch is not tried again in the next."""
+        if not self.quarantine.num_samples:
+            return
+        while self._groups.num_new and self._groups.next_sample_id() in self.quarantine:
+            self._groups.skip_next()
+            self._num_openings += 1
+            self.revision += 1
+
+    def _is_open(self, index: int, serving_version: int) -> bool:
+        """Whether the group at `index` of the pending ones may be leased for this version."""
         if serving_version < 0 or self._num_ahead + index >= self.rules.slots:
             return False
         step = self._step_of(index)
         is_fresh = step - 1 - serving_version <= self.rules.max_staleness
         return is_fresh and step <= self.last_step
+
+    def _fail(self, entry: Entry, blame: Blame, reason: str, why: str, now: float) -> bool:
+        """A lease ends without a group. True when that quarantined the sample."""
+        if blame is Blame.SUSPECT and entry.is_alone:
+            why += " (nothing else was under way on its server)"
+        note_failure(entry, blame, why, now, self.rules.first_rest_s)
+        self.num_failures += 1
+        self.last_failure = f"sample {entry.assignment.sample.sample_id}: {why}"
+        if not is_hopeless(entry, blame, self.rules.max_attempts):
+            self._groups.end_lease(entry, reason)
+            if entry.rests_until > now:
+                heapq.heappush(self._rests, entry.rests_until)
+            return False
+        self._groups.quarantine(entry)
+        self._give_up(entry, "rollout", entry.failures, why)
+        self._num_openings += 1
+        return True
+
+    def _give_up(self, entry: Entry, where: str, attempts: int, why: str, step: int = 0) -> None:
+        sample_id = entry.assignment.sample.sample_id
+        self.quarantine.add(Quarantined(sample_id, where, entry.group_id, attempts, why, step))
+
+    def _next_lapse(self) -> float | None:
+        """All leases run equally long, so the first granted is the first to lapse."""
+        for entry in self._groups.leased.values():
+            return entry.deadline
+        return None
+
+    def _note_idle(self, owner: Owner, submitted: Entry) -> None:
+        """A server that has become idle may be what a suspect waits for."""
+        if owner in self._groups.held:
+            return
+        limit = self.rules.max_attempts
+        suspects = (entry for entry in self._groups.returned if needs_solitude(entry, limit))
+        self._num_openings += submitted.is_alone or any(suspects)
 
     def _check_learner(self, owner: Owner, rank: int, world_size: int) -> None:
         """Only the life of rank 0 that has said where it starts may take; at first, any."""
@@ -499,6 +609,8 @@ class Ledger:
         for entry in step.entries:
             is_refused = entry.group_id in step.refused
             self._groups.finish(entry, is_refused)
+            if is_refused:
+                self._give_up(entry, "learner", 1, step.refused[entry.group_id], step.number)
             if not is_refused and entry.receipt is not None:
                 staleness = step.number - 1 - entry.receipt.oldest_version
                 self.max_staleness_seen = max(self.max_staleness_seen, staleness)
@@ -529,6 +641,7 @@ class Ledger:
         while self._done and self._done[-1].number > step:
             undone = self._done.pop()
             self._groups.undo(undone.entries, undone.refused)
+        self.quarantine.undo_since(step)
         self._end_all_leases("rewound")
         self.version = step
         self.committed = min(self.committed, step)

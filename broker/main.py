@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
-from common.errors import ConfigError, DataError, VisionOpdError
+from common.errors import FINAL_EXIT_CODE, ConfigError, DataError, VisionOpdError
 from common.files import replace_json
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,8 @@ def main() -> None:
     except ConfigError as error:
         exit_with(error)
     except DataError as error:
-        sys.exit(f"data error: {error}")
+        print(f"data error: {error}", file=sys.stderr)
+        raise SystemExit(FINAL_EXIT_CODE) from None
     except VisionOpdError as error:  # the journal is damaged or cannot be written
         sys.exit(f"broker error: {error}")
     except BaseExceptionGroup as errors:
@@ -44,6 +45,7 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
     A run folder that holds a journal is gone on with where the journal ends.
     """
     from broker.opening import open_broker
+    from broker.quarantine_file import QuarantineFile
     from broker.server import BrokerServer, ImageShelf
     from broker.training_data import open_source
     from broker.transport import zmq_listener
@@ -56,13 +58,22 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
     opened = open_broker(config, source)
     service, ledger = opened.service, opened.service.ledger
     max_frame_bytes = config.broker.max_frame_mib * 2**20
+    folder = config.run.folder
+    quarantine_file = None
+    if folder is not None:
+        quarantine_file = QuarantineFile(folder / "quarantine.jsonl", source.rows.refused)
     server = BrokerServer(
-        service, shelf, listener, max_frame_bytes=max_frame_bytes, started_at=opened.started_at
+        service,
+        shelf,
+        listener,
+        max_frame_bytes=max_frame_bytes,
+        started_at=opened.started_at,
+        quarantine_file=quarantine_file,
     )
     try:
         async with server, asyncio.TaskGroup() as tasks:
-            if config.run.folder is not None:
-                write_address(config.run.folder, server.address, opened.run_id)
+            if folder is not None:
+                write_address(folder, server.address, opened.run_id)
             logger.info(
                 "listening on %s: %d steps of %d groups, staleness <= %d",
                 server.address,

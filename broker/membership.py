@@ -32,6 +32,7 @@ class Membership:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._members: OrderedDict[str, Member] = OrderedDict()
+        self._lost: OrderedDict[str, float] = OrderedDict()  # last seen; until they come back
 
     def __len__(self) -> int:
         return len(self._members)
@@ -47,6 +48,7 @@ class Membership:
             raise Refusal("too_many", f"there are {MAX_MEMBERS} members already")
         if known is not None and known.role is not hello.role:
             raise Refusal("wrong_role", f"{hello.member_id} is a {known.role} already")
+        self._lost.pop(hello.member_id, None)
         self._members[hello.member_id] = Member(
             hello.member_id,
             hello.role,
@@ -90,6 +92,7 @@ class Membership:
 
     def leave(self, owner: Owner) -> Member | None:
         """Forget a member; None when that life is over already."""
+        self._lost.pop(owner[0], None)
         return self._members.pop(owner[0]) if self.find(owner) else None
 
     def lapse(self, now: float) -> list[Member]:
@@ -97,7 +100,14 @@ class Membership:
         lost: list[Member] = []
         while (deadline := self.next_deadline()) is not None and deadline <= now:
             lost.append(self._members.popitem(last=False)[1])
+            self._lost[lost[-1].member_id] = lost[-1].last_seen_s
+            while len(self._lost) > MAX_MEMBERS:
+                self._lost.popitem(last=False)
         return lost
+
+    def lost(self, now: float) -> dict[str, float]:
+        """Seconds of silence of everyone who counts as gone by it and has not come back."""
+        return {member_id: now - seen_s for member_id, seen_s in self._lost.items()}
 
     def next_deadline(self) -> float | None:
         """When the longest silent member will count as gone."""

@@ -5,18 +5,21 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import NamedTuple
 
+from broker.data_health import data_fault
 from broker.disk import Disk, FolderDisk
 from broker.durable import JOURNAL, DurableStore, Fsync
 from broker.entry import Rules
 from broker.frames import CorruptJournal
+from broker.identity import facts_of, notes_of
 from broker.kept_reading import keep
 from broker.ledger import Ledger
 from broker.membership import Membership
-from broker.recovery import BEGIN, OPENED, Recovered, amendment, facts_of, recover
+from broker.recovery import BEGIN, OPENED, Recovered, amendment, recover
 from broker.service import BrokerService
 from broker.source import SampleSource
 from broker.store import Damaged, MemoryStore
 from common.config import RunConfig
+from common.errors import ConfigError
 from common.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -33,7 +36,7 @@ class Opened(NamedTuple):
 def open_broker(config: RunConfig, source: SampleSource) -> Opened:
     """
     Raises:
-        ConfigError: the run folder's journal is of another run.
+        ConfigError: the run folder's journal is of another run, or of one whose data was too bad.
         CorruptJournal: it is damaged before its end.
     """
     rules = Rules.of(config)
@@ -49,6 +52,7 @@ def open_broker(config: RunConfig, source: SampleSource) -> Opened:
             run_id=run_id,
             num_samples=len(source.samples),
             max_frame_bytes=max_frame_bytes,
+            rows=source.rows,
             versions=versions(),
         )
         return Opened(service, 0.0, run_id, _forever)
@@ -65,7 +69,7 @@ def open_broker(config: RunConfig, source: SampleSource) -> Opened:
             interval_s=config.broker.fsync_interval_s,
             member_timeout_s=config.broker.member_timeout_s,
             run_id=run_id,
-            dataset=str(config.data.train.absolute()) if config.data.train else "",
+            dataset=dataset_of(config),
             max_frame_bytes=max_frame_bytes,
             versions=versions(),
         )
@@ -77,6 +81,11 @@ def open_broker(config: RunConfig, source: SampleSource) -> Opened:
     is_interval = config.broker.fsync == "interval"
     syncing = store.sync_at_intervals if is_interval else _forever
     return Opened(service, started_at, run_id, syncing)
+
+
+def dataset_of(config: RunConfig) -> str:
+    """The path of the data as the journal tells it."""
+    return str(config.data.train.absolute()) if config.data.train else ""
 
 
 def open_durable(
@@ -94,13 +103,16 @@ def open_durable(
     versions: Mapping[str, str] | None = None,
 ) -> tuple[BrokerService, DurableStore, float]:
     """The service on a disk, its store, and where its clock stands. Raises as `open_broker`."""
-    found = recover(disk, source, rules)
+    found = recover(disk, source, rules, dataset)
+    if found is not None and (fault := data_fault(source.rows, found.ledger.quarantine)):
+        raise ConfigError(fault)  # before anything is written
     if found is None:
         disk.truncate(JOURNAL, 0)
         ledger, started_at = Ledger(source, rules), 0.0
         store = DurableStore(disk, fsync=fsync, interval_s=interval_s, segment_bytes=segment_bytes)
         first_serial = 0
-        store.record(0.0, BEGIN, ({**facts_of(source, rules), "dataset": dataset},))
+        first = {**facts_of(source, rules), **notes_of(source, dataset)}
+        store.record(0.0, BEGIN, (first,))
     else:
         disk.truncate(JOURNAL, found.size)
         ledger, started_at = found.ledger, found.seconds
@@ -128,6 +140,7 @@ def open_durable(
         run_id=run_id,
         num_samples=len(source.samples),
         max_frame_bytes=max_frame_bytes,
+        rows=source.rows,
         first_serial=first_serial,
         versions=versions,
     )

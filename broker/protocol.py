@@ -36,6 +36,14 @@ class Verdict(StrEnum):
     STALE = "stale"  # older than max_staleness allows; the sample is issued again
 
 
+class Blame(StrEnum):
+    """Why an attempt at a sample came to nothing; see `broker.attempts`."""
+
+    SAMPLE = "sample"  # the engine's answer to this very request was an error, or useless
+    SUSPECT = "suspect"  # no answer: the engine died or hung; any sample under way may be why
+    NOBODY = "nobody"  # cut short by a pause, or its steps were undone
+
+
 # ---- requests ------------------------------------------------------------------------------------
 class Hello(Record):
     """First message of a member; also its rebirth after a restart (new incarnation)."""
@@ -60,10 +68,14 @@ class Heartbeat(Record):
 
 
 class Goodbye(Record):
-    """A member that leaves in good order; its leases are given back."""
+    """A member that leaves; its leases are given back.
+
+    `failure` says what ended it; what was under way then may be the cause. Empty: in good order.
+    """
 
     member_id: Identifier
     incarnation: int
+    failure: str = Field("", max_length=500)
 
 
 class LeaseRequest(Record):
@@ -86,14 +98,14 @@ class SubmitGroup(Record):
 
 
 class GiveBack(Record):
-    """A lease that cannot be fulfilled. `broken_sample` counts towards its quarantine."""
+    """A lease that cannot be fulfilled. `blame` says whether it counts towards quarantine."""
 
     member_id: Identifier
     incarnation: int
     group_id: Identifier
     attempt: int
     reason: str = Field(max_length=500)
-    broken_sample: bool
+    blame: Annotated[Blame, Field(strict=False)]
 
 
 class TakeBatch(Record):
@@ -212,9 +224,13 @@ class Welcome(Record):
 
 
 class Done(Record):
-    """Accepted; nothing to say. `finished`: the run is over, drain and end."""
+    """Accepted; nothing to say. `finished`: the run is over, drain and end.
+
+    `is_explained`: to a goodbye after a failure: it has quarantined the sample that caused it.
+    """
 
     finished: bool = False
+    is_explained: bool = False
 
 
 class Leases(Record):
@@ -277,6 +293,22 @@ class MemberStatus(Record):
     details: dict[str, str]
 
 
+class DataStatus(Record):
+    """What became of the data set's rows, and what is tried again now."""
+
+    rows: int = 0  # in the file, refused ones included
+    refused_rows: int = 0  # when it was read
+    quarantined_samples: int = 0  # different ones, by rollout or learner
+    first: tuple[str, ...] = ()  # why, of the first few
+    left_over_groups: int = 0  # too few for one more step
+    all_groups: int = 0  # samples x epochs
+    given_back_groups: int = 0  # leases that servers gave back when they left in good order
+    retried_groups: int = 0  # that have failed and are to be done again
+    failed_attempts: int = 0  # ever; a group may have several
+    last_failure: str = ""  # which sample's and why
+    ended_because: str = ""  # the fault of the data that ended the run; empty: none
+
+
 class Status(Record):
     run_id: str
     version: int  # the learner's
@@ -293,6 +325,10 @@ class Status(Record):
     slots: int
     storage: dict[str, float]  # figures of the store: bytes held, journal records, ...
     members: tuple[MemberStatus, ...]
+    lost: dict[str, float] = Field(default_factory=dict)  # gone by their silence: seconds of it
+    store_failure: str = ""  # why nothing is leased or taken in; empty: all is well
+    seconds: float = 0.0  # that this run has lasted, over all lives of its broker
+    data: DataStatus = DataStatus()
 
 
 class Refused(Record):

@@ -2,25 +2,25 @@
 
 import logging
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from broker.disk import Disk
 from broker.durable import JOURNAL, STORED
 from broker.entry import Entry, Receipt, Rules, Shard
 from broker.frames import CorruptJournal, Record, read_records
+from broker.identity import AMENDABLE, check_same_run, facts_of, notes_of
 from broker.ledger import Ledger
-from broker.protocol import Role
+from broker.protocol import Blame, Role
 from broker.refusal import Refusal
 from broker.segments import Place
 from broker.source import SampleSource
 from broker.store import Key
-from common.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 BEGIN = "begin"  # the first record: what run this is
+_HEAD_BYTES = 64 * 2**10  # hold the first record
 OPENED = "opened"  # a broker has begun: (boot of its machine, fsync policy)
-FORMAT = 1
-_AMENDABLE = ("lease_s", "max_attempts", "max_steps", "max_leases")
 _COMMANDS = frozenset(
     {"join", "leave", "serve", "lease", "submit", "give_back", "lapse", "lose", "take"}
     | {"acknowledge", "commit", "rewind", "amend", "doubt", "finish"}
@@ -37,13 +37,32 @@ class Recovered(NamedTuple):
     opened: tuple[str, str] | None  # the last broker: boot of its machine, fsync policy
 
 
-def facts_of(source: SampleSource, rules: Rules) -> dict[str, Any]:
-    """What makes a run this run, for the journal's first record."""
-    return {"format": FORMAT, **asdict(rules), **source.facts()}
+def check_journal(folder: Path, source: SampleSource, rules: Rules, dataset: str) -> bool:
+    """Look, without touching anything, whether the journal in `folder` is of this run.
+
+    Returns:
+        False: there is no journal to go on from.
+
+    Raises:
+        ConfigError, CorruptJournal: as `recover`, of its first record.
+    """
+    try:
+        with (folder / JOURNAL).open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except FileNotFoundError:
+        return False
+    first = next(read_records(head), None)
+    if first is None:
+        return False
+    _checked(first, source, rules, dataset)
+    return True
 
 
-def recover(disk: Disk, source: SampleSource, rules: Rules) -> Recovered | None:
+def recover(disk: Disk, source: SampleSource, rules: Rules, dataset: str = "") -> Recovered | None:
     """The state behind the last whole record; None: there is no journal yet.
+
+    Args:
+        dataset: path of its file, for messages.
 
     Raises:
         ConfigError: the journal is of another run.
@@ -56,7 +75,7 @@ def recover(disk: Disk, source: SampleSource, rules: Rules) -> Recovered | None:
     first = next(records, None)
     if first is None:
         return None  # not even the first record is whole: nothing was acknowledged
-    rules_then = _checked(first, source, rules)
+    rules_then = _checked(first, source, rules, dataset)
     ledger = Ledger(source, rules_then)
     places: dict[Key, Place] = {}
     opened = None
@@ -97,6 +116,8 @@ def replay(ledger: Ledger, record: Record) -> None:
     arguments = list(record.arguments)
     if record.command == "submit":
         arguments[3] = Receipt(*arguments[3])
+    if record.command == "give_back":
+        arguments[3] = Blame(arguments[3])
     if record.command == "join":
         arguments[1] = Role(arguments[1])
     try:
@@ -129,21 +150,15 @@ def amendment(ledger: Ledger, rules: Rules) -> tuple[Any, ...] | None:
     """
     now, then = asdict(rules), asdict(ledger.rules)
     is_reopened = ledger.is_finished and not ledger.members
-    if not is_reopened and all(now[name] == then[name] for name in _AMENDABLE):
+    if not is_reopened and all(now[name] == then[name] for name in AMENDABLE):
         return None
-    return tuple(now[name] for name in _AMENDABLE)
+    return tuple(now[name] for name in AMENDABLE)
 
 
-def _checked(first: Record, source: SampleSource, rules: Rules) -> Rules:
+def _checked(first: Record, source: SampleSource, rules: Rules, dataset: str) -> Rules:
     """The rules as they were at first, if this journal is of this run."""
     if first.command != BEGIN or not isinstance(first.arguments[0], dict):
         raise CorruptJournal("the journal does not begin with what run it is of")
     then: dict[str, Any] = dict(first.arguments[0])
-    now = facts_of(source, rules)
-    for name, value in now.items():
-        if name not in _AMENDABLE and then.get(name) != value:
-            raise ConfigError(
-                f"the run folder's journal is of a run with {name} = {then.get(name)!r}, "
-                f"the configuration has {value!r}. Fix: set it back, or name a new run.folder"
-            )
+    check_same_run(then, {**facts_of(source, rules), **notes_of(source, dataset)})
     return Rules(**{name: then[name] for name in asdict(rules)})

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 
 from broker import protocol as p
-from broker.counter import Counter, Handler, PollMaker
+from broker.counter import Counter, Handler, PollMaker, one_line
 from broker.entry import Entry, Receipt, Rules, lease_of
 from broker.polls import Answer, Empty
 from broker.refusal import Refusal
@@ -82,7 +82,9 @@ class RolloutDesk:
             owner,
             request.group_id,
             request.attempt,
-            request.broken_sample,
+            request.blame,
+            one_line(request.reason),
+            now,
         )
         what = "quarantined" if is_quarantined else "given back"
         logger.warning("%s %s: %s", request.group_id, what, request.reason)

@@ -13,6 +13,7 @@ from typing import Self
 from pydantic import BaseModel
 
 from broker.protocol import REQUESTS, GetImage, ImageBytes, Refused
+from broker.quarantine_file import QuarantineFile
 from broker.refusal import Refusal
 from broker.service import BrokerService, Outgoing
 from broker.store import StoreFailure
@@ -62,6 +63,7 @@ class BrokerServer:
 
     Args:
         started_at: where the service's clock stood when it was recovered, in seconds.
+        quarantine_file: is kept up to date; None: there is no run folder.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class BrokerServer:
         *,
         max_frame_bytes: int,
         started_at: float = 0.0,
+        quarantine_file: QuarantineFile | None = None,
     ) -> None:
+        self._quarantine_file = quarantine_file
         self._service = service
         self._shelf = shelf
         self._listener = listener
@@ -173,6 +177,8 @@ class BrokerServer:
             if await self._flush():
                 outgoing, self._withheld = self._withheld, []
                 await self._send(outgoing)
+        if self._quarantine_file is not None:
+            self._quarantine_file.update(self._service.quarantined)
         deadline = self._service.next_deadline()
         has_moved = deadline is not None and (self._armed is None or deadline < self._armed)
         if has_moved or self._service.store.failure is not None:

@@ -7,19 +7,21 @@ which records it.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from broker import protocol as p
 from broker.announcement import Announcements
-from broker.counter import Counter, Handler, Outcome, Parameters, PollMaker
+from broker.counter import Counter, Handler, Outcome, Parameters, PollMaker, one_line
+from broker.data_health import DataRows, data_fault, first_lines
 from broker.handshake import check_hello
 from broker.learner_desk import LearnerDesk
 from broker.ledger import Ledger
 from broker.membership import Member, Membership
 from broker.polls import Poll, Polls
+from broker.quarantine import Quarantined
 from broker.refusal import Refusal
 from broker.rollout_desk import RolloutDesk
 from broker.store import Store
@@ -47,6 +49,7 @@ class BrokerService:
     Args:
         store: keeps trajectories, and the record of every change.
         max_frame_bytes: of a message; clients are told.
+        rows: of the data set, with those that were refused; None: all are good, and may be lost.
         first_serial: announcements are numbered from here on.
         versions: of this process; members must have the same code. None: they may have any.
     """
@@ -60,6 +63,7 @@ class BrokerService:
         run_id: str,
         num_samples: int,
         max_frame_bytes: int,
+        rows: DataRows | None = None,
         first_serial: int = 0,
         versions: Mapping[str, str] | None = None,
     ) -> None:
@@ -69,6 +73,7 @@ class BrokerService:
         self.store = store
         self._run_id = run_id
         self._num_samples = num_samples
+        self._rows = rows or DataRows(num_samples)
         self._max_frame_bytes = max_frame_bytes
         self._versions = versions or {}
         self._checked = -1  # the ledger's revision
@@ -91,6 +96,11 @@ class BrokerService:
     def is_finished(self) -> bool:
         """The run is over: members are to drain and leave."""
         return self._counter.is_finished
+
+    @property
+    def quarantined(self) -> Sequence[Quarantined]:
+        """What no step will train, in the order in which it was given up."""
+        return self.ledger.quarantine.records
 
     @property
     def is_over(self) -> bool:
@@ -179,12 +189,15 @@ class BrokerService:
             for member in self.membership.lapse(now):
                 silent_s = now - member.last_seen_s
                 logger.warning("%s is gone: silent for %.1f s", member.member_id, silent_s)
-                self._part_with(member, "member_lost", "unknown_member")
+                why = f"{member.member_id} was lost: silent for {silent_s:.0f} s"
+                self._part_with(member, "member_lost", why, "unknown_member")
         for poll in self._polls.lapse(now):
             self._outbox.append(Outgoing(poll.peer, poll.request_id, poll.empty()))
 
     def _settle(self, now: float) -> list[Outgoing]:
         """Answer whatever held requests can be answered now, check the books, empty the outbox."""
+        if self._checked != self.ledger.revision and not self.is_finished:
+            self._judge_data(now)
         if self.store.failure is None:
             self._answer(self._polls.of_kind(p.AckBatch), now)
             self._answer(self._polls.of_kind(p.TakeBatch), now)
@@ -198,6 +211,15 @@ class BrokerService:
             self._checked = self.ledger.revision
         outgoing, self._outbox = self._outbox, []
         return outgoing
+
+    def _judge_data(self, now: float) -> None:
+        """End the run when too much of the data set turns out to be of no use."""
+        fault = data_fault(self._rows, self.ledger.quarantine)
+        if fault is None:
+            return
+        logger.error("the run ends: %s", fault)
+        self._counter.ended_because = fault
+        self._counter.is_stopping = self._counter.has_news = True
 
     def _answer_lease_requests(self, now: float) -> None:
         """All of them when supply has grown; else those of servers that have new weights."""
@@ -231,7 +253,8 @@ class BrokerService:
         if hello.role is not p.Role.OBSERVER:
             predecessor = self.membership.join(hello, now)
             if predecessor is not None:
-                self._part_with(predecessor, "member_lost", "superseded")
+                why = f"{hello.member_id} died: another process took its place"
+                self._part_with(predecessor, "member_lost", why, "superseded")
             owner = (hello.member_id, hello.incarnation)
             if owner not in self.ledger.members:
                 self._counter.do(self.ledger.join, owner, hello.role)
@@ -258,14 +281,21 @@ class BrokerService:
 
     def _on_goodbye(self, goodbye: p.Goodbye, now: float) -> BaseModel:
         member = self.membership.leave((goodbye.member_id, goodbye.incarnation))
-        if member is not None:
-            logger.info("%s says goodbye", member.member_id)
-            self._part_with(member, "member_left", "unknown_member")
-        return p.Done(finished=self.is_finished)
+        if member is None:
+            return p.Done(finished=self.is_finished)
+        failure = one_line(goodbye.failure)
+        logger.info("%s says goodbye%s", member.member_id, failure and f": {failure}")
+        num_given_up = len(self.quarantined)
+        reason = "engine_lost" if failure else "member_left"
+        why = f"{member.member_id}: {failure}" if failure else "its server left in good order"
+        self._part_with(member, reason, why, "unknown_member")
+        is_explained = len(self.quarantined) > num_given_up
+        return p.Done(finished=self.is_finished, is_explained=is_explained)
 
-    def _part_with(self, member: Member, reason: str, code: str) -> None:
+    def _part_with(self, member: Member, reason: str, why: str, code: str) -> None:
         """Take back the leases of a life that is over, and end its held requests."""
-        released = self._counter.do(self.ledger.leave, member.owner, reason)
+        now = self._counter.now
+        released = self._counter.do(self.ledger.leave, member.owner, reason, why, now)
         if released:
             logger.warning("%s gave back %s", member.member_id, ", ".join(released))
         refused = p.Refused(code=code, message=f"{member.member_id}: this process counts as gone")
@@ -291,7 +321,27 @@ class BrokerService:
             slots_used=ledger.slots_used,
             slots=ledger.rules.slots,
             storage=self.store.figures(),
+            data=self._data_status(),
             members=tuple(self._status_of(member, now) for member in self.membership.all()),
+            lost=self.membership.lost(now),
+            store_failure=self.store.failure or "",
+            seconds=now,
+        )
+
+    def _data_status(self) -> p.DataStatus:
+        ledger = self.ledger
+        return p.DataStatus(
+            rows=self._rows.total,
+            refused_rows=len(self._rows.refused),
+            quarantined_samples=ledger.quarantine.num_samples,
+            first=first_lines(self._rows, ledger.quarantine),
+            left_over_groups=ledger.left_over,
+            all_groups=ledger.num_groups,
+            given_back_groups=ledger.books.samples.expired_by_reason["member_left"],
+            retried_groups=len(ledger.retried),
+            failed_attempts=ledger.num_failures,
+            last_failure=ledger.last_failure,
+            ended_because=self._counter.ended_because,
         )
 
     def _status_of(self, member: Member, now: float) -> p.MemberStatus:

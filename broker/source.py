@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from broker.data_health import DataRows
 from common.reading import Reading
 from common.types import Sample
 
@@ -18,6 +19,8 @@ class Assignment(NamedTuple):
 
 class SampleSource:
     """`epochs` passes over `samples`, one after the other.
+
+    `rows` tells of those that were left out; None: none were.
 
     Orders and sampling seeds are SHA-256 of (seed, epoch, sample_id): they depend neither on a
     library's random generator, nor on how often a sample is tried, nor on the order of the file.
@@ -34,9 +37,11 @@ class SampleSource:
         shuffle: bool = True,
         seed: int = 0,
         reading: Reading | None = None,
+        rows: DataRows | None = None,
     ) -> None:
         self.reading = reading
         self.samples = list(samples)
+        self.rows = rows or DataRows(len(self.samples))
         self.num_groups = len(self.samples) * epochs
         self._shuffle = shuffle
         self._seed = seed

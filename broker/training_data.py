@@ -3,7 +3,9 @@
 import logging
 from pathlib import Path
 
-from broker.kept_reading import check_same, has_journal, kept_reading
+from broker.data_health import DataRows, RefusedRow, data_fault
+from broker.kept_reading import has_journal, kept_reading
+from broker.quarantine import Quarantine
 from broker.source import SampleSource
 from common.config import RunConfig
 from common.errors import ConfigError
@@ -24,13 +26,16 @@ def open_source(config: RunConfig, afresh: bool = False) -> SampleSource:
             for who leaves one there (`broker.kept_reading.keep`).
 
     Raises:
-        ConfigError: no dataset, another one than when the run began, or not enough for one step.
+        ConfigError: no dataset, not enough for one step, or too many rows that are of no use.
         DataError: the file is unusable.
     """
     path = _path_of(config)
     reading = _as_kept(config, path, afresh) or read_checked(config, path, _tell)
     _log(reading)
-    return _source(config, reading)
+    source = _source(config, reading)
+    if (fault := data_fault(source.rows, Quarantine())) is not None:
+        raise ConfigError(fault)
+    return source
 
 
 def foreseen_source(config: RunConfig) -> SampleSource:
@@ -45,20 +50,16 @@ def foreseen_source(config: RunConfig) -> SampleSource:
 
 
 def _as_kept(config: RunConfig, path: Path, afresh: bool) -> Reading | None:
-    """As it was read before; None: it was not, or it is to be read anew.
-
-    Raises:
-        ConfigError: the run has begun with another data set.
-    """
+    """As it was read before; None: it was not, or it is to be read anew."""
     folder = config.run.folder
     kept = kept_reading(folder, None if afresh else settings_digest(config))
     if folder is None or kept is None:
         return None
     reading = read_again(config, path, kept.bad_rows)
-    if has_journal(folder):
-        check_same(kept, reading)
-    is_same = (kept.num_rows, kept.digest) == (reading.num_rows, reading.digest)
-    return reading if is_same else None
+    if (kept.num_rows, kept.digest) == (reading.num_rows, reading.digest):
+        return reading
+    # Another data set than the run began with: whoever opens the journal refuses it, by name.
+    return read_again(config, path, None) if has_journal(folder) else None
 
 
 def _path_of(config: RunConfig) -> Path:
@@ -75,6 +76,7 @@ def _source(config: RunConfig, reading: Reading) -> SampleSource:
         shuffle=config.data.shuffle,
         seed=config.run.seed,
         reading=reading,
+        rows=_rows(config, reading),
     )
     if source.num_groups < config.learner.groups_per_step:
         first = f" The first row left out: {reading.bad_rows[0]}." if reading.bad_rows else ""
@@ -84,6 +86,11 @@ def _source(config: RunConfig, reading: Reading) -> SampleSource:
             f"than one step.{first} Fix: lower groups_per_step, raise epochs, or give more samples"
         )
     return source
+
+
+def _rows(config: RunConfig, reading: Reading) -> DataRows:
+    refused = tuple(RefusedRow(row.row, row.sample_id, row.reason) for row in reading.bad_rows)
+    return DataRows(len(reading.samples), refused, config.data.max_refused_share)
 
 
 def _tell(done: int, of: int) -> None:

@@ -77,6 +77,13 @@ class DataSection(Section):
         le=178,
         description="Millions of pixels; a row with a larger picture is left out.",
     )
+    max_refused_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of the rows of train that may be refused at reading or quarantined, "
+        "together; more end the run (one row always may, unless it is 0). 1: any number.",
+    )
 
 
 class BrokerSection(Section):
@@ -105,7 +112,10 @@ class BrokerSection(Section):
         20.0, gt=0, description="Seconds of silence after which a process counts as gone."
     )
     max_attempts: int = Field(
-        3, gt=0, description="Attempts at one sample before it is quarantined."
+        3,
+        gt=0,
+        description="Failed attempts at one sample before it is quarantined. Of an engine's death "
+        "the last one counts for a sample only if nothing else was under way.",
     )
     max_frame_mib: int = Field(64, gt=0, le=1024, description="MiB; larger messages are refused.")
     max_held_mib: int = Field(

@@ -93,16 +93,42 @@ def _take_flag(arguments: list[str]) -> tuple[str, str]:
     name, separator, value = flag[2:].partition("=")
     if not separator:
         if not arguments:
-            raise ConfigError(f"--{name} has no value. Fix: --{name} VALUE")
+            raise ConfigError(f"--{name} has no value. Fix: --{_with_value(name)}")
         value = arguments.pop(0)
     return name, value
+
+
+def _with_value(name: str) -> str:
+    """The option as it is to be written; ConfigError: there is no such option."""
+    if name == "config":
+        return "config FILE"
+    annotation = _field(*_split(name), where=f"--{name}").annotation
+    return f"{name} {'true' if annotation is bool else _type_name(annotation)}"
 
 
 def _split(flag: str) -> tuple[str, str]:
     section, separator, key = flag.partition(".")
     if not separator:
-        raise ConfigError(f"unknown option --{flag}. Fix: options are --config and --section.key")
+        raise ConfigError(f"unknown option --{flag}. {_suggest_key(flag)}")
     return section, key
+
+
+def _suggest_key(word: str) -> str:
+    """Keys of all sections that a word without a section may have meant."""
+    keys = [
+        (key, f"--{section}.{_written(key, field)}")
+        for section, info in RunConfig.model_fields.items()
+        for key, field in _section_type(info).model_fields.items()
+    ]
+    word = word.replace("-", "_")
+    close = difflib.get_close_matches(word, [key for key, _ in keys], n=1, cutoff=0.7)
+    if not close:
+        return "Fix: options are --config and --section.key; --help lists them"
+    return f"Fix: did you mean {' or '.join(flag for key, flag in keys if key == close[0])}?"
+
+
+def _written(key: str, field: FieldInfo) -> str:
+    return f"{key} true" if field.annotation is bool else key
 
 
 def _section_type(info: FieldInfo) -> type[BaseModel]:

@@ -1,8 +1,8 @@
 """Start, signals and stop: the same for every process.
 
 The first SIGTERM, SIGINT or SIGHUP (the terminal is closed) sets the stop event and the process
-drains; the second one ends it at once. A process whose parent has died stops too, so that nothing
-outlives a killed launcher.
+drains; the second one ends it at once, in its own way where it has one. A process whose parent has
+died stops too, so that nothing outlives a killed launcher.
 """
 
 import asyncio
@@ -32,16 +32,21 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     uvloop.run(supervised())
 
 
-def set_on_signals(stop: asyncio.Event) -> None:
+def set_on_signals(stop: asyncio.Event, at_once: asyncio.Event | None = None) -> None:
     """Let the first SIGTERM, SIGINT or SIGHUP set `stop`. Call it inside the running loop.
 
     Call it again after a library has put its own handlers in place (Ray does).
+
+    Args:
+        at_once: is set by the second one, and the third ends the process; None: the second does.
     """
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int) -> None:
-        if stop.is_set():
+        if stop.is_set() and (at_once is None or at_once.is_set()):
             os._exit(128 + number)
+        if stop.is_set() and at_once is not None:
+            at_once.set()
         logger.info("%s: draining", signal.Signals(number).name)
         stop.set()
 

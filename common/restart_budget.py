@@ -34,6 +34,10 @@ class RestartBudget:
         self._times.append(now)
         return min(self._first_pause_s * 2.0**doublings, self._longest_pause_s)
 
+    def forgive(self) -> None:
+        """What died of is known, and gone: earlier deaths count no more."""
+        self._times.clear()
+
     def used(self, now: float) -> int:
         """Restarts that count at this time."""
         self._forgive(now)

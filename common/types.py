@@ -133,6 +133,7 @@ class GroupLease(Record):
     num_trajectories: int = Field(gt=0)
     sampling_seed: int = Field(ge=0, lt=2**31)  # of (run seed, group): not of the attempt
     lease_s: float = Field(gt=0)  # seconds from now until it lapses
+    alone: bool = False  # its server must generate nothing else meanwhile: it may be what kills
 
 
 class Group(Record):

@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
-from common.errors import ConfigError, VisionOpdError
-from common.model_folder import with_pinned_models
+from common.errors import ConfigError, DataError, VisionOpdError
 from deploy.cluster.roles import ROOT
+from deploy.exit_codes import ExitCode
 from deploy.options import (
     HELP,
     Options,
@@ -28,6 +29,10 @@ from deploy.options import (
     take_options,
     with_address,
 )
+from deploy.preflight.environment import named_by
+
+if TYPE_CHECKING:
+    from deploy.preflight.check import Checked
 
 QUICKSTART = ROOT / "deploy" / "configs" / "quickstart.toml"
 PURPOSE = "Runs broker, rollout servers and learner; without arguments, the CPU quickstart."
@@ -40,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         exit_with(error)
     config = load_or_exit(options.arguments, "deploy/launch_cluster.sh", f"{PURPOSE}\n\n{HELP}")
     try:
+        ray_named_by = named_by(config.cluster.address)
         config = with_address(config, options)
         if options.slurm:
             _slurm(config, options)
@@ -50,36 +56,72 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif options.dry_run:
             _dry_run(config, options)
         else:
-            raise SystemExit(_launch(config))
+            raise SystemExit(_launch(config, options, ray_named_by))
     except ConfigError as error:
         exit_with(error)
+    except DataError as error:
+        print(f"data error: {error}", file=sys.stderr)
+        raise SystemExit(ExitCode.REFUSED) from None
     except VisionOpdError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(ExitCode.FAILED) from None
 
 
-def _launch(config: RunConfig) -> int:
-    """Run to the end; the exit code."""
+def _launch(config: RunConfig, options: Options, ray_named_by: str) -> int:
+    """Run to the end; the exit code.
+
+    Nothing is written to the run folder before all that can be known has been checked.
+
+    Args:
+        ray_named_by: where the address of the Ray to join was given.
+    """
     from common import lifecycle
-    from deploy.supervision.run_folder import open_run_folder, owned
+    from deploy.preflight.check import check_room
+    from deploy.preflight.environment import check_address, check_home
+    from deploy.supervision.begun_run import check_before
 
-    _check_data(config)
-    config = _pin_models(config)
-    _set_up_sglang(config)
     now = time.localtime()
-    with owned(run_folder(config, now)):
-        config, folder = open_run_folder(config, now)
-        _log_to(folder / "logs" / "launch.log")
-        print(f"run folder: {folder}", flush=True)
-        exit_code = 0
+    folder = run_folder(config, now)
+    check_before(config, folder)
+    if config.cluster.address is None:
+        check_home()
+        check_room(config)
+    else:
+        check_address(config.cluster.address, ray_named_by)
+    checked = _checked(config, options, folder)
+    config = checked.config
+    _set_up_sglang(config)
+    exit_code = 0
 
-        async def supervised(stop: asyncio.Event) -> None:
-            from deploy.supervision.live_run import live_run
+    async def supervised(stop: asyncio.Event) -> None:
+        from deploy.supervision.live_run import live_run
 
-            nonlocal exit_code
-            exit_code = await live_run(config, folder, stop)
+        nonlocal exit_code
+        exit_code = await live_run(config, now, stop, checked.reading)
 
-        lifecycle.run(supervised)
-        return exit_code
+    lifecycle.run(supervised)
+    return exit_code
+
+
+def _checked(config: RunConfig, options: Options, folder: Path) -> "Checked":
+    """Data and models are here, fit together, and are those of the run that is gone on with."""
+    from deploy.preflight.check import check_run
+    from deploy.quickstart.own import ensure_own_dataset, without_foreign_heldout
+
+    if config.data.train is None:
+        raise ConfigError("data.train is not set. Fix: --data.train FILE.parquet")
+    logging.getLogger().addHandler(logging.NullHandler())  # bad rows are the broker's to tell
+    config = without_foreign_heldout(config, options.arguments, _say)
+    assert config.data.train is not None
+    ensure_own_dataset(config.data.train, report=_say)
+    checked = check_run(config, folder)
+    for line in checked.lines:
+        _say(line)
+    return checked
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _dry_run(config: RunConfig, options: Options) -> None:
@@ -112,32 +154,10 @@ def _slurm(config: RunConfig, options: Options) -> None:
     if options.dry_run:
         print(slurm.batch_script(config, arguments))
         return
-    _check_data(config)
-    slurm.check_submission(config, folder)
-    config = _pin_models(config)  # here: the job's machines may reach no hub
+    slurm.check_folder(config, folder)
+    config = _checked(config, options, folder).config  # here: the job's machines may reach no hub
     arguments += pinned_revisions(config)
     print(f"submitted job {slurm.submit(config, arguments, folder)}\nrun folder: {folder}")
-
-
-def _check_data(config: RunConfig) -> None:
-    """Make the quickstart's own world where it is asked for; name what is missing otherwise."""
-    from deploy.quickstart.own import ensure_own_dataset
-
-    if config.data.train is None:
-        raise ConfigError("data.train is not set. Fix: --data.train FILE.parquet")
-    ensure_own_dataset(config.data.train, report=lambda line: print(line, flush=True))
-    for key, path in (("train", config.data.train), ("heldout", config.data.heldout)):
-        if path is not None and not path.is_file():
-            raise ConfigError(f"data.{key} = {str(path)!r}: no such file. Fix: name a Parquet file")
-
-
-def _pin_models(config: RunConfig) -> RunConfig:
-    """Models are here and can be trained, and the whole run uses the same commit of them."""
-    config = with_pinned_models(config)
-    for key, part in (("model", config.model), ("teacher", config.teacher)):
-        if part.revision is not None:
-            print(f"{key}: {part.path}, commit {part.revision}", flush=True)
-    return config
 
 
 def _set_up_sglang(config: RunConfig) -> None:
@@ -153,15 +173,6 @@ def _set_up_sglang(config: RunConfig) -> None:
             'rollout.engine = "sglang": its environment could not be made, see above. Fix: mend '
             "that, or set sglang.python to the Python of one that has sglang==0.5.23"
         )
-
-
-def _log_to(path: Path) -> None:
-    """The launcher's own log goes into the run folder: the terminal belongs to the view."""
-    from common.logs import log_formatter
-
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(log_formatter("launch"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 if __name__ == "__main__":

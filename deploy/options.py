@@ -9,10 +9,13 @@ from typing import get_args
 
 from common.config import RunConfig
 from common.errors import ConfigError
+from deploy import exit_codes
 from deploy.cluster.roles import ROOT
 
 RAY_ADDRESS = "RAY_ADDRESS"  # Ray's own variable for the cluster to join
-HELP = """\
+HELP = f"""\
+{exit_codes.HELP}
+
 Options of the launcher:
   --address HOST:PORT   Join the Ray cluster there, as --cluster.address does; without either the
                         environment's RAY_ADDRESS, and without that a local Ray on loopback.

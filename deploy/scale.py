@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import VisionOpdError
+from deploy.exit_codes import ExitCode
 from deploy.supervision.control import ask
 
 
@@ -26,7 +27,7 @@ def main() -> None:
         answer = asyncio.run(ask(arguments.run, {"rollout": servers}))
     except VisionOpdError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(ExitCode.REFUSED) from None
     print(f"rollout servers: {answer['before']} > {answer['rollout']}")
 
 

@@ -9,8 +9,12 @@ from pathlib import Path
 
 from broker.protocol import Status
 from common.errors import VisionOpdError
+from deploy.exit_codes import ExitCode
 from deploy.showing.columns import aligned
-from deploy.showing.terminal import plain_line
+from deploy.showing.data_notes import retry_text
+from deploy.showing.kept import kept_text
+from deploy.showing.outcome import read_summary
+from deploy.showing.picture import plain_line
 from deploy.supervision.control import ask
 from deploy.supervision.process_table import Entry, read_processes
 
@@ -28,7 +32,7 @@ def main() -> None:
         entries = read_processes(folder)
     except VisionOpdError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(ExitCode.REFUSED) from None
     print(text(entries, time.time()))
     print(f"\n{asyncio.run(progress(folder))}")
 
@@ -70,15 +74,27 @@ def duration(seconds: float) -> str:
 
 
 async def progress(folder: Path) -> str:
-    """One line: how far the run is, or that nobody runs it."""
+    """How far the run is, what it waits for, what is wrong with its data; or its end."""
     try:
         answer = await ask(folder)
     except VisionOpdError as error:
-        ended = (folder / "summary.json").exists()
-        return "the run has ended" if ended else f"this is how it was when last written: {error}"
+        return _without_launcher(folder, str(error))
+    waits = [str(wait) for wait in answer.get("waits", [])]
     if not answer["broker"]:
-        return "the broker has not been heard yet"
-    return plain_line(Status.model_validate_json(answer["broker"]), answer["elapsed_s"])
+        return "\n".join(["the broker has not been heard yet", *waits])
+    status = Status.model_validate_json(answer["broker"])
+    line = plain_line(status, answer["elapsed_s"])
+    return "\n".join(filter(None, [line, *waits, retry_text(status.data), *status.data.first]))
+
+
+def _without_launcher(folder: Path, error: str) -> str:
+    """A run that has ended, with what it has kept, or whose launcher was killed."""
+    summary = read_summary(folder)
+    has_ended = all(entry.state in ("ended", "given up") for entry in read_processes(folder))
+    if summary is None and not has_ended:
+        return f"this is how it was when last written: {error}"
+    is_complete = summary is not None and not summary.get("interrupted")
+    return f"the run has ended\n{kept_text(folder, is_complete)}"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from common.errors import BrokerUnavailable, CheckpointError, ProtocolError, Vis
 from common.files import replace_json
 from common.rendering import Renderer
 from learner.checkpoint import Checkpointer, roll_back_targets
+from learner.data_summary import data_summary
 from learner.feed import Feed, Interrupted
 from learner.measuring.evaluation import Accuracy, gap_closed
 from learner.measuring.health import Verdict
@@ -38,6 +39,7 @@ _LOOK_S = 5.0  # between looks for servers without weights, while waiting for a 
 _LAST_WORDS_S = 5.0  # for the broker's answers after an interruption
 _PAUSE_LOOK_S = 1.0  # between looks for the end of the run, while paused
 _STARTING, _MEASURING_BEFORE, _TRAINING, _MEASURING_AFTER, _DONE, _PAUSED = range(6)
+_COMPUTING, _AWAITING_BATCH, _PUSHING = range(3)  # what it is doing, as `deploy.showing` reads it
 _HAS_BATCH, _IS_USED_UP, _IS_INTERRUPTED = range(3)
 
 
@@ -86,6 +88,7 @@ class Session:
         self._gauges: dict[str, float] = {"phase": _STARTING, "step": trainer.version}
         self._before = _accuracy_of(metrics.measured_before)
         self._after: Accuracy | None = None
+        self._heard_at = began  # when the broker gave its accounts, on time.monotonic's clock
 
     def run(self) -> None:
         with self._checkpointer:
@@ -131,7 +134,9 @@ class Session:
         self._show(phase=_TRAINING)
         while self._trainer.version < self._total_steps:
             waited_from = time.monotonic()
+            self._show(doing=_AWAITING_BATCH)
             batch = self._next_batch()
+            self._show(doing=_COMPUTING)
             if batch is None:
                 logger.info("the data is used up after step %d", self._trainer.version)
                 return
@@ -149,9 +154,11 @@ class Session:
     def _push(self) -> None:
         if self._trainer.version == self._total_steps:
             return  # nobody generates with the last weights
+        self._show(doing=_PUSHING)
         if self._ranks.world_size > 1:
             self._wait_for_push()  # what follows takes all ranks, or none
         self._publisher.push(self._trainer.version)
+        self._show(doing=_COMPUTING)
 
     def _wait_for_push(self) -> None:
         """Until the push under way is through. Raises Interrupted on all ranks if on any."""
@@ -392,6 +399,7 @@ class Session:
         timeout_s = _LAST_WORDS_S if is_interrupted else self._feed.request_timeout_s
         try:
             status = self._feed.call(lambda broker: broker.status(), timeout_s)
+            self._heard_at = time.monotonic()
             self._feed.call(lambda broker: broker.finish(reason), timeout_s)
         except (BrokerUnavailable, ProtocolError) as error:
             if not is_interrupted:
@@ -400,9 +408,14 @@ class Session:
             return None
         return status
 
+    def _seconds(self, status: Status | None) -> float:
+        """How long the run has lasted: by the broker's clock, which outlives the learner."""
+        now = time.monotonic()
+        return now - self._began if status is None else status.seconds + now - self._heard_at
+
     def _summary(self, status: Status | None, is_interrupted: bool) -> dict[str, Any]:
         before, after = self._before, self._after
-        counts = status.counts if status else {}
+        data = data_summary(status, is_interrupted)
         return {
             "full_accuracy_before": before and before.full,
             "full_accuracy_after": after and after.full,
@@ -414,16 +427,15 @@ class Session:
             "crop_cut_share_after": after and after.crop_cut,
             "gap_closed": gap_closed(before, after) if before and after else None,
             "steps": self._trainer.version,
-            "seconds": round(time.monotonic() - self._began, 3),
+            "seconds": round(self._seconds(status), 3),
             "max_staleness_seen": status.max_staleness_seen if status else None,
-            "trajectories_trained": counts.get("trajectories_trained"),
-            "trajectories_expired": counts.get("trajectories_expired"),
+            **data,
             "skipped_steps": self._trainer.optimizer.skipped_steps,
             "seed": self._config.run.seed,
             "view": self._config.teacher.view,
             "max_staleness": self._config.broker.max_staleness,
             "heldout_samples": before.samples if before else 0,
-            "interrupted": is_interrupted,
+            "interrupted": is_interrupted and data["data_fault"] is None,
         }
 
 

@@ -14,7 +14,11 @@ class RequestRejected(EngineError):
 
 
 class RequestFailed(EngineError):
-    """The engine answered with an error of its own. It lives on; the request may be its cause."""
+    """The engine's answer was an error of its own, or useless. It lives on: the request is why."""
+
+
+class CutShort(EngineError):
+    """Nobody's fault: a pause, or weights that turned out to be wrong. To be done again."""
 
 
 class EngineGone(EngineError):

@@ -29,6 +29,8 @@ from rollout.engine import (
 
 _BAN = -1e9  # added to a logit; finite, so that log-probs of other tokens stay finite
 _HEALTH_S = 30.0  # SGLang gives itself 20 for the token that it makes
+_SHOWN_BYTES = 200  # of an answer that makes no sense
+_USELESS = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
 _GRACE_S = 1.0  # lets the server's own timeout, which says more, come first
 
 
@@ -86,7 +88,9 @@ class HttpEngine:
         cache_version = self._pushed_version
         body = generate_body(request, self._cache_part)
         answer = await self._generate(body, self._request_timeout_s)
-        return parse_group(answer, request.num_trajectories, cache_version)
+        return parse_group(
+            answer, request.num_trajectories, cache_version, request.max_response_tokens
+        )
 
     async def score(
         self, prompt_token_ids: np.ndarray, image: bytes, response_token_ids: np.ndarray
@@ -191,7 +195,12 @@ class HttpEngine:
             raise RequestRejected(f"/generate: HTTP 400: {_message(content)}")
         if status != 200:
             raise RequestFailed(f"/generate: HTTP {status}: {_message(content)}")
-        return self._checked("/generate", status, content)
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise RequestFailed(
+                f"/generate: the answer is not JSON: {content[:_SHOWN_BYTES]!r}"
+            ) from error
 
     async def _ask(
         self,
@@ -310,18 +319,20 @@ def parse_info(info: dict[str, Any]) -> EngineInfo:
     )
 
 
-def parse_group(answer: Any, num_trajectories: int, cache_version: int) -> GroupResult:
+def parse_group(
+    answer: Any, num_trajectories: int, cache_version: int, max_response_tokens: int
+) -> GroupResult:
     """The result of one group.
 
     Args:
         cache_version: oldest weights behind any cache entry that the engine may have used.
 
     Raises:
-        EngineError: the answer is not what was asked for.
+        RequestFailed: the answer is not what was asked for.
     """
     results = answer if isinstance(answer, list) else [answer]
     if len(results) != num_trajectories:
-        raise EngineError(f"/generate: {len(results)} responses, asked for {num_trajectories}")
+        raise RequestFailed(f"/generate: {len(results)} responses, asked for {num_trajectories}")
     try:
         kept = [
             _trajectory(index, result, cache_version)
@@ -329,10 +340,11 @@ def parse_group(answer: Any, num_trajectories: int, cache_version: int) -> Group
             if result["meta_info"]["finish_reason"]["type"] != "abort"
         ]
         num_prompt_tokens = int(results[0]["meta_info"]["prompt_tokens"])
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise EngineError(
-            f"/generate: unexpected answer: {type(error).__name__}: {error}"
-        ) from error
+        longest = max((trajectory.num_tokens for trajectory in kept), default=0)
+        if longest > max_response_tokens:
+            raise ValueError(f"{longest} tokens, asked for {max_response_tokens} at most")
+    except _USELESS as error:  # pydantic's is a ValueError
+        raise RequestFailed(f"/generate: useless answer: {_told(error)}") from error
     return GroupResult(num_prompt_tokens, tuple(kept), len(results) - len(kept))
 
 
@@ -355,6 +367,14 @@ def _trajectory(index: int, result: dict[str, Any], cache_version: int) -> Traje
         cache_version=cache_version,
         finish_reason=FinishReason(meta["finish_reason"]["type"]),
     )
+
+
+def _told(error: Exception) -> str:
+    """In one line; what a validator said without what pydantic adds to it."""
+    if isinstance(error, ValidationError):
+        return str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
+    said = " ".join(str(error).split())
+    return said if type(error) is ValueError else f"{type(error).__name__}: {said}"
 
 
 def _message(content: bytes) -> str:

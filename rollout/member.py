@@ -34,6 +34,7 @@ from rollout.worker import PromptRenderer, RolloutWorker
 logger = logging.getLogger(__name__)
 _VERSION_CHARACTERS = 40
 _ASK_AGAIN_S = 2.0  # between two looks for an engine that others start
+_LAST_WORD_S = 2.0  # for the end of a process that does not answer any more
 _HEALTH_TRIES = 3  # failures in a row that make an engine count as lost
 StartedEngine = Callable[[], AbstractAsyncContextManager["RunningEngine"]]
 
@@ -139,7 +140,7 @@ class Member:
                     tasks.create_task(
                         watch_health(engine, serving, config.broker.member_timeout_s / 4)
                     ),
-                    tasks.create_task(_raise_when_lost(server)),
+                    tasks.create_task(_raise_when_lost(server, running)),
                 ]
                 if running.watch is not None:
                     background.append(tasks.create_task(running.watch()))
@@ -174,8 +175,11 @@ class Member:
             try:
                 yield broker
             except BaseExceptionGroup as errors:
-                if isinstance(first_error(errors), EngineError):
-                    await broker.goodbye()
+                error = first_error(errors)
+                if isinstance(error, EngineError):
+                    done = await broker.goodbye(_in_short(error))
+                    if done.is_explained:  # the sample that it died of is quarantined
+                        self._budget.forgive()
                 raise
             await broker.goodbye()
 
@@ -271,8 +275,18 @@ async def wait_until_it_answers(config: RunConfig, url: str, stop: asyncio.Event
             await set_or_after(stop, _ASK_AGAIN_S)  # a foreign process cannot wake us
 
 
-async def _raise_when_lost(server: Server) -> None:
-    raise await server.lost
+def _in_short(error: EngineError) -> str:
+    """What ended an engine, without the end of its log."""
+    return str(error).partition("\n")[0].partition("; its log ")[0] or type(error).__name__
+
+
+async def _raise_when_lost(server: Server, running: RunningEngine) -> None:
+    error = await server.lost
+    if running.watch is not None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_S):
+                await running.watch()  # its end says more than a broken connection
+    raise error
 
 
 def first_error(error: BaseException) -> BaseException:

@@ -2,7 +2,8 @@
 
 A lease belongs to the member that asked for it, but any server of the pool may generate it: the one
 that has computed the image before, as long as it has a free slot; else the one with most free
-slots. No server gets more groups than its capacity.
+slots. No server gets more groups than its capacity. A group that may be what kills engines claims
+its member's own server for itself.
 """
 
 import asyncio
@@ -30,6 +31,7 @@ class Server:
         self.capacity = capacity
         self.reserved = 0  # leases of its member that no server generates yet
         self.running = 0
+        self.is_claimed = False  # by a group that must be alone: no other may start
         self.lost: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
         self._images: OrderedDict[str, None] = OrderedDict()  # sha256, the latest used last
         self._images_of: object = None  # what it served when it computed them
@@ -37,7 +39,7 @@ class Server:
     @property
     def free(self) -> int:
         """Groups that it could start now."""
-        return self.capacity - self.running
+        return 0 if self.is_claimed else self.capacity - self.running
 
     def has_seen(self, image: str) -> bool:
         """Whether the image's prefix may still be in its cache: a push empties that."""
@@ -104,6 +106,29 @@ class Pool:
                     server.note_image(image)
                     return server
                 await self.changed.wait()
+
+    async def claim(self, server: Server, at_least: Served) -> None:
+        """Takes all of a server, as soon as it is idle; `unclaim` gives it back.
+
+        Args:
+            at_least: as for `best`.
+        """
+
+        def is_idle() -> bool:
+            now = server.serving.now
+            return server.running == 0 and now is not None and now >= at_least
+
+        server.is_claimed = True
+        try:
+            async with self.changed:
+                await self.changed.wait_for(is_idle)
+        except BaseException:
+            await self.unclaim(server)
+            raise
+
+    async def unclaim(self, server: Server) -> None:
+        server.is_claimed = False
+        await self.notify()
 
     async def release(self, server: Server) -> None:
         server.running -= 1

@@ -7,7 +7,9 @@ without a thinking phase (prompt.thinking). Ctrl-C or SIGTERM ends it.
 import asyncio
 import json
 import shlex
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -124,11 +126,20 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
         ConfigError: it cannot be started so.
         EngineError: it died.
     """
-    log_folder = (config.run.folder or Path.cwd()) / "logs"
+    log_folder = _log_folder(config)
     async with started_engine(config, 0, log_folder, stop, server_flags(config)) as engine:
         if not stop.is_set():
             print(welcome(config, engine.url), flush=True)
             await _until(stop, engine)
+    if config.run.folder is None:  # after a failure its error names the log in there
+        shutil.rmtree(log_folder, ignore_errors=True)
+
+
+def _log_folder(config: RunConfig) -> Path:
+    """Of the run, if one is named; else a new one, and none in the working folder."""
+    if config.run.folder is not None:
+        return config.run.folder / "logs"
+    return Path(tempfile.mkdtemp(prefix="vision-opd-serve-"))
 
 
 def welcome(config: RunConfig, url: str) -> str:

@@ -1,9 +1,10 @@
 """Lease > generate > submit, as many groups at once as the servers have slots for.
 
-A group goes to the best server of the pool. One that fails is tried again within its lease, on
-another server if there is one, and then given back; at once when the sample is at fault. An error
-of a server that lives on counts as the sample's fault too, so that no sample is tried for ever.
-Work that a pause cut short is done again.
+A group goes to the best server of the pool, one that must be alone to its member's own. Work that a
+pause cut short is done again within its lease. All else that fails is given back to the broker with
+the reason and whom it blames (`broker.attempts`): the sample for an answer that is an error or
+useless, nobody in particular where there was no answer. When its own server is gone, the member's
+goodbye says so for all groups at once.
 """
 
 import asyncio
@@ -11,20 +12,32 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from broker.client import BrokerClient, RequestRefused
-from broker.protocol import Verdict
+from broker.client import BrokerClient, MessageTooLarge, RequestRefused
+from broker.protocol import Blame, Verdict
 from common.config import RunConfig
 from common.errors import DataError, EngineError
 from common.images import ImageStore
 from common.types import Group, GroupLease, ImageRef
-from rollout.engine import GroupRequest, GroupResult, RequestFailed, RequestRejected
+from rollout.engine import (
+    CutShort,
+    EngineGone,
+    GroupRequest,
+    GroupResult,
+    RequestFailed,
+    RequestRejected,
+)
 from rollout.engine_images import EngineImages
 from rollout.pool import Pool, Server
 from rollout.serving import Figures, Served
 
 logger = logging.getLogger(__name__)
 _LEASE_WAIT_S = 5.0  # how long the broker may hold the question
-_MAX_TRIES = 3  # of one lease
+_MAX_TRIES = 3  # of one lease, when pauses cut it short
+_BLAMES = {  # by the broker's code for a group that it does not take
+    "bad_group": Blame.SAMPLE,
+    "too_large": Blame.SAMPLE,
+    "over_capacity": Blame.NOBODY,
+}
 
 
 class PromptRenderer(Protocol):
@@ -98,13 +111,17 @@ class RolloutWorker:
         try:
             async with asyncio.timeout(lease.lease_s):
                 await self._fulfil(lease, served)
-        except (DataError, RequestRejected, RequestFailed) as error:
-            await self._give_back(lease, str(error), broken_sample=True)
+        except (DataError, RequestRejected, RequestFailed, MessageTooLarge) as error:
+            await self._give_back(lease, str(error), Blame.SAMPLE)
+        except CutShort as error:
+            await self._give_back(lease, str(error), Blame.NOBODY)
         except EngineError as error:
-            await self._give_back(lease, str(error), broken_sample=False)
+            await self._give_back(lease, str(error), Blame.SUSPECT)
         except RequestRefused as error:  # one lease is lost, not the process
             logger.warning("group %s is not taken: %s", lease.group_id, error)
-        except TimeoutError:
+            if error.code in _BLAMES:
+                await self._give_back(lease, str(error), _BLAMES[error.code])
+        except TimeoutError:  # the broker has noticed, too
             logger.warning("the lease of group %s lapsed after %g s", lease.group_id, lease.lease_s)
         finally:
             self._figures.group_ended()
@@ -113,10 +130,10 @@ class RolloutWorker:
         is_reserved = True
         try:
             request = await self._request(lease)
-            server = await self._choose(lease.sample.image.sha256, served)
+            server = await self._choose(lease, served)
             self._server.reserved -= 1
             is_reserved = False
-            result = await self._generate(request, server, lease.sample.image.sha256, served)
+            result = await self._generate(request, server, lease, served)
         finally:
             if is_reserved:
                 self._server.reserved -= 1
@@ -136,48 +153,66 @@ class RolloutWorker:
             logger.info("group %s: %s", group.group_id, verdict)
 
     async def _generate(
-        self, request: GroupRequest, server: Server, image: str, served: Served
+        self, request: GroupRequest, server: Server, lease: GroupLease, served: Served
     ) -> GroupResult:
         """Starts on `server`, whose slot is taken; frees it."""
         tries = 1
         while True:
             try:
                 return await self._try(request, server)
-            except EngineError as error:
-                if isinstance(error, RequestRejected) or tries == _MAX_TRIES:
+            except CutShort as error:
+                if tries == _MAX_TRIES:
                     raise
                 logger.warning("trying again: %s", error)
             finally:
-                await self._pool.release(server)
+                await self._release(server, lease)
             tries += 1
-            server = await self._choose(image, served, avoid=server)
+            server = await self._choose(lease, served, avoid=server)
 
-    async def _choose(self, image: str, served: Served, avoid: Server | None = None) -> Server:
-        """Takes a slot of a server, as `Pool.choose` does.
+    async def _choose(
+        self, lease: GroupLease, served: Served, avoid: Server | None = None
+    ) -> Server:
+        """Takes a slot of a server, as `Pool.choose` does, or all of its member's own.
 
         Raises:
-            EngineError: what was leased has been undone meanwhile; nobody would take the group.
+            CutShort: what was leased has been undone meanwhile; nobody would take the group.
         """
-        server = await self._pool.choose(image, served, avoid=avoid)
+        if lease.alone:
+            server = self._server
+            await self._pool.claim(server, served)
+            server.running += 1
+        else:
+            server = await self._pool.choose(lease.sample.image.sha256, served, avoid=avoid)
         now = server.serving.now
         if now is not None and now.history != served.history:
-            await self._pool.release(server)
-            raise EngineError("a resumed learner has undone the steps that it was leased for")
+            await self._release(server, lease)
+            raise CutShort("a resumed learner has undone the steps that it was leased for")
         return server
 
+    async def _release(self, server: Server, lease: GroupLease) -> None:
+        if lease.alone:
+            await self._pool.unclaim(server)
+        await self._pool.release(server)
+
     async def _try(self, request: GroupRequest, server: Server) -> GroupResult:
+        """
+        Raises:
+            CutShort, RequestRejected, RequestFailed: see there.
+            EngineGone: it does not answer this request, or not at all.
+        """
         losses = server.serving.losses
         try:
             result = await server.engine.generate(request)
-        except RequestRejected:
-            raise
-        except EngineError:
-            await _check_alive(server)
+        except EngineGone as error:
+            if not await _is_alive(server) and server is self._server:
+                await asyncio.Event().wait()  # its member's life ends, and says goodbye for all
+            if server.serving.is_paused:
+                raise CutShort(f"{server.name}: paused for too long: {error}") from error
             raise
         if result.num_aborted:
-            raise EngineError(f"{server.name}: {result.num_aborted} responses were cut short")
+            raise CutShort(f"{server.name}: {result.num_aborted} responses were cut short")
         if await server.serving.settled() is None or server.serving.losses > losses:
-            raise EngineError(f"{server.name}: its weights turned out to be wrong")
+            raise CutShort(f"{server.name}: its weights turned out to be wrong")
         return result
 
     async def _request(self, lease: GroupLease) -> GroupRequest:
@@ -210,17 +245,19 @@ class RolloutWorker:
         except RequestRefused as error:
             raise DataError(f"image {image.path}: {error}") from error
 
-    async def _give_back(self, lease: GroupLease, reason: str, *, broken_sample: bool) -> None:
+    async def _give_back(self, lease: GroupLease, reason: str, blame: Blame) -> None:
         logger.warning("giving back group %s: %s", lease.group_id, reason)
-        await self._broker.give_back(lease.group_id, lease.attempt, reason[:500], broken_sample)
+        await self._broker.give_back(lease.group_id, lease.attempt, reason[:500], blame)
 
 
-async def _check_alive(server: Server) -> None:
-    """After a failure: a server that does not even answer is reported to its keeper."""
+async def _is_alive(server: Server) -> bool:
+    """After no answer: a server that answers nothing else either is reported to its keeper."""
     try:
         await server.engine.version()
     except EngineError as error:
         server.report_lost(error)
+        return False
+    return True
 
 
 def _image_store(config: RunConfig) -> ImageStore | None:

@@ -1,12 +1,13 @@
 """The batch script of a Slurm job that starts Ray on the allotted nodes and runs the launcher."""
 
+import contextlib
 import math
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.config import RunConfig
@@ -21,6 +22,10 @@ _NODES_TIMEOUT_S = 300  # from the first node's Ray to the last one's
 _WARNING_S = 120  # from SIGTERM to the end of the allotted time, at least
 _AFTER_DRAIN_S = 60  # of it, for rollouts, broker and Ray after the learner
 _GPU_OPTIONS = ("--gres", "--gpus", "-G")
+
+
+class _Unanswered(ConfigError):
+    """Slurm may have the job all the same."""
 
 
 def batch_script(
@@ -81,30 +86,55 @@ def batch_script(
 
 
 def check_submission(config: RunConfig, folder: Path) -> None:
-    """Raises ConfigError: there is no sbatch, or the folder holds a run already."""
+    """Raises ConfigError: there is no sbatch, or as `check_folder`."""
+    check_folder(config, folder)
+    if shutil.which("sbatch") is None:
+        raise ConfigError("--slurm: there is no sbatch in PATH. Fix: submit from a login node")
+
+
+def check_folder(config: RunConfig, folder: Path) -> None:
+    """Raises ConfigError: it holds a run already."""
     if (folder / "config.toml").exists() and not config.run.resume:
         raise ConfigError(
             f"run.folder = {str(folder)!r} holds a run already. Fix: name another folder, or go on "
             f"with this run: --config {folder / 'config.toml'} --run.resume true --slurm"
         )
-    if shutil.which("sbatch") is None:
-        raise ConfigError("--slurm: there is no sbatch in PATH. Fix: submit from a login node")
 
 
 def submit(config: RunConfig, arguments: Sequence[str], folder: Path) -> str:
     """Write folder/slurm.sh and submit it; returns the job's id.
 
     Raises:
-        ConfigError: sbatch refuses, or as `check_submission`.
+        ConfigError: sbatch refuses, or as `check_submission`. The folder is then as it was.
     """
     folder = folder.absolute()
     check_submission(config, folder)
     run = config.run.model_copy(update={"folder": folder})
     text = batch_script(config.model_copy(update={"run": run}), arguments)
-    folder.mkdir(parents=True, exist_ok=True)
-    script = folder / "slurm.sh"
-    script.write_text(text, encoding="utf-8")
-    return _sbatch(script)
+    with _folder_as_it_was(folder, script := folder / "slurm.sh"):
+        folder.mkdir(parents=True, exist_ok=True)
+        script.write_text(text, encoding="utf-8")
+        return _sbatch(script)
+
+
+@contextlib.contextmanager
+def _folder_as_it_was(folder: Path, script: Path) -> Iterator[None]:
+    """After an error inside; a job whose submission was not answered keeps its script."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    before = script.read_bytes() if script.exists() else None
+    try:
+        yield
+    except _Unanswered:
+        raise
+    except BaseException:
+        if before is None:
+            script.unlink(missing_ok=True)
+        else:
+            script.write_bytes(before)
+        for path in new:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def _sbatch(script: Path) -> str:
@@ -114,7 +144,7 @@ def _sbatch(script: Path) -> str:
             command, capture_output=True, text=True, timeout=_SUBMIT_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ConfigError(
+        raise _Unanswered(
             f"sbatch did not answer within {_SUBMIT_TIMEOUT_S:.0f} s. Fix: ask squeue whether the "
             f"job is there, then {shlex.join(command)}"
         ) from None
@@ -122,7 +152,7 @@ def _sbatch(script: Path) -> str:
     if answer.returncode or not job:
         reason = " ".join(answer.stderr.split()) or f"exit code {answer.returncode}"
         raise ConfigError(
-            f"sbatch refused {script}: {reason}. Fix: what it asks for goes into "
+            f"sbatch refused the job: {reason}. Fix: what it asks for goes into "
             "cluster.slurm_options"
         )
     return job

@@ -1,7 +1,10 @@
 """The dataset that the quickstart's configs name: made once, in a cache folder of the checkout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from common.config import RunConfig
+from common.config_cli import build
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "quickstart"
 NUM_TRAIN = 1600
@@ -11,9 +14,37 @@ SEED = 0
 
 def ensure_own_dataset(train: Path, report: Callable[[str], None]) -> None:
     """Make the dataset if `train` is its file and it is not there yet; else do nothing."""
-    if train.resolve().parent != CACHE:
+    if not _is_own(train):
         return
     from deploy.quickstart.dataset import DatasetParameters, write_dataset
 
     report(f"world: {NUM_TRAIN + NUM_HELDOUT} scenes of digits on tags in {CACHE}")
     write_dataset(CACHE, DatasetParameters(NUM_TRAIN, NUM_HELDOUT, SEED), report)
+
+
+def without_foreign_heldout(
+    config: RunConfig, arguments: Sequence[str], report: Callable[[str], None]
+) -> RunConfig:
+    """Own data are not measured on the quickstart's scenes, unless somebody asks for just that.
+
+    Args:
+        arguments: a person's, for the configuration.
+    """
+    train, heldout = config.data.train, config.data.heldout
+    is_foreign = (
+        train is not None and heldout is not None and not _is_own(train) and _is_own(heldout)
+    )
+    if not is_foreign or any(word.partition("=")[0] == "--data.heldout" for word in arguments):
+        return config
+    tree = config.model_dump()
+    tree["data"]["heldout"] = None
+    tree["evaluation"]["every_steps"] = tree["checkpoint"]["keep_best"] = 0
+    report(
+        "accuracy is not measured: data.train is your own, data.heldout the quickstart's; to "
+        "measure, give --data.heldout FILE"
+    )
+    return build(tree)
+
+
+def _is_own(path: Path) -> bool:
+    return path.resolve().parent == CACHE.resolve()

@@ -15,6 +15,7 @@ from typing import Any
 from common.config_cli import exit_with
 from common.errors import ConfigError
 from deploy.showing.charts import Series, line_chart
+from deploy.showing.data_lines import data_lines
 from deploy.showing.scene_cards import scene_cards
 
 Row = dict[str, Any]
@@ -54,9 +55,9 @@ def _headline(summary: Row) -> str:
         _tile("gap closed", _percent(summary.get("gap_closed")), "of crop minus full, before"),
         _tile("steps", _plain(summary.get("steps")), f"in {_seconds(summary.get('seconds'))}"),
         _tile(
-            "trajectories",
+            "trajectories trained",
             _plain(summary.get("trajectories_trained")),
-            f"{_plain(summary.get('trajectories_expired'))} expired",
+            f"{_plain(summary.get('trajectories_expired'))} trajectories expired",
         ),
         _tile(
             "staleness",
@@ -65,7 +66,8 @@ def _headline(summary: Row) -> str:
         ),
     ]
     note = "<p>This run was interrupted.</p>" if summary.get("interrupted") else ""
-    return f'<section class="tiles">{"".join(tiles)}</section>{note}'
+    notes = note + "".join(f"<p>{escape(line)}</p>" for line in data_lines(summary))
+    return f'<section class="tiles">{"".join(tiles)}</section>{notes}'
 
 
 def _accuracy_tile(name: str, summary: Row, view: str, remark: str) -> str:

@@ -1,7 +1,7 @@
 """Processes that live and die together: all ranks of the learner, or one process by itself.
 
 One life of a crew: places for all > commands made for these places > started > the first end that
-matters > the others ended > places given back.
+matters > the others ended > places given back. One that lives and is of no use is killed.
 """
 
 import asyncio
@@ -38,6 +38,7 @@ class End(NamedTuple):
 
     name: str
     code: int | None  # None: lost together with its machine
+    cause: str = ""  # why we have ended it; empty: we have not
 
     @property
     def is_good(self) -> bool:
@@ -45,7 +46,7 @@ class End(NamedTuple):
 
     @property
     def why(self) -> str:
-        return describe(self.code)
+        return self.cause or describe(self.code)
 
 
 class Crew:
@@ -55,6 +56,7 @@ class Crew:
         processes: placed, not started yet.
         ending: set when the crew is to end in good order.
         drain_s: that each may then take.
+        at_once: set when nothing may drain any more.
     """
 
     def __init__(
@@ -63,11 +65,14 @@ class Crew:
         table: ProcessTable,
         ending: asyncio.Event,
         drain_s: float,
+        at_once: asyncio.Event,
     ) -> None:
         self._processes = processes
         self._table = table
         self._ending = ending
         self._drain_s = drain_s
+        self._at_once = at_once
+        self._condemned: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self._exits: list[asyncio.Task[End]] = []
 
     async def live(
@@ -91,6 +96,14 @@ class Crew:
                 process.release()
             for task in self._exits:
                 task.cancel()
+
+    def kill(self, name: str, why: str) -> None:
+        """End a process that lives and does not work; its end is a bad one, for this reason.
+
+        What is said of it a second time changes nothing.
+        """
+        if not self._condemned.done():
+            self._condemned.set_result(End(name, -signal.SIGKILL, why))
 
     async def _seats(self, timeout_s: float) -> list[Seat] | None:
         """None when the crew is to end before it has begun."""
@@ -142,7 +155,7 @@ class Crew:
             return End(self._processes[0].name, 0)
         if cause.is_good:
             # The others follow by themselves.
-            await asyncio.wait(self._exits, timeout=self._drain_s)
+            await until_done(self._exits, self._drain_s, self._at_once)
             cause = next((end for end in self._ends() if not end.is_good), cause)
         await self._end_all(_ORPHAN_GRACE_S)
         # What is final for one of them is final for all, whoever was the first to go.
@@ -152,8 +165,10 @@ class Crew:
         return [task.result() for task in self._exits if task.done()]
 
     async def _first_end(self, ending: "asyncio.Task[bool]") -> End | None:
-        await asyncio.wait([*self._exits, ending], return_when=asyncio.FIRST_COMPLETED)
+        await first_done(*self._exits, ending, self._condemned)
         ends = self._ends()
+        if not ends and not ending.done():
+            return self._condemned.result()  # the others end as after a death; so does it
         bad = [end for end in ends if not end.is_good]
         return next(iter(bad or ends), None)
 
@@ -169,7 +184,11 @@ class Crew:
             for process, _ in running:
                 self._table.set(process.name, "ending")
             await asyncio.gather(*(process.signal(number) for process, _ in running))
-            await asyncio.wait([task for _, task in running], timeout=limit_s)
+            tasks = [task for _, task in running]
+            if number == signal.SIGTERM:
+                await until_done(tasks, limit_s, self._at_once)
+            else:
+                await asyncio.wait(tasks, timeout=limit_s)
         for process in self._processes:
             self._table.set(process.name, "ended", pid=0)
 
@@ -177,6 +196,20 @@ class Crew:
 async def first_done(*futures: "asyncio.Future[Any]") -> None:
     """Returns as soon as one of them is done."""
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def until_done(
+    tasks: Sequence["asyncio.Task[Any]"], timeout_s: float, at_once: asyncio.Event
+) -> None:
+    """Returns when all of them are done, at the latest after so long or when the event is set."""
+    if not tasks:
+        return
+    cut = asyncio.create_task(at_once.wait())
+    work = asyncio.ensure_future(asyncio.wait(tasks))
+    try:
+        await asyncio.wait([work, cut], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await _drop(work, cut)
 
 
 async def _drop(*futures: "asyncio.Future[Any]") -> None:

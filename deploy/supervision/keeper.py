@@ -1,23 +1,30 @@
 """Keeps one crew alive: starts it again when it died, with growing pauses, up to a budget."""
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from common.errors import FINAL_EXIT_CODE, VisionOpdError
+from common.errors import FINAL_EXIT_CODE, FinalError, VisionOpdError
 from common.lifecycle import set_or_after
+from common.log_files import identity, identity_of
 from common.restart_budget import RestartBudget
 from deploy.supervision.crew import Crew, End, Orders
 from deploy.supervision.placement import NoPlace, PlaceLost
 from deploy.supervision.process_table import ProcessTable
 
 _TAIL_LINES = 20
+_REASON = re.compile(r"(?: ERROR +\S+ \S+: |^  (?:config|data|broker) error: )(.+)$")
 MakeCrew = Callable[[asyncio.Event], Crew]
 
 
 class ProcessFailed(VisionOpdError):
     """A process ended before its time and is not started again."""
+
+
+class ProcessRefused(ProcessFailed, FinalError):
+    """It says that another start would end in the same way."""
 
 
 class Keeper:
@@ -64,6 +71,8 @@ class Keeper:
         self._on_up = on_up
         self._ending = asyncio.Event()
         self._has_told = False  # that there is no room for it
+        self._crew: Crew | None = None  # whose processes run
+        self._tails: dict[str, LogTail] = {}  # of the life that began last
         self.is_up = asyncio.Event()  # all processes of the crew run
 
     def end(self) -> None:
@@ -73,6 +82,11 @@ class Keeper:
     @property
     def is_ending(self) -> bool:
         return self._ending.is_set()
+
+    def replace(self, name: str, why: str) -> None:
+        """Kill a process that lives and does not work; what comes then is as after a death."""
+        if self._crew is not None:
+            self._crew.kill(name, why)
 
     async def keep(self) -> None:
         """Until it has ended well, or was told to.
@@ -97,8 +111,10 @@ class Keeper:
     async def _life(self) -> End | None:
         """None: there is no room yet, and the run goes on without."""
         try:
+            logs = {name: self._log_folder / f"{name}.log" for name in self.names}
+            self._tails = {name: LogTail(log) for name, log in logs.items()}
             crew = self._make_crew(self._ending)
-            return await crew.live(self._orders, self._place_timeout_s, self._note_up)
+            return await crew.live(self._orders, self._place_timeout_s, lambda: self._note_up(crew))
         except PlaceLost:
             return End(self.names[0], None)
         except NoPlace as error:
@@ -109,9 +125,11 @@ class Keeper:
                 self._report(f"{error}. Still looking for one")
             return None
         finally:
+            self._crew = None
             self.is_up.clear()
 
-    def _note_up(self) -> None:
+    def _note_up(self, crew: Crew) -> None:
+        self._crew = crew
         self._has_told = False
         self.is_up.set()
         self._on_up()
@@ -124,7 +142,8 @@ class Keeper:
         )
         pause_s = None if is_hopeless else self._budget.pause_before_next(time.monotonic())
         if pause_s is None:
-            raise ProcessFailed(self._last_words(cause, failed, is_hopeless))
+            kind = ProcessRefused if cause.code == FINAL_EXIT_CODE else ProcessFailed
+            raise kind(self._last_words(cause, failed, is_hopeless))
         for name in self.names:
             why = failed if len(self.names) > 1 else cause.why
             self._table.note_restart(name, why)
@@ -140,13 +159,37 @@ class Keeper:
             if is_hopeless
             else f" {self._budget.max_restarts} restarts are used up (cluster.max_restarts)."
         )
-        return f"{failed}.{spent} The end of {log}:\n{tail(log)}"
+        words = self._tails[cause.name].last_lines()
+        reason = reason_in(words) if cause.code is not None and cause.code > 0 else None
+        why = failed if reason is None else f"{failed}: {reason}"
+        return f"{why}.{spent} The end of {log}:\n{words}"
 
 
-def tail(log: Path, lines: int = _TAIL_LINES) -> str:
-    """The last lines of a log, indented; a remark when there are none."""
-    try:
-        content = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
-    except OSError as error:
-        return f"  (cannot be read here: {error.strerror})"
-    return "\n".join(f"  {line}" for line in content) or "  (it is empty)"
+def reason_in(words: str) -> str | None:
+    """What a process of ours said last of its own failure; None: nothing that could be told."""
+    found = [match[1] for line in words.splitlines() if (match := _REASON.search(line))]
+    return found[-1].rstrip(".") if found else None
+
+
+class LogTail:
+    """What is written to a log from now on: the words before are of another life, or run.
+
+    Args:
+        path: of the current file; it may be begun anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._first = identity(path)
+        self._start = path.stat().st_size if path.exists() else 0
+
+    def last_lines(self, lines: int = _TAIL_LINES) -> str:
+        """The last ones, indented; a remark when there are none."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._start if identity_of(file) == self._first else 0)
+                text = file.read().decode("utf-8", errors="replace")
+        except OSError as error:
+            return f"  (cannot be read here: {error.strerror})"
+        newest = text.strip("\n").splitlines()[-lines:]
+        return "\n".join(f"  {line}" for line in newest) or "  (it wrote nothing)"

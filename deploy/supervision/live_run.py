@@ -8,46 +8,95 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from broker.kept_reading import keep
 from broker.transport import zmq_link
 from common import lifecycle
 from common.config import RunConfig
 from common.errors import ConfigError, VisionOpdError
+from common.logs import log_formatter
+from common.reading import Reading
 from deploy.cluster.clusters import nodes_from_ray
 from deploy.cluster.fit import fit
 from deploy.cluster.pools import pools_of
+from deploy.exit_codes import ExitCode, code_of_end, code_of_error
 from deploy.scale import scale_supervisor
+from deploy.showing.kept import kept_text
+from deploy.showing.lookout import Lookout
 from deploy.showing.observations import Observations
-from deploy.showing.outcome import show_outcome
+from deploy.showing.outcome import read_summary, show_outcome
 from deploy.showing.terminal import show_progress
+from deploy.supervision.begun_run import Footprint, begun
 from deploy.supervision.control import listening
 from deploy.supervision.placement import Placement
 from deploy.supervision.ray_connection import connected_ray
 from deploy.supervision.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
-INTERRUPTED = 130  # exit code, as of a shell
 
 
-async def live_run(config: RunConfig, folder: Path, stop: asyncio.Event) -> int:
-    """From Ray's start to the report; the launcher's exit code."""
-    address = config.cluster.address
+async def live_run(
+    config: RunConfig, now: time.struct_time, stop: asyncio.Event, reading: Reading | None = None
+) -> int:
+    """From Ray's start to the report; the launcher's exit code.
+
+    Args:
+        config: checked (`deploy.preflight`).
+        now: when the launcher was started.
+        stop: set by the first signal; the run then drains, and a second one ends it at once.
+        reading: of data.train, so that the broker need not look at all pictures again.
+    """
+    at_once = asyncio.Event()
     try:
-        link = zmq_link(config.broker)
         print("starting Ray and the processes ...", flush=True)
-        async with connected_ray(address):
-            lifecycle.set_on_signals(stop)  # Ray has taken the signals
+        async with connected_ray(config.cluster.address):
+            lifecycle.set_on_signals(stop, at_once)  # Ray has taken the signals
             _check_room(config)
-            placement = Placement(reserves_cpus=address is not None)
-            try:
-                supervisor = Supervisor(config, folder, placement.place, _report)
-                is_complete = await _watched(supervisor, folder, link, stop)
-            finally:
-                placement.close()
+            if stop.is_set():
+                print("stopped before the run began: nothing was written", flush=True)
+                return ExitCode.INTERRUPTED
+            with begun(config, now) as (config, folder, footprint):
+                log_to(folder / "logs" / "launch.log")
+                print(f"run folder: {folder}", flush=True)
+                if reading is not None:
+                    keep(folder, reading)
+                return await _in_folder(config, folder, footprint, stop, at_once)
     except VisionOpdError as error:
-        print(f"\nrun failed: {error}", file=sys.stderr, flush=True)
-        return 1
-    show_outcome(folder)
-    return 0 if is_complete else INTERRUPTED
+        return _tell_failure(error, has_trained=False)
+
+
+async def _in_folder(
+    config: RunConfig,
+    folder: Path,
+    footprint: Footprint,
+    stop: asyncio.Event,
+    at_once: asyncio.Event,
+) -> ExitCode:
+    placement = Placement(reserves_cpus=config.cluster.address is not None)
+    try:
+        supervisor = Supervisor(config, folder, placement.place, _report, at_once)
+        is_complete = await _watched(config, supervisor, folder, stop)
+    except VisionOpdError as error:
+        code = _tell_failure(error, supervisor.has_trained)
+        if code is ExitCode.REFUSED:
+            footprint.restore(keeps_logs=True)
+        else:
+            print(kept_text(folder, is_complete=False), file=sys.stderr, flush=True)
+        return code
+    finally:
+        placement.close()
+    if at_once.is_set():
+        print("\nended at once: what was under way is generated again", flush=True)
+    else:
+        show_outcome(folder)
+    print(kept_text(folder, is_complete), flush=True)
+    return code_of_end(is_complete, read_summary(folder))
+
+
+def _tell_failure(error: VisionOpdError, has_trained: bool) -> ExitCode:
+    code = code_of_error(error, has_trained)
+    what = "refused" if code is ExitCode.REFUSED else "run failed"
+    print(f"\n{what}: {error}", file=sys.stderr, flush=True)
+    return code
 
 
 def _check_room(config: RunConfig) -> None:
@@ -66,20 +115,27 @@ def _check_room(config: RunConfig) -> None:
         _report(f"no room for all of it yet: {error}")
 
 
-async def _watched(supervisor: Supervisor, folder: Path, link: Any, stop: asyncio.Event) -> bool:
+async def _watched(
+    config: RunConfig, supervisor: Supervisor, folder: Path, stop: asyncio.Event
+) -> bool:
     """The run, with a view and an ear beside it."""
     began = time.monotonic()
+    lookout = Lookout(config, supervisor, stop)
 
     def status() -> dict[str, Any]:
         seen = supervisor.status
         return {
             "broker": None if seen is None else seen.model_dump_json(),
             "elapsed_s": time.monotonic() - began,
+            "waits": list(lookout(0.0).values()),
         }
 
-    views = (supervisor, Observations(folder / "observations.jsonl"))
+    views = (supervisor, lookout, Observations(folder / "observations.jsonl"))
+    link = zmq_link(config.broker)
     async with listening(folder, status, lambda wish: scale_supervisor(supervisor, wish)):
-        view = asyncio.create_task(show_progress(supervisor.broker_address, *views, link=link))
+        view = asyncio.create_task(
+            show_progress(supervisor.broker_address, *views, link=link, waits=lookout)
+        )
         try:
             return await supervisor.run(stop)
         finally:
@@ -91,3 +147,10 @@ async def _watched(supervisor: Supervisor, folder: Path, link: Any, stop: asynci
 
 def _report(line: str) -> None:
     print(f"\n{line}", file=sys.stderr, flush=True)
+
+
+def log_to(path: Path) -> None:
+    """The launcher's own log goes into the run folder: the terminal belongs to the view."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(log_formatter("launch"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from common.errors import VisionOpdError
+from common.errors import FinalError, VisionOpdError
 from deploy.cluster.fit import gpus_of_bundle
 from deploy.cluster.pools import Pool, PoolName, process_name
 from deploy.cluster.roles import Seat
@@ -27,7 +27,7 @@ _LOOK_AGAIN_S = 1.0  # after an actor could not be reached
 _TOKEN_CPUS = 0.01
 
 
-class NoPlace(VisionOpdError):
+class NoPlace(FinalError):
     """No machine had room for a process within the time given."""
 
 

@@ -18,7 +18,7 @@ from common.files import replace_json
 
 logger = logging.getLogger(__name__)
 State = Literal[
-    "waiting for a place", "starting", "up", "restarting", "ending", "ended", "given up"
+    "waiting for a place", "starting", "up", "silent", "restarting", "ending", "ended", "given up"
 ]
 FILE = "processes.json"
 _ENDS_KEPT = 20
@@ -75,6 +75,12 @@ class ProcessTable:
         self._entries[name] = base.model_copy(update=changes)
         if self._entries[name] != known:
             self._write()
+
+    def mark(self, name: str, state: Literal["up", "silent"]) -> None:
+        """Of a process that runs: whether it is heard. Others keep their state."""
+        known = self._entries.get(name)
+        if known is not None and known.state in ("up", "silent"):
+            self.set(name, state)
 
     def note_restart(self, name: str, why: str) -> None:
         """Its life has ended like that, and another one will begin."""

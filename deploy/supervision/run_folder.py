@@ -10,6 +10,7 @@ from broker.keys import make_keys
 from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.errors import ConfigError
+from common.files import replace_text
 from deploy.options import run_folder
 
 LOCK = "launcher.lock"
@@ -38,9 +39,27 @@ def open_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig
     """Create the folder with its config.toml, or go on with it; returns the config that names it.
 
     Raises:
-        ConfigError: it holds a run already, or none that could be resumed.
+        ConfigError: as `check_folder`.
     """
     folder = run_folder(config, now)
+    check_folder(config, folder)
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    # The file does not say resume: whoever starts with it must ask for that each time.
+    run = config.run.model_copy(update={"folder": folder, "resume": False})
+    config = _with_keys(config.model_copy(update={"run": run}), folder)
+    # Nor does it say on which Ray: the next launch may find another one, or none.
+    cluster = config.cluster.model_copy(update={"address": None})
+    kept = config.model_copy(update={"cluster": cluster})
+    replace_text(folder / "config.toml", dump_toml(kept))
+    (folder / "summary.json").unlink(missing_ok=True)  # it told of an end that is none
+    return config, folder
+
+
+def check_folder(config: RunConfig, folder: Path) -> None:
+    """
+    Raises:
+        ConfigError: it holds a run already, or none that could be resumed.
+    """
     holds_run = (folder / "config.toml").exists()
     if holds_run and not config.run.resume:
         raise ConfigError(
@@ -52,16 +71,6 @@ def open_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig
             f"run.resume = true, but run.folder = {str(folder)!r} holds no run. Fix: --config "
             "RUN/config.toml --run.resume true, where RUN is the folder of the run"
         )
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
-    (folder / "summary.json").unlink(missing_ok=True)  # it told of an end that is none
-    # The file does not say resume: whoever starts with it must ask for that each time.
-    run = config.run.model_copy(update={"folder": folder, "resume": False})
-    config = _with_keys(config.model_copy(update={"run": run}), folder)
-    # Nor does it say on which Ray: the next launch may find another one, or none.
-    cluster = config.cluster.model_copy(update={"address": None})
-    kept = config.model_copy(update={"cluster": cluster})
-    (folder / "config.toml").write_text(dump_toml(kept), encoding="utf-8")
-    return config, folder
 
 
 def _with_keys(config: RunConfig, folder: Path) -> RunConfig:

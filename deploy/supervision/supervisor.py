@@ -6,7 +6,9 @@ death:  a rollout is started again by itself; the learner's ranks all together, 
         listen elsewhere, or if somebody else told the learner to stop, the whole run is gone on
         with, as `run.resume` does
 end:    the learner is done > the others follow by themselves within drain_s
-stop:   SIGTERM to the learner > to the rollouts > to the broker; SIGKILL to what does not listen
+stop:   SIGTERM to the learner > to the rollouts > to the broker; SIGKILL to what does not listen,
+        and to all of them when it is to end at once
+silence: a process that the broker has lost although it runs is killed, which is a death
 """
 
 import asyncio
@@ -24,11 +26,12 @@ from common.lifecycle import set_or_after
 from common.restart_budget import RestartBudget
 from deploy.cluster.pools import Pool, PoolName, pools_of, process_name
 from deploy.cluster.roles import Seat
-from deploy.supervision.crew import Crew, End, Process, first_done
-from deploy.supervision.keeper import Keeper, tail
+from deploy.supervision.crew import Crew, End, Process, first_done, until_done
+from deploy.supervision.keeper import Keeper
 from deploy.supervision.orders import OrderBook
 from deploy.supervision.process_actor import Order
 from deploy.supervision.process_table import FILE, ProcessTable
+from deploy.supervision.silence import SilenceWatch
 
 logger = logging.getLogger(__name__)
 _BROKER_TIMEOUT_S = 600.0  # it reads the data, and replays the journal of a run that goes on
@@ -37,6 +40,7 @@ _STATUS_LAG_S = 3.0  # until the broker's word that the run is over has come rou
 _BROKER_GRACE_S = 3.0  # when all others have ended, it only waits for those that died
 _LONGEST_PAUSE_S = 60.0  # before a restart
 _MOST_SERVERS = 1000  # a slip of the finger must not place millions
+_SERVER_SILENCE = 1.5  # times broker.member_timeout_s, after which the broker has lost it
 Place = Callable[[Pool, int], Process]
 
 
@@ -54,6 +58,7 @@ class Supervisor:
     Args:
         place: reserves a place for one process of a pool, by rank.
         report: gets a line whenever a process has died.
+        at_once: set when nothing may drain any more.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Supervisor:
         run_folder: Path,
         place: Place,
         report: Callable[[str], None] = lambda line: None,
+        at_once: asyncio.Event | None = None,
     ) -> None:
         self._config = config
         self._folder = run_folder
@@ -72,14 +78,18 @@ class Supervisor:
         self._budget = self._new_budget()  # of rounds
         self._servers = config.rollout.servers
         self._known: set[str] = set()  # members that the broker has seen
+        self._at_once = asyncio.Event() if at_once is None else at_once
         self._over = asyncio.Event()  # nothing is started again
         self._is_closing = False  # what became of this round is settled
         self._broker_has_left = False  # by itself: the others have said goodbye to it
         self._rollouts: dict[int, tuple[Keeper, asyncio.Task[None]]] = {}
+        self._learner: Keeper | None = None
+        self.silence = SilenceWatch(_silence_limits_s(config))
         self._tasks: asyncio.TaskGroup | None = None
         self._written: tuple[int, int] | None = None
         self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.table = ProcessTable(run_folder / FILE)
+        self._first_version: int | None = None  # of the learner, when this launcher began
         self.status: Status | None = None  # as last seen
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -107,11 +117,35 @@ class Supervisor:
     def update(self, status: Status, elapsed_s: float) -> None:
         """A look at the broker."""
         self.status = status
+        if self._first_version is None:
+            self._first_version = status.version
         self._known.update(member.member_id.partition(".")[0] for member in status.members)
         if status.finished:
             self._over.set()
         elif not self._is_closing and not self._broker_has_left:
             self._over.clear()  # a run that is resumed may have been over before
+        self._see_to_silence(status)
+
+    def _see_to_silence(self, status: Status) -> None:
+        """Show what the broker has lost, and replace what does not come back."""
+        before = set(self.silence.silent_s)
+        members = [member.member_id for member in status.members]
+        overdue = self.silence.look(members, status.lost)
+        for name in self.silence.silent_s.keys() - before:
+            self.table.mark(name, "silent")
+        for name in before - self.silence.silent_s.keys():
+            self.table.mark(name, "up")
+        for name in overdue if not self._over.is_set() else ():
+            why = f"was silent for {self.silence.silent_s[name]:.0f} s and was killed"
+            keeper = self._keeper_of(name)
+            if keeper is not None:
+                keeper.replace(name, why)
+
+    def _keeper_of(self, name: str) -> Keeper | None:
+        if name.startswith("learner"):
+            return self._learner
+        known = (keeper for keeper, _ in self._rollouts.values() if name in keeper.names)
+        return next(known, None)
 
     async def broker_address(self) -> str:
         """Where the broker is, once it is known."""
@@ -120,6 +154,11 @@ class Supervisor:
             await asyncio.wait([address])
             if not address.cancelled():
                 return address.result()
+
+    @property
+    def has_trained(self) -> bool:
+        """A step, since this launcher began."""
+        return self.status is not None and self.status.version > (self._first_version or 0)
 
     # ---- resizing --------------------------------------------------------------------------------
     @property
@@ -194,7 +233,7 @@ class Supervisor:
             stopped = self._tasks.create_task(stop.wait())
             broker = self._keeper("broker", [0], self._broker_is_done, on_up=self._on_broker)
             kept = [self._tasks.create_task(self._keep(broker))]
-            learner = self._keeper(
+            learner = self._learner = self._keeper(
                 "learner", range(self._pools["learner"].processes), self._learner_is_done
             )
             try:
@@ -242,13 +281,13 @@ class Supervisor:
         for keeper, _ in self._rollouts.values():
             if not keeper.is_up.is_set():
                 keeper.end()  # waits for a place, or for its next life
-        if is_finished and rollouts:
-            await asyncio.wait(rollouts, timeout=drain_s)  # they follow by themselves
+        if is_finished:
+            await until_done(rollouts, drain_s, self._at_once)  # they follow by themselves
         for keeper, _ in self._rollouts.values():
             keeper.end()
         await _all(rollouts)
         if is_finished:
-            await asyncio.wait(kept[:1], timeout=min(drain_s, _BROKER_GRACE_S))
+            await until_done(kept[:1], min(drain_s, _BROKER_GRACE_S), self._at_once)
         broker.end()
         await _all(kept)
 
@@ -300,13 +339,13 @@ class Supervisor:
     async def _learn_address(self) -> None:
         """Of the broker that has just been started; another one than before ends the round."""
         latest = time.monotonic() + _BROKER_TIMEOUT_S
+        log = self._folder / "logs" / "broker.log"
         while _writing_of(self._broker_file) == self._written:
             if not self.table.is_up("broker"):
                 return  # its keeper sees to it
             if time.monotonic() > latest:
-                log = self._folder / "logs" / "broker.log"
                 message = f"the broker gave no address within {_BROKER_TIMEOUT_S:.0f} s"
-                self._settle(VisionOpdError(f"{message}. The end of {log}:\n{tail(log)}"))
+                self._settle(VisionOpdError(f"{message}. Fix: see {log}"))
                 return
             await asyncio.sleep(_LOOK_S)  # a file has no event
         address: str = json.loads(self._broker_file.read_text(encoding="utf-8"))["address"]
@@ -330,7 +369,10 @@ class Supervisor:
 
         def make_crew(ending: asyncio.Event) -> Crew:
             processes = [self._place(self._pools[pool], rank) for rank in ranks]
-            return Crew(processes, self.table, ending, self._config.cluster.drain_s)
+            for name in names:
+                self.silence.begin(name)
+            drain_s = self._config.cluster.drain_s
+            return Crew(processes, self.table, ending, drain_s, self._at_once)
 
         def orders(seats: Sequence[Seat]) -> Sequence[Order]:
             if pool == "broker":
@@ -373,6 +415,15 @@ class Supervisor:
             max(_LONGEST_PAUSE_S, cluster.restart_delay_s),
             cluster.restart_delay_s,
         )
+
+
+def _silence_limits_s(config: RunConfig) -> dict[str, float]:
+    """A server is soon replaced; a learner, whose steps since its checkpoint are lost, is not."""
+    member_s = config.broker.member_timeout_s
+    return {
+        "rollout": _SERVER_SILENCE * member_s,
+        "learner": max(_SERVER_SILENCE * member_s, config.learner.rank_timeout_s),
+    }
 
 
 async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:

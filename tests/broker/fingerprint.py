@@ -26,6 +26,10 @@ def fingerprint(ledger: Ledger) -> tuple[Any, ...]:
         None if ledger._step is None else _step(ledger._step),
         tuple(_step(step) for step in ledger._done),
         groups.next_order,
+        groups.num_skipped,
+        tuple(ledger.quarantine.records),
+        ledger.num_failures,
+        ledger.last_failure,
         groups.first_attempt,
         tuple(_entry(entry) for entry in groups.pending),
         tuple(entry.order for entry in groups.returned),
@@ -50,6 +54,11 @@ def _entry(entry: Entry) -> tuple[Any, ...]:
         entry.request_id,
         entry.deadline,
         entry.receipt,
+        entry.returns,
+        entry.is_suspect,
+        entry.is_alone,
+        entry.rests_until,
+        entry.last_failure,
     )
 
 
@@ -61,5 +70,5 @@ def _step(step: Step) -> tuple[Any, ...]:
         step.shards,
         tuple(sorted(step.holders.items())),
         tuple(sorted(step.acknowledged)),
-        tuple(sorted(step.refused)),
+        tuple(sorted(step.refused.items())),
     )

@@ -19,7 +19,13 @@ class Row:
     newest: int = 0
     tokens: int = 0
     failures: int = 0
+    is_suspect: bool = False
+    is_alone: bool = False  # its current or last lease
     step: int = 0  # that took it
+
+    def is_suspect_to_the_last(self, rules: Rules) -> bool:
+        """Whether its next death may be its last: so that attempt must be made alone."""
+        return self.is_suspect and self.failures >= max(1, rules.max_attempts - 1)
 
 
 @dataclass
@@ -61,7 +67,15 @@ class Reference:
         granted: list[tuple[int, int]] = []
         serving = max(serving, self.serving.get(owner, -1))
         for _ in range(count):
-            candidates = self.with_status("waiting") or self.with_status("new")
+            held = [row for row in self.rows if row.status == "leased" and row.owner == owner]
+            if any(row.is_alone for row in held):
+                break
+            waiting = [
+                index
+                for index in self.with_status("waiting")
+                if not held or not self.rows[index].is_suspect_to_the_last(self.rules)
+            ]
+            candidates = waiting or self.with_status("new")
             if not candidates or serving < 0:
                 break
             index = candidates[0]
@@ -72,6 +86,7 @@ class Reference:
             if step - 1 - serving > self.rules.max_staleness:
                 break
             row = self.rows[index]
+            row.is_alone = row.is_suspect_to_the_last(self.rules)
             row.status, row.owner = "leased", owner
             row.attempt += 1
             row.deadline = now + self.rules.lease_s
@@ -89,6 +104,7 @@ class Reference:
         if row.owner != owner:
             return "fenced"
         row.tokens, row.oldest, row.newest = tokens, oldest, oldest
+        row.failures, row.is_suspect = 0, False
         if self.step_of(index) - 1 - oldest > self.rules.max_staleness:
             self.lose(index, "stale_at_submit")
             return "stale"
@@ -101,27 +117,36 @@ class Reference:
         self.lost_tokens += row.tokens
         row.status, row.tokens = "waiting", 0
 
-    def give_back(self, owner: str, index: int, attempt: int, is_broken: bool) -> None:
+    def give_back(self, owner: str, index: int, attempt: int, blame: str) -> None:
         row = self.rows[index]
         if row.status != "leased" or row.attempt != attempt or row.owner != owner:
             return
-        row.failures += is_broken
-        if row.failures == self.rules.max_attempts:
+        reasons = {"sample": "broken_sample", "suspect": "no_answer", "nobody": "given_back"}
+        self.fail(index, blame, reasons[blame])
+
+    def fail(self, index: int, blame: str, reason: str) -> None:
+        row = self.rows[index]
+        row.failures += blame != "nobody"
+        row.is_suspect |= blame == "suspect"
+        is_its_own = blame == "sample" or (blame == "suspect" and row.is_alone)
+        if is_its_own and row.failures >= self.rules.max_attempts:
             row.status = "quarantined"
         else:
-            self.lose(index, "broken_sample" if is_broken else "given_back")
+            self.lose(index, reason)
 
-    def leave(self, owner: str) -> None:
+    def leave(self, owner: str, reason: str = "member_lost") -> None:
         for index in self.with_status("leased"):
-            if self.rows[index].owner == owner:
-                self.lose(index, "member_lost")
+            if self.rows[index].owner == owner and reason == "member_left":
+                self.lose(index, reason)
+            elif self.rows[index].owner == owner:
+                self.fail(index, "suspect", reason)
         self.serving.pop(owner, None)
         self.free()
 
     def lapse(self, now: float) -> None:
         for index in self.with_status("leased"):
             if self.rows[index].deadline <= now:
-                self.lose(index, "lease_lapsed")
+                self.fail(index, "suspect", "lease_lapsed")
 
     def serve(self, owner: str, version: int) -> None:
         if owner in self.serving:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from broker.client import BrokerClient
+from broker.data_health import DataRows
 from broker.entry import Owner, Receipt, Rules, lease_of
 from broker.ledger import Ledger
 from broker.membership import Membership
@@ -57,8 +58,17 @@ def make_rules(
     lease_s: float = 10.0,
     max_attempts: int = 3,
     max_steps: int | None = None,
+    first_rest_s: float = 0.0,
 ) -> Rules:
-    return Rules(groups_per_step, max_staleness, n, lease_s, max_attempts, max_steps)
+    return Rules(
+        groups_per_step,
+        max_staleness,
+        n,
+        lease_s,
+        max_attempts,
+        max_steps,
+        first_rest_s=first_rest_s,
+    )
 
 
 def make_group(lease: GroupLease, version: int, *, tokens: int = 3, first: int = 0) -> Group:
@@ -130,6 +140,7 @@ def make_service(
     max_frame_bytes: int = 2**20,
     max_held_bytes: int = 2**30,
     versions: dict[str, str] | None = None,
+    rows: DataRows | None = None,
 ) -> BrokerService:
     return BrokerService(
         Ledger(source, rules),
@@ -139,6 +150,7 @@ def make_service(
         num_samples=len(source.samples),
         max_frame_bytes=max_frame_bytes,
         versions=versions,
+        rows=rows,
     )
 
 

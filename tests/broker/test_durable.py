@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from broker import protocol as p
+from broker.data_health import DataRows
 from broker.disk import FolderDisk
 from broker.durable import JOURNAL, DurableStore, RecentGroups
 from broker.entry import Rules
@@ -313,7 +314,7 @@ def test_segments_are_deleted_once_no_rewind_can_need_them(tmp_path: Path) -> No
 
 def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
     busy(tmp_path).store._disk.close()
-    with pytest.raises(ConfigError, match=r"groups_per_step = 2.*has 3.*Fix"):
+    with pytest.raises(ConfigError, match=r"learner.groups_per_step = 3, .*begun with 2.*Fix"):
         Bench(tmp_path, make_rules(3, 1))
     again = Bench(tmp_path, make_rules(2, 1, lease_s=77.0, max_steps=3))  # may change
     assert again.ledger.rules.lease_s == 77.0 and again.ledger.total_steps == 3
@@ -440,3 +441,47 @@ def test_the_cache_drops_the_oldest_but_nothing_unwritten() -> None:
     assert recent.get(("a", 0)) is None and recent.get(("b", 0)) is not None
     recent.keep({("c", 0)})
     assert recent.get(("b", 0)) is None and recent.get(("c", 0)) == b"12345"
+
+
+def test_failures_and_their_reasons_survive_the_broker(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, make_rules(2, 1, max_attempts=2))
+    bench.hello("l0", "r0")
+    first, second, _ = bench.lease(3).leases
+    for reason in ("HTTP 500", "HTTP 500 again"):
+        bench.ask(
+            p.GiveBack(
+                **me("r0"), group_id=first.group_id, attempt=0 if reason == "HTTP 500" else 1,
+                reason=reason, blame=p.Blame.SAMPLE,
+            )
+        )  # fmt: skip
+        bench.lease(1)
+    bench.ask(p.Goodbye(**me("r0"), failure="the engine died"))
+    before = fingerprint(bench.ledger)
+    bench.kill()
+    assert fingerprint(bench.ledger) == before
+    assert [record.reason for record in bench.ledger.quarantine.records] == ["HTTP 500 again"]
+    assert bench.ledger._groups.by_id[second.group_id].is_suspect
+
+
+def test_a_run_whose_data_ended_it_is_not_opened_again_unless_it_may_lose_more(
+    tmp_path: Path,
+) -> None:
+    source = make_source(NUM_SAMPLES)
+    source.rows = DataRows(NUM_SAMPLES, (), 0)
+    bench = Bench(tmp_path, make_rules(2, 1, max_attempts=1))
+    bench.hello("r0")
+    (granted,) = bench.lease(1).leases
+    bench.ask(
+        p.GiveBack(
+            **me("r0"), group_id=granted.group_id, attempt=0, reason="?", blame=p.Blame.SAMPLE
+        )
+    )
+    bench.store.close()
+    journal = (tmp_path / JOURNAL).read_bytes()
+    disk = FolderDisk(tmp_path)
+    with pytest.raises(ConfigError, match=r"data\.max_refused_share = 0 allows 0: sample s"):
+        open_durable(disk, source, bench.rules, fsync="never")
+    assert (tmp_path / JOURNAL).read_bytes() == journal, "a refused start writes nothing"
+    disk.close()
+    bench.open()
+    bench.store.close()

@@ -26,7 +26,7 @@ from broker.keys import (
     member_keys,
     server_keys,
 )
-from broker.protocol import Role
+from broker.protocol import Blame, Role
 from broker.server import BrokerServer, ImageShelf
 from broker.transport import ZmqLink, ZmqListener, public_address, zmq_link
 from common.config import BrokerSection, RunConfig
@@ -83,7 +83,7 @@ def member(address: str, keys: MemberKeys | None, *, timeout_s: float = 2.0) -> 
 async def assert_served(address: str, keys: MemberKeys | None) -> None:
     async with member(address, keys) as rollout:
         (lease,) = (await rollout.lease(1, 0, wait_s=0)).leases
-        await rollout.give_back(lease.group_id, lease.attempt, "enough", False)
+        await rollout.give_back(lease.group_id, lease.attempt, "enough", Blame.NOBODY)
 
 
 async def assert_left_alone(address: str, keys: MemberKeys | None) -> None:

@@ -8,7 +8,7 @@ import pytest
 from broker.accounts import Place
 from broker.entry import Entry, Receipt
 from broker.ledger import Ledger
-from broker.protocol import Role, Verdict
+from broker.protocol import Blame, Role, Verdict
 from broker.refusal import Refusal
 from common.types import GroupLease
 from tests.broker.support import lease_all, make_group, make_rules, make_source, submit_group
@@ -132,8 +132,8 @@ def test_a_batch_waits_for_its_own_groups_although_later_ones_are_there() -> Non
 def test_returned_groups_are_leased_first_and_keep_their_place() -> None:
     ledger = make_ledger(8, 2, 1)
     leases = lease(ledger, 3)
-    ledger.give_back(A, leases[2].group_id, 0, broken_sample=False)
-    ledger.give_back(A, leases[1].group_id, 0, broken_sample=False)
+    ledger.give_back(A, leases[2].group_id, 0, Blame.NOBODY, "?", 0.0)
+    ledger.give_back(A, leases[1].group_id, 0, Blame.NOBODY, "?", 0.0)
     again = lease_all(ledger, B, 99, 0)
     assert ids(again) == ["0/1", "0/2", "0/3"] and [g.attempt for g in again] == [1, 1, 0]
     assert [g.sampling_seed for g in again[:2]] == [g.sampling_seed for g in leases[1:]]
@@ -196,9 +196,9 @@ def test_only_the_holder_of_a_lease_can_use_it() -> None:
     (granted,) = lease(ledger, 1)
     for stranger in (B, (A[0], 2)):
         assert submit_group(ledger, stranger, make_group(granted, 0)) is Verdict.FENCED
-        assert not ledger.give_back(stranger, granted.group_id, 0, broken_sample=True)
-        assert ledger.leave(stranger, "member_lost") == []
-    assert not ledger.give_back(A, granted.group_id, 1, broken_sample=True)  # another attempt
+        assert not ledger.give_back(stranger, granted.group_id, 0, Blame.SAMPLE, "?", 0.0)
+        assert ledger.leave(stranger, "member_lost", "?", 0.0) == []
+    assert not ledger.give_back(A, granted.group_id, 1, Blame.SAMPLE, "?", 0.0)  # another attempt
     assert submit_group(ledger, A, make_group(granted, 0)) is Verdict.ACCEPTED
 
 
@@ -206,7 +206,7 @@ def test_a_member_that_goes_away_gives_back_its_leases_but_not_its_groups() -> N
     ledger = make_ledger(8, 2, 1)
     leases = lease(ledger, 3)
     submit(ledger, leases[:1])
-    assert ledger.leave(A, "member_lost") == ["0/1", "0/2"]
+    assert ledger.leave(A, "member_lost", "?", 0.0) == ["0/1", "0/2"]
     ledger.check()
     assert ids(lease_all(ledger, B, 2, 0)) == ["0/1", "0/2"]
     assert ledger.books.samples[Place.WAITING] == 1
@@ -300,7 +300,7 @@ def test_broken_sample_is_quarantined_after_its_attempts_and_replaced() -> None:
     for attempt in range(3):
         (granted,) = lease(ledger, 1)
         assert (granted.group_id, granted.attempt) == ("0/0", attempt)
-        gone = ledger.give_back(A, "0/0", attempt, broken_sample=True)
+        gone = ledger.give_back(A, "0/0", attempt, Blame.SAMPLE, "?", 0.0)
         ledger.check()
         assert gone == (attempt == 2)
     assert ids(lease(ledger)) == ["0/1", "0/2"]
@@ -312,7 +312,7 @@ def test_other_failures_do_not_count_towards_quarantine() -> None:
     ledger = make_ledger()
     for attempt in range(9):
         lease(ledger, 1)
-        assert not ledger.give_back(A, "0/0", attempt, broken_sample=False)
+        assert not ledger.give_back(A, "0/0", attempt, Blame.NOBODY, "?", 0.0)
     assert ids(lease(ledger, 1)) == ["0/0"]
 
 
@@ -322,8 +322,8 @@ def test_quarantine_near_the_end_ends_the_data_without_a_deadlock() -> None:
     for _ in range(2):  # two of the last three groups are broken: one is left, less than a step
         granted = lease(ledger)
         assert ledger.take(LEARNER, 2) is None
-        ledger.give_back(A, granted[0].group_id, granted[0].attempt, broken_sample=True)
-        ledger.leave(A, "member_left")
+        ledger.give_back(A, granted[0].group_id, granted[0].attempt, Blame.SAMPLE, "?", 0.0)
+        ledger.leave(A, "member_left", "?", 0.0)
         with_server(ledger)
         ledger.check()
     end = ledger.take(LEARNER, 2)
@@ -394,7 +394,7 @@ def test_a_step_that_was_not_taken_cannot_be_acknowledged() -> None:
 def test_accounts_of_one_run_by_hand() -> None:
     ledger = make_ledger(4)
     first, second = lease(ledger)
-    ledger.give_back(A, second.group_id, 0, broken_sample=False)
+    ledger.give_back(A, second.group_id, 0, Blame.NOBODY, "?", 0.0)
     submit(ledger, [first])
     counts = ledger.counts()
     assert counts["groups_total"] == 4 and counts["groups_never_issued"] == 2
@@ -526,7 +526,7 @@ def test_servers_of_a_gone_history_get_no_leases_and_free_no_slots() -> None:
 def test_refused_groups_are_tried_again_after_a_rewind_and_broken_ones_are_not() -> None:
     ledger = with_server(Ledger(make_source(8), make_rules(2, 0, max_attempts=1)))
     broken, whole = lease(ledger)
-    ledger.give_back(A, broken.group_id, 0, broken_sample=True)
+    ledger.give_back(A, broken.group_id, 0, Blame.SAMPLE, "?", 0.0)
     submit(ledger, [whole, *lease(ledger)])
     ledger.take(LEARNER, 1)
     ledger.acknowledge(LEARNER, 1, 1, {"0/2": "cannot be rendered"})

@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from broker.protocol import Blame
 from tests.broker.support import make_rules
 from tests.broker.world import SERVERS, World
 
@@ -43,15 +44,19 @@ class LedgerMachine(RuleBasedStateMachine):
             holder, granted = self.world.granted[-nth]
             self.world.submit(granted, server or holder, lag)
 
-    @rule(nth=nths, is_broken=st.booleans())
-    def give_back(self, nth: int, is_broken: bool) -> None:
+    @rule(nth=nths, blame=st.sampled_from(Blame))
+    def give_back(self, nth: int, blame: Blame) -> None:
         if nth <= len(self.world.granted):
             holder, granted = self.world.granted[-nth]
-            self.world.give_back(granted, holder, is_broken)
+            self.world.give_back(granted, holder, blame)
 
-    @rule(server=servers, comes_back=st.booleans())
-    def lose(self, server: str, comes_back: bool) -> None:
-        self.world.lose(server)
+    @rule(
+        server=servers,
+        comes_back=st.booleans(),
+        reason=st.sampled_from(["member_lost", "engine_lost", "member_left"]),
+    )
+    def lose(self, server: str, comes_back: bool, reason: str) -> None:
+        self.world.lose(server, reason)
         if comes_back:
             self.world.join(server)
 
@@ -115,7 +120,8 @@ def walk(seed: int, num_events: int) -> World:
             if event == "submit":
                 world.submit(granted, rng.choice((holder, holder, holder, server)), lag)
             else:
-                world.give_back(granted, holder, rng.random() < 0.6)
+                blames = (Blame.SAMPLE, Blame.SAMPLE, Blame.SUSPECT, Blame.NOBODY)
+                world.give_back(granted, holder, rng.choice(blames))
         elif event == "lose":
             world.lose(server)
             world.join(server)
@@ -150,5 +156,6 @@ def test_random_walks(block: int) -> None:
     reasons = {reason for world in worlds for reason in world.reference.lost}
     assert steps > 400, "the walks no longer get far"
     assert reasons == {
-        "broken_sample", "given_back", "lease_lapsed", "member_lost", "rewound", "stale_at_submit"
+        "broken_sample", "no_answer", "given_back", "lease_lapsed", "member_lost", "rewound",
+        "stale_at_submit",
     }  # fmt: skip

@@ -154,7 +154,7 @@ async def test_a_restarted_broker_goes_on_where_it_was(tmp_path: Path) -> None:
                 assert (await rollout.status()).counts["samples_waiting"] == 2
                 again.kill()
     other = run_to_end(*where(tmp_path), *SMALL, "--rollout.trajectories_per_sample", "3")
-    assert "trajectories_per_sample = 2, the configuration has 3. Fix:" in other.stderr
+    assert "rollout.trajectories_per_sample = 3, but the run in run.folder was" in other.stderr
     journal = tmp_path / "run-7" / "journal" / "journal.log"
     content = bytearray(journal.read_bytes())
     content[60] ^= 1

@@ -92,3 +92,16 @@ def test_the_number_of_members_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(Refusal, match="2 members already"):
         members.join(hello("rollout-2"), 0)
     assert members.join(hello("rollout-1", incarnation=2), 0) is not None  # a restart is no growth
+
+
+def test_those_lost_by_silence_are_told_until_they_come_back_or_say_goodbye() -> None:
+    members = Membership(timeout_s=20.0)
+    for name, now in (("a", 0.0), ("b", 5.0)):
+        members.join(hello(name, 1), now)
+    assert members.lost(19.0) == {}
+    members.lapse(26.0)
+    assert members.lost(30.0) == {"a": 30.0, "b": 25.0}
+    members.join(hello("a", 1), 31.0)
+    assert members.lost(31.0) == {"b": 26.0}
+    members.leave(("b", 1))
+    assert members.lost(32.0) == {}

@@ -8,7 +8,7 @@ import pytest
 
 from broker.client import BrokerClient, RequestRefused, heartbeat_forever
 from broker.opening import open_durable
-from broker.protocol import Role, Verdict
+from broker.protocol import Blame, Role, Verdict
 from broker.transport import loopback_only
 from common.errors import BrokerUnavailable, ConfigError, ProtocolError
 from common.types import ImageRef
@@ -203,7 +203,7 @@ async def test_leases_that_arrive_after_a_cancelled_request_go_back() -> None:
         cancelled = asyncio.create_task(second.lease(1, 0, wait_s=30))
         await second.heartbeat({})  # answered after the request above was held
         cancelled.cancel()
-        await first.give_back(lease.group_id, lease.attempt, "no time", False)
+        await first.give_back(lease.group_id, lease.attempt, "no time", Blame.NOBODY)
         (again,) = (await first.lease(1, 0, wait_s=5)).leases
         assert again.attempt == 2  # attempt 1 went to the cancelled request and came back
 

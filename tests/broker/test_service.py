@@ -7,8 +7,9 @@ import pytest
 from pydantic import BaseModel
 
 from broker import protocol as p
+from broker.data_health import DataRows, RefusedRow
 from broker.entry import Entry, Rules, lease_of
-from common.types import FinishReason, WeightProbe
+from common.types import FinishReason, GroupLease, WeightProbe
 from common.wire import decode, encode
 from tests.broker.support import make_group, make_rules, make_service, make_source, make_update
 
@@ -24,9 +25,14 @@ class Bench:
         num_samples: int = 8,
         member_timeout_s: float = 20,
         max_held_bytes: int = 2**30,
+        rows: DataRows | None = None,
     ) -> None:
         self.service = make_service(
-            make_source(num_samples), rules, member_timeout_s, max_held_bytes=max_held_bytes
+            make_source(num_samples),
+            rules,
+            member_timeout_s,
+            max_held_bytes=max_held_bytes,
+            rows=rows,
         )
         self.now = 0.0
         self.replies: dict[str, list[BaseModel]] = {}
@@ -195,7 +201,7 @@ def test_the_same_held_request_sent_again_is_answered_once() -> None:
     released = granted.leases[0]
     bench.ask(
         p.GiveBack(
-            **me("r0"), group_id=released.group_id, attempt=0, reason="x", broken_sample=False
+            **me("r0"), group_id=released.group_id, attempt=0, reason="x", blame=p.Blame.NOBODY
         )
     )
     first = bench.reply("same")
@@ -376,3 +382,103 @@ def test_a_restarted_broker_learns_a_member_s_ranks_from_its_next_heartbeat() ->
     assert bench.ask(watch).ranks == {"r0": 0}
     bench.ask(p.Heartbeat(**me("r0"), ranks=4))
     assert bench.ask(watch).ranks == {"r0": 4}
+
+
+# ---- samples that are of no use ------------------------------------------------------------------
+def give_back(bench: Bench, granted: GroupLease, reason: str = "/generate: HTTP 500: no") -> None:
+    request = p.GiveBack(
+        **me("r0"),
+        group_id=granted.group_id,
+        attempt=granted.attempt,
+        reason=reason,
+        blame=p.Blame.SAMPLE,
+    )
+    bench.ask(request)
+
+
+def test_the_status_tells_what_is_tried_again_and_what_was_given_up() -> None:
+    rows = DataRows(8, (RefusedRow(2, None, "box is empty"),), 1.0)
+    bench = Bench(make_rules(3, max_attempts=2), rows=rows)
+    bench.hello("r0", "l0")
+    (granted,) = bench.ask(lease("r0", count=1)).leases
+    give_back(bench, granted, "/generate:\nHTTP 500 \x1b[31m")
+    data = bench.ask(p.GetStatus()).data
+    assert (data.retried_groups, data.failed_attempts) == (1, 1)
+    assert data.last_failure == f"sample {granted.sample.sample_id}: /generate: HTTP 500 ?[31m"
+    (again,) = bench.ask(lease("r0", count=1)).leases
+    give_back(bench, again)
+    data = bench.ask(p.GetStatus()).data
+    assert (data.rows, data.refused_rows, data.quarantined_samples) == (9, 1, 1)
+    assert data.first == (
+        "row 2: box is empty",
+        f"sample {granted.sample.sample_id} quarantined after 2 attempts: /generate: HTTP 500: no",
+    )
+    assert (data.retried_groups, data.left_over_groups, data.all_groups) == (0, 1, 8)
+
+
+def test_a_group_that_rests_is_leased_when_its_time_has_come_without_being_asked_again() -> None:
+    bench = Bench(make_rules(1, first_rest_s=1.0))
+    bench.hello("r0")
+    (granted,) = bench.ask(lease("r0")).leases
+    give_back(bench, granted)
+    tag = bench.send(lease("r0", wait_s=60))
+    assert bench.reply(tag) is None and bench.service.next_deadline() == 1.0
+    bench.advance(1.0)
+    assert [(x.group_id, x.attempt) for x in bench.reply(tag).leases] == [("0/0", 1)]
+
+
+def test_a_server_that_becomes_idle_gets_the_suspect_that_its_held_request_waits_for() -> None:
+    bench = Bench(make_rules(2, max_attempts=2))
+    bench.hello("r0", "r1")
+    bench.ask(lease("r1", count=1))
+    bench.ask(p.Goodbye(**me("r1"), failure="the engine died (exit code 9)"))
+    first = bench.ask(lease("r0", count=1))
+    assert [granted.alone for granted in first.leases] == [True]
+    tag = bench.send(lease("r0", wait_s=60))
+    assert bench.reply(tag) is None
+    submit(bench, "r0", first)
+    assert [granted.alone for granted in bench.reply(tag).leases] == [False]
+
+
+def test_a_goodbye_after_a_failure_is_explained_by_the_sample_that_it_quarantines() -> None:
+    bench = Bench(make_rules(2, max_attempts=2))
+    for life, is_explained in ((1, False), (2, True)):
+        bench.hello("r0", incarnation=life)
+        request = p.LeaseRequest(
+            **me("r0", life), max_groups=1, history=0, serving_version=0, wait_s=0
+        )
+        assert len(bench.ask(request).leases) == 1
+        done = bench.ask(p.Goodbye(**me("r0", life), failure="the engine died"))
+        assert done.is_explained == is_explained
+    (record,) = bench.service.quarantined
+    assert record.reason == "r0: the engine died (nothing else was under way on its server)"
+
+
+def test_too_many_samples_of_no_use_end_the_run_with_the_reason() -> None:
+    bench = Bench(make_rules(2, max_attempts=1), rows=DataRows(8, (), 0.25))
+    bench.hello("r0", "l0")
+    watch = bench.send(p.WatchWeights(**me("r0"), seen_serial=0, wait_s=60))
+    for number in range(3):
+        assert not bench.service.is_finished, number
+        (granted,) = bench.ask(lease("r0", count=1)).leases
+        give_back(bench, granted)
+    assert bench.service.is_finished and bench.reply(watch).finished
+    status = bench.ask(p.GetStatus())
+    assert status.finished
+    assert status.data.ended_because.startswith(
+        "of 8 rows of data.train 3 quarantined; data.max_refused_share = 0.25 allows 2: sample "
+    )
+
+
+def test_the_learner_s_refusals_count_towards_the_limit() -> None:
+    bench = Bench(make_rules(2), rows=DataRows(8, (), 0))
+    bench.hello("r0", "l0")
+    leases = bench.ask(lease("r0"))
+    submit(bench, "r0", leases)
+    batch = bench.ask(p.TakeBatch(**me("l0"), step=1, wait_s=0))
+    refused = {leases.leases[0].group_id: "prompt tokens differ\nfrom the learner's"}
+    bench.ask(p.AckBatch(**me("l0"), step=1, taking=batch.taking, refused=refused))
+    data = bench.ask(p.GetStatus()).data
+    sample_id = leases.leases[0].sample.sample_id
+    line = f"sample {sample_id} quarantined by the learner: prompt tokens differ from the learner's"
+    assert data.first == (line,) and line in data.ended_because

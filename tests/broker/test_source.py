@@ -97,3 +97,13 @@ def test_no_dataset_and_an_unusable_one_are_clear_errors(tmp_path: Path) -> None
     (tmp_path / "x.parquet").write_bytes(b"no")
     with pytest.raises(DataError, match=r"x\.parquet"):
         open_source(config(tmp_path / "x.parquet", 1))
+
+
+def test_too_many_bad_rows_are_refused_with_the_first_reasons(tmp_path: Path) -> None:
+    path = write(tmp_path, [[3, 3, 3, 3], [4, 4, 4, 4], [0, 0, 2, 2], [1, 1, 2, 2]])
+    with pytest.raises(ConfigError, match=r"of 4 rows .* 2 refused .* allows 1: .*row 0.*row 1"):
+        open_source(config(path, 2))
+    lenient = config(path, 2)
+    data = lenient.data.model_copy(update={"max_refused_share": 0.5})
+    source = open_source(lenient.model_copy(update={"data": data}))
+    assert (source.rows.num_good, len(source.rows.refused)) == (2, 2)

@@ -75,15 +75,15 @@ def test_other_limits_change_no_run_that_has_begun(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("num_rows", "width", "words"),
-    [(3, 96, "4 rows then, 3 now"), (4, 97, "4 rows, as then, but others")],
+    [(3, 96, r"4 usable rows then, 3 now"), (4, 97, "4 usable rows as then, but others")],
 )
 def test_another_data_set_is_refused_by_name(
     tmp_path: Path, num_rows: int, width: int, words: str
 ) -> None:
     begin(make(tmp_path))
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match=rf"data\.train = .*train\.parquet .*{words}\. Fix: put"):
-        open_source(make(tmp_path, num_rows, width))
+    with pytest.raises(ConfigError, match=rf"data\.train = .*train\.parquet.*{words}.*Fix: "):
+        begin(make(tmp_path, num_rows, width))
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert after == before
 

@@ -2,7 +2,7 @@
 
 from broker.entry import Rules
 from broker.ledger import Ledger
-from broker.protocol import Role
+from broker.protocol import Blame, Role
 from common.types import GroupLease
 from tests.broker.reference import DONE, PENDING, Reference
 from tests.broker.support import lease_all, make_group, make_source, submit_group
@@ -43,6 +43,13 @@ class World:
         leases = lease_all(self.ledger, (server, 1), count, serving, self.now)
         expected = self.reference.lease(server, count, serving, self.now)
         assert [(self.index_of[x.group_id], x.attempt) for x in leases] == expected
+        lonely = [x for x in self.reference.rows if x.status == "leased" and x.is_alone]
+        assert all(row.is_alone == row.is_suspect_to_the_last(self.ledger.rules) for row in lonely)
+        for row in lonely:
+            owned = [
+                x for x in self.reference.rows if x.status == "leased" and x.owner == row.owner
+            ]
+            assert owned == [row], "not alone on its server"
         self.granted += [(server, granted) for granted in leases]
 
     def served(self, server: str) -> int:
@@ -56,14 +63,14 @@ class World:
         tokens = group.num_response_tokens
         assert verdict == self.reference.submit(server, index, group.attempt, oldest, tokens)
 
-    def give_back(self, granted: GroupLease, server: str, is_broken: bool) -> None:
-        self.ledger.give_back((server, 1), granted.group_id, granted.attempt, is_broken)
-        index = self.index_of[granted.group_id]
-        self.reference.give_back(server, index, granted.attempt, is_broken)
+    def give_back(self, granted: GroupLease, server: str, blame: Blame) -> None:
+        group_id, attempt = granted.group_id, granted.attempt
+        self.ledger.give_back((server, 1), group_id, attempt, blame, "?", self.now)
+        self.reference.give_back(server, self.index_of[group_id], attempt, blame)
 
-    def lose(self, server: str) -> None:
-        self.ledger.leave((server, 1), "member_lost")
-        self.reference.leave(server)
+    def lose(self, server: str, reason: str = "member_lost") -> None:
+        self.ledger.leave((server, 1), reason, "?", self.now)
+        self.reference.leave(server, reason)
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -130,10 +137,13 @@ class World:
         """One step of healthy servers and a healthy learner; False if no step came of it."""
         for server in SERVERS:
             self.update_weights(server)
-        first = len(self.granted)
-        self.lease(SERVERS[0], 99)
-        for server, granted in self.granted[first:]:
-            self.submit(granted, server)
+        while True:  # suspects come one by one
+            first = len(self.granted)
+            self.lease(SERVERS[0], 99)
+            if first == len(self.granted):
+                break
+            for server, granted in self.granted[first:]:
+                self.submit(granted, server)
         self.take()
         is_trained = bool(self.reference.with_status("taken"))
         self.acknowledge(refuses=False)

@@ -182,3 +182,24 @@ def test_help_imports_nothing_heavy(program: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "--broker.max_staleness INT" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "mend"),
+    [
+        ("--resume", "unknown option --resume. Fix: did you mean --run.resume true?"),
+        ("--resume true", "unknown option --resume. Fix: did you mean --run.resume true?"),
+        ("--run.resume", "--run.resume has no value. Fix: --run.resume true"),
+        ("--max-steps 3", "unknown option --max-steps. Fix: did you mean --learner.max_steps?"),
+        ("--folder x", "Fix: did you mean --run.folder or --weights.folder?"),
+        ("--config", "--config has no value. Fix: --config FILE"),
+        ("--learner.max_steps", "--learner.max_steps has no value. Fix: --learner.max_steps INT|n"),
+        ("--qqq 1", "unknown option --qqq. Fix: options are --config and --section.key; --help"),
+    ],
+)
+def test_an_option_without_its_section_or_value_is_told_how_it_is_written(
+    argv: str, mend: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(argv.split())
+    assert mend in str(caught.value)

@@ -36,3 +36,10 @@ def test_never_more_than_the_budget_in_any_period() -> None:
             granted.append(now)
     assert len(granted) > 20
     assert all(last - first >= 10 for first, last in zip(granted, granted[3:], strict=False))
+
+
+def test_deaths_whose_cause_is_gone_are_forgiven():
+    budget = RestartBudget(2)
+    assert [budget.pause_before_next(float(now)) for now in range(3)] == [1.0, 2.0, None]
+    budget.forgive()
+    assert budget.used(3.0) == 0 and budget.pause_before_next(3.0) == 1.0

@@ -164,7 +164,12 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
     ),
     p.SubmitGroup: st.builds(p.SubmitGroup, **me, group=groups.map(encode)),
     p.GiveBack: st.builds(
-        p.GiveBack, **me, group_id=names, attempt=counts, reason=texts, broken_sample=st.booleans()
+        p.GiveBack,
+        **me,
+        group_id=names,
+        attempt=counts,
+        reason=texts,
+        blame=st.sampled_from(p.Blame),
     ),
     p.TakeBatch: st.builds(
         p.TakeBatch,

@@ -16,6 +16,7 @@ from deploy.options import (
     take_options,
     with_address,
 )
+from tests.tiny_world import make_dataset
 
 DEFAULT = Path("/configs/quickstart.toml")
 
@@ -119,6 +120,7 @@ def test_help_shows_options_of_launcher_and_configuration(
         deploy.launch.main(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
+    assert re.search(r"^  2 +refused before anything was trained", shown, re.MULTILINE)
     for option in ("--address", "--dry-run", "--cluster", "--slurm", "--kuberay"):
         assert re.search(rf"^  {option}\b", shown, re.MULTILINE), option
     assert "--broker.max_staleness INT" in shown
@@ -138,11 +140,11 @@ def test_slurm_with_a_dry_run_prints_the_script_and_writes_nothing(
 def test_slurm_submits_what_is_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = tmp_path / "train.parquet"
-    data.touch()
+    data = make_dataset(tmp_path / "data", 5)
     monkeypatch.setenv("PATH", str(tmp_path))
     arguments = ["--config", str(ROOT / "deploy/configs/eight_gpus.toml"), "--slurm"]
     arguments += ["--model.path", str(ROOT / "deploy/quickstart/checkpoint")]
+    arguments += ["--learner.groups_per_step", "5"]
     with pytest.raises(SystemExit) as end:
         deploy.launch.main([*arguments, "--run.folder", str(tmp_path / "run")])
     assert end.value.code == 2 and "data.train is not set" in capsys.readouterr().err
@@ -156,7 +158,11 @@ def test_slurm_submits_what_is_complete(
     deploy.launch.main(
         [*arguments, "--run.folder", str(tmp_path / "run"), "--data.train", str(data)]
     )
-    assert capsys.readouterr().out == f"submitted job 42\nrun folder: {tmp_path}/run\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "data: 5 samples x 1 epoch = 1 step of 5",
+        "submitted job 42",
+        f"run folder: {tmp_path}/run",
+    ]
 
 
 def test_a_model_that_is_none_is_refused_before_anything_is_submitted_or_started(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,6 +58,13 @@ class Launched:
         """Until metrics.jsonl has a training row of `step`."""
         deadline = time.monotonic() + TIMEOUT_S
         while not any(row["step"] >= step for row in self.metrics()):
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.1)
+
+    def wait_until_output(self, part: str) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while part not in self.output():
             assert self.process.poll() is None, self.output()
             assert time.monotonic() < deadline, self.output()
             time.sleep(0.1)
@@ -185,6 +193,32 @@ def test_a_signal_drains_and_leaves_nothing(tmp_path: Path, sender: str) -> None
     summary = json.loads((run.folder / "summary.json").read_text())
     assert summary["interrupted"] is True and summary["steps"] >= 1
     assert (run.folder / "checkpoints" / f"step-{summary['steps']:06d}").is_dir()
+    run.assert_nothing_is_left()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("clean_machine")
+def test_a_stopped_server_is_replaced_and_a_second_signal_ends_cleanly(tmp_path: Path) -> None:
+    options = ("--broker.member_timeout_s", "4", "--checkpoint.every_steps", "1")
+    options += ("--evaluation.every_steps", "0", "--data.heldout", "none")
+    run = Launched(tmp_path / "run", "--learner.groups_per_step", "8", *options)
+    run.wait_for_step(2)
+    run.kill("rollout-0", signal.SIGSTOP)
+    reached = max(row["step"] for row in run.metrics())
+    run.wait_for_step(int(reached) + 4)  # more than could be under way: its only server is new
+    (why,) = run.ends("rollout-0")
+    assert re.fullmatch(r"was silent for \d+ s and was killed", why)
+    assert "rollout-0: silent (it is replaced at 6 s)" in run.output()
+    run.kill("learner-0", signal.SIGSTOP)  # so that draining takes long
+    run.process.send_signal(signal.SIGINT)
+    run.wait_until_output("draining: ")
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait() == 130, run.output()
+    for part in ("Ctrl-C again ends at once", "ended at once", "kept: the checkpoint of step"):
+        assert part in run.output()
+    assert f"to go on: deploy/launch_cluster.sh --config {run.folder}/config.toml" in run.output()
+    assert {entry["state"] for entry in run.entries()} == {"ended"}
+    assert "the run has ended" in run.ask("deploy.status")
     run.assert_nothing_is_left()
 
 

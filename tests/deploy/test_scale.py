@@ -78,7 +78,7 @@ def test_the_command_says_what_has_changed_or_why_not(
     assert capsys.readouterr().out == "rollout servers: 2 > 4\n" and supervisor.servers == 4
     with pytest.raises(SystemExit) as caught:
         asyncio.run(through_the_ear("rollout=0"))
-    assert caught.value.code == 1
+    assert caught.value.code == 2
     assert capsys.readouterr().err == "error: a run needs one\n"
 
 

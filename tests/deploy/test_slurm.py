@@ -213,7 +213,14 @@ def test_submit_tells_what_sbatch_refused(
 ) -> None:
     monkeypatch.setenv("REFUSAL", "invalid account")
     with pytest.raises(ConfigError, match=r"sbatch: error: invalid account\. Fix: .*slurm_options"):
-        submit(config_for(tmp_path), [], tmp_path / "run")
+        submit(config_for(tmp_path), [], tmp_path / "runs" / "new")
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "slurm.sh").write_text("of the job before")
+    going_on = config_for(tmp_path, run={"folder": tmp_path / "run", "resume": True})
+    with pytest.raises(ConfigError, match="invalid account"):
+        submit(going_on, [], tmp_path / "run")
+    assert (tmp_path / "run" / "slurm.sh").read_text() == "of the job before"
 
 
 def test_submit_needs_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

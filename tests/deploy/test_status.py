@@ -72,29 +72,36 @@ def test_a_folder_without_a_run_is_an_error(
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         show(tmp_path, monkeypatch)
-    assert caught.value.code == 1
+    assert caught.value.code == 2
     assert "holds no processes.json. Fix:" in capsys.readouterr().err
 
 
 def test_a_run_that_is_over_or_was_killed_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ProcessTable(tmp_path / "processes.json").set("broker", "ended", node="here", pid=0)
+    table = ProcessTable(tmp_path / "processes.json")
+    table.set("broker", "up", node="here", pid=1)
     show(tmp_path, monkeypatch)
     said = capsys.readouterr().out
-    assert "broker   ended" in said and "how it was when last written: no launcher runs" in said
-    (tmp_path / "summary.json").touch()
+    assert "broker   up" in said and "how it was when last written: no launcher runs" in said
+    table.set("broker", "ended", pid=0)  # at once, before there was a summary
     show(tmp_path, monkeypatch)
-    assert "the run has ended" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the run has ended\nkept: no checkpoint yet\nto go on: " in said
+    (tmp_path / "summary.json").write_text('{"interrupted": false}')
+    show(tmp_path, monkeypatch)
+    said = capsys.readouterr().out
+    assert "the run has ended\nkept: " in said and "to go on" not in said
 
 
 @pytest.mark.parametrize("is_heard", [False, True])
 async def test_a_run_that_goes_on_says_how_far_it_is(tmp_path: Path, is_heard: bool) -> None:
     broker = status(GAUGES).model_dump_json() if is_heard else None
-    answer = {"broker": broker, "elapsed_s": 61.0}
+    answer = {"broker": broker, "elapsed_s": 61.0, "waits": ["rollout-0: silent, since 21 s"]}
     async with listening(tmp_path, lambda: answer, lambda wish: wish):
         said = await deploy.status.progress(tmp_path)
     if is_heard:
         assert said.startswith("1:01  training  step 12/60  loss 0.0421")
     else:
-        assert said == "the broker has not been heard yet"
+        assert said.startswith("the broker has not been heard yet\n")
+    assert said.endswith("\nrollout-0: silent, since 21 s")

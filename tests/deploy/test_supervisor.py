@@ -17,7 +17,7 @@ from common.config_cli import build
 from common.errors import ConfigError
 from deploy.cluster.pools import Pool, process_name
 from deploy.cluster.roles import Seat
-from deploy.supervision.keeper import ProcessFailed
+from deploy.supervision.keeper import ProcessFailed, ProcessRefused, reason_in
 from deploy.supervision.placement import NoPlace
 from deploy.supervision.process_actor import Order, ProcessActor
 from deploy.supervision.process_table import read_processes
@@ -185,7 +185,9 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def status(members: Sequence[str], is_finished: bool = False) -> Status:
+def status(
+    members: Sequence[str], is_finished: bool = False, lost: dict[str, float] | None = None
+) -> Status:
     def member(name: str) -> MemberStatus:
         return MemberStatus(
             member_id=name,
@@ -200,7 +202,7 @@ def status(members: Sequence[str], is_finished: bool = False) -> Status:
         run_id="r", version=1, history=0, committed=0, total_steps=2, finished=is_finished,
         counts={}, expired_by_reason={}, trained_lengths={}, expired_lengths={},
         max_staleness_seen=0, slots_used=0, slots=1, storage={},
-        members=tuple(member(name) for name in members),
+        members=tuple(member(name) for name in members), lost=lost or {},
     )  # fmt: skip
 
 
@@ -251,6 +253,45 @@ async def test_what_fails_before_it_ever_worked_ends_the_run_with_the_end_of_its
         await stage.run()
     assert "the reason" in str(caught.value) and f"{name}.log" in str(caught.value)
     assert stage.alive() == []
+
+
+async def test_the_words_of_an_earlier_run_are_not_told_as_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "broker.log").write_text("words of the run before\n" * 3)
+    with pytest.raises(ProcessFailed, match=r"broker.log:\n  first line\n  the reason$"):
+        await Stage(tmp_path, monkeypatch, broker=FAILING).run()
+    silent = "import sys\nsys.exit(3)"
+    with pytest.raises(ProcessFailed, match=r"broker.log:\n  \(it wrote nothing\)$"):
+        await Stage(tmp_path, monkeypatch, broker=silent).run()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("  2026-01-01 10:00:00.1+00:00 ERROR   r-0 __main__: none. Fix: it.", "none. Fix: it"),
+        ("  config error: a.b = 1: bad. Fix: 2\n  trailing", "a.b = 1: bad. Fix: 2"),
+        ("  data error: x\n  2026-01-01 10:00:00.1 ERROR   l __main__: y", "y"),
+        ("  Traceback ...\n  ValueError: no", None),
+        ("", None),
+    ],
+)
+def test_the_reason_is_what_a_process_said_last_of_its_failure(
+    words: str, reason: str | None
+) -> None:
+    assert reason_in(words) == reason
+
+
+async def test_a_process_that_refuses_is_told_from_one_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for code, kind in ((2, True), (3, False)):
+        stage = Stage(tmp_path, monkeypatch, broker=f"import sys\nsys.exit({code})")
+        with pytest.raises(ProcessFailed) as caught:
+            await stage.run()
+        assert isinstance(caught.value, ProcessRefused) is kind
+        assert not stage.supervisor.has_trained
 
 
 async def test_a_rollout_that_dies_is_started_again_by_itself(
@@ -362,6 +403,68 @@ async def test_a_budget_of_restarts_ends_the_run_when_it_is_used_up(
         await stage.run()
     assert [p.name for p in stage.started].count("rollout-0") == 3
     assert stage.alive() == []
+
+
+@pytest.mark.parametrize("victim", ["rollout-0", "learner-0"])
+async def test_a_process_that_is_stopped_is_shown_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
+) -> None:
+    monkeypatch.setattr(deploy.supervision.crew, "_ORPHAN_GRACE_S", 0.1)
+    stage = Stage(tmp_path, monkeypatch, learner=WAITING_LEARNER)
+    run = stage.run()
+    await stage.until_up("learner-0", "rollout-0")
+    stage.all_join()
+    first = stage.entry(victim).pid
+    os.kill(first, signal.SIGSTOP)
+    others = [name for name in ("broker", "learner-0", "rollout-0") if name != victim]
+    stage.supervisor.update(status(others, lost={victim: 21.0}), 0.0)
+    assert stage.entry(victim).state == "silent"
+
+    def is_replaced() -> bool:
+        stage.supervisor.update(status(others, lost={victim: 601.0}), 0.0)
+        return stage._is_up(victim, again=1)
+
+    await until(is_replaced)
+    assert not _is_alive(first)
+    stage.supervisor.update(status(others, lost={victim: 700.0}), 0.0)  # of the life before
+    assert stage.entry(victim).state == "up"
+    assert [end.why for end in stage.entry(victim).ends] == ["was silent for 601 s and was killed"]
+    (tmp_path / "go").touch()
+    assert await run is True
+    assert stage.entry(victim).restarts == 1
+    line = f"{victim} was silent for 601 s and was killed; starting again in 0.05 s (restart 1 of"
+    assert any(told.startswith(line) for told in stage.reported)
+
+
+async def test_a_process_that_is_heard_again_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, monkeypatch, learner=WAITING_LEARNER)
+    run = stage.run()
+    await stage.until_up("learner-0", "rollout-0")
+    stage.all_join()
+    stage.supervisor.update(status(["broker", "learner-0"], lost={"rollout-0": 21.0}), 0.0)
+    assert stage.entry("rollout-0").state == "silent"
+    stage.all_join()
+    assert stage.entry("rollout-0").state == "up"
+    (tmp_path / "go").touch()
+    assert await run is True and stage.entry("rollout-0").restarts == 0
+
+
+async def test_a_second_stop_ends_at_once_what_would_drain_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, monkeypatch, rollout=DEAF, learner=DEAF, cluster={"drain_s": 600.0})
+    run = stage.run()
+    await until(lambda: "working" in _read(tmp_path / "logs" / "learner-0.log"))
+    await until(lambda: "working" in _read(tmp_path / "logs" / "rollout-0.log"))
+    stage.stop.set()
+    await until(lambda: stage.entry("learner-0").state == "ending")
+    stage.supervisor._at_once.set()
+    async with asyncio.timeout(LIMIT_S):
+        assert await run is False
+    assert stage.alive() == [] and stage.reported == {}
+    assert {entry.state for entry in read_processes(tmp_path)} == {"ended"}
 
 
 async def test_a_known_process_that_fails_is_started_again_but_not_for_a_final_error(

@@ -6,7 +6,8 @@ from rich.console import Console
 
 import deploy.showing.terminal
 from broker.protocol import MemberStatus, Role, Status
-from deploy.showing.terminal import PlainView, panel, plain_line, show_progress
+from deploy.showing.picture import panel, plain_line
+from deploy.showing.terminal import PlainView, show_progress
 from tests.broker.support import make_rules, make_source, running_broker
 
 GAUGES = {
@@ -62,9 +63,9 @@ def status(gauges: dict[str, float] | None = None, version: int = 12) -> Status:
     )
 
 
-def drawn(state: Status) -> str:
-    console = Console(file=io.StringIO(), width=110)
-    console.print(panel(state, elapsed_s=125.0))
+def drawn(state: Status | None, waits: dict[str, str] | None = None, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(panel(state, 125.0, waits, width))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -76,6 +77,48 @@ def test_the_live_view_shows_what_matters() -> None:
     ):
         assert part in text, part
     assert "observer" not in text
+
+
+def test_80_columns_cut_nothing() -> None:
+    text = drawn(
+        status(GAUGES), {"a": "rollout-0: silent (it is replaced at 30 s), since 21 s"}, 80
+    )
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    for part in ("in flight", "quarantined", "evidence crop", "last heard", "since 21 s"):
+        assert part in text, part
+
+
+def test_a_run_that_drains_says_so_and_offers_no_first_ctrl_c() -> None:
+    line = "draining: 3 groups under way; Ctrl-C again ends at once, since 4 s"
+    text = drawn(status(GAUGES), {"draining": line}, 80)
+    assert "quickstart-1 - draining" in text and line in text
+    assert "Ctrl-C drains" not in text and "left" not in text
+    assert "starting" in drawn(None) and line in drawn(None, {"draining": line})
+
+
+def test_plain_lines_tell_long_waits_and_repeat_them_ever_less(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    age = 0.0
+
+    def waits(at_least_s: float) -> dict[str, str]:
+        found = {"engine": f"waiting, since {age:.0f} s", "silent a": "a: silent"}
+        return found if age >= at_least_s else {}
+
+    view = PlainView(waits)
+    for second in range(100):
+        age = float(second)
+        view.draw(age)
+    assert capsys.readouterr().out.splitlines() == [
+        "0:00  a: silent",
+        "0:10  waiting, since 10 s",
+        "0:20  waiting, since 20 s",
+        "0:20  a: silent",
+        "0:40  waiting, since 40 s",
+        "0:40  a: silent",
+        "1:20  waiting, since 80 s",
+        "1:20  a: silent",
+    ]
 
 
 def test_the_views_work_before_there_is_a_learner() -> None:

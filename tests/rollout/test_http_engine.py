@@ -10,7 +10,7 @@ from aiohttp import web
 
 from common.errors import EngineError
 from common.types import FinishReason, WeightBucket
-from rollout.engine import GroupRequest, RequestRejected
+from rollout.engine import GroupRequest, RequestFailed, RequestRejected
 from rollout.http_engine import HttpEngine, generate_body, parse_group
 from tests.rollout.support import png
 from tests.tiny_model import PROBLEM
@@ -89,7 +89,9 @@ def test_several_images_of_a_group_are_one_item():
 
 
 def test_a_group_is_parsed_with_versions_and_logprobs():
-    group = parse_group([response(), response(finish="length")], 2, cache_version=2)
+    group = parse_group(
+        [response(), response(finish="length")], 2, cache_version=2, max_response_tokens=8
+    )
     first, second = group.trajectories
     assert (first.oldest_version, first.newest_version, first.cache_version) == (2, 3, 2)
     assert first.rollout_logprobs.tolist() == [-0.5, -1.5]
@@ -100,7 +102,7 @@ def test_a_group_is_parsed_with_versions_and_logprobs():
 
 def test_aborted_responses_are_counted_and_left_out():
     aborted = {**response(finish="abort", output_token_logprobs=[]), "output_ids": []}
-    group = parse_group([response(), aborted], 2, cache_version=0)
+    group = parse_group([response(), aborted], 2, cache_version=0, max_response_tokens=8)
     assert (len(group.trajectories), group.num_aborted) == (1, 1)
 
 
@@ -114,11 +116,23 @@ def test_aborted_responses_are_counted_and_left_out():
         [response(), response(output_token_logprobs=[[-0.5, 7, None]])],
         [response(), response(output_token_logprobs=[[-0.5, 7, None], [-0.5, 9, None]])],
         [response(), response(output_token_logprobs=[[None, 7, None], [-0.5, 8, None]])],
+        [response(), response(output_token_logprobs=[[float("nan"), 7, 0], [-0.5, 8, 0]])],
+        [response(), response(output_token_logprobs=[[], []])],
+        [response(), {**response(), "output_ids": [2**40, 8]}],
+        [response(), {**response(output_token_logprobs=[]), "output_ids": []}],
+        [response(), []],
+        "no",
+        None,
     ],
 )
-def test_an_answer_that_does_not_fit_is_an_engine_error(answer):
-    with pytest.raises(EngineError, match="/generate"):
-        parse_group(answer, 2, cache_version=0)
+def test_a_useless_answer_is_the_request_s_failure(answer):
+    with pytest.raises(RequestFailed, match="/generate"):
+        parse_group(answer, 2, cache_version=0, max_response_tokens=8)
+
+
+def test_more_tokens_than_were_asked_for_are_useless():
+    with pytest.raises(RequestFailed, match="2 tokens, asked for 1 at most"):
+        parse_group([response()], 1, cache_version=0, max_response_tokens=1)
 
 
 async def test_errors_carry_the_servers_message(embedded_url):

@@ -180,3 +180,32 @@ async def test_weights_that_turn_out_wrong_are_not_served():
         async with serving.held_back():
             raise ValueError("wrong")
     assert await serving.settled() is None
+
+
+async def test_a_claimed_server_is_idle_first_and_nobody_else_s_until_it_is_free_again():
+    server, other = make_server("a"), make_server("b")
+    pool = await started_pool(server, other)
+    await pool.choose("cat", ANY)
+    busy = server if server.running else other
+    claim = asyncio.create_task(pool.claim(busy, ANY))
+    await asyncio.sleep(0)
+    assert not claim.done() and busy.free == 0, "it drains, and takes nothing new"
+    assert await pool.choose("cat", ANY) is not busy
+    await pool.release(busy)
+    async with asyncio.timeout(5):
+        await claim
+    busy.running += 1
+    await pool.unclaim(busy)
+    await pool.release(busy)
+    assert busy.free == busy.capacity
+
+
+async def test_a_claim_that_is_given_up_frees_the_server():
+    server = make_server("a")
+    pool = await started_pool(server)
+    await pool.choose("cat", ANY)
+    claim = asyncio.create_task(pool.claim(server, ANY))
+    await asyncio.sleep(0)
+    claim.cancel()
+    await asyncio.gather(claim, return_exceptions=True)
+    assert server.free == 1

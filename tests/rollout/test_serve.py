@@ -156,7 +156,7 @@ class Served:
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 command, cwd=folder, stdout=output, stderr=output,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
             )  # fmt: skip
 
     def wait(self, timeout_s: float) -> None:
@@ -177,7 +177,7 @@ class Served:
         ]
 
     def report(self) -> str:
-        logs = [path.read_text()[-3000:] for path in (self.folder / "logs").glob("*.log")]
+        logs = [path.read_text()[-3000:] for path in self.folder.glob("vision-opd-serve-*/*.log")]
         return "\n".join([self.output.read_text(), *logs])
 
 

@@ -61,7 +61,8 @@ class _Canon:
         entry = self._by_order.get(order)
         if entry is None:
             return _NOTHING
-        common = (_CODES[entry.state], entry.failures)
+        suspicion = 2 * entry.is_suspect + entry.is_alone
+        common = (_CODES[entry.state], entry.failures, suspicion)
         if self._instance.ranks > 1:
             common += (entry.attempt % 2,)  # the load decides who gets it
         if entry.receipt is None or entry.state is EntryState.DONE:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from broker.entry import State as EntryState
-from broker.protocol import Role, Verdict
+from broker.protocol import Blame, Role, Verdict
 from broker.refusal import Refusal
 from tests.broker.proof import state as s
 from tests.broker.proof.choices import Event
@@ -142,7 +142,8 @@ class Model:
         server = state.servers[i]
         order, attempt, _ = server.held[k]
         state.servers[i] = server._replace(held=server.held[:k] + server.held[k + 1 :])
-        if state.ledger.give_back(server.owner, self.group_ids[order], attempt, True):
+        arguments = (server.owner, self.group_ids[order], attempt, Blame.SAMPLE, "?", state.now)
+        if state.ledger.give_back(*arguments):
             state.quarantined |= {order}
 
     def _crash(self, state: State, i: int) -> None:
@@ -161,14 +162,14 @@ class Model:
             born = held.born
             message = ("submit", i, server.life, held[:2], born, server.engine, born)
             self._leave_on_network(state, message)
-        state.ledger.leave(server.owner, "member_lost")
+        state.ledger.leave(server.owner, "member_lost", "?", state.now)
         state.network -= {m for m in state.network if m[:2] == ("lease", i)}  # refused from now on
         state.servers[i] = s.Server(i, server.life + 1)
         state.ledger.join(state.servers[i].owner, Role.ROLLOUT)
 
     def _silence(self, state: State, i: int) -> None:
         """The broker gives up a server that works on."""
-        state.ledger.leave(state.servers[i].owner, "member_lost")
+        state.ledger.leave(state.servers[i].owner, "member_lost", "?", state.now)
         state.servers[i] = state.servers[i]._replace(served=-1)
 
     def _hello(self, state: State, i: int) -> None:
@@ -325,7 +326,7 @@ class Model:
         learner = state.learner
         new = s.new_learner(self.instance, learner.life + 1, 0, steps)
         for rank in range(self.instance.ranks):
-            state.ledger.leave(learner.owner(rank), "member_lost")
+            state.ledger.leave(learner.owner(rank), "member_lost", "?", state.now)
             state.ledger.join(new.owner(rank), Role.LEARNER)
         state.network -= {m for m in state.network if m[0] in ("take", "resume")}
         history = state.ledger.rewind(new.owner(0), len(steps))

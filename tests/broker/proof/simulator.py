@@ -29,7 +29,7 @@ from broker.client import BrokerClient, RequestRefused, heartbeat_forever
 from broker.entry import Rules
 from broker.frames import CorruptJournal
 from broker.opening import open_durable
-from broker.protocol import Role, Verdict
+from broker.protocol import Blame, Role, Verdict
 from broker.recovery import recover
 from broker.server import BrokerServer, ImageShelf
 from broker.source import SampleSource
@@ -365,10 +365,10 @@ class RolloutPlayer:
             await asyncio.sleep(rng.uniform(1, 2 * LEASE_S))  # it lapses meanwhile, perhaps
         after = world.engines[self.name]
         if world._may(0.1):
-            await self.broker.give_back(lease.group_id, lease.attempt, "engine error", False)
+            await self.broker.give_back(lease.group_id, lease.attempt, "engine error", Blame.NOBODY)
             return
         if lease.sample.sample_id in world.plan.broken:
-            await self.broker.give_back(lease.group_id, lease.attempt, "broken", True)
+            await self.broker.give_back(lease.group_id, lease.attempt, "broken", Blame.SAMPLE)
             return
         world.notes.append((before, after))
         group = self._group(lease, len(world.notes) - 1, len(before), len(after))

@@ -14,11 +14,13 @@ from broker.servers import Servers
 
 _SCALARS = {  # immutable, or never changed: shared
     "rules", "version", "history", "freed", "committed", "pruned", "max_staleness_seen", "revision",
-    "is_finished", "_num_unfreed", "_num_openings", "_num_takings", "_resumed_by", "_is_doubtful",
+    "is_finished", "num_failures", "last_failure", "_num_unfreed", "_num_openings", "_num_takings",
+    "_resumed_by", "_is_doubtful",
 }  # fmt: skip
-_PARTS = {"servers", "members", "_groups", "_step", "_done", "_blocker"}
+_PARTS = {"servers", "members", "quarantine", "_groups", "_step", "_done", "_blocker", "_rests"}
 _GROUP_SCALARS = {
-    "next_order", "num_returns", "first_attempt", "_source", "_trajectories_per_sample"
+    "next_order", "num_returns", "num_skipped", "first_attempt", "_source",
+    "_trajectories_per_sample",
 }  # fmt: skip
 _GROUP_PARTS = {"books", "by_id", "pending", "returned", "leased", "held"}
 
@@ -30,6 +32,10 @@ def copy_ledger(ledger: Ledger) -> Ledger:
     copy.servers = _copy_servers(ledger.servers)
     copy.members = ledger.members.copy()
     copy._groups = _copy_groups(ledger._groups, entries)
+    copy._rests = ledger._rests.copy()
+    copy.quarantine = _shallow(ledger.quarantine)
+    copy.quarantine.records = ledger.quarantine.records.copy()
+    copy.quarantine._times = _copy_counter(ledger.quarantine._times)
     copy._done = deque([_copy_step(step, entries) for step in ledger._done])
     if ledger._step is not None:
         copy._step = _copy_step(ledger._step, entries)
@@ -43,6 +49,7 @@ def copy_ledger(ledger: Ledger) -> Ledger:
 def assert_complete(ledger: Ledger) -> None:
     assert vars(ledger).keys() == _SCALARS | _PARTS
     assert vars(ledger._groups).keys() == _GROUP_SCALARS | _GROUP_PARTS
+    assert vars(ledger.quarantine).keys() == {"records", "_times"}
     assert vars(ledger.servers).keys() == {"_versions", "_counts"}
     books = ledger.books
     assert vars(books).keys() == {"lengths", "samples", "trajectories", "tokens", "_accounts"}
@@ -81,6 +88,11 @@ def _copy_entry(entry: Entry) -> Entry:
         entry.request_id,
         entry.deadline,
         entry.receipt,
+        entry.returns,
+        entry.is_suspect,
+        entry.is_alone,
+        entry.rests_until,
+        entry.last_failure,
     )
 
 

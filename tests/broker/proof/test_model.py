@@ -168,4 +168,4 @@ def _spoil(ledger: Ledger) -> None:
         ledger.lease(owner, b"spoil", 9, ledger.history, ledger.version, 0.0)
     ledger.rewind(("learner-0", 99), ledger.pruned)
     for owner in list(ledger.members):
-        ledger.leave(owner, "member_lost")
+        ledger.leave(owner, "member_lost", "?", 0.0)

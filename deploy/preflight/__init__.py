@@ -1,0 +1,1 @@
+"""What can be known before anything is started or written. Each check raises ConfigError."""

@@ -1,0 +1,59 @@
+"""What Ray takes from the environment, named as such before Ray is started."""
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from common.errors import ConfigError
+
+ADDRESS = "RAY_ADDRESS"  # Ray's own variable for the cluster to join
+_ANSWER_S = 10.0
+
+
+def named_by(address: str | None, environment: Mapping[str, str] = os.environ) -> str:
+    """Where the address of the Ray to join was given: a variable or a key, with its value.
+
+    Args:
+        address: as the configuration has it by itself; None: it is the environment's.
+    """
+    if address is not None:
+        return f"cluster.address (--address) = {address!r}"
+    return f"environment: {ADDRESS} = {environment.get(ADDRESS, '')!r}"
+
+
+def check_address(address: str, where: str) -> None:
+    """
+    Args:
+        where: as `named_by`.
+
+    Raises:
+        ConfigError: it is no address of a Ray cluster, or nobody answers there.
+    """
+    if address == "auto":
+        return  # Ray's to find
+    host, separator, port = address.rpartition(":")
+    mend = "Fix: give HOST:PORT of a Ray that runs, or none for a Ray of this run alone"
+    if where.startswith("environment"):
+        mend = f"Fix: unset {ADDRESS} for a Ray of this run alone, or set it to HOST:PORT"
+    if not separator or not host or not port.isdecimal() or "//" in host:
+        raise ConfigError(f"{where}: no HOST:PORT. {mend}")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
+            pass
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"{where}: no Ray answers there ({error}). {mend}") from None
+
+
+def check_home(environment: Mapping[str, str] = os.environ) -> None:
+    """Raises ConfigError where a Ray of our own would end with a path that nobody has named."""
+    home = environment.get("HOME")
+    if home is None:
+        return  # the password file knows one
+    try:
+        Path(home).mkdir(parents=True, exist_ok=True)  # as Ray does
+    except OSError as error:
+        raise ConfigError(
+            f"environment: HOME = {home!r}: Ray keeps files there, and there is no such folder "
+            f"({error.strerror}). Fix: set HOME to a folder of yours"
+        ) from None

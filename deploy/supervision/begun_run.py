@@ -1,0 +1,111 @@
+"""A run folder is written last, and what is refused leaves it as it was."""
+
+import contextlib
+import fcntl
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.config import RunConfig
+from common.errors import ConfigError
+from deploy.options import run_folder
+from deploy.supervision.run_folder import LOCK, check_folder, open_run_folder, owned
+
+_REWRITTEN = ("config.toml", "summary.json")
+_LOGS = "logs"
+
+
+class Footprint:
+    """What a folder was like before a run was begun in it, to be brought back if it is refused.
+
+    Logs, and what processes have written in a run that goes on, stay: they tell of the refusal.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._new = [path for path in (folder, *folder.parents) if not path.exists()]
+        self._has_lock = (folder / LOCK).exists()
+        self._is_ours = False
+        self._files: dict[str, bytes | None] = {}
+        self._names: set[str] = set()
+
+    def take(self) -> None:
+        """Look at its files, once nobody else writes there any more."""
+        self._is_ours = True
+        self._files = {name: _content(self._folder / name) for name in _REWRITTEN}
+        self._names = _names(self._folder)
+        if not self._has_lock and self._files["config.toml"] is None:
+            self._names.discard(LOCK)
+
+    def restore(self, keeps_logs: bool) -> None:
+        """Files are as they were; of a new run nothing is left, but logs where they are kept."""
+        if self._is_ours:
+            self._restore_files(keeps_logs)
+        for path in self._new:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # the innermost first, and only if nothing is left in it
+
+    def _restore_files(self, keeps_logs: bool) -> None:
+        for name, content in self._files.items():
+            if content is not None and content != _content(self._folder / name):
+                (self._folder / name).write_bytes(content)
+        if self._files["config.toml"] is not None and keeps_logs:
+            return
+        kept = {_LOGS} if keeps_logs else set()
+        for name in _names(self._folder) - self._names - kept:
+            path = self._folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def begun(config: RunConfig, now: time.struct_time) -> Iterator[tuple[RunConfig, Path, Footprint]]:
+    """The folder of a run that begins or goes on; nobody else runs it inside the block.
+
+    Yields:
+        The configuration that names the folder, the folder, and what it was like before.
+
+    Raises:
+        ConfigError: as `owned` and `open_run_folder`; the folder is then as it was.
+    """
+    footprint = Footprint(run_folder(config, now))
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(owned(run_folder(config, now)))
+            footprint.take()
+            config, folder = open_run_folder(config, now)
+        except BaseException:
+            footprint.restore(keeps_logs=False)
+            raise
+        yield config, folder, footprint
+
+
+def check_before(config: RunConfig, folder: Path) -> None:
+    """The same without a trace, and hours earlier; `begun` is what holds.
+
+    Raises:
+        ConfigError: as `check_folder`, or a launcher runs it.
+    """
+    check_folder(config, folder)
+    try:
+        file = (folder / LOCK).open("rb")
+    except OSError:
+        return  # none is there, or it is another user's: whoever writes will be told
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"run.folder = {str(folder)!r}: another launcher runs it. Fix: end that one, or "
+                f"name another folder. python -m deploy.status {folder}"
+            ) from None
+        except OSError:
+            return  # a file system without locks
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
