@@ -15,6 +15,7 @@ Pixels without a natural range (float, 32-bit integers) are refused.
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from PIL import Image, UnidentifiedImageError
 
 from common.errors import DataError
 
+# Pillow warns of damaged metadata, and of sizes that are bounded elsewhere: on people's terminals.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 # What Pillow and its plugins raise for files that are damaged, hostile or unknown to them.
 # ValueError: more than 1 MiB of compressed text in a PNG. SyntaxError: a damaged PNG.
 DECODE_ERRORS = (

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -78,6 +80,19 @@ def test_orientation_of_a_jpeg_is_applied(orientation: int) -> None:
 def test_damaged_exif_leaves_the_picture_as_it_is() -> None:
     content = encoded(corners(), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     assert np.array_equal(pixels(content), np.asarray(corners()))
+
+
+def test_pillows_warnings_stay_off_the_terminal(tmp_path: Path) -> None:
+    content = encoded(corners(), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    (tmp_path / "a.png").write_bytes(content)
+    code = (
+        "import sys, pathlib; from common.pictures import decode_picture, header_size;"
+        "path = pathlib.Path(sys.argv[1]);"
+        "decode_picture(path.read_bytes(), 'a'); header_size(path, (6, 4))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.png")]
+    ended = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    assert ended.stdout == ended.stderr == ""
 
 
 @pytest.mark.parametrize(
