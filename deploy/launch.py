@@ -29,7 +29,7 @@ from deploy.options import (
     take_options,
     with_address,
 )
-from deploy.preflight.environment import named_by
+from deploy.preflight.environment import check_form, named_by
 
 if TYPE_CHECKING:
     from deploy.preflight.check import Checked
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             print(kuberay.manifest(config, absolute_paths(options.arguments)))
         elif options.dry_run:
-            _dry_run(config, options)
+            _dry_run(config, options, ray_named_by)
         else:
             raise SystemExit(_launch(config, options, ray_named_by))
     except ConfigError as error:
@@ -124,7 +124,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _dry_run(config: RunConfig, options: Options) -> None:
+def _dry_run(config: RunConfig, options: Options, ray_named_by: str) -> None:
     """On the described machines, on those of a Ray that runs, or on this one."""
     from deploy.cluster import clusters
     from deploy.cluster.dry_run import dry_run
@@ -133,6 +133,7 @@ def _dry_run(config: RunConfig, options: Options) -> None:
     if options.cluster is not None:
         nodes = clusters.read_cluster(options.cluster)
     elif config.cluster.address is not None:
+        check_form(config.cluster.address, ray_named_by)
         nodes = clusters.ray_nodes(config.cluster.address)
     else:
         visible = clusters.visible_gpus()

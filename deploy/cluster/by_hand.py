@@ -73,7 +73,7 @@ def preparations(
             place = f"on every machine of the {pool} pool" if is_elsewhere else "once"
             steps.append(Step(f"first, {place}: the environment", _in_root(shlex.join(command))))
     train = config.data.train
-    if train is not None and train.resolve().parent == own.CACHE:
+    if train is not None and own.is_own(train):
         sizes = f"--train {own.NUM_TRAIN} --heldout {own.NUM_HELDOUT} --seed {own.SEED}"
         steps.append(
             Step(

@@ -30,19 +30,29 @@ def check_address(address: str, where: str) -> None:
     Raises:
         ConfigError: it is no address of a Ray cluster, or nobody answers there.
     """
+    check_form(address, where)
     if address == "auto":
         return  # Ray's to find
-    host, separator, port = address.rpartition(":")
-    mend = "Fix: give HOST:PORT of a Ray that runs, or none for a Ray of this run alone"
-    if where.startswith("environment"):
-        mend = f"Fix: unset {ADDRESS} for a Ray of this run alone, or set it to HOST:PORT"
-    if not separator or not host or not port.isdecimal() or "//" in host:
-        raise ConfigError(f"{where}: no HOST:PORT. {mend}")
+    host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
             pass
     except (OSError, OverflowError) as error:
-        raise ConfigError(f"{where}: no Ray answers there ({error}). {mend}") from None
+        raise ConfigError(f"{where}: no Ray answers there ({error}). {_mend(where)}") from None
+
+
+def check_form(address: str, where: str) -> None:
+    """Raises ConfigError: as `check_address`, without asking anybody."""
+    host, separator, port = address.rpartition(":")
+    is_pair = bool(separator and host) and port.isdecimal() and "//" not in host
+    if address != "auto" and not is_pair:
+        raise ConfigError(f"{where}: no HOST:PORT. {_mend(where)}")
+
+
+def _mend(where: str) -> str:
+    if where.startswith("environment"):
+        return f"Fix: unset {ADDRESS} for a Ray of this run alone, or set it to HOST:PORT"
+    return "Fix: give HOST:PORT of a Ray that runs, or none for a Ray of this run alone"
 
 
 def check_home(environment: Mapping[str, str] = os.environ) -> None:

@@ -14,7 +14,7 @@ SEED = 0
 
 def ensure_own_dataset(train: Path, report: Callable[[str], None]) -> None:
     """Make the dataset if `train` is its file and it is not there yet; else do nothing."""
-    if not _is_own(train):
+    if not is_own(train):
         return
     from deploy.quickstart.dataset import DatasetParameters, write_dataset
 
@@ -31,9 +31,7 @@ def without_foreign_heldout(
         arguments: a person's, for the configuration.
     """
     train, heldout = config.data.train, config.data.heldout
-    is_foreign = (
-        train is not None and heldout is not None and not _is_own(train) and _is_own(heldout)
-    )
+    is_foreign = train is not None and heldout is not None and not is_own(train) and is_own(heldout)
     if not is_foreign or any(word.partition("=")[0] == "--data.heldout" for word in arguments):
         return config
     tree = config.model_dump()
@@ -46,5 +44,6 @@ def without_foreign_heldout(
     return build(tree)
 
 
-def _is_own(path: Path) -> bool:
+def is_own(path: Path) -> bool:
+    """Whether a file is one of the quickstart's world, made or not."""
     return path.resolve().parent == CACHE.resolve()

@@ -198,4 +198,6 @@ def test_a_ray_that_is_named_is_asked_for_its_machines(
 def test_a_ray_that_is_not_there_is_one_clear_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         deploy.launch.main(["--dry-run", "--address", "not an address"])
-    assert "no Ray at 'not an address'" in str(end.value.code)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "cluster.address (--address) = 'not an address': no HOST:PORT. Fix: give" in said
