@@ -25,7 +25,7 @@ def test_whatever_the_engine_does_to_a_sample_the_others_are_trained(tmp_path: P
     train = poisoned(tmp_path, num_good=16)
     ended = run_on(
         train, tmp_path / "run", "--data.max_refused_share", "1",
-        "--rollout.request_timeout_s", "3", has_faults=True,
+        "--rollout.request_timeout_s", "6", has_faults=True,
     )  # fmt: skip
     assert ended.code == 0, ended.output
     assert ended.summary["trajectories_trained"] == 4 * 16, "all good ones, four times each"
