@@ -16,7 +16,8 @@ class Quarantined(NamedTuple):
 
     def line(self) -> str:
         """For people."""
-        attempts = f" after {self.attempts} attempts" if self.where == "rollout" else ""
+        times = f"{self.attempts} attempt{'' if self.attempts == 1 else 's'}"
+        attempts = f" after {times}" if self.where == "rollout" else ""
         by = " by the learner" if self.where == "learner" else ""
         return f"sample {self.sample_id} quarantined{by}{attempts}: {self.reason}"
 

@@ -180,6 +180,8 @@ class Member:
                     done = await broker.goodbye(_in_short(error))
                     if done.is_explained:  # the sample that it died of is quarantined
                         self._budget.forgive()
+                    if done.finished:  # nobody needs another engine
+                        self._finished.set()
                 raise
             await broker.goodbye()
 

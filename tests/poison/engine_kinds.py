@@ -91,7 +91,7 @@ _MANY = 4096
 KINDS = (
     EngineKind("400", _refuses, "/generate: HTTP 400: no such prompt"),
     EngineKind("500", _fails, "/generate: HTTP 500: Internal Server Error"),
-    EngineKind("hang", _hangs, "/generate: no answer within 3 s"),
+    EngineKind("hang", _hangs, "/generate: no answer within 6 s"),
     EngineKind("death", _dies, "rollout-0: the engine died (exit code 9) (nothing else"),
     EngineKind("hang up", _hangs_up, "Server disconnected"),
     EngineKind("not JSON", _talks_nonsense, "/generate: the answer is not JSON: b'<html>'"),
