@@ -60,12 +60,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _launch(config: RunConfig) -> int:
     """Run to the end; the exit code."""
     from common import lifecycle
+    from deploy.supervision.new_folder import with_folder_of_its_own
     from deploy.supervision.run_folder import open_run_folder, owned
+    from deploy.supervision.trusted_folder import check_trusted
 
+    now = time.localtime()
+    check_trusted(run_folder(config, now))
     _check_data(config)
     config = _pin_models(config)
     _set_up_sglang(config)
-    now = time.localtime()
+    config = with_folder_of_its_own(config, now)
     with owned(run_folder(config, now)):
         config, folder = open_run_folder(config, now)
         _log_to(folder / "logs" / "launch.log")
@@ -104,18 +108,23 @@ def _dry_run(config: RunConfig, options: Options) -> None:
 def _slurm(config: RunConfig, options: Options) -> None:
     """Submit a job that launches this run, or print its script."""
     from deploy.batch import slurm
+    from deploy.supervision.new_folder import with_folder_of_its_own
+    from deploy.supervision.trusted_folder import check_trusted
 
-    folder = run_folder(config, time.localtime())
+    now = time.localtime()
+    folder = run_folder(config, now)
     arguments = absolute_paths(options.arguments)
-    run = config.run.model_copy(update={"folder": folder})
-    config = config.model_copy(update={"run": run})
     if options.dry_run:
-        print(slurm.batch_script(config, arguments))
+        run = config.run.model_copy(update={"folder": folder})
+        print(slurm.batch_script(config.model_copy(update={"run": run}), arguments))
         return
+    check_trusted(folder)
     _check_data(config)
     slurm.check_submission(config, folder)
     config = _pin_models(config)  # here: the job's machines may reach no hub
     arguments += pinned_revisions(config)
+    config = with_folder_of_its_own(config, now)
+    folder = run_folder(config, now)
     print(f"submitted job {slurm.submit(config, arguments, folder)}\nrun folder: {folder}")
 
 

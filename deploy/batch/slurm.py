@@ -14,6 +14,7 @@ from common.errors import ConfigError
 from deploy.cluster.environments import is_set_up_here, needs_sglang, pool_section
 from deploy.cluster.machines import Machine, gpus_per_node, machines_for
 from deploy.cluster.roles import ROOT
+from deploy.supervision.trusted_folder import make_private
 
 _BODY = Path(__file__).with_name("slurm_job.sh")
 _SUBMIT_TIMEOUT_S = 60.0
@@ -101,7 +102,7 @@ def submit(config: RunConfig, arguments: Sequence[str], folder: Path) -> str:
     check_submission(config, folder)
     run = config.run.model_copy(update={"folder": folder})
     text = batch_script(config.model_copy(update={"run": run}), arguments)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     script = folder / "slurm.sh"
     script.write_text(text, encoding="utf-8")
     return _sbatch(script)

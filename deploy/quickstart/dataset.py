@@ -129,7 +129,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # another one may make it too
     partial.write_bytes(content)
     os.replace(partial, path)
 

@@ -5,7 +5,6 @@ inside of ours, and ours stays closed. Ours also holds the token that Ray asks e
 """
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.errors import VisionOpdError
+from common.locks import Lock, try_lock
 
 PREFIX = "vopd-ray-"
 TOKEN = "token"
@@ -39,12 +39,11 @@ def private_folder(parents: Sequence[Path]) -> Iterator[Path]:
     Raises:
         VisionOpdError: none of them can.
     """
-    _remove_left_behind(parents)
+    remove_left_behind(parents)
     folder = _make(parents)
     lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try_lock(lock)
         descriptor = os.open(folder / TOKEN, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w", encoding="ascii") as file:
             file.write(secrets.token_hex(32))
@@ -76,7 +75,7 @@ def _make(parents: Sequence[Path]) -> Path:
     )
 
 
-def _remove_left_behind(parents: Sequence[Path]) -> None:
+def remove_left_behind(parents: Sequence[Path]) -> None:
     """Remove our own ones, of launchers that were killed. Those of other users are left alone."""
     for parent in parents:
         for folder in parent.glob(f"{PREFIX}*"):
@@ -95,12 +94,11 @@ def _is_ours_and_unused(folder: Path) -> bool:
     try:
         if os.fstat(descriptor).st_uid != os.geteuid():
             return False
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return try_lock(descriptor) is Lock.TAKEN
     except OSError:
         return False
     finally:
         os.close(descriptor)
-    return True
 
 
 def _is_alive(pid: int) -> bool:

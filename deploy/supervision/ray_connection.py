@@ -10,13 +10,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 from common.addresses import split_address
 from common.errors import VisionOpdError
-from common.proxies import without_proxy_for
 from deploy.cluster.roles import ROOT
 from deploy.supervision.private_folder import TOKEN, places, private_folder, rays_own
 
@@ -38,7 +37,7 @@ async def connected_ray(address: str | None) -> AsyncIterator[None]:
         with local_ray():
             yield
         return
-    _set_environment([split_address(address)[0]])
+    _set_environment()
     await _must_answer(address)
     await asyncio.to_thread(_connect, address=address)
     try:
@@ -101,10 +100,10 @@ def _reread_token() -> None:
     if "ray" not in sys.modules:
         return
     with contextlib.suppress(ImportError):  # of an older Ray: `_check_token` says so
-        from ray._raylet import AuthenticationTokenLoader, Config
+        from ray import _raylet
 
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
+        _raylet.Config.initialize("")  # type: ignore[attr-defined]
+        _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
 
 
 def _check_token() -> None:
@@ -148,9 +147,8 @@ def _spare_memory_monitor() -> None:
     os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
 
-def _set_environment(hosts: Sequence[str] = ()) -> None:
+def _set_environment() -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.update(without_proxy_for(os.environ, hosts))  # gRPC asks one
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if str(ROOT) not in paths:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deploy.supervision.ray_connection import _remove_left_folders
+from deploy.supervision.private_folder import places, remove_left_behind
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -224,7 +224,7 @@ def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
     assert alive() == []
     left = f"vopd-ray-{run.process.pid}-*"
     assert list(Path("/tmp").glob(left))
-    _remove_left_folders()  # as the next launcher does
+    remove_left_behind(places())  # as the next launcher does
     assert not list(Path("/tmp").glob(left))
 
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -467,3 +468,43 @@ async def test_stop_ends_what_the_engine_has_started(tmp_path: Path) -> None:
             return
         await asyncio.sleep(0.05)
     raise AssertionError(f"process {child} outlived its engine")
+
+
+def test_no_visible_device_means_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    executable(tmp_path / "nvidia-smi", "#!/bin/sh\nexit 0\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for visible, expected in (("", False), ("-1", False), ("0", True), ("GPU-5a", True)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        command.has_gpu.cache_clear()
+        assert command.has_gpu() is expected
+    command.has_gpu.cache_clear()
+
+
+def test_an_nvidia_smi_that_hangs_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    executable(tmp_path / "nvidia-smi", f"#!/bin/sh\nexec {shutil.which('sleep')} 100\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(command, "_GPU_S", 0.2)
+    command.has_gpu.cache_clear()
+    told = r"nvidia-smi does not answer within 0\.2 s\. Fix: mend .*or set CUDA_VISIBLE_DEVICES"
+    with pytest.raises(ConfigError, match=told):
+        command.has_gpu()
+    command.has_gpu.cache_clear()
+
+
+def executable(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
+def test_sglang_asks_no_proxy_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "site.example")
+    monkeypatch.setenv("TMPDIR", "/scratch/" + "long" * 30)
+    environment = engine_environment(sglang_config(rollout={"host": "127.0.0.5"}))
+    expected = "site.example,localhost,127.0.0.1,::1,0.0.0.0,127.0.0.5"
+    assert environment["no_proxy"] == environment["NO_PROXY"] == expected
+    assert environment["TMPDIR"] == "/tmp"  # its sockets would have too long a path
