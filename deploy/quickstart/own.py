@@ -31,6 +31,6 @@ def ensure_own_dataset(train: Path, report: Callable[[str], None]) -> None:
             write_dataset(CACHE, DatasetParameters(NUM_TRAIN, NUM_HELDOUT, SEED), report)
     except OSError as error:
         raise DataError(
-            f"the quickstart's data cannot be made in {CACHE}: {error.strerror or error}. Fix: give "
-            "that disk room, or this user the right to write there"
+            f"the quickstart's data cannot be made in {CACHE}: {error.strerror or error}. Fix: "
+            "give that disk room, or this user the right to write there"
         ) from error
