@@ -17,6 +17,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
 from common.errors import ConfigError, VisionOpdError
+from common.full_disk import is_full
 from common.model_folder import with_pinned_models
 from deploy.cluster.roles import ROOT
 from deploy.options import (
@@ -30,6 +31,7 @@ from deploy.options import (
 )
 
 QUICKSTART = ROOT / "deploy" / "configs" / "quickstart.toml"
+_LOG_BYTES, _LOG_FILES = 32 * 2**20, 4  # of launch.log
 PURPOSE = "Runs broker, rollout servers and learner; without arguments, the CPU quickstart."
 
 
@@ -55,6 +57,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         exit_with(error)
     except VisionOpdError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if not is_full(error):
+            raise
+        where = error.filename or "a file of the run"
+        exit_with(
+            ConfigError(f"{where} cannot be written: {error.strerror}. Fix: free space there")
+        )
 
 
 def _launch(config: RunConfig) -> int:
@@ -166,9 +175,10 @@ def _set_up_sglang(config: RunConfig) -> None:
 
 def _log_to(path: Path) -> None:
     """The launcher's own log goes into the run folder: the terminal belongs to the view."""
-    from common.logs import log_formatter
+    from common.log_files import LogStream, RotatingLog
+    from common.logs import LineHandler, log_formatter
 
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = LineHandler(LogStream(RotatingLog(path, _LOG_BYTES, _LOG_FILES)))
     handler.setFormatter(log_formatter("launch"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 

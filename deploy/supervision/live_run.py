@@ -12,6 +12,7 @@ from broker.transport import zmq_link
 from common import lifecycle
 from common.config import RunConfig
 from common.errors import ConfigError, VisionOpdError
+from common.full_disk import WAITS_FOR_ROOM
 from deploy.cluster.clusters import nodes_from_ray
 from deploy.cluster.fit import fit
 from deploy.cluster.pools import pools_of
@@ -22,6 +23,7 @@ from deploy.showing.terminal import show_progress
 from deploy.supervision.control import listening
 from deploy.supervision.placement import Placement
 from deploy.supervision.ray_connection import connected_ray
+from deploy.supervision.room import RoomWatch
 from deploy.supervision.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,13 @@ async def live_run(config: RunConfig, folder: Path, stop: asyncio.Event) -> int:
     except VisionOpdError as error:
         print(f"\nrun failed: {error}", file=sys.stderr, flush=True)
         return 1
-    show_outcome(folder)
+    try:
+        show_outcome(folder)
+    except OSError as error:
+        _report(
+            f"the report cannot be written: {error.strerror}. Fix: free space, then "
+            f"python -m deploy.showing.report {folder}"
+        )
     return 0 if is_complete else INTERRUPTED
 
 
@@ -77,12 +85,18 @@ async def _watched(supervisor: Supervisor, folder: Path, link: Any, stop: asynci
             "elapsed_s": time.monotonic() - began,
         }
 
+    def learner_waits() -> bool:
+        members = () if supervisor.status is None else supervisor.status.members
+        return any(member.gauges.get(WAITS_FOR_ROOM) for member in members)
+
     views = (supervisor, Observations(folder / "observations.jsonl"))
     async with listening(folder, status, lambda wish: scale_supervisor(supervisor, wish)):
         view = asyncio.create_task(show_progress(supervisor.broker_address, *views, link=link))
+        room = asyncio.create_task(RoomWatch(folder, _report, learner_waits).keep_looking())
         try:
             return await supervisor.run(stop)
         finally:
+            room.cancel()
             view.cancel()
             (outcome,) = await asyncio.gather(view, return_exceptions=True)
             if not isinstance(outcome, asyncio.CancelledError):

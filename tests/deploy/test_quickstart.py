@@ -32,16 +32,17 @@ pytestmark = pytest.mark.timeout(320)
 class Launched:
     """One launcher process, and all processes that it brought into the world."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, output: Path | None = None) -> None:
         self.folder = folder
         self._marker = f"VISION_OPD_TEST={folder.name}-{os.getpid()}-{time.monotonic_ns()}"
         name, _, value = self._marker.partition("=")
-        self._output = folder.with_suffix(".out")
-        with self._output.open("wb") as output:
+        # Outside of the folder's disk, which may be full.
+        self._output = output or folder.with_suffix(".out")
+        with self._output.open("wb") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "deploy.launch", "--run.folder", str(folder), *arguments],
-                stdout=output,
-                stderr=output,
+                stdout=said,
+                stderr=said,
                 cwd=ROOT,
                 env={**os.environ, name: value},
                 start_new_session=True,  # a process group of its own, as from a shell
