@@ -21,6 +21,7 @@ from common import published_form
 from common.dataset_files import BadRow, Row, SourceRow, dataset_row, write_rows
 from common.errors import ConfigError, DataError, VisionOpdError, exit_code_of
 from common.files import replace_text
+from common.output import ends_with_its_reader
 
 PARQUET = "train.parquet"
 LEFT_OUT = "left_out.txt"
@@ -152,4 +153,5 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()

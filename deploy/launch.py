@@ -19,6 +19,7 @@ from common.config_cli import exit_with, load_or_exit
 from common.errors import ConfigError, VisionOpdError
 from common.full_disk import is_full
 from common.model_folder import with_pinned_models
+from common.output import ends_with_its_reader, go_on_without_readers
 from deploy.cluster.roles import ROOT
 from deploy.options import (
     HELP,
@@ -73,6 +74,7 @@ def _launch(config: RunConfig) -> int:
     from deploy.supervision.run_folder import open_run_folder, owned
     from deploy.supervision.trusted_folder import check_trusted
 
+    go_on_without_readers()
     now = time.localtime()
     check_trusted(run_folder(config, now))
     _check_data(config)
@@ -184,4 +186,5 @@ def _log_to(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()

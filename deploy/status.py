@@ -9,6 +9,7 @@ from pathlib import Path
 
 from broker.protocol import Status
 from common.errors import VisionOpdError
+from common.output import ends_with_its_reader
 from deploy.showing.columns import aligned
 from deploy.showing.terminal import plain_line
 from deploy.supervision.control import ask
@@ -82,4 +83,5 @@ async def progress(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()
