@@ -52,7 +52,9 @@ case "${1:-}" in
     exit
     ;;
   head)
-    start_ray 0 "$2" --head --node-ip-address="${2%:*}" --port="${2##*:}" --include-dashboard=false
+    bare=${2%:*} # an IPv6 address without its brackets
+    bare=${bare#[}
+    start_ray 0 "$2" --head --node-ip-address="${bare%]}" --port="${2##*:}" --include-dashboard=false
     exit
     ;;
   worker)
@@ -105,7 +107,7 @@ if [ "${#nodes[@]}" -gt 1 ]; then
   second=$(scontrol show node "${nodes[1]}" | tr ' ' '\n' | sed -n 's/^NodeAddr=//p')
   host=$(ask address "${second:-${nodes[1]}}")
 fi
-address="$host:$(ask port "$host")"
+address=$(ask joined "$host" "$(ask port "$host")")
 (umask 077 && ask token >"$run/ray-token")
 
 say "Ray at $address"

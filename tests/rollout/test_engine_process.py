@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -508,3 +509,40 @@ def test_sglang_asks_no_proxy_for_itself(monkeypatch: pytest.MonkeyPatch) -> Non
     expected = "site.example,localhost,127.0.0.1,::1,0.0.0.0,127.0.0.5"
     assert environment["no_proxy"] == environment["NO_PROXY"] == expected
     assert environment["TMPDIR"] == "/tmp"  # its sockets would have too long a path
+
+
+SERVER = """
+import http.server, sys
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("Content-Length", "0"); self.end_headers()
+try:
+    http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Healthy).serve_forever()
+except OSError as error:
+    sys.exit(f"[Errno {error.errno}] error while attempting to bind: {error.strerror}")
+"""
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+async def test_a_port_that_was_taken_meanwhile_is_replaced(
+    is_named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the configuration names it."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        ports = iter([taken, engine_process.free_port("127.0.0.1")])
+        monkeypatch.setattr(engine_process, "free_port", lambda host: next(ports))
+        monkeypatch.setattr(
+            engine_process,
+            "engine_command",
+            lambda config, host, port: [sys.executable, "-c", SERVER, host, str(port)],
+        )
+        config = build({"rollout": {"engine": "embedded", "port": taken if is_named else 0}})
+        if is_named:
+            with pytest.raises(EngineError, match=r"(?i)address already in use"):
+                async with engine_process.started_engine(config, 0, tmp_path, asyncio.Event()):
+                    pass
+            return
+        async with engine_process.started_engine(config, 0, tmp_path, asyncio.Event()) as engine:
+            assert not engine.url.endswith(f":{taken}")
+        assert next(ports, None) is None
