@@ -144,7 +144,9 @@ def load_folder(model: Any, folder: str) -> None:
         OSError, ValueError: no such checkpoint, or one of another model.
     """
     # float32: a tensor that is served in that must not be rounded on the way.
-    fresh = type(model).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    fresh = type(model).from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
     load_tensors(model, list(fresh.state_dict().items()))
 
 
