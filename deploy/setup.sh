@@ -121,7 +121,7 @@ install_cpu_torch() {
     "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --torch-backend=cpu \
       -c "$constraints" torch torchvision 2>>"$log" && return
   tail -n 5 "$log" >&2
-  fail "no CPU build of torch was found. Fix: check the network, or set PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to where your site keeps such builds"
+  fail "no CPU build of torch was found. Fix: check the network, or set PIP_FIND_LINKS to the folder or page where your site keeps such builds (a second index may answer for any package)"
 }
 
 install_gpu_torch() {
