@@ -1,13 +1,15 @@
 """The few things that the store does to files. Tests put a simulated disk in its place."""
 
-import fcntl
+import logging
 import os
 import uuid
 from pathlib import Path
 from typing import Protocol
 
 from common.errors import ConfigError
+from common.locks import Lock, try_lock
 
+logger = logging.getLogger(__name__)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -97,14 +99,15 @@ class FolderDisk:
             ConfigError: another process holds it.
         """
         descriptor = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        lock = try_lock(descriptor)
+        if lock is Lock.HELD:
             os.close(descriptor)
             raise ConfigError(
                 f"run.folder: another broker works on {self.folder}. "
                 "Fix: end it first, or name another run.folder"
-            ) from error
+            )
+        if lock is Lock.UNKNOWN:
+            logger.warning("the file system of %s knows no locks", self.folder)
         self._locked = descriptor
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from broker.frames import CorruptJournal, Record, read_records
 from broker.segments import Place
 from broker.store import Damaged
 from common.errors import VisionOpdError
+from common.output import ends_with_its_reader
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -193,4 +194,5 @@ def _plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()

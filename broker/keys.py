@@ -17,6 +17,7 @@ from pathlib import Path
 import zmq
 
 from common.errors import ConfigError
+from common.output import ends_with_its_reader
 
 SERVER_FILE, MEMBER_FILE = "server.json", "member.json"
 
@@ -155,4 +156,5 @@ def _checked(key: str) -> bytes:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()

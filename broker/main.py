@@ -3,17 +3,18 @@
 import asyncio
 import json
 import logging
-import socket
 import sys
 from pathlib import Path
 
+from common.addresses import split_address
 from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
 from common.errors import FINAL_EXIT_CODE, ConfigError, DataError, VisionOpdError
 from common.files import replace_json
+from common.network import listening_socket
 
 logger = logging.getLogger(__name__)
-_PROBE_S = 1.0  # for an answer of whoever has a port
+_AS_SOCKETS_NAME = {"*": "0.0.0.0", "localhost": "127.0.0.1"}  # what ZeroMQ binds
 PURPOSE = "Hands out samples, takes in trajectories, feeds the learner; bounds their staleness."
 
 
@@ -99,18 +100,21 @@ def _address(config: RunConfig) -> str:
         last: str = json.loads(known.read_text(encoding="utf-8"))["address"]
     except (OSError, ValueError, KeyError):
         return address
-    known_port = int(last.rpartition(":")[2])
-    host = address.removeprefix("tcp://").rpartition(":")[0]
-    if not _is_free(host, known_port):
-        logger.warning("port %d, where this run's broker was, is taken by now", known_port)
+    known_port = split_address(last)[1]
+    host, _ = split_address(address)
+    if known_port is None or not _is_free(host, known_port):
+        logger.warning("port %s, where this run's broker was, is taken by now", known_port)
         return address
     return address.removesuffix("0") + str(known_port)
 
 
 def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(_PROBE_S)
-        return probe.connect_ex((host, port)) != 0
+    """Whether one can listen there: a port may be taken without anybody who answers at it."""
+    try:
+        listening_socket(_AS_SOCKETS_NAME.get(host, host), port).close()
+    except OSError:
+        return False
+    return True
 
 
 def write_address(folder: Path, address: str, run_id: str) -> None:

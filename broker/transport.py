@@ -13,8 +13,8 @@ keep it for good. So both ends drop a connection on which data is not acknowledg
 does not answer, for as long as makes a member count as gone. The link then connects anew.
 """
 
+import ipaddress
 import math
-import re
 import socket
 from typing import Protocol
 
@@ -23,6 +23,7 @@ import zmq.asyncio
 
 from broker.doorkeeper import Doorkeeper
 from broker.keys import MemberKeys, ServerKeys, member_keys, server_keys
+from common.addresses import is_ipv6, join_address, split_address
 from common.config import BrokerSection
 from common.errors import ConfigError
 from common.network import local_address_towards
@@ -31,11 +32,12 @@ _REQUESTS_A_PEER = 16  # that ZeroMQ buffers; what is beyond waits in the peer
 _REPLIES_A_PEER = 256  # likewise; what is beyond is dropped, and the peer asks again
 _CLOSING_S = 0.5  # for the last replies to leave
 _SEAL_BYTES = 64  # room for what encryption adds to a frame (33)
-_LOOPBACK = re.compile(r"tcp://(127(?:\.\d{1,3}){3}|localhost):(\d{1,5})")
-_EVERYWHERE = "0.0.0.0"  # as ZeroMQ reports a socket that is bound on all interfaces
+_EVERYWHERE = ("0.0.0.0", "::")  # as ZeroMQ reports a socket that is bound on all interfaces
 _SILENCE_S = 20.0  # where no configuration says it
 _CONNECT_S = 2.0  # at most, for one try
+_SCHEME = "tcp://"
 _ELSEWHERE = "192.0.2.1"  # an address that belongs to nobody (RFC 5737)
+_ELSEWHERE_IPV6 = "2001:db8::1"  # likewise (RFC 3849)
 
 
 class Listener(Protocol):
@@ -101,6 +103,7 @@ class ZmqListener:
         self._socket.setsockopt(zmq.RCVHWM, _REQUESTS_A_PEER)
         self._socket.setsockopt(zmq.SNDHWM, _REPLIES_A_PEER)
         _drop_dead_connections(self._socket, self._silence_s)
+        self._socket.setsockopt(zmq.IPV6, is_ipv6(split_address(self._address)[0]))
         if self._keys is not None:
             self._lock(self._keys)
         try:
@@ -161,6 +164,7 @@ class ZmqLink:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
         _drop_dead_connections(self._socket, self._silence_s)
+        self._socket.setsockopt(zmq.IPV6, is_ipv6(split_address(allowed)[0]))
         connect_s = min(_CONNECT_S, self._silence_s / 4)
         self._socket.setsockopt(zmq.CONNECT_TIMEOUT, int(connect_s * 1000))
         if self._keys is not None:
@@ -233,8 +237,8 @@ def allowed_address(address: str, *, has_keys: bool) -> str:
 
 def loopback_only(address: str) -> None:
     """Raises ConfigError off loopback: there a plain socket would talk to anybody."""
-    match = _LOOPBACK.fullmatch(address)
-    if match is None or int(match[2]) > 65535:
+    host, port = split_address(address)
+    if not address.startswith(_SCHEME) or port is None or not _is_loopback_address(host):
         raise ConfigError(
             f"broker.address = {address!r}: without keys (CURVE) the broker is on loopback only. "
             "Fix: make keys (python -m broker.keys FOLDER) and set broker.keys = FOLDER, or "
@@ -242,14 +246,27 @@ def loopback_only(address: str) -> None:
         )
 
 
+def _is_loopback_address(host: str) -> bool:
+    """Of names only localhost is: another one may lead elsewhere for somebody else."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def public_address(bound: str, public_host: str | None) -> str:
     """The address for clients of a socket that is bound to the address `bound`."""
-    host, _, port = bound.removeprefix("tcp://").rpartition(":")
-    if public_host is None and host != _EVERYWHERE:
+    host, port = split_address(bound)
+    if public_host is None and host not in _EVERYWHERE:
         return bound
-    return f"tcp://{public_host or primary_host()}:{port}"
+    assert port is not None, f"{bound} is no bound address"
+    return _SCHEME + join_address(public_host or primary_host(), port)
 
 
 def primary_host() -> str:
     """The address from which this machine reaches others; its name if it reaches none."""
-    return local_address_towards(_ELSEWHERE) or socket.gethostname()
+    return (
+        local_address_towards(_ELSEWHERE)
+        or local_address_towards(_ELSEWHERE_IPV6)
+        or socket.gethostname()
+    )

@@ -1,10 +1,15 @@
 """Sections of the configuration tree that say where processes run and how they are kept alive."""
 
+import re
 from pathlib import Path
 
 from pydantic import Field, field_validator
 
 from common.section import Section
+
+# As Kubernetes has labels, and Ray too: prefix/name and value.
+_PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?", re.ASCII)
 
 
 class PoolSection(Section):
@@ -47,6 +52,12 @@ class PoolSection(Section):
             key, separator, value = label.partition("=")
             if not (key and separator and value):
                 raise ValueError(f"{label!r} is not KEY=VALUE")
+            prefix, slash, name = key.rpartition("/")
+            is_prefix = _PREFIX.fullmatch(prefix) if slash else True
+            if not (is_prefix and _NAME.fullmatch(name) and _NAME.fullmatch(value)):
+                raise ValueError(
+                    f"{label!r} is no label: letters, digits and ._- in name and value, 63 at most"
+                )
         return labels
 
 

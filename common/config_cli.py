@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from common.config import RunConfig
 from common.errors import ConfigError
+from common.output import ends_with_its_reader
 
 USAGE = "[--config FILE] [--section.key value ...]"
 
@@ -21,7 +22,8 @@ USAGE = "[--config FILE] [--section.key value ...]"
 def load_or_exit(argv: Sequence[str], program: str, purpose: str) -> RunConfig:
     """The configuration of a process; prints help or one line of error and exits otherwise."""
     if any(argument in ("-h", "--help") for argument in argv):
-        print(help_text(program, purpose))
+        with ends_with_its_reader():
+            print(help_text(program, purpose))
         raise SystemExit(0)
     try:
         return load(argv)

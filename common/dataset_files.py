@@ -98,7 +98,7 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema()), part)
     os.replace(part, path)
 

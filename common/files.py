@@ -1,5 +1,6 @@
 """Files: their content, what outlives a power cut, documents that are whole or not there."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -36,10 +37,15 @@ def replace_text(path: Path, text: str, is_synced: bool = False) -> None:
         is_synced: the new one outlives a power cut, too.
     """
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    if is_synced:
-        sync(part)
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        if is_synced:
+            sync(part)
+        os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)  # on a full disk it is in the way
+        raise
     if is_synced:
         sync(path.parent)
 

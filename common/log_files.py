@@ -130,6 +130,20 @@ class RotatingLog:
         self._lost_bytes = 0
 
 
+class LogStream:
+    """A log as a stream of text, for the `logging` of the process itself."""
+
+    def __init__(self, log: RotatingLog) -> None:
+        self._log = log
+
+    def write(self, text: str, /) -> int:
+        self._log.write(text.encode(errors="replace"))
+        return len(text)
+
+    def flush(self) -> None:
+        """It keeps nothing back."""
+
+
 async def pump(reader: asyncio.StreamReader, log: RotatingLog) -> None:
     """Copy a process's output into its log until the last of its writers has closed it.
 

@@ -3,18 +3,34 @@
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import Protocol
 
 _FORMAT = "%(asctime)s %(levelname)-7s {who} %(name)s: %(message)s"
 
 
+class SupportsWrite(Protocol):
+    def write(self, text: str, /) -> object: ...
+
+
 def configure_logging(role: str) -> None:
     """Log INFO and above to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineHandler(sys.stderr)
     handler.setFormatter(log_formatter(role))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
     for noisy in ("aiohttp.access", "asyncio", "httpx", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class LineHandler(logging.StreamHandler[SupportsWrite]):
+    """Writes lines to a stream; one that the stream does not take is dropped.
+
+    Python's own would print a traceback for each: on a full disk, or to a reader that has gone.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)  # a mistake in our own call
 
 
 def log_formatter(role: str) -> logging.Formatter:

@@ -43,6 +43,7 @@ def load_image_text_model(folder: str, key: str = "model.path") -> Any:
                 dtype=torch.float32,
                 local_files_only=True,
                 use_safetensors=True,
+                trust_remote_code=False,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
             )

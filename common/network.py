@@ -12,9 +12,11 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 _ANY_PORT = 9  # nothing is sent there
+_IPV6_TABLE = Path("/proc/net/if_inet6")  # Linux: address, index, prefix, scope, flags, interface
 _SIOCGIFCONF = 0x8912  # Linux: all interfaces that have an IPv4 address
 _ENTRY = struct.Struct("16s 2x 2x 4s 16x")  # of its answer: name, family, port, address
 _MAX_ADDRESSES = 4096
@@ -29,22 +31,35 @@ def is_loopback(host: str) -> bool:
 
 
 def local_address_towards(host: str) -> str | None:
-    """This machine's IPv4 address on the way to `host`; None: there is no way, or no such host."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
+    """This machine's address on the way to `host`; None: there is no way, or no such host.
+
+    Of a host that has both, the IPv4 address counts.
+    """
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((host, _ANY_PORT))  # only looks up the route: nothing is sent
-        except OSError:
-            return None
-        address: str = probe.getsockname()[0]
-        return address
+            address: str = probe.getsockname()[0]
+            return address
+    return None
 
 
 def free_port(host: str) -> int:
     """A port of this machine's address `host` that nobody has at this moment. Raises OSError."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
+    with listening_socket(host) as probe:
         port: int = probe.getsockname()[1]
         return port
+
+
+def listening_socket(host: str, port: int = 0, backlog: int = 128) -> socket.socket:
+    """A socket that listens at an address of this machine, IPv4 or IPv6. Raises OSError.
+
+    Args:
+        host: of a name that has both, the IPv4 address is taken.
+        port: 0: one that is free.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    return socket.create_server(address[:2], family=family, backlog=backlog)
 
 
 def interface_towards(host: str) -> str | None:
@@ -54,12 +69,12 @@ def interface_towards(host: str) -> str | None:
     processes of other machines can join.
 
     Returns:
-        None where it cannot be told: no such host, no way there, IPv6, or a system beside Linux.
+        None where it cannot be told: no such host, no way there, or a system beside Linux.
     """
     address = local_address_towards(host)
     if address is None or sys.platform != "linux":
         return None
-    for name, found in _ipv4_addresses():
+    for name, found in (*_ipv4_addresses(), *_ipv6_addresses()):
         if found == address:
             return name
     # All of 127.0.0.0/8 is loopback's, although it has one address only.
@@ -85,7 +100,7 @@ def gloo_towards(host: str) -> Iterator[None]:
 
 
 def _resolved(host: str) -> str:
-    return host if ":" in host else socket.gethostbyname(host)
+    return host.strip("[]") if ":" in host else socket.gethostbyname(host)
 
 
 def _names() -> list[str]:
@@ -103,3 +118,13 @@ def _ipv4_addresses() -> Iterator[tuple[str, str]]:
     (size,) = struct.unpack_from("i", answer)
     for name, address in _ENTRY.iter_unpack(buffer.tobytes()[:size]):
         yield name.rstrip(b"\0").decode(), socket.inet_ntoa(address)
+
+
+def _ipv6_addresses() -> Iterator[tuple[str, str]]:
+    try:
+        lines = _IPV6_TABLE.read_text(encoding="ascii").splitlines()
+    except OSError:  # a kernel without IPv6
+        return
+    for line in lines:
+        digits, *_, name = line.split()
+        yield name, str(ipaddress.IPv6Address(int(digits, 16)))

@@ -22,6 +22,7 @@ from common.bad_rows import BadField
 from common.dataset_files import Row, SourceRow, dataset_row, write_rows
 from common.errors import ConfigError, DataError, VisionOpdError, exit_code_of
 from common.files import replace_text
+from common.output import ends_with_its_reader
 from common.picture_grid import check_shape
 
 PARQUET = "train.parquet"
@@ -172,4 +173,5 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()

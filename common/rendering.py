@@ -216,7 +216,7 @@ def _load_processor(model_path: str) -> Any:
     from transformers import AutoProcessor
 
     try:
-        return AutoProcessor.from_pretrained(model_path)
+        return AutoProcessor.from_pretrained(model_path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
@@ -250,4 +250,5 @@ def _end_token_ids(model_path: str, tokenizer: Any) -> list[int]:
         generation = GenerationConfig.from_pretrained(model_path)
     except (OSError, ValueError):
         generation = None  # there is none, or none that says so
-    return end_token_ids_in(generation, AutoConfig.from_pretrained(model_path), tokenizer)
+    config = AutoConfig.from_pretrained(model_path, trust_remote_code=False)
+    return end_token_ids_in(generation, config, tokenizer)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common.config_cli import exit_with
 from common.errors import ConfigError
+from common.output import ends_with_its_reader
 from deploy.planning.explain_text import page, read_plan
 from deploy.planning.run_files import read_run
 
@@ -33,4 +34,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()

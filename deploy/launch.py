@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
 from common.errors import ConfigError, DataError, VisionOpdError
+from common.full_disk import is_full
+from common.output import ends_with_its_reader, go_on_without_readers
 from deploy.cluster.roles import ROOT
 from deploy.exit_codes import ExitCode
 from deploy.options import (
@@ -65,6 +67,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     except VisionOpdError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(ExitCode.FAILED) from None
+    except OSError as error:
+        if not is_full(error):
+            raise
+        where = error.filename or "a file of the run"
+        exit_with(
+            ConfigError(f"{where} cannot be written: {error.strerror}. Fix: free space there")
+        )
 
 
 def _launch(config: RunConfig, options: Options, ray_named_by: str) -> int:
@@ -79,9 +88,12 @@ def _launch(config: RunConfig, options: Options, ray_named_by: str) -> int:
     from deploy.preflight.check import check_room
     from deploy.preflight.environment import check_address, check_home
     from deploy.supervision.begun_run import check_before
+    from deploy.supervision.trusted_folder import check_trusted
 
+    go_on_without_readers()
     now = time.localtime()
     folder = run_folder(config, now)
+    check_trusted(folder)
     check_before(config, folder)
     if config.cluster.address is None:
         check_home()
@@ -147,18 +159,26 @@ def _dry_run(config: RunConfig, options: Options, ray_named_by: str) -> None:
 def _slurm(config: RunConfig, options: Options) -> None:
     """Submit a job that launches this run, or print its script."""
     from deploy.batch import slurm
+    from deploy.supervision.new_folder import with_folder_of_its_own
+    from deploy.supervision.trusted_folder import check_trusted
 
-    folder = run_folder(config, time.localtime())
+    now = time.localtime()
+    folder = run_folder(config, now)
     arguments = absolute_paths(options.arguments)
-    run = config.run.model_copy(update={"folder": folder})
-    config = config.model_copy(update={"run": run})
     if options.dry_run:
-        print(slurm.batch_script(config, arguments))
+        run = config.run.model_copy(update={"folder": folder})
+        print(slurm.batch_script(config.model_copy(update={"run": run}), arguments))
         return
+    check_trusted(folder)
     slurm.check_folder(config, folder)
     config = _checked(config, options, folder).config  # here: the job's machines may reach no hub
+    slurm.check_submission(config, folder)
     arguments += pinned_revisions(config)
-    print(f"submitted job {slurm.submit(config, arguments, folder)}\nrun folder: {folder}")
+    is_unnamed = config.run.folder is None
+    config = with_folder_of_its_own(config, now)
+    folder = run_folder(config, now)
+    job = slurm.submit(config, arguments, folder, is_made=is_unnamed)
+    print(f"submitted job {job}\nrun folder: {folder}")
 
 
 def _set_up_sglang(config: RunConfig) -> None:
@@ -177,4 +197,5 @@ def _set_up_sglang(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()

@@ -16,6 +16,7 @@ from typing import BinaryIO, Self
 
 from common.errors import ConfigError
 from common.log_files import identity, processes_in
+from common.output import ends_with_its_reader
 from deploy.showing.log_reading import Line, LogSource, merged
 
 _LOOK_S = 0.2  # between two looks at the files, which have no event that all file systems tell
@@ -152,8 +153,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(0) from None
-    except BrokenPipeError:  # the reader has seen enough; Python would complain at its own end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show(arguments: argparse.Namespace, logs: RunLogs) -> None:
@@ -233,4 +232,5 @@ def _natural(name: str) -> tuple[str, int]:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()

@@ -23,6 +23,7 @@ from common.config import RunConfig
 from common.config_cli import exit_with, load
 from common.errors import ConfigError, VisionOpdError
 from common.files import replace_json
+from common.output import ends_with_its_reader
 from deploy.cluster.roles import ROOT
 from deploy.planning.assumed import assumed_rates
 from deploy.planning.calibrate import STEPS, calibrate
@@ -199,4 +200,5 @@ def _make_data(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import VisionOpdError
+from common.output import ends_with_its_reader
 from deploy.exit_codes import ExitCode
 from deploy.supervision.control import ask
 
@@ -59,4 +60,5 @@ def scale_supervisor(supervisor: Any, wish: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()

@@ -17,7 +17,7 @@
 #
 # Environment: PYTHON names the interpreter to build from. FLAVOUR=gpu or cpu says what to build for
 # where this machine does not show it (an image, a login node). EXTRAS names further extras of
-# pyproject.toml, with commas.
+# pyproject.toml, with commas. GPU_PATIENCE_S: seconds that nvidia-smi may take (20).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -26,7 +26,9 @@ constraints="$root/deploy/constraints-cpu.txt"
 sglang_on_cpus="$root/deploy/requirements-sglang-cpu.txt"
 sglang_itself="$root/deploy/requirements-sglang-gpu.txt"
 xgrammar=xgrammar==0.2.7 # what sglang 0.5.23 pins
+gpu_patience_s=${GPU_PATIENCE_S:-20}
 started=$SECONDS
+gpu_says=""
 
 say() { printf '[set-up %3ds] %s\n' "$((SECONDS - started))" "$*"; }
 fail() {
@@ -45,7 +47,17 @@ find_python() {
   fail "no Python >= 3.11 found. Fix: install one, or name it: PYTHON=/path/to/python3.12 $0"
 }
 
-has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }
+# Whether the machine has one, whatever CUDA_VISIBLE_DEVICES leaves to this run: an environment is for
+# all runs here. $gpu_says tells why nvidia-smi, which is there, shows none.
+has_gpu() {
+  command -v nvidia-smi >/dev/null || return 1
+  local code=0
+  gpu_says=$(timeout --kill-after=1 "$gpu_patience_s" nvidia-smi -L 2>&1) || code=$?
+  if [ "$code" = 124 ] || [ "$code" = 137 ]; then
+    fail "nvidia-smi does not answer within $gpu_patience_s s. Fix: mend the GPU's driver, or say what to build for: FLAVOUR=gpu or FLAVOUR=cpu"
+  fi
+  return "$code"
+}
 
 # What pip installs for a goal, beside torch.
 extras_of() {
@@ -109,7 +121,7 @@ install_cpu_torch() {
     "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --torch-backend=cpu \
       -c "$constraints" torch torchvision 2>>"$log" && return
   tail -n 5 "$log" >&2
-  fail "no CPU build of torch was found. Fix: check the network, or set PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to where your site keeps such builds"
+  fail "no CPU build of torch was found. Fix: check the network, or set PIP_FIND_LINKS to the folder or page where your site keeps such builds (a second index may answer for any package)"
 }
 
 install_gpu_torch() {
@@ -215,7 +227,7 @@ PYTHON
 why="FLAVOUR=${FLAVOUR:-}"
 case "${FLAVOUR:-}" in
   gpu | cpu) flavour=$FLAVOUR ;;
-  "") if has_gpu; then flavour=gpu; else flavour=cpu why="no NVIDIA GPU is visible"; fi ;;
+  "") if has_gpu; then flavour=gpu; else flavour=cpu why="no NVIDIA GPU is visible${gpu_says:+: ${gpu_says%%$'\n'*}}"; fi ;;
   *) fail "FLAVOUR=$FLAVOUR is no build. Fix: FLAVOUR=gpu or FLAVOUR=cpu" ;;
 esac
 case "$goal" in
@@ -242,7 +254,9 @@ extras=$(extras_of "$goal")
 unfinished="$venv/set-up.unfinished"
 if nothing_to_do; then exit 0; fi
 exec 9>"$root/.setup.lock"
-if command -v flock >/dev/null; then flock 9; fi
+if command -v flock >/dev/null; then
+  flock 9 2>/dev/null || say "this file system knows no locks: run no second set-up meanwhile"
+fi
 if nothing_to_do; then exit 0; fi # another call has made it meanwhile
 make_environment
 fingerprint "$goal" >"$venv/set-up-$goal"

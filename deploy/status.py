@@ -9,6 +9,7 @@ from pathlib import Path
 
 from broker.protocol import Status
 from common.errors import VisionOpdError
+from common.output import ends_with_its_reader
 from deploy.exit_codes import ExitCode
 from deploy.showing.columns import aligned
 from deploy.showing.data_notes import retry_text
@@ -98,4 +99,5 @@ def _without_launcher(folder: Path, error: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()

@@ -126,7 +126,11 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         process.signals.attach(feed)
         stack.callback(process.signals.detach)
         _enter_in_turn(stack, feed, ranks)
-        metrics = MetricsLog(config.run.folder, step) if ranks.is_first else NoLog()
+        metrics = (
+            MetricsLog(config.run.folder, step, lambda: feed.is_interrupted)
+            if ranks.is_first
+            else NoLog()
+        )
         stack.callback(metrics.close)
         if process.past_s is None:
             process.past_s = metrics.time_s

@@ -30,6 +30,7 @@ from torch import Tensor
 from common.errors import CheckpointError, ConfigError, VisionOpdError
 from common.files import replace_json, sha256_of_file, sync, sync_tree
 from common.model_files import INDEX
+from common.output import ends_with_its_reader
 from learner.checkpoint.export_dtypes import DTYPES, START, Dtypes, dtypes_of
 from learner.checkpoint.export_settings import read_settings
 from learner.checkpoint.folder import check_files, read_state, readable, unusable
@@ -311,4 +312,5 @@ def _positive(text: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()

@@ -23,6 +23,7 @@ from broker.protocol import Resumed, Role, Welcome
 from broker.transport import zmq_link
 from common.config import RunConfig
 from common.errors import BrokerUnavailable
+from common.full_disk import WAITS_FOR_ROOM, waits_for_room
 from common.versions import versions
 from learner.views.inputs import PreparedBatch
 from learner.views.preparation import Preparation
@@ -258,7 +259,11 @@ class Feed:
 
     async def _heartbeats(self, broker: BrokerClient, finished: asyncio.Event) -> None:
         interval_s = min(1.0, self._config.broker.member_timeout_s / 4)
-        await heartbeat_forever(broker, lambda: self._gauges, interval_s, finished)
+        await heartbeat_forever(broker, self._told_gauges, interval_s, finished)
+
+    def _told_gauges(self) -> dict[str, float]:
+        waits = {WAITS_FOR_ROOM: 1.0} if waits_for_room() else {}
+        return {**self._gauges, **waits}
 
     async def _notice_end(self, finished: asyncio.Event) -> None:
         """The run was ended from outside. (After our own `finish` nobody reads the queue.)"""

@@ -19,6 +19,7 @@ from broker.protocol import Status
 from common.config import RunConfig
 from common.errors import BrokerUnavailable, CheckpointError, ProtocolError, VisionOpdError
 from common.files import replace_json
+from common.full_disk import when_there_is_room
 from common.rendering import Renderer
 from learner.checkpoint import Checkpointer, roll_back_targets
 from learner.data_summary import data_summary
@@ -126,7 +127,10 @@ class Session:
         if not self._ranks.is_first:
             return
         summary = self._summary(status, is_interrupted)
-        replace_json(self._folder / "summary.json", summary)
+        path = self._folder / "summary.json"
+        when_there_is_room(
+            lambda: replace_json(path, summary), path, lambda: self._feed.is_interrupted
+        )
         logger.info("done: %s", ", ".join(f"{k} {_short(v)}" for k, v in summary.items()))
 
     # ---- training --------------------------------------------------------------------------------
@@ -272,6 +276,7 @@ class Session:
     def _try_to_save(self) -> None:
         """At an early end. Without the broker's word a checkpoint is worth nothing."""
         self._commit_timeout_s = _LAST_WORDS_S
+        self._checkpointer.hurry()
         for act in (self._finish_writing, self._checkpointer.save, self._finish_writing):
             try:
                 act()

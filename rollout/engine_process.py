@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import aiohttp
 
+from common.addresses import join_address, split_address
 from common.config import RunConfig
 from common.errors import EngineError
 from common.log_files import RotatingLog, identity, identity_of, spawn_logged
@@ -33,6 +34,7 @@ _TERM_S = 10.0  # grace between SIGTERM and SIGKILL
 _LAST_OUTPUT_S = 1.0  # for what an ended engine wrote to reach its log
 _TAIL_BYTES = 4000
 _DOING_CHARACTERS = 120
+_PORTS_TRIED = 3  # each was free a moment before
 _STAMP = re.compile(r"^\[[-0-9]{10} [:0-9]{8}[^\]]*\] *")  # SGLang's: date, time, rank
 
 
@@ -50,6 +52,10 @@ class EngineLog:
         telling = [line for line in lines if _STAMP.match(line) or "it/s" in line]
         newest = (telling or lines or ["importing its packages"])[-1]
         return _STAMP.sub("", newest)[:_DOING_CHARACTERS]
+
+    def says(self, words: str) -> bool:
+        """Whether its newest lines have these words, in small letters or capitals."""
+        return words in "\n".join(self._lines()).lower()
 
     def tail(self) -> str:
         return "\n".join(self._lines()[-20:]) or "(no log)"
@@ -90,6 +96,10 @@ class EngineProcess:
         code = await self._process.wait()
         await self._heard()
         raise self._death(code)
+
+    def lost_port(self) -> bool:
+        """Whether it has ended because somebody else had its port by then."""
+        return self._process.returncode is not None and self._log.says("address already in use")
 
     async def death(self) -> EngineError | None:
         """What has just ended it; None: it lives. Its connections break before it is known dead."""
@@ -184,21 +194,37 @@ async def started_engine(
         ConfigError: the configuration cannot be given to this engine.
         EngineError: it died, or does not serve in time.
     """
+    log_folder.mkdir(parents=True, exist_ok=True)
+    for _ in range(_PORTS_TRIED):
+        engine = await _start(config, index, log_folder, further_flags)
+        try:
+            await engine.wait_until_healthy(config.rollout.start_timeout_s, stop)
+            break
+        except BaseException as error:
+            await asyncio.shield(engine.stop())
+            if config.rollout.port or not (isinstance(error, EngineError) and engine.lost_port()):
+                raise
+            logger.warning("the port of %s was taken meanwhile: trying another one", engine.url)
+    else:
+        raise EngineError(f"{_PORTS_TRIED} free ports were taken before the engine had them")
+    try:
+        yield engine
+    finally:
+        await asyncio.shield(engine.stop())
+
+
+async def _start(
+    config: RunConfig, index: int, log_folder: Path, further_flags: Sequence[str]
+) -> EngineProcess:
     host = config.rollout.host
     port = config.rollout.port + index if config.rollout.port else free_port(host)
     command = [*engine_command(config, host, port), *further_flags]
     environment = engine_environment(config)
-    log_folder.mkdir(parents=True, exist_ok=True)
     log = EngineLog(log_folder / f"engine-{index}.log")
     logger.info("starting %s", " ".join(command))
     kept = RotatingLog(log.path, config.cluster.log_mib * 2**20, config.cluster.log_files)
     process, output = await spawn_logged(command, kept, start_new_session=True, env=environment)
-    engine = EngineProcess(process, f"http://{host}:{port}", log, output)
-    try:
-        await engine.wait_until_healthy(config.rollout.start_timeout_s, stop)
-        yield engine
-    finally:
-        await asyncio.shield(engine.stop())
+    return EngineProcess(process, f"http://{join_address(host, port)}", log, output)
 
 
 def engine_command(config: RunConfig, host: str, port: int) -> list[str]:
@@ -239,7 +265,7 @@ def _learner_host(config: RunConfig) -> str:
     """Where pushes will come from, as far as is known here: from the broker's network otherwise."""
     host = config.weights.host
     if is_loopback(host):
-        host = config.broker.address.removeprefix("tcp://").rpartition(":")[0]
+        host, _ = split_address(config.broker.address)
     return host
 
 

@@ -19,6 +19,7 @@ from common.config import RunConfig
 from common.config_cli import exit_with, load
 from common.errors import ConfigError, EngineError
 from common.logs import configure_logging
+from common.output import ends_with_its_reader, go_on_without_readers
 from rollout.engine_process import EngineProcess, started_engine
 
 USAGE = """\
@@ -51,8 +52,10 @@ _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
+        with ends_with_its_reader():
+            print(USAGE)
         raise SystemExit(0 if arguments else 2)
+    go_on_without_readers()
     configure_logging("serve")
     try:
         config = read_arguments(arguments)

@@ -15,7 +15,7 @@ import yaml
 from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.errors import ConfigError
-from deploy.batch.kuberay_pods import CLAIM, IMAGE_ROOT, VOLUME, ray_job
+from deploy.batch.kuberay_pods import CLAIM, IMAGE_ROOT, VOLUME, network_policy, ray_job
 from deploy.cluster.environments import pool_section
 from deploy.cluster.roles import ROOT
 
@@ -32,7 +32,7 @@ _ON_VOLUME = (
 
 
 def manifest(config: RunConfig, arguments: Sequence[str]) -> str:
-    """YAML for `kubectl apply -f -`: volume claim, configuration, RayJob.
+    """YAML for `kubectl apply -f -`: volume claim, configuration, network policy, RayJob.
 
     The configuration travels whole, as a ConfigMap. Pools without labels are given `pool=NAME`, so
     that processes come to the pods with their image.
@@ -47,8 +47,11 @@ def manifest(config: RunConfig, arguments: Sequence[str]) -> str:
     """
     config = _for_pods(config)
     name = _resource_name(config.run.name)
-    documents = [_claim(), _config_map(name, config), ray_job(name, config)]
-    said = shlex.join(["deploy/launch_cluster.sh", *arguments]).replace("\n", " ")
+    documents = [
+        _claim(), _config_map(name, config), network_policy(name), ray_job(name, config)
+    ]  # fmt: skip
+    # Whatever YAML or a person takes for the end of a line would end the comment.
+    said = " ".join(shlex.join(["deploy/launch_cluster.sh", *arguments]).splitlines())
     text = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return f"# Made by: {said}\n{text}"
 
@@ -79,7 +82,7 @@ def _check_paths(config: RunConfig) -> None:
     for key in _ON_VOLUME:
         section, _, field = key.partition(".")
         path = getattr(getattr(config, section), field)
-        if path is not None and not PurePosixPath(path).is_relative_to(VOLUME):
+        if path is not None and not _is_in(path, VOLUME):
             raise ConfigError(
                 f"{key} = {str(path)!r} is not on the volume that pods see at {VOLUME}. Fix: put "
                 f"it there, and say --{key} {VOLUME}/..."
@@ -87,12 +90,8 @@ def _check_paths(config: RunConfig) -> None:
     for key in ("model.path", "teacher.path"):
         section, _, field = key.partition(".")
         text = getattr(getattr(config, section), field)
-        inside = (VOLUME, IMAGE_ROOT)
-        if (
-            text
-            and text.startswith("/")
-            and not any(map(PurePosixPath(text).is_relative_to, inside))
-        ):
+        is_path = bool(text) and text.startswith("/")
+        if is_path and not (_is_in(text, VOLUME) or _is_in(text, IMAGE_ROOT)):
             raise ConfigError(
                 f"{key} = {text!r} is not on the volume that pods see at {VOLUME}. Fix: put it "
                 f"there, or give its name on the Hugging Face hub"
@@ -102,6 +101,12 @@ def _check_paths(config: RunConfig) -> None:
             f"run.folder = {str(config.run.folder)!r}: KubeRay's entrypoint takes letters, digits "
             "and ./_- alone. Fix: --run.folder with another name"
         )
+
+
+def _is_in(path: Path | str, folder: PurePosixPath) -> bool:
+    """Whether it is in that folder whatever links there are: no `..` may lead out of it."""
+    pure = PurePosixPath(path)
+    return pure.is_relative_to(folder) and ".." not in pure.parts
 
 
 def _claim() -> dict[str, Any]:

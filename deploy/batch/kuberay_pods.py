@@ -1,7 +1,6 @@
 """The RayJob of a manifest for KubeRay: a group of pods for each pool, and the job in them."""
 
 import math
-import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import PurePosixPath
@@ -21,7 +20,8 @@ _LAUNCHER_CPUS = 1.0
 _RETRIES = 3  # new clusters, each of which goes on with the run
 _KEEP_S = 600  # the cluster after its end, to look at
 _AFTER_DRAIN_S = 60
-_LABEL = re.compile(r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?", re.ASCII)
+_RUN_LABEL = "vision-opd/run"  # on every pod of a run
+_DASHBOARD_PORT = 8265  # which the operator asks how the job is
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def ray_job(name: str, config: RunConfig) -> dict[str, Any]:
     name: also of the ConfigMap with the configuration, which has a folder for the run.
 
     Raises:
-        ConfigError: a pool has no image, or a label is none for Kubernetes.
+        ConfigError: a pool has no image.
     """
     groups = _groups(config)
     entrypoint = (
@@ -64,11 +64,13 @@ def ray_job(name: str, config: RunConfig) -> dict[str, Any]:
             "ttlSecondsAfterFinished": _KEEP_S,
             "backoffLimit": _RETRIES,
             "submitterPodTemplate": {
+                "metadata": _metadata(name),
                 "spec": {
                     "restartPolicy": "Never",
+                    "automountServiceAccountToken": False,
                     "securityContext": _pod_security(),
                     "containers": [_container("ray-job-submitter", groups["broker"].image)],
-                }
+                },
             },
             "rayClusterSpec": {
                 "rayVersion": version("ray"),
@@ -78,12 +80,41 @@ def ray_job(name: str, config: RunConfig) -> dict[str, Any]:
                 "autoscalerOptions": {"version": "v2"},
                 "headGroupSpec": _head(name, groups["broker"], config),
                 "workerGroupSpecs": [
-                    _workers(groups["rollout"], config, growth=2),
-                    _workers(groups["learner"], config, growth=1),
+                    _workers(name, groups["rollout"], config, growth=2),
+                    _workers(name, groups["learner"], config, growth=1),
                 ],
             },
         },
     }
+
+
+def network_policy(name: str) -> dict[str, Any]:
+    """Lets pods of the run in to one another, and whoever has Ray's token to the dashboard.
+
+    gloo, NCCL and torch's rendezvous ask nobody who they are.
+    """
+    own = {"matchLabels": {_RUN_LABEL: name}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "podSelector": own,
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [{"podSelector": own}]},
+                # KubeRay's operator may be in any namespace.
+                {
+                    "from": [{"namespaceSelector": {}}],
+                    "ports": [{"protocol": "TCP", "port": _DASHBOARD_PORT}],
+                },
+            ],
+        },
+    }
+
+
+def _metadata(name: str) -> dict[str, Any]:
+    return {"labels": {_RUN_LABEL: name}}
 
 
 def _head(name: str, group: _Group, config: RunConfig) -> dict[str, Any]:
@@ -101,16 +132,19 @@ def _head(name: str, group: _Group, config: RunConfig) -> dict[str, Any]:
         "labels": dict(group.pool.labels),
         # Ray's count is for the broker alone, the launcher takes none.
         "rayStartParams": {"num-cpus": str(math.ceil(group.cpus)), "num-gpus": "0"},
-        "template": {"spec": spec},
+        "template": {"metadata": _metadata(name), "spec": spec},
     }
 
 
-def _workers(group: _Group, config: RunConfig, growth: int) -> dict[str, Any]:
+def _workers(name: str, group: _Group, config: RunConfig, growth: int) -> dict[str, Any]:
     """Args:
     growth: pods that the group may come to have, as a multiple of those at first.
     """
     container = _container("ray-worker", group.image, group.cpus, group.gpus)
     container["volumeMounts"] = [{"name": "shared", "mountPath": str(VOLUME)}]
+    spec = _pod(container, config)
+    # The head's stays: Ray's autoscaler, in its pod, asks Kubernetes for more pods.
+    spec["automountServiceAccountToken"] = False
     return {
         "groupName": group.pool.name,
         "replicas": group.pods,
@@ -121,7 +155,7 @@ def _workers(group: _Group, config: RunConfig, growth: int) -> dict[str, Any]:
             "num-cpus": str(math.ceil(group.cpus)),
             "num-gpus": str(group.gpus),
         },
-        "template": {"spec": _pod(container, config)},
+        "template": {"metadata": _metadata(name), "spec": spec},
     }
 
 
@@ -179,13 +213,6 @@ def _group(pool: Pool, config: RunConfig) -> _Group:
             f"{pool.name}_pool.image is not set. Fix: build deploy/docker/{pool.name}.Dockerfile, "
             f"and say --{pool.name}_pool.image NAME"
         )
-    for key, value in pool.labels.items():
-        prefix, _, name = key.rpartition("/")
-        if not _LABEL.fullmatch(name) or not _LABEL.fullmatch(value) or len(prefix) > 253:
-            raise ConfigError(
-                f"{pool.name}_pool.labels: {key}={value} is no label for Kubernetes. Fix: letters, "
-                "digits and ._- in both, 63 at most"
-            )
     if pool.nodes is not None:
         return _Group(pool, image, pool.nodes, math.ceil(pool.processes / pool.nodes))
     # Pods of their own, so that one can go or come without the others; shares of a GPU together.

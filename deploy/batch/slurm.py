@@ -15,6 +15,8 @@ from common.errors import ConfigError
 from deploy.cluster.environments import is_set_up_here, needs_sglang, pool_section
 from deploy.cluster.machines import Machine, gpus_per_node, machines_for
 from deploy.cluster.roles import ROOT
+from deploy.supervision.begun_run import missing
+from deploy.supervision.trusted_folder import make_private
 
 _BODY = Path(__file__).with_name("slurm_job.sh")
 _SUBMIT_TIMEOUT_S = 60.0
@@ -101,8 +103,11 @@ def check_folder(config: RunConfig, folder: Path) -> None:
         )
 
 
-def submit(config: RunConfig, arguments: Sequence[str], folder: Path) -> str:
+def submit(config: RunConfig, arguments: Sequence[str], folder: Path, is_made: bool = False) -> str:
     """Write folder/slurm.sh and submit it; returns the job's id.
+
+    Args:
+        is_made: whether this launch has made the folder.
 
     Raises:
         ConfigError: sbatch refuses, or as `check_submission`. The folder is then as it was.
@@ -111,16 +116,16 @@ def submit(config: RunConfig, arguments: Sequence[str], folder: Path) -> str:
     check_submission(config, folder)
     run = config.run.model_copy(update={"folder": folder})
     text = batch_script(config.model_copy(update={"run": run}), arguments)
-    with _folder_as_it_was(folder, script := folder / "slurm.sh"):
-        folder.mkdir(parents=True, exist_ok=True)
+    script = folder / "slurm.sh"
+    with _folder_as_it_was([folder] if is_made else missing(folder), script):
+        make_private(folder)
         script.write_text(text, encoding="utf-8")
         return _sbatch(script)
 
 
 @contextlib.contextmanager
-def _folder_as_it_was(folder: Path, script: Path) -> Iterator[None]:
+def _folder_as_it_was(new: Sequence[Path], script: Path) -> Iterator[None]:
     """After an error inside; a job whose submission was not answered keeps its script."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
     before = script.read_bytes() if script.exists() else None
     try:
         yield

@@ -3,6 +3,7 @@
 # set_ups cpus is_gpu nodes_timeout_s. The same file, with words after it, is what a node runs.
 set -euo pipefail
 
+export RAY_memory_monitor_refresh_ms="${RAY_memory_monitor_refresh_ms:-0}" # jobs have limits of their own
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 export RAY_USAGE_STATS_ENABLED=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # the launcher has drained what there was
@@ -30,12 +31,14 @@ set_up() { # the environments of node number $SLURM_NODEID
 start_ray() { # NUMBER ADDRESS OPTION...: Ray on that node, until this ends
   local number=$1 address=$2 given=${SLURM_CPUS_ON_NODE:-0} ray
   shift 2
-  # Short, because paths of Unix sockets have 107 bytes at most; and not shared with other jobs.
-  temporary="/tmp/vopd-slurm-${SLURM_JOB_ID:-0}-$number"
+  # Short, because paths of Unix sockets have 107 bytes at most. A new folder of mode 700: its name
+  # cannot be made beforehand, nor can others enter it. Ray opens its own, inside, to everybody.
+  temporary=$(mktemp -d "/tmp/vopd-${SLURM_JOB_ID:-0}-XXXXXX") ||
+    fail "no folder for temporary files on $(hostname). Fix: make /tmp writable there"
   trap 'rm -rf "$temporary"' EXIT
   trap 'kill -TERM "$ray" 2>/dev/null || true' TERM INT
   if ((given < cpus)); then given=$cpus; fi # a reservation, not a limit
-  "${pythons[number]}" -m ray.scripts.scripts start --block --disable-usage-stats --temp-dir="$temporary" \
+  "${pythons[number]}" -m ray.scripts.scripts start --block --disable-usage-stats --temp-dir="$temporary/r" \
     --num-cpus="$given" --object-store-memory=104857600 --min-worker-port=0 --max-worker-port=0 \
     ${labels[number]:+--labels="${labels[number]}"} "$@" >>"$run/slurm-ray-$number.log" 2>&1 &
   ray=$!
@@ -49,7 +52,9 @@ case "${1:-}" in
     exit
     ;;
   head)
-    start_ray 0 "$2" --head --node-ip-address="${2%:*}" --port="${2##*:}" --include-dashboard=false
+    bare=${2%:*} # an IPv6 address without its brackets
+    bare=${bare#[}
+    start_ray 0 "$2" --head --node-ip-address="${bare%]}" --port="${2##*:}" --include-dashboard=false
     exit
     ;;
   worker)
@@ -102,7 +107,7 @@ if [ "${#nodes[@]}" -gt 1 ]; then
   second=$(scontrol show node "${nodes[1]}" | tr ' ' '\n' | sed -n 's/^NodeAddr=//p')
   host=$(ask address "${second:-${nodes[1]}}")
 fi
-address="$host:$(ask port "$host")"
+address=$(ask joined "$host" "$(ask port "$host")")
 (umask 077 && ask token >"$run/ray-token")
 
 say "Ray at $address"

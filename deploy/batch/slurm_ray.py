@@ -2,6 +2,7 @@
 
 python -m deploy.batch.slurm_ray address HOST           this machine's address on the way to HOST
 python -m deploy.batch.slurm_ray port ADDRESS           a port that is free there
+python -m deploy.batch.slurm_ray joined ADDRESS PORT    both as one, IPv6 in brackets
 python -m deploy.batch.slurm_ray wait ADDRESS N SECONDS returns when Ray has N machines
 """
 
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from common.addresses import join_address, split_address
 from common.network import free_port, local_address_towards
 
 _POLL_S = 0.5
@@ -29,6 +31,10 @@ def address(host: str) -> str:
     if found is None:
         raise SystemExit(f"no way to {host} from {socket.gethostname()}. Fix: the network, or DNS")
     return found
+
+
+def joined(host: str, number: str) -> str:
+    return join_address(host, number)
 
 
 def port(host: str) -> str:
@@ -57,9 +63,9 @@ def wait(ray_address: str, machines: str, seconds: str) -> str:
 
 def _listens(ray_address: str) -> bool:
     """Ray's own attempt to connect to nobody would take a long time."""
-    host, _, number = ray_address.rpartition(":")
+    host, number = split_address(ray_address)
     try:
-        with socket.create_connection((host, int(number)), timeout=_CONNECT_S):
+        with socket.create_connection((host, number or 0), timeout=_CONNECT_S):
             return True
     except OSError:
         return False
@@ -79,6 +85,7 @@ def _count(ray_address: str) -> int:
 def main(argv: list[str]) -> None:
     commands: dict[str, Callable[..., str]] = {
         "address": address,
+        "joined": joined,
         "port": port,
         "token": token,
         "wait": wait,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.addresses import join_address
 from common.config import RunConfig
 from common.network import free_port
 from deploy.cluster.environments import needs_sglang, set_up_command
@@ -42,7 +43,7 @@ def process_steps(
     seats = [_seat(seating) for seating in of_pool["learner"]]
     (broker,) = of_pool["broker"]
     host, port = broker.node.host, _broker_port(config, broker)
-    address = f"tcp://{host}:{port}"
+    address = f"tcp://{join_address(host, port)}"
     is_chosen = not config.broker.address.endswith(f":{port}")
     roles = [broker_role(config, arguments, _seat(broker), port=int(port) if is_chosen else 0)]
     roles += [

@@ -15,6 +15,7 @@ addresses from `host` on:
 """
 
 import ipaddress
+import logging
 import os
 import re
 import socket
@@ -33,6 +34,7 @@ from common.section import Section
 from deploy.cluster.nodes import Node
 
 ACCELERATOR = "ray.io/accelerator-type"  # a label that Ray gives by itself
+logger = logging.getLogger(__name__)
 _QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
 _QUERY_TIMEOUT_S = 10.0
 _RAY_TIMEOUT_S = 60.0
@@ -142,6 +144,9 @@ def gpu_models() -> list[tuple[str, float]]:
         answer = subprocess.run(
             _QUERY, capture_output=True, text=True, timeout=_QUERY_TIMEOUT_S, check=True
         ).stdout
+    except subprocess.TimeoutExpired:
+        logger.warning("nvidia-smi does not answer within %g s: no GPUs here", _QUERY_TIMEOUT_S)
+        return []
     except (OSError, subprocess.SubprocessError):
         return []
     return parse_gpus(answer)

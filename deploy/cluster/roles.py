@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.addresses import join_address
 from common.cluster_config import PoolSection
 from common.config import RunConfig
 from deploy.cluster.pools import PoolName, process_name
@@ -50,7 +51,8 @@ def broker_role(config: RunConfig, arguments: Sequence[str], seat: Seat, port: i
     configured = config.broker.address.rpartition(":")[2]
     if not seat.is_loopback:
         # At one address of its machine alone, which is how the others know it.
-        flags = ["--broker.address", f"tcp://{seat.host}:{port or configured}"]
+        address = join_address(seat.host, port or configured)
+        flags = ["--broker.address", f"tcp://{address}"]
     elif port:
         flags = ["--broker.address", f"tcp://127.0.0.1:{port}"]
     return Role("broker", "broker", _command("broker", config.broker_pool, arguments, flags))

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from common.dataset_files import write_rows
+from common.output import ends_with_its_reader
 from deploy.quickstart.scenes import SCENE_SIDE, Scene, World, answer, question
 from deploy.quickstart.sources import Split
 
@@ -129,7 +130,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # another one may make it too
     partial.write_bytes(content)
     os.replace(partial, path)
 
@@ -148,4 +149,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with ends_with_its_reader():
+        sys.exit(main())

@@ -6,12 +6,16 @@ steps is only known to who watches the broker. Values are means over the looks a
     {"step": 3, "time_s": 21.0, "slots_used": 61.5, "rollout/idle_share": 0.12, ...}
 """
 
+import io
 import json
+import logging
 from pathlib import Path
 from statistics import fmean
 
 from broker.protocol import Role, Status
+from common.full_disk import append_whole
 
+logger = logging.getLogger(__name__)
 _GAUGES = ("idle_share", "tokens_per_s", "groups_in_flight")
 
 
@@ -21,6 +25,7 @@ class Observations:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._version = 0
+        self._unwritten = b""
         self._seen: dict[str, list[float]] = {}
 
     def update(self, status: Status, elapsed_s: float) -> None:
@@ -41,6 +46,16 @@ class Observations:
         if self._version > 0:  # before step 1 there is only the start
             row = {"step": self._version, "time_s": round(elapsed_s, 3)}
             row |= {key: round(fmean(values), 6) for key, values in self._seen.items()}
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            self._unwritten += (json.dumps(row) + "\n").encode()
+            self._append()
         self._seen.clear()
+
+    def _append(self) -> None:
+        """On a full disk they are kept for the next time."""
+        try:
+            with io.FileIO(self._path, "a") as file:
+                append_whole(file, self._unwritten)
+        except OSError as error:
+            logger.warning("%s cannot be written: %s", self._path, error.strerror)
+        else:
+            self._unwritten = b""

@@ -14,6 +14,7 @@ from typing import Any
 
 from common.config_cli import exit_with
 from common.errors import ConfigError
+from common.output import ends_with_its_reader
 from deploy.showing.charts import Series, line_chart
 from deploy.showing.data_lines import data_lines
 from deploy.showing.scene_cards import scene_cards
@@ -187,4 +188,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_with_its_reader():
+        main()

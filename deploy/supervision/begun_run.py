@@ -4,12 +4,13 @@ import contextlib
 import fcntl
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError
 from deploy.options import run_folder
+from deploy.supervision.new_folder import with_folder_of_its_own
 from deploy.supervision.run_folder import LOCK, check_folder, open_run_folder, owned
 
 _REWRITTEN = ("config.toml", "summary.json")
@@ -22,9 +23,14 @@ class Footprint:
     Logs, and what processes have written in a run that goes on, stay: they tell of the refusal.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, new: Sequence[Path] | None = None) -> None:
+        """
+        Args:
+            new: folders that this launch has made or will make, the innermost first; none: those
+                that are not there yet.
+        """
         self._folder = folder
-        self._new = [path for path in (folder, *folder.parents) if not path.exists()]
+        self._new = missing(folder) if new is None else list(new)
         self._has_lock = (folder / LOCK).exists()
         self._is_ours = False
         self._files: dict[str, bytes | None] = {}
@@ -68,10 +74,14 @@ def begun(config: RunConfig, now: time.struct_time) -> Iterator[tuple[RunConfig,
     Raises:
         ConfigError: as `owned` and `open_run_folder`; the folder is then as it was.
     """
-    footprint = Footprint(run_folder(config, now))
+    absent = missing(run_folder(config, now).parent)
+    is_unnamed = config.run.folder is None
+    config = with_folder_of_its_own(config, now)
+    folder = run_folder(config, now)
+    footprint = Footprint(folder, [folder, *absent] if is_unnamed else None)
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(owned(run_folder(config, now)))
+            held.enter_context(owned(folder))
             footprint.take()
             config, folder = open_run_folder(config, now)
         except BaseException:
@@ -101,6 +111,11 @@ def check_before(config: RunConfig, folder: Path) -> None:
             ) from None
         except OSError:
             return  # a file system without locks
+
+
+def missing(folder: Path) -> list[Path]:
+    """Of a folder and those that it is in, which are not there; the innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def _names(folder: Path) -> set[str]:

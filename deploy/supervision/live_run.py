@@ -13,7 +13,9 @@ from broker.transport import zmq_link
 from common import lifecycle
 from common.config import RunConfig
 from common.errors import ConfigError, VisionOpdError
-from common.logs import log_formatter
+from common.full_disk import WAITS_FOR_ROOM
+from common.log_files import LogStream, RotatingLog
+from common.logs import LineHandler, log_formatter
 from common.reading import Reading
 from deploy.cluster.clusters import nodes_from_ray
 from deploy.cluster.fit import fit
@@ -29,9 +31,11 @@ from deploy.supervision.begun_run import Footprint, begun
 from deploy.supervision.control import listening
 from deploy.supervision.placement import Placement
 from deploy.supervision.ray_connection import connected_ray
+from deploy.supervision.room import RoomWatch
 from deploy.supervision.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
+_LOG_BYTES, _LOG_FILES = 32 * 2**20, 4  # of launch.log
 
 
 async def live_run(
@@ -87,7 +91,7 @@ async def _in_folder(
     if at_once.is_set():
         print("\nended at once: what was under way is generated again", flush=True)
     else:
-        show_outcome(folder)
+        _show_outcome(folder)
     print(kept_text(folder, is_complete), flush=True)
     return code_of_end(is_complete, read_summary(folder))
 
@@ -97,6 +101,16 @@ def _tell_failure(error: VisionOpdError, has_trained: bool) -> ExitCode:
     what = "refused" if code is ExitCode.REFUSED else "run failed"
     print(f"\n{what}: {error}", file=sys.stderr, flush=True)
     return code
+
+
+def _show_outcome(folder: Path) -> None:
+    try:
+        show_outcome(folder)
+    except OSError as error:
+        _report(
+            f"the report cannot be written: {error.strerror}. Fix: free space, then "
+            f"python -m deploy.showing.report {folder}"
+        )
 
 
 def _check_room(config: RunConfig) -> None:
@@ -130,15 +144,21 @@ async def _watched(
             "waits": list(lookout(0.0).values()),
         }
 
+    def learner_waits() -> bool:
+        members = () if supervisor.status is None else supervisor.status.members
+        return any(member.gauges.get(WAITS_FOR_ROOM) for member in members)
+
     views = (supervisor, lookout, Observations(folder / "observations.jsonl"))
     link = zmq_link(config.broker)
     async with listening(folder, status, lambda wish: scale_supervisor(supervisor, wish)):
         view = asyncio.create_task(
             show_progress(supervisor.broker_address, *views, link=link, waits=lookout)
         )
+        room = asyncio.create_task(RoomWatch(folder, _report, learner_waits).keep_looking())
         try:
             return await supervisor.run(stop)
         finally:
+            room.cancel()
             view.cancel()
             (outcome,) = await asyncio.gather(view, return_exceptions=True)
             if not isinstance(outcome, asyncio.CancelledError):
@@ -151,6 +171,6 @@ def _report(line: str) -> None:
 
 def log_to(path: Path) -> None:
     """The launcher's own log goes into the run folder: the terminal belongs to the view."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = LineHandler(LogStream(RotatingLog(path, _LOG_BYTES, _LOG_FILES)))
     handler.setFormatter(log_formatter("launch"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

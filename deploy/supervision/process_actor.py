@@ -16,7 +16,7 @@ from pathlib import Path
 from common.files import replace_private
 from common.lifecycle import die_with_parent
 from common.log_files import RotatingLog, spawn_logged
-from common.network import free_port, interface_towards
+from common.network import free_port, interface_towards, is_loopback
 from deploy.cluster.roles import INTERFACE_VARIABLES, ROOT, Seat
 
 _LAST_OUTPUT_S = 1.0  # that children of an ended process may hold its pipe open
@@ -56,7 +56,7 @@ class ProcessActor:
     async def seat(self) -> Seat:
         """Where this is, with a port that is free at this moment."""
         host = self._host or _ray_address()
-        name = socket.gethostname() if host.startswith("127.") else host
+        name = socket.gethostname() if is_loopback(host) else host
         return Seat(name, host, interface_towards(host) or "", free_port(host))
 
     async def start(self, order: Order) -> int:

@@ -1,26 +1,26 @@
 """A Ray to place processes on: the named cluster's, or one of our own on this machine.
 
-The local one is bound to loopback, in a temporary folder that is gone afterwards.
+The local one is bound to loopback and asks everybody for a token. Files and token are in a folder
+that its owner alone can enter, and which is gone afterwards.
 """
 
 import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import signal
-import tempfile
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+from common.addresses import split_address
 from common.errors import VisionOpdError
 from deploy.cluster.roles import ROOT
+from deploy.supervision.private_folder import TOKEN, places, private_folder, rays_own
 
 _OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is 75 MiB; we put nothing there
 _ANSWER_S = 10.0  # for the port of a cluster to be opened
-_TEMPORARY = "/tmp"  # whatever TMPDIR says: paths of Unix sockets have 107 bytes at most
-_FOLDER_PREFIX = "vopd-ray-"
 
 
 @contextlib.asynccontextmanager
@@ -33,11 +33,11 @@ async def connected_ray(address: str | None) -> AsyncIterator[None]:
     Raises:
         VisionOpdError: there is no Ray to be had.
     """
-    _set_environment()
     if address is None:
         with local_ray():
             yield
         return
+    _set_environment()
     await _must_answer(address)
     await asyncio.to_thread(_connect, address=address)
     try:
@@ -54,24 +54,70 @@ def local_ray(**options: Any) -> Iterator[None]:
         options: further ones of `ray.init`.
     """
     _set_environment()
-    _keep_to_loopback()
-    _remove_left_folders()
-    folder = tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-", dir=_TEMPORARY)
+    _spare_memory_monitor()
+    with private_folder(places()) as folder, _asking_for(folder / TOKEN):
+        _keep_to_loopback()
+        try:
+            with _children_outlive_the_terminal():
+                _connect(
+                    address="local",
+                    include_dashboard=False,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(rays_own(folder)),
+                    **options,
+                )
+            _check_loopback()
+            _check_token()
+            yield
+        finally:
+            _disconnect()
+
+
+@contextlib.contextmanager
+def _asking_for(token: Path) -> Iterator[None]:
+    """A Ray that is started inside lets in those alone who know this file's content.
+
+    Whatever the environment says: RAY_AUTH_MODE=disabled is for clusters, a Ray on a machine with
+    several users would run anybody's code.
+    """
+    ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    names = (*ours, "RAY_AUTH_TOKEN")  # which would go first
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    os.environ.update(ours)
+    _reread_token()
     try:
-        with _children_outlive_the_terminal():
-            _connect(
-                address="local",
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
-                **options,
-            )
-        _check_loopback()
         yield
     finally:
-        _disconnect()
-        shutil.rmtree(folder, ignore_errors=True)
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+        _reread_token()
+
+
+def _reread_token() -> None:
+    """Ray reads mode and token once; somebody may have imported it before."""
+    if "ray" not in sys.modules:
+        return
+    with contextlib.suppress(ImportError):  # of an older Ray: `_check_token` says so
+        from ray import _raylet
+
+        _raylet.Config.initialize("")  # type: ignore[attr-defined]
+        _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
+
+
+def _check_token() -> None:
+    try:
+        from ray._private.authentication.authentication_utils import is_token_auth_enabled
+    except ImportError:
+        is_asked = False
+    else:
+        is_asked = is_token_auth_enabled()
+    if not is_asked:
+        raise VisionOpdError(
+            "the local Ray asks nobody for a token: every user of this machine could run code in "
+            "it. Fix: use the version of Ray that deploy/setup.sh installs"
+        )
 
 
 @contextlib.contextmanager
@@ -93,6 +139,14 @@ def _keep_to_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False  # for this one: somebody may have imported Ray before
 
 
+def _spare_memory_monitor() -> None:
+    """Ray would kill its newest worker on a machine whose memory is nearly full, whoever filled it.
+
+    That worker's process holds nothing of ours that would help; the kernel chooses better.
+    """
+    os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+
+
 def _set_environment() -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
@@ -103,12 +157,12 @@ def _set_environment() -> None:
 
 async def _must_answer(address: str) -> None:
     """Ray itself would try for minutes. What is no HOST:PORT (auto) is Ray's to find."""
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdecimal():
+    host, port = split_address(address)
+    if port is None:
         return
     try:
         async with asyncio.timeout(_ANSWER_S):
-            _, writer = await asyncio.open_connection(host, int(port))
+            _, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError) as error:
         reason = str(error) or f"no answer within {_ANSWER_S:g} s"
         raise VisionOpdError(
@@ -142,21 +196,3 @@ def _disconnect() -> None:
     import ray
 
     ray.shutdown()
-
-
-def _remove_left_folders() -> None:
-    """Remove what launchers that were killed could not."""
-    for folder in Path(_TEMPORARY).glob(f"{_FOLDER_PREFIX}*"):
-        owner = folder.name.removeprefix(_FOLDER_PREFIX).partition("-")[0]
-        if owner.isdigit() and not _is_alive(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it is somebody else's
-    return True

@@ -1,7 +1,10 @@
 """The run folder: where everything that a run leaves behind is, and what it goes on from."""
 
 import contextlib
-import fcntl
+import json
+import logging
+import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +14,13 @@ from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.errors import ConfigError
 from common.files import replace_text
+from common.locks import Lock, try_lock
 from deploy.options import run_folder
+from deploy.supervision.trusted_folder import check_trusted, make_private
 
+logger = logging.getLogger(__name__)
 LOCK = "launcher.lock"
+_LAUNCHER = "launcher.json"  # as `deploy.supervision.control` writes it
 
 
 @contextlib.contextmanager
@@ -21,18 +28,44 @@ def owned(folder: Path) -> Iterator[None]:
     """No other launcher, here or on a machine that shares the folder, runs this run meanwhile.
 
     Raises:
-        ConfigError: one does.
+        ConfigError: one does, or others than this user decide what is in the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    check_trusted(folder)
+    make_private(folder)
     with (folder / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        lock = try_lock(file.fileno())
+        other = "another launcher" if lock is Lock.HELD else None
+        if lock is Lock.UNKNOWN:
+            other = _launcher_by_its_file(folder)
+            logger.warning("the file system of %s knows no locks", folder)
+        if other is not None:
             raise ConfigError(
-                f"run.folder = {str(folder)!r}: another launcher runs it ({error.strerror}). Fix: "
-                f"end that one, or name another folder. python -m deploy.status {folder}"
-            ) from None
+                f"run.folder = {str(folder)!r}: {other} runs it. Fix: end that one, or name "
+                f"another folder. python -m deploy.status {folder}"
+            )
         yield
+
+
+def _launcher_by_its_file(folder: Path) -> str | None:
+    """Who runs it, as far as that is known without locks; None: nobody, or one that was killed."""
+    try:
+        document = json.loads((folder / _LAUNCHER).read_text(encoding="utf-8"))
+        host, pid = str(document["host"]), int(document["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if host != socket.gethostname():
+        return f"a launcher on {host} (if it does no more, remove {folder / _LAUNCHER})"
+    return f"the launcher with process id {pid}" if _is_alive(pid) else None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is somebody else's
+    return True
 
 
 def open_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig, Path]:

@@ -6,12 +6,14 @@
 
 The training thread stands still for the copy alone (and for a write that is slower than the time
 between checkpoints). At most one write is under way; its error is raised by the next `save` or
-`wait`. The copies stay in the main rank's main memory from one save to the next: four times the
-float32 weights with a teacher, as large as the files.
+`wait`. On a full disk it waits for room, and gives back what it has taken. The copies stay in the
+main rank's main memory from one save to the next: four times the float32 weights with a teacher, as
+large as the files.
 """
 
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.errors import CheckpointError
 from common.files import sync
+from common.full_disk import DiskFull, when_there_is_room
 from common.rendering import Renderer
 from learner.checkpoint.cut import Cut, Trained, take_cut
 from learner.checkpoint.files import write_checkpoint
@@ -76,6 +79,7 @@ class Checkpointer:
         self._memory = HostMemory()
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
+        self._is_hurried = False  # a full disk is not waited for
         self._saved_version = trainer.version  # of version 0 there is no need of one
         self.stall_s = 0.0  # that the training thread stood still, in all
 
@@ -88,6 +92,7 @@ class Checkpointer:
             if is_main_rank() and self._folder.is_dir():
                 self._remove_superseded()  # what was measured last may have changed the best
         else:
+            self.hurry()
             try:
                 self._settle()
             except Exception as error:  # the one that ends the run is the one to see
@@ -138,6 +143,10 @@ class Checkpointer:
             raise error
         return True
 
+    def hurry(self) -> None:
+        """From now on wait no longer for a disk that is full: the write fails."""
+        self._is_hurried = True
+
     def note_score(self, version: int, accuracy: float) -> None:
         """Tell the accuracy on full images of a version, once it was saved or is being saved.
 
@@ -161,7 +170,9 @@ class Checkpointer:
     def _prepare_folder(self) -> None:
         """Make it, and forget scores of this version's undone past and of what is gone."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            when_there_is_room(
+                lambda: self._folder.mkdir(parents=True, exist_ok=True), self._folder
+            )
         except OSError as error:
             raise _refused(self._folder, error) from error
         scores = read_scores(self._folder)
@@ -175,7 +186,7 @@ class Checkpointer:
         part = part_of(self._folder, cut.version)
         try:
             self._write_and_rename(cut, part)
-        except OSError as error:
+        except (OSError, DiskFull) as error:
             # ConnectionError is one too, and says what it means by itself.
             self._error = error if isinstance(error, ConnectionError) else _refused(part, error)
             self._saved_version = _NEVER
@@ -191,7 +202,15 @@ class Checkpointer:
         final = path_of(self._folder, cut.version)
         assert not final.exists(), f"{final} would be overwritten"
         oldest = oldest_target(self._folder, cut.version, self._config.checkpoint.keep)
-        write_checkpoint(part, cut, self._start, self._config, oldest)
+
+        def write() -> None:
+            try:
+                write_checkpoint(part, cut, self._start, self._config, oldest)
+            except OSError:
+                shutil.rmtree(part, ignore_errors=True)  # others may need the room
+                raise
+
+        when_there_is_room(write, part, lambda: self._is_hurried)
         self._commit(cut.version, oldest)
         os.replace(part, final)
         sync(self._folder)
@@ -202,7 +221,7 @@ class Checkpointer:
         remove_superseded(self._folder, read_scores(self._folder), keep, keep_best)
 
 
-def _refused(part: Path, error: OSError) -> CheckpointError:
+def _refused(part: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{part}: the checkpoint cannot be written: {error}. Fix: give the disk room, then start "
         "again with run.resume = true; the run goes on from the checkpoint before"

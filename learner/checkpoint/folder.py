@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from common.config import RunConfig
 from common.errors import CheckpointError
 from common.files import replace_json, sha256_of_file, sync
+from common.full_disk import when_there_is_room
 from learner.checkpoint.paths import STATE
 
 _NAME = re.compile(r"step-(\d{6,})")
@@ -243,10 +244,12 @@ def read_scores(folder: Path) -> dict[int, float]:
 
 
 def write_scores(folder: Path, scores: Mapping[int, float]) -> None:
-    """Raises CheckpointError: the disk refuses."""
+    """Waits for a disk that is full. Raises CheckpointError: the disk refuses otherwise."""
     document = {str(version): score for version, score in sorted(scores.items())}
     try:
-        replace_json(folder / _SCORES, document, is_synced=True)
+        when_there_is_room(
+            lambda: replace_json(folder / _SCORES, document, is_synced=True), folder / _SCORES
+        )
     except OSError as error:
         raise CheckpointError(
             f"{folder / _SCORES}: it cannot be written: {error}. Fix: give the disk room"

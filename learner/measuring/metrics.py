@@ -63,14 +63,17 @@ A measuring row (step 0, every evaluation.every_steps, and the last step):
     health/accuracy_ratio, health/action                    in between: accuracy over its best
 """
 
+import io
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from common.files import replace_text
+from common.full_disk import append_whole, when_there_is_room
+from learner.measuring.tensorboard import TensorboardFile
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -79,18 +82,24 @@ Row = dict[str, Any]
 class MetricsLog:
     """Appends rows to RUN/metrics.jsonl and the same figures to RUN/tensorboard.
 
+    On a full disk it waits for room.
+
     Args:
         step: that the run goes on from; rows of later steps are removed.
+        is_over: asked while it waits: whether to give up, with DiskFull.
     """
 
-    def __init__(self, run_folder: Path, step: int = 0) -> None:
-        run_folder.mkdir(parents=True, exist_ok=True)
-        path = run_folder / "metrics.jsonl"
-        rows = _keep_rows(path, step)
+    def __init__(
+        self, run_folder: Path, step: int = 0, is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._path = run_folder / "metrics.jsonl"
+        self._is_over = is_over
+        when_there_is_room(lambda: run_folder.mkdir(parents=True, exist_ok=True), run_folder)
+        rows = when_there_is_room(lambda: _keep_rows(self._path, step), self._path, is_over)
         self.time_s: float = max((row["time_s"] for row in rows), default=0.0)  # of the last row
         self.measured_before = _measured_before(rows)
-        self._file = path.open("a", encoding="utf-8")
-        self._tensorboard = _open_tensorboard(run_folder / "tensorboard", step)
+        self._file = when_there_is_room(lambda: io.FileIO(self._path, "a"), self._path, is_over)
+        self._tensorboard = _open_tensorboard(run_folder / "tensorboard", step, is_over)
 
     def write(self, step: int, time_s: float, metrics: Mapping[str, float], **texts: str) -> None:
         """Args:
@@ -99,12 +108,10 @@ class MetricsLog:
         figures = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         named = {f"learner/{key}": text for key, text in texts.items() if text}
         row = {"step": step, "time_s": round(time_s, 3), **figures, **named}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        line = (json.dumps(row, allow_nan=False) + "\n").encode()
+        when_there_is_room(lambda: append_whole(self._file, line), self._path, self._is_over)
         if self._tensorboard is not None:
-            for key, value in figures.items():
-                if value is not None:
-                    self._tensorboard.add_scalar(key, value, step)
+            self._tensorboard.write(step, figures)
 
     def close(self) -> None:
         self._file.close()
@@ -144,10 +151,11 @@ def _measured_before(rows: list[Row]) -> Row | None:
     return None
 
 
-def _open_tensorboard(folder: Path, step: int) -> Any:
+def _open_tensorboard(
+    folder: Path, step: int, is_over: Callable[[], bool]
+) -> TensorboardFile | None:
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        return TensorboardFile(folder, step, is_over)
     except ImportError:
         logger.info("tensorboard is not installed: metrics.jsonl only")
         return None
-    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -33,8 +33,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from common.config import TeacherSection
 from common.files import replace_json
+from common.full_disk import when_there_is_room
 from common.rendering import IMAGE_PLACEHOLDER, Renderer
 from common.types import Sample
 from common.views import with_margin
@@ -94,7 +97,8 @@ class Scenes:
             self._recall_answers()
         for scene, answers in zip(self._scenes, self._answer(trainer), strict=True):
             scene[when] = answers
-        replace_json(self._folder / "scenes.json", {"scenes": self._scenes})
+        path = self._folder / "scenes.json"
+        when_there_is_room(lambda: replace_json(path, {"scenes": self._scenes}), path)
 
     def _recall_answers(self) -> None:
         """Take over what an earlier learner of this run wrote before training."""
@@ -108,8 +112,7 @@ class Scenes:
     def _scene(self, number: int, sample: Sample) -> Json:
         picture = self._views.teacher_picture(sample, 0)
         path = self._folder / "scenes" / f"{number:02d}-crop.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        when_there_is_room(lambda: _save(picture, path), path)
         return {
             "sample_id": sample.sample_id,
             "question": sample.problem.replace(IMAGE_PLACEHOLDER, "").strip(),
@@ -163,3 +166,8 @@ class Scenes:
 
 def _corners(box: Any) -> list[int] | None:
     return None if box is None else [box.x1, box.y1, box.x2, box.y2]
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from common.config import RunConfig
 from common.errors import CheckpointError, FinalError
 from common.files import replace_json
+from common.full_disk import when_there_is_room
 from learner.measuring.health import HealthGates, Verdict
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ class HealthWatch:
             for reason in verdict.reasons:
                 logger.warning("step %d: %s: %s", step, verdict.action.replace("_", " "), reason)
         if self._is_kept:
-            replace_json(self._path, self._gates.state())
+            state = self._gates.state()
+            when_there_is_room(lambda: replace_json(self._path, state), self._path)
         return verdict
 
     def _restore(self) -> None:

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, TCPStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from common.addresses import join_address
 from common.errors import ConfigError, VisionOpdError
 from common.network import gloo_towards
 
@@ -91,7 +92,7 @@ def init_ranks(
     if world_size == 1:
         return _alone(timeout_s, _of_rank(device, local_rank), needs_group)
     device = _of_rank(device, local_rank)
-    address = f"{variables['MASTER_ADDR']}:{variables['MASTER_PORT']}"
+    address = join_address(variables["MASTER_ADDR"], variables["MASTER_PORT"])
     try:
         # No device_id: with one, NCCL would split the group of weight pushes off this group.
         with gloo_towards(variables["MASTER_ADDR"]):

@@ -10,7 +10,6 @@ run has keys (`learner.main` checks it), and off loopback the network itself mus
 
 import contextlib
 import os
-import socket
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -19,9 +18,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import distributed_c10d
 
-from common.network import gloo_towards
-
-_BACKLOG = 128
+from common.network import gloo_towards, listening_socket
 
 
 class PushGroup:
@@ -39,7 +36,7 @@ class PushGroup:
         self._backend = backend
         self._timeout = timedelta(seconds=timeout_s)
         self._group: dist.ProcessGroup | None = None
-        listening = socket.create_server((host, 0), backlog=_BACKLOG)
+        listening = listening_socket(host)
         self.port: int = listening.getsockname()[1]
         self._store: TCPStore | None = TCPStore(
             host,

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ def parse_arguments() -> argparse.Namespace:
 async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
     from aiohttp import web
 
+    from common.addresses import join_address
+    from common.errors import ConfigError
     from rollout.embedded.scheduler import Scheduler
     from rollout.embedded.server import EngineServer
     from rollout.embedded.update_session import UpdateSession
@@ -73,8 +76,13 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
     await runner.setup()
     scheduler.start()
     try:
-        await web.TCPSite(runner, arguments.host, arguments.port).start()
-        logger.info("serving %s on %s:%d", arguments.model_path, arguments.host, arguments.port)
+        address = join_address(arguments.host, arguments.port)
+        try:
+            await web.TCPSite(runner, arguments.host, arguments.port).start()
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise ConfigError(f"{address}: {reason}. Fix: another --host or --port") from None
+        logger.info("serving %s on %s", arguments.model_path, address)
         await stop.wait()
     finally:
         scheduler.close()

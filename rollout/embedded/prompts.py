@@ -24,7 +24,7 @@ class PromptBuilder:
     def __init__(self, model_path: str, image_token_id: int | None, context_tokens: int) -> None:
         from transformers import AutoProcessor
 
-        processor: Any = AutoProcessor.from_pretrained(model_path)
+        processor: Any = AutoProcessor.from_pretrained(model_path, trust_remote_code=False)
         self.tokenizer: Any = processor.tokenizer
         self._image_processor: Any = processor.image_processor
         self._image_token_id = image_token_id

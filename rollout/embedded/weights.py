@@ -14,6 +14,7 @@ from torch.distributed import distributed_c10d as c10d
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from common.addresses import join_address
 from common.network import gloo_towards
 from common.served_names import checksum, padding_rows, pushed_name, served_tensors
 from common.weight_dtypes import is_served_in_float32
@@ -37,7 +38,8 @@ class UpdateGroup:
         timeout_s: float,
     ) -> None:  # fmt: skip
         timeout = timedelta(seconds=timeout_s)
-        store, _, _ = next(rendezvous(f"tcp://{host}:{port}", rank, world_size, timeout=timeout))
+        address = f"tcp://{join_address(host, port)}"
+        store, _, _ = next(rendezvous(address, rank, world_size, timeout=timeout))
         store.set_timeout(timeout)
         with gloo_towards(host):
             group, _ = c10d._new_process_group_helper(
@@ -142,7 +144,9 @@ def load_folder(model: Any, folder: str) -> None:
         OSError, ValueError: no such checkpoint, or one of another model.
     """
     # float32: a tensor that is served in that must not be rounded on the way.
-    fresh = type(model).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    fresh = type(model).from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
     load_tensors(model, list(fresh.state_dict().items()))
 
 

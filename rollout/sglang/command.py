@@ -15,12 +15,16 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError
+from common.proxies import without_proxy_for
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv-sglang"
 _HERE = Path(__file__).resolve().parent
 _CPU_TOTAL_TOKENS = 65536  # SGLang would take most of the machine's memory
 _CPU_PREFILL_TOKENS = 1024  # computed in one go; a pause waits for the end of that
+_LONGEST_TMPDIR = 60  # bytes
+_GPU_S = 20.0  # that nvidia-smi may take: it starts the driver
+_NO_DEVICES = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; Slurm says the last one
 _CPU_STATES_PER_REQUEST = 4  # slots of linear attention: running, cached prefix, and spare
 
 # Flags that the configuration sets, with the key that does it.
@@ -145,6 +149,9 @@ def sglang_environment(config: RunConfig) -> dict[str, str]:
     """
     left_out = ("PYTHONPATH", *_HARMFUL_VARIABLES)
     environment = {name: text for name, text in os.environ.items() if name not in left_out}
+    environment |= without_proxy_for(environment, [config.rollout.host])  # it asks itself
+    if len(environment.get("TMPDIR", "")) > _LONGEST_TMPDIR:
+        environment["TMPDIR"] = "/tmp"  # SGLang makes Unix sockets there, whose paths are short
     environment |= {
         # Else Python would look for every module in launch.py's folder first.
         "PYTHONSAFEPATH": "1",
@@ -232,11 +239,24 @@ def check_extra_flags(words: tuple[str, ...]) -> None:
 
 @functools.cache
 def has_gpu() -> bool:
-    """Whether an NVIDIA GPU can be used here. deploy/setup.sh asks the same."""
+    """Whether an NVIDIA GPU can be used here: there is one, and CUDA_VISIBLE_DEVICES leaves it us.
+
+    Raises:
+        ConfigError: nvidia-smi does not answer.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in _NO_DEVICES:
+        return False
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return False
-    return subprocess.run([tool, "-L"], capture_output=True, check=False).returncode == 0
+    try:
+        answer = subprocess.run([tool, "-L"], capture_output=True, check=False, timeout=_GPU_S)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"nvidia-smi does not answer within {_GPU_S:g} s. Fix: mend the GPU's driver, or set "
+            "CUDA_VISIBLE_DEVICES to nothing to run on CPUs"
+        ) from None
+    return answer.returncode == 0
 
 
 def has_linear_attention(model_path: str) -> bool:

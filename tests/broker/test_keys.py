@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -33,12 +34,16 @@ from common.config import BrokerSection, RunConfig
 from common.config_cli import build
 from common.errors import BrokerUnavailable, ConfigError
 from common.images import ImageStore
+from common.network import local_address_towards
 from tests.broker.support import make_rules, make_service, make_source
 from tests.broker.test_main import write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 20_000
-OFF_LOOPBACK = ("tcp://0.0.0.0:5570", "tcp://*:5570", "tcp://10.1.2.3:5570", "ipc://x", "tcp://n:1")
+OFF_LOOPBACK = (
+    *("tcp://0.0.0.0:5570", "tcp://*:5570", "tcp://10.1.2.3:5570", "tcp://[::]:5570"),
+    *("tcp://[fd00::7]:5570", "ipc://x", "tcp://n:1", "tcp://::1:5570"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +191,7 @@ async def test_encryption_does_not_eat_into_the_frame_limit(folder: Path) -> Non
 # ---- addresses -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("address", OFF_LOOPBACK)
 def test_off_loopback_is_refused_without_keys(address: str, folder: Path) -> None:
-    wanted = rf"broker\.address = '{address.replace('*', '.')}'.*CURVE.*Fix: .*broker\.keys"
+    wanted = rf"broker\.address = '{re.escape(address)}'.*CURVE.*Fix: .*broker\.keys"
     for refused in (
         lambda: ZmqListener(address, LIMIT),
         lambda: ZmqLink().open(address, LIMIT),
@@ -220,12 +225,23 @@ async def test_a_broker_bound_everywhere_is_reached_at_the_address_it_gives(
         await assert_served(address, member_keys(folder))
 
 
+@pytest.mark.skipif(local_address_towards("::1") is None, reason="this machine has no IPv6")
+@pytest.mark.parametrize("has_keys", [True, False])
+async def test_a_broker_at_an_ipv6_address_is_reached_there(has_keys: bool, folder: Path) -> None:
+    keys = server_keys(folder) if has_keys else None
+    async with running_broker(keys, "tcp://[::1]:0") as address:
+        assert address.startswith("tcp://[::1]:")
+        await assert_served(address, member_keys(folder) if has_keys else None)
+
+
 async def test_a_public_host_stands_in_the_address(folder: Path) -> None:
     keys = server_keys(folder)
     async with running_broker(keys, "tcp://localhost:0", "localhost") as address:
         assert address.startswith("tcp://localhost:")
         await assert_served(address, member_keys(folder))
     assert public_address("tcp://0.0.0.0:7", "head.cluster") == "tcp://head.cluster:7"
+    assert public_address("tcp://[::]:7", "fd00::7") == "tcp://[fd00::7]:7"
+    assert public_address("tcp://[fd00::7]:7", None) == "tcp://[fd00::7]:7"
     assert public_address("tcp://10.1.2.3:7", None) == "tcp://10.1.2.3:7"
 
 

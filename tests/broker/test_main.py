@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from broker.client import BrokerClient
+from broker.main import _address, write_address
 from broker.protocol import Role
+from common.config import RunConfig
+from common.config_cli import build
+from common.network import free_port
 from tests.broker.support import make_group
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,6 +167,24 @@ async def test_a_restarted_broker_goes_on_where_it_was(tmp_path: Path) -> None:
     damaged = run_to_end(*where(tmp_path), *SMALL)
     assert damaged.returncode == 1 and "Traceback" not in damaged.stderr
     assert "is damaged" in damaged.stderr and "repair keeps what is before it" in damaged.stderr
+
+
+def config_at(address: str, folder: Path) -> RunConfig:
+    return build({"run": {"folder": folder}, "broker": {"address": address}})
+
+
+def test_a_port_that_somebody_has_without_answering_is_not_taken(tmp_path: Path) -> None:
+    """Such as one by which another process talks to a third one."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_connection(server.getsockname()) as client:
+            taken = client.getsockname()[1]
+            config = config_at("tcp://127.0.0.1:0", tmp_path)
+            write_address(tmp_path, f"tcp://127.0.0.1:{taken}", "run-1")
+            assert _address(config) == "tcp://127.0.0.1:0"
+        free = free_port("127.0.0.1")
+        write_address(tmp_path, f"tcp://127.0.0.1:{free}", "run-1")
+        assert _address(config) == f"tcp://127.0.0.1:{free}"
+    assert _address(config_at("tcp://*:0", tmp_path)) == f"tcp://*:{free}"
 
 
 def test_help_lists_the_fields() -> None:

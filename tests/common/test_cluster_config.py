@@ -22,6 +22,13 @@ def test_gpus_are_whole_ones_or_a_share(gpus: float) -> None:
         ({"labels": ["pool"]}, "'pool' is not KEY=VALUE"),
         ({"labels": ["=train"]}, "'=train' is not KEY=VALUE"),
         ({"labels": ["pool="]}, "'pool=' is not KEY=VALUE"),
+        *(
+            ({"labels": [label]}, "is no label: letters, digits and ._- in name and value")
+            for label in (
+                *("a=$(id) b", "pool=a b", "pool=-a", "pool=a\\n", "a;b=c", "/a=b", "A!/a=b"),
+                "pool=" + "x" * 64,
+            )
+        ),
         ({"image": ""}, "learner_pool.image"),
         ({"gpu": 1}, "learner_pool.gpu"),
     ],

@@ -1,11 +1,14 @@
 """What leads where; tests/hosts/test_namespaces.py has hosts with several interfaces."""
 
 import os
+import socket
 
 import pytest
 
 from common import network
 from common.network import GLOO_INTERFACE, gloo_towards, interface_towards, is_loopback
+
+HAS_IPV6 = network.local_address_towards("::1") == "::1"
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,8 @@ def test_loopback_is_told_from_the_network(host: str, expected: bool) -> None:
 
 def test_loopback_is_reached_through_its_interface() -> None:
     assert interface_towards("127.0.0.1") == "lo"
+    if HAS_IPV6:
+        assert interface_towards("::1") == "lo"
     assert interface_towards("no-such-host.invalid") is None
 
 
@@ -50,3 +55,21 @@ def test_an_interface_that_somebody_chose_stays(monkeypatch: pytest.MonkeyPatch)
     with gloo_towards("10.0.0.1"):
         assert os.environ[GLOO_INTERFACE] == "ib0"
     assert os.environ[GLOO_INTERFACE] == "ib0"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        pytest.param("::1", marks=pytest.mark.skipif(not HAS_IPV6, reason="no IPv6")),
+    ],
+)
+def test_one_can_listen_at_every_kind_of_address(host: str) -> None:
+    assert 0 < network.free_port(host) < 65536
+    with network.listening_socket(host) as listening:
+        port = listening.getsockname()[1]
+        with socket.create_connection((host, port), timeout=5):
+            pass
+        with pytest.raises(OSError, match=r"already in use"):
+            network.listening_socket(host, port)

@@ -1,3 +1,4 @@
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,7 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError
+from deploy.cluster import clusters
 from deploy.cluster.clusters import (
     nodes_from_ray,
     parse_gpus,
@@ -107,6 +109,17 @@ def test_this_machine_has_no_gpu_where_there_is_no_driver(
     assert this_machine().gpus == 0
     fake_nvidia_smi(tmp_path, "echo no devices; exit 9")
     assert this_machine().gpus == 0
+
+
+def test_an_nvidia_smi_that_hangs_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(clusters, "_QUERY_TIMEOUT_S", 0.2)
+    fake_nvidia_smi(tmp_path, f"exec {shutil.which('sleep')} 100")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert this_machine().gpus == 0
+    assert caplog.messages == ["nvidia-smi does not answer within 0.2 s: no GPUs here"]
 
 
 def test_machines_of_a_ray_are_those_alive() -> None:

@@ -224,9 +224,11 @@ def test_any_name_of_a_run_gives_one_for_kubernetes(name: str, resource: str) ->
         ({"model": {"path": "/models/a"}}, r"^model\.path = '/models/a' is not on the volume"),
         ({"run": {"folder": "/mnt/vision-opd/a b"}}, r"^run\.folder = .*entrypoint takes letters"),
         (
-            {"rollout_pool": {"labels": ["pool=a b"]}},
-            r"^rollout_pool\.labels: pool=a b is no label",
+            {"data": {"train": "/mnt/vision-opd/../../etc/a.parquet"}},
+            r"^data\.train = .*\.\./etc/a\.parquet' is not on the volume",
         ),
+        ({"run": {"folder": "/mnt/vision-opd/../x"}}, r"^run\.folder = .*is not on the volume"),
+        ({"model": {"path": "/opt/vision-opd/../m"}}, r"^model\.path = .*is not on the volume"),
     ],
 )
 def test_what_kubernetes_could_not_run_is_refused(sections: dict, complaint: str) -> None:
@@ -258,3 +260,30 @@ def test_start_or_resume_goes_on_with_a_run_that_has_begun(tmp_path: Path) -> No
     (run / "config.toml").touch()
     going_on = ["--address", "auto", "--run.resume", "true"]
     assert said() == [*launcher, str(run / "config.toml"), *going_on]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\x85", "\u2028", "\x0c"])
+def test_nothing_that_ends_a_line_ends_the_comment(end: str) -> None:
+    text = manifest(config_with(), ["--run.name", f"a{end}injected: true"])
+    first, *others = text.splitlines()
+    assert first.startswith("# Made by: ") and "injected: true" in first
+    assert not any("injected" in line for line in others)
+    assert not any("injected" in one for one in yaml.safe_load_all(text))
+
+
+def test_only_pods_of_the_run_reach_one_another() -> None:
+    """And only the head's pod has a token for Kubernetes, which Ray's autoscaler needs."""
+    found = documents(config_with())
+    policy, job = found["NetworkPolicy"]["spec"], found["RayJob"]["spec"]
+    cluster = job["rayClusterSpec"]
+    own = {"vision-opd/run": "my-run-1"}
+    assert policy["podSelector"] == {"matchLabels": own}
+    among_them, dashboard = policy["ingress"]
+    assert among_them == {"from": [{"podSelector": {"matchLabels": own}}]}
+    assert dashboard["ports"] == [{"protocol": "TCP", "port": 8265}]
+    head = cluster["headGroupSpec"]["template"]
+    others = [group["template"] for group in cluster["workerGroupSpecs"]]
+    others.append(job["submitterPodTemplate"])
+    assert all(pod["metadata"]["labels"] == own for pod in (head, *others))
+    assert [pod["spec"]["automountServiceAccountToken"] for pod in others] == [False] * 3
+    assert "automountServiceAccountToken" not in head["spec"]

@@ -3,6 +3,7 @@ from pathlib import Path
 
 from broker.protocol import MemberStatus, Role, Status
 from deploy.showing.observations import Observations
+from tests.small_disk import small_disk
 
 
 def status(version: int, slots_used: int, *idle_shares: float) -> Status:
@@ -57,3 +58,16 @@ def test_observations_are_one_line_a_step_with_means(tmp_path: Path) -> None:
         "rollout/tokens_per_s": 200.0,
     }
     assert second == {"step": 3, "time_s": 4.0, "slots_used": 0.0}
+
+
+def test_on_a_full_disk_lines_are_kept_for_later(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 64) as disk:
+        path = disk.folder / "observations.jsonl"
+        observations = Observations(path)
+        disk.fill()
+        for version in (1, 2, 3):
+            observations.update(status(version, 10), float(version))
+        assert path.read_bytes() == b""
+        disk.free()
+        observations.update(status(4, 10), 4.0)
+        assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from deploy.supervision.ray_connection import _remove_left_folders
+from deploy.supervision.private_folder import places, remove_left_behind
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -33,16 +33,17 @@ pytestmark = pytest.mark.timeout(320)
 class Launched:
     """One launcher process, and all processes that it brought into the world."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, output: Path | None = None) -> None:
         self.folder = folder
         self._marker = f"VISION_OPD_TEST={folder.name}-{os.getpid()}-{time.monotonic_ns()}"
         name, _, value = self._marker.partition("=")
-        self._output = folder.with_suffix(".out")
-        with self._output.open("wb") as output:
+        # Outside of the folder's disk, which may be full.
+        self._output = output or folder.with_suffix(".out")
+        with self._output.open("wb") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "deploy.launch", "--run.folder", str(folder), *arguments],
-                stdout=output,
-                stderr=output,
+                stdout=said,
+                stderr=said,
                 cwd=ROOT,
                 env={**os.environ, name: value},
                 start_new_session=True,  # a process group of its own, as from a shell
@@ -258,7 +259,7 @@ def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
     assert alive() == []
     left = f"vopd-ray-{run.process.pid}-*"
     assert list(Path("/tmp").glob(left))
-    _remove_left_folders()  # as the next launcher does
+    remove_left_behind(places())  # as the next launcher does
     assert not list(Path("/tmp").glob(left))
 
 

@@ -1,4 +1,12 @@
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -77,8 +85,43 @@ def test_keys_that_were_named_are_taken_and_one_machine_needs_none(tmp_path: Pat
 
 
 def test_two_launchers_do_not_run_one_folder(tmp_path: Path) -> None:
-    told = pytest.raises(ConfigError, match=r"another launcher runs it .*Fix: end that one")
+    told = pytest.raises(ConfigError, match=r"another launcher runs it\. Fix: end that one")
     with owned(tmp_path / "run"), told, owned(tmp_path / "run"):
         pass
     with owned(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("host", "is_alive", "told"),
+    [
+        ("here", True, r"the launcher with process id \d+ runs it\. Fix: end that one"),
+        ("here", False, None),
+        ("node-7", True, r"a launcher on node-7 \(if it does no more, remove .*launcher\.json\)"),
+        (None, True, None),
+    ],
+)
+def test_where_the_file_system_knows_no_locks_the_launchers_file_tells(
+    host: str | None,
+    is_alive: bool,
+    told: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    document = {
+        "host": socket.gethostname() if host == "here" else host,
+        "pid": os.getpid() if is_alive else gone.pid,
+    }
+    if host is not None:
+        (tmp_path / "launcher.json").write_text(json.dumps(document))
+    expected = pytest.raises(ConfigError, match=told) if told else contextlib.nullcontext()
+    with expected, owned(tmp_path):
+        pass
+    assert caplog.messages == [f"the file system of {tmp_path} knows no locks"]

@@ -345,3 +345,29 @@ def test_a_run_does_not_start_without_that_environment(monkeypatch: pytest.Monke
     monkeypatch.setattr(launch.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(ConfigError, match=r"could not be made, see above\. Fix: "):
         launch._set_up_sglang(build({"rollout": {"engine": "sglang"}}))
+
+
+def test_an_nvidia_smi_that_hangs_is_not_waited_for(checkout: Checkout) -> None:
+    checkout._executable(checkout.root / "tools" / "nvidia-smi", "#!/bin/sh\nexec sleep 100\n")
+    code, output = checkout.set_up("learner", GPU_PATIENCE_S="0.2")
+    assert (code, output) == (
+        1,
+        "set-up failed: nvidia-smi does not answer within 0.2 s. Fix: mend the GPU's driver, or "
+        "say what to build for: FLAVOUR=gpu or FLAVOUR=cpu\n",
+    )
+    assert checkout.set_up("learner", FLAVOUR="cpu")[0] == 0
+
+
+def test_an_nvidia_smi_that_fails_is_quoted(checkout: Checkout) -> None:
+    says = "Failed to initialize NVML: Driver/library version mismatch"
+    text = f"#!/bin/sh\necho {says}\necho more\nexit 18\n"
+    checkout._executable(checkout.root / "tools" / "nvidia-smi", text)
+    code, output = checkout.set_up("learner")
+    assert code == 0 and f"torch, CPU build (no NVIDIA GPU is visible: {says}): " in output
+
+
+def test_a_file_system_without_locks_does_not_end_it(checkout: Checkout) -> None:
+    text = "#!/bin/sh\necho 'flock: 9: No locks available' >&2\nexit 71\n"
+    checkout._executable(checkout.root / "tools" / "flock", text)
+    code, output = checkout.set_up("learner")
+    assert code == 0 and "] this file system knows no locks: run no second set-up" in output

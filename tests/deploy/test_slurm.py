@@ -313,7 +313,7 @@ def processes_of_the_job() -> list[str]:
             words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if f"vopd-slurm-test{os.getpid()}-" in words:
+        if f"vopd-test{os.getpid()}-" in words:
             found.append(words)
     return found
 
@@ -338,7 +338,7 @@ def seen_by_the_launcher(folder: Path) -> dict:
 
 def assert_nothing_is_left(folder: Path) -> None:
     assert processes_of_the_job() == []
-    assert not list(Path("/tmp").glob(f"vopd-slurm-test{os.getpid()}-*"))
+    assert not list(Path("/tmp").glob(f"vopd-test{os.getpid()}-*"))
     assert not (folder / "ray-token").exists()
 
 

@@ -1,6 +1,6 @@
 """Imported once by the server that test processes are forked from: it takes seconds."""
 
-from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+from tensorboard.compat.proto import event_pb2  # noqa: F401
 from transformers import (  # noqa: F401
     AutoModelForImageTextToText,
     AutoProcessor,

@@ -3,12 +3,14 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from common import full_disk
 from common.config import RunConfig
 from common.config_cli import load
 from common.errors import CheckpointError
@@ -28,6 +30,7 @@ from learner.checkpoint.folder import oldest_target, read_scores, superseded
 from learner.model.student import load_student
 from tests.learner.conftest import World
 from tests.learner.small_training import SmallTraining, small_config
+from tests.small_disk import small_disk
 from tests.tiny_model import FAMILIES, make_tiny_checkpoint
 
 LENGTHS = [(3, 1, 2), (1, 1, 1), (5, 2, 4), (2, 6, 1)]
@@ -315,15 +318,49 @@ def test_after_an_error_the_same_version_can_be_saved(
 def test_a_disk_that_refuses_is_one_clear_error(
     config: RunConfig, trained: SmallTraining, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def refuse(*_: object) -> None:
+        raise OSError(5, "Input/output error")
 
     with checkpointer(config, trained, folder) as saver, monkeypatch.context() as patched:
-        patched.setattr(checkpointer_module, "write_checkpoint", full)
+        patched.setattr(checkpointer_module, "write_checkpoint", refuse)
         saver.save()
-        with pytest.raises(CheckpointError, match=r"step-000001\.part: .*No space left.*Fix: "):
+        with pytest.raises(CheckpointError, match=r"step-000001\.part: .*Input/output.*Fix: "):
             saver.wait(LIMIT_S)
     assert list_checkpoints(folder) == []
+
+
+def test_a_full_disk_is_waited_for_and_gets_back_what_was_taken(
+    config: RunConfig, trained: SmallTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "disk", 64 * 1024) as disk:
+        folder = disk.folder / "checkpoints"
+        waits: list[list[Path]] = []
+
+        def wait(seconds: float) -> None:
+            waits.append(list(folder.iterdir()))
+            disk.free()
+
+        patient = partial(full_disk.when_there_is_room, sleep=wait)
+        monkeypatch.setattr(checkpointer_module, "when_there_is_room", patient)
+        disk.fill()
+        with checkpointer(config, trained, folder) as saver:
+            saver.save()
+            assert saver.wait(LIMIT_S)
+        assert waits == [[]]  # once, and nothing of it was there meanwhile
+        assert restored(config, folder).state() == trained.state()
+
+
+def test_a_hurried_write_does_not_wait_for_a_full_disk(
+    config: RunConfig, trained: SmallTraining, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", 64) as disk:
+        folder = disk.folder / "checkpoints"
+        with checkpointer(config, trained, folder) as saver:
+            saver.hurry()
+            saver.save()
+            with pytest.raises(CheckpointError, match=r"step-000001\.part: .*No space left.*Fix: "):
+                saver.wait(LIMIT_S)
+        assert list(folder.iterdir()) == []
 
 
 def test_the_error_that_ends_a_run_is_not_hidden_by_that_of_a_write(

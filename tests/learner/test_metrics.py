@@ -2,8 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from common import full_disk
 from learner.measuring.metrics import MetricsLog
+from tests.small_disk import small_disk
 
 
 def write_rows(folder: Path) -> Path:
@@ -49,3 +53,60 @@ def test_rows_of_undone_steps_are_removed(tmp_path: Path, step: int, time_s: flo
     metrics.write(step + 1, 9.0, {})
     metrics.close()
     assert steps_of(path) == list(range(step + 2))
+
+
+def test_on_a_full_disk_it_waits_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(full_disk, "_LOOK_S", 0.0)
+    with small_disk(tmp_path / "disk", 256) as disk:
+        looks = 0
+
+        def is_over() -> bool:
+            nonlocal looks
+            looks += 1
+            if looks == 3:
+                disk.free()
+            return False
+
+        metrics = MetricsLog(disk.folder / "run", is_over=is_over)
+        figures = {"learner/loss_nats": 0.5, "learner/grad_norm": float("nan")}
+        metrics.write(1, 1.0, figures)
+        disk.fill()
+        metrics.write(2, 1.0, figures, sample="x" * 8192)  # more than is left of its block
+        metrics.write(3, 1.0, figures)
+        metrics.close()
+        assert looks == 3
+        assert steps_of(disk.folder / "run" / "metrics.jsonl") == [1, 2, 3]
+        assert points(disk.folder / "run" / "tensorboard") == [
+            (step, "learner/loss_nats", 0.5) for step in (1, 2, 3)
+        ]
+
+
+def test_tensorboard_reads_its_file_and_forgets_undone_steps(tmp_path: Path) -> None:
+    (file,) = (write_rows(tmp_path).parent / "tensorboard").iterdir()
+    first, second, *_ = EventFileLoader(str(file)).Load()
+    assert first.file_version == "brain.Event:2"
+    assert (second.session_log.status, second.step) == (1, 1)
+    assert points(tmp_path / "tensorboard")[0] == (
+        0,
+        "evaluation/full_accuracy",
+        pytest.approx(0.1),
+    )
+    metrics = MetricsLog(tmp_path, step=2)
+    metrics.write(3, 9.0, {"learner/loss_nats": 7.0})
+    metrics.close()
+    seen = EventAccumulator(str(tmp_path / "tensorboard"))
+    seen.Reload()
+    curve = [(point.step, point.value) for point in seen.Scalars("learner/loss_nats")]
+    assert curve == [(1, 0.5), (2, 0.25), (3, 7.0)]
+
+
+def points(folder: Path) -> list[tuple[int, str, float]]:
+    """(step, curve, value) of a folder with one event file, as they were written."""
+    (file,) = folder.iterdir()
+    return [
+        (event.step, value.tag, value.tensor.float_val[0])
+        for event in EventFileLoader(str(file)).Load()
+        for value in event.summary.value
+    ]

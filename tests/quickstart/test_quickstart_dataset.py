@@ -1,14 +1,18 @@
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from common.config import TeacherSection
 from common.dataset import read_answers, read_samples
+from common.errors import DataError
 from common.images import ImageStore
 from common.views import teacher_view
+from deploy.quickstart import own
 from deploy.quickstart.dataset import DatasetParameters, scenes_of, write_dataset
 from deploy.quickstart.scenes import CROP_SIDE, SCENE_SIDE, answer, crop_box, question
 
@@ -84,3 +88,29 @@ def test_images_are_png_files_named_by_their_content(tmp_path: Path) -> None:
         assert path.stem == hashlib.sha256(path.read_bytes()).hexdigest()
         with Image.open(path) as picture:
             assert picture.format == "PNG"
+
+
+def test_of_two_first_starts_at_once_one_makes_the_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fresh clone both find nothing there; the second one waits and then finds it."""
+    monkeypatch.setattr(own, "CACHE", tmp_path / "made" / "world")
+    monkeypatch.setattr(own, "NUM_TRAIN", 4)
+    monkeypatch.setattr(own, "NUM_HELDOUT", 2)
+    train = tmp_path / "made" / "world" / "train.parquet"
+    said: list[str] = []
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: own.ensure_own_dataset(train, said.append), range(3)))
+    assert sum(line.startswith("train: 4/4 ") for line in said) == 1
+    assert train.is_file()
+    assert not list(train.parent.rglob("*part*"))
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(own, "CACHE", tmp_path / "file" / "world")
+    told = r"the quickstart's data cannot be made in .*: Not a directory\. Fix: "
+    with pytest.raises(DataError, match=told):
+        own.ensure_own_dataset(own.CACHE / "train.parquet", lambda line: None)

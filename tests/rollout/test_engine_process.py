@@ -5,6 +5,8 @@ import itertools
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -467,3 +469,80 @@ async def test_stop_ends_what_the_engine_has_started(tmp_path: Path) -> None:
             return
         await asyncio.sleep(0.05)
     raise AssertionError(f"process {child} outlived its engine")
+
+
+def test_no_visible_device_means_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    executable(tmp_path / "nvidia-smi", "#!/bin/sh\nexit 0\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for visible, expected in (("", False), ("-1", False), ("0", True), ("GPU-5a", True)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        command.has_gpu.cache_clear()
+        assert command.has_gpu() is expected
+    command.has_gpu.cache_clear()
+
+
+def test_an_nvidia_smi_that_hangs_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    executable(tmp_path / "nvidia-smi", f"#!/bin/sh\nexec {shutil.which('sleep')} 100\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(command, "_GPU_S", 0.2)
+    command.has_gpu.cache_clear()
+    told = r"nvidia-smi does not answer within 0\.2 s\. Fix: mend .*or set CUDA_VISIBLE_DEVICES"
+    with pytest.raises(ConfigError, match=told):
+        command.has_gpu()
+    command.has_gpu.cache_clear()
+
+
+def executable(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
+def test_sglang_asks_no_proxy_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "site.example")
+    monkeypatch.setenv("TMPDIR", "/scratch/" + "long" * 30)
+    environment = engine_environment(sglang_config(rollout={"host": "127.0.0.5"}))
+    expected = "site.example,localhost,127.0.0.1,::1,0.0.0.0,127.0.0.5"
+    assert environment["no_proxy"] == environment["NO_PROXY"] == expected
+    assert environment["TMPDIR"] == "/tmp"  # its sockets would have too long a path
+
+
+SERVER = """
+import http.server, sys
+class Healthy(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("Content-Length", "0"); self.end_headers()
+try:
+    http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Healthy).serve_forever()
+except OSError as error:
+    sys.exit(f"[Errno {error.errno}] error while attempting to bind: {error.strerror}")
+"""
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+async def test_a_port_that_was_taken_meanwhile_is_replaced(
+    is_named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the configuration names it."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        ports = iter([taken, engine_process.free_port("127.0.0.1")])
+        monkeypatch.setattr(engine_process, "free_port", lambda host: next(ports))
+        monkeypatch.setattr(
+            engine_process,
+            "engine_command",
+            lambda config, host, port: [sys.executable, "-c", SERVER, host, str(port)],
+        )
+        config = build({"rollout": {"engine": "embedded", "port": taken if is_named else 0}})
+        if is_named:
+            with pytest.raises(EngineError, match=r"(?i)address already in use"):
+                async with engine_process.started_engine(config, 0, tmp_path, asyncio.Event()):
+                    pass
+            return
+        async with engine_process.started_engine(config, 0, tmp_path, asyncio.Event()) as engine:
+            assert not engine.url.endswith(f":{taken}")
+        assert next(ports, None) is None

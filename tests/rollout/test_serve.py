@@ -133,6 +133,13 @@ def test_of_several_templates_the_default_is_served(tmp_path: Path) -> None:
     assert "--hf-chat-template-name" not in server_flags(read_arguments([str(folder), *own]))
 
 
+DEAD_PROXIES = {
+    **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9"),
+    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9"),
+    **dict.fromkeys(("no_proxy", "NO_PROXY"), ""),
+}
+
+
 @pytest.fixture(scope="module")
 def picture() -> bytes:
     pixels = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
@@ -142,7 +149,10 @@ def picture() -> bytes:
 
 
 class Served:
-    """A real `python -m rollout.serve` and what it printed."""
+    """A real `python -m rollout.serve` and what it printed.
+
+    Its environment names HTTP proxies that do not answer: SGLang asks itself whether it is warm.
+    """
 
     def __init__(self, checkpoint: Path, folder: Path) -> None:
         self.checkpoint = checkpoint
@@ -156,7 +166,7 @@ class Served:
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 command, cwd=folder, stdout=output, stderr=output,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
+                env={**os.environ, **DEAD_PROXIES, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
             )  # fmt: skip
 
     def wait(self, timeout_s: float) -> None:
