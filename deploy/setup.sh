@@ -253,7 +253,8 @@ fi
 extras=$(extras_of "$goal")
 unfinished="$venv/set-up.unfinished"
 if nothing_to_do; then exit 0; fi
-exec 9>"$root/.setup.lock"
+# Beside the environment itself, which several checkouts may share by a link.
+exec 9>"$(dirname "$(readlink -f "$venv" || echo "$venv")")/.setup.lock"
 if command -v flock >/dev/null; then
   flock 9 2>/dev/null || say "this file system knows no locks: run no second set-up meanwhile"
 fi

@@ -29,8 +29,13 @@ class TensorboardFile:
     def __init__(
         self, folder: Path, step: int, is_over: Callable[[], bool] = lambda: False
     ) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
+        from tensorboard.compat.proto import (  # type: ignore[import-untyped]
+            event_pb2,
+            summary_pb2,
+        )
+        from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
+            RecordWriter,
+        )
 
         self._event = event_pb2.Event
         self._value = summary_pb2.Summary

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -371,3 +372,20 @@ def test_a_file_system_without_locks_does_not_end_it(checkout: Checkout) -> None
     checkout._executable(checkout.root / "tools" / "flock", text)
     code, output = checkout.set_up("learner")
     assert code == 0 and "] this file system knows no locks: run no second set-up" in output
+
+
+def test_checkouts_that_share_an_environment_wait_for_each_other(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    """By a link: else the second one would take the first one's for cut off, and clear it."""
+    other = Checkout(tmp_path / "other")
+    shutil.rmtree(other.venv)
+    other.venv.symlink_to(checkout.venv)
+    first = checkout.start("learner", PIP_SECONDS="0.5")
+    while not (checkout.venv / "set-up.unfinished").exists():
+        assert first.poll() is None
+        time.sleep(0.01)
+    code, output = other.set_up("learner")
+    assert code == 0 and "was cut off" not in output
+    first.communicate(timeout=60)
+    assert first.returncode == 0
