@@ -89,7 +89,7 @@ async def _own_engine(
     log_folder = (config.run.folder or Path.cwd()) / "logs"
     async with started_engine(config, index, log_folder, stop) as process:
         try:
-            yield RunningEngine(process.url, process.watch)
+            yield RunningEngine(process.url, process.watch, process.api_key)
         except BaseExceptionGroup as errors:
             is_engines = isinstance(first_error(errors), EngineError)
             death = await process.death() if is_engines else None
@@ -103,10 +103,11 @@ async def _attached_engine(
     config: RunConfig, url: str, stop: asyncio.Event
 ) -> AsyncIterator["RunningEngine"]:
     """One that others have started, once it answers."""
+    from rollout.engine_key import configured_key
     from rollout.member import RunningEngine, wait_until_it_answers
 
     await wait_until_it_answers(config, url, stop)
-    yield RunningEngine(url)
+    yield RunningEngine(url, api_key=configured_key(config))
 
 
 def _load_renderer(config: RunConfig) -> "Renderer":
