@@ -9,7 +9,7 @@ from rollout.embedded.requests import BadRequest
 
 # Pillow knows dozens more, some with decoders written for files that one trusts.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-MAX_PIXELS = 100_000_000  # 300 MB once decoded; a few KB of PNG can say so
+MAX_PIXELS = 80_000_000  # 240 MB once decoded; a few KB of PNG can say so
 
 
 def decode(content: bytes, number: int) -> Image.Image:

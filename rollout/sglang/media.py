@@ -11,7 +11,7 @@ from typing import Any
 
 # As rollout/embedded/pictures.py has them.
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 80_000_000
 
 
 def take_no_files(may_fetch: bool) -> None:

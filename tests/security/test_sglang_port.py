@@ -79,6 +79,10 @@ async def test_every_road_is_closed_to_him_and_open_to_its_owner(engine: EngineP
     # SGLang asks for its key before the Doorkeeper looks at names and pages.
     assert [one for one in tried if one.answer[0] not in (401, 403)] == []
     assert {one.answer[0] for one in tried if one.asked == "http GET /metrics"} == {401, 403}
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+            await session.ws_connect(f"{engine.url}/v1/realtime")
+    assert refusal.value.status == 403
     status, _ = await ask(engine, "GET", "/health")
     assert status == 200
     body = {"input_ids": [1, 7], "sampling_params": {"max_new_tokens": 1}}
