@@ -11,6 +11,7 @@ rollout/sglang/launch.py reads this file by its path, in an environment that has
 standard library only.
 """
 
+import functools
 import hmac
 import ipaddress
 import re
@@ -36,6 +37,7 @@ class Gate:
 
     def __init__(self, host: str, key: str | None) -> None:
         self._host = _plain(host)
+        self._is_any, self._is_loopback = _is_any(self._host), _is_loopback(self._host)
         self._expected = None if key is None else f"Bearer {key}".encode()
 
     def refusal(self, head: Iterable[tuple[str, str]]) -> Refusal | None:
@@ -54,8 +56,8 @@ class Gate:
         )
 
     def _host_refusal(self, hosts: list[str]) -> Refusal | None:
-        match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if match is not None and self._is_ours(_plain(match["name"])):
+        name = _name_in(hosts[0]) if len(hosts) == 1 else None
+        if name is not None and self._is_ours(name):
             return None
         return Refusal(
             403,
@@ -64,9 +66,9 @@ class Gate:
         )
 
     def _is_ours(self, name: str) -> bool:
-        if _is_any(self._host):  # every address of the machine: its names are not known
+        if self._is_any:  # every address of the machine: its names are not known
             return True
-        if _is_loopback(self._host):  # by whatever port a tunnel has given it
+        if self._is_loopback:  # by whatever port a tunnel has given it
             return _is_loopback(name)
         return name == self._host
 
@@ -87,6 +89,13 @@ def _site_refusal(fields: dict[str, list[str]]) -> Refusal | None:
     return Refusal(403, "the request comes from a web page. Fix: ask from a program")
 
 
+@functools.lru_cache(maxsize=64)
+def _name_in(field: str) -> str | None:
+    """The name or address in a Host field; None: it is none."""
+    match = _HOST.fullmatch(field)
+    return None if match is None else _plain(match["name"])
+
+
 def _plain(host: str) -> str:
     """Lower case, addresses in their shortest form and without brackets."""
     bare = host.removeprefix("[").removesuffix("]").lower()
@@ -96,6 +105,7 @@ def _plain(host: str) -> str:
         return bare
 
 
+@functools.lru_cache(maxsize=64)
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -82,7 +82,7 @@ async def test_every_road_is_closed_to_him_and_open_to_its_owner(engine: EngineP
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
             await session.ws_connect(f"{engine.url}/v1/realtime")
-    assert refusal.value.status == 403
+    assert refusal.value.status in (401, 403)  # the former without a library for WebSockets
     status, _ = await ask(engine, "GET", "/health")
     assert status == 200
     body = {"input_ids": [1, 7], "sampling_params": {"max_new_tokens": 1}}
