@@ -23,8 +23,15 @@ from common.config import RunConfig
 from common.errors import EngineError
 from common.log_files import RotatingLog, identity, identity_of, spawn_logged
 from common.network import GLOO_INTERFACE, free_port, interface_towards, is_loopback
-from rollout.engine_key import KEY_FILE_VARIABLE, bearer, check_host, engine_key_file, read_key
-from rollout.sglang.command import sglang_command, sglang_environment
+from rollout.engine_key import (
+    KEY_FILE_VARIABLE,
+    bearer,
+    check_host,
+    configured_key,
+    engine_key_file,
+    read_key,
+)
+from rollout.sglang.command import check_extra_flags, sglang_command, sglang_environment
 
 logger = logging.getLogger(__name__)
 _PROBE_S = 0.2  # between two looks at a starting engine
@@ -204,6 +211,20 @@ async def started_engine(
             yield engine
         finally:
             await asyncio.shield(engine.stop())
+
+
+def check_engine(config: RunConfig) -> None:
+    """Refuses what no engine can be given; nothing is looked for but the key's file.
+
+    Raises:
+        ConfigError: flags, a key, or an address that others can reach without one.
+    """
+    configured_key(config)
+    if config.rollout.engine_urls:
+        return
+    check_host(config, config.rollout.host)
+    if config.rollout.engine == "sglang":
+        check_extra_flags(config.sglang.extra_flags)
 
 
 def engine_command(config: RunConfig, host: str, port: int) -> list[str]:

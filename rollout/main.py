@@ -32,10 +32,12 @@ def main() -> None:
     from common.lifecycle import run
     from common.logs import configure_logging
     from common.model_folder import with_local_models
+    from rollout.engine_process import check_engine
     from rollout.member import first_error
 
     configure_logging(f"rollout-{index}")
     try:
+        check_engine(config)
         config = with_local_models(config, has_weights=not config.rollout.engine_urls)
     except ConfigError as refusal:
         exit_with(refusal)

@@ -3,8 +3,9 @@
 SGLang runs in its environment, as rollout.main runs it, with the checkpoint's own chat template and
 without a thinking phase (prompt.thinking). Ctrl-C or SIGTERM ends it.
 
-Clients send the key as they send OpenAI theirs. Pictures come in the request, as data URLs; web
-pages and other names of this machine are turned away, as in training (common.http_gate).
+Clients send the key as they send OpenAI theirs; it does not let them pause it or change weights.
+Pictures come in the request, as data URLs; web pages and other names of this machine are turned
+away, as in training (common.http_gate).
 """
 
 import asyncio
@@ -110,7 +111,7 @@ def check_checkpoint(folder: Path) -> None:
 def server_flags(config: RunConfig) -> list[str]:
     """What serving adds to a rollout server's command line."""
     name = Path(config.model.path).name
-    flags = ["--served-model-name", name]
+    flags = ["--served-model-name", name, "--no-commands"]
     if config.prompt.chat_template is not None:
         flags += ["--chat-template", str(config.prompt.chat_template.absolute())]
     elif any(Path(config.model.path).glob("additional_chat_templates/*.jinja")):

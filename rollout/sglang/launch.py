@@ -1,6 +1,9 @@
 """Run by SGLang's own Python, by path: its server with a finite patience, tied to its parent.
 
-    SGLANG_PYTHON rollout/sglang/launch.py FLAGS OF sglang.launch_server ...
+    SGLANG_PYTHON rollout/sglang/launch.py [--no-commands] FLAGS OF sglang.launch_server ...
+
+--no-commands: whoever has the key may generate and chat, and nobody pause the server or change its
+weights.
 
 SGLang starts its other processes by spawning, and each of those imports this file anew: what stands
 at module level holds in all of them. SGLang's environment has none of our packages: nothing of ours
@@ -23,6 +26,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -34,6 +38,7 @@ from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _HERE = Path(__file__).resolve().parent
+_NO_COMMANDS = "--no-commands"
 _KNOWN_SGLANG = "Fix: install sglang==0.5.23 (deploy/setup.sh sglang)"
 
 
@@ -102,6 +107,15 @@ def api_key() -> str | None:
         return None
     with open(path, encoding="utf-8") as file:
         return file.read().strip()
+
+
+def without_commands(flags: list[str]) -> list[str]:
+    """SGLang's flags; with --no-commands its commands ask for a second key, which nobody has."""
+    if _NO_COMMANDS not in flags:
+        return flags
+    nobodys = secrets.token_hex(32)
+    hide_in_logs(nobodys)
+    return [*(flag for flag in flags if flag != _NO_COMMANDS), "--admin-api-key", nobodys]
 
 
 def keep_sockets_private() -> None:
@@ -200,7 +214,8 @@ def serve(flags: list[str], key: str | None) -> None:
     decode_as_the_learner()
     if "VISION_OPD_PIXEL_LOG" in os.environ:
         log_pixels(os.environ["VISION_OPD_PIXEL_LOG"])
-    settings = prepare_server_args([*flags, *([] if key is None else ["--api-key", key])])
+    keys = [] if key is None else ["--api-key", key]
+    settings = prepare_server_args([*without_commands(flags), *keys])
     gate = read_part(_HERE.parents[1] / "common" / "http_gate.py").Gate(settings.host, key)
     app.add_middleware(read_part(_HERE / "door.py").Doorkeeper, gate=gate)
     read_part(_HERE / "media.py").take_no_files(may_fetch=bool(settings.allowed_media_domains))

@@ -15,7 +15,7 @@ from rollout.engine_key import (
     key_given_by_hand,
     read_key,
 )
-from rollout.engine_process import engine_command
+from rollout.engine_process import check_engine, engine_command
 
 
 def run_config(folder: Path | None = None, key: Path | None = None, **rollout: str) -> RunConfig:
@@ -95,6 +95,18 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> Non
 def test_off_loopback_a_key_must_be_agreed_on(tmp_path: Path, engine: str, host: str) -> None:
     with pytest.raises(ConfigError, match=rf"rollout\.host = '{host}'.*\. Fix: name a file"):
         engine_command(run_config(engine=engine), host, 4000)
+
+
+def test_what_no_engine_can_be_given_is_refused_before_it_is_looked_for(tmp_path: Path) -> None:
+    check_engine(run_config())
+    check_engine(run_config(engine="sglang"))
+    with pytest.raises(ConfigError, match=r"rollout\.host = '0\.0\.0\.0'"):
+        check_engine(run_config(host="0.0.0.0"))
+    with pytest.raises(ConfigError, match=r"sglang\.api_key_file = .*chmod 600"):
+        check_engine(run_config(key=key_in(tmp_path, mode=0o644)))
+    tree = {"rollout": {"engine": "sglang"}, "sglang": {"extra_flags": ["--load-format", "pt"]}}
+    with pytest.raises(ConfigError, match=r"--load-format is refused: .*pickled weights can run"):
+        check_engine(build(tree))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "0.0.0.0"])

@@ -385,6 +385,18 @@ def test_the_key_is_hidden_in_its_logs(tmp_path: Path) -> None:
     assert printed.splitlines() == ["ERROR:root:args={'api_key': '***'}", "ERROR:root:1 of 2"]
 
 
+def test_without_commands_they_ask_for_a_key_that_nobody_has(tmp_path: Path) -> None:
+    then = (
+        "import logging, sys; logging.basicConfig(stream=sys.stdout, force=True)\n"
+        "flags = launch['without_commands'](['--no-commands', '--a', '1'])\n"
+        "print(len(flags[-1]), flags[:-1]); logging.error('%s', flags[-1])\n"
+        "print(launch['without_commands'](['--a', '1']))"
+    )
+    assert sorted(run_launch(tmp_path, then).splitlines()) == [
+        "64 ['--a', '1', '--admin-api-key']", "ERROR:root:***", "['--a', '1']",
+    ]  # fmt: skip
+
+
 def test_its_rendezvous_listens_at_its_address_alone(tmp_path: Path) -> None:
     """torch listens at every address of the machine."""
     port = engine_process.free_port("127.0.0.1")

@@ -289,6 +289,20 @@ def test_the_key_is_demanded(served: Served, path: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", ["/pause_generation", "/update_weights_from_disk"])
+def test_the_key_lets_nobody_command_the_server(served: Served, path: str) -> None:
+    request = urllib.request.Request(
+        served.url + path,
+        b"{}",
+        {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(request, timeout=30)
+    assert refusal.value.code == 401
+    refusal.value.close()
+
+
+@pytest.mark.slow
 def test_the_key_is_in_no_log_and_on_no_command_line(served: Served) -> None:
     assert KEY not in served.report()
     pids = [str(pid) for pid in [served.process.pid, *served.session()]]
