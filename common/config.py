@@ -181,7 +181,9 @@ class SglangSection(Section):
         (), description="Further flags of sglang.launch_server, word by word."
     )
     api_key_file: Path | None = Field(
-        None, description="File with the key of the servers' HTTP ports; needed off loopback."
+        None,
+        description="File with the key of the engines' HTTP ports, needed off loopback; none: "
+        "a new key for each engine that is started.",
     )
 
 

@@ -24,7 +24,15 @@ from common.config import RunConfig
 from common.errors import EngineError
 from common.log_files import RotatingLog, identity, identity_of, spawn_logged
 from common.network import GLOO_INTERFACE, free_port, interface_towards, is_loopback
-from rollout.sglang.command import sglang_command, sglang_environment
+from rollout.engine_key import (
+    KEY_FILE_VARIABLE,
+    bearer,
+    check_host,
+    configured_key,
+    engine_key_file,
+    read_key,
+)
+from rollout.sglang.command import check_extra_flags, sglang_command, sglang_environment
 
 logger = logging.getLogger(__name__)
 _PROBE_S = 0.2  # between two looks at a starting engine
@@ -73,7 +81,7 @@ class EngineLog:
 
 
 class EngineProcess:
-    """A running engine server. `url` says where."""
+    """A running engine server. `url` says where, `key_file` what it asks for."""
 
     def __init__(
         self,
@@ -81,11 +89,14 @@ class EngineProcess:
         url: str,
         log: EngineLog,
         output: "asyncio.Task[None]",
+        key_file: Path | None = None,
     ) -> None:
         self._process = process
         self._log = log
         self._output = output  # ends with the engine's last word
         self.url = url
+        self.key_file = key_file
+        self.api_key = None if key_file is None else read_key(key_file)
 
     @property
     def pid(self) -> int:
@@ -118,7 +129,7 @@ class EngineProcess:
             EngineError: it died, or does not serve in time.
         """
         death = asyncio.ensure_future(self._process.wait())
-        health = asyncio.ensure_future(_first_health(self.url))
+        health = asyncio.ensure_future(_first_health(self.url, self.api_key))
         stopped = asyncio.ensure_future(stop.wait())
         ends = (death, health, stopped)
         started = time.monotonic()
@@ -195,40 +206,61 @@ async def started_engine(
         EngineError: it died, or does not serve in time.
     """
     log_folder.mkdir(parents=True, exist_ok=True)
-    for _ in range(_PORTS_TRIED):
-        engine = await _start(config, index, log_folder, further_flags)
+    with engine_key_file(config, index) as key_file:
+        for _ in range(_PORTS_TRIED):
+            engine = await _start(config, index, log_folder, key_file, further_flags)
+            try:
+                await engine.wait_until_healthy(config.rollout.start_timeout_s, stop)
+                break
+            except BaseException as error:
+                await asyncio.shield(engine.stop())
+                is_lost = isinstance(error, EngineError) and engine.lost_port()
+                if config.rollout.port or not is_lost:
+                    raise
+                logger.warning("the port of %s was taken meanwhile: trying another one", engine.url)
+        else:
+            raise EngineError(f"{_PORTS_TRIED} free ports were taken before the engine had them")
         try:
-            await engine.wait_until_healthy(config.rollout.start_timeout_s, stop)
-            break
-        except BaseException as error:
+            yield engine
+        finally:
             await asyncio.shield(engine.stop())
-            if config.rollout.port or not (isinstance(error, EngineError) and engine.lost_port()):
-                raise
-            logger.warning("the port of %s was taken meanwhile: trying another one", engine.url)
-    else:
-        raise EngineError(f"{_PORTS_TRIED} free ports were taken before the engine had them")
-    try:
-        yield engine
-    finally:
-        await asyncio.shield(engine.stop())
 
 
 async def _start(
-    config: RunConfig, index: int, log_folder: Path, further_flags: Sequence[str]
+    config: RunConfig, index: int, log_folder: Path, key_file: Path, further_flags: Sequence[str]
 ) -> EngineProcess:
     host = config.rollout.host
     port = config.rollout.port + index if config.rollout.port else free_port(host)
     command = [*engine_command(config, host, port), *further_flags]
-    environment = engine_environment(config)
+    environment = engine_environment(config) | {KEY_FILE_VARIABLE: str(key_file)}
     log = EngineLog(log_folder / f"engine-{index}.log")
-    logger.info("starting %s", " ".join(command))
     kept = RotatingLog(log.path, config.cluster.log_mib * 2**20, config.cluster.log_files)
+    logger.info("starting %s", " ".join(command))
     process, output = await spawn_logged(command, kept, start_new_session=True, env=environment)
-    return EngineProcess(process, f"http://{join_address(host, port)}", log, output)
+    return EngineProcess(process, f"http://{join_address(host, port)}", log, output, key_file)
+
+
+def check_engine(config: RunConfig) -> None:
+    """Refuses what no engine can be given; nothing is looked for but the key's file.
+
+    Raises:
+        ConfigError: flags, a key, or an address that others can reach without one.
+    """
+    configured_key(config)
+    if config.rollout.engine_urls:
+        return
+    check_host(config, config.rollout.host)
+    if config.rollout.engine == "sglang":
+        check_extra_flags(config.sglang.extra_flags)
 
 
 def engine_command(config: RunConfig, host: str, port: int) -> list[str]:
-    """The command line of an engine. Raises ConfigError where SGLang cannot be given it."""
+    """The command line of an engine that listens on `host`:`port`.
+
+    Raises:
+        ConfigError: SGLang cannot be given it, or others can reach it and no key was agreed on.
+    """
+    check_host(config, host)
     if config.rollout.engine == "sglang":
         return sglang_command(config, host, port)
     options = ["--model-path", config.model.path, "--host", host, "--port", str(port)]
@@ -269,12 +301,13 @@ def _learner_host(config: RunConfig) -> str:
     return host
 
 
-async def _first_health(url: str) -> None:
+async def _first_health(url: str, api_key: str | None) -> None:
     """Returns at the first good answer. A foreign process cannot wake us: it has to be asked.
 
     SGLang refuses connections for as long as it loads, then answers 503 until it is warm.
     """
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+    headers, patience = bearer(api_key), aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(headers=headers, timeout=patience) as session:
         while True:
             pause_s = _PROBE_S
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):

@@ -26,6 +26,7 @@ from rollout.engine import (
     RequestRejected,
     Scores,
 )
+from rollout.engine_key import bearer
 
 _BAN = -1e9  # added to a logit; finite, so that log-probs of other tokens stay finite
 _HEALTH_S = 30.0  # SGLang gives itself 20 for the token that it makes
@@ -62,7 +63,7 @@ class HttpEngine:
         self._request_timeout_s = request_timeout_s
         self._control_timeout_s = control_timeout_s
         self._load_timeout_s = load_timeout_s
-        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._headers = bearer(api_key)
         self._name = secrets.token_hex(4)  # a server may remember an earlier client of it
         self._pushes = 0
         self._pushed_version = 0

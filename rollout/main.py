@@ -32,10 +32,12 @@ def main() -> None:
     from common.lifecycle import run
     from common.logs import configure_logging
     from common.model_folder import with_local_models
+    from rollout.engine_process import check_engine
     from rollout.member import first_error
 
     configure_logging(f"rollout-{index}")
     try:
+        check_engine(config)
         config = with_local_models(config, has_weights=not config.rollout.engine_urls)
     except ConfigError as refusal:
         exit_with(refusal)
@@ -89,7 +91,7 @@ async def _own_engine(
     log_folder = (config.run.folder or Path.cwd()) / "logs"
     async with started_engine(config, index, log_folder, stop) as process:
         try:
-            yield RunningEngine(process.url, process.watch)
+            yield RunningEngine(process.url, process.watch, process.api_key)
         except BaseExceptionGroup as errors:
             is_engines = isinstance(first_error(errors), EngineError)
             death = await process.death() if is_engines else None
@@ -103,10 +105,11 @@ async def _attached_engine(
     config: RunConfig, url: str, stop: asyncio.Event
 ) -> AsyncIterator["RunningEngine"]:
     """One that others have started, once it answers."""
+    from rollout.engine_key import configured_key
     from rollout.member import RunningEngine, wait_until_it_answers
 
     await wait_until_it_answers(config, url, stop)
-    yield RunningEngine(url)
+    yield RunningEngine(url, api_key=configured_key(config))
 
 
 def _load_renderer(config: RunConfig) -> "Renderer":

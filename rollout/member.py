@@ -24,10 +24,10 @@ from common.lifecycle import set_or_after
 from common.restart_budget import RestartBudget
 from common.versions import versions
 from rollout.engine import Engine, EngineInfo
+from rollout.engine_key import configured_key
 from rollout.http_engine import HttpEngine
 from rollout.pool import Pool, Server
 from rollout.serving import Figures, Serving
-from rollout.sglang.command import read_api_key
 from rollout.weights import WeightReceiver, follow_weights
 from rollout.worker import PromptRenderer, RolloutWorker
 
@@ -44,13 +44,18 @@ class RunningEngine:
 
     Args:
         watch: returns never; raises EngineError when the engine's process has ended.
+        api_key: that it asks for; None: it asks for none.
     """
 
     def __init__(
-        self, url: str, watch: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self,
+        url: str,
+        watch: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        api_key: str | None = None,
     ) -> None:
         self.url = url
         self.watch = watch
+        self.api_key = api_key
 
 
 class Member:
@@ -123,7 +128,7 @@ class Member:
     async def _serve(self, running: RunningEngine) -> None:
         """One life, from hello to goodbye."""
         config = self._config
-        async with http_engine(config, running.url) as engine:
+        async with http_engine(config, running.url, running.api_key) as engine:
             info = await engine.info()
             serving, figures = Serving(self._pool.changed), Figures()
             server = Server(self._member_id, engine, serving, capacity(config, info))
@@ -186,15 +191,14 @@ class Member:
             await broker.goodbye()
 
 
-def http_engine(config: RunConfig, url: str) -> HttpEngine:
+def http_engine(config: RunConfig, url: str, api_key: str | None = None) -> HttpEngine:
     """The client of the engine at `url`."""
-    key_file = config.sglang.api_key_file
     return HttpEngine(
         url,
         request_timeout_s=config.rollout.request_timeout_s,
         control_timeout_s=config.weights.timeout_s,
         load_timeout_s=config.weights.load_timeout_s,
-        api_key=None if key_file is None else read_api_key(key_file),
+        api_key=api_key,
     )
 
 
@@ -262,7 +266,7 @@ async def wait_until_it_answers(config: RunConfig, url: str, stop: asyncio.Event
         EngineError: it does not within rollout.start_timeout_s.
     """
     deadline = time.monotonic() + config.rollout.start_timeout_s
-    async with http_engine(config, url) as engine:
+    async with http_engine(config, url, configured_key(config)) as engine:
         while not stop.is_set():
             try:
                 await engine.version()

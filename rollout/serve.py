@@ -2,6 +2,10 @@
 
 SGLang runs in its environment, as rollout.main runs it, with the checkpoint's own chat template and
 without a thinking phase (prompt.thinking). Ctrl-C or SIGTERM ends it.
+
+Clients send the key as they send OpenAI theirs; it does not let them pause it or change weights.
+Pictures come in the request, as data URLs; web pages and other names of this machine are turned
+away, as in training (common.http_gate).
 """
 
 import asyncio
@@ -31,7 +35,8 @@ Serves a Hugging Face folder with SGLang: chat with images as OpenAI's API has i
   CHECKPOINT           the folder, for instance an exported one of a run
   --host HOST          address to listen on (default: 127.0.0.1); any other needs a key file
   --port PORT          port to listen on (default: 30000)
-  --api-key-file FILE  file with the key that clients must send
+  --api-key-file FILE  file with the key that clients must send (default: a new key at each start,
+                       in a file that is named then)
   --config FILE, --section.key value
                        as of a run; the sections rollout, sglang and prompt, and
                        weights.dtype (default: bfloat16) have a meaning here"""
@@ -111,7 +116,7 @@ def check_checkpoint(folder: Path) -> None:
 def server_flags(config: RunConfig) -> list[str]:
     """What serving adds to a rollout server's command line."""
     name = Path(config.model.path).name
-    flags = ["--served-model-name", name]
+    flags = ["--served-model-name", name, "--no-commands"]
     if config.prompt.chat_template is not None:
         flags += ["--chat-template", str(config.prompt.chat_template.absolute())]
     elif any(Path(config.model.path).glob("additional_chat_templates/*.jinja")):
@@ -132,7 +137,7 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
     log_folder = _log_folder(config)
     async with started_engine(config, 0, log_folder, stop, server_flags(config)) as engine:
         if not stop.is_set():
-            print(welcome(config, engine.url), flush=True)
+            print(welcome(config, engine.url, engine.key_file), flush=True)
             await _until(stop, engine)
     if config.run.folder is None:  # after a failure its error names the log in there
         shutil.rmtree(log_folder, ignore_errors=True)
@@ -145,19 +150,26 @@ def _log_folder(config: RunConfig) -> Path:
     return Path(tempfile.mkdtemp(prefix="vision-opd-serve-"))
 
 
-def welcome(config: RunConfig, url: str) -> str:
-    """Where the server is, and a command that asks it about an image."""
+def welcome(config: RunConfig, url: str, key_file: Path | None) -> str:
+    """Where the server is, and a command (of bash) that asks it about an image."""
     name = Path(config.model.path).name
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,IMAGE"}}
     question = {"type": "text", "text": "What does the sign say?"}
     request = {"model": name, "messages": [{"role": "user", "content": [image, question]}]}
     before, after = map(shlex.quote, json.dumps(request).rsplit("IMAGE", 1))
     headers = ["-H 'Content-Type: application/json'"]
-    if config.sglang.api_key_file is not None:
-        key_file = shlex.quote(str(config.sglang.api_key_file.absolute()))
-        headers.append(f'-H "Authorization: Bearer $(cat {key_file})"')
+    client = f"export OPENAI_BASE_URL={url}/v1"
+    if key_file is not None:
+        key = f'"$(cat {shlex.quote(str(key_file.absolute()))})"'
+        client += f" OPENAI_API_KEY={key}"
+        # Through a pipe: curl's arguments can be seen by everybody.
+        headers.append(f"-H @<(printf 'Authorization: Bearer %s' {key})")
     return f"""
-{name} is served at {url}/v1 (OpenAI's API). To ask it about IMAGE.png:
+{name} is served at {url}/v1 (OpenAI's API). For OpenAI's client:
+
+{client}
+
+To ask it about IMAGE.png:
 
 (printf %s {before}
  base64 <IMAGE.png | tr -d '\\n'

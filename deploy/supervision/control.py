@@ -5,7 +5,6 @@ carry. It serves GET /status and POST /scale.
 """
 
 import contextlib
-import hmac
 import json
 import os
 import secrets
@@ -19,8 +18,10 @@ from aiohttp import web
 
 from common.errors import VisionOpdError
 from common.files import replace_private
+from common.http_gate import Gate
 
 FILE = "launcher.json"
+_HOST = "127.0.0.1"
 _TIMEOUT_S = 10.0
 _MAX_BYTES = 64 * 2**10
 
@@ -37,6 +38,7 @@ async def listening(
         scale: what a POST /scale asks for in its JSON; VisionOpdError becomes its answer.
     """
     token = secrets.token_urlsafe(32)
+    gate = Gate(_HOST, token)
 
     async def on_status(request: web.Request) -> web.Response:
         return web.json_response(status())
@@ -52,9 +54,8 @@ async def listening(
 
     @web.middleware
     async def for_the_owner(request: web.Request, handler: Any) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-            return web.json_response({"error": "no token, or another one"}, status=401)
+        if (refusal := gate.refusal(request.headers.items())) is not None:
+            return web.json_response({"error": refusal.reason}, status=refusal.status)
         answer: web.StreamResponse = await handler(request)
         return answer
 
@@ -64,10 +65,10 @@ async def listening(
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, _HOST, 0)
         await site.start()
         port = runner.addresses[0][1]
-        address = f"http://127.0.0.1:{port}"
+        address = f"http://{_HOST}:{port}"
         where = {"address": address, "token": token, "host": socket.gethostname()}
         document = json.dumps({**where, "pid": os.getpid()}, indent=1)
         replace_private(run_folder / FILE, document.encode())

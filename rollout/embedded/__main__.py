@@ -30,6 +30,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model-path", required=True, help="Hugging Face folder")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=30000, help="port to listen on")
+    parser.add_argument(
+        "--api-key-file",
+        help="file with the key that every request must carry ($VISION_OPD_API_KEY_FILE)",
+    )
+    parser.add_argument(
+        "--without-key", action="store_true", help="obey everybody on this machine (loopback only)"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--weight-version", default="default", help="name of the first weights")
     parser.add_argument(
@@ -50,10 +57,13 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
 
     from common.addresses import join_address
     from common.errors import ConfigError
+    from common.http_gate import Gate
     from rollout.embedded.scheduler import Scheduler
     from rollout.embedded.server import EngineServer
     from rollout.embedded.update_session import UpdateSession
+    from rollout.engine_key import key_given_by_hand
 
+    key = key_given_by_hand(arguments.api_key_file, arguments.host, arguments.without_key)
     model = load_model(arguments.model_path, arguments.dtype, arguments.threads)
     prompts, vocabulary = _prompts_and_vocabulary(arguments.model_path, model)
     scheduler = Scheduler(
@@ -71,7 +81,10 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
         facts={"version": "embedded", "model_type": model.config.model_type, **vars(arguments)},
     )
     runner = web.AppRunner(
-        server.application(), handler_cancellation=True, access_log=None, shutdown_timeout=1.0
+        server.application(Gate(arguments.host, key)),
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=1.0,
     )
     await runner.setup()
     scheduler.start()

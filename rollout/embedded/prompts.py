@@ -1,15 +1,13 @@
 """Request -> model inputs: the checkpoint's own processor, one placeholder an image expanded."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
-from common.pictures import DECODE_ERRORS
+from rollout.embedded.pictures import decode
 from rollout.embedded.requests import BadRequest, GenerateBody
 from rollout.embedded.sampler import Prompt
 
@@ -78,7 +76,7 @@ class PromptBuilder:
     def _pixels(self, images: Sequence[bytes]) -> tuple[Tensor | None, Tensor | None]:
         if not images:
             return None, None
-        pictures = [_decode(content, number) for number, content in enumerate(images)]
+        pictures = [decode(content, number) for number, content in enumerate(images)]
         try:
             batch = self._image_processor(images=pictures, return_tensors="pt")
         except ValueError as error:  # for instance an extreme aspect ratio
@@ -100,11 +98,3 @@ class PromptBuilder:
         if counts:
             is_image = torch.eq(input_ids, self._image_token_id or 0).long()
         return Prompt(input_ids, is_image, pixel_values, grids)
-
-
-def _decode(content: bytes, number: int) -> Image.Image:
-    """As SGLang on a CPU has it: as stored, alpha dropped. Our worker sends what needs neither."""
-    try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except DECODE_ERRORS as error:
-        raise BadRequest(f"image_data[{number}] cannot be decoded: {error}") from error

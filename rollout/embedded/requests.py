@@ -4,12 +4,11 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rollout.embedded.sampler import SamplingLaw
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+MAX_RESPONSES = 1024  # of one request; rollout.trajectories_per_sample goes as far
 # extra_key divides SGLang's prefix cache; there is none here.
 _IGNORED = ("log_metrics", "stream", "return_text_in_logprobs")
 _KNOWN = (
@@ -71,7 +70,7 @@ def parse_generate(body: Mapping[str, Any], vocabulary: VocabularyFacts) -> Gene
         text=text,
         images=tuple(_image_bytes(image) for image in _image_list(body.get("image_data"))),
         law=_law(params, vocabulary),
-        n=_integer(params, "n", 1, low=1),
+        n=_integer(params, "n", 1, low=1, high=MAX_RESPONSES),
         seed=_seed(params.get("sampling_seed")),
         skip_special_tokens=bool(params.get("skip_special_tokens", True)),
         return_logprob=bool(body.get("return_logprob")),
@@ -152,20 +151,18 @@ def _image_list(value: Any) -> list[str]:
         value = value[0]
     images = value if isinstance(value, list) else [value]
     if any(not isinstance(image, str) for image in images):
-        raise BadRequest("image_data should be base64 text, a data URL, a file path, or a list")
+        raise BadRequest("image_data should be a data URL, or a list of them")
     return images
 
 
 def _image_bytes(image: str) -> bytes:
-    if image.startswith(("http://", "https://")):
-        raise BadRequest("image_data: the embedded engine does not download images")
-    # As SGLang has it: bare base64 that begins with "/", as that of every JPEG does, is a path.
-    if image.startswith(("/", "file://")) or image.lower().endswith(_IMAGE_SUFFIXES):
-        try:
-            return Path(image.removeprefix("file://")).read_bytes()
-        except OSError as error:
-            raise BadRequest(f"image_data: {image[:100]}: {error.strerror}") from error
-    encoded = image.partition(",")[2] if image.startswith("data:") else image
+    """The file in a data URL. No path and no other URL: the engine reads for nobody but itself."""
+    head, _, encoded = image.partition(",")
+    if not head.startswith("data:"):
+        raise BadRequest(
+            "image_data takes data URLs alone: no paths, other URLs or bare base64. "
+            "Fix: data:image/png;base64,..."
+        )
     try:
         return base64.b64decode(encoded, validate=True)
     except binascii.Error as error:
@@ -201,10 +198,12 @@ def _number(params: Mapping[str, Any], key: str, default: float) -> float:
     return float(value)
 
 
-def _integer(params: Mapping[str, Any], key: str, default: int, low: int) -> int:
+def _integer(
+    params: Mapping[str, Any], key: str, default: int, low: int, high: int = 2**31 - 1
+) -> int:
     value = params.get(key)
     if value is None:
         return default
-    if type(value) is not int or not low <= value < 2**31:
-        raise BadRequest(f"{key} must be at least {low}, got {value!r}.")
+    if type(value) is not int or not low <= value <= high:
+        raise BadRequest(f"{key} must be an integer from {low} to {high}, got {value!r:.100}.")
     return value

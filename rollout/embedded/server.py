@@ -4,7 +4,7 @@ Known differences, and why they stay:
 - What SGLang ignores is refused (unknown fields, images without a placeholder and placeholders
   without an image, text beside input_ids): in a test it is a mistake.
 - What ends SGLang or is its HTTP 500 is a 400: token ids outside the vocabulary, an empty text,
-  logprob_start_len < -1, a pre-expanded prompt, an image file that cannot be read.
+  logprob_start_len < -1, a pre-expanded prompt, an image that cannot be decoded.
 - There is no prefix cache: cached_tokens is 0, and extra_key divides nothing.
 - Scores of a prompt need max_new_tokens >= 1; ids at image positions are the placeholder's.
 - /health and pauses answer at once; SGLang takes a second.
@@ -21,7 +21,9 @@ from itertools import groupby
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
+from common.http_gate import Gate
 from rollout.embedded.prompts import PromptBuilder
 from rollout.embedded.requests import (
     BadRequest,
@@ -60,8 +62,10 @@ class EngineServer:
         self._vocabulary = vocabulary
         self._facts = facts  # shown by /server_info
 
-    def application(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors_as_json])
+    def application(self, gate: Gate) -> web.Application:
+        """The routes, behind `gate`: nothing is read or done for those whom it turns away."""
+        middlewares = [_only_through(gate), _errors_as_json]
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=middlewares)
         post: dict[str, Handler] = {
             "/generate": self.generate,
             "/pause_generation": self.pause_generation,
@@ -269,6 +273,16 @@ def _outcome(success: bool, message: str) -> web.Response:
     return web.json_response(body, status=200 if success else 400)
 
 
+def _only_through(gate: Gate) -> Middleware:
+    @web.middleware
+    async def ask(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if (refusal := gate.refusal(request.headers.items())) is not None:
+            return _error(*refusal)
+        return await handler(request)
+
+    return ask
+
+
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
@@ -279,6 +293,10 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         raise
     except Exception as error:  # the boundary of a request: the server lives on
         status, message = 500, f"{type(error).__name__}: {error}"
+    return _error(status, message)
+
+
+def _error(status: int, message: str) -> web.Response:
     return web.json_response(
         {"error": {"message": message, "type": "invalid_request_error", "code": status}},
         status=status,

@@ -5,7 +5,6 @@ loading a model takes.
 """
 
 import functools
-import ipaddress
 import json
 import os
 import shutil
@@ -54,11 +53,31 @@ _HARMFUL = {
     "--config": "flags in another file escape these checks; write them here",
     "--skip-tokenizer-init": "stop conditions and chat need the tokenizer",
     "--speculative-*": "the draft model would keep old weights",
-    "--disaggregation-mode": "weight updates reach one whole server only",
+    "--disaggregation-*": "weight updates reach one whole server only",
     "--enable-lora": "weight updates replace whole weights",
     "--lora-paths": "weight updates replace whole weights",
     "--model-impl": "weight updates name tensors as SGLang's own model does",
-    "--trust-remote-code": "code from a checkpoint's folder is not run",
+    **dict.fromkeys(
+        ("--trust-remote-code", "--custom-weight-loader", "--forward-hooks",
+         "--enable-custom-logit-processor", "--tool-server", "--sidecar*", "--warmups"),
+        "code from a checkpoint, a request or elsewhere is not run",
+    ),
+    "--load-format": "safetensors alone are read: pickled weights can run code",
+    **dict.fromkeys(
+        ("--dist-init-addr", "--nccl-init-addr", "--remote-instance-*", "--weight-cache-*",
+         "--engine-info-bootstrap-port", "--gated-launch-port", "--encoder-*",
+         "--decoupled-spec-*", "--elastic-ep-*", "--use-ray"),
+        "a server's parts are on one machine, and no port of theirs asks for a key",
+    ),
+    **dict.fromkeys(
+        ("--smg-*", "--grpc-*", "--enable-http2", "--tokenizer-worker-num",
+         "--enable-http-worker-reuseport"),
+        "requests would come in where nobody asks for the key",
+    ),
+    **dict.fromkeys(
+        ("--kv-events-config", "--load-publish-endpoint"),
+        "it would be sent to whoever connects",
+    ),
     **dict.fromkeys(
         ("--json-model-override-args", "--model-config-parser"),
         "the learner computes by the checkpoint's own config.json",
@@ -67,7 +86,6 @@ _HARMFUL = {
         (
             "--image-processor-backend", "--disable-fast-image-processor", "--mm-process-config",
             "--limit-mm-data-per-request", "--language-only", "--language-model-only",
-            "--encoder-only",
         ),
         "the server would see other pixels than the learner",
     ),
@@ -109,15 +127,15 @@ def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
     """The command line of an SGLang server that listens on `host`:`port`.
 
     Raises:
-        ConfigError: no environment, a flag that is refused, or a port open to others without a key.
+        ConfigError: no environment, or a flag that is refused.
     """
     check_extra_flags(config.sglang.extra_flags)
-    _check_key(config, host)
     requests = config.rollout.max_concurrent_groups * config.rollout.trajectories_per_sample
     flags: dict[str, object | None] = {
         "--model-path": config.model.path,
         "--host": host,
         "--port": port,
+        "--load-format": "safetensors",
         "--dtype": config.weights.dtype,
         "--tp-size": config.sglang.tensor_parallel,
         "--mem-fraction-static": config.sglang.memory_fraction,
@@ -142,11 +160,7 @@ def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
 
 
 def sglang_environment(config: RunConfig) -> dict[str, str]:
-    """The environment of an SGLang server: this process's, without our Python paths.
-
-    Raises:
-        ConfigError: the key file cannot be used.
-    """
+    """The environment of an SGLang server: this process's, without our Python paths."""
     left_out = ("PYTHONPATH", *_HARMFUL_VARIABLES)
     environment = {name: text for name, text in os.environ.items() if name not in left_out}
     environment |= without_proxy_for(environment, [config.rollout.host])  # it asks itself
@@ -162,9 +176,6 @@ def sglang_environment(config: RunConfig) -> dict[str, str]:
         # Its cache of image embeddings outlives new weights, and /flush_cache too.
         "SGLANG_VLM_CACHE_SIZE_MB": "0",
     }
-    if config.sglang.api_key_file is not None:
-        read_api_key(config.sglang.api_key_file)  # what is wrong with it shows now
-        environment["VISION_OPD_API_KEY_FILE"] = str(config.sglang.api_key_file.absolute())
     if Path(config.model.path).is_dir():
         environment["HF_HUB_OFFLINE"] = "1"
     if config.rollout.threads is not None:
@@ -198,25 +209,6 @@ def find_python(config: RunConfig) -> Path:
         f'rollout.engine = "sglang" needs an environment of its own, and {python} is missing. '
         "Fix: run deploy/setup.sh sglang, or set sglang.python"
     )
-
-
-def read_api_key(path: Path) -> str:
-    """The key in a file: one line of printable ASCII.
-
-    Raises:
-        ConfigError: no such file, or its content is no key.
-    """
-    where = f"sglang.api_key_file = {str(path)!r}"
-    mend = "Fix: put one line of letters and digits into it, e.g. openssl rand -hex 32 > FILE"
-    try:
-        key = path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror}. {mend}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{where}: it is no text. {mend}") from None
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError(f"{where}: it holds no key. {mend}")
-    return key
 
 
 def check_extra_flags(words: tuple[str, ...]) -> None:
@@ -273,13 +265,6 @@ def has_linear_attention(model_path: str) -> bool:
     )
 
 
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == "localhost"
-
-
 def _on_a_cpu(
     config: RunConfig, flags: Mapping[str, object | None], requests: int
 ) -> dict[str, object | None]:
@@ -300,15 +285,6 @@ def _on_a_cpu(
         changed["--mamba-ssm-dtype"] = "float32"
         changed["--max-mamba-cache-size"] = max(128, _CPU_STATES_PER_REQUEST * requests)
     return changed
-
-
-def _check_key(config: RunConfig, host: str) -> None:
-    if config.sglang.api_key_file is None and not is_loopback(host):
-        raise ConfigError(
-            f"rollout.host = {host!r} lets others on the network command the server, and "
-            "sglang.api_key_file is not set. Fix: name a file with a key, or "
-            'rollout.host = "127.0.0.1"'
-        )
 
 
 def _flags(words: tuple[str, ...]) -> Iterator[tuple[str, str]]:

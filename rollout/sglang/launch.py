@@ -1,10 +1,14 @@
 """Run by SGLang's own Python, by path: its server with a finite patience, tied to its parent.
 
-    SGLANG_PYTHON rollout/sglang/launch.py FLAGS OF sglang.launch_server ...
+    SGLANG_PYTHON rollout/sglang/launch.py [--no-commands] FLAGS OF sglang.launch_server ...
+
+--no-commands: whoever has the key may generate and chat, and nobody pause the server or change its
+weights.
 
 SGLang starts its other processes by spawning, and each of those imports this file anew: what stands
 at module level holds in all of them. SGLang's environment has none of our packages: nothing of ours
-may be imported here.
+may be imported here; door.py, media.py and common/http_gate.py, which need nothing, are read by
+their paths.
 
 Environment:
     VISION_OPD_GROUP_TIMEOUT_S: seconds that a weight-update group may be silent.
@@ -15,19 +19,27 @@ Environment:
 
 import ctypes
 import hashlib
+import importlib
+import importlib.util
 import inspect
 import json
 import logging
 import math
 import os
+import secrets
 import signal
+import socket
 import sys
 import types
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_HERE = Path(__file__).resolve().parent
+_NO_COMMANDS = "--no-commands"
+_KNOWN_SGLANG = "Fix: install sglang==0.5.23 (deploy/setup.sh sglang)"
 
 
 def end_with_parent() -> None:
@@ -63,7 +75,7 @@ def bound_group_timeout(init_group: types.FunctionType, timeout_s: float) -> Non
     if "timeout" not in (parameter.name for parameter in optional):
         raise RuntimeError(
             "SGLang's init_custom_process_group has no parameter 'timeout': a weight update could "
-            "wait without end. Fix: install sglang==0.5.23 (deploy/setup.sh sglang)"
+            f"wait without end. {_KNOWN_SGLANG}"
         )
     timeout = timedelta(seconds=timeout_s)
     init_group.__defaults__ = tuple(
@@ -95,6 +107,60 @@ def api_key() -> str | None:
         return None
     with open(path, encoding="utf-8") as file:
         return file.read().strip()
+
+
+def without_commands(flags: list[str]) -> list[str]:
+    """SGLang's flags; with --no-commands its commands ask for a second key, which nobody has."""
+    if _NO_COMMANDS not in flags:
+        return flags
+    nobodys = secrets.token_hex(32)
+    hide_in_logs(nobodys)
+    return [*(flag for flag in flags if flag != _NO_COMMANDS), "--admin-api-key", nobodys]
+
+
+def keep_sockets_private() -> None:
+    """SGLang's processes obey whoever reaches their Unix sockets: no umask may open these."""
+    os.umask(os.umask(0o077) | 0o022)
+
+
+def listen_where_told() -> None:
+    """The rendezvous of a server's own ranks listens at the address that it is given.
+
+    torch listens on every interface of the machine, whatever the address, and asks nobody.
+
+    Raises:
+        RuntimeError: this torch is another one than we know.
+    """
+    rendezvous: Any = importlib.import_module("torch.distributed.rendezvous")
+    if not callable(getattr(rendezvous, "_create_c10d_store", None)):
+        raise RuntimeError(
+            "torch.distributed.rendezvous has no _create_c10d_store: SGLang's rendezvous would "
+            f"listen on every interface. {_KNOWN_SGLANG}"
+        )
+    create = rendezvous._create_c10d_store
+
+    def create_where_told(
+        hostname: str, port: int, rank: int, world_size: int, timeout: Any, use_libuv: bool = True
+    ) -> Any:
+        if rank != 0 or port == 0:
+            return create(hostname, port, rank, world_size, timeout, use_libuv)
+        family = socket.AF_INET6 if ":" in hostname else socket.AF_INET
+        listening = socket.create_server((hostname, port), family=family, backlog=128)
+        return rendezvous.TCPStore(
+            host_name=hostname, port=port, world_size=world_size, is_master=True, timeout=timeout,
+            use_libuv=use_libuv, master_listen_fd=listening.detach(),
+        )  # fmt: skip
+
+    rendezvous._create_c10d_store = create_where_told
+
+
+def read_part(path: Path) -> types.ModuleType:
+    """A file of ours as a module."""
+    spec = importlib.util.spec_from_file_location(f"vision_opd_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    part = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(part)
+    return part
 
 
 def decode_as_the_learner() -> None:
@@ -136,9 +202,10 @@ def _digests(pixels: Any, grids: Any) -> Iterator[str]:
         yield json.dumps({"sha256": sha256, "grid": grid}) + "\n"
 
 
-def serve(flags: list[str]) -> None:
-    """What `python -m sglang.launch_server` does with these flags."""
+def serve(flags: list[str], key: str | None) -> None:
+    """What `python -m sglang.launch_server` does with these flags, for the holders of `key`."""
     from sglang.launch_server import run_server
+    from sglang.srt.entrypoints.http_server import app
     from sglang.srt.plugins import load_plugins
     from sglang.srt.server_args import prepare_server_args
     from sglang.srt.utils import kill_process_tree
@@ -147,13 +214,19 @@ def serve(flags: list[str]) -> None:
     decode_as_the_learner()
     if "VISION_OPD_PIXEL_LOG" in os.environ:
         log_pixels(os.environ["VISION_OPD_PIXEL_LOG"])
+    keys = [] if key is None else ["--api-key", key]
+    settings = prepare_server_args([*without_commands(flags), *keys])
+    gate = read_part(_HERE.parents[1] / "common" / "http_gate.py").Gate(settings.host, key)
+    app.add_middleware(read_part(_HERE / "door.py").Doorkeeper, gate=gate)
+    read_part(_HERE / "media.py").take_no_files(may_fetch=bool(settings.allowed_media_domains))
     try:
-        run_server(prepare_server_args(flags))
+        run_server(settings)
     finally:
         kill_process_tree(os.getpid(), include_parent=False)
 
 
 end_with_parent()
+keep_sockets_private()
 _key = api_key()
 if _key is not None:
     hide_in_logs(_key)
@@ -164,5 +237,7 @@ bound_group_timeout(
     init_custom_process_group, float(os.environ.get("VISION_OPD_GROUP_TIMEOUT_S", "60"))
 )
 
+listen_where_told()
+
 if __name__ == "__main__":
-    serve([*sys.argv[1:], *([] if _key is None else ["--api-key", _key])])
+    serve(sys.argv[1:], _key)

@@ -55,10 +55,22 @@ async def test_a_refused_wish_is_an_error_with_its_reason(tmp_path: Path) -> Non
 @pytest.mark.parametrize("path", ["/status", "/scale", "/other"])
 async def test_nobody_else_is_answered(where: dict[str, str], token: str | None, path: str) -> None:
     body = b'{"rollout": 3}' if path == "/scale" else None
-    assert await sent(where, path, token, body) == (
-        401,
-        '{"error": "no token, or another one"}',
-    )
+    status, answer = await sent(where, path, token, body)
+    assert status == 401 and answer.startswith('{"error": "no key, or another one. Fix: ')
+
+
+@pytest.mark.parametrize(
+    "head", [{"Origin": "http://elsewhere.example"}, {"Host": "elsewhere.example"}]
+)
+async def test_web_pages_and_other_names_are_turned_away(
+    where: dict[str, str], head: dict[str, str]
+) -> None:
+    headers = {"Authorization": f"Bearer {where['token']}", **head}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.get(where["address"] + "/status") as reply,
+    ):
+        assert reply.status == 403
 
 
 @pytest.mark.parametrize(

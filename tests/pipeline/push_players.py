@@ -25,6 +25,7 @@ from aiohttp import web
 from broker.client import BrokerClient, heartbeat_forever
 from broker.protocol import Role
 from common.config import RunConfig
+from common.http_gate import Gate
 from common.images import ImageStore
 from common.rendering import Renderer
 from common.types import Group
@@ -56,8 +57,8 @@ def run_engine(checkpoint: str, port: int, timeout_s: float, die_at: dict | None
     original = EngineServer.application
     switch = DeathSwitch(die_at)
 
-    def application(self: EngineServer) -> web.Application:
-        app = original(self)
+    def application(self: EngineServer, gate: Gate) -> web.Application:
+        app = original(self, gate)
         app.middlewares.append(switch.middleware)
         app.router.add_post("/test/die_at", switch.set)
         return app
@@ -66,6 +67,7 @@ def run_engine(checkpoint: str, port: int, timeout_s: float, die_at: dict | None
     arguments = Namespace(
         model_path=checkpoint, host="127.0.0.1", port=port, dtype="float32", threads=1,
         weight_version="default", deterministic=False, update_timeout_s=timeout_s,
+        api_key_file=None, without_key=True,
     )  # fmt: skip
     asyncio.run(serve(arguments, asyncio.Event()))
 

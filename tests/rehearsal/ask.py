@@ -1,7 +1,7 @@
 """Run by SGLang's Python, which has the `openai` client: one question with a picture, as anybody
 would ask it.
 
-    PYTHON ask.py URL MODEL PICTURE QUESTION MAX_TOKENS
+    PYTHON ask.py URL KEY_FILE MODEL PICTURE QUESTION MAX_TOKENS
 
 Nothing is set but the length: the server's defaults decide on thinking and sampling. Prints JSON.
 """
@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 
 
-def ask(url: str, model: str, picture: Path, question: str, max_tokens: int) -> dict[str, object]:
+def ask(
+    url: str, key: str, model: str, picture: Path, question: str, max_tokens: int
+) -> dict[str, object]:
     from openai import OpenAI
 
     kind = mimetypes.guess_type(picture.name)[0] or "image/jpeg"
@@ -22,7 +24,7 @@ def ask(url: str, model: str, picture: Path, question: str, max_tokens: int) -> 
         {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{content}"}},
         {"type": "text", "text": question},
     ]
-    client = OpenAI(base_url=f"{url}/v1", api_key="none", timeout=300.0, max_retries=0)
+    client = OpenAI(base_url=f"{url}/v1", api_key=key, timeout=300.0, max_retries=0)
     answer = client.chat.completions.create(
         model=model, messages=[{"role": "user", "content": parts}], max_tokens=max_tokens
     )
@@ -39,5 +41,6 @@ def ask(url: str, model: str, picture: Path, question: str, max_tokens: int) -> 
 
 
 if __name__ == "__main__":
-    url, model, picture, question, max_tokens = sys.argv[1:]
-    print(json.dumps(ask(url, model, Path(picture), question, int(max_tokens))))
+    url, key_file, model, picture, question, max_tokens = sys.argv[1:]
+    key = Path(key_file).read_text().strip()
+    print(json.dumps(ask(url, key, model, Path(picture), question, int(max_tokens))))

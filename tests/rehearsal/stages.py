@@ -242,7 +242,8 @@ def _ask(plan: Plan, url: str) -> dict[str, Any]:
     picture = plan.dataset.parent / sample.image.path
     _, _, question = sample.problem.partition("<image>")  # as trained: the picture comes first
     client = ROOT / "tests" / "rehearsal" / "ask.py"
-    words = [find_python(plan.config), client, url, plan.exported.name, picture, question]
+    key_file = plan.out / "serve" / "keys" / "engine-0.token"
+    words = [find_python(plan.config), client, url, key_file, plan.exported.name, picture, question]
     said = run([*words, ANSWER_TOKENS], plan.out / "ask.log", plan.patience_s)
     answer: dict[str, Any] = json.loads(said.splitlines()[-1])
     return {"question": question, "picture": str(picture), **answer}

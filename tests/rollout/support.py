@@ -31,8 +31,8 @@ def png(width: int, height: int, seed: int = 0) -> bytes:
     return content.getvalue()
 
 
-def base64_of(content: bytes) -> str:
-    return base64.b64encode(content).decode()
+def data_url(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def load_model(folder: Path):
@@ -83,10 +83,12 @@ def run_config(
 
 @contextlib.contextmanager
 def running_server(config: RunConfig, log: Path) -> Iterator[str]:
-    """A real engine server process; yields its URL."""
+    """A real engine server process that asks for no key; yields its URL."""
     port = free_port("127.0.0.1")
     url = f"http://127.0.0.1:{port}"
     command = engine_command(config, "127.0.0.1", port)
+    if config.rollout.engine == "embedded":
+        command.append("--without-key")
     environment = engine_environment(config)
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)

@@ -73,7 +73,16 @@ def test_sglang_gets_its_flags_from_the_configuration(monkeypatch: pytest.Monkey
     assert engine_command(config, "127.0.0.1", 4000) == [
         *(sys.executable, str(LAUNCH)),
         *("--model-path", "a/model", "--host", "127.0.0.1", "--port", "4000"),
-        *("--dtype", "bfloat16", "--tp-size", "2", "--mem-fraction-static", "0.5"),
+        *(
+            "--load-format",
+            "safetensors",
+            "--dtype",
+            "bfloat16",
+            "--tp-size",
+            "2",
+            "--mem-fraction-static",
+            "0.5",
+        ),
         *("--context-length", "9000", "--quantization", "fp8"),
         *("--max-running-requests", "33", "--max-total-tokens", "100000"),
         *("--schedule-policy", "lpm", "--log-level-http", "warning"),
@@ -114,6 +123,8 @@ def test_every_flag_that_is_refused_is_one_of_sglangs() -> None:
     known = set(re.findall(r"--[a-z0-9][a-z0-9-]*", helps))
     names = {*command._OURS, *command._HARMFUL, *command._SINGLE}
     assert {name for name in names if not name.endswith("*")} - known == set()
+    families = [name.removesuffix("*") for name in names if name.endswith("*")]
+    assert all(any(flag.startswith(family) for flag in known) for family in families)
 
 
 def test_variables_that_change_pixels_or_prompts_stay_behind(
@@ -237,6 +248,22 @@ def test_flags_that_have_a_key_are_refused_with_it(flag: str, key: str, spelling
         "--lora-paths a=b",
         "--model-impl transformers",
         "--trust-remote-code",
+        "--custom-weight-loader m.load",
+        "--forward-hooks []",
+        "--enable-custom-logit-processor",
+        "--load-format pt",
+        "--load-format=dummy",
+        "--dist-init-addr=0.0.0.0:1",
+        "--nccl-init-addr a:1",
+        "--remote-instance-weight-loader-backend nccl",
+        "--encoder-urls http://a",
+        "--grpc-port 1",
+        "--grpc-mode",
+        "--smg-grpc-mode",
+        "--enable-http2",
+        "--tokenizer-worker-num 2",
+        "--kv-events-config {}",
+        "--use-ray",
         "--json-model-override-args {}",
         "--image-processor-backend pil",
         "--disable-fast-image-processor",
@@ -282,39 +309,6 @@ def test_a_server_is_not_split_over_gpus_that_are_not_there() -> None:
     assert "sglang.tensor_parallel = 2" in refusal(sglang_config(sglang={"tensor_parallel": 2}))
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "10.1.2.3", "a-node", "::"])
-def test_off_loopback_a_key_is_needed(host: str, tmp_path: Path) -> None:
-    assert f"rollout.host = '{host}'" in refusal(sglang_config(), host)
-    key = tmp_path / "key"
-    key.write_text("abc\n")
-    config = sglang_config(sglang={"api_key_file": str(key)})
-    assert host in engine_command(config, host, 4000)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_on_loopback_none_is_needed(host: str) -> None:
-    assert host in engine_command(sglang_config(), host, 4000)
-
-
-def test_the_key_travels_as_a_file(tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    key.write_text("s3cret\n")
-    config = sglang_config(sglang={"api_key_file": str(key)})
-    environment = engine_environment(config)
-    assert environment["VISION_OPD_API_KEY_FILE"] == str(key)
-    assert command.read_api_key(key) == "s3cret"
-    assert "s3cret" not in [*engine_command(config, "127.0.0.1", 1), *environment.values()]
-
-
-@pytest.mark.parametrize("content", [None, b"", b" \n", b"two words", b"two\nlines", b"\xff\xfe"])
-def test_a_file_without_a_key_is_refused(tmp_path: Path, content: bytes | None) -> None:
-    key = tmp_path / "key"
-    if content is not None:
-        key.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"sglang\.api_key_file = .*Fix: "):
-        engine_environment(sglang_config(sglang={"api_key_file": str(key)}))
-
-
 def test_a_missing_environment_names_the_set_up(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -335,13 +329,31 @@ def test_the_python_of_a_venv_is_not_resolved(tmp_path: Path) -> None:
 # launch.py runs in SGLang's environment. Here it meets a counterfeit of what it needs of SGLang.
 
 
+RENDEZVOUS = """
+import socket
+def TCPStore(master_listen_fd, **rest):
+    return socket.socket(fileno=master_listen_fd).getsockname(), rest["host_name"]
+def _create_c10d_store(hostname, port, rank, world_size, timeout, use_libuv=True):
+    return "torch's own"
+"""
+
+
 def run_launch(
-    folder: Path, then: str, parameters: str = "timeout=None, rank=-1", **env: str
+    folder: Path,
+    then: str,
+    parameters: str = "timeout=None, rank=-1",
+    rendezvous: str = RENDEZVOUS,
+    **env: str,
 ) -> str:
     """What `then` prints in a process that SGLang has spawned, or how that one failed."""
-    package = folder / "sglang" / "srt" / "utils"
-    package.mkdir(parents=True)
-    (package / "common.py").write_text(
+    utils = folder / "sglang" / "srt" / "utils"
+    utils.mkdir(parents=True)
+    torch = folder / "torch" / "distributed"
+    torch.mkdir(parents=True)
+    (torch / "rendezvous.py").write_text(rendezvous)
+    for package in (torch, torch.parent):
+        (package / "__init__.py").touch()
+    (utils / "common.py").write_text(
         f"def init_custom_process_group({parameters}):\n    return locals()\n"
     )
     program = f"import runpy; launch = runpy.run_path({str(LAUNCH)!r}, run_name='__mp_main__')\n"
@@ -373,6 +385,43 @@ def test_the_key_is_hidden_in_its_logs(tmp_path: Path) -> None:
     )
     printed = run_launch(tmp_path, then, VISION_OPD_API_KEY_FILE=str(tmp_path / "key"))
     assert printed.splitlines() == ["ERROR:root:args={'api_key': '***'}", "ERROR:root:1 of 2"]
+
+
+def test_without_commands_they_ask_for_a_key_that_nobody_has(tmp_path: Path) -> None:
+    then = (
+        "import logging, sys; logging.basicConfig(stream=sys.stdout, force=True)\n"
+        "flags = launch['without_commands'](['--no-commands', '--a', '1'])\n"
+        "print(len(flags[-1]), flags[:-1]); logging.error('%s', flags[-1])\n"
+        "print(launch['without_commands'](['--a', '1']))"
+    )
+    assert sorted(run_launch(tmp_path, then).splitlines()) == [
+        "64 ['--a', '1', '--admin-api-key']", "ERROR:root:***", "['--a', '1']",
+    ]  # fmt: skip
+
+
+def test_its_rendezvous_listens_at_its_address_alone(tmp_path: Path) -> None:
+    """torch listens at every address of the machine."""
+    port = engine_process.free_port("127.0.0.1")
+    then = (
+        "from torch.distributed.rendezvous import _create_c10d_store as create\n"
+        f"print(create('127.0.0.1', {port}, 0, 1, None), create('127.0.0.1', {port}, 1, 2, None))"
+    )
+    assert run_launch(tmp_path, then) == f"(('127.0.0.1', {port}), '127.0.0.1') torch's own"
+
+
+def test_a_torch_without_that_function_is_refused(tmp_path: Path) -> None:
+    failure = run_launch(tmp_path, "", rendezvous="")
+    assert failure.startswith("1 ") and "would listen on every interface" in failure
+
+
+@pytest.mark.parametrize(("before", "within"), [(0o000, "0o22"), (0o022, "0o22"), (0o077, "0o77")])
+def test_others_cannot_write_to_its_sockets(tmp_path: Path, before: int, within: str) -> None:
+    then = "import os; print(oct(os.umask(0)))"
+    old = os.umask(before)
+    try:
+        assert run_launch(tmp_path, then) == within
+    finally:
+        os.umask(old)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot tell")

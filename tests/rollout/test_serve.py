@@ -24,7 +24,7 @@ from PIL import Image
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import ConfigError
 from rollout.engine_process import free_port
-from rollout.serve import check_checkpoint, main, read_arguments, server_flags
+from rollout.serve import check_checkpoint, main, read_arguments, server_flags, welcome
 from rollout.sglang.command import VENV
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,6 +140,13 @@ DEAD_PROXIES = {
 }
 
 
+def test_the_printed_commands_show_the_files_name_only(tmp_path: Path) -> None:
+    key = tmp_path / "a key"
+    text = welcome(read_arguments([str(QUICKSTART)]), "http://127.0.0.1:1", key)
+    assert f"""OPENAI_BASE_URL=http://127.0.0.1:1/v1 OPENAI_API_KEY="$(cat '{key}')\"""" in text
+    assert f"""-H @<(printf 'Authorization: Bearer %s' "$(cat '{key}')")""" in text
+
+
 @pytest.fixture(scope="module")
 def picture() -> bytes:
     pixels = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
@@ -158,6 +165,7 @@ class Served:
         self.checkpoint = checkpoint
         self.folder = folder
         (folder / "key").write_text(KEY + "\n")
+        (folder / "key").chmod(0o600)
         self.port = free_port("127.0.0.1")
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "rollout.serve", str(checkpoint), "--port", str(self.port)]
@@ -288,6 +296,20 @@ def test_the_key_is_demanded(served: Served, path: str) -> None:
             urllib.request.urlopen(request, timeout=30)
         assert refusal.value.code == 401
         refusal.value.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["/pause_generation", "/update_weights_from_disk"])
+def test_the_key_lets_nobody_command_the_server(served: Served, path: str) -> None:
+    request = urllib.request.Request(
+        served.url + path,
+        b"{}",
+        {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(request, timeout=30)
+    assert refusal.value.code == 401
+    refusal.value.close()
 
 
 @pytest.mark.slow

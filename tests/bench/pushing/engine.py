@@ -7,6 +7,7 @@ import torch
 from aiohttp import web
 
 from common import lifecycle
+from common.http_gate import Gate
 from rollout.embedded.requests import VocabularyFacts
 from rollout.embedded.scheduler import Scheduler
 from rollout.embedded.server import EngineServer
@@ -31,7 +32,9 @@ async def _serve(pipe: Any, mib: int, timeout_s: float, stop: asyncio.Event) -> 
         vocabulary=VocabularyFacts(0, frozenset()),
         facts={"version": "embedded", "model_type": "none", "device": "cpu"},
     )
-    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.1)
+    runner = web.AppRunner(
+        server.application(Gate("127.0.0.1", None)), access_log=None, shutdown_timeout=0.1
+    )
     await runner.setup()
     scheduler.start()
     try:

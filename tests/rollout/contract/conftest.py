@@ -42,6 +42,10 @@ class Api:
         ) as response:
             return response.status, await _content(response)
 
+    async def status(self, method: str, path: str, headers: dict[str, str]) -> int:
+        async with self._session.request(method, self.url + path, headers=headers) as response:
+            return response.status
+
     async def ok(self, path: str, body=None, timeout_s: float = 60.0):
         status, content = await self.post(path, body, timeout_s)
         assert status == 200, (path, status, content)

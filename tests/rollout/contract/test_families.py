@@ -7,7 +7,7 @@ import pytest
 
 from common.served_names import checksum, padding_rows, served_tensors
 from tests.rollout.contract.pushing import pushed
-from tests.rollout.support import base64_of, png, reference_logprobs
+from tests.rollout.support import data_url, png, reference_logprobs
 from tests.tiny_model import FAMILIES as FAMILIES  # read by conftest.py
 from tests.tiny_model import PATCH_SIZES, PROBLEM
 
@@ -30,7 +30,7 @@ def ask(api, renderer, images):
     ids = renderer.prompt_token_ids(PROBLEM).tolist()
 
     def send(image="square", *, fields=None, **params):
-        body = {"input_ids": ids, "image_data": [base64_of(images[image])], **(fields or {})}
+        body = {"input_ids": ids, "image_data": [data_url(images[image])], **(fields or {})}
         return api.generate(body, banned=renderer.vision_token_ids, ignore_eos=True, **params)
 
     return send
@@ -141,7 +141,7 @@ async def test_a_given_response_is_scored(api, model, renderer, images, atol):
     prompt_ids = renderer.prompt_token_ids(PROBLEM).tolist()
     response = [8, 9, 10, 14, 20]
     body = {
-        "input_ids": [*prompt_ids, *response], "image_data": [base64_of(images["square"])],
+        "input_ids": [*prompt_ids, *response], "image_data": [data_url(images["square"])],
         "logprob_start_len": len(prompt_ids) - 1,
     }  # fmt: skip
     answer = await api.generate(body, max_new_tokens=1, temperature=0.5, banned=[response[0]])

@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import io
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.rollout.support import base64_of, png, reference_logprobs
+from tests.rollout.support import data_url, png, reference_logprobs
 from tests.tiny_model import PROBLEM
 
 IMAGE, OTHER, WIDE = png(64, 64), png(64, 64, seed=4), png(96, 48, seed=5)
@@ -47,7 +49,7 @@ async def test_logprobs_come_only_when_asked_for(api):
 @pytest.mark.parametrize("image", [IMAGE, WIDE], ids=["square", "wide"])
 async def test_image_logprobs_equal_transformers(api, model, renderer, prompt_ids, image):
     results = await api.generate(
-        {"input_ids": prompt_ids, "image_data": [base64_of(image)]},
+        {"input_ids": prompt_ids, "image_data": [data_url(image)]},
         n=3, temperature=0.8, logit_bias=bans(renderer),
     )  # fmt: skip
     for result in results:
@@ -60,26 +62,61 @@ async def test_image_logprobs_equal_transformers(api, model, renderer, prompt_id
         assert not set(result["output_ids"]) & set(renderer.vision_token_ids)
 
 
-async def test_images_come_as_base64_data_url_or_file(api, renderer, prompt_ids, tmp_path):
-    path = tmp_path / "scene.png"
-    path.write_bytes(IMAGE)
-    encoded = base64.b64encode(IMAGE).decode()
-    forms = [[encoded], encoded, [f"data:image/png;base64,{encoded}"], [str(path)]]
+async def test_an_image_is_a_data_url_alone_or_in_a_list(api, renderer, prompt_ids):
     answers = [
         await api.generate(
             {"input_ids": prompt_ids, "image_data": form}, temperature=0, logit_bias=bans(renderer)
         )
-        for form in [*forms, [base64_of(OTHER)]]
+        for form in (data_url(IMAGE), [data_url(IMAGE)], [data_url(OTHER)])
     ]
     logprobs = [[p[0] for p in a["meta_info"]["output_token_logprobs"]] for a in answers]
-    assert all(np.allclose(logprobs[0], other, atol=1e-5) for other in logprobs[1:4])
-    assert not np.allclose(logprobs[0][0], logprobs[4][0], atol=1e-4)
+    assert np.allclose(logprobs[0], logprobs[1], atol=1e-5)
+    assert not np.allclose(logprobs[0][0], logprobs[2][0], atol=1e-4)
+
+
+async def test_nothing_but_the_request_is_read_for_an_image(api, prompt_ids, tmp_path):
+    """No path, no URL, and no bare base64: that of a JPEG begins as a path does."""
+    path = tmp_path / "scene.png"
+    path.write_bytes(IMAGE)
+    here = f"{api.url}/scene.png"
+    bare = base64.b64encode(IMAGE).decode()
+    for form in (str(path), f"file://{path}", "scene.png", here, bare, {"url": str(path)}):
+        for image in (form, [form]):
+            status, content = await api.post(
+                "/generate", {"input_ids": prompt_ids, "image_data": image, "sampling_params": {}}
+            )
+            assert status in (400, 422) and "data" in str(content), (form, content)
+            assert "No such file" not in str(content)
+    await api.generate({"input_ids": prompt_ids, "image_data": data_url(IMAGE)})
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PPM", "EPS", "too large"])
+async def test_pictures_of_other_formats_and_sizes_are_refused(api, prompt_ids, kind):
+    content = io.BytesIO()
+    if kind == "too large":
+        Image.new("1", (8001, 10000)).save(content, "PNG")
+    else:
+        Image.new("RGB", (64, 64)).save(content, kind)
+    status, answer = await api.post(
+        "/generate", {"input_ids": prompt_ids, "image_data": data_url(content.getvalue())}
+    )
+    assert status == 400, answer
+    assert ("pixels, more than" in str(answer)) is (kind == "too large")
+    await api.generate({"input_ids": prompt_ids, "image_data": data_url(IMAGE)})
+
+
+async def test_other_hosts_and_web_pages_are_turned_away(api):
+    for headers in ({"Host": "elsewhere.example"}, {"Origin": "http://elsewhere.example"},
+                    {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):  # fmt: skip
+        for method, path in (("GET", "/health"), ("POST", "/pause_generation"), ("OPTIONS", "/")):
+            assert await api.status(method, path, headers) == 403, (headers, path)
+    assert await api.status("GET", "/ready", {"Host": "localhost"}) == 200
 
 
 async def test_prompt_tokens_count_the_expanded_prompt(api, renderer, prompt_ids):
     counts = []
     for image in (IMAGE, WIDE):
-        body = {"input_ids": prompt_ids, "image_data": [base64_of(image)]}
+        body = {"input_ids": prompt_ids, "image_data": [data_url(image)]}
         answer = await api.generate(body, max_new_tokens=1)
         counts.append(answer["meta_info"]["prompt_tokens"])
     assert counts == [len(prompt_ids) - 1 + tokens for tokens in (16, 18)]
@@ -134,7 +171,8 @@ async def test_a_bad_request_is_a_400_and_the_server_lives_on(api, body, params)
 
 
 async def test_broken_images_are_refused_and_the_server_lives_on(api, prompt_ids):
-    for images in ([base64_of(b"not a picture")], ["***"], [base64_of(IMAGE[:200])]):
+    no_base64 = "data:image/png;base64,***"
+    for images in ([data_url(b"not a picture")], [no_base64], [data_url(IMAGE[:200])]):
         status, content = await api.post(
             "/generate", {"input_ids": prompt_ids, "image_data": images, "sampling_params": {}}
         )
@@ -146,7 +184,7 @@ async def test_expanded_placeholders_are_refused_and_the_server_lives_on(api, re
     pad = renderer.image_token_id
     expanded = [t for token in prompt_ids for t in ([pad] * 16 if token == pad else [token])]
     status, _ = await api.post(
-        "/generate", {"input_ids": expanded, "image_data": [base64_of(IMAGE)]}
+        "/generate", {"input_ids": expanded, "image_data": [data_url(IMAGE)]}
     )
     assert status >= 400
     await api.generate({"input_ids": [1, 7]})
@@ -168,7 +206,7 @@ async def test_scores_of_a_prompt(api, model, start):
 
 
 async def test_scores_cover_the_expanded_prompt(api, prompt_ids):
-    body = {"input_ids": prompt_ids, "image_data": [base64_of(IMAGE)], "logprob_start_len": 0}
+    body = {"input_ids": prompt_ids, "image_data": [data_url(IMAGE)], "logprob_start_len": 0}
     for answer in await api.generate(body, n=2, max_new_tokens=1):
         scores = answer["meta_info"]["input_token_logprobs"]
         assert len(scores) == answer["meta_info"]["prompt_tokens"] == len(prompt_ids) + 15
@@ -181,7 +219,7 @@ async def test_a_batch_of_one_is_answered_with_a_list(api):
 
 async def test_a_seed_repeats_a_response(api, served, prompt_ids, renderer):
     """SGLang takes the field, but heeds it with --enable-deterministic-inference alone."""
-    body = {"input_ids": prompt_ids, "image_data": [base64_of(IMAGE)]}
+    body = {"input_ids": prompt_ids, "image_data": [data_url(IMAGE)]}
     runs = [
         await api.generate(body, banned=renderer.vision_token_ids, sampling_seed=seed)
         for seed in (3, 3, 4)
@@ -240,7 +278,7 @@ async def test_many_requests_at_once_each_get_their_own_answer(api, model, rende
     answers = await asyncio.gather(
         *(
             api.generate(
-                {"input_ids": prompt_ids, "image_data": [base64_of(image)]},
+                {"input_ids": prompt_ids, "image_data": [data_url(image)]},
                 n=2, logit_bias=bans(renderer), max_new_tokens=3 + number % 4,
             )
             for number, image in enumerate(images)

@@ -18,7 +18,7 @@ from common.types import ImageRef
 from rollout.engine import GroupRequest
 from rollout.http_engine import generate_body
 from tests.picture_files import KINDS, picture_file
-from tests.rollout.support import base64_of, reference_logprobs
+from tests.rollout.support import reference_logprobs
 from tests.tiny_model import PROBLEM
 
 SIZES = {"resized": (197, 131), "as it is": (96, 64)}
@@ -82,13 +82,3 @@ async def test_the_stored_pixels_of_a_turned_file_would_be_others(ask, differenc
     answers = await ask(encode_png(as_stored), ref)
     assert difference(answers[0], as_stored) < 5e-5
     assert difference(answers[0], decode_picture(content, "p")) > 1e-3
-
-
-async def test_bare_base64_of_a_jpeg_is_taken_for_a_path(api, served, renderer):
-    """Why images travel as data URLs."""
-    bare = base64_of(picture_file("jpeg", 96, 64))
-    ids = renderer.prompt_token_ids(PROBLEM).tolist()
-    body = {"input_ids": ids, "sampling_params": {"max_new_tokens": 1}}
-    status, _ = await api.post("/generate", {**body, "image_data": [bare]})
-    assert status == (500 if served.is_sglang else 400)
-    await api.ok("/generate", {**body, "image_data": [f"data:image/jpeg;base64,{bare}"]})

@@ -19,7 +19,7 @@ from learner.push.expectations import served_checksums
 from learner.push.weight_files import WeightFolder
 from tests.rollout.contract.pushing import DISTRIBUTED, joined, left
 from tests.rollout.contract.test_families import checksums
-from tests.rollout.support import base64_of, png, reference_logprobs
+from tests.rollout.support import data_url, png, reference_logprobs
 from tests.tiny_model import PATCH_SIZES, PROBLEM
 
 FAMILIES = ("qwen3_5", "qwen3_vl")  # read by conftest.py, as the next one
@@ -112,7 +112,7 @@ async def test_log_probs_after_a_push_are_those_of_the_new_weights(
     picture = png(4 * unit, 4 * unit)
     ids = renderer.prompt_token_ids(PROBLEM).tolist()
     answer = await api.generate(
-        {"input_ids": ids, "image_data": [base64_of(picture)]},
+        {"input_ids": ids, "image_data": [data_url(picture)]},
         banned=renderer.vision_token_ids, ignore_eos=True,
     )  # fmt: skip
     expected = reference_logprobs(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.rollout.contract.pushing import DISTRIBUTED, joined, left, push
-from tests.rollout.support import base64_of, png, reference_logprobs
+from tests.rollout.support import data_url, png, reference_logprobs
 from tests.rollout.trainer import manifest
 from tests.tiny_model import PROBLEM
 
@@ -18,7 +18,7 @@ IMAGE = png(64, 64)
 def ask(api, renderer):
     """Generates for one image and question, never past an end token."""
     ids = renderer.prompt_token_ids(PROBLEM).tolist()
-    body = {"input_ids": ids, "image_data": [base64_of(IMAGE)]}
+    body = {"input_ids": ids, "image_data": [data_url(IMAGE)]}
 
     def send(**params):
         return api.generate(body, banned=renderer.vision_token_ids, ignore_eos=True, **params)
