@@ -179,16 +179,20 @@ class Ledger:
             return Verdict.DUPLICATE
         if entry.owner != owner:
             return Verdict.FENCED
-        if receipt.newest_version > self.version:
-            raise Refusal(
-                "bad_group", f"version {receipt.newest_version}, but the newest is {self.version}"
-            )
+        self.check_versions(receipt)
         self.revision += 1
         self._groups.receive(entry, receipt)
         if self._is_stale(entry, self._step_of(self._groups.index(entry))):
             self._groups.expire(entry, "stale_at_submit")
             return Verdict.STALE
         return Verdict.ACCEPTED
+
+    def check_versions(self, receipt: Receipt) -> None:
+        """Raises Refusal: a group of weights that do not exist yet."""
+        if receipt.newest_version > self.version:
+            raise Refusal(
+                "bad_group", f"version {receipt.newest_version}, but the newest is {self.version}"
+            )
 
     def give_back(self, owner: Owner, group_id: str, attempt: int, broken_sample: bool) -> bool:
         """End a lease without a group. True when that quarantined the sample.
