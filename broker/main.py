@@ -14,6 +14,10 @@ from common.files import replace_json
 
 logger = logging.getLogger(__name__)
 _PROBE_S = 1.0  # for an answer of whoever has a port
+_NO_KEYS = (
+    "broker.keys is not set: every user of this machine may see, change and end this run. Fix: "
+    "python -m broker.keys FOLDER, and --broker.keys FOLDER for each process of the run"
+)
 PURPOSE = "Hands out samples, takes in trajectories, feeds the learner; bounds their staleness."
 
 
@@ -70,6 +74,8 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
                 ledger.rules.groups_per_step,
                 ledger.rules.max_staleness,
             )
+            if config.broker.keys is None:
+                logger.warning(_NO_KEYS)
             syncs = tasks.create_task(opened.sync_at_intervals(), name="sync")
             await server.serve(stop, config.cluster.drain_s)
             syncs.cancel()

@@ -169,7 +169,7 @@ class Member:
             versions=self._versions | engine_version(config, info),
             request_timeout_s=config.broker.member_timeout_s / 4,
             max_frame_bytes=config.broker.max_frame_mib * 2**20,
-            link=zmq_link(config.broker),
+            link=zmq_link(config.broker, Role.ROLLOUT),
         ) as broker:
             try:
                 yield broker

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from broker.protocol import Role
 from broker.transport import zmq_link
 from common import lifecycle
 from common.config import RunConfig
@@ -32,7 +33,7 @@ async def live_run(config: RunConfig, folder: Path, stop: asyncio.Event) -> int:
     """From Ray's start to the report; the launcher's exit code."""
     address = config.cluster.address
     try:
-        link = zmq_link(config.broker)
+        link = zmq_link(config.broker, Role.OBSERVER)
         print("starting Ray and the processes ...", flush=True)
         async with connected_ray(address):
             lifecycle.set_on_signals(stop)  # Ray has taken the signals
