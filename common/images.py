@@ -26,7 +26,10 @@ class ImageStore:
         Raises:
             DataError: missing, outside the dataset folder, or other content than `ref` says.
         """
-        path = (self._folder / ref.path).resolve()
+        try:
+            path = (self._folder / ref.path).resolve()
+        except (OSError, ValueError) as error:  # NUL in it, a ring of links
+            raise DataError(f"image {ref.path!r} is no path: {error}. Fix: mend the row") from error
         if not path.is_relative_to(self._folder.resolve()):
             raise DataError(f"image {ref.path} lies outside the dataset folder {self._folder}")
         try:

@@ -28,7 +28,7 @@ Identifier = Annotated[
     ),
 ]
 MemberId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_./:@-]+$")]
-FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
+FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 FileName = Annotated[str, Field(max_length=255, pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$")]
 Host = Annotated[str, Field(min_length=1, max_length=255)]
 

@@ -28,7 +28,7 @@ from rollout.http_engine import HttpEngine
 from rollout.pool import Pool, Server
 from rollout.serving import Figures, Serving
 from rollout.sglang.command import read_api_key
-from rollout.weights import WeightReceiver, follow_weights
+from rollout.weights import WeightReceiver, follow_weights, weights_folder
 from rollout.worker import PromptRenderer, RolloutWorker
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,9 @@ class Member:
             serving, figures = Serving(self._pool.changed), Figures()
             server = Server(self._member_id, engine, serving, capacity(config, info))
             async with self._broker(running.url, info) as broker, asyncio.TaskGroup() as tasks:
-                receiver = WeightReceiver(engine, info, self._member_id, serving)
+                receiver = WeightReceiver(
+                    engine, info, self._member_id, serving, weights_folder(config)
+                )
                 beat_s = min(2.0, config.broker.member_timeout_s / 4)
                 background = [
                     tasks.create_task(follow_weights(broker, receiver, serving, self._finished)),

@@ -12,11 +12,13 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from broker.client import BrokerClient
 from broker.protocol import Gauges, MemberStatus, Role, Status
 from broker.transport import Link
 from common.errors import BrokerUnavailable, ProtocolError
+from common.logs import printable
 
 logger = logging.getLogger(__name__)
 _REFRESH_S = 1.0
@@ -72,8 +74,9 @@ async def _follow(broker: BrokerClient, views: Sequence[View], began: float) -> 
         for view in views:
             try:
                 view.update(status, time.monotonic() - began)
-            except OSError as error:  # a full disk, a terminal that is gone: the run goes on
-                logger.warning("%s: %s", type(view).__name__, error)
+            except Exception as error:  # a full disk, a terminal that is gone, odd figures: the
+                # run goes on, and so do the other views
+                logger.warning("%s: %s: %s", type(view).__name__, type(error).__name__, error)
         await asyncio.sleep(_REFRESH_S)  # the pace of the picture
 
 
@@ -124,7 +127,7 @@ def plain_line(status: Status, elapsed_s: float) -> str:
 def panel(status: Status, elapsed_s: float) -> Panel:
     """The whole picture: progress, learning, the queue and who takes part."""
     learner = _learner(status)
-    title = f"{status.run_id} - {_phase(learner)}"
+    title = _plain(f"{status.run_id} - {_phase(learner)}")
     left = f", {_clock(learner['eta_s'])} left" if learner.get("eta_s", 0) > 0 else ""
     return Panel(
         Group(_progress(status), _learning(learner), _queue(status), _members(status)),
@@ -181,7 +184,7 @@ def _members(status: Status) -> Table:
         if member.role is Role.OBSERVER:
             continue
         table.add_row(
-            member.member_id,
+            _plain(member.member_id),
             _version(member, status),
             _text(member.gauges, "tokens_per_s", "{:.0f}"),
             _text(member.gauges, "idle_share", "{:.0%}"),
@@ -204,7 +207,14 @@ def _learner(status: Status) -> Gauges:
 
 
 def _phase(learner: Gauges) -> str:
-    return PHASES[min(int(learner.get("phase", 0)), len(PHASES) - 1)]
+    number = learner.get("phase", 0.0)
+    is_known = 0 <= number < len(PHASES)  # false for NaN
+    return PHASES[int(number)] if is_known else PHASES[-1]
+
+
+def _plain(text: str) -> Text:
+    """What peers are called is shown as it is: it is neither markup nor commands."""
+    return Text(printable(text))
 
 
 def _text(gauges: Gauges, key: str, form: str) -> str:

@@ -8,9 +8,9 @@ is not ours to change. The group listens at one address only, on loopback unless
 has left it (`learner.main` checks it), and off loopback the network itself must be trusted. On
 loopback another user of the machine can knock: a connection that says nothing, or nothing that
 belongs, holds up no push. Whoever speaks torch's protocol can read the store and, in the moment
-when a group is formed, disturb it or take a rank's place: the push then fails within its timeout and is
-made again in a new group, weights that came otherwise do not pass their checksums and probe, but
-those of the model may be read. Where users of one machine must not, weights.transport = "files"
+when a group is formed, disturb it or take a rank's place. The push then fails within its timeout
+and is made again in a new group, and weights from elsewhere pass neither checksums nor probe; but
+the model's may have been read. Where users of one machine must not, weights.transport = "files"
 with a folder of mode 700 has no port.
 """
 

@@ -35,7 +35,7 @@ REGISTRY = {**p.REQUESTS, **p.REPLIES}
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 printable = st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])
 names = st.text(printable, min_size=1, max_size=20)
-paths = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+paths = st.text(printable, min_size=1, max_size=20)
 member_ids = st.from_regex(r"[A-Za-z0-9_./:@-]{1,20}", fullmatch=True)
 digests = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
 counts = st.integers(0, 2**31 - 1)

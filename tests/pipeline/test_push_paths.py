@@ -146,7 +146,7 @@ async def started(
     checks = Expectations(config, model, renderer, functools.partial(prompt_positions, model))
     line, serving = DirectLine(), Serving()
     async with http_engine(config, url) as engine:
-        receiver = WeightReceiver(engine, await engine.info(), MEMBER, serving)
+        receiver = WeightReceiver(engine, await engine.info(), MEMBER, serving, folder)
         snapshot = snapshot_of(config.weights, named_weights(model))
         files = weight_folder(config.weights, folder, model)
         with Publisher(
