@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import resource
 import socket
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from common.errors import ConfigError, DataError, VisionOpdError
 from common.files import replace_json
 
 logger = logging.getLogger(__name__)
+_DESCRIPTORS = 65_536  # a connection takes one; the soft limit of most systems is 1,024
 _PROBE_S = 1.0  # for an answer of whoever has a port
 _NO_KEYS = (
     "broker.keys is not set: every user of this machine may see, change and end this run. Fix: "
@@ -27,6 +29,7 @@ def main() -> None:
     from common.logs import configure_logging
 
     configure_logging("broker")
+    allow_many_connections()
     try:
         lifecycle.run(lambda stop: serve(config, stop))
     except ConfigError as error:
@@ -106,6 +109,14 @@ def _is_free(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(_PROBE_S)
         return probe.connect_ex((host, port)) != 0
+
+
+def allow_many_connections() -> None:
+    """As many as the system lets us: whoever opens some and says nothing keeps nobody out."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def write_address(folder: Path, address: str, run_id: str) -> None:
