@@ -329,7 +329,9 @@ def parse_group(answer: Any, num_trajectories: int, cache_version: int) -> Group
             if result["meta_info"]["finish_reason"]["type"] != "abort"
         ]
         num_prompt_tokens = int(results[0]["meta_info"]["prompt_tokens"])
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        if not 0 < num_prompt_tokens < 2**31:
+            raise ValueError(f"prompt_tokens = {num_prompt_tokens}")
+    except (KeyError, TypeError, ValueError, OverflowError, ValidationError) as error:
         raise EngineError(
             f"/generate: unexpected answer: {type(error).__name__}: {error}"
         ) from error
