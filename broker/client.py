@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+import math
 import os
 import random
 from collections.abc import Callable, Iterable
@@ -86,7 +87,8 @@ class BrokerClient:
         self._member_id = member_id
         self._role = role
         self._ranks = ranks
-        self._details = {"pid": str(os.getpid()), **(details or {})}
+        told = {"pid": str(os.getpid()), **(details or {})}
+        self._details = {name: value[: p.DETAIL_LENGTH] for name, value in told.items()}
         self._versions = versions or {}
         self._timeout_s = request_timeout_s
         self._tries = tries
@@ -193,7 +195,7 @@ class BrokerClient:
             step=step,
             taking=self._takings.get(rank, 0),
             rank=rank,
-            refused=refused or {},
+            refused={group: reason[: p.REASON_LENGTH] for group, reason in (refused or {}).items()},
             wait_s=wait_s,
         )
         return await self._request(request, p.Acknowledged, wait_s)
@@ -210,12 +212,12 @@ class BrokerClient:
         return await self._request(request, p.Members, wait_s)
 
     async def finish(self, reason: str) -> p.Done:
-        return await self._request(p.Finish(**self._me(), reason=reason[:500]), p.Done)
+        return await self._request(p.Finish(**self._me(), reason=reason[: p.REASON_LENGTH]), p.Done)
 
     # ---- everybody -------------------------------------------------------------------------------
     async def heartbeat(self, gauges: dict[str, float]) -> p.Done:
         request = p.Heartbeat(
-            **self._me(), ranks=self._ranks, versions=self._versions, gauges=gauges
+            **self._me(), ranks=self._ranks, versions=self._versions, gauges=_sendable(gauges)
         )
         return await self._request(request, p.Done)
 
@@ -248,7 +250,7 @@ class BrokerClient:
             **self._me(),
             group_id=group_id,
             attempt=attempt,
-            reason=reason[:500],
+            reason=reason[: p.REASON_LENGTH],
             blame=blame,
         )
 
@@ -393,6 +395,14 @@ async def heartbeat_forever(
         if done.finished:
             finished.set()
         await asyncio.sleep(interval_s)
+
+
+def _sendable(gauges: dict[str, float]) -> dict[str, float]:
+    """Those that are numbers: nobody can draw the others, and the broker takes no message of them.
+
+    A loss that is NaN is in the metrics and the log.
+    """
+    return {name: value for name, value in gauges.items() if math.isfinite(value)}
 
 
 def _decode_groups(encoded: Iterable[bytes]) -> tuple[Group, ...]:

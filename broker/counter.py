@@ -1,5 +1,6 @@
 """What all desks of the broker share: the ledger, its store, and what is going on in the run."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,11 +14,20 @@ from broker.polls import Answer, Empty
 from broker.recovery import outcome_of
 from broker.refusal import Refusal
 from broker.store import Store
+from common.errors import VisionOpdError
 
+logger = logging.getLogger(__name__)
 Parameters = ParamSpec("Parameters")
 Outcome = TypeVar("Outcome")
 Handler = Callable[[Any, float], BaseModel]  # (request, now) -> reply
 PollMaker = Callable[[Any, bytes], tuple[Answer, Empty]]  # of a request that may be held
+
+
+class BooksBroken(VisionOpdError):
+    """The ledger failed in the middle of a change, or the change could not be recorded.
+
+    What it holds is no longer what the journal tells: the process must end, and recover.
+    """
 
 
 class Counter:
@@ -49,16 +59,27 @@ class Counter:
         *arguments: Parameters.args,
         **named: Parameters.kwargs,
     ) -> Outcome:
-        """Call a method of the ledger; if that changes the ledger, record it."""
+        """Call a method of the ledger; if that changes the ledger, record it.
+
+        Raises:
+            Refusal: the ledger's own.
+            BooksBroken: anything else.
+        """
         assert not named, "a record holds arguments in their order"
         before = self.ledger.revision
         outcome: Outcome | Refusal
         try:
-            outcome = call(*arguments, **named)
-        except Refusal as refusal:
-            outcome = refusal
-        if self.ledger.revision != before:
-            self.store.record(self.now, call.__name__, arguments, outcome_of(outcome))
+            try:
+                outcome = call(*arguments, **named)
+            except Refusal as refusal:
+                outcome = refusal
+            if self.ledger.revision != before:
+                self.store.record(self.now, call.__name__, arguments, outcome_of(outcome))
+        except Exception as error:
+            logger.exception("the ledger failed at %s", call.__name__)
+            raise BooksBroken(
+                f"the ledger failed at {call.__name__}: {type(error).__name__}: {error}"
+            ) from error
         if isinstance(outcome, Refusal):
             raise outcome
         return outcome

@@ -1,11 +1,14 @@
-"""Who may connect to a broker that has keys."""
+"""Who may connect to a broker that has keys, and as what."""
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 import zmq
 import zmq.asyncio
 from zmq.utils import z85
+
+from broker.protocol import Role
 
 logger = logging.getLogger(__name__)
 
@@ -13,11 +16,13 @@ logger = logging.getLogger(__name__)
 class Doorkeeper:
     """Answers the question that ZeroMQ asks at each CURVE handshake: may this key come in?
 
-    The questions and answers are ZAP (RFC 27) and come from inside the process alone.
+    The questions and answers are ZAP (RFC 27) and come from inside the process alone. The answer
+    names the role that the key stands for as the user; ZeroMQ hands that on with each message of
+    the connection (`role_of`).
     """
 
-    def __init__(self, context: zmq.asyncio.Context, member_public: bytes) -> None:
-        self._member = z85.decode(member_public)
+    def __init__(self, context: zmq.asyncio.Context, public: Mapping[Role, bytes]) -> None:
+        self._roles = {z85.decode(key): role for role, key in public.items()}
         self._num_refused = 0
         self._socket = context.socket(zmq.REP)
         self._socket.bind("inproc://zeromq.zap.01")
@@ -26,17 +31,19 @@ class Doorkeeper:
     async def _answer(self) -> None:
         while True:
             version, number, _, peer, _, mechanism, *keys = await self._socket.recv_multipart()
-            is_member = mechanism == b"CURVE" and keys == [self._member]
-            if not is_member:
+            role = self._roles.get(keys[0]) if mechanism == b"CURVE" and len(keys) == 1 else None
+            if role is None:
                 self._note_refusal(peer)
-            verdict = (b"200", b"OK") if is_member else (b"400", b"not the members' key")
-            await self._socket.send_multipart([version, number, *verdict, b"", b""])
+                verdict, user = (b"400", b"not a key of this run"), b""
+            else:
+                verdict, user = (b"200", b"OK"), role.value.encode()
+            await self._socket.send_multipart([version, number, *verdict, user, b""])
 
     def _note_refusal(self, peer: bytes) -> None:
         self._num_refused += 1
         if self._num_refused.bit_count() == 1:  # the 1st, 2nd, 4th, 8th...: a flood stays short
             logger.warning(
-                "a connection from %s has another key than the members' (%d so far)",
+                "a connection from %s has none of this run's keys (%d so far)",
                 peer.decode("ascii", "replace"),
                 self._num_refused,
             )
@@ -44,3 +51,8 @@ class Doorkeeper:
     def close(self) -> None:
         self._task.cancel()
         self._socket.close(linger=0)
+
+
+def role_of(frame: zmq.Frame) -> Role:
+    """What the key of the connection that a frame came over stands for. Raises if it has none."""
+    return Role(str(frame.get("User-Id")))

@@ -1,9 +1,12 @@
 """CURVE keys for the broker's sockets: python -m broker.keys FOLDER makes them.
 
-  server.json   the broker's secret, the members' public key     stays with the broker
-  member.json   the members' secret, the broker's public key     on every machine with a member
+  server.json     the broker's secret, the others' public keys     stays with the broker
+  learner.json    the learner's secret, the broker's public key    where the learner runs
+  member.json     the rollouts' secret, likewise                   where rollout servers run
+  observer.json   the observers' secret, likewise                  where somebody only looks
 
-All members share one key: whoever holds member.json may join. Keys are Z85 text, as ZeroMQ has it.
+A key is a role: whoever holds member.json may join as a rollout server, and as nothing else. Keys
+are Z85 text, as ZeroMQ has it.
 """
 
 import argparse
@@ -11,38 +14,46 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import zmq
 
+from broker.protocol import Role
 from common.errors import ConfigError
 from common.output import ends_with_its_reader
 
-SERVER_FILE, MEMBER_FILE = "server.json", "member.json"
+SERVER_FILE, LEARNER_FILE, MEMBER_FILE = "server.json", "learner.json", "member.json"
+OBSERVER_FILE = "observer.json"
+FILE_OF = {
+    Role.LEARNER: LEARNER_FILE,
+    Role.ROLLOUT: MEMBER_FILE,
+    Role.OBSERVER: OBSERVER_FILE,
+}
 
 
 @dataclass(frozen=True)
 class ServerKeys:
-    """What the broker needs: it proves who it is, and lets in whoever has the members' key."""
+    """What the broker needs: it proves who it is, and tells by its key what a client may be."""
 
     server_secret: bytes = field(repr=False)
-    member_public: bytes
+    public: Mapping[Role, bytes]  # the clients', by what they may be
 
 
 @dataclass(frozen=True)
-class MemberKeys:
-    """What a member needs: it proves that it may join, and talks to this broker alone."""
+class ClientKeys:
+    """What a client needs: it proves what it may be, and talks to this broker alone."""
 
-    member_secret: bytes = field(repr=False)
+    secret: bytes = field(repr=False)
     server_public: bytes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m broker.keys", description="Makes the keys that broker and members share."
+        prog="python -m broker.keys", description="Makes the keys of a broker and its clients."
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the two files go")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the four files go")
     parser.add_argument("--force", action="store_true", help="replace the keys that are there")
     arguments = parser.parse_args()
     try:
@@ -56,33 +67,38 @@ def main() -> None:
 def instructions(folder: Path) -> str:
     """What to do with new keys."""
     return (
-        f"{folder / SERVER_FILE}   keep it on the broker's machine\n"
-        f"{folder / MEMBER_FILE}   copy it to every other machine of the run (scp -p, mode 600); "
-        "whoever holds it may join\n"
+        f"{folder / SERVER_FILE}     keep it on the broker's machine\n"
+        f"{folder / LEARNER_FILE}    copy it to the learner's machines (scp -p, mode 600); whoever "
+        "holds it decides what is trained\n"
+        f"{folder / MEMBER_FILE}     copy it to the rollout machines; whoever holds it may join\n"
+        f"{folder / OBSERVER_FILE}   for those who only look\n"
         f"broker:  --broker.keys {folder} --broker.address tcp://0.0.0.0:5570\n"
         f"others:  --broker.keys {folder} --broker.address tcp://HOST:5570"
     )
 
 
 def make_keys(folder: Path, *, replace: bool = False) -> None:
-    """Write both files for a new pair of key pairs.
+    """Write all files, for new pairs of keys. The server's comes last: then all are whole.
 
     Raises:
         ConfigError: there are keys already and `replace` is false, or they cannot be written.
     """
     server_public, server_secret = zmq.curve_keypair()
-    member_public, member_secret = zmq.curve_keypair()
-    server = {"server_secret": server_secret, "member_public": member_public}
-    member = {"member_secret": member_secret, "server_public": server_public}
+    server, files = {"server_secret": server_secret}, {}
+    for role, name in FILE_OF.items():
+        public, secret = zmq.curve_keypair()
+        files[name] = {_secret_name(role): secret, "server_public": server_public}
+        server[_public_name(role)] = public
+    files[SERVER_FILE] = server
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in (SERVER_FILE, MEMBER_FILE):
+        for name in files:
             if replace:
                 (folder / name).unlink(missing_ok=True)
             elif (folder / name).exists():
                 raise FileExistsError(f"there are keys already ({name})")
-        _write(folder / SERVER_FILE, server)
-        _write(folder / MEMBER_FILE, member)
+        for name, keys in files.items():
+            _write(folder / name, keys)
     except FileExistsError as error:
         raise ConfigError(
             f"{folder}: {error}. Fix: use them, choose another folder, or --force to replace them "
@@ -97,17 +113,28 @@ def server_keys(folder: Path) -> ServerKeys:
     Raises:
         ConfigError: server.json is missing, damaged, or others can read it.
     """
-    keys = _read(folder, SERVER_FILE, ("server_secret", "member_public"))
-    return ServerKeys(**keys)
+    names = {role: _public_name(role) for role in FILE_OF}
+    keys = _read(folder, SERVER_FILE, ("server_secret", *names.values()))
+    return ServerKeys(keys["server_secret"], {role: keys[name] for role, name in names.items()})
 
 
-def member_keys(folder: Path) -> MemberKeys:
+def client_keys(folder: Path, role: Role) -> ClientKeys:
     """
     Raises:
-        ConfigError: member.json is missing, damaged, or others can read it.
+        ConfigError: the role's file is missing, damaged, or others can read it.
     """
-    keys = _read(folder, MEMBER_FILE, ("member_secret", "server_public"))
-    return MemberKeys(**keys)
+    secret = _secret_name(role)
+    keys = _read(folder, FILE_OF[role], (secret, "server_public"))
+    return ClientKeys(keys[secret], keys["server_public"])
+
+
+def _public_name(role: Role) -> str:
+    return f"{role.value}_public"
+
+
+def _secret_name(role: Role) -> str:
+    """A file that took another's place is noticed by it."""
+    return f"{role.value}_secret"
 
 
 def _write(path: Path, keys: dict[str, bytes]) -> None:

@@ -205,10 +205,7 @@ class Ledger:
             return Verdict.DUPLICATE
         if entry.owner != owner:
             return Verdict.FENCED
-        if receipt.newest_version > self.version:
-            raise Refusal(
-                "bad_group", f"version {receipt.newest_version}, but the newest is {self.version}"
-            )
+        self.check_versions(receipt)
         self.revision += 1
         self._groups.receive(entry, receipt)
         self._note_idle(owner, entry)
@@ -217,6 +214,13 @@ class Ledger:
             self._groups.expire(entry, "stale_at_submit")
             return Verdict.STALE
         return Verdict.ACCEPTED
+
+    def check_versions(self, receipt: Receipt) -> None:
+        """Raises Refusal: a group of weights that do not exist yet."""
+        if receipt.newest_version > self.version:
+            raise Refusal(
+                "bad_group", f"version {receipt.newest_version}, but the newest is {self.version}"
+            )
 
     def give_back(
         self, owner: Owner, group_id: str, attempt: int, blame: Blame, why: str, now: float

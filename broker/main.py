@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import resource
 import sys
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from common.network import listening_socket
 
 logger = logging.getLogger(__name__)
 _AS_SOCKETS_NAME = {"*": "0.0.0.0", "localhost": "127.0.0.1"}  # what ZeroMQ binds
+_DESCRIPTORS = 65_536  # a connection takes one; the soft limit of most systems is 1,024
+_NO_KEYS = (
+    "broker.keys is not set: every user of this machine may see, change and end this run. Fix: "
+    "python -m broker.keys FOLDER, and --broker.keys FOLDER for each process of the run"
+)
 PURPOSE = "Hands out samples, takes in trajectories, feeds the learner; bounds their staleness."
 
 
@@ -24,6 +30,7 @@ def main() -> None:
     from common.logs import configure_logging
 
     configure_logging("broker")
+    allow_many_connections()
     try:
         lifecycle.run(lambda stop: serve(config, stop))
     except ConfigError as error:
@@ -82,6 +89,8 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
                 ledger.rules.groups_per_step,
                 ledger.rules.max_staleness,
             )
+            if config.broker.keys is None:
+                logger.warning(_NO_KEYS)
             syncs = tasks.create_task(opened.sync_at_intervals(), name="sync")
             await server.serve(stop, config.cluster.drain_s)
             syncs.cancel()
@@ -115,6 +124,14 @@ def _is_free(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def allow_many_connections() -> None:
+    """As many as the system lets us: whoever opens some and says nothing keeps nobody out."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def write_address(folder: Path, address: str, run_id: str) -> None:

@@ -44,9 +44,10 @@ class Membership:
             known.versions = hello.versions  # of one that was restored
             self._touch(known, now)
             return None
-        if known is None and len(self._members) >= MAX_MEMBERS:
+        is_learner = hello.role is Role.LEARNER  # nobody else may keep it out
+        if known is None and len(self._members) >= MAX_MEMBERS and not is_learner:
             raise Refusal("too_many", f"there are {MAX_MEMBERS} members already")
-        if known is not None and known.role is not hello.role:
+        if known is not None and known.role is not hello.role and not is_learner:
             raise Refusal("wrong_role", f"{hello.member_id} is a {known.role} already")
         self._lost.pop(hello.member_id, None)
         self._members[hello.member_id] = Member(

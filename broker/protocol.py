@@ -9,10 +9,33 @@ from typing import Annotated
 
 from pydantic import Field
 
-from common.types import Group, GroupLease, Identifier, Record, WeightUpdate
-from common.wire import PROTOCOL_VERSION, Registry
+from common.types import (
+    Count,
+    Group,
+    GroupLease,
+    Identifier,
+    LongCount,
+    MemberId,
+    Record,
+    WeightUpdate,
+)
+from common.wire import PROTOCOL_VERSION, Limits, Registry
 
-Gauges = dict[str, float]
+GAUGE_NAME_LENGTH, MAX_GAUGES = 80, 256
+Gauges = Annotated[
+    dict[
+        Annotated[str, Field(max_length=GAUGE_NAME_LENGTH)],
+        Annotated[float, Field(allow_inf_nan=False)],
+    ],
+    Field(max_length=MAX_GAUGES),
+]
+DETAIL_LENGTH = 400
+Details = Annotated[  # host, pid, engine's URL: for people
+    dict[Annotated[str, Field(max_length=40)], Annotated[str, Field(max_length=DETAIL_LENGTH)]],
+    Field(max_length=16),
+]
+REASON_LENGTH = 500
+Reason = Annotated[str, Field(max_length=REASON_LENGTH)]
 Versions = Annotated[  # by name: of the code, of Python, of packages
     dict[Annotated[str, Field(min_length=1, max_length=40)], Annotated[str, Field(max_length=80)]],
     Field(max_length=32),
@@ -48,20 +71,20 @@ class Blame(StrEnum):
 class Hello(Record):
     """First message of a member; also its rebirth after a restart (new incarnation)."""
 
-    member_id: Identifier
+    member_id: MemberId
     role: Annotated[Role, Field(strict=False)]
-    incarnation: int = Field(ge=0)  # random; tells a restarted process from its predecessor
-    protocol_version: int = PROTOCOL_VERSION
+    incarnation: LongCount  # random; tells a restarted process from its predecessor
+    protocol_version: Count = PROTOCOL_VERSION
     ranks: Ranks = 1
-    details: dict[str, str] = Field(default_factory=dict)  # host, pid, engine url: for people
+    details: Details = Field(default_factory=dict)
     versions: Versions = Field(default_factory=dict)  # empty: not to be compared
 
 
 class Heartbeat(Record):
     """Every few seconds, with what the member would show on a dashboard."""
 
-    member_id: Identifier
-    incarnation: int
+    member_id: MemberId
+    incarnation: LongCount
     ranks: Ranks = 1  # again, for a broker that has restarted
     versions: Versions = Field(default_factory=dict)  # again, likewise
     gauges: Gauges = Field(default_factory=dict)
@@ -73,38 +96,38 @@ class Goodbye(Record):
     `failure` says what ended it; what was under way then may be the cause. Empty: in good order.
     """
 
-    member_id: Identifier
-    incarnation: int
-    failure: str = Field("", max_length=500)
+    member_id: MemberId
+    incarnation: LongCount
+    failure: str = Field("", max_length=REASON_LENGTH)
 
 
 class LeaseRequest(Record):
     """A rollout server wants work. Held until there is some, or `wait_s`."""
 
-    member_id: Identifier
-    incarnation: int
+    member_id: MemberId
+    incarnation: LongCount
     max_groups: int = Field(gt=0, le=1024)
-    history: int = Field(ge=0)  # of the weights that its engine generates with now
-    serving_version: int = Field(ge=0)  # their version
+    history: Count  # of the weights that its engine generates with now
+    serving_version: Count  # their version
     wait_s: WaitS
 
 
 class SubmitGroup(Record):
     """A group goes through the broker as the bytes that it came in, so it is encoded once."""
 
-    member_id: Identifier
-    incarnation: int
+    member_id: MemberId
+    incarnation: LongCount
     group: bytes  # an encoded Group; the broker reads and checks it
 
 
 class GiveBack(Record):
     """A lease that cannot be fulfilled. `blame` says whether it counts towards quarantine."""
 
-    member_id: Identifier
-    incarnation: int
+    member_id: MemberId
+    incarnation: LongCount
     group_id: Identifier
-    attempt: int
-    reason: str = Field(max_length=500)
+    attempt: LongCount
+    reason: Reason
     blame: Annotated[Blame, Field(strict=False)]
 
 
@@ -114,13 +137,13 @@ class TakeBatch(Record):
     Asking again for a step that is not acknowledged returns the same groups.
     """
 
-    member_id: Identifier
-    incarnation: int
-    step: int = Field(ge=1)  # 1-based; trains version step - 1 into version step
-    rank: int = Field(0, ge=0)
-    world_size: int = Field(1, ge=1)
-    first: int = Field(0, ge=0)  # groups to leave out: a large batch comes in several replies
-    taking: int = Field(0, ge=0)  # of the replies before, where there are any
+    member_id: MemberId
+    incarnation: LongCount
+    step: int = Field(ge=1, lt=2**31)  # 1-based; trains version step - 1 into version step
+    rank: Count = 0
+    world_size: int = Field(1, ge=1, lt=2**31)
+    first: Count = 0  # groups to leave out: a large batch comes in several replies
+    taking: Count = 0  # of the replies before, where there are any
     wait_s: WaitS
 
 
@@ -130,21 +153,21 @@ class AckBatch(Record):
     `refused` groups were not trained on: the learner's own guard or renderer rejected them.
     """
 
-    member_id: Identifier
-    incarnation: int
-    step: int = Field(ge=1)
-    taking: int = Field(ge=0)  # of the batch that it was trained on
-    rank: int = Field(0, ge=0)
-    refused: dict[str, str] = Field(default_factory=dict)  # group id -> reason
+    member_id: MemberId
+    incarnation: LongCount
+    step: int = Field(ge=1, lt=2**31)
+    taking: Count  # of the batch that it was trained on
+    rank: Count = 0
+    refused: dict[Identifier, Reason] = Field(default_factory=dict)  # by group id
     wait_s: WaitS = 0.0  # for the other ranks
 
 
 class Resume(Record):
     """First word of a new learner: it starts at `step`; what was trained later is undone."""
 
-    member_id: Identifier
-    incarnation: int
-    step: int = Field(ge=0)
+    member_id: MemberId
+    incarnation: LongCount
+    step: Count
 
 
 class CommitStep(Record):
@@ -153,44 +176,44 @@ class CommitStep(Record):
     `oldest` is the oldest checkpoint that will be kept: no rewind goes behind it.
     """
 
-    member_id: Identifier
-    incarnation: int
-    step: int = Field(ge=0)
-    oldest: int = Field(ge=0)
+    member_id: MemberId
+    incarnation: LongCount
+    step: Count
+    oldest: Count
 
 
 class AnnounceWeights(Record):
     """The learner is about to push these weights."""
 
-    member_id: Identifier
-    incarnation: int
+    member_id: MemberId
+    incarnation: LongCount
     update: WeightUpdate
 
 
 class WatchWeights(Record):
     """A rollout server asks for an announcement newer than what it has seen."""
 
-    member_id: Identifier
-    incarnation: int
-    seen_serial: int = Field(ge=0)  # of the newest announcement that it knows; 0: none yet
+    member_id: MemberId
+    incarnation: LongCount
+    seen_serial: LongCount  # of the newest announcement that it knows; 0: none yet
     wait_s: WaitS
 
 
 class AckWeights(Record):
     """A rollout server serves `version` from now on."""
 
-    member_id: Identifier
-    incarnation: int
-    history: int = Field(ge=0)
-    version: int = Field(ge=0)
+    member_id: MemberId
+    incarnation: LongCount
+    history: Count
+    version: Count
 
 
 class WatchMembers(Record):
     """The learner asks for the rollout servers, once there are at least `at_least`."""
 
-    member_id: Identifier
-    incarnation: int
-    at_least: int = Field(ge=0)
+    member_id: MemberId
+    incarnation: LongCount
+    at_least: Count
     wait_s: WaitS
 
 
@@ -207,9 +230,9 @@ class GetStatus(Record):
 class Finish(Record):
     """The learner has trained its last step: rollout servers may end."""
 
-    member_id: Identifier
-    incarnation: int
-    reason: str = Field(max_length=500)
+    member_id: MemberId
+    incarnation: LongCount
+    reason: Reason
 
 
 # ---- replies -------------------------------------------------------------------------------------
@@ -354,3 +377,12 @@ REPLIES: Registry = {
         ImageBytes, Status, Refused,
     )
 }  # fmt: skip
+
+_SMALL = Limits(max_bytes=64 * 2**10, max_array=16, max_map=512, max_values=64 * 2**10)
+LIMITS: dict[str, Limits] = {  # of what clients send, beside broker.max_frame_mib
+    **dict.fromkeys(REQUESTS, _SMALL),
+    "SubmitGroup": Limits(2**62, 16, 16, 100),  # the group in it is bytes here
+    "AckBatch": Limits(16 * 2**20, 16, 2**16, 2**17),  # a reason for each group of a step
+    "AnnounceWeights": Limits(2**62, 2**16, 2**17, 2**21),  # names and shapes of all tensors
+    "Group": Limits(2**62, 4096, 64, 2**19),  # 1,024 trajectories, each of a few versions
+}

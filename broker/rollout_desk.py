@@ -53,14 +53,15 @@ class RolloutDesk:
         ledger, store = self._counter.ledger, self._counter.store
         owner = (request.member_id, request.incarnation)
         group = _read(request.group)
+        receipt = Receipt.of(group)
         entry = ledger.leased_to(owner, group.group_id, group.attempt)
         if entry is not None:
+            ledger.check_versions(receipt)  # before it is kept, not after
             self._check_content(entry, group)
             if not store.has_room(len(request.group)) and not ledger.is_of_next_step(entry):
                 raise Refusal("over_capacity", "the broker holds as many trajectories as it may")
             # before the decision: a cut between the two loses neither
             store.put(group, request.group)
-        receipt = Receipt.of(group)
         verdict = self._counter.do(ledger.submit, owner, group.group_id, group.attempt, receipt)
         if verdict is not p.Verdict.ACCEPTED:
             logger.warning("%s, attempt %d: %s", group.group_id, group.attempt, verdict)
@@ -114,7 +115,7 @@ class RolloutDesk:
 
 def _read(encoded: bytes) -> Group:
     try:
-        group = decode(encoded, p.GROUPS)
+        group = decode(encoded, p.GROUPS, max_bytes=len(encoded), limits=p.LIMITS)
     except ProtocolError as error:
         raise Refusal("bad_group", str(error)) from error
     assert isinstance(group, Group)

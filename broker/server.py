@@ -12,16 +12,17 @@ from typing import Self
 
 from pydantic import BaseModel
 
-from broker.protocol import REQUESTS, GetImage, ImageBytes, Refused
+from broker.protocol import LIMITS, REQUESTS, GetImage, ImageBytes, Refused
 from broker.quarantine_file import QuarantineFile
-from broker.refusal import Refusal
+from broker.refusal import Refusal, refused_for
+from broker.rights import check_right
 from broker.service import BrokerService, Outgoing
 from broker.store import StoreFailure
-from broker.transport import Listener
+from broker.transport import Listener, Received
 from common.errors import DataError, ProtocolError
 from common.images import ImageStore
 from common.types import ImageRef, Sample
-from common.wire import decode, encode
+from common.wire import decode, encode, kind_of
 
 logger = logging.getLogger(__name__)
 REQUEST_ID_BYTES = 8
@@ -126,37 +127,38 @@ class BrokerServer:
     async def _receive(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             outgoing: list[Outgoing] = []
-            envelope: list[bytes] | None = await self._listener.receive()
+            received: Received | None = await self._listener.receive()
             num_handled, num_bytes = 0, 0
-            while envelope is not None:
-                outgoing += self._handle(envelope, tasks)
-                num_handled, num_bytes = num_handled + 1, num_bytes + sum(map(len, envelope))
+            while received is not None:
+                outgoing += self._handle(received, tasks)
+                num_handled += 1
+                num_bytes += sum(map(len, received.envelope))
                 has_room = num_handled < _MAX_TOGETHER and num_bytes < self._max_frame_bytes
-                envelope = self._listener.receive_now() if has_room else None
+                received = self._listener.receive_now() if has_room else None
             await self._deliver(outgoing)
 
-    def _handle(self, envelope: list[bytes], tasks: asyncio.TaskGroup) -> list[Outgoing]:
+    def _handle(self, received: Received, tasks: asyncio.TaskGroup) -> list[Outgoing]:
+        envelope, role = received
         if envelope[0] in self._shut_out:
             return []
         try:
-            peer, request_id, request = self._open(envelope)
-        except ProtocolError as error:
+            peer, request_id, frame = _opened(envelope)
+            check_right(kind_of(frame), role)
+            request = decode(frame, REQUESTS, max_bytes=self._max_frame_bytes, limits=LIMITS)
+        except Refusal as refusal:
+            return [Outgoing(peer, request_id, refusal.reply())]
+        except Exception as error:  # whatever it is, the sender made it
             return [self._refuse_malformed(envelope, error)]
         if isinstance(request, GetImage):
             return self._begin_image_read(tasks, peer, request_id, request.sha256)
-        return self._service.handle(peer, request_id, request, self._now())
+        return self._service.handle(peer, request_id, request, self._now(), role)
 
-    def _open(self, parts: list[bytes]) -> tuple[bytes, bytes, BaseModel]:
-        if len(parts) != 3 or len(parts[1]) != REQUEST_ID_BYTES:
-            raise ProtocolError("an envelope is a request id of 8 bytes and one frame")
-        peer, request_id, frame = parts
-        return peer, request_id, decode(frame, REQUESTS, max_bytes=self._max_frame_bytes)
-
-    def _refuse_malformed(self, parts: list[bytes], error: ProtocolError) -> Outgoing:
+    def _refuse_malformed(self, parts: list[bytes], error: Exception) -> Outgoing:
         """The sender gets an error, and nothing more that comes over its connection is read."""
         self._num_malformed += 1
         if self._num_malformed.bit_count() == 1:  # the 1st, 2nd, 4th, 8th...: a flood stays short
-            logger.warning("malformed request (%d so far): %s", self._num_malformed, error)
+            told = error if isinstance(error, ProtocolError) else repr(error)
+            logger.warning("malformed request (%d so far): %s", self._num_malformed, told)
         self._shut_out[parts[0]] = None
         if len(self._shut_out) > _MAX_SHUT_OUT:
             self._shut_out.popitem(last=False)
@@ -212,7 +214,11 @@ class BrokerServer:
         return True
 
     def _frame_of(self, message: BaseModel) -> bytes:
-        frame = encode(message)
+        try:
+            frame = encode(message)
+        except Exception as error:  # the receiver's request ends, not the broker
+            logger.exception("%s cannot be sent", type(message).__name__)
+            return encode(refused_for(error))
         if len(frame) > self._max_frame_bytes:
             return encode(self._too_large(message, len(frame)))
         return frame
@@ -240,7 +246,10 @@ class BrokerServer:
             content = await asyncio.to_thread(self._shelf.read, sha256)
             reply: BaseModel = ImageBytes(content=content)
         except Refusal as refusal:
-            reply = Refused(code=refusal.code, message=str(refusal))
+            reply = refusal.reply()
+        except Exception as error:  # of a file or a path; it must not end the broker
+            logger.exception("image %s", sha256)
+            reply = refused_for(error)
         finally:
             self._num_image_reads -= 1
         await self._deliver([Outgoing(peer, request_id, reply)])
@@ -273,3 +282,11 @@ class BrokerServer:
             left = ", ".join(member.member_id for member in self._service.membership.all())
             logger.warning("stopping although these have not left: %s", left)
             self._is_over.set()
+
+
+def _opened(parts: list[bytes]) -> tuple[bytes, bytes, bytes]:
+    """(sender, request id, frame). Raises ProtocolError."""
+    if len(parts) != 3 or len(parts[1]) != REQUEST_ID_BYTES:
+        raise ProtocolError("an envelope is a request id of 8 bytes and one frame")
+    sender, request_id, frame = parts
+    return sender, request_id, frame

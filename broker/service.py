@@ -14,7 +14,15 @@ from pydantic import BaseModel
 
 from broker import protocol as p
 from broker.announcement import Announcements
-from broker.counter import Counter, Handler, Outcome, Parameters, PollMaker, one_line
+from broker.counter import (
+    BooksBroken,
+    Counter,
+    Handler,
+    Outcome,
+    Parameters,
+    PollMaker,
+    one_line,
+)
 from broker.data_health import DataRows, data_fault, first_lines
 from broker.handshake import check_hello
 from broker.learner_desk import LearnerDesk
@@ -22,17 +30,13 @@ from broker.ledger import Ledger
 from broker.membership import Member, Membership
 from broker.polls import Poll, Polls
 from broker.quarantine import Quarantined
-from broker.refusal import Refusal
+from broker.refusal import Refusal, refused_for
+from broker.rights import FOR_ANYONE, FOR_LEARNER, FOR_ROLLOUT, check_same
 from broker.rollout_desk import RolloutDesk
 from broker.store import Store
 from common.wire import PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
-_FOR_ANYONE = (p.Hello, p.Goodbye, p.GetStatus)
-_FOR_ROLLOUT = (p.LeaseRequest, p.SubmitGroup, p.GiveBack, p.WatchWeights, p.AckWeights)
-_FOR_LEARNER = (
-    p.TakeBatch, p.AckBatch, p.Resume, p.CommitStep, p.AnnounceWeights, p.WatchMembers, p.Finish,
-)  # fmt: skip
 _CHANGE_NOTHING = (p.Heartbeat, p.GetStatus, p.WatchWeights, p.WatchMembers, p.Finish)
 
 
@@ -108,15 +112,35 @@ class BrokerService:
         return self.is_finished and len(self.membership) == 0
 
     def handle(
-        self, peer: bytes, request_id: bytes, request: BaseModel, now: float
+        self,
+        peer: bytes,
+        request_id: bytes,
+        request: BaseModel,
+        now: float,
+        role: p.Role | None = None,
     ) -> list[Outgoing]:
-        """Carry out one request. Time must not run backwards between calls."""
+        """Carry out one request. Time must not run backwards between calls.
+
+        A fault at one request ends that request, unless it left the ledger in doubt.
+
+        Args:
+            role: of the sender's key; None: a broker without keys.
+
+        Raises:
+            BooksBroken: the ledger failed in the middle of a change.
+        """
         self._counter.now = now
         self._carry_out_what_is_due(now)
+        reply: BaseModel | None
         try:
-            reply = self._reply(peer, request_id, request, now)
+            reply = self._reply(peer, request_id, request, now, role)
         except Refusal as refusal:
-            reply = p.Refused(code=refusal.code, message=str(refusal))
+            reply = refusal.reply()
+        except BooksBroken:
+            raise
+        except Exception as error:
+            logger.exception("%s met a fault", type(request).__name__)
+            reply = refused_for(error)
         if reply is not None:
             self._outbox.append(Outgoing(peer, request_id, reply))
         return self._settle(now)
@@ -155,10 +179,18 @@ class BrokerService:
         return self._counter.do(call, *arguments, **named)
 
     # ---- dispatch --------------------------------------------------------------------------------
-    def _reply(self, peer: bytes, request_id: bytes, request: Any, now: float) -> BaseModel | None:
+    def _reply(
+        self, peer: bytes, request_id: bytes, request: Any, now: float, role: p.Role | None
+    ) -> BaseModel | None:
         if self.store.failure is not None and not isinstance(request, _CHANGE_NOTHING):
             raise Refusal("store_failure", self.store.failure)
-        if not isinstance(request, _FOR_ANYONE):
+        if isinstance(request, p.Hello):
+            check_same(request.role, role)
+        elif not isinstance(request, p.GetStatus):
+            named = self.membership.find((request.member_id, request.incarnation))
+            if named is not None:
+                check_same(named.role, role)
+        if not isinstance(request, FOR_ANYONE):
             self._admit(request, now)
         handler = self._handlers.get(type(request))
         if handler is not None:
@@ -175,7 +207,7 @@ class BrokerService:
     def _admit(self, request: Any, now: float) -> None:
         """Refuse requests of strangers and requests that do not befit the member's role."""
         member = self.membership.seen(request.member_id, request.incarnation, now)
-        for needed, kinds in ((p.Role.ROLLOUT, _FOR_ROLLOUT), (p.Role.LEARNER, _FOR_LEARNER)):
+        for needed, kinds in ((p.Role.ROLLOUT, FOR_ROLLOUT), (p.Role.LEARNER, FOR_LEARNER)):
             if isinstance(request, kinds) and member.role is not needed:
                 raise Refusal(
                     "wrong_role", f"{type(request).__name__} is for a {needed}, not {member.role}"
@@ -239,10 +271,16 @@ class BrokerService:
 
     def _answer(self, polls: Iterable[Poll], now: float) -> None:
         for poll in polls:
+            reply: BaseModel | None
             try:
                 reply = poll.answer(now)
             except Refusal as refusal:
-                reply = p.Refused(code=refusal.code, message=str(refusal))
+                reply = refusal.reply()
+            except BooksBroken:
+                raise
+            except Exception as error:
+                logger.exception("a held %s met a fault", poll.kind.__name__)
+                reply = refused_for(error)
             if reply is not None:
                 self._polls.remove(poll)
                 self._outbox.append(Outgoing(poll.peer, poll.request_id, reply))

@@ -5,7 +5,8 @@ virtual network. An envelope is a list of byte strings: [request id, frame] on a
 peer's identity before it on the server's side.
 
 With keys every connection is encrypted, the client knows its server by its key, and the server lets
-in the members' key only. Without keys both ends keep to loopback.
+in its clients' keys only and knows by the key what each may be. Without keys both ends keep to
+loopback, and whoever comes may be anything.
 
 When packets vanish (a cable, a switch, a lost machine) nobody says that a connection has ended: TCP
 would try it again after ever longer pauses, long after the network is back, and the other end would
@@ -16,13 +17,14 @@ does not answer, for as long as makes a member count as gone. The link then conn
 import ipaddress
 import math
 import socket
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import zmq
 import zmq.asyncio
 
-from broker.doorkeeper import Doorkeeper
-from broker.keys import MemberKeys, ServerKeys, member_keys, server_keys
+from broker.doorkeeper import Doorkeeper, role_of
+from broker.keys import ClientKeys, ServerKeys, client_keys, server_keys
+from broker.protocol import Role
 from common.addresses import is_ipv6, join_address, split_address
 from common.config import BrokerSection
 from common.errors import ConfigError
@@ -36,8 +38,16 @@ _EVERYWHERE = ("0.0.0.0", "::")  # as ZeroMQ reports a socket that is bound on a
 _SILENCE_S = 20.0  # where no configuration says it
 _CONNECT_S = 2.0  # at most, for one try
 _SCHEME = "tcp://"
+_HANDSHAKE_S = 5.0  # whoever connects and then says nothing costs a descriptor no longer than this
 _ELSEWHERE = "192.0.2.1"  # an address that belongs to nobody (RFC 5737)
 _ELSEWHERE_IPV6 = "2001:db8::1"  # likewise (RFC 3849)
+
+
+class Received(NamedTuple):
+    """An envelope as the server gets it."""
+
+    envelope: list[bytes]
+    role: Role | None  # what the sender's key stands for; None: there are no keys
 
 
 class Listener(Protocol):
@@ -46,9 +56,9 @@ class Listener(Protocol):
     def open(self) -> str:
         """Start to listen. Returns the address; raises ConfigError."""
 
-    async def receive(self) -> list[bytes]: ...
+    async def receive(self) -> Received: ...
 
-    def receive_now(self) -> list[bytes] | None:
+    def receive_now(self) -> Received | None:
         """An envelope that is here already, if there is one."""
 
     async def send(self, envelope: list[bytes]) -> None: ...
@@ -102,6 +112,7 @@ class ZmqListener:
         self._socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes)
         self._socket.setsockopt(zmq.RCVHWM, _REQUESTS_A_PEER)
         self._socket.setsockopt(zmq.SNDHWM, _REPLIES_A_PEER)
+        self._socket.setsockopt(zmq.HANDSHAKE_IVL, int(_HANDSHAKE_S * 1000))
         _drop_dead_connections(self._socket, self._silence_s)
         self._socket.setsockopt(zmq.IPV6, is_ipv6(split_address(self._address)[0]))
         if self._keys is not None:
@@ -118,22 +129,32 @@ class ZmqListener:
         return public_address(bound, self._public_host)
 
     def _lock(self, keys: ServerKeys) -> None:
-        self._doorkeeper = Doorkeeper(self._context, keys.member_public)
+        self._doorkeeper = Doorkeeper(self._context, keys.public)
         self._socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes + _SEAL_BYTES)
         self._socket.setsockopt(zmq.CURVE_SERVER, 1)
         self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.server_secret)
         self._socket.setsockopt(zmq.ZAP_DOMAIN, b"broker")
         self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no doorkeeper: nobody gets in
 
-    async def receive(self) -> list[bytes]:
-        return await self._socket.recv_multipart()
+    async def receive(self) -> Received:
+        return self._received(await self._socket.recv_multipart(copy=not self._has_keys))
 
-    def receive_now(self) -> list[bytes] | None:
+    def receive_now(self) -> Received | None:
+        waiting = self._socket.recv_multipart(zmq.NOBLOCK, copy=not self._has_keys)
         try:
-            received: list[bytes] = self._socket.recv_multipart(zmq.NOBLOCK).result()  # type: ignore
+            return self._received(waiting.result())  # type: ignore[attr-defined]
         except zmq.Again:
             return None
-        return received
+
+    @property
+    def _has_keys(self) -> bool:
+        return self._keys is not None
+
+    def _received(self, parts: list[Any]) -> Received:
+        """With keys the parts are frames, for only those know whom they are from."""
+        if not self._has_keys:
+            return Received(parts, None)
+        return Received([part.bytes for part in parts], role_of(parts[-1]))
 
     async def send(self, envelope: list[bytes]) -> None:
         await self._socket.send_multipart(envelope)
@@ -153,7 +174,7 @@ class ZmqLink:
         silence_s: seconds after which a connection without acknowledgements is dropped.
     """
 
-    def __init__(self, keys: MemberKeys | None = None, silence_s: float = _SILENCE_S) -> None:
+    def __init__(self, keys: ClientKeys | None = None, silence_s: float = _SILENCE_S) -> None:
         self._keys = keys
         self._silence_s = silence_s
 
@@ -177,10 +198,10 @@ class ZmqLink:
                 f"broker.address = {address!r}: {error.strerror}. Fix: tcp://HOST:PORT"
             ) from error
 
-    def _lock(self, keys: MemberKeys, max_frame_bytes: int) -> None:
+    def _lock(self, keys: ClientKeys, max_frame_bytes: int) -> None:
         self._socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes + _SEAL_BYTES)
-        self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.member_secret)
-        self._socket.setsockopt(zmq.CURVE_PUBLICKEY, zmq.curve_public(keys.member_secret))
+        self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+        self._socket.setsockopt(zmq.CURVE_PUBLICKEY, zmq.curve_public(keys.secret))
         self._socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server_public)
 
     async def receive(self) -> list[bytes]:
@@ -209,14 +230,14 @@ def zmq_listener(config: BrokerSection, address: str) -> ZmqListener:
     )
 
 
-def zmq_link(config: BrokerSection) -> ZmqLink:
-    """The link of a member with this configuration, which may be made long before it is opened.
+def zmq_link(config: BrokerSection, role: Role) -> ZmqLink:
+    """The link of a client with this configuration, which may be made long before it is opened.
 
     Raises:
         ConfigError: the keys are not usable, or are needed and not there.
     """
     allowed_address(config.address, has_keys=config.keys is not None)
-    keys = None if config.keys is None else member_keys(config.keys)
+    keys = None if config.keys is None else client_keys(config.keys, role)
     return ZmqLink(keys, config.member_timeout_s)
 
 

@@ -5,6 +5,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Protocol
 
+_CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029]
+_ESCAPED = {code: repr(chr(code))[1:-1] for code in _CONTROLS if chr(code) != "\t"}
 _FORMAT = "%(asctime)s %(levelname)-7s {who} %(name)s: %(message)s"
 
 
@@ -47,6 +49,16 @@ def time_stamp(seconds: float) -> str:
     return local.isoformat(sep=" ", timespec="milliseconds")
 
 
+def printable(text: str) -> str:
+    """Text of somebody else as one line that no terminal obeys: control characters as escapes."""
+    return text.translate(_ESCAPED)
+
+
 class _Formatter(logging.Formatter):
+    """A message is one line, whatever is in it; tracebacks keep theirs."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         return time_stamp(record.created)

@@ -14,7 +14,23 @@ PolicyVersion = NewType("PolicyVersion", int)
 Int32Array = Annotated[np.ndarray, PlainValidator(lambda value: _vector(value, np.int32))]
 Float32Array = Annotated[np.ndarray, PlainValidator(lambda value: _vector(value, np.float32))]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Identifier = Annotated[str, Field(min_length=1, max_length=200)]
+# Numbers end where their columns on disk do, so that none that was let in fails to be written.
+Count = Annotated[int, Field(ge=0, lt=2**31)]  # int32: versions, steps, tokens, pixels
+PositiveCount = Annotated[int, Field(gt=0, lt=2**31)]
+LongCount = Annotated[int, Field(ge=0, lt=2**63)]  # int64: attempts, serials, bytes, lives
+# Names are shown in terminals and logs: no control characters, no line ends of any script.
+Identifier = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$",
+    ),
+]
+MemberId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_./:@-]+$")]
+FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+FileName = Annotated[str, Field(max_length=255, pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$")]
+Host = Annotated[str, Field(min_length=1, max_length=255)]
 
 _LOWEST = np.finfo(np.float32).min
 
@@ -36,10 +52,10 @@ class Record(BaseModel):
 class Box(Record):
     """Pixel rectangle in the full image; x2 and y2 are exclusive."""
 
-    x1: int = Field(ge=0)
-    y1: int = Field(ge=0)
-    x2: int
-    y2: int
+    x1: Count
+    y1: Count
+    x2: Count
+    y2: Count
 
     @model_validator(mode="after")
     def _is_not_empty(self) -> Self:
@@ -52,9 +68,9 @@ class ImageRef(Record):
     """An image by content. The bytes stay in the dataset folder; the wire carries this."""
 
     sha256: Sha256
-    path: str  # relative to the dataset folder
-    width: int = Field(gt=0)  # pixels
-    height: int = Field(gt=0)  # pixels
+    path: FilePath  # relative to the dataset folder
+    width: PositiveCount  # pixels
+    height: PositiveCount  # pixels
 
 
 class Sample(Record):
@@ -76,19 +92,19 @@ class FinishReason(StrEnum):
 class VersionSpan(Record):
     """Response tokens [start, end) came from the weights of `version`."""
 
-    version: int = Field(ge=0)
-    start: int = Field(ge=0)
-    end: int
+    version: Count
+    start: Count
+    end: Count
 
 
 class Trajectory(Record):
     """One response, sampled by a rollout engine from the student's view of a sample."""
 
-    index: int = Field(ge=0)  # within its group
+    index: Count  # within its group
     response_token_ids: Int32Array  # [T], with the end-of-turn token when it was sampled
     rollout_logprobs: Float32Array  # [T], nats, at the sampling temperature
     version_spans: tuple[VersionSpan, ...]  # as the engine reported them, covering [0, T)
-    cache_version: int = Field(ge=0)  # oldest weights behind any KV, prefix or image-cache entry
+    cache_version: Count  # oldest weights behind any KV, prefix or image-cache entry
     finish_reason: Annotated[FinishReason, Field(strict=False)]  # a plain string on the wire
 
     @model_validator(mode="after")
@@ -128,11 +144,11 @@ class GroupLease(Record):
     """Permission to generate the group of one sample, once."""
 
     group_id: Identifier  # "<epoch>/<position>": the same in every attempt and every run
-    attempt: int = Field(ge=0)  # fences late submits of earlier attempts
+    attempt: LongCount  # fences late submits of earlier attempts
     sample: Sample
-    num_trajectories: int = Field(gt=0)
+    num_trajectories: PositiveCount
     sampling_seed: int = Field(ge=0, lt=2**31)  # of (run seed, group): not of the attempt
-    lease_s: float = Field(gt=0)  # seconds from now until it lapses
+    lease_s: float = Field(gt=0, allow_inf_nan=False)  # seconds from now until it lapses
     alone: bool = False  # its server must generate nothing else meanwhile: it may be what kills
 
 
@@ -140,10 +156,10 @@ class Group(Record):
     """All trajectories of one sample; a group is complete or it does not exist."""
 
     group_id: Identifier
-    attempt: int = Field(ge=0)
+    attempt: LongCount
     sample: Sample
     prompt_token_ids: Int32Array  # [P], ONE placeholder an image
-    num_prompt_tokens: int = Field(gt=0)  # as the engine counted them, placeholders expanded
+    num_prompt_tokens: PositiveCount  # as the engine counted them, placeholders expanded
     trajectories: tuple[Trajectory, ...] = Field(min_length=1)
 
     @property
@@ -159,17 +175,17 @@ class PushGroup(Record):
     """A torch.distributed group of the learner (rank 0) and rollout servers."""
 
     name: Identifier
-    host: str
+    host: Host
     port: int = Field(gt=0, lt=65536)
     backend: Literal["gloo", "nccl"]
-    world_size: int = Field(gt=1)
+    world_size: int = Field(gt=1, lt=2**31)
 
 
 class WeightFiles(Record):
     """A Hugging Face folder that learner and servers can both read."""
 
-    folder: str
-    sha256: dict[str, Sha256]  # by file name
+    folder: FilePath
+    sha256: dict[FileName, Sha256]
 
 
 class WeightBucket(Record):
@@ -177,8 +193,8 @@ class WeightBucket(Record):
 
     names: tuple[str, ...]
     dtypes: tuple[str, ...]  # torch names without the prefix: "float32", "bfloat16"
-    shapes: tuple[tuple[int, ...], ...]
-    num_bytes: int = Field(gt=0)
+    shapes: tuple[tuple[LongCount, ...], ...]
+    num_bytes: int = Field(gt=0, lt=2**63)
 
 
 class WeightProbe(Record):
@@ -191,7 +207,7 @@ class WeightProbe(Record):
     image: bytes  # an encoded file
     response_token_ids: Int32Array  # [T]
     logprobs: Float32Array  # [T], nats, at temperature 1, by the learner
-    tolerance: float = Field(gt=0)  # nats, of the mean absolute difference
+    tolerance: float = Field(gt=0, allow_inf_nan=False)  # nats, of the mean absolute difference
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -210,10 +226,10 @@ class WeightChecksums(Record):
 class WeightUpdate(Record):
     """The announcement of a push: which weights, from where, to whom, and how to check them."""
 
-    version: int = Field(ge=0)
-    history: int = Field(ge=0)  # of the ledger: it grows when a learner resumes and undoes steps
-    attempt: int = Field(ge=0)  # a push that failed is announced again, in a new group
-    recipients: dict[str, int]  # member id -> rank of its first process in the group
+    version: Count
+    history: Count  # of the ledger: it grows when a learner resumes and undoes steps
+    attempt: Count  # a push that failed is announced again, in a new group
+    recipients: dict[MemberId, Count]  # member id -> rank of its first process in the group
     source: PushGroup | WeightFiles
     buckets: tuple[WeightBucket, ...]
     pause_mode: Literal["retract", "in_place", "abort"] = "retract"

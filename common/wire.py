@@ -1,12 +1,17 @@
 """MessagePack frames <-> records. No pickle: the only types are maps, lists, scalars and arrays.
 
-A frame is a map with one extra key, "type", that names the record's class. NumPy arrays travel as
-extension type 1: MessagePack of [dtype, shape, little-endian bytes], dtypes from a short list.
+A frame is a map whose first key, "type", names the record's class. NumPy arrays travel as extension
+type 1: MessagePack of [dtype, shape, little-endian bytes], dtypes from a short list.
+
+What a frame makes of itself in memory is bounded before it is read: a byte of MessagePack can
+become an object of 64 bytes, and five bytes that announce an array an allocation of as many places
+as they say. So each kind of message has a size, a longest array and a number of values (`Limits`).
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
@@ -17,11 +22,33 @@ from common.errors import ProtocolError
 PROTOCOL_VERSION = 4
 MAX_FRAME_BYTES = 64 * 2**20
 MAX_DEPTH = 16
+MAX_STRING_BYTES = 2**20
 _ARRAY = 1
+_TYPE = b"\xa4type"
+_SHORT_STRING = 0xA0  # MessagePack's head of a string of fewer than 32 bytes, plus its length
 _DTYPES = {"int32": np.dtype("<i4"), "float32": np.dtype("<f4")}
+_ARRAY_HEAD = re.compile(  # up to the content: so nothing else in an array is ever unpacked
+    rb"\x93[\xa5\xa7](?P<dtype>int32|float32)"
+    rb"(?P<shape>[\x90-\x94](?:[\x00-\x7f]|\xcc.|\xcd..|\xce....){0,4})"
+    rb"(?:\xc4(.)|\xc5(..)|\xc6(....))",
+    re.DOTALL,
+)
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 Registry = Mapping[str, type[BaseModel]]
+
+
+class Limits(NamedTuple):
+    """Of one kind of message."""
+
+    max_bytes: int
+    max_array: int  # elements
+    max_map: int  # keys
+    max_values: int  # in all arrays and maps together
+
+
+NO_LIMITS = Limits(2**62, 2**20, 2**20, 2**22)  # but these: of messages from somebody trusted
+LimitsOf = Mapping[str, Limits]
 
 
 def encode(record: BaseModel) -> bytes:
@@ -31,16 +58,27 @@ def encode(record: BaseModel) -> bytes:
     return frame
 
 
-def decode(frame: bytes, registry: Registry, *, max_bytes: int = MAX_FRAME_BYTES) -> BaseModel:
+def decode(
+    frame: bytes,
+    registry: Registry,
+    *,
+    max_bytes: int = MAX_FRAME_BYTES,
+    limits: LimitsOf | None = None,
+) -> BaseModel:
     """The record in a frame.
+
+    Args:
+        limits: by kind of message, for frames of strangers; None: the sender is trusted.
 
     Raises:
         ProtocolError: too large, too deep, not MessagePack, of unknown type, or with a bad field.
     """
-    fields = _unpack(frame, max_bytes)
-    name = fields.pop("type", None)
-    if not isinstance(name, str) or name not in registry:
-        raise ProtocolError(f"unknown message type {str(name)[:60]!r}")
+    name = kind_of(frame)
+    if name not in registry:
+        raise ProtocolError(f"unknown message type {name!r}")
+    limit = NO_LIMITS if limits is None else limits[name]
+    fields = _unpack(frame, limit._replace(max_bytes=min(max_bytes, limit.max_bytes)))
+    del fields["type"]
     try:
         return registry[name].model_validate(fields)
     except ValidationError as error:
@@ -49,12 +87,40 @@ def decode(frame: bytes, registry: Registry, *, max_bytes: int = MAX_FRAME_BYTES
         raise ProtocolError(f"{name}.{where}: {first['msg']}") from error
 
 
-def _unpack(frame: bytes, max_bytes: int) -> dict[str, Any]:
-    if len(frame) > max_bytes:
-        raise ProtocolError(f"frame of {len(frame)} bytes is over the limit of {max_bytes}")
+def kind_of(frame: bytes) -> str:
+    """The name of a frame's message, without reading the rest of it.
+
+    Raises:
+        ProtocolError: it does not begin as `encode` begins one.
+    """
+    start = 3 if frame[:1] == b"\xde" else 1  # behind the head of a map: up to 15 keys, or more
+    if frame[start : start + len(_TYPE)] != _TYPE:
+        raise ProtocolError("not a MessagePack frame that begins with its type")
+    start += len(_TYPE)
+    length = frame[start] - _SHORT_STRING if start < len(frame) else -1
+    name = frame[start + 1 : start + 1 + length] if 0 <= length < 32 else b""
+    if not name or len(name) != length or not name.isalpha():
+        raise ProtocolError("not a MessagePack frame that begins with its type")
+    return name.decode("ascii")
+
+
+def _unpack(frame: bytes, limits: Limits) -> dict[str, Any]:
+    if len(frame) > limits.max_bytes:
+        raise ProtocolError(f"frame of {len(frame)} bytes is over the limit of {limits.max_bytes}")
+    # A value takes a byte at least: short frames need no counting.
+    count = _counter(limits.max_values) if len(frame) > limits.max_values else None
     try:
         value = msgpack.unpackb(
-            frame, ext_hook=_unpack_array, strict_map_key=True, use_list=False, raw=False
+            frame,
+            ext_hook=_unpack_array,
+            object_hook=count,
+            list_hook=count,
+            strict_map_key=True,
+            use_list=False,
+            raw=False,
+            max_array_len=limits.max_array,
+            max_map_len=limits.max_map,
+            max_str_len=MAX_STRING_BYTES,
         )
     except ProtocolError:
         raise
@@ -64,6 +130,20 @@ def _unpack(frame: bytes, max_bytes: int) -> dict[str, Any]:
         raise ProtocolError(f"a frame is a map, not {type(value).__name__}")
     _check_depth(value, MAX_DEPTH)
     return value
+
+
+def _counter(allowed: int) -> Callable[[Any], Any]:
+    """A hook that passes maps and arrays on, until they hold more than `allowed` values."""
+    left = allowed
+
+    def count(container: Any) -> Any:
+        nonlocal left
+        left -= 1 + len(container)
+        if left < 0:
+            raise ProtocolError(f"frame holds more than {allowed} values")
+        return container
+
+    return count
 
 
 def _check_depth(value: Any, allowed: int) -> None:
@@ -90,17 +170,17 @@ def _pack_other(value: Any) -> Any:
 def _unpack_array(code: int, data: bytes) -> np.ndarray:
     if code != _ARRAY:
         raise ProtocolError(f"unknown extension type {code}")
-    parts = msgpack.unpackb(data, use_list=False)
-    if not (isinstance(parts, tuple) and len(parts) == 3):
-        raise ProtocolError("malformed array")
-    name, shape, content = parts
-    if not isinstance(name, str) or name not in _DTYPES:
-        raise ProtocolError(f"dtype {str(name)[:20]!r} is not allowed")
-    is_shape = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < 2**31 for n in shape)
-    if not is_shape or not isinstance(content, bytes) or len(shape) > 4:
-        raise ProtocolError("malformed array")
-    expected = math.prod(shape) * _DTYPES[name].itemsize if shape else 0
-    if expected != len(content):
-        raise ProtocolError(f"array of {len(content)} bytes, its shape says {expected}")
-    array: np.ndarray = np.frombuffer(content, dtype=_DTYPES[name]).reshape(shape)
+    head = _ARRAY_HEAD.match(data)
+    if head is None:
+        raise ProtocolError("malformed array, or one of a dtype that is not allowed")
+    dtype = _DTYPES[head["dtype"].decode()]
+    try:
+        shape = msgpack.unpackb(head["shape"], use_list=False)
+    except ValueError as error:
+        raise ProtocolError("malformed array") from error
+    start, expected = head.end(), math.prod(shape) * dtype.itemsize if shape else 0
+    told = int.from_bytes(head[head.lastindex or 0])
+    if not expected == told == len(data) - start:
+        raise ProtocolError(f"array of {len(data) - start} bytes, its shape says {expected}")
+    array: np.ndarray = np.frombuffer(data, dtype=dtype, offset=start).reshape(shape)
     return array

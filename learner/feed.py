@@ -227,7 +227,7 @@ class Feed:
             versions=self._versions,
             request_timeout_s=self._request_timeout_s,
             max_frame_bytes=limit,
-            link=zmq_link(self._config.broker),
+            link=zmq_link(self._config.broker, Role.LEARNER),
         ) as broker:
             self._broker = broker
             resumed = await broker.resume(self._step) if self._rank == 0 else None

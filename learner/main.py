@@ -50,17 +50,23 @@ def check_process(config: RunConfig) -> None:
             f"broker.address = {config.broker.address!r} has no port. "
             "Fix: give the address that the broker wrote to broker.json in the run folder"
         )
+    from broker.protocol import Role
     from broker.transport import zmq_link
 
-    zmq_link(config.broker)  # what is wrong with it shows now, not after the model is loaded
+    zmq_link(
+        config.broker, Role.LEARNER
+    )  # what is wrong with it shows now, not after the model is loaded
     _check_addresses(config)
 
 
 def _check_addresses(config: RunConfig) -> None:
-    """torch.distributed asks nobody who he is: it leaves loopback only in runs that have keys."""
+    """torch.distributed asks nobody who he is: it leaves loopback only in runs whose broker has
+    left it, which that one does with keys alone.
+    """
     from common.network import is_loopback
 
-    if config.broker.keys is not None:
+    broker_host = config.broker.address.removeprefix("tcp://").rpartition(":")[0]
+    if config.broker.keys is not None and not is_loopback(broker_host):
         return
     listens = {}
     if config.weights.transport == "broadcast":
@@ -70,9 +76,10 @@ def _check_addresses(config: RunConfig) -> None:
     for key, host in listens.items():
         if not is_loopback(host):
             raise ConfigError(
-                f"{key} = {host!r}: without keys (CURVE) the learner listens on loopback only. "
-                "Fix: make keys (python -m broker.keys FOLDER), set broker.keys = FOLDER and see "
-                "that only the run's machines reach this one; or use 127.0.0.1"
+                f"{key} = {host!r}: with a broker on loopback, or without keys (CURVE), the "
+                "learner listens on loopback only. Fix: use 127.0.0.1; or make keys (python -m "
+                "broker.keys FOLDER), set broker.keys = FOLDER and broker.address = "
+                "tcp://HOST:PORT, and see that only the run's machines reach this one"
             )
 
 

@@ -344,6 +344,8 @@ def parse_group(
         longest = max((trajectory.num_tokens for trajectory in kept), default=0)
         if longest > max_response_tokens:
             raise ValueError(f"{longest} tokens, asked for {max_response_tokens} at most")
+        if not 0 < num_prompt_tokens < 2**31:
+            raise ValueError(f"prompt_tokens = {num_prompt_tokens}")
     except _USELESS as error:  # pydantic's is a ValueError
         raise RequestFailed(f"/generate: useless answer: {_told(error)}") from error
     return GroupResult(num_prompt_tokens, tuple(kept), len(results) - len(kept))

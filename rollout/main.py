@@ -53,12 +53,15 @@ def main() -> None:
 
 async def serve(config: RunConfig, index: int, stop: asyncio.Event) -> None:
     """Everything that one rollout process does."""
+    from broker.protocol import Role
     from broker.transport import zmq_link
     from rollout.member import Member
     from rollout.pool import Pool
 
     async with asyncio.TaskGroup() as tasks:
-        zmq_link(config.broker)  # what is wrong with it shows now, not after the engine's start
+        zmq_link(
+            config.broker, Role.ROLLOUT
+        )  # what is wrong with it shows before the engine starts
         renderer = tasks.create_task(asyncio.to_thread(_load_renderer, config))
         pool, finished = Pool(), asyncio.Event()
         for member_id, started in _engines(config, index, stop).items():

@@ -28,7 +28,7 @@ from rollout.engine_key import configured_key
 from rollout.http_engine import HttpEngine
 from rollout.pool import Pool, Server
 from rollout.serving import Figures, Serving
-from rollout.weights import WeightReceiver, follow_weights
+from rollout.weights import WeightReceiver, follow_weights, weights_folder
 from rollout.worker import PromptRenderer, RolloutWorker
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,9 @@ class Member:
             serving, figures = Serving(self._pool.changed), Figures()
             server = Server(self._member_id, engine, serving, capacity(config, info))
             async with self._broker(running.url, info) as broker, asyncio.TaskGroup() as tasks:
-                receiver = WeightReceiver(engine, info, self._member_id, serving)
+                receiver = WeightReceiver(
+                    engine, info, self._member_id, serving, weights_folder(config)
+                )
                 beat_s = min(2.0, config.broker.member_timeout_s / 4)
                 background = [
                     tasks.create_task(follow_weights(broker, receiver, serving, self._finished)),
@@ -175,7 +177,7 @@ class Member:
             versions=self._versions | engine_version(config, info),
             request_timeout_s=config.broker.member_timeout_s / 4,
             max_frame_bytes=config.broker.max_frame_mib * 2**20,
-            link=zmq_link(config.broker),
+            link=zmq_link(config.broker, Role.ROLLOUT),
         ) as broker:
             try:
                 yield broker

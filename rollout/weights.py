@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from broker.client import BrokerClient
+from common.config import RunConfig
 from common.errors import EngineError
 from common.files import sha256_of_file
 from common.types import PushGroup, WeightFiles, WeightUpdate
@@ -45,9 +46,18 @@ class WeightReceiver:
     Args:
         info: of the engine.
         serving: what this engine serves; held back while it is being verified.
+        folder: where weights may come from as files (`weights_folder`); None: nowhere.
     """
 
-    def __init__(self, engine: Engine, info: EngineInfo, member_id: str, serving: Serving) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        info: EngineInfo,
+        member_id: str,
+        serving: Serving,
+        folder: Path | None = None,
+    ) -> None:
+        self._folder = folder
         self._engine = engine
         self._info = info
         self._member_id = member_id
@@ -117,7 +127,7 @@ class WeightReceiver:
         await self._engine.end_update()
 
     async def _take_files(self, update: WeightUpdate, files: WeightFiles) -> None:
-        await asyncio.to_thread(check_files, files)
+        await asyncio.to_thread(check_files, files, self._folder)
         self._is_touched = True
         await self._engine.load_folder(files.folder, update.version, flush=_may_flush(update))
 
@@ -208,8 +218,27 @@ async def check_somebody_listens(group: PushGroup) -> None:
     writer.close()
 
 
-def check_files(files: WeightFiles) -> None:
-    """Raises VerificationFailed when a file is not what the learner wrote."""
+def weights_folder(config: RunConfig) -> Path | None:
+    """Where the learner of this run writes weights; None: they go through a group."""
+    if config.weights.transport == "broadcast":
+        return None
+    if config.weights.folder is None and config.run.folder is not None:
+        return config.run.folder / "weights"
+    return config.weights.folder
+
+
+def check_files(files: WeightFiles, folder: Path | None) -> None:
+    """Raises VerificationFailed: they are elsewhere, or one is not what the learner wrote.
+
+    Args:
+        folder: the only place where they may be.
+    """
+    if folder is None or not Path(files.folder).resolve().is_relative_to(folder.resolve()):
+        raise VerificationFailed(
+            f"the announced weights in {files.folder} are not in this run's weights.folder "
+            f"({folder}). Fix: give learner and rollout servers the same weights.transport and "
+            "weights.folder"
+        )
     for name, expected in files.sha256.items():
         path = Path(files.folder) / name
         try:

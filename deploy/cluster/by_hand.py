@@ -64,7 +64,7 @@ def preparations(
     """What has to be there before the processes start, and would be made by the launcher.
 
     Args:
-        new_keys: folder of keys that do not exist yet; None: none are needed.
+        new_keys: folder of keys that do not exist yet; None: they are there.
     """
     steps = []
     for pool in _POOLS:
@@ -85,10 +85,14 @@ def preparations(
             )
         )
     if new_keys is not None:
-        remark = (
-            "first, once: keys, without which nothing listens off loopback; copy member.json to "
-            "the same place on every other machine (scp -p)"
-        )
+        is_elsewhere = any(not _seat(seating).is_loopback for seating in seatings)
+        remark = "first, once: keys, without which every user of this machine may end the run"
+        if is_elsewhere:
+            remark = (
+                "first, once: keys, without which nothing listens off loopback; copy learner.json "
+                "to the same place on the learner's machines, member.json on those of the rollout "
+                "pool (scp -p)"
+            )
         command_line = f"{_python(config)} -m broker.keys {_quoted(new_keys)}"
         steps.append(Step(remark, _in_root(command_line)))
     return steps

@@ -50,7 +50,7 @@ def dry_run(
     show("\nPlaces" + ("" if len(nodes) == 1 else " (one way; Ray may choose another)"))
     show(_table(_place(seating, pools) for seating in seatings))
     is_elsewhere = any(seating.node.host != "127.0.0.1" for seating in seatings)
-    new_keys = folder / "keys" if is_elsewhere and config.broker.keys is None else None
+    new_keys = folder / "keys" if config.broker.keys is None else None
     arguments = [*arguments, *_added(config, folder, new_keys)]
     show("\n" + "\n".join([HAND_NOTE, *([ELSEWHERE_NOTE] if is_elsewhere else [])]))
     for step in preparations(config, seatings, new_keys):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from broker.entry import Rules
 from broker.opening import dataset_of
+from broker.protocol import Role
 from broker.recovery import check_journal
 from broker.source import SampleSource
 from broker.training_data import open_source
@@ -38,7 +39,7 @@ def check_run(config: RunConfig, folder: Path) -> Checked:
     Raises:
         ConfigError, DataError: it cannot run; the message names key or file, value and mend.
     """
-    zmq_link(config.broker)
+    zmq_link(config.broker, Role.OBSERVER)
     _check_file("data.train", config.data.train)
     _check_file("data.heldout", config.data.heldout)
     config = with_pinned_models(config)

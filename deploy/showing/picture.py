@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.protocol import Gauges, MemberStatus, Role, Status
+from common.logs import printable
 from deploy.showing.data_notes import counts_text, retry_text
 from deploy.showing.situation import DRAINING
 
@@ -51,7 +52,7 @@ def panel(
         width: characters.
     """
     waits = waits or {}
-    lines = [Text(line, style="yellow") for line in waits.values()]
+    lines = [Text(printable(line), style="yellow") for line in waits.values()]
     hint = "" if DRAINING in waits else " - Ctrl-C drains and ends"
     if status is None:
         starting = lines or [Text("the broker starts")]
@@ -72,7 +73,7 @@ def panel(
     )
     return Panel(
         Group(*parts, *lines),
-        title=f"{status.run_id} - {phase}",
+        title=_plain(f"{status.run_id} - {phase}"),
         subtitle=f"{clock(elapsed_s)}{left}{hint}",
         width=width,
     )
@@ -125,7 +126,7 @@ def _queue(status: Status) -> Table:
 def _data(status: Status) -> list[Text]:
     """What is of no use, and what is tried again; nothing where all is well."""
     lines = (counts_text(status.data), retry_text(status.data))
-    return [Text(f" {line}") for line in lines if line]
+    return [_plain(f" {line}") for line in lines if line]
 
 
 def _members(status: Status) -> Table:
@@ -136,7 +137,7 @@ def _members(status: Status) -> Table:
         if member.role is Role.OBSERVER:
             continue
         table.add_row(
-            member.member_id,
+            _plain(member.member_id),
             _version(member, status),
             _text(member.gauges, "tokens_per_s", "{:.0f}"),
             _text(member.gauges, "idle_share", "{:.0%}"),
@@ -159,7 +160,14 @@ def learner_of(status: Status) -> Gauges:
 
 
 def phase_of(learner: Gauges) -> str:
-    return PHASES[min(int(learner.get("phase", 0)), len(PHASES) - 1)]
+    number = learner.get("phase", 0.0)
+    is_known = 0 <= number < len(PHASES)  # false for NaN
+    return PHASES[int(number)] if is_known else PHASES[-1]
+
+
+def _plain(text: str) -> Text:
+    """What peers are called is shown as it is: it is neither markup nor commands."""
+    return Text(printable(text))
 
 
 def _text(gauges: Gauges, key: str, form: str) -> str:

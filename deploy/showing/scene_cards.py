@@ -6,6 +6,13 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+_STARTS = {  # how files begin that browsers show; nothing else goes into the page
+    "png": b"\x89PNG\r\n\x1a\n",
+    "jpeg": b"\xff\xd8\xff",
+    "webp": b"RIFF",
+    "gif": b"GIF8",
+    "bmp": b"BM",
+}
 _FULL_COLOR_NATS = 0.35  # divergence that gets the strongest colour; log 2 is the most there is
 
 
@@ -33,12 +40,12 @@ def _card(scene: Row) -> str:
 
 
 def _full_picture(scene: Row) -> str:
-    width, height = scene["image_size"]
+    width, height = map(int, scene["image_size"])
     image = _data_url(scene["image"])
     picture = f'<image href="{image}" width="{width}" height="{height}"/>' if image else ""
     box = ""
     if scene["box"]:
-        x1, y1, x2, y2 = scene["box"]
+        x1, y1, x2, y2 = map(int, scene["box"])
         box = (
             f'<rect class="box" x="{x1}" y="{y1}" width="{x2 - x1}" height="{y2 - y1}" '
             f'stroke-width="{width / 70:.2f}"/>'
@@ -83,10 +90,12 @@ def _mark(is_correct: bool | None) -> str:
 
 
 def _data_url(path: str) -> str | None:
-    """The file as a data URL; None when it is gone."""
+    """The picture as a data URL; None when it is gone, or the file is none."""
     try:
         content = Path(path).read_bytes()
-    except OSError:
+    except (OSError, ValueError):
         return None
-    kind = "jpeg" if Path(path).suffix.lower() in (".jpg", ".jpeg") else "png"
+    kind = next((kind for kind, start in _STARTS.items() if content.startswith(start)), None)
+    if kind is None:
+        return None
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

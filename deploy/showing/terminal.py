@@ -87,8 +87,8 @@ async def _draw_forever(screen: Screen, began: float) -> None:
     while True:
         try:
             screen.draw(time.monotonic() - began)
-        except OSError as error:
-            logger.warning("%s: %s", type(screen).__name__, error)
+        except Exception as error:  # as in `_follow`
+            logger.warning("%s: %s: %s", type(screen).__name__, type(error).__name__, error)
         await asyncio.sleep(_REFRESH_S)  # the pace of the picture
 
 
@@ -117,8 +117,9 @@ async def _follow(broker: BrokerClient, views: Sequence[View], began: float) -> 
         for view in views:
             try:
                 view.update(status, time.monotonic() - began)
-            except OSError as error:  # a full disk, a terminal that is gone: the run goes on
-                logger.warning("%s: %s", type(view).__name__, error)
+            except Exception as error:  # a full disk, a terminal that is gone, odd figures: the
+                # run goes on, and so do the other views
+                logger.warning("%s: %s: %s", type(view).__name__, type(error).__name__, error)
         await asyncio.sleep(_REFRESH_S)  # the pace of the picture
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.kept_reading import keep
+from broker.protocol import Role
 from broker.transport import zmq_link
 from common import lifecycle
 from common.config import RunConfig
@@ -149,7 +150,7 @@ async def _watched(
         return any(member.gauges.get(WAITS_FOR_ROOM) for member in members)
 
     views = (supervisor, lookout, Observations(folder / "observations.jsonl"))
-    link = zmq_link(config.broker)
+    link = zmq_link(config.broker, Role.OBSERVER)
     async with listening(folder, status, lambda wish: scale_supervisor(supervisor, wish)):
         view = asyncio.create_task(
             show_progress(supervisor.broker_address, *views, link=link, waits=lookout)

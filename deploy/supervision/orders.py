@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from broker.keys import MEMBER_FILE, SERVER_FILE
+from broker.keys import LEARNER_FILE, MEMBER_FILE, SERVER_FILE
 from common.config import RunConfig
 from deploy.cluster.environments import set_up_command
 from deploy.cluster.roles import Role, Seat, broker_role, learner_roles, rollout_role
 from deploy.supervision.process_actor import Order
+
+_KEY_FILES = {"broker": SERVER_FILE, "learner": LEARNER_FILE, "rollout": MEMBER_FILE}
 
 
 class OrderBook:
@@ -49,6 +51,5 @@ class OrderBook:
         """
         paths = [self._folder / "config.toml"]
         if self._config.broker.keys is not None:
-            name = SERVER_FILE if role.pool == "broker" else MEMBER_FILE
-            paths.append(self._config.broker.keys / name)
+            paths.append(self._config.broker.keys / _KEY_FILES[role.pool])
         return {str(path): path.read_bytes() for path in paths if path.exists()}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from broker.keys import make_keys
+from broker.keys import SERVER_FILE, make_keys
 from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.errors import ConfigError
@@ -107,11 +107,11 @@ def check_folder(config: RunConfig, folder: Path) -> None:
 
 
 def _with_keys(config: RunConfig, folder: Path) -> RunConfig:
-    """On a cluster the broker listens off loopback, which it does for members with keys alone."""
-    if config.cluster.address is None or config.broker.keys is not None:
+    """On one machine, too: there every user can reach the broker's port."""
+    if config.broker.keys is not None:
         return config
     keys = folder / "keys"
-    if not keys.exists():
-        make_keys(keys)
+    if not (keys / SERVER_FILE).exists():  # it is made last
+        make_keys(keys, replace=True)
     broker = config.broker.model_copy(update={"keys": keys})
     return config.model_copy(update={"broker": broker})

@@ -49,11 +49,21 @@ def version_of(path: Path) -> int:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
+    """Complete checkpoints, oldest first.
+
+    Raises:
+        CheckpointError: one is a link. What it leads to could be anybody's, and be removed as old.
+    """
     if not folder.is_dir():
         return []
-    found = filter(lambda path: _NAME.fullmatch(path.name), folder.iterdir())
-    return sorted(found, key=version_of)
+    found = sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=version_of)
+    for path in found:
+        if path.is_symlink():
+            raise CheckpointError(
+                f"{path}: it is a link, which no learner wrote. Fix: put the folder itself there, "
+                "or remove the link"
+            )
+    return found
 
 
 # ---- find ----------------------------------------------------------------------------------------
@@ -99,6 +109,8 @@ def read_state(path: Path) -> dict[str, Any]:
 def check_files(path: Path, digests: Mapping[str, str]) -> None:
     """Raises CheckpointError with the file that is missing or not as it was written."""
     for name, digest in digests.items():
+        if not (path / name).resolve().is_relative_to(path.resolve()):
+            raise unusable(path / name, "it lies outside the checkpoint")
         if not (path / name).is_file():
             raise unusable(path / name, "it is missing")
         if sha256_of_file(path / name) != digest:

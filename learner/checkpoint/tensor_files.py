@@ -152,11 +152,20 @@ def _shards(forms: Mapping[str, Form], max_bytes: int) -> list[list[str]]:
 
 # ---- read ----------------------------------------------------------------------------------------
 def model_files(folder: Path) -> list[Path]:
-    """The files of a model's tensors. Raises OSError, ValueError: its index is unreadable."""
+    """The files of a model's tensors, all in its folder.
+
+    Raises:
+        OSError, ValueError: its index is unreadable, or names a file elsewhere.
+    """
     if not (folder / INDEX).exists():
         return [folder / SINGLE]
     weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-    return [folder / name for name in sorted(set(weight_map.values()))]
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        # By its name alone: the hub's cache keeps the file itself behind a link.
+        if Path(name).name != name or name == "..":
+            raise ValueError(f"{INDEX} names {name!r}, which is no file of this folder")
+    return [folder / name for name in names]
 
 
 class TensorFiles(Mapping[str, Tensor]):

@@ -128,7 +128,9 @@ class Publisher:
         self._group: PushGroup | None = None
         self._recipients: dict[str, int] = {}
         # A server may still be in a group of the learner before: the same name would mislead it.
-        self._group_prefix = f"push-{secrets.token_hex(4)}"
+        # Nor can anybody guess it who does not hear the announcement: it is the key of all that the
+        # group's members tell each other in a store that asks nobody who he is.
+        self._group_prefix = f"push-{secrets.token_hex(16)}"
         self._groups_made = 0
         self._pushes = 0
         self._version, self._attempt = -1, -1  # of the last announcement
@@ -408,7 +410,8 @@ def weight_folder(config: WeightsSection, run_folder: Path, model: Any) -> Weigh
     """Where pushes go as files; None: they go through a group."""
     if config.transport == "broadcast":
         return None
-    return WeightFolder(config.folder or run_folder / "weights", model)
+    folder = config.folder or run_folder / "weights"
+    return WeightFolder(folder, model, str(run_folder.absolute()))
 
 
 def snapshot_of(

@@ -8,6 +8,7 @@
    acknowledged), on loopback. Repetitions are interleaved, each on a fresh server.
    - The broker does all it does in a run: leases, validation on arrival, staleness, weight updates
      that free slots, a commit (fsync) a second. Durable: fsync = interval. Memory: no run folder.
+     Keys: durable, and every connection encrypted (CURVE), as the launcher's runs have it.
    - Redis: one stream entry a trajectory, a pipeline a group, a consumer group, XACK a batch,
      appendfsync everysec. Ray queue: one item a trajectory; with its batch calls, a call a group
      and a call a batch ("ray"), and with put and get of single items ("ray items").
@@ -49,6 +50,7 @@ from tests.bench.contest.redis_streams import RedisStreams  # noqa: E402
 OURS = "broker"
 SYSTEMS: dict[str, System] = {
     OURS: OurBroker(is_durable=True),
+    "keys": OurBroker(is_durable=True, has_keys=True),
     "memory": OurBroker(is_durable=False),
     "redis": RedisStreams(),
     "ray": RayQueue(is_batched=True),

@@ -19,12 +19,14 @@ from broker import keys as keys_command
 from broker import main as broker_main
 from broker.client import BrokerClient
 from broker.keys import (
+    FILE_OF,
+    LEARNER_FILE,
     MEMBER_FILE,
     SERVER_FILE,
-    MemberKeys,
+    ClientKeys,
     ServerKeys,
+    client_keys,
     make_keys,
-    member_keys,
     server_keys,
 )
 from broker.protocol import Blame, Role
@@ -44,6 +46,10 @@ OFF_LOOPBACK = (
     *("tcp://0.0.0.0:5570", "tcp://*:5570", "tcp://10.1.2.3:5570", "tcp://[::]:5570"),
     *("tcp://[fd00::7]:5570", "ipc://x", "tcp://n:1", "tcp://::1:5570"),
 )
+
+
+def member_keys(folder: Path) -> ClientKeys:
+    return client_keys(folder, Role.ROLLOUT)
 
 
 @pytest.fixture(scope="module")
@@ -78,20 +84,20 @@ async def running_broker(
         stop.set()
 
 
-def member(address: str, keys: MemberKeys | None, *, timeout_s: float = 2.0) -> BrokerClient:
+def member(address: str, keys: ClientKeys | None, *, timeout_s: float = 2.0) -> BrokerClient:
     link = ZmqLink(keys)
     return BrokerClient(
         address, "rollout-0", Role.ROLLOUT, request_timeout_s=timeout_s, tries=2, link=link
     )
 
 
-async def assert_served(address: str, keys: MemberKeys | None) -> None:
+async def assert_served(address: str, keys: ClientKeys | None) -> None:
     async with member(address, keys) as rollout:
         (lease,) = (await rollout.lease(1, 0, wait_s=0)).leases
         await rollout.give_back(lease.group_id, lease.attempt, "enough", Blame.NOBODY)
 
 
-async def assert_left_alone(address: str, keys: MemberKeys | None) -> None:
+async def assert_left_alone(address: str, keys: ClientKeys | None) -> None:
     with pytest.raises(BrokerUnavailable, match=r"Hello after 2 tries .* Fix: .*broker\.keys"):
         await member(address, keys, timeout_s=0.2).__aenter__()
 
@@ -106,8 +112,8 @@ async def test_who_has_the_members_key_is_served(folder: Path) -> None:
 async def test_any_other_key_gets_nothing(folder: Path, other_folder: Path) -> None:
     good, other = member_keys(folder), member_keys(other_folder)
     async with running_broker(server_keys(folder)) as address:
-        wrong_member = MemberKeys(other.member_secret, good.server_public)
-        wrong_server = MemberKeys(good.member_secret, other.server_public)
+        wrong_member = ClientKeys(other.secret, good.server_public)
+        wrong_server = ClientKeys(good.secret, other.server_public)
         async with asyncio.TaskGroup() as tasks:
             for keys in (wrong_member, wrong_server, None):
                 tasks.create_task(assert_left_alone(address, keys))
@@ -136,9 +142,7 @@ async def test_a_flood_of_strangers_is_a_few_lines_of_log(
     folder: Path, other_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = server_keys(folder)
-    stranger = MemberKeys(
-        member_keys(other_folder).member_secret, member_keys(folder).server_public
-    )
+    stranger = ClientKeys(member_keys(other_folder).secret, member_keys(folder).server_public)
     with caplog.at_level(logging.INFO):
         async with running_broker(server) as address:
             for _ in range(60):
@@ -156,9 +160,7 @@ async def test_closing_waits_for_nobody_and_leaves_no_thread(
     folder: Path, other_folder: Path
 ) -> None:
     threads = threading.active_count()
-    stranger = MemberKeys(
-        member_keys(other_folder).member_secret, member_keys(folder).server_public
-    )
+    stranger = ClientKeys(member_keys(other_folder).secret, member_keys(folder).server_public)
     links = [ZmqLink(stranger) for _ in range(4)] + [ZmqLink(member_keys(folder))]
     began = asyncio.get_running_loop().time()
     async with running_broker(server_keys(folder)) as address:
@@ -180,7 +182,7 @@ async def test_encryption_does_not_eat_into_the_frame_limit(folder: Path) -> Non
     largest = b"\x01" * LIMIT
     async with asyncio.timeout(5):
         await link.send([b"12345678", largest])
-        peer, *sent = await listener.receive()
+        peer, *sent = (await listener.receive()).envelope
         assert sent == [b"12345678", largest]
         await listener.send([peer, *sent])
         assert await link.receive() == sent
@@ -195,11 +197,11 @@ def test_off_loopback_is_refused_without_keys(address: str, folder: Path) -> Non
     for refused in (
         lambda: ZmqListener(address, LIMIT),
         lambda: ZmqLink().open(address, LIMIT),
-        lambda: zmq_link(BrokerSection(address=address)),
+        lambda: zmq_link(BrokerSection(address=address), Role.ROLLOUT),
     ):
         with pytest.raises(ConfigError, match=wanted):
             refused()
-    zmq_link(BrokerSection(address=address, keys=folder))
+    zmq_link(BrokerSection(address=address, keys=folder), Role.ROLLOUT)
     ZmqListener(address, LIMIT, server_keys(folder))
 
 
@@ -257,7 +259,7 @@ def run_config(folder: Path, address: str, keys: Path | None) -> RunConfig:
     )
 
 
-async def serve_a_member(config: RunConfig, keys: MemberKeys) -> str:
+async def serve_a_member(config: RunConfig, keys: ClientKeys) -> str:
     """Run a broker until one member has been served; the address that it wrote down."""
     assert config.run.folder is not None
     announced = config.run.folder / "broker.json"
@@ -296,16 +298,18 @@ def test_key_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a" / "keys").stat().st_mode) == 0o700
-    for name in (SERVER_FILE, MEMBER_FILE):
+    for name in (SERVER_FILE, *FILE_OF.values()):
         assert stat.S_IMODE((tmp_path / "a" / "keys" / name).stat().st_mode) == 0o600
 
 
 def test_each_side_holds_its_secret_only(folder: Path) -> None:
     server, member = server_keys(folder), member_keys(folder)
-    files = {name: (folder / name).read_text() for name in (SERVER_FILE, MEMBER_FILE)}
+    learner = client_keys(folder, Role.LEARNER)
+    files = {name: (folder / name).read_text() for name in (SERVER_FILE, *FILE_OF.values())}
     for secret, home in (
         (server.server_secret, SERVER_FILE),
-        (member.member_secret, MEMBER_FILE),
+        (member.secret, MEMBER_FILE),
+        (learner.secret, LEARNER_FILE),
     ):
         assert [name for name, text in files.items() if secret.decode() in text] == [home]
         assert secret.decode() not in repr(server) + repr(member)
@@ -320,7 +324,7 @@ def test_keys_are_never_overwritten_by_accident(tmp_path: Path, name: str) -> No
     assert (tmp_path / name).read_text() == "mine"
     (tmp_path / name).chmod(0o644)
     make_keys(tmp_path, replace=True)
-    assert server_keys(tmp_path).member_public
+    assert server_keys(tmp_path).public
     assert member_keys(tmp_path).server_public
 
 
@@ -342,14 +346,14 @@ def test_missing_keys_say_how_to_make_them(tmp_path: Path) -> None:
         ):
             read(tmp_path)
     with pytest.raises(ConfigError, match=r"member\.json"):
-        zmq_link(BrokerSection(keys=tmp_path))
+        zmq_link(BrokerSection(keys=tmp_path), Role.ROLLOUT)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"member_secret": 1}', "\xff\0", None])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"rollout_secret": 1}', "\xff\0", None])
 def test_damaged_keys_are_one_line_without_the_secret(tmp_path: Path, content: str | None) -> None:
     make_keys(tmp_path)
-    secret = member_keys(tmp_path).member_secret.decode()
-    cut = f'{{"member_secret": "{secret[1:]}", "server_public": "{secret}"}}'
+    secret = member_keys(tmp_path).secret.decode()
+    cut = f'{{"rollout_secret": "{secret[1:]}", "server_public": "{secret}"}}'
     (tmp_path / MEMBER_FILE).write_text(cut if content is None else content, encoding="latin-1")
     with pytest.raises(ConfigError, match=r"member\.json holds no .* Fix: ") as refused:
         member_keys(tmp_path)
@@ -358,9 +362,10 @@ def test_damaged_keys_are_one_line_without_the_secret(tmp_path: Path, content: s
 
 def test_files_that_changed_places_are_noticed(tmp_path: Path) -> None:
     make_keys(tmp_path)
-    (tmp_path / SERVER_FILE).replace(tmp_path / MEMBER_FILE)
-    with pytest.raises(ConfigError, match=r"holds no member_secret"):
-        member_keys(tmp_path)
+    for other in (SERVER_FILE, LEARNER_FILE):
+        (tmp_path / other).replace(tmp_path / MEMBER_FILE)
+        with pytest.raises(ConfigError, match=r"holds no rollout_secret"):
+            member_keys(tmp_path)
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -370,9 +375,15 @@ def test_the_command_says_what_goes_where(
     monkeypatch.setattr("sys.argv", ["keys", str(tmp_path)])
     keys_command.main()
     before, told = member_keys(tmp_path), capsys.readouterr().out
-    for part in (SERVER_FILE, MEMBER_FILE, "600", f"--broker.keys {tmp_path}", "tcp://0.0.0.0:"):
+    for part in (
+        SERVER_FILE,
+        *FILE_OF.values(),
+        "600",
+        f"--broker.keys {tmp_path}",
+        "tcp://0.0.0.0:",
+    ):
         assert part in told, part
-    assert before.member_secret.decode() not in told
+    assert before.secret.decode() not in told
     with pytest.raises(SystemExit, match="2"):
         keys_command.main()
     assert "--force" in capsys.readouterr().err and member_keys(tmp_path) == before

@@ -199,3 +199,15 @@ def test_the_broker_imports_nothing_heavy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=30)
+
+
+def test_a_broker_may_have_as_many_connections_as_the_system_lets_it() -> None:
+    code = (
+        "import resource as r; from broker.main import allow_many_connections as allow;"
+        "hard = r.getrlimit(r.RLIMIT_NOFILE)[1];"
+        "r.setrlimit(r.RLIMIT_NOFILE, (64, min(hard, 4096) if hard > 0 else 4096)); allow();"
+        "print(*r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    soft, hard = map(int, told.stdout.split())
+    assert soft == hard

@@ -1,7 +1,7 @@
 import pytest
 
 from broker import membership
-from broker.membership import Membership
+from broker.membership import MAX_MEMBERS, Membership
 from broker.protocol import Hello, Role
 from broker.refusal import Refusal
 from broker.servers import Servers
@@ -54,10 +54,23 @@ def test_looking_a_member_up_is_no_sign_of_life() -> None:
 
 def test_nobody_changes_role_under_the_same_name() -> None:
     members = Membership(timeout_s=10)
-    members.join(hello(), 0)
+    members.join(hello(role=Role.LEARNER), 0)
     with pytest.raises(Refusal) as refused:
-        members.join(hello(incarnation=2, role=Role.LEARNER), 1)
+        members.join(hello(incarnation=2), 1)
     assert refused.value.code == "wrong_role"
+
+
+def test_nobody_keeps_the_learner_out() -> None:
+    """Neither by its name nor by a crowd."""
+    members = Membership(timeout_s=10)
+    members.join(hello(), 0)
+    replaced = members.join(hello(incarnation=2, role=Role.LEARNER), 1)
+    assert replaced is not None and replaced.role is Role.ROLLOUT
+    for number in range(1, MAX_MEMBERS):
+        members.join(hello(f"x-{number}"), 1)
+    with pytest.raises(Refusal, match="4096 members"):
+        members.join(hello("one-more"), 1)
+    members.join(hello("learner-1", role=Role.LEARNER), 1)
 
 
 def test_restored_members_have_a_while_to_be_heard_of() -> None:

@@ -33,15 +33,24 @@ from common.wire import MAX_DEPTH, decode, encode
 REGISTRY = {**p.REQUESTS, **p.REPLIES}
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-names = texts.filter(lambda text: len(text) > 0)
+printable = st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"])
+names = st.text(printable, min_size=1, max_size=20)
+paths = st.text(printable, min_size=1, max_size=20)
+member_ids = st.from_regex(r"[A-Za-z0-9_./:@-]{1,20}", fullmatch=True)
 digests = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
-counts = st.integers(0, 2**40)
-sizes = st.integers(1, 2**31)
+counts = st.integers(0, 2**31 - 1)
+sizes = st.integers(1, 2**31 - 1)
+long_counts = st.integers(0, 2**63 - 1)
+places = st.integers(0, 2**30 - 1)  # in a picture
 waits = st.floats(0, 60)
-gauges = st.dictionaries(names, st.floats(allow_nan=False), max_size=3)
-images = st.builds(ImageRef, sha256=digests, path=texts, width=sizes, height=sizes)
+gauges = st.dictionaries(names, st.floats(allow_nan=False, allow_infinity=False), max_size=3)
+images = st.builds(ImageRef, sha256=digests, path=paths, width=sizes, height=sizes)
 boxes = st.builds(
-    lambda x, y, w, h: Box(x1=x, y1=y, x2=x + w, y2=y + h), counts, counts, sizes, sizes
+    lambda x, y, w, h: Box(x1=x, y1=y, x2=x + w, y2=y + h),
+    places,
+    places,
+    places.map(lambda n: n + 1),
+    places.map(lambda n: n + 1),
 )
 samples = st.builds(
     Sample,
@@ -99,15 +108,17 @@ buckets = st.builds(
 push_groups = st.builds(
     PushGroup,
     name=names,
-    host=texts,
+    host=names,
     port=st.integers(1, 65535),
     backend=st.sampled_from(["gloo", "nccl"]),
     world_size=st.integers(2, 9),
 )
 weight_files = st.builds(
     WeightFiles,
-    folder=texts,
-    sha256=st.dictionaries(names, st.just("0" * 64), max_size=2),
+    folder=paths,
+    sha256=st.dictionaries(
+        st.sampled_from(["a.json", "b.safetensors"]), st.just("0" * 64), max_size=2
+    ),
 )
 probes = st.builds(
     WeightProbe,
@@ -127,14 +138,14 @@ updates = st.builds(
     version=counts,
     history=counts,
     attempt=counts,
-    recipients=st.dictionaries(names, counts, max_size=3),
+    recipients=st.dictionaries(member_ids, counts, max_size=3),
     source=push_groups | weight_files,
     buckets=st.lists(buckets, max_size=2).map(tuple),
     pause_mode=st.sampled_from(["retract", "in_place", "abort"]),
     probes=st.lists(probes, max_size=2).map(tuple),
     checksums=st.none() | checksums,
 )
-me = {"member_id": names, "incarnation": counts}
+me = {"member_id": member_ids, "incarnation": long_counts}
 member_statuses = st.builds(
     p.MemberStatus,
     member_id=names,

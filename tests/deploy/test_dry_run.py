@@ -47,12 +47,16 @@ def test_each_process_has_a_block_to_paste_with_one_address_for_all() -> None:
         "learner": {"ranks": 2},
     }
     steps = blocks(shown(tree, HERE, reserves_cpus=False))
+    (keys, *_) = steps
+    assert "every user of this machine" in keys
+    assert steps.pop(keys)[-1].endswith("-m broker.keys /runs/x/keys")
     names = ["broker", "rollout-0", "rollout-1", "learner-0", "learner-1"]
     assert list(steps) == [f"{name}, on here" for name in names]
     addresses = set()
     for lines in steps.values():
         assert lines[0] == f"cd {ROOT}"
         assert any("--run.folder /runs/x" in line for line in lines)
+        assert any("--broker.keys /runs/x/keys" in line for line in lines)
         addresses |= {line.split()[1] for line in lines if "--broker.address" in line}
     assert len(addresses) == 1 and re.fullmatch(r"tcp://127\.0\.0\.1:\d{2,5}", addresses.pop())
     ranks = [environment(steps[f"learner-{rank}, on here"]) for rank in (0, 1)]
@@ -83,6 +87,7 @@ def test_a_block_means_to_a_shell_what_the_role_says(tmp_path: Path) -> None:
     assert working_folder == str(ROOT) and rank == "0"
     assert words == [
         *("-m", "rollout.main", "--config", "/c.toml", "--run.folder", str(folder)),
+        *("--broker.keys", str(folder / "keys")),
         *("--broker.address", "tcp://127.0.0.1:5570"),
     ]
 

@@ -90,6 +90,24 @@ def test_a_process_logs_with_such_a_stamp() -> None:
     assert ended.stderr.endswith(b" INFO    learner a: hello\n")
 
 
+def test_a_message_is_one_line_that_no_terminal_obeys() -> None:
+    """Peers' texts come into messages: none may look like a line of its own."""
+    code = (
+        "import logging; from common.logs import configure_logging; configure_logging('broker');"
+        "logging.getLogger('a').warning('%s', 'x\\n2026-01-01 forged\\x1b]0;title\\x07\\u2028\\ty')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert ended.stderr.endswith(rb"broker a: x\n2026-01-01 forged\x1b]0;title\x07\u2028" b"\ty\n")
+
+
+def test_what_a_log_holds_does_not_command_the_terminal(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(run, "engine-0.log", stamped(1, "\x1b[32mgreen\x1b[0m \x1b]0;title\x07 \x9b2J\ttab é"))
+    (line,) = shown(capfd, run)
+    assert line.endswith("green ?]0;title? ?2J\ttab é")
+
+
 # ---- merging -------------------------------------------------------------------------------------
 def test_lines_are_merged_by_time_and_tracebacks_stay_whole(
     run: Path, capfd: pytest.CaptureFixture[str]

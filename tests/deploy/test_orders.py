@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     """A run folder with a configuration and keys."""
     (tmp_path / "config.toml").write_text("# configured\n")
     (tmp_path / "keys").mkdir()
-    for name in ("server", "member"):
+    for name in ("server", "member", "learner"):
         (tmp_path / "keys" / f"{name}.json").write_text(name)
     return tmp_path
 
@@ -45,7 +45,7 @@ def test_on_ones_own_machine_nothing_is_sent_and_nothing_is_set_up(folder: Path)
 def test_on_a_cluster_each_gets_the_configuration_and_its_own_side_of_the_keys(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A member must not be able to play the broker."""
+    """A member must be able to play neither the broker nor the learner."""
     monkeypatch.setattr(
         deploy.supervision.orders, "set_up_command", lambda pool, config: ("set-up", pool)
     )
@@ -54,8 +54,8 @@ def test_on_a_cluster_each_gets_the_configuration_and_its_own_side_of_the_keys(
     others = [book.rollout(2, THERE, BROKER), *book.learners([THERE, THERE], BROKER, 5)]
     toml = {str(folder / "config.toml"): b"# configured\n"}
     assert broker.files == {**toml, str(folder / "keys" / "server.json"): b"server"}
-    for order in others:
-        assert order.files == {**toml, str(folder / "keys" / "member.json"): b"member"}
+    for name, order in zip(("member", "learner", "learner"), others, strict=True):
+        assert order.files == {**toml, str(folder / "keys" / f"{name}.json"): name.encode()}
     pools = [order.set_up for order in (broker, *others)]
     assert pools == [("set-up", pool) for pool in ("broker", "rollout", "learner", "learner")]
     names = [Path(order.log).name for order in (broker, *others)]

@@ -1,5 +1,6 @@
 """The report in a real browser, and its parts."""
 
+import base64
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from PIL import Image
 from deploy.showing.charts import Series, line_chart
 from deploy.showing.outcome import outcome_text
 from deploy.showing.report import write_report
+from deploy.showing.scene_cards import scene_cards
 
 SUMMARY = {
     "full_accuracy_before": 0.45,
@@ -124,6 +126,15 @@ def test_of_a_step_that_was_undone_the_last_figures_count(run_folder: Path) -> N
 
 def test_a_run_that_got_nowhere_has_a_page_too(tmp_path: Path) -> None:
     assert "<h1>" in write_report(tmp_path).read_text()
+
+
+def test_what_is_no_picture_is_left_out_and_sizes_are_numbers(run_folder: Path) -> None:
+    """scenes.json may be somebody else's: no other file goes into the page, nor any markup."""
+    (run_folder / "crop.png").write_text("a secret")
+    page = write_report(run_folder).read_text()
+    assert "the evidence crop: gone" in page and base64.b64encode(b"a secret").decode() not in page
+    with pytest.raises(ValueError, match="invalid literal for int"):
+        scene_cards([{**scene(run_folder), "image_size": ['"><b>', 1]}])
 
 
 def test_a_picture_that_is_gone_is_left_out(run_folder: Path) -> None:

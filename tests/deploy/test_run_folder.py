@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.keys import MEMBER_FILE, SERVER_FILE, member_keys, server_keys
+from broker.keys import FILE_OF, SERVER_FILE, client_keys, server_keys
+from broker.protocol import Role
 from common.config import RunConfig
 from common.config_cli import build, load
 from common.errors import ConfigError
@@ -60,28 +61,40 @@ def on_a_cluster(folder: Path, **broker: object) -> RunConfig:
     return build({"run": {"folder": folder}, "cluster": {"address": "auto"}, "broker": broker})
 
 
-def test_a_run_on_a_cluster_has_keys_of_its_own_for_all_its_starts(tmp_path: Path) -> None:
-    """Its broker listens off loopback, where it lets in nobody without."""
-    config, folder = open_run_folder(on_a_cluster(tmp_path / "run"), NOW)
+@pytest.mark.parametrize("is_on_a_cluster", [True, False])
+def test_a_run_has_keys_of_its_own_for_all_its_starts(
+    tmp_path: Path, is_on_a_cluster: bool
+) -> None:
+    """On loopback, too, where every user of the machine could reach its broker."""
+    run = (on_a_cluster if is_on_a_cluster else config_for)(tmp_path / "run")
+    config, folder = open_run_folder(run, NOW)
     assert config.broker.keys == folder / "keys"
     known = load(["--config", str(folder / "config.toml")])
     assert known.broker.keys == folder / "keys"
-    secrets = [(folder / "keys" / name).read_text() for name in (SERVER_FILE, MEMBER_FILE)]
-    assert server_keys(folder / "keys") and member_keys(folder / "keys")
-    for name in (SERVER_FILE, MEMBER_FILE):
+    files = (SERVER_FILE, *FILE_OF.values())
+    secrets = [(folder / "keys" / name).read_text() for name in files]
+    assert server_keys(folder / "keys")
+    assert all(client_keys(folder / "keys", role) for role in Role)
+    assert stat.S_IMODE((folder / "keys").stat().st_mode) == 0o700
+    for name in files:
         assert stat.S_IMODE((folder / "keys" / name).stat().st_mode) == 0o600
 
     resuming = known.model_copy(update={"run": known.run.model_copy(update={"resume": True})})
     resumed, _ = open_run_folder(resuming, NOW)
     assert resumed.broker.keys == folder / "keys"
-    assert secrets == [(folder / "keys" / name).read_text() for name in (SERVER_FILE, MEMBER_FILE)]
+    assert secrets == [(folder / "keys" / name).read_text() for name in files]
+
+    # As a launcher leaves it that dies while it makes them.
+    (folder / "keys" / SERVER_FILE).unlink()
+    (folder / "config.toml").unlink()
+    open_run_folder(run, NOW)
+    assert server_keys(folder / "keys").public[Role.LEARNER]
+    assert secrets != [(folder / "keys" / name).read_text() for name in files]
 
 
-def test_keys_that_were_named_are_taken_and_one_machine_needs_none(tmp_path: Path) -> None:
+def test_keys_that_were_named_are_taken(tmp_path: Path) -> None:
     config, folder = open_run_folder(on_a_cluster(tmp_path / "a", keys=tmp_path / "mine"), NOW)
     assert config.broker.keys == tmp_path / "mine" and not (folder / "keys").exists()
-    config, folder = open_run_folder(config_for(tmp_path / "b"), NOW)
-    assert config.broker.keys is None and not (folder / "keys").exists()
 
 
 def test_two_launchers_do_not_run_one_folder(tmp_path: Path) -> None:

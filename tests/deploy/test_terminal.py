@@ -6,6 +6,7 @@ from rich.console import Console
 
 import deploy.showing.terminal
 from broker.protocol import MemberStatus, Role, Status
+from common.logs import printable
 from deploy.showing.picture import panel, plain_line
 from deploy.showing.terminal import PlainView, show_progress
 from tests.broker.support import make_rules, make_source, running_broker
@@ -124,6 +125,21 @@ def test_plain_lines_tell_long_waits_and_repeat_them_ever_less(
 def test_the_views_work_before_there_is_a_learner() -> None:
     assert "starting" in drawn(status(None, version=0))
     assert plain_line(status(None, version=0), 3.0) == "0:03  starting"
+
+
+@pytest.mark.parametrize("name", ["x[/b]", "[link=http://x]y", "\x1b]0;title\x07", "[bold]z"])
+def test_names_are_shown_as_they_are(name: str) -> None:
+    state = status(GAUGES)
+    first, *others = state.members
+    members = (first.model_copy(update={"member_id": name}), *others)
+    text = drawn(state.model_copy(update={"run_id": name, "members": members}))
+    assert text.count(printable(name)) == 2 and "\x1b]" not in text
+
+
+@pytest.mark.parametrize("phase", [-9.0, 1e300])  # NaN and infinities are in no message
+def test_an_odd_phase_is_a_phase(phase: float) -> None:
+    assert "12/60" in drawn(status({**GAUGES, "phase": phase}))
+    assert plain_line(status({**GAUGES, "phase": phase}), 1.0)
 
 
 def test_plain_lines_come_once_a_step(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ _PAUSE_S = 0.1
 
 async def observe(address: str, keys: Path, file: Path) -> None:
     config = build({"broker": {"address": address, "keys": keys}})
-    link = zmq_link(config.broker)
+    link = zmq_link(config.broker, Role.OBSERVER)
     with contextlib.suppress(BrokerUnavailable), file.open("w") as lines:
         async with BrokerClient(
             address, "observer", Role.OBSERVER, request_timeout_s=1.0, tries=60, link=link

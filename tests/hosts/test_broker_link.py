@@ -22,16 +22,17 @@ PLAYER = """
 import asyncio, sys
 from pathlib import Path
 from common.config_cli import build
+from broker.protocol import Role
 from broker.transport import zmq_link, zmq_listener
 
 async def answer(config):
     listener = zmq_listener(config.broker, config.broker.address)
     print(listener.open(), flush=True)
     while True:
-        await listener.send(await listener.receive())
+        await listener.send((await listener.receive()).envelope)
 
 async def ask(config):
-    link = zmq_link(config.broker)
+    link = zmq_link(config.broker, Role.ROLLOUT)
     link.open(config.broker.address, 2**20)
     while True:
         await link.send([b"?", b"alive"])

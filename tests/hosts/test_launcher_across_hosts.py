@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from broker.keys import MEMBER_FILE, SERVER_FILE
+from broker.keys import FILE_OF, SERVER_FILE
 from deploy.supervision.process_table import Entry, read_processes
 from tests.hosts.namespaces import why_not
 from tests.hosts.ray_nodes import RayHosts
@@ -113,7 +113,7 @@ def test_a_run_outlives_a_cut_and_a_lost_machine(cluster: RayHosts, tmp_path: Pa
     a, b, c = (cluster.hosts.address(host) for host in "abc")
     assert (at["broker"], at["learner-0"]) == (a, b)
     assert {at["rollout-0"], at["rollout-1"]} == {b, c}
-    for name in (SERVER_FILE, MEMBER_FILE):
+    for name in (SERVER_FILE, *FILE_OF.values()):
         assert (run.folder / "keys" / name).stat().st_mode & 0o077 == 0
     address = json.loads((run.folder / "broker.json").read_text())["address"]
     assert address.startswith(f"tcp://{a}:")

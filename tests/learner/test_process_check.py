@@ -20,29 +20,36 @@ def without_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def config_with(folder: Path, keys: Path | None = None, **weights: Any) -> RunConfig:
+def config_with(
+    folder: Path, keys: Path | None = None, broker_host: str = "127.0.0.1", **weights: Any
+) -> RunConfig:
     tree: dict[str, Any] = {"run": {"folder": folder}, "data": {"train": folder / "x.parquet"}}
-    return build({**tree, "broker": {"keys": keys}, "weights": weights})
+    broker = {"keys": keys, "address": f"tcp://{broker_host}:5570"}
+    return build({**tree, "broker": broker, "weights": weights})
 
 
-def test_weights_leave_loopback_only_with_keys(tmp_path: Path) -> None:
+def test_weights_leave_loopback_only_where_the_broker_has_left_it(tmp_path: Path) -> None:
+    """A run on one machine has keys too."""
     check_process(config_with(tmp_path))
-    with pytest.raises(ConfigError, match=r"weights.host = '10.0.0.1': without keys .* Fix: make"):
+    told = r"weights.host = '10.0.0.1': .* on loopback, or without keys .* Fix: use 127"
+    with pytest.raises(ConfigError, match=told):
         check_process(config_with(tmp_path, host=ELSEWHERE))
     check_process(config_with(tmp_path, host=ELSEWHERE, transport="files"))  # listens nowhere
     make_keys(tmp_path / "keys")
-    check_process(config_with(tmp_path, tmp_path / "keys", host=ELSEWHERE))
+    with pytest.raises(ConfigError, match=told):
+        check_process(config_with(tmp_path, tmp_path / "keys", host=ELSEWHERE))
+    check_process(config_with(tmp_path, tmp_path / "keys", ELSEWHERE, host=ELSEWHERE))
 
 
-def test_ranks_meet_off_loopback_only_with_keys(
+def test_ranks_meet_off_loopback_only_where_the_broker_has_left_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MASTER_ADDR", ELSEWHERE)
     check_process(config_with(tmp_path))  # one rank meets nobody
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"MASTER_ADDR = '10.0.0.1': without keys .* Fix: make"):
+    with pytest.raises(ConfigError, match=r"MASTER_ADDR = '10.0.0.1': .* keys .* Fix: use 127"):
         check_process(config_with(tmp_path))
     make_keys(tmp_path / "keys")
-    check_process(config_with(tmp_path, tmp_path / "keys"))
+    check_process(config_with(tmp_path, tmp_path / "keys", ELSEWHERE))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     check_process(config_with(tmp_path))

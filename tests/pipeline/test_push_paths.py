@@ -146,7 +146,7 @@ async def started(
     checks = Expectations(config, model, renderer, functools.partial(prompt_positions, model))
     line, serving = DirectLine(), Serving()
     async with http_engine(config, url) as engine:
-        receiver = WeightReceiver(engine, await engine.info(), MEMBER, serving)
+        receiver = WeightReceiver(engine, await engine.info(), MEMBER, serving, folder)
         snapshot = snapshot_of(config.weights, named_weights(model))
         files = weight_folder(config.weights, folder, model)
         with Publisher(
@@ -169,7 +169,7 @@ async def test_every_push_brings_the_learner_s_weights(url, checkpoint, tmp_path
             await pair.check_responses(version)
             pair.scale(1.1)
         if transport == "files":
-            kept = sorted(path.name for path in tmp_path.iterdir())
+            kept = sorted(path.name for path in tmp_path.glob("version-*"))
             assert kept == ["version-000002-2", "version-000003-3", "version-000004-4"]
 
 

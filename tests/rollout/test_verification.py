@@ -70,8 +70,24 @@ async def test_a_probe_out_of_an_old_prefix_cache_is_found_even_if_it_agrees():
 def test_files_are_compared_with_what_the_learner_wrote(tmp_path):
     (tmp_path / "a").write_bytes(b"x")
     digest = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
-    check_files(WeightFiles(folder=str(tmp_path), sha256={"a": digest}))
+    check_files(WeightFiles(folder=str(tmp_path), sha256={"a": digest}), tmp_path)
     with pytest.raises(VerificationFailed, match="not the file that the learner wrote"):
-        check_files(WeightFiles(folder=str(tmp_path), sha256={"a": "0" * 64}))
+        check_files(WeightFiles(folder=str(tmp_path), sha256={"a": "0" * 64}), tmp_path)
     with pytest.raises(VerificationFailed, match=r"weights\.folder must be a folder"):
-        check_files(WeightFiles(folder=str(tmp_path), sha256={"b": digest}))
+        check_files(WeightFiles(folder=str(tmp_path), sha256={"b": digest}), tmp_path)
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "weights/../elsewhere", "weights/link", "weights2"])
+def test_weights_come_from_the_run_s_own_folder_alone(tmp_path, place):
+    """Whoever could announce others would choose what is served."""
+    for name in ("weights", "elsewhere", "weights2"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "weights" / "link").symlink_to(tmp_path / "elsewhere")
+    files = WeightFiles(folder=str(tmp_path / place), sha256={})
+    with pytest.raises(VerificationFailed, match=r"are not in this run's weights\.folder"):
+        check_files(files, tmp_path / "weights")
+    with pytest.raises(VerificationFailed, match=r"\(None\)"):
+        check_files(WeightFiles(folder=str(tmp_path), sha256={}), None)
+    check_files(
+        WeightFiles(folder=str(tmp_path / "weights" / "x"), sha256={}), tmp_path / "weights"
+    )

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from broker.client import BrokerClient
+from broker.keys import client_keys, make_keys
 from broker.opening import open_broker
 from broker.protocol import Role, Verdict
 from broker.server import BrokerServer, ImageShelf
-from broker.transport import zmq_listener
+from broker.transport import ZmqLink, zmq_listener
 from common import lifecycle
 from common.config import BrokerSection, LearnerSection, RolloutSection, RunConfig, RunSection
 from common.images import ImageStore
@@ -32,7 +33,13 @@ _ROLLOUT, _LEARNER = "rollout-0", "learner-0"
 
 @dataclass(frozen=True)
 class OurBroker:
+    """
+    Args:
+        has_keys: as the launcher's runs have it; all else is as without.
+    """
+
     is_durable: bool
+    has_keys: bool = False
 
     def missing(self) -> str | None:
         return None
@@ -41,12 +48,15 @@ class OurBroker:
     def server(self, load: Load) -> Iterator[str]:
         with tempfile.TemporaryDirectory(prefix="bench-broker-") as folder:
             run_folder = Path(folder, "run") if self.is_durable else None
-            with serving(_serve, run_folder, load) as address:
-                yield address
+            keys = Path(folder, "keys") if self.has_keys else None
+            if keys is not None:
+                make_keys(keys)
+            with serving(_serve, run_folder, keys, load) as address:
+                yield address if keys is None else f"{address} {keys}"
 
     @contextlib.asynccontextmanager
     async def producer(self, address: str, load: Load) -> AsyncIterator["RolloutServer"]:
-        async with BrokerClient(address, _ROLLOUT, Role.ROLLOUT) as client:
+        async with _client(address, _ROLLOUT, Role.ROLLOUT) as client:
             server = RolloutServer(client, load)
             async with asyncio.TaskGroup() as tasks:
                 following = tasks.create_task(server.follow_weights())
@@ -57,11 +67,19 @@ class OurBroker:
 
     @contextlib.asynccontextmanager
     async def consumer(self, address: str, load: Load) -> AsyncIterator["Learner"]:
-        async with BrokerClient(address, _LEARNER, Role.LEARNER) as client:
+        async with _client(address, _LEARNER, Role.LEARNER) as client:
             learner = Learner(client)
             await learner.begin()
             yield learner
             await client.goodbye()
+
+
+def _client(address: str, name: str, role: Role) -> BrokerClient:
+    """Of a server's address, and the folder of its keys behind it where it has some."""
+    url, _, keys = address.partition(" ")
+    return BrokerClient(
+        url, name, role, link=ZmqLink(client_keys(Path(keys), role) if keys else None)
+    )
 
 
 class RolloutServer:
@@ -161,11 +179,15 @@ def _trajectories(load: Load, version: int) -> tuple[Trajectory, ...]:
     )
 
 
-def _serve(say_address: Callable[[str], None], run_folder: Path | None, load: Load) -> None:
+def _serve(
+    say_address: Callable[[str], None], run_folder: Path | None, keys: Path | None, load: Load
+) -> None:
     """As broker.main does it, on samples that are in no file."""
     config = RunConfig(
         run=RunSection(folder=run_folder),
-        broker=BrokerSection(address="tcp://127.0.0.1:0", max_staleness=load.max_staleness),
+        broker=BrokerSection(
+            address="tcp://127.0.0.1:0", keys=keys, max_staleness=load.max_staleness
+        ),
         rollout=RolloutSection(trajectories_per_sample=load.trajectories_per_group),
         learner=LearnerSection(groups_per_step=load.groups_per_step),
     )

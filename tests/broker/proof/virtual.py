@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from broker.disk import Disk
+from broker.transport import Received
 
 PASSED_ON = 0.001  # seconds that the fastest message takes
 
@@ -97,11 +98,11 @@ class SimListener:
         self._network.listener = self
         return "sim://broker"
 
-    async def receive(self) -> list[bytes]:
-        return await self._inbox.get()
+    async def receive(self) -> Received:
+        return Received(await self._inbox.get(), None)
 
-    def receive_now(self) -> list[bytes] | None:
-        return None if self._inbox.empty() else self._inbox.get_nowait()
+    def receive_now(self) -> Received | None:
+        return None if self._inbox.empty() else Received(self._inbox.get_nowait(), None)
 
     async def send(self, envelope: list[bytes]) -> None:
         if self._network.listener is not self:

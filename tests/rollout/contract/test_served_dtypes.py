@@ -84,7 +84,7 @@ async def test_a_push_of_the_learners_is_what_the_server_holds(api, snapshot):
 
 
 async def test_a_push_through_files_is_what_the_server_holds(api, snapshot, student, tmp_path):
-    files = WeightFolder(tmp_path, student).write("version-1", snapshot)
+    files = WeightFolder(tmp_path, student, "run").write("version-000001-1", snapshot)
     await api.ok("/pause_generation", {"mode": "retract"})
     body = {"model_path": files.folder, "weight_version": "1", "flush_cache": True}
     await api.ok("/update_weights_from_disk", body)

@@ -1,0 +1,155 @@
+"""A fault at one request ends that request; a ledger in doubt ends the broker."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from broker import protocol as p
+from broker.counter import BooksBroken
+from broker.disk import FolderDisk
+from broker.opening import open_durable
+from broker.server import ImageShelf
+from broker.service import BrokerService
+from common.images import ImageStore
+from common.types import Group, ImageRef
+from common.wire import encode
+from tests.broker.fingerprint import fingerprint
+from tests.broker.support import (
+    make_group,
+    make_rules,
+    make_sample,
+    make_service,
+    make_source,
+    running_broker,
+)
+
+ME: dict[str, Any] = {"member_id": "rollout-0", "incarnation": 1}
+LEASE = p.LeaseRequest(**ME, max_groups=1, history=0, serving_version=0, wait_s=0)
+
+
+def ask(service: BrokerService, request: BaseModel) -> BaseModel:
+    (reply,) = service.handle(b"peer", b"12345678", request, 1.0)
+    return reply.message
+
+
+def joined(service: BrokerService) -> BrokerService:
+    ask(service, p.Hello(**ME, role=p.Role.ROLLOUT))
+    return service
+
+
+def altered(group: Group, **fields: Any) -> bytes:
+    """Encoded with fields that no honest process can make."""
+    return encode(group.model_copy(update=fields))
+
+
+def submit(encoded: bytes) -> p.SubmitGroup:
+    return p.SubmitGroup(**ME, group=encoded)
+
+
+@pytest.mark.parametrize("number", [2**31, 2**32, 2**63, 2**64 - 1])
+def test_numbers_that_no_column_holds_are_refused_and_the_group_can_still_come(
+    tmp_path: Path, number: int
+) -> None:
+    disk = FolderDisk(tmp_path)
+    service, store, _ = open_durable(disk, make_source(4), make_rules(), fsync="never")
+    joined(service)
+    leases = ask(service, LEASE)
+    assert isinstance(leases, p.Leases)
+    group = make_group(leases.leases[0], 0)
+    one = group.trajectories[0]
+    span = one.version_spans[0]
+    before = fingerprint(service.ledger)
+
+    def with_first(**fields: Any) -> tuple[Any, ...]:
+        return (one.model_copy(update=fields), *group.trajectories[1:])
+
+    spans = (span.model_copy(update={"version": number}),)
+    for fields in (
+        {"trajectories": with_first(version_spans=spans)},
+        {"trajectories": with_first(cache_version=number)},
+        {"trajectories": with_first(index=number)},
+        {"num_prompt_tokens": number},
+    ):
+        answer = ask(service, submit(altered(group, **fields)))
+        assert isinstance(answer, p.Refused) and answer.code == "bad_group", fields
+    assert fingerprint(service.ledger) == before and store.figures()["held_groups"] == 0
+    accepted = ask(service, submit(encode(group)))
+    assert isinstance(accepted, p.Submitted) and accepted.verdict is p.Verdict.ACCEPTED
+    store.flush()
+    store.close()
+
+
+def test_weights_that_do_not_exist_yet_are_refused_before_anything_is_kept() -> None:
+    service = joined(make_service(make_source(4), make_rules()))
+    leases = ask(service, LEASE)
+    assert isinstance(leases, p.Leases)
+    answer = ask(service, submit(encode(make_group(leases.leases[0], 7))))
+    assert isinstance(answer, p.Refused) and answer.code == "bad_group"
+    assert service.store.figures()["held_groups"] == 0
+
+
+def test_a_fault_in_the_store_is_refused_and_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = joined(make_service(make_source(4), make_rules()))
+    leases = ask(service, LEASE)
+    assert isinstance(leases, p.Leases)
+
+    def fault(*_: object) -> None:
+        raise OverflowError("a secret")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.store, "put", fault)
+        with caplog.at_level(logging.ERROR):
+            answer = ask(service, submit(encode(make_group(leases.leases[0], 0))))
+    assert isinstance(answer, p.Refused) and answer.code == "internal"
+    assert "OverflowError" in answer.message and "secret" not in answer.message
+    assert "SubmitGroup met a fault" in caplog.text and "a secret" in caplog.text
+    again = ask(service, submit(encode(make_group(leases.leases[0], 0))))
+    assert isinstance(again, p.Submitted)
+
+
+def test_a_ledger_that_fails_in_a_change_ends_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = joined(make_service(make_source(4), make_rules()))
+
+    def lease(*_: object) -> None:
+        service.ledger.revision += 1
+        raise KeyError("half-way")
+
+    monkeypatch.setattr(service.ledger, "lease", lease)
+    with pytest.raises(BooksBroken, match="the ledger failed at lease: KeyError"):
+        ask(service, LEASE)
+
+
+@pytest.mark.parametrize("path", ["a\0b.png", "missing.png", "a/" * 3000 + "x.png"])
+async def test_a_row_with_an_impossible_path_costs_its_image_alone(
+    tmp_path: Path, path: str
+) -> None:
+    sample = make_sample(0)
+    ref = ImageRef.model_construct(**{**sample.image.__dict__, "path": path})
+    shelf = ImageShelf(ImageStore(tmp_path), [sample.model_copy(update={"image": ref})])
+    async with running_broker(make_rules(), make_source(4)) as broker:
+        broker.server._shelf = shelf
+        async with broker.client("rollout-0") as client:
+            with pytest.raises(Exception, match=r"^unknown_image: "):
+                await client.image(ref.sha256)
+            assert (await client.status()).version == 0
+
+
+async def test_any_fault_of_an_image_is_its_reader_s_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fault(self: ImageShelf, sha256: str) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(ImageShelf, "read", fault)
+    async with (
+        running_broker(make_rules(), make_source(4)) as broker,
+        broker.client("rollout-0") as client,
+    ):
+        with pytest.raises(Exception, match=r"^internal: .*MemoryError"):
+            await client.image("0" * 64)
+        assert (await client.status()).version == 0

@@ -1,0 +1,187 @@
+"""Who asks for what: every request, with every key and without, at a real broker."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from broker import protocol as p
+from broker.client import BrokerClient, RequestRefused
+from broker.keys import ClientKeys, client_keys, make_keys, server_keys
+from broker.protocol import Role
+from broker.rights import FOR_ANYONE, FOR_LEARNER, FOR_MEMBERS, FOR_ROLLOUT, check_right
+from broker.server import BrokerServer, ImageShelf
+from broker.service import BrokerService
+from broker.transport import ZmqLink, ZmqListener
+from common.images import ImageStore
+from common.wire import decode, encode
+from tests.broker.fingerprint import fingerprint
+from tests.broker.support import make_group, make_rules, make_service, make_source, make_update
+
+LIMIT = 2**20
+FOR = {
+    Role.ROLLOUT: {*FOR_ANYONE, *FOR_MEMBERS, *FOR_ROLLOUT},
+    Role.LEARNER: {*FOR_ANYONE, *FOR_MEMBERS, *FOR_LEARNER},
+    Role.OBSERVER: {*FOR_ANYONE},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keys")
+    make_keys(folder)
+    return folder
+
+
+class World:
+    """A broker with keys, its learner and its rollout server in the middle of a step."""
+
+    def __init__(self, folder: Path, service: BrokerService, address: str) -> None:
+        self.folder = folder
+        self.service = service
+        self.address = address
+
+    def client(self, role: Role, name: str, key: Role | None = None) -> BrokerClient:
+        link = ZmqLink(client_keys(self.folder, key or role))
+        return BrokerClient(self.address, name, role, request_timeout_s=5.0, tries=1, link=link)
+
+    def state(self) -> tuple[Any, bool, list[str], int]:
+        """What nobody may change who has not the right."""
+        members = [repr(member.owner) for member in self.service.membership.all()]
+        serial = self.service._counter.announcements.serial
+        return fingerprint(self.service.ledger), self.service.is_finished, members, serial
+
+
+@contextlib.asynccontextmanager
+async def world(folder: Path) -> AsyncIterator[World]:
+    source = make_source(8)
+    service = make_service(source, make_rules())
+    shelf = ImageShelf(ImageStore(Path(".")), source.samples)
+    listener = ZmqListener("tcp://127.0.0.1:0", LIMIT, server_keys(folder))
+    server = BrokerServer(service, shelf, listener, max_frame_bytes=LIMIT)
+    stop = asyncio.Event()
+    async with asyncio.timeout(30), server, asyncio.TaskGroup() as tasks:
+        tasks.create_task(server.serve(stop, 0.05))
+        yield World(folder, service, server.address)
+        stop.set()
+
+
+def requests_of(learner: BrokerClient, rollout: BrokerClient) -> Iterator[BaseModel]:
+    """One of each kind that would be carried out if its sender were believed."""
+    is_learner = {"member_id": "learner-0", "incarnation": learner._incarnation}
+    is_rollout = {"member_id": "rollout-0", "incarnation": rollout._incarnation}
+    group = encode(make_group(LEASES[0], 0))
+    yield p.Hello(member_id="learner-0", role=Role.LEARNER, incarnation=5)
+    yield p.Hello(member_id="rollout-0", role=Role.ROLLOUT, incarnation=5)
+    yield p.Heartbeat(**is_learner, gauges={"phase": 9.0})
+    yield p.Heartbeat(**is_rollout, gauges={"phase": 9.0})
+    yield p.Goodbye(**is_learner)
+    yield p.Goodbye(**is_rollout)
+    yield p.LeaseRequest(**is_rollout, max_groups=1, history=0, serving_version=0, wait_s=0)
+    yield p.SubmitGroup(**is_rollout, group=group)
+    yield p.GiveBack(
+        **is_rollout, group_id="0/0", attempt=0, reason="no reason", broken_sample=True
+    )
+    yield p.WatchWeights(**is_rollout, seen_serial=0, wait_s=0)
+    yield p.AckWeights(**is_rollout, history=0, version=0)
+    yield p.TakeBatch(**is_learner, step=1, wait_s=0)
+    yield p.AckBatch(**is_learner, step=1, taking=1)
+    yield p.Resume(**is_learner, step=0)
+    yield p.CommitStep(**is_learner, step=0, oldest=0)
+    yield p.AnnounceWeights(**is_learner, update=make_update(0, "rollout-0"))
+    yield p.WatchMembers(**is_learner, at_least=0, wait_s=0)
+    yield p.Finish(**is_learner, reason="no reason")
+    yield p.GetImage(sha256="0" * 64)
+    yield p.GetStatus()
+
+
+LEASES: list = []
+
+
+async def ask(address: str, keys: ClientKeys | None, requests: list[BaseModel]) -> list[BaseModel]:
+    """The answers, in order. A new connection each time: none is shut out for the one before."""
+    link = ZmqLink(keys)
+    link.open(address, LIMIT)
+    try:
+        answers = []
+        for number, request in enumerate(requests):
+            await link.send([number.to_bytes(8), encode(request)])
+            request_id, frame = await link.receive()
+            assert request_id == number.to_bytes(8)
+            answers.append(decode(frame, p.REPLIES))
+        return answers
+    finally:
+        link.close()
+
+
+@contextlib.asynccontextmanager
+async def in_a_step(folder: Path) -> AsyncIterator[tuple[World, list[BaseModel]]]:
+    """A world, and the requests that its members could make now."""
+    async with (
+        world(folder) as made,
+        made.client(Role.LEARNER, "learner-0") as learner,
+        made.client(Role.ROLLOUT, "rollout-0") as rollout,
+    ):
+        await learner.resume(0)
+        LEASES[:] = (await rollout.lease(2, 0, wait_s=0)).leases
+        await rollout.submit(make_group(LEASES[1], 0))
+        yield made, list(requests_of(learner, rollout))
+
+
+def test_every_request_is_somebodys() -> None:
+    kinds = [*FOR_ANYONE, *FOR_MEMBERS, *FOR_ROLLOUT, *FOR_LEARNER]
+    assert sorted(kind.__name__ for kind in kinds) == sorted(p.REQUESTS)
+    for kind in p.REQUESTS:
+        check_right(kind, None)  # a broker without keys knows nobody
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_a_key_opens_what_its_role_may_and_changes_nothing_else(
+    folder: Path, role: Role
+) -> None:
+    async with in_a_step(folder) as (made, requests):
+        told = [r.role if isinstance(r, p.Hello) else None for r in requests]
+        owners = [getattr(request, "member_id", "").partition("-")[0] for request in requests]
+        foreign = [
+            request
+            for request, tells, owner in zip(requests, told, owners, strict=True)
+            if type(request) not in FOR[role]
+            or tells not in (None, role)
+            or owner not in ("", role.value)
+        ]
+        assert {Role.ROLLOUT: 10, Role.LEARNER: 8, Role.OBSERVER: 19}[role] == len(foreign)
+        before = made.state()
+        answers = await ask(made.address, client_keys(folder, role), foreign)
+        for request, answer in zip(foreign, answers, strict=True):
+            assert isinstance(answer, p.Refused) and answer.code == "wrong_role", request
+        assert made.state() == before
+        (status,) = await ask(made.address, client_keys(folder, role), [p.GetStatus()])
+        assert isinstance(status, p.Status) and all(not m.gauges for m in status.members)
+
+
+async def test_without_a_key_no_request_is_answered(folder: Path) -> None:
+    async with in_a_step(folder) as (made, requests):
+        before = made.state()
+        link = ZmqLink(None)
+        link.open(made.address, LIMIT)
+        for number, request in enumerate(requests):
+            await link.send([number.to_bytes(8), encode(request)])
+        # Whoever has a key is answered meanwhile, so an answer would have come.
+        for _ in range(3):
+            await ask(made.address, client_keys(folder, Role.OBSERVER), [p.GetStatus()])
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await link.receive()
+        link.close()
+        assert made.state() == before
+
+
+async def test_a_member_that_has_anothers_key_is_told(folder: Path) -> None:
+    async with world(folder) as made:
+        client = made.client(Role.LEARNER, "learner-0", key=Role.ROLLOUT)
+        with pytest.raises(RequestRefused, match=r"^wrong_role: a learner needs a learner's key"):
+            await client.__aenter__()
