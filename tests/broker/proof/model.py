@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from broker.entry import Owner
 from broker.entry import State as EntryState
 from broker.protocol import Blame, Role, Verdict
 from broker.refusal import Refusal
@@ -162,15 +163,29 @@ class Model:
             born = held.born
             message = ("submit", i, server.life, held[:2], born, server.engine, born)
             self._leave_on_network(state, message)
-        state.ledger.leave(server.owner, "member_lost", "?", state.now)
+        self._part_with(state, server.owner)
         state.network -= {m for m in state.network if m[:2] == ("lease", i)}  # refused from now on
         state.servers[i] = s.Server(i, server.life + 1)
         state.ledger.join(state.servers[i].owner, Role.ROLLOUT)
 
     def _silence(self, state: State, i: int) -> None:
         """The broker gives up a server that works on."""
-        state.ledger.leave(state.servers[i].owner, "member_lost", "?", state.now)
+        self._part_with(state, state.servers[i].owner)
         state.servers[i] = state.servers[i]._replace(served=-1)
+
+    def _part_with(self, state: State, owner: Owner) -> None:
+        held = state.ledger._groups.held_by(owner)
+        before = len(state.ledger.quarantine.records)
+        state.ledger.leave(owner, "member_lost", "?", state.now)
+        given_up = self._note_given_up(state, before)
+        assert not given_up or len(held) == 1, "the innocent are given up with the culprit"
+
+    def _note_given_up(self, state: State, before: int) -> set[int]:
+        """The groups that the last call has quarantined."""
+        records = state.ledger.quarantine.records[before:]
+        given_up = {int(record.group_id.partition("/")[2]) for record in records}
+        state.quarantined |= given_up
+        return given_up
 
     def _hello(self, state: State, i: int) -> None:
         state.ledger.join(state.servers[i].owner, Role.ROLLOUT)
@@ -179,7 +194,9 @@ class Model:
         deadline = state.ledger.next_deadline()
         assert deadline is not None
         state.now = max(state.now, deadline)
+        before = len(state.ledger.quarantine.records)
         assert state.ledger.lapse(state.now)
+        self._note_given_up(state, before)
 
     # ---- the learner -----------------------------------------------------------------------------
     def _take(self, state: State, rank: int, variant: str) -> bool:
