@@ -650,4 +650,5 @@ def check_shared_head(rank: int, store: str) -> None:
         LAW,
     ).loss.backward()
     torch.testing.assert_close(linear.weight.grad.full_tensor(), expected)
+    distributed.barrier()  # neither leaves while the other still talks to it
     distributed.destroy_process_group()

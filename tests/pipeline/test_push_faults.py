@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
-import os
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -32,10 +31,11 @@ from rollout.member import Member, RunningEngine
 from rollout.pool import Pool
 from tests.broker.support import Running, running_broker
 from tests.pipeline import push_players
+from tests.repetitions import repeated
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_world import make_dataset
 
-TIMES = int(os.environ.get("FAULTS_A_PHASE", "20"))
+TIMES = repeated(some=3, full=20)  # at least once before, during and after
 TIMEOUT_S = 3.0  # of one phase of a push
 MEMBER_TIMEOUT_S = 2.0
 LIMIT_S = 60.0  # until a run must go on after a death; it takes a few seconds

@@ -16,9 +16,11 @@ from broker.source import SampleSource
 from common.dataset import read_samples
 from tests.broker.proof.players import HURRY
 from tests.broker.test_main import write_dataset
+from tests.repetitions import repeated
 
 ROOT = Path(__file__).resolve().parents[3]
 GROUPS_PER_STEP = 4
+KILLS = repeated(some=30, full=100)
 SERVERS = 2
 RESTART_S = 0.1
 
@@ -133,12 +135,12 @@ def test_a_few_kills(processes: Processes, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.proof
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("processes", [1600], indirect=True)
-def test_a_hundred_kills(processes: Processes, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("processes", [16 * KILLS], indirect=True)
+def test_many_kills(processes: Processes, capsys: pytest.CaptureFixture[str]) -> None:
     started = time.monotonic()
-    killed = run(processes, 100, random.Random(0), limit_s=800)
-    check(processes, 1600, capsys)
+    killed = run(processes, KILLS, random.Random(0), limit_s=800)
+    check(processes, 16 * KILLS, capsys)
     seconds = time.monotonic() - started
     with capsys.disabled():
         print(f"\nkills: {dict(killed)}, starts: {dict(processes.starts)}, {seconds:.0f} s")
-    assert killed.total() == 100, "the run was over before"
+    assert killed.total() == KILLS, "the run was over before"

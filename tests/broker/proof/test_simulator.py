@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.broker.proof.simulator import simulate
+from tests.repetitions import repeated
 
 ROOT = Path(__file__).resolve().parents[3]
-SEEDS = 10_000
+SEEDS = repeated(some=1_000, full=10_000)
 PROCESSES = 2
 
 
@@ -28,7 +29,7 @@ def test_a_seed_decides_everything() -> None:
 
 @pytest.mark.proof
 @pytest.mark.timeout(1500)
-def test_ten_thousand_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_thousands_of_seeds(capsys: pytest.CaptureFixture[str]) -> None:
     share = SEEDS // PROCESSES
     runs = [
         subprocess.Popen(
