@@ -80,7 +80,11 @@ def likely(draw: st.DrawFn) -> BaseModel:
             **me, max_groups=2, history=draw(small), serving_version=draw(small), wait_s=0
         ),
         "GiveBack": lambda: p.GiveBack(
-            **me, group_id=group, attempt=draw(small), reason="", broken_sample=draw(st.booleans())
+            **me,
+            group_id=group,
+            attempt=draw(small),
+            reason="",
+            blame=draw(st.sampled_from(p.Blame)),
         ),
         "TakeBatch": lambda: p.TakeBatch(
             **me, step=1 + draw(small), rank=draw(small), world_size=1 + draw(small), wait_s=0

@@ -84,7 +84,7 @@ def requests_of(learner: BrokerClient, rollout: BrokerClient) -> Iterator[BaseMo
     yield p.LeaseRequest(**is_rollout, max_groups=1, history=0, serving_version=0, wait_s=0)
     yield p.SubmitGroup(**is_rollout, group=group)
     yield p.GiveBack(
-        **is_rollout, group_id="0/0", attempt=0, reason="no reason", broken_sample=True
+        **is_rollout, group_id="0/0", attempt=0, reason="no reason", blame=p.Blame.SAMPLE
     )
     yield p.WatchWeights(**is_rollout, seen_serial=0, wait_s=0)
     yield p.AckWeights(**is_rollout, history=0, version=0)
