@@ -14,12 +14,12 @@ def test_a_pool_is_what_its_section_says() -> None:
         {
             "learner": {"ranks": 4},
             "rollout": {"servers": 6},
-            "learner_pool": {"cpus": 8, "gpus": 1, "nodes": 2, "labels": ["pool=train", "a=b=c"]},
+            "learner_pool": {"cpus": 8, "gpus": 1, "nodes": 2, "labels": ["pool=train", "a=b.c"]},
             "rollout_pool": {"gpus": 0.5, "nodes": 3},
         }
     )
     learner, rollout, broker = pools_of(config)
-    assert learner == Pool("learner", 4, 8, 1, 2, {"pool": "train", "a": "b=c"})
+    assert learner == Pool("learner", 4, 8, 1, 2, {"pool": "train", "a": "b.c"})
     assert rollout == Pool("rollout", 6, 1, 0.5, 3, {})
     assert broker == Pool("broker", 1, 1, 0, None, {})
 
