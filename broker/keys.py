@@ -22,6 +22,7 @@ import zmq
 
 from broker.protocol import Role
 from common.errors import ConfigError
+from common.full_disk import is_full
 from common.output import ends_with_its_reader
 
 SERVER_FILE, LEARNER_FILE, MEMBER_FILE = "server.json", "learner.json", "member.json"
@@ -105,7 +106,8 @@ def make_keys(folder: Path, *, replace: bool = False) -> None:
             "on every machine"
         ) from error
     except OSError as error:
-        raise ConfigError(f"{folder}: {error.strerror}. Fix: choose another folder") from error
+        mend = "free space there" if is_full(error) else "choose another folder"
+        raise ConfigError(f"{folder}: {error.strerror}. Fix: {mend}") from error
 
 
 def server_keys(folder: Path) -> ServerKeys:

@@ -14,6 +14,7 @@ from common.types import Box, ImageRef
 
 MAX_CHARACTERS = 1_000_000  # of a problem: more than any model's context holds
 _MAX_NAME = 200  # characters of a sample_id
+_MAX_PATH = 4096  # characters
 _MAX_PIXELS_A_SIDE = 2**20
 _SHA256 = re.compile("[0-9a-f]{64}")
 # What a terminal, a log or a file system would take for something else than text.
@@ -166,6 +167,10 @@ def answer_of(row: Row) -> str | None:
 def _check_path(field: str, path: str, folder: Path) -> None:
     if not path:
         raise BadField(field, path, "no path", "name a file, or leave the cell empty (null)")
+    if len(path) > _MAX_PATH:
+        raise BadField(
+            field, path, f"longer than {_MAX_PATH} characters", "give the file a shorter path"
+        )
     _check_printable(field, path)
     if leaves(path, folder):
         mend = "name a file inside it, by a path without '..'"

@@ -123,11 +123,12 @@ def _checked(config: RunConfig, options: Options, folder: Path) -> "Checked":
     if config.data.train is None:
         raise ConfigError("data.train is not set. Fix: --data.train FILE.parquet")
     logging.getLogger().addHandler(logging.NullHandler())  # bad rows are the broker's to tell
-    config = without_foreign_heldout(config, options.arguments, _say)
+    lines: list[str] = []
+    config = without_foreign_heldout(config, options.arguments, lines.append)
     assert config.data.train is not None
     ensure_own_dataset(config.data.train, report=_say)
     checked = check_run(config, folder)
-    for line in checked.lines:
+    for line in (*lines, *checked.lines):
         _say(line)
     return checked
 

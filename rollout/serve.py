@@ -174,7 +174,7 @@ To ask it about IMAGE.png:
 (printf %s {before}
  base64 <IMAGE.png | tr -d '\\n'
  printf %s {after}) |
-curl {url}/v1/chat/completions {" ".join(headers)} -d @-
+curl --noproxy '*' {url}/v1/chat/completions {" ".join(headers)} -d @-
 """
 
 

@@ -16,6 +16,7 @@ from common.model_folder import with_local_models, with_pinned_models
 from common.reading import Reading
 from deploy.cluster.pools import pools_of
 from deploy.preflight.context import check_context
+from rollout.engine_process import check_engine
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def check_run(config: RunConfig, folder: Path) -> Checked:
         ConfigError, DataError: it cannot run; the message names key or file, value and mend.
     """
     zmq_link(config.broker, Role.OBSERVER)
+    check_engine(config)
     _check_file("data.train", config.data.train)
     _check_file("data.heldout", config.data.heldout)
     config = with_pinned_models(config)

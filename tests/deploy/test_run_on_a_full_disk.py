@@ -41,7 +41,7 @@ def test_a_start_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
         run = Launched(disk.folder / "run", *SMALL, output=tmp_path / "output")
         assert run.wait() == 2
         last = run.output().splitlines()[-1]
-        assert last.startswith("config error: ") and "No space left on device. Fix: free" in last
+        assert last.startswith("refused: ") and "No space left on device. Fix: free" in last
         assert "Traceback" not in run.output()
 
 
