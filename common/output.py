@@ -29,10 +29,15 @@ def ends_with_its_reader() -> Iterator[None]:
         raise SystemExit(_NO_READER) from None
 
 
-def go_on_without_readers() -> None:
-    """From now on lines that standard output and error do not take are dropped."""
-    sys.stdout = _Lenient(sys.stdout)
-    sys.stderr = _Lenient(sys.stderr)
+@contextlib.contextmanager
+def goes_on_without_readers() -> Iterator[None]:
+    """Inside, lines that standard output and error do not take are dropped."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(_Lenient, before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 class _Lenient:

@@ -19,7 +19,7 @@ from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
 from common.errors import ConfigError, DataError, VisionOpdError
 from common.full_disk import is_full
-from common.output import ends_with_its_reader, go_on_without_readers
+from common.output import ends_with_its_reader, goes_on_without_readers
 from deploy.cluster.roles import ROOT
 from deploy.exit_codes import ExitCode
 from deploy.options import (
@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif options.dry_run:
             _dry_run(config, options, ray_named_by)
         else:
-            raise SystemExit(_launch(config, options, ray_named_by))
+            with goes_on_without_readers():
+                code = _launch(config, options, ray_named_by)
+            raise SystemExit(code)
     except ConfigError as error:
         exit_with(error)
     except DataError as error:
@@ -90,7 +92,6 @@ def _launch(config: RunConfig, options: Options, ray_named_by: str) -> int:
     from deploy.supervision.begun_run import check_before
     from deploy.supervision.trusted_folder import check_trusted
 
-    go_on_without_readers()
     now = time.localtime()
     folder = run_folder(config, now)
     check_trusted(folder)

@@ -23,7 +23,7 @@ from common.config import RunConfig
 from common.config_cli import exit_with, load
 from common.errors import ConfigError, EngineError
 from common.logs import configure_logging
-from common.output import ends_with_its_reader, go_on_without_readers
+from common.output import ends_with_its_reader, goes_on_without_readers
 from rollout.engine_process import EngineProcess, started_engine
 
 USAGE = """\
@@ -60,16 +60,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         with ends_with_its_reader():
             print(USAGE)
         raise SystemExit(0 if arguments else 2)
-    go_on_without_readers()
-    configure_logging("serve")
-    try:
-        config = read_arguments(arguments)
-        lifecycle.run(lambda stop: serve(config, stop))
-    except ConfigError as error:
-        exit_with(error)
-    except EngineError as error:
-        print(f"serving failed: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    with goes_on_without_readers():
+        configure_logging("serve")
+        try:
+            config = read_arguments(arguments)
+            lifecycle.run(lambda stop: serve(config, stop))
+        except ConfigError as error:
+            exit_with(error)
+        except EngineError as error:
+            print(f"serving failed: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
 
 
 def read_arguments(arguments: Sequence[str]) -> RunConfig:

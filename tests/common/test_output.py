@@ -24,11 +24,11 @@ with ends_with_its_reader():
 """
 LONG = """
 import os, sys
-from common.output import go_on_without_readers
-go_on_without_readers()
-for _ in range(3):
-    print("a line", flush=True)
-    print("another one", file=sys.stderr, flush=True)
+from common.output import goes_on_without_readers
+with goes_on_without_readers():
+    for _ in range(3):
+        print("a line", flush=True)
+        print("another one", file=sys.stderr, flush=True)
 os.write(int(sys.argv[1]), b"went on")
 """
 

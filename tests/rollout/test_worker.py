@@ -366,6 +366,7 @@ class _Relay:
         self.connections = 0
         self._writers: list[asyncio.StreamWriter] = []
         self._copies: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def __aenter__(self) -> "_Relay":
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -378,6 +379,7 @@ class _Relay:
 
     def close(self) -> None:
         self._server.close()
+        self._is_closed = True
         for writer in self._writers:
             writer.close()
 
@@ -385,6 +387,8 @@ class _Relay:
         self.connections += 1
         there_reader, there_writer = await asyncio.open_connection(*self._target)
         self._writers += [writer, there_writer]
+        if self._is_closed:  # meanwhile
+            self.close()
         for source, sink in ((reader, there_writer), (there_reader, writer)):
             task = asyncio.create_task(self._copy(source, sink))
             self._copies.add(task)
