@@ -52,7 +52,7 @@ RUNS = {
         ' && .venv/bin/python -m broker.journal {folder}/run replay"'
     ),
     ".venv/bin/python -m broker.journal runs/mine": ".venv/bin/python -m broker.journal --help",
-    "tests/run.sh": "tests/run.sh --collect-only -q",
+    "tests/run.sh": "tests/run.sh -q tests/common --collect-only",
     "tests/run.sh -q -m proof": "tests/run.sh -q -m proof --collect-only",
     ".venv/bin/python tests/bench/broker.py --json broker.json": (
         ".venv/bin/python tests/bench/broker.py --smoke --json {folder}/broker.json"

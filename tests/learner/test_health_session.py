@@ -87,6 +87,7 @@ def test_a_gate_that_warns_changes_nothing_else(start):
         assert key in metrics.__doc__, f"{key} is not explained"
 
 
+@pytest.mark.slow
 def test_a_paused_run_waits_as_a_member_and_goes_on_when_told(start):
     """And the second time it is ended while it waits."""
     run, learner = begin(start, "pause", long_at(1, 4), broker={"member_timeout_s": 1.0})
@@ -165,6 +166,7 @@ def test_a_run_that_rolls_back_does_its_bad_steps_again(start, patience: int, ex
     assert health_of(run)["tracks"]["length"]["streak"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every_steps", [1, 5])
 def test_a_run_that_cannot_go_back_stops(start, every_steps: int):
     """Either with no roll-back left, or with no checkpoint from before it went wrong."""
@@ -188,6 +190,7 @@ def test_a_run_that_cannot_go_back_stops(start, every_steps: int):
         assert versions_in(run) == []
 
 
+@pytest.mark.slow
 def test_a_killed_learner_remembers_that_it_has_rolled_back(start):
     """Killed after its roll-back, gone on with half the rate, and then it may not roll back."""
     run, learner = begin(

@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,8 +85,14 @@ OPTIONS: dict[str, tuple[Sections, int | None]] = {
     "render_processes": ({"learner": {"render_processes": 1}}, None),
 }
 
+QUICK = ("visual_advantage", "answer_hint")  # each run takes seconds
 
-@pytest.mark.parametrize("name", OPTIONS)
+
+def marked(name: str) -> Any:
+    return pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in OPTIONS])
 def test_a_run_with_an_option_trains_pushes_and_saves(
     start, plain: Run, tmp_path: Path, name: str
 ) -> None:

@@ -198,6 +198,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_signals_to_the_group_leave_workers_to_their_parent(world):
     with process_with_a_pool(world) as (process, workers):
         os.killpg(process.pid, signal.SIGINT)  # while the workers still import
@@ -213,6 +214,7 @@ def test_signals_to_the_group_leave_workers_to_their_parent(world):
         assert_gone(workers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_ready", [False, True])
 def test_workers_end_with_a_parent_that_is_killed(world, is_ready):
     with process_with_a_pool(world) as (process, workers):

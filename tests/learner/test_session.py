@@ -158,6 +158,7 @@ def test_a_server_that_dies_in_a_push_is_left_out_of_the_next_try(start):
     assert "failed (try 1 of 3)" in run.output()
 
 
+@pytest.mark.slow
 def test_a_server_that_restarts_gets_the_weights_again(start):
     run = start(evaluation={"samples": 2}, weights={"timeout_s": 4.0})
     learner = run.start_learner()
@@ -170,6 +171,7 @@ def test_a_server_that_restarts_gets_the_weights_again(start):
     assert (run.record / "rollout-0-1.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_gone_is_a_clear_error(world):
     config = world.changed(broker={"address": "tcp://127.0.0.1:9"})
     preparation = world.preparation(world.trainer())
@@ -203,6 +205,7 @@ def test_an_interrupted_feed_says_so_and_ends(start, world):
     assert [thread.name for thread in threading.enumerate() if thread.name == "feed"] == []
 
 
+@pytest.mark.slow
 def test_no_rollout_server_is_a_clear_error(start):
     run = start(rollout={"start_timeout_s": 1.0}, evaluation={"samples": 1})
     learner = run.start_learner()

@@ -142,6 +142,7 @@ async def test_an_engine_that_dies_is_started_again_and_gets_the_weights(
         assert "Traceback" not in run.log
 
 
+@pytest.mark.slow
 async def test_an_engine_that_dies_too_often_ends_the_process_with_its_log(
     tmp_path, checkpoint, model
 ):
@@ -157,6 +158,7 @@ async def test_an_engine_that_dies_too_often_ends_the_process_with_its_log(
         assert "Traceback" not in run.log
 
 
+@pytest.mark.slow
 async def test_a_killed_worker_takes_its_engine_along(tmp_path, checkpoint, model):
     with started_run(tmp_path, checkpoint) as run:
         async with learner_at(run.address) as (_, learner):

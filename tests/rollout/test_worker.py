@@ -215,6 +215,7 @@ async def test_a_push_that_breaks_off_quarantines_until_the_next(
             check_group(run, group, other_model, renderer)
 
 
+@pytest.mark.slow
 async def test_a_half_updated_engine_stays_paused_when_the_next_push_fails_early(
     tmp_path, checkpoint, renderer, engine, model, other_model, caplog
 ):
@@ -326,6 +327,7 @@ async def test_an_engine_that_is_gone_for_good_ends_the_process(
         assert caught.group_contains(EngineError)
 
 
+@pytest.mark.slow
 async def test_two_servers_behind_one_process_share_the_work_and_each_other_s_fate(
     tmp_path, checkpoint, renderer, engine, second_url, model
 ):

@@ -66,6 +66,13 @@ async def _content(response: aiohttp.ClientResponse):
     return await response.text()
 
 
+def _marks(engine: str, family: str, dtype: str) -> tuple[pytest.MarkDecorator, ...]:
+    if engine == "sglang":
+        return (pytest.mark.sglang, pytest.mark.timeout(300))
+    is_usual = (family, dtype) == ("qwen3_vl", "float32")
+    return () if is_usual else (pytest.mark.slow,)
+
+
 def pytest_generate_tests(metafunc) -> None:
     if "served" not in metafunc.fixturenames:
         return
@@ -76,7 +83,7 @@ def pytest_generate_tests(metafunc) -> None:
         pytest.param(
             (engine, family, dtype),
             id=f"{engine}-{family}{suffix}",
-            marks=(pytest.mark.sglang, pytest.mark.timeout(300)) if engine == "sglang" else (),
+            marks=_marks(engine, family, dtype),
         )
         for engine in ENGINES
         for family in families
