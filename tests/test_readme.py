@@ -1,5 +1,6 @@
 """Every command in the README's bash blocks is run here, made small where it would take minutes."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 300
@@ -52,6 +54,8 @@ RUNS = {
         ' && .venv/bin/python -m broker.journal {folder}/run replay"'
     ),
     ".venv/bin/python -m broker.journal runs/mine": ".venv/bin/python -m broker.journal --help",
+    # test_the_dataset_of_the_readme_can_be_trained_on
+    f"{LAUNCH} --data.train mine/train.parquet --learner.groups_per_step 1": f"{LAUNCH} --help",
     "tests/run.sh": "tests/run.sh -q tests/common --collect-only",
     "tests/run.sh -q -m proof": "tests/run.sh -q -m proof --collect-only",
     ".venv/bin/python tests/bench/broker.py --json broker.json": (
@@ -180,3 +184,18 @@ def test_files_and_folders_that_the_readme_names_exist() -> None:
     text = (ROOT / "README.md").read_text()
     named = re.findall(r"(?<![\w/.])((?:common|broker|rollout|learner|deploy|tests)/[\w./]*)", text)
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.slow
+def test_the_dataset_of_the_readme_can_be_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "mine").mkdir()
+    Image.new("RGB", (320, 240), "gray").save(tmp_path / "mine" / "street.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    train = f"--data.train {tmp_path}/mine/train.parquet --learner.groups_per_step 1"
+    run(f"{LAUNCH} {train} --run.folder {{folder}}/run", tmp_path)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["steps"] == 1 and summary["trajectories_trained"] == 4
