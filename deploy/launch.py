@@ -88,7 +88,7 @@ def _launch(config: RunConfig, options: Options, ray_named_by: str) -> int:
     """
     from common import lifecycle
     from deploy.preflight.check import check_room
-    from deploy.preflight.environment import check_address, check_home
+    from deploy.preflight.environment import check_address
     from deploy.supervision.begun_run import check_before
     from deploy.supervision.trusted_folder import check_trusted
 
@@ -97,7 +97,6 @@ def _launch(config: RunConfig, options: Options, ray_named_by: str) -> int:
     check_trusted(folder)
     check_before(config, folder)
     if config.cluster.address is None:
-        check_home()
         check_room(config)
     else:
         check_address(config.cluster.address, ray_named_by)

@@ -3,7 +3,6 @@
 import os
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 
 from common.errors import ConfigError
 
@@ -53,17 +52,3 @@ def _mend(where: str) -> str:
     if where.startswith("environment"):
         return f"Fix: unset {ADDRESS} for a Ray of this run alone, or set it to HOST:PORT"
     return "Fix: give HOST:PORT of a Ray that runs, or none for a Ray of this run alone"
-
-
-def check_home(environment: Mapping[str, str] = os.environ) -> None:
-    """Raises ConfigError where a Ray of our own would end with a path that nobody has named."""
-    home = environment.get("HOME")
-    if home is None:
-        return  # the password file knows one
-    try:
-        Path(home).mkdir(parents=True, exist_ok=True)  # as Ray does
-    except OSError as error:
-        raise ConfigError(
-            f"environment: HOME = {home!r}: Ray keeps files there, and there is no such folder "
-            f"({error.strerror}). Fix: set HOME to a folder of yours"
-        ) from None

@@ -157,7 +157,6 @@ def test_a_refused_start_leaves_nothing_behind(
         ("RAY_ADDRESS", "garbage", "environment: RAY_ADDRESS = 'garbage': no HOST:PORT. Fix: uns"),
         ("RAY_ADDRESS", "127.0.0.1:1", "environment: RAY_ADDRESS = '127.0.0.1:1': no Ray answers"),
         ("RAY_ADDRESS", "ray://a:1", "environment: RAY_ADDRESS = 'ray://a:1': no HOST:PORT"),
-        ("HOME", "/proc/none", "environment: HOME = '/proc/none': Ray keeps files there"),
     ],
 )
 def test_what_the_environment_says_is_named_as_such(
