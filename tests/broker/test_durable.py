@@ -389,6 +389,32 @@ def test_a_full_disk_stops_the_broker_and_loses_nothing(tmp_path: Path, room: in
     assert fingerprint(bench.ledger) == before
 
 
+class RestartedDisk(FullDisk):
+    boot = "another"
+
+
+def test_openings_that_fail_on_a_full_disk_only_begin_histories(tmp_path: Path) -> None:
+    bench = busy(tmp_path)
+    bench.store._disk.close()
+    whole = (tmp_path / JOURNAL).read_bytes()
+    for room in (0, 20, 60, 60):  # nothing, half of the new history, it and half of the opening
+        disk = RestartedDisk(tmp_path)
+        disk.room = room
+        with pytest.raises(StoreFailure, match="No space left"):
+            open_durable(disk, make_source(NUM_SAMPLES), bench.rules, fsync="never")
+        disk.close()
+    assert (tmp_path / JOURNAL).read_bytes().startswith(whole)
+    states = []
+    for _ in range(2):  # the first finds the failed openings in the journal; both the same state
+        disk = RestartedDisk(tmp_path)
+        service, store, _ = open_durable(disk, make_source(NUM_SAMPLES), bench.rules, fsync="never")
+        states.append(fingerprint(service.ledger))
+        store.close()
+    assert states[0] == states[1]
+    assert (service.ledger.history, service.ledger.version) == (3, 1)
+    assert [entry.group_id for entry in service.ledger.needed()] == ["0/2", "0/3", "0/4", "0/5"]
+
+
 def test_a_disk_that_fails_to_sync_ends_the_broker(tmp_path: Path) -> None:
     service, store, disk = full_disk_service(tmp_path, "always")
     disk.fails_to_sync = True

@@ -26,12 +26,14 @@ from typing import Any
 import numpy as np
 
 from broker.client import BrokerClient, RequestRefused, heartbeat_forever
+from broker.durable import DurableStore
 from broker.entry import Rules
 from broker.frames import CorruptJournal
 from broker.opening import open_durable
 from broker.protocol import Blame, Role, Verdict
 from broker.recovery import recover
 from broker.server import BrokerServer, ImageShelf
+from broker.service import BrokerService
 from broker.source import SampleSource
 from broker.store import StoreFailure
 from common.errors import BrokerUnavailable, ProtocolError
@@ -143,6 +145,7 @@ class Simulation:
         self.kills = 0
         self.highest_staleness = 0
         self.final: Weights | None = None
+        self.service: BrokerService | None = None  # of the broker that lives; None: none does
         self.done = asyncio.Event()
         self.is_healthy = False
         self.faults: dict[str, int] = {}
@@ -158,10 +161,11 @@ class Simulation:
             nemesis = tasks.create_task(self._nemesis())
             async with asyncio.timeout(FAULTS_S + PATIENCE_S):
                 await self.done.wait()
+            self._check_recovery()
             for task in [*keepers, nemesis]:
                 task.cancel()
         assert self.final is not None
-        self._check_recovery()
+        self._check_end(len(self.final))
         check_weights(self.final, self.plan, self._source())
         return Outcome(
             self.final,
@@ -205,6 +209,8 @@ class Simulation:
         self._count(f"kill {name.split('-')[0]}")
         if name == "broker":
             self.network.listener = None
+            self._check_recovery()
+            self.service = None
         for link in self.network.links.values():
             if link.name.startswith(name):
                 link.is_cut = True
@@ -251,19 +257,15 @@ class Simulation:
 
     async def _broker(self, name: str) -> None:
         try:
-            service, store, started_at = open_durable(
-                self.disk,
-                self._source(),
-                self.plan.rules,
-                fsync=self.plan.fsync,
-                member_timeout_s=MEMBER_TIMEOUT_S,
-                segment_bytes=4000,
-            )
+            await self._serve()
+        finally:
+            self.service = None
+
+    async def _serve(self) -> None:
+        try:
+            service, store, started_at = self._open()
         except StoreFailure as failure:  # the disk is full: it cannot even start
             raise BrokerUnavailable(str(failure)) from failure
-        except CorruptJournal as error:
-            raise AssertionError("a journal that nobody damaged is corrupt") from error
-        self.service = service
         shelf = ImageShelf(ImageStore(Path(".")), [])
         server = BrokerServer(
             service,
@@ -290,13 +292,42 @@ class Simulation:
             rng=random.Random(self.rng.getrandbits(32)),
         )
 
+    def _open(self) -> tuple[BrokerService, DurableStore, float]:
+        """A broker on what the one before has left. Raises StoreFailure."""
+        try:
+            opened = open_durable(
+                self.disk,
+                self._source(),
+                self.plan.rules,
+                fsync=self.plan.fsync,
+                member_timeout_s=MEMBER_TIMEOUT_S,
+                segment_bytes=4000,
+            )
+        except CorruptJournal as error:
+            raise AssertionError("a journal that nobody damaged is corrupt") from error
+        self.service = opened[0]
+        self._check_recovery()
+        return opened
+
     def _check_recovery(self) -> None:
-        """The journal tells what the broker knows."""
+        """The journal tells what the broker knows, if one lives and has flushed what it knows.
+
+        A dead one proves nothing: since then, power cuts may have shortened the journal, and
+        openings that failed may have lengthened it.
+        """
+        if self.service is None:
+            return
         store = self.service.store
         if store.failure is None and not store.is_dirty:
             found = recover(self.disk, self._source(), self.plan.rules)
             assert found is not None
             assert fingerprint(found.ledger) == fingerprint(self.service.ledger)
+
+    def _check_end(self, num_steps: int) -> None:
+        """Whatever state the run has left the journal in, another broker goes on from it."""
+        self._free_disk()
+        service, _, _ = self._open()
+        assert service.ledger.version == service.ledger.committed == num_steps
 
     # ---- rollout ---------------------------------------------------------------------------------
     async def _rollout(self, name: str) -> None:
