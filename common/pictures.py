@@ -119,7 +119,7 @@ def reason_of(error: BaseException) -> str:
     """One line about what Pillow raised, with a mend."""
     if isinstance(error, UnidentifiedImageError):  # whose words name a place in memory
         return f"it is no {_FORMATS_IN_WORDS} file. Fix: save it as PNG or JPEG"
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
     return f"{reason}. Fix: save it anew, as PNG or JPEG"
 
 

@@ -80,7 +80,7 @@ def _check_view(
     if width * height > rules.max_pixels:
         mend = "make the picture smaller, or raise data.max_picture_megapixels"
         limit = f"{rules.max_pixels / 1e6:g} megapixels"
-        raise BadField(field, size, f"a picture of {shown} is over {limit}", mend)
+        raise BadField(field, _value(sample, field), f"a picture of {shown} is over {limit}", mend)
     try:
         check_shape(width, height)
         tokens = None
@@ -89,9 +89,17 @@ def _check_view(
             tokens = rules.lengths.over(limit_tokens, sample.problem, width, height)
     except DataError as error:
         problem, _, mend = str(error).partition(". Fix: ")
-        raise BadField(field, size, problem, mend) from None
+        raise BadField(field, _value(sample, field), problem, mend) from None
     if tokens is not None:
         mend = "shorten the problem, make the picture smaller, or raise the limit"
         problem = f"{what} of {tokens} tokens, with a picture of {shown}, is over "
         problem += f"model.max_prompt_tokens = {rules.max_prompt_tokens}"
         raise BadField("problem", sample.problem, problem, mend)
+
+
+def _value(sample: Sample, field: str) -> object:
+    """As the row has it."""
+    if field == "box" and sample.box is not None:
+        return list(sample.box.model_dump().values())
+    picture = sample.crop if field == "crop_width" else sample.image
+    return None if picture is None else picture.width

@@ -69,12 +69,15 @@ def _check_source(media: Any, allowed: tuple[str, ...]) -> None:
 
 def _check_picture(content: bytes) -> None:
     """What its header says of its format and size, before it is decoded. Raises ValueError."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
+    known = ", ".join(PICTURE_FORMATS)
     try:
         with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
             width, height = picture.size
+    except UnidentifiedImageError as error:  # whose words name a place in memory
+        raise ValueError(f"it is none of {known}") from error
     except Exception as error:  # a plugin's error may be of any type
-        raise ValueError(f"it is none of {', '.join(PICTURE_FORMATS)}: {error}") from error
+        raise ValueError(f"it is none of {known}: {error}") from error
     if width * height > MAX_PIXELS:
         raise ValueError(f"it has {width} x {height} pixels, more than {MAX_PIXELS}")
