@@ -1,16 +1,16 @@
 """Whether the model's context holds a prompt and a response. Pure, but for two small files."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.config import RunConfig
 from common.errors import ConfigError
+from common.files import json_object_or_empty
+from common.picture_grid import grid_of_folder
 from common.types import Sample
 
 _FLAG = "--context-length"  # of SGLang
-_MARGIN = 0.9  # a picture's tokens are estimated: only what is certain is refused
 
 
 def check_context(config: RunConfig, model_folder: Path, samples: Iterable[Sample]) -> None:
@@ -21,13 +21,13 @@ def check_context(config: RunConfig, model_folder: Path, samples: Iterable[Sampl
     Raises:
         ConfigError: no response of rollout.max_response_tokens fits behind any prompt of the data.
     """
-    limit, source = context_limit(config, _read(model_folder / "config.json"))
+    limit, source = context_limit(config, json_object_or_empty(model_folder / "config.json"))
     if limit is None:
         return
     response = config.rollout.max_response_tokens
-    unit = _pixels_a_token(model_folder)
-    pictures = (_fewest_tokens(sample, *unit) for sample in samples) if unit else ()
-    least = max(1, min(pictures, default=1))
+    grid = grid_of_folder(model_folder)
+    sizes = {(sample.image.width, sample.image.height) for sample in samples} if grid else ()
+    least = max(1, min((grid.tokens_of(*size) for size in sizes if grid), default=1))
     if least + response > limit:
         raise ConfigError(
             f"rollout.max_response_tokens = {response}, but the context holds {limit} tokens "
@@ -66,28 +66,3 @@ def _flag_value(flags: Sequence[str]) -> int | None:
         if name == _FLAG and value.isdecimal():
             return int(value)
     return None
-
-
-def _fewest_tokens(sample: Sample, pixels: float, least: float, most: float) -> int:
-    area = min(max(sample.image.width * sample.image.height, least), most)
-    return int(_MARGIN * area / pixels)
-
-
-def _pixels_a_token(folder: Path) -> tuple[float, float, float] | None:
-    """(Pixels of a picture's token, fewest and most pixels of a picture); None: not known."""
-    settings = _read(folder / "preprocessor_config.json")
-    settings = settings or _read(folder / "processor_config.json").get("image_processor", {})
-    try:
-        size = settings["size"]
-        side = settings["patch_size"] * settings["merge_size"]
-        return float(side**2), float(size["shortest_edge"]), float(size["longest_edge"])
-    except (KeyError, TypeError):
-        return None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

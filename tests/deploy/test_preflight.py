@@ -65,11 +65,11 @@ def test_a_context_is_refused_only_where_no_row_fits(tmp_path: Path) -> None:
     config = build({"rollout": {"max_response_tokens": 99, "engine": "embedded"}})
     check_context(config, tmp_path, samples)  # a prompt of one token would fit
     (tmp_path / "preprocessor_config.json").write_text(
-        '{"patch_size": 1, "merge_size": 1, "size": {"shortest_edge": 50, "longest_edge": 60}}'
+        '{"patch_size": 1, "merge_size": 1, "size": {"shortest_edge": 16, "longest_edge": 64}}'
     )
-    with pytest.raises(ConfigError, match=r"holds 100 tokens .*shortest prompt has \d\d or more"):
+    with pytest.raises(ConfigError, match=r"holds 100 tokens .*shortest prompt has 64 or more"):
         check_context(config, tmp_path, samples)
-    check_context(build({"rollout": {"max_response_tokens": 40}}), tmp_path, samples)
+    check_context(build({"rollout": {"max_response_tokens": 36}}), tmp_path, samples)
 
 
 @pytest.mark.parametrize(
