@@ -237,7 +237,7 @@ class BrokerClient:
         Args:
             failure: what ended it; empty: it leaves in good order.
         """
-        return await self._request(p.Goodbye(**self._me(), failure=failure[:500]), p.Done)
+        return await self._request(p.Goodbye(**self._me(), failure=_as_reason(failure)), p.Done)
 
     # ---- requests and replies --------------------------------------------------------------------
     def _me(self) -> dict[str, Any]:
@@ -250,7 +250,7 @@ class BrokerClient:
             **self._me(),
             group_id=group_id,
             attempt=attempt,
-            reason=reason[: p.REASON_LENGTH],
+            reason=_as_reason(reason),
             blame=blame,
         )
 
@@ -414,6 +414,11 @@ def _not_let_in(refused: p.Refused) -> str:
     if refused.code == "malformed":  # its messages have other fields than ours
         return f"the broker is of another version: {refused.message}. {_SAME_CODE}"
     return f"the broker does not let this process in: {refused.message}"
+
+
+def _as_reason(reason: str) -> str:
+    """A reason as a message may hold it: UTF-8 of a bounded length, whatever an engine has said."""
+    return reason[: p.REASON_LENGTH].encode("utf-8", "replace").decode()
 
 
 def _ends_by_itself(reply: BaseModel) -> bool:

@@ -37,6 +37,7 @@ class LearnerDesk:
         history = self._counter.do(self._counter.ledger.rewind, owner, request.step)
         self._counter.store.must_sync()
         self._counter.is_stopping = False
+        self._counter.ended_because = ""  # if it still holds, it is found again
         if self._counter.ledger.version < before:
             logger.warning("steps %d to %d are undone", request.step + 1, before)
         self._counter.announcements.forget()

@@ -15,6 +15,11 @@ from common.types import ImageRef, Sample
 _THREADS = 16  # they wait for a file system, most of the time
 _AT_ONCE = 64  # samples a task, for a task costs as much as a header
 _MAX_FILE_BYTES = 2**30
+# What a file system or a machine says that has troubles of its own.
+_OF_THE_MACHINE = (
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE,
+    errno.ENFILE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+)  # fmt: skip
 
 
 def check_pictures(samples: Sequence[Sample], folder: Path) -> Iterator[BadField | None]:
@@ -47,6 +52,7 @@ def check_picture(ref: ImageRef, folder: Path, field: str) -> None:
 
     Raises:
         BadField: no file, or no picture of that size and of a format in use.
+        DataError: the file system or the machine is in trouble; it is not the row's fault.
     """
     path = folder / ref.path
     said = (ref.width, ref.height)
@@ -63,6 +69,11 @@ def check_picture(ref: ImageRef, folder: Path, field: str) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, BadField):
             raise
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            raise DataError(
+                f"{path}: {error.strerror}. Fix: this says nothing of the row; start again when "
+                "its file system answers"
+            ) from error
         raise BadField(field, ref.path, *_words(error)) from None
 
 

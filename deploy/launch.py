@@ -7,11 +7,14 @@ ended early goes on with --config RUN/config.toml --run.resume true. --dry-run, 
 """
 
 import asyncio
+import contextlib
 import logging
+import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,11 +61,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif options.dry_run:
             _dry_run(config, options, ray_named_by)
         else:
-            with goes_on_without_readers():
+            with goes_on_without_readers(), _sigterm_as_ctrl_c():
                 code = _launch(config, options, ray_named_by)
             raise SystemExit(code)
     except ConfigError as error:
         exit_with(error)
+    except KeyboardInterrupt:
+        print("\nstopped before the run began: nothing was written", file=sys.stderr)
+        raise SystemExit(ExitCode.INTERRUPTED) from None
     except DataError as error:
         print(f"data error: {error}", file=sys.stderr)
         raise SystemExit(ExitCode.REFUSED) from None
@@ -76,6 +82,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         exit_with(
             ConfigError(f"{where} cannot be written: {error.strerror}. Fix: free space there")
         )
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Until there is a run to drain, which then takes both signals."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _launch(config: RunConfig, options: Options, ray_named_by: str) -> int:
@@ -92,6 +108,7 @@ def _launch(config: RunConfig, options: Options, ray_named_by: str) -> int:
     from deploy.supervision.begun_run import check_before
     from deploy.supervision.trusted_folder import check_trusted
 
+    os.umask(os.umask(0) | 0o022)  # what decides over a run is not written by a group
     now = time.localtime()
     folder = run_folder(config, now)
     check_trusted(folder)

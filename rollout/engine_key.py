@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.config import RunConfig
-from common.errors import ConfigError
+from common.errors import ConfigError, EngineError
 from common.files import replace_private
 from common.network import is_loopback
 
@@ -28,6 +28,7 @@ def engine_key_file(config: RunConfig, index: int) -> Iterator[Path]:
 
     Raises:
         ConfigError: sglang.api_key_file holds no key, or others can read it.
+        EngineError: a disk takes no new one.
     """
     if config.sglang.api_key_file is not None:
         read_key(config.sglang.api_key_file)
@@ -35,7 +36,12 @@ def engine_key_file(config: RunConfig, index: int) -> Iterator[Path]:
         return
     with _key_folder(config) as folder:
         path, key = folder / f"engine-{index}.token", secrets.token_hex(32)
-        replace_private(path, key.encode())
+        try:
+            replace_private(path, key.encode())
+        except OSError as error:
+            raise EngineError(
+                f"{path} cannot be written: {error.strerror}. Fix: free space, or mend its disk"
+            ) from error
         try:
             yield path
         finally:

@@ -32,6 +32,9 @@ _BAN = -1e9  # added to a logit; finite, so that log-probs of other tokens stay 
 _HEALTH_S = 30.0  # SGLang gives itself 20 for the token that it makes
 _SHOWN_BYTES = 200  # of an answer that makes no sense
 _USELESS = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
+# Another key, too many requests, a proxy without its server, a server without memory: what else is
+# under way may be why, so the sample is a suspect and no more.
+_NOT_OF_THE_REQUEST = (401, 403, 408, 429, 502, 503, 504)
 _GRACE_S = 1.0  # lets the server's own timeout, which says more, come first
 
 
@@ -194,6 +197,8 @@ class HttpEngine:
         status, content = await self._send("POST", "/generate", body, timeout_s)
         if status == 400:
             raise RequestRejected(f"/generate: HTTP 400: {_message(content)}")
+        if status in _NOT_OF_THE_REQUEST:
+            raise EngineGone(f"/generate: HTTP {status}: {_message(content)}")
         if status != 200:
             raise RequestFailed(f"/generate: HTTP {status}: {_message(content)}")
         try:

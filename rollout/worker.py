@@ -191,7 +191,7 @@ class RolloutWorker:
 
     async def _release(self, server: Server, lease: GroupLease) -> None:
         if lease.alone:
-            await self._pool.unclaim(server)
+            server.is_claimed = False
         await self._pool.release(server)
 
     async def _try(self, request: GroupRequest, server: Server) -> GroupResult:
@@ -200,7 +200,8 @@ class RolloutWorker:
             CutShort, RequestRejected, RequestFailed: see there.
             EngineGone: it does not answer this request, or not at all.
         """
-        losses = server.serving.losses
+        losses, pauses = server.serving.losses, server.serving.pauses
+        was_paused = server.serving.is_paused
         try:
             result = await server.engine.generate(request)
         except EngineGone as error:
@@ -210,7 +211,10 @@ class RolloutWorker:
                 raise CutShort(f"{server.name}: paused for too long: {error}") from error
             raise
         if result.num_aborted:
-            raise CutShort(f"{server.name}: {result.num_aborted} responses were cut short")
+            cut = f"{server.name}: {result.num_aborted} responses were cut short"
+            if was_paused or server.serving.pauses > pauses:
+                raise CutShort(cut)
+            raise EngineError(f"{cut} by the engine itself")  # it may do so with this one for ever
         if await server.serving.settled() is None or server.serving.losses > losses:
             raise CutShort(f"{server.name}: its weights turned out to be wrong")
         return result
@@ -243,11 +247,16 @@ class RolloutWorker:
         try:
             return await self._broker.image(image.sha256)
         except RequestRefused as error:
+            if error.code != "unknown_image":  # the broker is busy or in trouble
+                raise CutShort(f"image {image.path}: {error}") from error
             raise DataError(f"image {image.path}: {error}") from error
 
     async def _give_back(self, lease: GroupLease, reason: str, blame: Blame) -> None:
         logger.warning("giving back group %s: %s", lease.group_id, reason)
-        await self._broker.give_back(lease.group_id, lease.attempt, reason[:500], blame)
+        try:
+            await self._broker.give_back(lease.group_id, lease.attempt, reason, blame)
+        except RequestRefused as error:  # it lapses
+            logger.warning("group %s is not taken back: %s", lease.group_id, error)
 
 
 async def _is_alive(server: Server) -> bool:

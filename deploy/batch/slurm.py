@@ -95,8 +95,14 @@ def check_submission(config: RunConfig, folder: Path) -> None:
 
 
 def check_folder(config: RunConfig, folder: Path) -> None:
-    """Raises ConfigError: it holds a run already."""
-    if (folder / "config.toml").exists() and not config.run.resume:
+    """Raises ConfigError: it holds a run already, or none that could be resumed."""
+    holds_run = (folder / "config.toml").exists()
+    if config.run.resume and not holds_run:
+        raise ConfigError(
+            f"run.resume = true, but run.folder = {str(folder)!r} holds no run. Fix: --config "
+            "RUN/config.toml --run.resume true --slurm, where RUN is the folder of the run"
+        )
+    if holds_run and not config.run.resume:
         raise ConfigError(
             f"run.folder = {str(folder)!r} holds a run already. Fix: name another folder, or go on "
             f"with this run: --config {folder / 'config.toml'} --run.resume true --slurm"
@@ -115,9 +121,9 @@ def submit(config: RunConfig, arguments: Sequence[str], folder: Path, is_made: b
     folder = folder.absolute()
     check_submission(config, folder)
     run = config.run.model_copy(update={"folder": folder})
-    text = batch_script(config.model_copy(update={"run": run}), arguments)
     script = folder / "slurm.sh"
     with _folder_as_it_was([folder] if is_made else missing(folder), script):
+        text = batch_script(config.model_copy(update={"run": run}), arguments)
         make_private(folder)
         script.write_text(text, encoding="utf-8")
         return _sbatch(script)

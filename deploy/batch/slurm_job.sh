@@ -107,7 +107,8 @@ if [ "${#nodes[@]}" -gt 1 ]; then
   second=$(scontrol show node "${nodes[1]}" | tr ' ' '\n' | sed -n 's/^NodeAddr=//p')
   host=$(ask address "${second:-${nodes[1]}}")
 fi
-address=$(ask joined "$host" "$(ask port "$host")")
+port=$(ask port "$host")
+address=$(ask joined "$host" "$port")
 (umask 077 && ask token >"$run/ray-token")
 
 say "Ray at $address"

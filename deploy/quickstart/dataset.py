@@ -60,7 +60,7 @@ def write_dataset(
     """
     manifest = folder / MANIFEST
     wanted = asdict(parameters)
-    if _read_json(manifest) == wanted and _is_complete(folder):
+    if holds_dataset(folder, parameters):
         return False
     (folder / "images").mkdir(parents=True, exist_ok=True)
     manifest.unlink(missing_ok=True)  # an interrupted rewrite must not look complete
@@ -68,6 +68,11 @@ def write_dataset(
         _write_split(folder, split, parameters, report)
     _replace(manifest, json.dumps(wanted, indent=1).encode() + b"\n")
     return True
+
+
+def holds_dataset(folder: Path, parameters: DatasetParameters) -> bool:
+    """Whether it is all there."""
+    return _read_json(folder / MANIFEST) == asdict(parameters) and _is_complete(folder)
 
 
 def scenes_of(split: Split, count: int, seed: int, side: int = SCENE_SIDE) -> list[Scene]:

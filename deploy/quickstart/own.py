@@ -24,13 +24,16 @@ def ensure_own_dataset(train: Path, report: Callable[[str], None]) -> None:
     """
     if not is_own(train):
         return
-    from deploy.quickstart.dataset import DatasetParameters, write_dataset
+    from deploy.quickstart.dataset import DatasetParameters, holds_dataset, write_dataset
 
     report(f"world: {NUM_TRAIN + NUM_HELDOUT} scenes of digits on tags in {CACHE}")
+    parameters = DatasetParameters(NUM_TRAIN, NUM_HELDOUT, SEED)
+    if holds_dataset(CACHE, parameters):
+        return  # it may be another user's, or cannot be written
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
         with waiting_lock(CACHE / ".lock"):
-            write_dataset(CACHE, DatasetParameters(NUM_TRAIN, NUM_HELDOUT, SEED), report)
+            write_dataset(CACHE, parameters, report)
     except OSError as error:
         raise DataError(
             f"the quickstart's data cannot be made in {CACHE}: {error.strerror or error}. Fix: "

@@ -109,6 +109,9 @@ async def _follow_all(
                 await _follow(broker, views, began)
         except (BrokerUnavailable, ProtocolError):
             await asyncio.sleep(_REFRESH_S)  # the supervisor says what happened
+        except Exception as error:  # the supervisor looks through this view: it must not end
+            logger.warning("the view begins anew: %s: %s", type(error).__name__, error)
+            await asyncio.sleep(_REFRESH_S)
 
 
 async def _follow(broker: BrokerClient, views: Sequence[View], began: float) -> None:

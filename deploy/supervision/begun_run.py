@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -9,12 +10,14 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError
+from common.files import replace_text
 from deploy.options import run_folder
 from deploy.supervision.new_folder import with_folder_of_its_own
 from deploy.supervision.run_folder import LOCK, check_folder, open_run_folder, owned
 
 _REWRITTEN = ("config.toml", "summary.json")
 _LOGS = "logs"
+_CHECKPOINTS = "checkpoints"
 
 
 class Footprint:
@@ -35,12 +38,19 @@ class Footprint:
         self._is_ours = False
         self._files: dict[str, bytes | None] = {}
         self._names: set[str] = set()
+        self._checkpoints: set[str] = set()
+
+    @property
+    def has_new_checkpoints(self) -> bool:
+        """Whether steps were trained, whoever may have missed to see it."""
+        return bool(_names(self._folder / _CHECKPOINTS) - self._checkpoints)
 
     def take(self) -> None:
         """Look at its files, once nobody else writes there any more."""
         self._is_ours = True
         self._files = {name: _content(self._folder / name) for name in _REWRITTEN}
         self._names = _names(self._folder)
+        self._checkpoints = _names(self._folder / _CHECKPOINTS)
         if not self._has_lock and self._files["config.toml"] is None:
             self._names.discard(LOCK)
 
@@ -55,7 +65,7 @@ class Footprint:
     def _restore_files(self, keeps_logs: bool) -> None:
         for name, content in self._files.items():
             if content is not None and content != _content(self._folder / name):
-                (self._folder / name).write_bytes(content)
+                replace_text(self._folder / name, content.decode())
         if self._files["config.toml"] is not None and keeps_logs:
             return
         kept = {_LOGS} if keeps_logs else set()
@@ -94,9 +104,10 @@ def check_before(config: RunConfig, folder: Path) -> None:
     """The same without a trace, and hours earlier; `begun` is what holds.
 
     Raises:
-        ConfigError: as `check_folder`, or a launcher runs it.
+        ConfigError: as `check_folder`, or a launcher runs it, or nothing can be written there.
     """
     check_folder(config, folder)
+    _check_writable(folder)
     try:
         file = (folder / LOCK).open("rb")
     except OSError:
@@ -111,6 +122,20 @@ def check_before(config: RunConfig, folder: Path) -> None:
             ) from None
         except OSError:
             return  # a file system without locks
+
+
+def _check_writable(folder: Path) -> None:
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    reason = None
+    if not nearest.is_dir():
+        reason = "is no folder"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "cannot be written by this user"
+    if reason is not None:
+        raise ConfigError(
+            f"run.folder = {str(folder)!r}: {nearest} {reason}. Fix: --run.folder FOLDER, one that "
+            "you may write to"
+        )
 
 
 def missing(folder: Path) -> list[Path]:

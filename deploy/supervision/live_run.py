@@ -60,11 +60,16 @@ async def live_run(
                 print("stopped before the run began: nothing was written", flush=True)
                 return ExitCode.INTERRUPTED
             with begun(config, now) as (config, folder, footprint):
-                log_to(folder / "logs" / "launch.log")
                 print(f"run folder: {folder}", flush=True)
-                if reading is not None:
-                    keep(folder, reading)
-                return await _in_folder(config, folder, footprint, stop, at_once)
+                try:
+                    log_to(folder / "logs" / "launch.log")
+                    if reading is not None:
+                        keep(folder, reading)
+                    return await _in_folder(config, folder, footprint, stop, at_once)
+                except OSError:  # of the launcher's own files: a full disk
+                    if not footprint.has_new_checkpoints:
+                        footprint.restore(keeps_logs=True)
+                    raise
     except VisionOpdError as error:
         return _tell_failure(error, has_trained=False)
 
@@ -81,7 +86,8 @@ async def _in_folder(
         supervisor = Supervisor(config, folder, placement.place, _report, at_once)
         is_complete = await _watched(config, supervisor, folder, stop)
     except VisionOpdError as error:
-        code = _tell_failure(error, supervisor.has_trained)
+        has_trained = supervisor.has_trained or footprint.has_new_checkpoints
+        code = _tell_failure(error, has_trained)
         if code is ExitCode.REFUSED:
             footprint.restore(keeps_logs=True)
         else:

@@ -2,9 +2,9 @@
 
 import contextlib
 import json
-import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,6 @@ from common.locks import Lock, try_lock
 from deploy.options import run_folder
 from deploy.supervision.trusted_folder import check_trusted, make_private
 
-logger = logging.getLogger(__name__)
 LOCK = "launcher.lock"
 _LAUNCHER = "launcher.json"  # as `deploy.supervision.control` writes it
 
@@ -37,7 +36,7 @@ def owned(folder: Path) -> Iterator[None]:
         other = "another launcher" if lock is Lock.HELD else None
         if lock is Lock.UNKNOWN:
             other = _launcher_by_its_file(folder)
-            logger.warning("the file system of %s knows no locks", folder)
+            print(f"the file system of {folder} knows no locks", file=sys.stderr, flush=True)
         if other is not None:
             raise ConfigError(
                 f"run.folder = {str(folder)!r}: {other} runs it. Fix: end that one, or name "

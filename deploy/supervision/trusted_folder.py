@@ -29,8 +29,15 @@ def check_trusted(folder: Path) -> None:
         ConfigError: somebody else owns the run folder or a file that decides what is started, or
             can write to it.
     """
-    for path in _that_are_there(folder):
-        reason = _why_not(path)
+    try:
+        paths = list(_that_are_there(folder))
+        is_closed = bool(paths) and not stat.S_IMODE(folder.stat().st_mode) & 0o077
+        reasons = [(path, _why_not(path, is_closed)) for path in paths]
+    except OSError as error:
+        raise ConfigError(
+            f"run.folder = {str(folder)!r}: {error.strerror}. Fix: name a folder of yours"
+        ) from error
+    for path, reason in reasons:
         if reason is not None:
             raise ConfigError(
                 f"run.folder = {str(folder)!r}: {path} {reason}, and it decides what this run "
@@ -44,12 +51,18 @@ def _that_are_there(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _why_not(path: Path) -> str | None:
-    """Why others decide over its content; None: they do not."""
+def _why_not(path: Path, is_out_of_reach: bool) -> str | None:
+    """Why others decide over its content; None: they do not.
+
+    Args:
+        is_out_of_reach: it is in a folder that its owner alone can enter.
+    """
     link, status = path.lstat(), path.stat()
     for owner in {link.st_uid, status.st_uid}:
         if owner not in (os.geteuid(), _ROOT):
             return f"belongs to {_user(owner)}"
+    if is_out_of_reach:
+        return None
     if status.st_mode & stat.S_IWOTH:
         return f"can be written by everybody (mode {stat.S_IMODE(status.st_mode):o})"
     if status.st_mode & stat.S_IWGRP and not _is_own_group(status.st_gid):
@@ -59,7 +72,7 @@ def _why_not(path: Path) -> str | None:
 
 def _mend(path: Path) -> str:
     if path.lstat().st_uid not in (os.geteuid(), _ROOT):
-        return "copy the run to a folder of your own, or run as its owner"
+        return "copy it, and give --run.folder COPY --broker.keys COPY/keys, or run as its owner"
     return f"chmod go-w {path}"
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.errors import CheckpointError
 from common.files import sync
-from common.full_disk import DiskFull, when_there_is_room
+from common.full_disk import DiskFull, waits_for_room, when_there_is_room
 from common.rendering import Renderer
 from learner.checkpoint.cut import Cut, Trained, take_cut
 from learner.checkpoint.files import write_checkpoint
@@ -43,6 +43,7 @@ from learner.model.ranks import default_group, is_any
 
 logger = logging.getLogger(__name__)
 _WRITE_TIMEOUT_S = 1800.0  # a write that takes longer is an error
+_LOOK_S = 5.0  # whether a full disk has room again
 _NEVER = -1
 
 
@@ -161,7 +162,10 @@ class Checkpointer:
             write_scores(self._folder, {**read_scores(self._folder), version: accuracy})
 
     def _settle(self) -> None:
-        if not self.wait(_WRITE_TIMEOUT_S):
+        is_written = self.wait(_WRITE_TIMEOUT_S)
+        while not is_written and waits_for_room() and not self._is_hurried:
+            is_written = self.wait(_LOOK_S)
+        if not is_written:
             raise CheckpointError(
                 f"{self._folder}: a checkpoint is not written after {_WRITE_TIMEOUT_S:.0f} s. "
                 "Fix: see whether its disk still answers"

@@ -1,5 +1,7 @@
 """What the set as a whole, a view's size and a picture's header tell before generation."""
 
+import errno
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -120,6 +122,20 @@ def test_an_orientation_behind_the_pixels_is_found_where_it_is_likely(tmp_path: 
     (tmp_path / "a.png").write_bytes(content[:end] + chunk + content[end:])
     assert header_size(tmp_path / "a.png", (64, 96)) == (64, 96)
     assert decode_picture((tmp_path / "a.png").read_bytes(), "a").size == (64, 96)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_file_system_in_trouble_costs_no_row(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path, said: tuple[int, int]) -> None:
+        raise OSError(number, os.strerror(number))
+
+    rows = [large(tmp_path, number, [0, 0, 9, 9]) for number in range(2)]
+    monkeypatch.setattr("common.picture_checks.header_size", failing)
+    with pytest.raises(DataError, match="Fix: this says nothing of the row") as refused:
+        read(tmp_path, rows)
+    assert os.strerror(number) in str(refused.value)
 
 
 def test_many_rows_are_looked_at_in_order(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ STARTS = [
     ("--model.path /nowhere", "model.path = '/nowhere' is no folder here"),
     ("--rollout.max_response_tokens 4096", "no row fits. Fix: rollout.max_response_tokens = 2048"),
     ("--rollout_pool.gpus 1 --rollout.servers 900", "rollout_pool finds no place"),
+    ("--run.folder /dev/null/run", "/dev/null is no folder. Fix: --run.folder FOLDER"),
     ("--run.resume true", "holds no run. Fix: --config RUN/config.toml --run.resume true"),
 ]
 

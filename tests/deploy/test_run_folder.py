@@ -120,7 +120,7 @@ def test_where_the_file_system_knows_no_locks_the_launchers_file_tells(
     told: str | None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refuse(descriptor: int, how: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -137,4 +137,4 @@ def test_where_the_file_system_knows_no_locks_the_launchers_file_tells(
     expected = pytest.raises(ConfigError, match=told) if told else contextlib.nullcontext()
     with expected, owned(tmp_path):
         pass
-    assert caplog.messages == [f"the file system of {tmp_path} knows no locks"]
+    assert capsys.readouterr().err == f"the file system of {tmp_path} knows no locks\n"

@@ -216,6 +216,7 @@ def test_submit_tells_what_sbatch_refused(
         submit(config_for(tmp_path), [], tmp_path / "runs" / "new")
     assert not (tmp_path / "runs").exists()
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").touch()
     (tmp_path / "run" / "slurm.sh").write_text("of the job before")
     going_on = config_for(tmp_path, run={"folder": tmp_path / "run", "resume": True})
     with pytest.raises(ConfigError, match="invalid account"):

@@ -19,6 +19,7 @@ NOBODY = 65534
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     make_private(folder)
+    folder.chmod(0o755)
     for name in ("config.toml", "launcher.lock", "keys/server.json"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch(mode=0o600)
@@ -54,6 +55,15 @@ def test_what_everybody_can_write_is_refused(name: str, run: Path) -> None:
     check_trusted(run)
 
 
+def test_files_that_nobody_else_can_reach_may_have_any_mode(run: Path) -> None:
+    """As a umask of 002 leaves them in a folder of a project."""
+    for name in ("config.toml", "keys/server.json"):
+        (run / name).chmod(0o666)
+    refusal(run)
+    run.chmod(0o700)
+    check_trusted(run)
+
+
 def test_a_group_may_write_only_if_it_is_the_users_own(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +87,7 @@ def test_a_group_may_write_only_if_it_is_the_users_own(
 def test_what_belongs_to_somebody_else_is_refused(name: str, run: Path) -> None:
     os.chown(run / name, NOBODY, NOBODY)
     assert f"{run / name} belongs to " in refusal(run)
-    assert refusal(run).endswith("copy the run to a folder of your own, or run as its owner")
+    assert refusal(run).endswith("--broker.keys COPY/keys, or run as its owner")
 
 
 def test_a_link_to_what_others_can_write_is_refused(run: Path, tmp_path: Path) -> None:

@@ -43,6 +43,10 @@ async def _fails(request: web.Request, go_on: Handler) -> web.StreamResponse:
     return web.Response(text="Internal Server Error", status=500)
 
 
+async def _is_busy(request: web.Request, go_on: Handler) -> web.StreamResponse:
+    return web.Response(text="retry later", status=503)
+
+
 async def _hangs(request: web.Request, go_on: Handler) -> web.StreamResponse:
     await asyncio.Event().wait()
     raise AssertionError
@@ -76,6 +80,11 @@ def _changed(change: Callable[[list[dict[str, Any]]], Any]) -> Fault:
     return answer
 
 
+def _aborted(results: list[dict[str, Any]]) -> Any:
+    results[0]["meta_info"]["finish_reason"] = {"type": "abort"}
+    return results
+
+
 def _with(results: list[dict[str, Any]], token_ids: list[int], logprob: float) -> Any:
     first = results[0]
     first["output_ids"] = token_ids
@@ -91,6 +100,8 @@ _MANY = 4096
 KINDS = (
     EngineKind("400", _refuses, "/generate: HTTP 400: no such prompt"),
     EngineKind("500", _fails, "/generate: HTTP 500: Internal Server Error"),
+    EngineKind("503", _is_busy, "/generate: HTTP 503: retry later (nothing else"),
+    EngineKind("abort", _changed(_aborted), "cut short by the engine itself (nothing else"),
     EngineKind("hang", _hangs, "/generate: no answer within 6 s"),
     EngineKind("death", _dies, "rollout-0: the engine died (exit code 9) (nothing else"),
     EngineKind("hang up", _hangs_up, "Server disconnected"),

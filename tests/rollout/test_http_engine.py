@@ -10,7 +10,7 @@ from aiohttp import web
 
 from common.errors import EngineError
 from common.types import FinishReason, WeightBucket
-from rollout.engine import GroupRequest, RequestFailed, RequestRejected
+from rollout.engine import EngineGone, GroupRequest, RequestFailed, RequestRejected
 from rollout.http_engine import HttpEngine, generate_body, parse_group
 from tests.rollout.support import png
 from tests.tiny_model import PROBLEM
@@ -215,6 +215,26 @@ async def test_a_request_meets_only_cache_entries_of_its_own_version(unused_tcp_
         async with client(url) as another:
             await another.generate(request())
         assert parts[-1] not in {zero, four, five}  # what an earlier client left is not its own
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, RequestRejected),
+        (500, RequestFailed),
+        *((s, EngineGone) for s in (401, 429, 502, 503)),
+    ],
+)
+async def test_a_status_says_who_is_to_blame(status, kind, unused_tcp_port):
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text="not now", status=status)
+
+    app = web.Application()
+    app.router.add_post("/generate", answer)
+    async with serving(app, unused_tcp_port) as url, client(url) as engine:
+        with pytest.raises(EngineError, match=f"/generate: HTTP {status}: not now") as told:
+            await engine.generate(request())
+        assert type(told.value) is kind
 
 
 async def test_no_server_and_a_silent_server_are_engine_errors(unused_tcp_port):
