@@ -16,6 +16,8 @@ from typing import Any
 
 from aiohttp import web
 
+from common.http_gate import Gate
+
 FIRST_COUNT = 12  # of the mark; ordinary prompts repeat no token so often
 MARK = " ?"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -143,9 +145,9 @@ def install() -> None:
 
     application = EngineServer.application
 
-    def with_faults(server: EngineServer) -> web.Application:
-        app = application(server)
-        app.middlewares.append(faults)
+    def with_faults(server: EngineServer, gate: Gate) -> web.Application:
+        app = application(server, gate)
+        app.middlewares.append(faults)  # behind the gate
         return app
 
     EngineServer.application = with_faults  # type: ignore[method-assign]
