@@ -54,7 +54,8 @@ class PoolSection(Section):
                 raise ValueError(f"{label!r} is not KEY=VALUE")
             prefix, slash, name = key.rpartition("/")
             is_prefix = _PREFIX.fullmatch(prefix) if slash else True
-            if not (is_prefix and _NAME.fullmatch(name) and _NAME.fullmatch(value)):
+            wanted = value.removeprefix("!")  # any other, as Ray's selectors have it
+            if not (is_prefix and _NAME.fullmatch(name) and _NAME.fullmatch(wanted)):
                 raise ValueError(
                     f"{label!r} is no label: letters, digits and ._- in name and value, 63 at most"
                 )
