@@ -11,9 +11,9 @@ from tests.rehearsal.photographs import NUM_BAD_ROWS
 from tests.rehearsal.processes import running
 from tests.rehearsal.settings import NUM_STEPS
 
-LIMIT_S = 430.0
+LIMIT_S = 700.0  # it takes under 300 on a quiet machine
 DRAIN_S = 40.0  # more than the rehearsal gives to what it has started
-pytestmark = [pytest.mark.sglang, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.sglang, pytest.mark.timeout(760)]
 
 
 def test_the_published_experiment_runs_from_rows_to_an_answer(tmp_path: Path) -> None:
