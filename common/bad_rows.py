@@ -17,6 +17,16 @@ class BadField(DataError):
         self.mend = mend
         super().__init__(f"{field} = {self.value}: {problem}. Fix: {mend}")
 
+    @classmethod
+    def of(cls, field: str, value: object, error: DataError, mend: str = "") -> "BadField":
+        """The field that an error is about, with the error's own words.
+
+        Args:
+            mend: where the error names none.
+        """
+        problem, _, told = str(error).partition(". Fix: ")
+        return cls(field, value, problem, told or mend)
+
     def in_row(self, row: int, sample_id: str | None) -> "BadRow":
         return BadRow(row, sample_id, self.field, self.value, self.problem, self.mend)
 

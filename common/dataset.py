@@ -169,5 +169,4 @@ def check_tokens(problem: str, control_tokens: Sequence[str]) -> None:
     try:
         check_plain(problem, control_tokens, "problem")
     except DataError as error:
-        why, _, mend = str(error).partition(". Fix: ")
-        raise BadField("problem", problem, why, mend) from None
+        raise BadField.of("problem", problem, error) from None

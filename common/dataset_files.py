@@ -84,8 +84,7 @@ def add_picture(path: Path, folder: Path, field: str) -> Picture:
     try:
         width, height = decode_picture(content, path.name).size
     except DataError as error:
-        problem, _, mend = str(error).partition(". Fix: ")
-        raise BadField(field, str(path), problem, mend or "save the picture anew") from None
+        raise BadField.of(field, str(path), error, "save the picture anew") from None
     digest = hashlib.sha256(content).hexdigest()
     suffix = path.suffix.lower()
     name = f"{PICTURES}/{digest}{suffix if suffix in _SUFFIXES else ''}"

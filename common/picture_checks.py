@@ -15,6 +15,7 @@ from common.types import ImageRef, Sample
 _THREADS = 16  # they wait for a file system, most of the time
 _AT_ONCE = 64  # samples a task, for a task costs as much as a header
 _MAX_FILE_BYTES = 2**30
+_READABLE = "let this user read it"
 # What a file system or a machine says that has troubles of its own.
 _OF_THE_MACHINE = (
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOMEM, errno.EMFILE,
@@ -66,23 +67,23 @@ def check_picture(ref: ImageRef, folder: Path, field: str) -> None:
         size = header_size(path, said)
         if size != said:
             raise DataError(size_problem(size, said))
-    except (OSError, ValueError) as error:
-        if isinstance(error, BadField):
-            raise
-        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+    except BadField:
+        raise
+    except DataError as error:
+        raise BadField.of(field, ref.path, error, "save the picture anew") from None
+    except OSError as error:
+        if error.errno in _OF_THE_MACHINE:
             raise DataError(
                 f"{path}: {error.strerror}. Fix: this says nothing of the row; start again when "
                 "its file system answers"
             ) from error
         raise BadField(field, ref.path, *_words(error)) from None
+    except ValueError as error:  # of a path that is none
+        raise BadField(field, ref.path, str(error), _READABLE) from None
 
 
-def _words(error: OSError | ValueError) -> tuple[str, str]:
+def _words(error: OSError) -> tuple[str, str]:
     """Problem and mend."""
-    if isinstance(error, DataError):
-        problem, _, mend = str(error).partition(". Fix: ")
-        return problem, mend or "save the picture anew"
-    if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR):
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return "there is no such file", "restore it, or correct the path"
-    reason = getattr(error, "strerror", None) or str(error)
-    return str(reason), "let this user read it"
+    return error.strerror or str(error), _READABLE

@@ -138,8 +138,7 @@ def _check(row: Row, out: Path) -> None:
         try:
             check_shape(picture.width, picture.height)
         except DataError as error:
-            problem, _, mend = str(error).partition(". Fix: ")
-            raise BadField(field, picture.path, problem, mend) from None
+            raise BadField.of(field, picture.path, error) from None
 
 
 def _without_repeats(found: Iterator[tuple[str, Row | BadField]]) -> Prepared:

@@ -88,8 +88,7 @@ def _check_view(
             limit_tokens = rules.max_prompt_tokens
             tokens = rules.lengths.over(limit_tokens, sample.problem, width, height)
     except DataError as error:
-        problem, _, mend = str(error).partition(". Fix: ")
-        raise BadField(field, _value(sample, field), problem, mend) from None
+        raise BadField.of(field, _value(sample, field), error) from None
     if tokens is not None:
         mend = "shorten the problem, make the picture smaller, or raise the limit"
         problem = f"{what} of {tokens} tokens, with a picture of {shown}, is over "
