@@ -57,6 +57,17 @@ def set_on_signals(stop: asyncio.Event, at_once: asyncio.Event | None = None) ->
         loop.add_signal_handler(number, on_signal, number)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has this id, whoever owns it."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass  # somebody else's, or no process id at all: nobody may take it for gone
+    return True
+
+
 def stop_with_parent() -> None:
     """Ask the kernel for a SIGTERM when the parent process dies (Linux; elsewhere nothing)."""
     _ask_for(signal.SIGTERM)

@@ -18,13 +18,17 @@ class Lock(Enum):
     UNKNOWN = "unknown"  # the file system knows no locks: nobody can hold one
 
 
-def try_lock(descriptor: int) -> Lock:
+def try_lock(descriptor: int, is_shared: bool = False) -> Lock:
     """Lock an open file or folder for as long as it is open here, without waiting.
+
+    Args:
+        is_shared: with others who ask for no more; a file that is only read takes no other lock on
+            some network file systems.
 
     Raises:
         OSError: the file system fails in another way.
     """
-    return _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return _lock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager

@@ -178,6 +178,7 @@ def _slurm(config: RunConfig, options: Options) -> None:
     """Submit a job that launches this run, or print its script."""
     from deploy.batch import slurm
     from deploy.supervision.new_folder import with_folder_of_its_own
+    from deploy.supervision.run_folder import check_folder
     from deploy.supervision.trusted_folder import check_trusted
 
     now = time.localtime()
@@ -188,7 +189,7 @@ def _slurm(config: RunConfig, options: Options) -> None:
         print(slurm.batch_script(config.model_copy(update={"run": run}), arguments))
         return
     check_trusted(folder)
-    slurm.check_folder(config, folder)
+    check_folder(config, folder, slurm.FURTHER)
     config = _checked(config, options, folder).config  # here: the job's machines may reach no hub
     slurm.check_submission(config, folder)
     arguments += pinned_revisions(config)

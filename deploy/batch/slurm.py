@@ -16,8 +16,10 @@ from deploy.cluster.environments import is_set_up_here, needs_sglang, pool_secti
 from deploy.cluster.machines import Machine, gpus_per_node, machines_for
 from deploy.cluster.roles import ROOT
 from deploy.supervision.begun_run import missing
+from deploy.supervision.run_folder import check_folder
 from deploy.supervision.trusted_folder import make_private
 
+FURTHER = " --slurm"  # what going on with a run takes besides
 _BODY = Path(__file__).with_name("slurm_job.sh")
 _SUBMIT_TIMEOUT_S = 60.0
 _NODES_TIMEOUT_S = 300  # from the first node's Ray to the last one's
@@ -88,25 +90,14 @@ def batch_script(
 
 
 def check_submission(config: RunConfig, folder: Path) -> None:
-    """Raises ConfigError: there is no sbatch, or as `check_folder`."""
-    check_folder(config, folder)
+    """Refuses what could not be submitted.
+
+    Raises:
+        ConfigError: there is no sbatch, or as `run_folder.check_folder`.
+    """
+    check_folder(config, folder, FURTHER)
     if shutil.which("sbatch") is None:
         raise ConfigError("--slurm: there is no sbatch in PATH. Fix: submit from a login node")
-
-
-def check_folder(config: RunConfig, folder: Path) -> None:
-    """Raises ConfigError: it holds a run already, or none that could be resumed."""
-    holds_run = (folder / "config.toml").exists()
-    if config.run.resume and not holds_run:
-        raise ConfigError(
-            f"run.resume = true, but run.folder = {str(folder)!r} holds no run. Fix: --config "
-            "RUN/config.toml --run.resume true --slurm, where RUN is the folder of the run"
-        )
-    if holds_run and not config.run.resume:
-        raise ConfigError(
-            f"run.folder = {str(folder)!r} holds a run already. Fix: name another folder, or go on "
-            f"with this run: --config {folder / 'config.toml'} --run.resume true --slurm"
-        )
 
 
 def submit(config: RunConfig, arguments: Sequence[str], folder: Path, is_made: bool = False) -> str:

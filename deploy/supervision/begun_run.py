@@ -1,7 +1,6 @@
 """A run folder is written last, and what is refused leaves it as it was."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import time
@@ -13,7 +12,7 @@ from common.errors import ConfigError
 from common.files import replace_text
 from deploy.options import run_folder
 from deploy.supervision.new_folder import with_folder_of_its_own
-from deploy.supervision.run_folder import LOCK, check_folder, open_run_folder, owned
+from deploy.supervision.run_folder import LOCK, check_folder, check_unowned, open_run_folder, owned
 
 _REWRITTEN = ("config.toml", "summary.json")
 _LOGS = "logs"
@@ -108,20 +107,7 @@ def check_before(config: RunConfig, folder: Path) -> None:
     """
     check_folder(config, folder)
     _check_writable(folder)
-    try:
-        file = (folder / LOCK).open("rb")
-    except OSError:
-        return  # none is there, or it is another user's: whoever writes will be told
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"run.folder = {str(folder)!r}: another launcher runs it. Fix: end that one, or "
-                f"name another folder. python -m deploy.status {folder}"
-            ) from None
-        except OSError:
-            return  # a file system without locks
+    check_unowned(folder)
 
 
 def _check_writable(folder: Path) -> None:

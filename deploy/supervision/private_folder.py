@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from common.errors import VisionOpdError
+from common.lifecycle import is_alive
 from common.locks import Lock, try_lock
 
 PREFIX = "vopd-ray-"
@@ -80,7 +81,7 @@ def remove_left_behind(parents: Sequence[Path]) -> None:
     for parent in parents:
         for folder in parent.glob(f"{PREFIX}*"):
             owner = folder.name.removeprefix(PREFIX).partition("-")[0]
-            if owner.isdigit() and not _is_alive(int(owner)) and _is_ours_and_unused(folder):
+            if owner.isdigit() and not is_alive(int(owner)) and _is_ours_and_unused(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -99,13 +100,3 @@ def _is_ours_and_unused(folder: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass  # it is somebody else's, or no process id: then it is no folder of ours
-    return True

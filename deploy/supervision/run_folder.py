@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import socket
 import sys
 import time
@@ -14,6 +13,7 @@ from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.errors import ConfigError
 from common.files import replace_text
+from common.lifecycle import is_alive
 from common.locks import Lock, try_lock
 from deploy.options import run_folder
 from deploy.supervision.trusted_folder import check_trusted, make_private
@@ -33,16 +33,31 @@ def owned(folder: Path) -> Iterator[None]:
     make_private(folder)
     with (folder / LOCK).open("a") as file:
         lock = try_lock(file.fileno())
-        other = "another launcher" if lock is Lock.HELD else None
         if lock is Lock.UNKNOWN:
-            other = _launcher_by_its_file(folder)
             print(f"the file system of {folder} knows no locks", file=sys.stderr, flush=True)
-        if other is not None:
-            raise ConfigError(
-                f"run.folder = {str(folder)!r}: {other} runs it. Fix: end that one, or name "
-                f"another folder. python -m deploy.status {folder}"
-            )
+        _refuse_another(folder, lock)
         yield
+
+
+def check_unowned(folder: Path) -> None:
+    """The same without a trace, and hours earlier; `owned` is what holds. Raises ConfigError."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            lock = try_lock(file.fileno(), is_shared=True)
+    except OSError:
+        return  # none is there, or it is another user's: whoever writes will be told
+    _refuse_another(folder, lock)
+
+
+def _refuse_another(folder: Path, lock: Lock) -> None:
+    other = "another launcher" if lock is Lock.HELD else None
+    if lock is Lock.UNKNOWN:
+        other = _launcher_by_its_file(folder)
+    if other is not None:
+        raise ConfigError(
+            f"run.folder = {str(folder)!r}: {other} runs it. Fix: end that one, or name "
+            f"another folder. python -m deploy.status {folder}"
+        )
 
 
 def _launcher_by_its_file(folder: Path) -> str | None:
@@ -54,17 +69,7 @@ def _launcher_by_its_file(folder: Path) -> str | None:
         return None
     if host != socket.gethostname():
         return f"a launcher on {host} (if it does no more, remove {folder / _LAUNCHER})"
-    return f"the launcher with process id {pid}" if _is_alive(pid) else None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it is somebody else's
-    return True
+    return f"the launcher with process id {pid}" if is_alive(pid) else None
 
 
 def open_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig, Path]:
@@ -87,8 +92,12 @@ def open_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig
     return config, folder
 
 
-def check_folder(config: RunConfig, folder: Path) -> None:
-    """
+def check_folder(config: RunConfig, folder: Path, further: str = "") -> None:
+    """A new run gets a folder without one, a resumed run one that holds it.
+
+    Args:
+        further: options of the launcher that belong into the mend.
+
     Raises:
         ConfigError: it holds a run already, or none that could be resumed.
     """
@@ -96,12 +105,12 @@ def check_folder(config: RunConfig, folder: Path) -> None:
     if holds_run and not config.run.resume:
         raise ConfigError(
             f"run.folder = {str(folder)!r} holds a run already. Fix: name another folder, or go on "
-            f"with this run: --config {folder / 'config.toml'} --run.resume true"
+            f"with this run: --config {folder / 'config.toml'} --run.resume true{further}"
         )
     if config.run.resume and not holds_run:
         raise ConfigError(
             f"run.resume = true, but run.folder = {str(folder)!r} holds no run. Fix: --config "
-            "RUN/config.toml --run.resume true, where RUN is the folder of the run"
+            f"RUN/config.toml --run.resume true{further}, where RUN is the folder of the run"
         )
 
 
