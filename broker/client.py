@@ -195,7 +195,7 @@ class BrokerClient:
             step=step,
             taking=self._takings.get(rank, 0),
             rank=rank,
-            refused={group: reason[: p.REASON_LENGTH] for group, reason in (refused or {}).items()},
+            refused={group: _as_reason(reason) for group, reason in (refused or {}).items()},
             wait_s=wait_s,
         )
         return await self._request(request, p.Acknowledged, wait_s)
@@ -212,7 +212,7 @@ class BrokerClient:
         return await self._request(request, p.Members, wait_s)
 
     async def finish(self, reason: str) -> p.Done:
-        return await self._request(p.Finish(**self._me(), reason=reason[: p.REASON_LENGTH]), p.Done)
+        return await self._request(p.Finish(**self._me(), reason=_as_reason(reason)), p.Done)
 
     # ---- everybody -------------------------------------------------------------------------------
     async def heartbeat(self, gauges: dict[str, float]) -> p.Done:

@@ -6,6 +6,7 @@ The desks know the requests of each role; every change of the ledger goes throug
 which records it.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -131,16 +132,7 @@ class BrokerService:
         """
         self._counter.now = now
         self._carry_out_what_is_due(now)
-        reply: BaseModel | None
-        try:
-            reply = self._reply(peer, request_id, request, now, role)
-        except Refusal as refusal:
-            reply = refusal.reply()
-        except BooksBroken:
-            raise
-        except Exception as error:
-            logger.exception("%s met a fault", type(request).__name__)
-            reply = refused_for(error)
+        reply = _answered(type(request), lambda: self._reply(peer, request_id, request, now, role))
         if reply is not None:
             self._outbox.append(Outgoing(peer, request_id, reply))
         return self._settle(now)
@@ -271,16 +263,7 @@ class BrokerService:
 
     def _answer(self, polls: Iterable[Poll], now: float) -> None:
         for poll in polls:
-            reply: BaseModel | None
-            try:
-                reply = poll.answer(now)
-            except Refusal as refusal:
-                reply = refusal.reply()
-            except BooksBroken:
-                raise
-            except Exception as error:
-                logger.exception("a held %s met a fault", poll.kind.__name__)
-                reply = refused_for(error)
+            reply = _answered(poll.kind, functools.partial(poll.answer, now))
             if reply is not None:
                 self._polls.remove(poll)
                 self._outbox.append(Outgoing(poll.peer, poll.request_id, reply))
@@ -391,6 +374,23 @@ class BrokerService:
             gauges=member.gauges,
             details=member.details,
         )
+
+
+def _answered(kind: type[BaseModel], answer: Callable[[], BaseModel | None]) -> BaseModel | None:
+    """The reply to a request of that kind; a fault ends the request, unless the books are wrong.
+
+    Raises:
+        BooksBroken: the ledger failed in the middle of a change.
+    """
+    try:
+        return answer()
+    except Refusal as refusal:
+        return refusal.reply()
+    except BooksBroken:
+        raise
+    except Exception as error:
+        logger.exception("%s met a fault", kind.__name__)
+        return refused_for(error)
 
 
 def _by_name(histogram: Mapping[int, int]) -> dict[str, int]:

@@ -49,44 +49,37 @@ def when_there_is_room(
         DiskFull: it was not to wait any longer.
         OSError: the disk refuses for another reason.
     """
+    began, pause_s = time.monotonic(), _LOOK_S
+    is_waiting = False
     try:
-        return act()
-    except OSError as error:
-        if not is_full(error):
-            raise
-        if is_over():
-            raise _given_up(path, error) from error
-        logger.warning(
-            "%s cannot be written: %s. Fix: free space on its disk. This waits for it, and nothing "
-            "is lost", path, error.strerror,
-        )  # fmt: skip
-    began = time.monotonic()
-    _waiting.add(path)
-    try:
-        result = _tried_again(act, path, is_over, sleep)
+        while True:
+            try:
+                result = act()
+                break
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                if is_over():
+                    raise _given_up(path, error) from error
+                if not is_waiting:
+                    is_waiting = True
+                    _waiting.add(path)
+                    _tell(path, error)
+            sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
     finally:
-        _waiting.discard(path)
-    logger.info("there is room for %s after %.0f s", path, time.monotonic() - began)
+        if is_waiting:
+            _waiting.discard(path)
+    if is_waiting:
+        logger.info("there is room for %s after %.0f s", path, time.monotonic() - began)
     return result
 
 
-def _tried_again(
-    act: Callable[[], Result],
-    path: Path,
-    is_over: Callable[[], bool],
-    sleep: Callable[[float], None],
-) -> Result:
-    pause_s = _LOOK_S
-    while True:
-        sleep(pause_s)
-        pause_s = min(2 * pause_s, _LONGEST_LOOK_S)
-        try:
-            return act()
-        except OSError as error:
-            if not is_full(error):
-                raise
-            if is_over():
-                raise _given_up(path, error) from error
+def _tell(path: Path, error: OSError) -> None:
+    logger.warning(
+        "%s cannot be written: %s. Fix: free space on its disk. This waits for it, and nothing is "
+        "lost", path, error.strerror,
+    )  # fmt: skip
 
 
 def _given_up(path: Path, error: OSError) -> DiskFull:

@@ -53,9 +53,8 @@ def check_process(config: RunConfig) -> None:
     from broker.protocol import Role
     from broker.transport import zmq_link
 
-    zmq_link(
-        config.broker, Role.LEARNER
-    )  # what is wrong with it shows now, not after the model is loaded
+    # What is wrong with it shows now, not after the model is loaded.
+    zmq_link(config.broker, Role.LEARNER)
     _check_addresses(config)
 
 
@@ -63,9 +62,10 @@ def _check_addresses(config: RunConfig) -> None:
     """torch.distributed asks nobody who he is: it leaves loopback only in runs whose broker has
     left it, which that one does with keys alone.
     """
+    from common.addresses import split_address
     from common.network import is_loopback
 
-    broker_host = config.broker.address.removeprefix("tcp://").rpartition(":")[0]
+    broker_host, _ = split_address(config.broker.address)
     if config.broker.keys is not None and not is_loopback(broker_host):
         return
     listens = {}

@@ -59,9 +59,8 @@ async def serve(config: RunConfig, index: int, stop: asyncio.Event) -> None:
     from rollout.pool import Pool
 
     async with asyncio.TaskGroup() as tasks:
-        zmq_link(
-            config.broker, Role.ROLLOUT
-        )  # what is wrong with it shows before the engine starts
+        # What is wrong with it shows before the engine starts.
+        zmq_link(config.broker, Role.ROLLOUT)
         renderer = tasks.create_task(asyncio.to_thread(_load_renderer, config))
         pool, finished = Pool(), asyncio.Event()
         for member_id, started in _engines(config, index, stop).items():

@@ -108,7 +108,7 @@ class Pool:
                 await self.changed.wait()
 
     async def claim(self, server: Server, at_least: Served) -> None:
-        """Takes all of a server, as soon as it is idle; `unclaim` gives it back.
+        """Takes all of a server, as soon as it is idle; `release` gives it back.
 
         Args:
             at_least: as for `best`.
@@ -123,15 +123,16 @@ class Pool:
             async with self.changed:
                 await self.changed.wait_for(is_idle)
         except BaseException:
-            await self.unclaim(server)
+            server.is_claimed = False
+            await self.notify()
             raise
+        server.running += 1
 
-    async def unclaim(self, server: Server) -> None:
-        server.is_claimed = False
-        await self.notify()
-
-    async def release(self, server: Server) -> None:
+    async def release(self, server: Server, is_claimed: bool = False) -> None:
+        """Gives back what `choose` took, or what `claim` did."""
         server.running -= 1
+        if is_claimed:
+            server.is_claimed = False
         await self.notify()
 
     async def notify(self) -> None:

@@ -165,7 +165,7 @@ class RolloutWorker:
                     raise
                 logger.warning("trying again: %s", error)
             finally:
-                await self._release(server, lease)
+                await self._pool.release(server, lease.alone)
             tries += 1
             server = await self._choose(lease, served, avoid=server)
 
@@ -180,19 +180,13 @@ class RolloutWorker:
         if lease.alone:
             server = self._server
             await self._pool.claim(server, served)
-            server.running += 1
         else:
             server = await self._pool.choose(lease.sample.image.sha256, served, avoid=avoid)
         now = server.serving.now
         if now is not None and now.history != served.history:
-            await self._release(server, lease)
+            await self._pool.release(server, lease.alone)
             raise CutShort("a resumed learner has undone the steps that it was leased for")
         return server
-
-    async def _release(self, server: Server, lease: GroupLease) -> None:
-        if lease.alone:
-            server.is_claimed = False
-        await self._pool.release(server)
 
     async def _try(self, request: GroupRequest, server: Server) -> GroupResult:
         """
