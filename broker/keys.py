@@ -12,7 +12,6 @@ are Z85 text, as ZeroMQ has it.
 import argparse
 import json
 import os
-import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import zmq
 
 from broker.protocol import Role
 from common.errors import ConfigError
+from common.files import NotPrivate, read_private
 from common.full_disk import is_full
 from common.output import ends_with_its_reader
 
@@ -162,14 +162,12 @@ def _read(folder: Path, name: str, keys: tuple[str, ...]) -> dict[str, bytes]:
 def _private_text(folder: Path, name: str) -> str:
     path = folder / name
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                raise ConfigError(
-                    f"broker.keys = {str(folder)!r}: others may use {name} (mode {mode:o}). "
-                    f"Fix: chmod 600 {path}"
-                )
-            return file.read()
+        return read_private(path).decode(errors="replace")
+    except NotPrivate as error:
+        raise ConfigError(
+            f"broker.keys = {str(folder)!r}: others may use {name} (mode {error.mode:o}). "
+            f"Fix: chmod 600 {path}"
+        ) from None
     except OSError as error:
         raise ConfigError(
             f"broker.keys = {str(folder)!r}: {name}: {error.strerror}. Fix: make keys "

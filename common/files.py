@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,28 @@ def replace_text(path: Path, text: str, is_synced: bool = False) -> None:
         raise
     if is_synced:
         sync(path.parent)
+
+
+class NotPrivate(Exception):
+    """A secret that others than its owner may use."""
+
+    def __init__(self, mode: int) -> None:
+        super().__init__(f"others may use it (mode {mode:o})")
+        self.mode = mode
+
+
+def read_private(path: Path) -> bytes:
+    """What a file with a secret holds.
+
+    Raises:
+        NotPrivate: others than its owner may read or write it.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & 0o077:
+            raise NotPrivate(mode)
+        return file.read()
 
 
 def replace_private(path: Path, content: bytes) -> None:

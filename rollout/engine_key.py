@@ -7,14 +7,13 @@ sglang.api_key_file. Command lines and environments show the file's name, never 
 import contextlib
 import os
 import secrets
-import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError, EngineError
-from common.files import replace_private
+from common.files import NotPrivate, read_private, replace_private
 from common.network import is_loopback
 
 KEY_FILE_VARIABLE = "VISION_OPD_API_KEY_FILE"  # of the engine's environment
@@ -66,15 +65,13 @@ def read_key(path: Path, setting: str = SETTING) -> str:
     where = f"{setting} = {str(path)!r}"
     mend = f"Fix: put one line of letters and digits into it, e.g. {_HOW_TO_MAKE}"
     try:
-        with path.open(encoding="utf-8") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            key = file.read().strip()
+        key = read_private(path).decode().strip()
+    except NotPrivate as error:
+        raise ConfigError(f"{where}: {error}. Fix: chmod 600 {path}") from None
     except OSError as error:
         raise ConfigError(f"{where}: {error.strerror}. {mend}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{where}: it is no text. {mend}") from None
-    if mode & 0o077:
-        raise ConfigError(f"{where}: others may use it (mode {mode:o}). Fix: chmod 600 {path}")
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(f"{where}: it holds no key. {mend}")
     return key
