@@ -68,7 +68,7 @@ class Groups:
         self.returned.remove(entry)
 
     def next_sample_id(self) -> str:
-        """Of the source's next group."""
+        """The sample_id of the source's next group."""
         return self._source.at(self.next_order).sample.sample_id
 
     def skip_next(self) -> None:

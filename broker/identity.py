@@ -37,7 +37,8 @@ def notes_of(source: SampleSource, dataset: str) -> dict[str, Any]:
 
 
 def check_same_run(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """
+    """Whether a resumed run is the one that its journal is of.
+
     Args:
         then: facts and notes as the journal has them; older ones have fewer notes.
         now: the same of what the configuration says.

@@ -121,7 +121,8 @@ def server_keys(folder: Path) -> ServerKeys:
 
 
 def client_keys(folder: Path, role: Role) -> ClientKeys:
-    """
+    """The keys of a member of this role.
+
     Raises:
         ConfigError: the role's file is missing, damaged, or others can read it.
     """

@@ -216,7 +216,7 @@ class Ledger:
         return Verdict.ACCEPTED
 
     def check_versions(self, receipt: Receipt) -> None:
-        """Raises Refusal: a group of weights that do not exist yet."""
+        """Refuse a group of weights that do not exist yet. Raises Refusal."""
         if receipt.newest_version > self.version:
             raise Refusal(
                 "bad_group", f"version {receipt.newest_version}, but the newest is {self.version}"
@@ -448,7 +448,7 @@ class Ledger:
 
     @property
     def num_groups(self) -> int:
-        """Of the source: samples times epochs."""
+        """Groups of the source: samples times epochs."""
         return self._groups.num_total
 
     @property

@@ -127,7 +127,7 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def allow_many_connections() -> None:
-    """As many as the system lets us: whoever opens some and says nothing keeps nobody out."""
+    """Take all descriptors that the system lets us: who opens some in silence keeps nobody out."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 class QuarantineFile:
-    """
+    """Writes quarantine.jsonl, and knows what stands in it.
+
     Args:
         refused: rows, for the head of the file.
     """
@@ -87,7 +88,7 @@ def _line(
 
 
 def _lines_of(path: Path) -> list[str]:
-    """As they stand there, the last one perhaps torn: then all are written anew."""
+    """The lines that stand there, the last one perhaps torn: then all are written anew."""
     try:
         *whole, torn = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError):

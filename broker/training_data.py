@@ -50,7 +50,7 @@ def foreseen_source(config: RunConfig) -> SampleSource:
 
 
 def _as_kept(config: RunConfig, path: Path, afresh: bool) -> Reading | None:
-    """As it was read before; None: it was not, or it is to be read anew."""
+    """The reading that was made before; None: there is none, or it is to be made anew."""
     folder = config.run.folder
     kept = kept_reading(folder, None if afresh else settings_digest(config))
     if folder is None or kept is None:

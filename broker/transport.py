@@ -268,7 +268,7 @@ def loopback_only(address: str) -> None:
 
 
 def _is_loopback_address(host: str) -> bool:
-    """Of names only localhost is: another one may lead elsewhere for somebody else."""
+    """Whether it is; of names only localhost: others may lead elsewhere for somebody else."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -86,7 +86,7 @@ def parsed_rows(path: Path, control_tokens: Sequence[str] = ()) -> Iterator[Numb
 
 
 def check_any(path: Path, samples: Sequence[Sample], bad: Sequence[BadRow]) -> None:
-    """Raises DataError where no row is good."""
+    """A set without a good row is of no use. Raises DataError."""
     if not samples:
         first = f"{bad[0]}" if bad else "it is empty"
         raise DataError(f"{path} holds no usable row, of {len(bad)}. {first}")
@@ -139,7 +139,8 @@ def read_answers(path: Path) -> Answers:
 
 
 def sample_of(name: str, row: Row, control_tokens: Sequence[str], folder: Path) -> Sample:
-    """
+    """The sample that a row holds.
+
     Args:
         folder: that paths are relative to; no file in it is looked at.
 
@@ -165,7 +166,7 @@ def sample_of(name: str, row: Row, control_tokens: Sequence[str], folder: Path) 
 
 
 def check_tokens(problem: str, control_tokens: Sequence[str]) -> None:
-    """Raises BadField where a problem holds one of the control tokens."""
+    """A problem may hold no control token. Raises BadField."""
     try:
         check_plain(problem, control_tokens, "problem")
     except DataError as error:

@@ -89,7 +89,7 @@ def sample_id_of(row: Row) -> str:
 
 
 def problem_of(row: Row) -> str:
-    """Raises BadField."""
+    """The question, with its one place for the picture. Raises BadField."""
     problem = _text(row, "problem")
     if len(problem) > MAX_CHARACTERS:
         raise BadField(

@@ -46,7 +46,8 @@ def problem_of(sample: Sample, folder: Path) -> BadField | None:
 
 
 def check_picture(ref: ImageRef, folder: Path, field: str) -> None:
-    """
+    """Whether the file of a picture is what its row says.
+
     Args:
         folder: that its path is relative to.
         field: the column, for the error.

@@ -63,7 +63,7 @@ def is_elongated(width: int, height: int) -> bool:
 
 
 def check_shape(width: int, height: int) -> None:
-    """Raises DataError for a shape that no processor takes."""
+    """Refuse a shape that no processor takes. Raises DataError."""
     if is_elongated(width, height):
         raise DataError(
             f"a picture of {width} x {height} pixels has one side more than {MOST_ELONGATED} times "
@@ -72,7 +72,7 @@ def check_shape(width: int, height: int) -> None:
 
 
 def grid_of_folder(folder: Path) -> PictureGrid | None:
-    """As a checkpoint's files tell; None where they do not."""
+    """The grid that a checkpoint's files tell of; None where they do not."""
     settings = json_object_or_empty(folder / "processor_config.json").get("image_processor")
     if not isinstance(settings, dict):
         settings = json_object_or_empty(folder / "preprocessor_config.json")

@@ -184,7 +184,7 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 
 def _early_orientation_of(file: Image.Image) -> int:
-    """As `_orientation_of`, by what stands before the pixels: a PNG's own method decodes it."""
+    """`_orientation_of` by what stands before the pixels: a PNG's own method decodes it."""
     return _orientation_of(file, Image.Image.getexif)
 
 

@@ -45,7 +45,8 @@ class Reading:
 def read_checked(
     config: RunConfig, path: Path, look: Callable[[int, int], None] = lambda done, of: None
 ) -> Reading:
-    """
+    """Everything about a dataset, its pictures included.
+
     Args:
         look: told how many samples' pictures were looked at, and of how many, now and then.
 

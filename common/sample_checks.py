@@ -35,7 +35,7 @@ class SampleRules:
 
 
 def check_sample(sample: Sample, rules: SampleRules) -> None:
-    """Raises BadField."""
+    """Refuse a sample that a run cannot use. Raises BadField."""
     image = sample.image
     check_tokens(sample.problem, rules.control_tokens)
     _check_view(sample, "width", (image.width, image.height), rules, "the prompt")
@@ -97,7 +97,7 @@ def _check_view(
 
 
 def _value(sample: Sample, field: str) -> object:
-    """As the row has it."""
+    """What the row has there."""
     if field == "box" and sample.box is not None:
         return list(sample.box.model_dump().values())
     picture = sample.crop if field == "crop_width" else sample.image

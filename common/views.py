@@ -108,7 +108,7 @@ def cut(picture: Image.Image, box: Box, scale: float) -> Image.Image:
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """Of a cut that is enlarged by `scale`: at least a pixel each way."""
+    """Sides of a cut that is enlarged by `scale`: at least a pixel each way."""
     return (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
 
 

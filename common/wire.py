@@ -39,7 +39,7 @@ Registry = Mapping[str, type[BaseModel]]
 
 
 class Limits(NamedTuple):
-    """Of one kind of message."""
+    """How much one kind of message may hold."""
 
     max_bytes: int
     max_array: int  # elements

@@ -25,7 +25,7 @@ Exit codes:
 
 
 def code_of_end(is_complete: bool, summary: Mapping[str, Any] | None) -> ExitCode:
-    """Of a run whose processes have all ended well.
+    """The code of a run whose processes have all ended well.
 
     Args:
         is_complete: nobody stopped it.
@@ -37,7 +37,7 @@ def code_of_end(is_complete: bool, summary: Mapping[str, Any] | None) -> ExitCod
 
 
 def code_of_error(error: BaseException, has_trained: bool) -> ExitCode:
-    """Of a run that ended with an error.
+    """The code of a run that ended with an error.
 
     Args:
         has_trained: a step since this start; what is refused later is a failure.

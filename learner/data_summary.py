@@ -9,7 +9,8 @@ _RETURNED = "member_left"  # leases that a server gave back in good order: nothi
 
 
 def data_summary(status: Status | None, is_interrupted: bool) -> dict[str, Any]:
-    """
+    """The part of summary.json that is about the data.
+
     Args:
         status: the broker's last word; None: it did not answer any more.
         is_interrupted: by a person, or by the broker because the data are too bad.

@@ -83,7 +83,7 @@ def bearer(key: str | None) -> dict[str, str]:
 
 
 def check_host(config: RunConfig, host: str) -> None:
-    """Raises ConfigError: others can reach `host`, and no key was agreed on with them."""
+    """Refuse a host that others reach without a key agreed on with them. Raises ConfigError."""
     if config.sglang.api_key_file is None and not is_loopback(host):
         raise ConfigError(
             f"rollout.host = {host!r} lets others on the network command the server, and "

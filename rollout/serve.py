@@ -144,7 +144,7 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
 
 
 def _log_folder(config: RunConfig) -> Path:
-    """Of the run, if one is named; else a new one, and none in the working folder."""
+    """That of the run, if one is named; else a new one, and none in the working folder."""
     if config.run.folder is not None:
         return config.run.folder / "logs"
     return Path(tempfile.mkdtemp(prefix="vision-opd-serve-"))

@@ -228,7 +228,7 @@ def weights_folder(config: RunConfig) -> Path | None:
 
 
 def check_files(files: WeightFiles, folder: Path | None) -> None:
-    """Raises VerificationFailed: they are elsewhere, or one is not what the learner wrote.
+    """Are they this run's, and what the learner wrote? Raises VerificationFailed.
 
     Args:
         folder: the only place where they may be.

@@ -54,7 +54,7 @@ def check_run(config: RunConfig, folder: Path) -> Checked:
 
 
 def check_room(config: RunConfig) -> None:
-    """Raises ConfigError where the run gets a Ray of its own and this machine is too small."""
+    """A Ray of our own has this machine alone: is it too small? Raises ConfigError."""
     from deploy.cluster.clusters import this_machine
     from deploy.cluster.fit import fit
 

@@ -14,7 +14,8 @@ _FLAG = "--context-length"  # of SGLang
 
 
 def check_context(config: RunConfig, model_folder: Path, samples: Iterable[Sample]) -> None:
-    """
+    """Whether some row and a whole response fit into the context.
+
     Args:
         model_folder: of the model's files on this machine.
 

@@ -22,7 +22,8 @@ def named_by(address: str | None, environment: Mapping[str, str] = os.environ) -
 
 
 def check_address(address: str, where: str) -> None:
-    """
+    """Whether a Ray answers at the address that is to be joined.
+
     Args:
         where: as `named_by`.
 
@@ -41,7 +42,7 @@ def check_address(address: str, where: str) -> None:
 
 
 def check_form(address: str, where: str) -> None:
-    """Raises ConfigError: as `check_address`, without asking anybody."""
+    """The part of `check_address` that asks nobody. Raises ConfigError."""
     host, separator, port = address.rpartition(":")
     is_pair = bool(separator and host) and port.isdecimal() and "//" not in host
     if address != "auto" and not is_pair:

@@ -41,7 +41,8 @@ class Situation:
         self._waits: list[Wait] = []
 
     def look(self, look: Look, now: float) -> None:
-        """
+        """Take in what is seen now.
+
         Args:
             now: seconds on any steady clock.
         """

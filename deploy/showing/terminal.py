@@ -37,7 +37,7 @@ class Screen(View, Protocol):
 
 
 class Waits(Protocol):
-    """As `situation.Situation.lines`."""
+    """Lines by key, as `situation.Situation.lines` gives them."""
 
     def __call__(self, at_least_s: float) -> dict[str, str]: ...
 

@@ -26,7 +26,8 @@ class Footprint:
     """
 
     def __init__(self, folder: Path, new: Sequence[Path] | None = None) -> None:
-        """
+        """Before anything is made.
+
         Args:
             new: folders that this launch has made or will make, the innermost first; none: those
                 that are not there yet.
@@ -125,7 +126,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def missing(folder: Path) -> list[Path]:
-    """Of a folder and those that it is in, which are not there; the innermost first."""
+    """Folders that are not there yet, of this one and those it is in; the innermost first."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 

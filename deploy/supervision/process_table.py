@@ -77,7 +77,7 @@ class ProcessTable:
             self._write()
 
     def mark(self, name: str, state: Literal["up", "silent"]) -> None:
-        """Of a process that runs: whether it is heard. Others keep their state."""
+        """Note whether a process that runs is heard. Others keep their state."""
         known = self._entries.get(name)
         if known is not None and known.state in ("up", "silent"):
             self.set(name, state)

@@ -19,7 +19,8 @@ _FILE = ".room"
 
 
 class RoomWatch:
-    """
+    """Looks whether the disk takes something, again and again.
+
     Args:
         folder: the run's.
         learner_waits: whether the learner says that it waits for room: a checkpoint may not fit

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 
 class SilenceWatch:
-    """Of one life of each process: a process that is started anew has not been heard yet.
+    """Watches one life of each process: one that is started anew has not been heard yet.
 
     Args:
         limits_s: silence after which a process is replaced, by its name's first part (rollout,

@@ -24,7 +24,8 @@ def make_private(folder: Path) -> None:
 
 
 def check_trusted(folder: Path) -> None:
-    """
+    """Whether nobody but its user decides over a run folder.
+
     Raises:
         ConfigError: somebody else owns the run folder or a file that decides what is started, or
             can write to it.

@@ -13,7 +13,7 @@ MAX_PIXELS = 80_000_000  # 240 MB once decoded; a few KB of PNG can say so
 
 
 def decode(content: bytes, number: int) -> Image.Image:
-    """As SGLang on a CPU has it: as stored, alpha dropped. Our worker sends what needs neither.
+    """SGLang's pixels on a CPU: as stored, alpha dropped. Our worker sends what needs neither.
 
     Args:
         number: of the picture in its request, for errors.

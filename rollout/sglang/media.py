@@ -52,7 +52,7 @@ def _with_check(normalize: Callable[[Any], Any], allowed: tuple[str, ...]) -> Ca
 
 
 def _check_source(media: Any, allowed: tuple[str, ...]) -> None:
-    """Raises ValueError, which SGLang answers with HTTP 400."""
+    """Refuse what the server would fetch or open: ValueError, which it answers with HTTP 400."""
     if isinstance(media, list | tuple):
         for item in media:
             _check_source(item, allowed)

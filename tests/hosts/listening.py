@@ -35,7 +35,7 @@ def listening(hosts: Hosts, host: str) -> list[Listening]:
 
 
 def listening_ports(pid: int) -> list[int]:
-    """Of a process of this machine, by IPv4."""
+    """Ports of a process of this machine, by IPv4."""
     inodes = set(_sockets_of(pid))
     rows = (line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:])
     return [

@@ -114,7 +114,7 @@ def _turned_behind_the_pixels() -> bytes:
 
 
 def _linked(folder: Folder) -> Row:
-    """As the hub's cache has it: a link out of the folder, to a file named by its content."""
+    """What the hub's cache has: a link out of the folder, to a file named by its content."""
     content = picture_file("jpeg", WIDTH, HEIGHT)
     blobs = folder.root.parent / f"{folder.root.name}-blobs"
     blobs.mkdir(exist_ok=True)

@@ -77,7 +77,7 @@ class Request:
 
 @pytest.fixture
 def counterfeit(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """As much of SGLang as take_no_files knows; the module has imported a function by name."""
+    """What take_no_files knows of SGLang; the module has imported a function by name."""
 
     def get_image_bytes(image: str) -> bytes:
         return image if isinstance(image, bytes) else b"a file's" + image.encode()

@@ -26,7 +26,7 @@ class Port(NamedTuple):
 
 
 def tcp_ports(pids: Iterable[int]) -> list[Port]:
-    """Of these processes, each port once."""
+    """Where these processes listen, each port once."""
     owners = {inode: pid for pid in pids for inode in _sockets_of(pid)}
     found = []
     for table in ("tcp", "tcp6"):
@@ -69,7 +69,7 @@ def _sockets_of(pid: int) -> set[str]:
 
 
 def _readable(address: str) -> str:
-    """Of the kernel's hexadecimal: words of 4 bytes in the machine's order."""
+    """An address from the kernel's hexadecimal: words of 4 bytes in the machine's order."""
     words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
     address = ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
     return str(getattr(address, "ipv4_mapped", None) or address)

@@ -75,7 +75,7 @@ class OurBroker:
 
 
 def _client(address: str, name: str, role: Role) -> BrokerClient:
-    """Of a server's address, and the folder of its keys behind it where it has some."""
+    """A client; a server's address has the folder of its keys behind it, if there is one."""
     url, _, keys = address.partition(" ")
     return BrokerClient(
         url, name, role, link=ZmqLink(client_keys(Path(keys), role) if keys else None)
