@@ -1,21 +1,15 @@
 import json
 from pathlib import Path
 
-from broker.protocol import MemberStatus, Role, Status
+from broker.protocol import Status
 from deploy.showing.observations import Observations
+from tests.deploy.statuses import member
 from tests.small_disk import small_disk
 
 
 def status(version: int, slots_used: int, *idle_shares: float) -> Status:
     members = tuple(
-        MemberStatus(
-            member_id=f"rollout-{i}",
-            role=Role.ROLLOUT,
-            silent_s=0.0,
-            acknowledged_version=version,
-            gauges={"idle_share": share, "tokens_per_s": 100.0},
-            details={},
-        )
+        member(f"rollout-{i}", version=version, idle_share=share, tokens_per_s=100.0)
         for i, share in enumerate(idle_shares)
     )
     return Status(

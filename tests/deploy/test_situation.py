@@ -1,5 +1,6 @@
 """Each thing that a run can wait for has its line, and the line says since when."""
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -8,24 +9,15 @@ import pytest
 from broker.protocol import MemberStatus, Role
 from deploy.showing.situation import Look, Situation, waits
 from deploy.supervision.process_table import Entry
+from tests.deploy import statuses
 from tests.deploy.test_terminal import status
 
+member = functools.partial(statuses.member, version=12)  # that which `status` has
 URLS = ("http://a:1", "http://b:2")
 
 
 def entry(name: str, state: Any = "up") -> Entry:
     return Entry(name=name, state=state, since=0.0)
-
-
-def member(name: str, role: Role, version: int = 12, **gauges: float) -> MemberStatus:
-    return MemberStatus(
-        member_id=name,
-        role=role,
-        silent_s=0.0,
-        acknowledged_version=version,
-        gauges=gauges,
-        details={},
-    )
 
 
 ALL = tuple(entry(name) for name in ("broker", "learner-0", "rollout-0"))

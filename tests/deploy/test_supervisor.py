@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 import deploy.supervision.supervisor
-from broker.protocol import MemberStatus, Role, Status
+from broker.protocol import Status
 from common.config_cli import build
 from common.errors import ConfigError
+from common.lifecycle import is_alive
 from deploy.cluster.pools import Pool, process_name
 from deploy.cluster.roles import Seat
 from deploy.supervision.keeper import ProcessFailed, ProcessRefused, reason_in
@@ -22,6 +23,7 @@ from deploy.supervision.placement import NoPlace
 from deploy.supervision.process_actor import Order, ProcessActor
 from deploy.supervision.process_table import read_processes
 from deploy.supervision.supervisor import Supervisor
+from tests.deploy.statuses import member
 
 FOLLOWER = """
 import json, pathlib, signal, sys, time
@@ -157,7 +159,7 @@ class Stage:
         self.reported[line] = self.alive()
 
     def alive(self) -> list[str]:
-        return [p.name for p in self.started if p.pid and _is_alive(p.pid)]
+        return [p.name for p in self.started if p.pid and is_alive(p.pid)]
 
     def all_join(self) -> None:
         """As if the broker had seen every process."""
@@ -188,30 +190,12 @@ async def until(condition: Callable[[], bool]) -> None:
 def status(
     members: Sequence[str], is_finished: bool = False, lost: dict[str, float] | None = None
 ) -> Status:
-    def member(name: str) -> MemberStatus:
-        return MemberStatus(
-            member_id=name,
-            role=Role.ROLLOUT,
-            silent_s=0.0,
-            acknowledged_version=0,
-            gauges={},
-            details={},
-        )
-
     return Status(
         run_id="r", version=1, history=0, committed=0, total_steps=2, finished=is_finished,
         counts={}, expired_by_reason={}, trained_lengths={}, expired_lengths={},
         max_staleness_seen=0, slots_used=0, slots=1, storage={},
         members=tuple(member(name) for name in members), lost=lost or {},
     )  # fmt: skip
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 async def test_a_run_ends_when_its_processes_have(
@@ -321,7 +305,7 @@ async def test_a_rank_that_dies_takes_the_others_along_and_all_start_again(
     first = [stage.entry(f"learner-{rank}").pid for rank in range(3)]
     stage.kill("learner-1")
     await stage.until_up("learner-0", "learner-1", "learner-2", again=1)
-    assert not any(_is_alive(pid) for pid in first)
+    assert not any(is_alive(pid) for pid in first)
     stage.stop.set()
     assert await run is False
     assert list(stage.reported) == [
@@ -425,7 +409,7 @@ async def test_a_process_that_is_stopped_is_shown_and_replaced(
         return stage._is_up(victim, again=1)
 
     await until(is_replaced)
-    assert not _is_alive(first)
+    assert not is_alive(first)
     stage.supervisor.update(status(others, lost={victim: 700.0}), 0.0)  # of the life before
     assert stage.entry(victim).state == "up"
     assert [end.why for end in stage.entry(victim).ends] == ["was silent for 601 s and was killed"]

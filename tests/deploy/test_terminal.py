@@ -5,11 +5,12 @@ import pytest
 from rich.console import Console
 
 import deploy.showing.terminal
-from broker.protocol import MemberStatus, Role, Status
+from broker.protocol import Role, Status
 from common.logs import printable
 from deploy.showing.picture import panel, plain_line
 from deploy.showing.terminal import PlainView, show_progress
 from tests.broker.support import make_rules, make_source, running_broker
+from tests.deploy.statuses import member
 
 GAUGES = {
     "phase": 2.0,
@@ -28,23 +29,13 @@ GAUGES = {
 
 
 def status(gauges: dict[str, float] | None = None, version: int = 12) -> Status:
-    def member(name: str, role: Role, acknowledged: int, values: dict[str, float]) -> MemberStatus:
-        return MemberStatus(
-            member_id=name,
-            role=role,
-            silent_s=0.4,
-            acknowledged_version=acknowledged,
-            gauges=values,
-            details={},
-        )
-
     members = [
-        member("rollout-0", Role.ROLLOUT, 11, {"tokens_per_s": 900.0, "idle_share": 0.1}),
-        member("rollout-1", Role.ROLLOUT, -1, {}),
-        member("observer-9", Role.OBSERVER, -1, {}),
+        member("rollout-0", Role.ROLLOUT, 11, 0.4, tokens_per_s=900.0, idle_share=0.1),
+        member("rollout-1", Role.ROLLOUT, -1, 0.4),
+        member("observer-9", Role.OBSERVER, -1, 0.4),
     ]
     if gauges is not None:
-        members.append(member("learner-0", Role.LEARNER, -1, gauges))
+        members.append(member("learner-0", Role.LEARNER, -1, 0.4, **gauges))
     return Status(
         run_id="quickstart-1",
         version=version,
