@@ -108,7 +108,8 @@ def _elongation(found: Survey) -> np.ndarray:
 
 
 def _counted(tokens: np.ndarray) -> np.ndarray:
-    return tokens[tokens != NO_SIZE]
+    counted: np.ndarray = tokens[tokens != NO_SIZE]
+    return counted
 
 
 def _card(
