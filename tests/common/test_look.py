@@ -17,6 +17,7 @@ from common.look.remarks import remarks_of
 from common.look.survey import survey
 from common.look.token_counts import QWEN3_5, token_counts
 from common.prompt_lengths import lengths_of_folder
+from tests.browser import screenshot_of
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "deploy/quickstart/checkpoint"
 PROBLEM = "<image>\nWhich digit is on the <b>tag</b>?"
@@ -213,3 +214,15 @@ def test_a_survey_keeps_numbers_alone(tmp_path: Path) -> None:
     assert [numbered.row for numbered in found.shown] == [3, 5]
     assert all(column.nbytes == 20 * 8 for column in found.columns.values())
     assert found.num_good == 20 and found.num_bad == 0
+
+
+def test_a_browser_draws_the_sheet(tmp_path: Path) -> None:
+    source = tmp_path / "teal.png"
+    Image.new("RGB", (320, 240), (0, 128, 128)).save(source)
+    row = dataset_row(SourceRow("s", PROBLEM, source, None, (10, 20, 90, 60), None), tmp_path)
+    write_rows([row], tmp_path / "train.parquet")
+    path, _ = look(tmp_path, None, None, rows=1)
+    shown = screenshot_of(path, tmp_path, (500, 3200)).get_flattened_data()
+    teal = sum(max(abs(r), abs(g - 128), abs(b - 128)) < 12 for r, g, b in shown)
+    red = sum(r > 200 and g < 120 and b < 120 for r, g, b in shown)
+    assert teal > 20_000 and red > 100  # picture and crop; the box
