@@ -43,23 +43,26 @@ def of_reply(kind: Kind, options: Options, answer: str, reply: str) -> Verdict:
 
 
 def of_choice(options: Options, answer: str, reply: str) -> Verdict:
-    """Args:
-    options: those of the question; none known: any letter is one.
-    answer: the capital of the right option.
+    """The verdict on a reply that chooses an option.
+
+    Args:
+        options: those of the question, as far as they are known; none: any letter is one.
+        answer: the capital of the right one.
     """
     text = stated(plain(_legible(reply)))
-    letters = "".join(letter for letter, _ in options) or ascii_uppercase
+    letters = "".join([*dict(options), answer]) if options else ascii_uppercase
     return _compared(chosen_letter(text, letters) or _option_given(options, text), answer)
 
 
 def of_yes_no(answer: str, reply: str) -> Verdict:
-    """Args: answer: "yes" or "no"."""
+    """The verdict on a reply to a question of yes or no. Args: answer: "yes" or "no"."""
     text = stated(plain(_legible(reply)))
     said = None if _EITHER.search(text) else verdict(text)
     return _compared(None if said is None else "yes" if said else "no", answer)
 
 
 def of_open(answer: str, reply: str) -> Verdict:
+    """The verdict on a free reply, by the kind of the reference answer."""
     reply = _legible(reply)
     said = stated(plain(reply))[:_SHOWN] or None
     if is_correct(reply, answer):
@@ -93,7 +96,7 @@ def _option_given(options: Options, text: str) -> str | None:
 
 
 def _longest(options: Options) -> list[str]:
-    """ "dark red" ends with "red", and gives the longer of both."""
+    """Letters of those with the most words: a reply of "dark red" ends with "red", too."""
     length = max(len(words(plain(text))) for _, text in options)
     return [letter for letter, text in options if len(words(plain(text))) == length]
 

@@ -1,11 +1,12 @@
+#!/usr/bin/env python3
 """Where lmms-eval 0.7.3 understands a reply otherwise than we do, and whose reading is right.
 
-    .venv/bin/python -m tests.bench.oracle [--env DIR] [--json FILE]
+    .venv/bin/python tests/bench/oracle.py [--env DIR] [--json FILE]
 
-Makes an environment of its own (`--env DIR` keeps it), installs lmms-eval there without its 48
-packages, and asks the scoring functions of its tasks about replies of every form, once with each
-option as the label: those that get a point are how it reads the reply. Prompts of the style "lmms"
-are compared as well, letter by letter. No model and no evaluator of it is run.
+Makes an environment of its own (`--env DIR` keeps it), installs lmms-eval there without the
+packages that it depends on, and asks the scoring functions of its tasks about replies of every
+form, once with each option as the label: those that get a point are how it reads the reply. Prompts
+of the style "lmms" are compared as well, letter by letter. No model and no evaluator of it is run.
 """
 
 import argparse
@@ -20,9 +21,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rollout.evaluation.items import Item
-from rollout.evaluation.sets import SETS
-from tests.rollout.evaluation.replies import (
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)  # beside this file the package `rollout` would be a benchmark
+
+from rollout.evaluation.items import Item  # noqa: E402
+from rollout.evaluation.sets import SETS  # noqa: E402
+from tests.rollout.evaluation.replies import (  # noqa: E402
     CHOICES,
     LIMITS,
     OF_TWO,
@@ -30,7 +34,7 @@ from tests.rollout.evaluation.replies import (
     YES_OR_NO,
     Reply,
 )
-from tests.rollout.evaluation.set_files import (
+from tests.rollout.evaluation.set_files import (  # noqa: E402
     cv_bench_row,
     hrbench_row,
     mme_row,
@@ -78,7 +82,7 @@ class Compared:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.oracle", allow_abbrev=False)
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--env", type=Path, help="folder of the environment, which is kept")
     parser.add_argument("--json", type=Path, help="write the comparison here, too")
     options = parser.parse_args(argv)

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from rollout.evaluation.sets import SETS
-from tests.common.hub import asked
+from tests.common.hub import asked, serving_hub
 from tests.rollout.evaluation.set_files import write_set
 
 _READ = """
@@ -56,9 +58,23 @@ def test_a_set_of_several_repositories_names_all_commits(tmp_path):
     assert done.stdout == f"{', '.join(commits)} Easy/0 Easy/1\n", done.stderr
 
 
-def test_no_network_and_no_copy_is_one_line_that_says_what_to_do(tmp_path):
-    done = asked(tmp_path, _REFUSED, "vstar", HF_HUB_OFFLINE="1")
+def test_a_copy_in_the_cache_is_enough_where_no_hub_answers(tmp_path):
+    (commit,) = in_cache(tmp_path, "hrbench-4k")
+    done = asked(tmp_path, _READ, "hrbench-4k", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.stdout == f"{commit} 0 1\n", done.stderr
+
+
+@pytest.mark.parametrize("how", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_no_network_and_no_copy_is_one_line_that_says_what_to_do(how, tmp_path):
+    done = asked(tmp_path, _REFUSED, "vstar", **how)
+    assert done.stderr == ""  # it does not knock again and again
     told = done.stdout.strip()
     assert told.startswith("set vstar: lmms-lab-encoder/vstar-bench cannot be downloaded (")
     command = "hf download --repo-type dataset lmms-lab-encoder/vstar-bench --revision b44023b4"
     assert f"Fix: run {command}" in told and "\n" not in told
+
+
+def test_a_hub_that_refuses_is_told(tmp_path):
+    with serving_hub(tmp_path) as hub:  # it has no data sets
+        told = asked(tmp_path, _REFUSED, "mmvp", HF_ENDPOINT=hub.url).stdout
+    assert "set mmvp: MMVP/MMVP cannot be downloaded (RepositoryNotFoundError: " in told

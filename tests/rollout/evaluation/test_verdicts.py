@@ -186,6 +186,7 @@ def test_an_open_reply_tells_what_was_understood():
         ((("A", "红色"), ("B", "蓝色")), "这辆车是蓝色的", "B"),
         ((("A", ""), ("B", "")), "red", None),
         ((), "The answer is (F)", "F"),
+        ((("B", "red"), ("C", "blue")), "The answer is (A)", "A"),  # the right one is always one
     ],
 )
 def test_the_only_option_that_is_given_is_chosen(options, reply, letter):
