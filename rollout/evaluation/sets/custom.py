@@ -23,7 +23,7 @@ from common.dataset_columns import box_of
 from common.errors import ConfigError
 from common.pictures import decode_picture, encode_png
 from common.scoring.option_letters import option_of
-from common.views import cut, with_margin
+from common.views.regions import cut, with_margin
 from rollout.evaluation import prompts
 from rollout.evaluation.figures import Figure, accuracy_by
 from rollout.evaluation.items import EvaluationSet, Item, Reading, Scored
