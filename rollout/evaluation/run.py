@@ -1,0 +1,193 @@
+"""Asks every item of a set and judges the replies: many at once, each in its own time.
+
+    items --one at a time--> workers: digest > stored reply? else ask > write down > score > judge?
+
+No item ends a run: what cannot be asked or is refused is a failure of that item. An endpoint that
+fails whatever it is asked does end it, and what has been answered is kept.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from common.errors import DataError, EngineError
+from rollout.evaluation.endpoint import ChatClient, EndpointFailed, ItemRefused, chat_body
+from rollout.evaluation.items import EvaluationSet, Item
+from rollout.evaluation.judge import Judge, judge_prompt
+from rollout.evaluation.pictures import SmallPictures
+from rollout.evaluation.progress import Progress
+from rollout.evaluation.questions import data_url, shown_sha256
+from rollout.evaluation.replies import Replies, Reply, ReplyKey
+from rollout.evaluation.settings import Settings
+from rollout.evaluation.verdicts import Verdict
+
+_FAILURES_IN_A_ROW = 16  # of an endpoint, each after all its tries, and of all that are under way
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What became of one item."""
+
+    item: Item  # without its pictures
+    shown_sha256: str
+    reply: Reply
+    verdict: Verdict | None  # None: the request failed
+    is_judged: bool = False  # the verdict is the judge's
+    picture: str | None = None  # a small one, relative to the result's folder
+
+
+class Asker:
+    """Asks about single items.
+
+    Args:
+        client: None: only replies that are stored count.
+        judge: None: what the rules leave undecided stays so.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: str,
+        replies: Replies,
+        pictures: SmallPictures,
+        client: ChatClient | None,
+        judge: Judge | None = None,
+    ) -> None:
+        self.settings = settings
+        self._model = model
+        self._replies = replies
+        self._pictures = pictures
+        self._client = client
+        self._judge = judge
+        self._failures = 0  # of the endpoint, since it last answered
+
+    async def measured(self, source: EvaluationSet, item: Item) -> tuple[Measured, bool]:
+        """What becomes of an item, and whether it was asked now.
+
+        Raises:
+            EngineError: the endpoint fails whatever it is asked.
+            DataError: the disk fails.
+        """
+        picture = item.crop if self.settings.view == "crop" else item.picture
+        bare = replace(item, picture=b"", crop=None)
+        text = source.prompt(item, self.settings.prompt)
+        digest = await asyncio.to_thread(shown_sha256, text, picture or b"")
+        key = ReplyKey(source.name, item.id, self.settings.view, digest)
+        stored = self._replies.get(key)
+        was_asked = self._client is not None and (stored is None or stored.error is not None)
+        if self._client is not None and was_asked:
+            stored = await self._asked(self._client, text, picture)
+            self._replies.add(key, stored)
+        reply = stored or Reply("", None, None, "not asked yet", 0.0)
+        shown = None if picture is None else await self._pictures.name_of(picture)
+        if reply.error is not None:
+            return Measured(bare, digest, reply, None, picture=shown), was_asked
+        verdict = source.score(item, reply.reply, self.settings.labels)
+        verdict, is_judged = await self._decided(bare, reply, verdict)
+        return Measured(bare, digest, reply, verdict, is_judged, shown), was_asked
+
+    async def _asked(self, client: ChatClient, text: str, picture: bytes | None) -> Reply:
+        started = time.monotonic()
+        try:
+            if picture is None:
+                raise DataError("the item has no crop. Fix: --view full, or a set with crops")
+            url = await asyncio.to_thread(data_url, picture, self.settings.limits)
+            body = chat_body(
+                self._model,
+                text,
+                url,
+                max_tokens=self.settings.max_tokens,
+                temperature=self.settings.temperature,
+                thinking=self.settings.thinking,
+            )
+            answer = await client.ask(body)
+        except (EngineError, DataError) as error:
+            self._note(error)
+            return Reply("", None, None, str(error), _since(started))
+        self._failures = 0
+        return Reply(
+            answer.text, answer.finish_reason, answer.completion_tokens, None, _since(started)
+        )
+
+    def _note(self, error: Exception) -> None:
+        """Raises EngineError: it is time to give the endpoint up."""
+        is_item = isinstance(error, DataError) or (
+            isinstance(error, ItemRefused) and not error.is_of_the_endpoint
+        )
+        self._failures += not is_item
+        if not is_item and self._failures >= max(_FAILURES_IN_A_ROW, self.settings.concurrency):
+            raise EngineError(
+                f"the endpoint failed {self._failures} times in a row; at last: {error}. Fix: see "
+                "to it; the same command then goes on with what is not answered yet"
+            ) from error
+
+    async def _decided(self, item: Item, reply: Reply, verdict: Verdict) -> tuple[Verdict, bool]:
+        """The judge's verdict on what is undecided, where it has one."""
+        if verdict.outcome != "undecided" or self._judge is None:
+            return verdict, False
+        prompt = judge_prompt(item.question, item.options, item.answer, reply.reply)
+        is_right = await self._judge.is_right(prompt)
+        if is_right is None:
+            return verdict, False
+        return replace(verdict, outcome="right" if is_right else "wrong"), True
+
+
+async def measure(
+    asker: Asker, source: EvaluationSet, items: Iterable[Item], progress: Progress
+) -> list[Measured]:
+    """All items, in their order; as many at once as the settings say.
+
+    Raises:
+        EngineError, DataError: as `Asker.measured`, and what reading the items raises.
+    """
+    found: dict[int, Measured] = {}
+    feed = _Feed(items)
+
+    async def work() -> None:
+        while (entry := await feed.take()) is not None:
+            number, item = entry
+            found[number], was_asked = await asker.measured(source, item)
+            progress.count(was_asked, found[number].verdict is None)
+
+    try:
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(asker.settings.concurrency):
+                workers.create_task(work())
+    except ExceptionGroup as group:  # the first one has ended the others
+        raise group.exceptions[0] from None
+    finally:
+        progress.end()
+    return [found[number] for number in sorted(found)]
+
+
+class _Feed:
+    """Numbered items, read one at a time in a thread: no more are in memory than are asked."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items: Iterator[tuple[int, Item]] = enumerate(items)
+        self._lock = asyncio.Lock()
+
+    async def take(self) -> tuple[int, Item] | None:
+        async with self._lock:
+            return await asyncio.to_thread(next, self._items, None)
+
+
+async def until_stopped[T](work: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
+    """What `work` returns; None: it was cancelled because `stop` was set."""
+    task = asyncio.ensure_future(work())
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for one in (task, stopped):
+            one.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 3)
+
+
