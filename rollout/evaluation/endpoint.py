@@ -1,9 +1,9 @@
 """Asks any server with OpenAI's chat completions; what went wrong once is tried again.
 
-    answered                              an Answer
-    429, 5xx, 408, no connection, cut,    tried again after a pause that doubles, or the one that
-    too late, no completion in it         the server asks for (Retry-After); then EndpointFailed
-    any other status                      ItemRefused at once: it is about this request
+answered                              an Answer
+429, 5xx, 408, no connection, cut,    tried again after a pause that doubles, or the one that
+too late, no completion in it         the server asks for (Retry-After); then EndpointFailed
+any other status                      ItemRefused at once: it is about this request
 """
 
 import asyncio
@@ -32,15 +32,6 @@ _SHOWN = 300  # characters of an answer that makes no sense
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """Where a model is served."""
-
-    url: str  # with the version in its path: http://127.0.0.1:30000/v1
-    model: str
-    key: str | None = None
-
-
-@dataclass(frozen=True)
 class Answer:
     """One completion."""
 
@@ -55,6 +46,7 @@ class ItemRefused(EngineError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.is_of_the_endpoint = status in _OF_THE_ENDPOINT
+        self.is_of_the_key = status in (401, 403)
 
 
 class EndpointFailed(EngineError):
@@ -69,7 +61,7 @@ class ChatClient:
     """Asks one server.
 
     Args:
-        url: of the server, as in `Endpoint`.
+        url: with the version in its path: http://127.0.0.1:30000/v1.
         timeout_s: of one request.
         tries: of one question.
         first_pause_s: after its first failure; later ones double, up to a minute.
@@ -81,7 +73,7 @@ class ChatClient:
         key: str | None = None,
         *,
         timeout_s: float = 1800.0,
-        tries: int = 5,
+        tries: int = 8,
         first_pause_s: float = 1.0,
     ) -> None:
         self.url = url
@@ -166,8 +158,11 @@ class ChatClient:
             raise EndpointFailed(f"{url}: no JSON: {_shown(content)}") from error
 
 
-def base_url(text: str) -> str:
+def base_url(text: str, option: str = "--endpoint") -> str:
     """A server's URL as people write it, with the path that OpenAI's API has where none is given.
+
+    Args:
+        option: that it was given with.
 
     Raises:
         ConfigError: it is none.
@@ -179,7 +174,7 @@ def base_url(text: str) -> str:
         is_url = False
     if not is_url or parts.query or parts.fragment or parts.username:
         raise ConfigError(
-            f"--endpoint {text}: not the URL of a server. Fix: as in http://127.0.0.1:30000/v1"
+            f"{option} {text}: not the URL of a server. Fix: as in http://127.0.0.1:30000/v1"
         )
     path = parts.path.rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from pathlib import Path
 
 from common.errors import DataError
@@ -40,7 +41,7 @@ class SmallPictures:
             if not path.exists():
                 path.parent.mkdir(exist_ok=True)
                 content = small_picture(picture)
-                part = path.with_suffix(f".{digest[:8]}.part")
+                part = path.with_suffix(f".{threading.get_ident()}.part")
                 part.write_bytes(content)
                 part.replace(path)
         except (DataError, OSError):  # the page says that there is none

@@ -1,4 +1,4 @@
-"""How far an evaluation is, and when it will be done: one line that changes, or one now and then."""
+"""How far an evaluation is, and when it will be done: a line that changes, or one now and then."""
 
 import sys
 import time

@@ -38,6 +38,9 @@ class Reply:
         return self.finish_reason == "length"
 
 
+NOT_ASKED = Reply("", None, None, "not asked yet", 0.0)
+
+
 class Replies:
     """Those of one result, in memory by key, and on disk. Raises as `GrowingLines`."""
 
@@ -71,12 +74,9 @@ def read_replies(folder: Path) -> dict[ReplyKey, Reply]:
     return found
 
 
-_NO_REPLY = Reply("", None, None, "not asked yet", 0.0)
-
-
 def _parsed(line: dict[str, Any]) -> tuple[ReplyKey | None, Reply]:
     try:
         key = ReplyKey(*(str(line[name]) for name in ReplyKey._fields))
         return key, Reply(**{name: line[name] for name in Reply.__dataclass_fields__})
     except KeyError:  # another program's line
-        return None, _NO_REPLY
+        return None, NOT_ASKED

@@ -10,19 +10,20 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import TypeVar
 
 from common.errors import DataError, EngineError
-from rollout.evaluation.endpoint import ChatClient, EndpointFailed, ItemRefused, chat_body
-from rollout.evaluation.items import EvaluationSet, Item
+from rollout.evaluation.endpoint import ChatClient, ItemRefused, chat_body
+from rollout.evaluation.items import EvaluationSet, Item, digest_of
 from rollout.evaluation.judge import Judge, judge_prompt
 from rollout.evaluation.pictures import SmallPictures
 from rollout.evaluation.progress import Progress
 from rollout.evaluation.questions import data_url, shown_sha256
-from rollout.evaluation.replies import Replies, Reply, ReplyKey
+from rollout.evaluation.replies import NOT_ASKED, Replies, Reply, ReplyKey
 from rollout.evaluation.settings import Settings
 from rollout.evaluation.verdicts import Verdict
 
+T = TypeVar("T")
 _FAILURES_IN_A_ROW = 16  # of an endpoint, each after all its tries, and of all that are under way
 
 
@@ -31,7 +32,7 @@ class Measured:
     """What became of one item."""
 
     item: Item  # without its pictures
-    shown_sha256: str
+    digest: bytes  # SHA-256 of all that was asked and scored by
     reply: Reply
     verdict: Verdict | None  # None: the request failed
     is_judged: bool = False  # the verdict is the judge's
@@ -71,28 +72,30 @@ class Asker:
             DataError: the disk fails.
         """
         picture = item.crop if self.settings.view == "crop" else item.picture
-        bare = replace(item, picture=b"", crop=None)
+        assert picture is not None, "items without a crop are not asked about it"
         text = source.prompt(item, self.settings.prompt)
-        digest = await asyncio.to_thread(shown_sha256, text, picture or b"")
-        key = ReplyKey(source.name, item.id, self.settings.view, digest)
-        stored = self._replies.get(key)
-        was_asked = self._client is not None and (stored is None or stored.error is not None)
-        if self._client is not None and was_asked:
-            stored = await self._asked(self._client, text, picture)
-            self._replies.add(key, stored)
-        reply = stored or Reply("", None, None, "not asked yet", 0.0)
-        shown = None if picture is None else await self._pictures.name_of(picture)
+        shown, digest = await asyncio.to_thread(_digests, text, picture, item)
+        key = ReplyKey(source.name, item.id, self.settings.view, shown)
+        reply, was_asked = await self._reply_to(key, text, picture)
+        small = await self._pictures.name_of(picture)
+        bare = replace(item, picture=b"", crop=None)
         if reply.error is not None:
-            return Measured(bare, digest, reply, None, picture=shown), was_asked
-        verdict = source.score(item, reply.reply, self.settings.labels)
-        verdict, is_judged = await self._decided(bare, reply, verdict)
-        return Measured(bare, digest, reply, verdict, is_judged, shown), was_asked
+            return Measured(bare, digest, reply, None, picture=small), was_asked
+        verdict, is_judged = await self._verdict(source, bare, reply)
+        return Measured(bare, digest, reply, verdict, is_judged, small), was_asked
 
-    async def _asked(self, client: ChatClient, text: str, picture: bytes | None) -> Reply:
+    async def _reply_to(self, key: ReplyKey, text: str, picture: bytes) -> tuple[Reply, bool]:
+        """The one that is stored, or else a new one; and whether it is new."""
+        stored = self._replies.get(key)
+        if self._client is None or (stored is not None and stored.error is None):
+            return stored or NOT_ASKED, False
+        reply = await self._asked(self._client, text, picture)
+        self._replies.add(key, reply)
+        return reply, True
+
+    async def _asked(self, client: ChatClient, text: str, picture: bytes) -> Reply:
         started = time.monotonic()
         try:
-            if picture is None:
-                raise DataError("the item has no crop. Fix: --view full, or a set with crops")
             url = await asyncio.to_thread(data_url, picture, self.settings.limits)
             body = chat_body(
                 self._model,
@@ -100,7 +103,7 @@ class Asker:
                 url,
                 max_tokens=self.settings.max_tokens,
                 temperature=self.settings.temperature,
-                thinking=self.settings.thinking,
+                thinking=self.settings.thinking if self.settings.is_thinking_sent else None,
             )
             answer = await client.ask(body)
         except (EngineError, DataError) as error:
@@ -123,11 +126,15 @@ class Asker:
                 "to it; the same command then goes on with what is not answered yet"
             ) from error
 
-    async def _decided(self, item: Item, reply: Reply, verdict: Verdict) -> tuple[Verdict, bool]:
-        """The judge's verdict on what is undecided, where it has one."""
+    async def _verdict(
+        self, source: EvaluationSet, item: Item, reply: Reply
+    ) -> tuple[Verdict, bool]:
+        """By the rules; by the judge, where they leave it undecided and it has one."""
+        verdict = source.score(item, reply.reply, self.settings.labels)
         if verdict.outcome != "undecided" or self._judge is None:
             return verdict, False
-        prompt = judge_prompt(item.question, item.options, item.answer, reply.reply)
+        answer = source.answer(item, self.settings.labels)
+        prompt = judge_prompt(item.question, item.options, answer, reply.reply)
         is_right = await self._judge.is_right(prompt)
         if is_right is None:
             return verdict, False
@@ -174,7 +181,7 @@ class _Feed:
             return await asyncio.to_thread(next, self._items, None)
 
 
-async def until_stopped[T](work: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
+async def until_stopped(work: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
     """What `work` returns; None: it was cancelled because `stop` was set."""
     task = asyncio.ensure_future(work())
     stopped = asyncio.ensure_future(stop.wait())
@@ -187,7 +194,10 @@ async def until_stopped[T](work: Callable[[], Awaitable[T]], stop: asyncio.Event
         await asyncio.gather(task, stopped, return_exceptions=True)
 
 
+def _digests(text: str, picture: bytes, item: Item) -> tuple[str, bytes]:
+    """Of what the model is shown, and of the whole item."""
+    return shown_sha256(text, picture), digest_of(item)
+
+
 def _since(started: float) -> float:
     return round(time.monotonic() - started, 3)
-
-

@@ -1,0 +1,32 @@
+"""A result in a few lines, for a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def told(document: Mapping[str, Any]) -> str:
+    """The headline of each set, and what is not in it."""
+    rows = [("set", "accuracy", "95 %", "answered", "failed", "cut", "undecided")]
+    rows += [_row(name, one) for name, one in document["sets"].items()]
+    return aligned(rows)
+
+
+def aligned(rows: list[tuple[str, ...]]) -> str:
+    """A table: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([f"{first:<{widths[0]}}", *cells]))
+    return "\n".join(lines)
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _row(name: str, one: Mapping[str, Any]) -> tuple[str, ...]:
+    figure = one["figures"].get(one["headline"], {})
+    ends = f"{percent(figure.get('low'))} to {percent(figure.get('high'))}"
+    counts = (str(one[key]) for key in ("answered", "failed", "cut", "undecided"))
+    return name, percent(figure.get("value")), ends, *counts
