@@ -55,6 +55,22 @@ def is_correct(response: str, reference: str) -> bool:
     return bool(answer) and bool(wanted) and _agrees(answer, wanted)
 
 
+def contradicts(response: str, reference: str) -> bool:
+    """Whether a response states another answer of the reference's own kind.
+
+    Another letter, verdict or quantity; of texts that differ rules cannot tell a paraphrase from
+    an error, so they contradict nothing.
+    """
+    answer, wanted = stated(plain(response)), stated(plain(reference))
+    if not answer or not wanted or _agrees(answer, wanted):
+        return False
+    if option_of(wanted) is not None:
+        return chosen_letter(answer) is not None
+    if _verdict_alone((clauses(wanted) or [""])[0]) is not None:
+        return verdict(answer) is not None
+    return _quantity_of(wanted) is not None and _last_quantity(answer) is not None
+
+
 def _agrees(answer: str, wanted: str) -> bool:
     option = option_of(wanted)
     if option is not None and not option[1]:
@@ -64,8 +80,8 @@ def _agrees(answer: str, wanted: str) -> bool:
     if option is not None:
         letter = chosen_letter(answer)
         return _agrees(answer, option[1]) if letter is None else letter == option[0]
-    if (verdict := _verdict_alone((clauses(wanted) or [""])[0])) is not None:
-        return _verdict(answer) == verdict
+    if (wanted_verdict := _verdict_alone((clauses(wanted) or [""])[0])) is not None:
+        return verdict(answer) == wanted_verdict
     if (quantity := _quantity_of(wanted)) is not None:
         return _gives(answer, *quantity)
     if _ends_with(answer, wanted) or _ends_with(without_negated_end(answer), wanted):
@@ -80,9 +96,12 @@ def _is_same(answer: str, wanted: str) -> bool:
 
 
 # ---- yes or no -----------------------------------------------------------------------------------
-def _verdict(text: str) -> bool | None:
-    """That of the last clause which begins with one; else the last "yes" or "no" of all."""
-    opening = [verdict for part in clauses(text) if (verdict := _opening_verdict(part)) is not None]
+def verdict(text: str) -> bool | None:
+    """What a plain text says to a question of yes or no; None when it does not.
+
+    That of the last clause which begins with one; else the last "yes" or "no" of all.
+    """
+    opening = [one for part in clauses(text) if (one := _opening_verdict(part)) is not None]
     if opening:
         return opening[-1]
     said = [word.text for word in words(text) if word.text in ("yes", "no")]

@@ -8,6 +8,7 @@ denied ("not A", "A is wrong"), joined ("A or B") or listed with their texts cho
 
 import re
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 from common.scoring.answer_text import is_negated
 
@@ -51,15 +52,19 @@ def option_of(reference: str) -> tuple[str, str] | None:
     return None
 
 
-def chosen_letter(text: str) -> str | None:
-    """The capital of the option that a plain text chooses; None when it does not say."""
+def chosen_letter(text: str, letters: str = ascii_uppercase) -> str | None:
+    """The capital of the option that a plain text chooses; None when it does not say.
+
+    Args:
+        letters: capitals that there are options of; other letters choose nothing.
+    """
     if alone := _ALONE.fullmatch(text):
-        return alone[1].upper()
-    listed = _mentions(_LISTED, text)
+        return alone[1].upper() if alone[1].upper() in letters else None
+    listed = _mentions(_LISTED, text, letters)
     is_list = len({mention.letter for mention in listed}) > 1
     begins = bool(listed) and not is_list and not text[: listed[0].start].strip(" ([")
-    named = _apart(_mentions(_NAMED, text), listed)
-    bare = [] if begins else _apart(_mentions(_BARE, text), [*listed, *named])
+    named = _apart(_mentions(_NAMED, text, letters), listed)
+    bare = [] if begins else _apart(_mentions(_BARE, text, letters), [*listed, *named])
     found = sorted([*named, *bare, *([] if is_list else listed)], key=lambda m: m.start)
     return _last(text, found)
 
@@ -75,12 +80,13 @@ def _last(text: str, found: list[_Mention]) -> str | None:
     return held[-1].letter
 
 
-def _mentions(pattern: re.Pattern[str], text: str) -> list[_Mention]:
+def _mentions(pattern: re.Pattern[str], text: str, letters: str) -> list[_Mention]:
     found = []
     for match in pattern.finditer(text):
         group = match.lastindex or 0
         letter, (start, end) = match[group].upper(), match.span(group)
-        found.append(_Mention(letter, match.start(), start, end))
+        if letter in letters:
+            found.append(_Mention(letter, match.start(), start, end))
     return found
 
 
