@@ -24,7 +24,8 @@ from PIL import Image
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import ConfigError
 from rollout.engine_process import free_port
-from rollout.serve import check_checkpoint, main, read_arguments, server_flags, welcome
+from rollout.serve import main, read_arguments, welcome
+from rollout.serving_checkpoint import check_checkpoint, server_flags
 from rollout.sglang.command import VENV
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +86,8 @@ def test_weights_that_do_not_belong_to_the_model_are_refused(tmp_path: Path) -> 
     shutil.copytree(QUICKSTART, folder)
     shutil.copy(folder / "model.safetensors", folder / "teacher.safetensors")
     with pytest.raises(ConfigError, match="SGLang would load it over the model"):
-        check_checkpoint(folder)
+        read_arguments([str(folder)])
+    assert read_arguments([str(folder), "--engine", "embedded"]).rollout.engine == "embedded"
 
 
 def test_no_folder_at_all_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +144,7 @@ DEAD_PROXIES = {
 
 def test_the_printed_commands_show_the_files_name_only(tmp_path: Path) -> None:
     key = tmp_path / "a key"
-    text = welcome(read_arguments([str(QUICKSTART)]), "http://127.0.0.1:1", key)
+    text = welcome("http://127.0.0.1:1/v1", "checkpoint", key)
     assert f"""OPENAI_BASE_URL=http://127.0.0.1:1/v1 OPENAI_API_KEY="$(cat '{key}')\"""" in text
     assert f"""-H @<(printf 'Authorization: Bearer %s' "$(cat '{key}')")""" in text
 
