@@ -33,6 +33,7 @@ class Bins:
     edges: np.ndarray  # float64 [B + 1], ascending
     counts: np.ndarray  # int64 [B]
     is_log: bool
+    is_whole: bool  # of whole numbers, with edges half-way between two
 
 
 def histogram(title: str, unit: str, values: np.ndarray, is_share: bool = False) -> str:
@@ -59,19 +60,19 @@ def histogram(title: str, unit: str, values: np.ndarray, is_share: bool = False)
 
 def bins_of(values: np.ndarray) -> Bins:
     """At most 30 or so bins, of equal width on the scale that shows the values best."""
-    low, high = float(values.min()), float(values.max())
+    low, high, is_whole = float(values.min()), float(values.max()), values.dtype.kind in "iu"
     is_narrow = high - low < 1e-9 * max(1.0, abs(high))  # one value, but for rounding
     is_log = not is_narrow and low > 0 and high > _WIDE * low
     if is_log:
         edges = np.geomspace(low, high, _NUM_BINS + 1)
         edges[0], edges[-1] = low, high  # rounding must not lose the outer values
-    elif values.dtype.kind in "iu" or is_narrow:  # whole numbers: as many in each bin
+    elif is_whole or is_narrow:  # whole numbers: as many in each bin
         step = max(1, math.ceil((high - low + 1) / _NUM_BINS))
         edges = np.arange(low, high + step + 1, step) - 0.5
     else:
         edges = np.linspace(low, high, _NUM_BINS + 1)
     counts, _ = np.histogram(values, edges)
-    return Bins(edges, counts, is_log)
+    return Bins(edges, counts, is_log, is_whole and not is_log)
 
 
 def quantiles_in_words(values: np.ndarray, is_share: bool = False) -> str:
@@ -90,25 +91,28 @@ def _bars(bins: Bins, across: Axis, up: Axis, is_share: bool) -> str:
         if not count:
             continue
         start, end, top = places[number], places[number + 1], up.at(count)
-        low, high = (_shown(edge, is_share) for edge in bins.edges[number : number + 2].tolist())
+        low, high = bins.edges[number : number + 2].tolist()
+        if bins.is_whole:
+            low, high = low + 0.5, high - 0.5
         bars.append(
             f'<rect class="bar" x="{start}" y="{top}" width="{max(0.5, end - start - 1):.2f}" '
-            f'height="{HEIGHT - BOTTOM - top:.2f}"><title>{low} to {high}: {count:,}</title></rect>'
+            f'height="{HEIGHT - BOTTOM - top:.2f}"><title>'
+            f"{_shown(low, is_share)} to {_shown(high, is_share)}: {count:,}</title></rect>"
         )
     return "".join(bars)
 
 
 def _marks(bins: Bins, across: Axis, is_share: bool) -> str:
     low, high = float(bins.edges[0]), float(bins.edges[-1])
-    ticks = _log_ticks(low, high) if bins.is_log else _ticks(low, high)
+    ticks = _log_ticks(low, high) if bins.is_log else _ticks(low, high, int(bins.is_whole))
     places = [across.at(x) for x in _placed(np.array(ticks), bins.is_log)]
     shown = zip(places, ticks, strict=True)
     return "".join(mark_below(place, _shown(tick, is_share)) for place, tick in shown)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _ticks(low: float, high: float, least_step: int) -> list[float]:
     """Round numbers in between."""
-    step = round_step((high - low) / 4)
+    step = max(least_step, round_step((high - low) / 4))
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
