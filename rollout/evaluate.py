@@ -39,13 +39,19 @@ async def evaluate(options: argparse.Namespace, further: list[str], stop: asynci
         document = await _again(options, stop)
     else:
         async with asked_target(options, further, stop) as target:
-            plan = plan_of(options, target, options.view)
-            document = await evaluate_into(options.out, plan, target, stop)
+            document = None if target is None else await _asked(options, target, stop)
     if document is None:
         print(f"stopped; {options.out} keeps the replies, and the same command goes on")
         return INTERRUPTED
     print(told(document))
     return code_of(document, options.out)
+
+
+async def _asked(
+    options: argparse.Namespace, target: Target, stop: asyncio.Event
+) -> dict[str, Any] | None:
+    plan = plan_of(options, target, options.view)
+    return await evaluate_into(options.out, plan, target, stop)
 
 
 async def _again(options: argparse.Namespace, stop: asyncio.Event) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from rollout.evaluation.command import INTERRUPTED, run_command
 from rollout.evaluation.gap import gap_document, told
 from rollout.evaluation.questions import View
 from rollout.evaluation.session import evaluate_into
+from rollout.evaluation.settings import Target
 from rollout.evaluation.target import asked_target
 
 FILE = "gap.json"
@@ -37,19 +38,26 @@ def main(argv: Sequence[str] | None = None) -> None:
 async def measure_gap(options: argparse.Namespace, further: list[str], stop: asyncio.Event) -> int:
     """The exit code. Raises VisionOpdError."""
     check_model(options, further)
-    found: dict[str, dict[str, Any]] = {}
     async with asked_target(options, further, stop) as target:
-        for view in _VIEWS:
-            plan = replace(plan_of(options, target, view), needs_crops=True)
-            document = await evaluate_into(options.out / view, plan, target, stop)
-            if document is None:
-                print(f"stopped; {options.out} keeps the replies, and the same command goes on")
-                return INTERRUPTED
-            found[view] = document
-    document = gap_document(found["crop"], found["full"])
+        found = [await _asked(options, target, view, stop) for view in _VIEWS]
+    crop, full = found
+    if crop is None or full is None:
+        print(f"stopped; {options.out} keeps the replies, and the same command goes on")
+        return INTERRUPTED
+    document = gap_document(crop, full)
     replace_json(options.out / FILE, document, is_synced=True)
     print(told(document))
     return 0 if all(one["pairs"] for one in document["sets"].values()) else 1
+
+
+async def _asked(
+    options: argparse.Namespace, target: Target | None, view: View, stop: asyncio.Event
+) -> dict[str, Any] | None:
+    """The result of one view; None: stopped."""
+    if target is None or stop.is_set():
+        return None
+    plan = replace(plan_of(options, target, view), needs_crops=True)
+    return await evaluate_into(options.out / view, plan, target, stop)
 
 
 def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:

@@ -19,8 +19,10 @@ from rollout.serving_checkpoint import served_checkpoint
 @contextlib.asynccontextmanager
 async def asked_target(
     options: argparse.Namespace, further: Sequence[str], stop: asyncio.Event
-) -> AsyncIterator[Target]:
+) -> AsyncIterator[Target | None]:
     """What the options name, ready to be asked; a server of ours ends with the block.
+
+    None: `stop` came while it started.
 
     Args:
         further: options of the server, as of a run.
@@ -44,7 +46,7 @@ async def asked_target(
         options.checkpoint, options.engine, options=[*thinking, *further], stop=stop
     ) as served:
         target = Target(served.url, served.model, served.key, weights)
-        yield target if stop.is_set() else await described(target)
+        yield None if stop.is_set() else await described(target)
 
 
 async def described(target: Target) -> Target:
