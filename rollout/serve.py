@@ -26,6 +26,9 @@ from rollout.engine_process import EngineProcess
 from rollout.serving_checkpoint import served, serving_config
 
 PROGRAM = "python -m rollout.serve"
+PYTHON = ".venv/bin/python"
+EVALUATION = "rollout.evaluate"
+LMMS_EVAL_TASKS = "vstar_bench,mmvp,cv_bench,mmstar,pope"
 USAGE = """\
 usage: python -m rollout.serve CHECKPOINT [--engine ENGINE] [--host HOST] [--port PORT]
                                [--api-key-file FILE] [--config FILE] [--section.key value ...]
@@ -124,7 +127,37 @@ To ask it about IMAGE.png:
  base64 <IMAGE.png | tr -d '\\n'
  printf %s {after}) |
 curl --noproxy '*' {url}/chat/completions {" ".join(headers)} -d @-
+
+To measure it with {EVALUATION}, or with lmms-eval 0.7.3 in an environment of its own:
+
+{evaluation_command(url, key_file)}
+
+{lmms_eval_command(url, name, key_file)}
 """
+
+
+def evaluation_command(url: str, key_file: Path | None) -> str:
+    """Asks the server the questions of a published set, with ours."""
+    key = [] if key_file is None else ["--api-key-file", str(key_file.absolute())]
+    words = [PYTHON, "-m", EVALUATION, "--endpoint", url, *key]
+    return shlex.join([*words, "--sets", "vstar", "--out", "evaluated"])
+
+
+def lmms_eval_command(url: str, name: str, key_file: Path | None) -> str:
+    """Asks the same with somebody else's harness: no key of ours is in its arguments.
+
+    hrbench4k and hrbench8k are not named: they send this key to OpenAI, as that of a judge.
+    """
+    key = (
+        ""
+        if key_file is None
+        else f'OPENAI_API_KEY="$(cat {shlex.quote(str(key_file.absolute()))})" '
+    )
+    model = shlex.quote(f"base_url={url},model={name}")
+    return (
+        f"{key}lmms-eval --model async_openai --model_args {model} "
+        f"--tasks {LMMS_EVAL_TASKS} --log_samples --output_path evaluated-by-lmms"
+    )
 
 
 async def _until(stop: asyncio.Event, engine: EngineProcess) -> None:

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -140,6 +141,29 @@ DEAD_PROXIES = {
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9"),
     **dict.fromkeys(("no_proxy", "NO_PROXY"), ""),
 }
+
+
+def test_another_harness_is_given_url_name_and_the_keys_file(tmp_path: Path) -> None:
+    key = tmp_path / "a key"
+    url = "http://127.0.0.1:1/v1"
+    text = welcome(url, "my model", key)
+    (line,) = [line for line in text.splitlines() if "lmms-eval --model" in line]
+    variable, *words = shlex.split(line)
+    assert variable == f"OPENAI_API_KEY=$(cat '{key}')"
+    assert words[:5] == [
+        "lmms-eval", "--model", "async_openai", "--model_args", f"base_url={url},model=my model"
+    ]  # fmt: skip
+    assert "hrbench" not in line
+
+
+def test_the_printed_evaluation_is_one_that_can_be_read(tmp_path: Path) -> None:
+    from rollout.evaluate import _arguments
+
+    text = welcome("http://127.0.0.1:1/v1", "m", tmp_path / "key")
+    (line,) = [line for line in text.splitlines() if "-m rollout.evaluate" in line]
+    options, further = _arguments(shlex.split(line)[3:])
+    assert (options.endpoint, further) == ("http://127.0.0.1:1/v1", [])
+    assert options.api_key_file == tmp_path / "key"
 
 
 def test_the_printed_commands_show_the_files_name_only(tmp_path: Path) -> None:
