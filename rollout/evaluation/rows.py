@@ -20,6 +20,7 @@ from common.dataset_paths import leaves
 from common.errors import DataError
 
 _BATCH_ROWS = 8
+_READ_BYTES = 2**20  # at once
 # Of Arrow, for files that are damaged or hold what it cannot read.
 _READ_ERRORS = (
     OSError, ValueError, NotImplementedError, LookupError, TypeError, MemoryError,
@@ -110,7 +111,7 @@ def parquet_rows(
 ) -> Rows:
     """Only the named columns are read; optional None: all. Raises DataError, now or row by row."""
     try:
-        files = {path: pq.ParquetFile(path) for path in paths}
+        files = {path: _opened(path) for path in paths}
     except _READ_ERRORS as error:
         raise _unreadable(", ".join(map(str, paths)), error) from error
     for path, file in files.items():
@@ -123,6 +124,11 @@ def parquet_rows(
     count = sum(file.metadata.num_rows for file in files.values())
     names = None if optional is None else {*required, *optional}
     return Rows(count, _parquet_rows(files, names))
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    """Without the default's read-ahead, which keeps the whole file in memory (pyarrow 26)."""
+    return pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES)
 
 
 def csv_rows(path: Path) -> Rows:

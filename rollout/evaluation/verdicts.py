@@ -73,10 +73,10 @@ def _compared(said: str | None, answer: str) -> Verdict:
 
 # ---- an option by its text -----------------------------------------------------------------------
 def _option_given(options: Options, text: str) -> str | None:
-    """The only option that a text gives, or else the only one that it mentions."""
+    """The option whose text is given, if no other is mentioned: a list of them chooses nothing."""
     given = [option for option in options if is_correct(text, option[1])]
-    found = _longest(given) if given else _mentioned(options, text)
-    return found[0] if len(found) == 1 else None
+    found = {*(_longest(given) if given else ()), *_mentioned(options, text)}
+    return found.pop() if len(found) == 1 else None
 
 
 def _longest(options: Options) -> list[str]:
@@ -85,11 +85,11 @@ def _longest(options: Options) -> list[str]:
     return [letter for letter, text in options if len(words(plain(text))) == length]
 
 
-def _mentioned(options: Options, text: str) -> list[str]:
+def _mentioned(options: Options, text: str) -> set[str]:
     """Letters of options whose words stand in a text, not denied and not within another's."""
     spans = [(letter, *span) for letter, option in options for span in _spans(text, option)]
     widest = [one for one in spans if not any(_is_within(one, other) for other in spans)]
-    return sorted({letter for letter, _, _ in widest})
+    return {letter for letter, _, _ in widest}
 
 
 def _spans(text: str, option: str) -> list[tuple[int, int]]:

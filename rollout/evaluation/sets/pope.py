@@ -51,7 +51,7 @@ def _items(rows: Iterator[Row]) -> Iterator[Item]:
             options=(),
             answer=_answer(row),
             kind="yes_no",
-            fields={"category": category, **row.present("image_source")},
+            fields={"category": category},
         )
 
 
