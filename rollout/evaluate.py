@@ -23,8 +23,9 @@ from rollout.evaluation.arguments import add_model, add_questions, check_model, 
 from rollout.evaluation.command import INTERRUPTED, run_command
 from rollout.evaluation.session import evaluate_into
 from rollout.evaluation.settings import Target
+from rollout.evaluation.stored_result import read_result
 from rollout.evaluation.target import asked_target
-from rollout.evaluation.terminal import told
+from rollout.evaluation.terminal import beside_the_paper, told
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,6 +45,8 @@ async def evaluate(options: argparse.Namespace, further: list[str], stop: asynci
         print(f"stopped; {options.out} keeps the replies, and the same command goes on")
         return INTERRUPTED
     print(told(document))
+    if (table := beside_the_paper(read_result(options.out))) is not None:
+        print(f"\n{table}")
     return code_of(document, options.out)
 
 

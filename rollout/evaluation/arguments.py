@@ -1,10 +1,12 @@
 """The command line of `rollout.evaluate` and `rollout.gap`: which model, which sets, how."""
 
 import argparse
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from common.config import TeacherSection
 from common.errors import ConfigError
 from rollout.engine_key import read_key
 from rollout.evaluation.endpoint import base_url
@@ -14,6 +16,7 @@ from rollout.evaluation.sets import CUSTOM, find_set
 from rollout.evaluation.settings import JudgeSettings, Plan, Settings, Target
 
 PUBLISHED_MAX_TOKENS = 32768  # spec 7.2
+_TEACHER = TeacherSection()
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +46,14 @@ def add_questions(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--min-pixels", type=_count, metavar="N")
     parser.add_argument("--max-pixels", type=_count, metavar="N")
+    parser.add_argument(
+        "--crop-margin", type=float, default=_TEACHER.crop_margin, metavar="X",
+        help="of crops that are cut from boxes, as teacher.crop_margin of a run (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--crop-scale", type=float, default=_TEACHER.crop_scale, metavar="X",
+        help="as teacher.crop_scale (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--thinking", action=argparse.BooleanOptionalAction)
     parser.add_argument("--concurrency", type=_count, default=32, metavar="N")
     parser.add_argument("--timeout-s", type=float, default=1800.0, help="of one request")
@@ -86,13 +97,15 @@ def plan_of(options: argparse.Namespace, target: Target, view: View) -> Plan:
         is_thinking_sent=not is_ours,
         concurrency=max(1, options.concurrency),
     )
+    teacher = teacher_of(options.crop_margin, options.crop_scale)
     return Plan(
-        sets_named(options.sets),
+        sets_named(options.sets, teacher),
         settings,
         judge_of(options),
         options.source,
         options.limit,
         options.any_count,
+        teacher,
         timeout_s=options.timeout_s,
         tries=max(1, options.tries),
     )
@@ -116,17 +129,35 @@ def plan_again(options: argparse.Namespace, document: Mapping[str, Any]) -> Plan
         temperature=identity["temperature"],
         concurrency=max(1, options.concurrency),
     )
+    teacher = teacher_of(document["crop_margin"], document["crop_scale"])
     return Plan(
-        tuple(map(find_set, identity["sets"])),
+        tuple(find_set(name, teacher) for name in identity["sets"]),
         settings,
         judge_of(options) or (None if judge is None else JudgeSettings(judge["model"])),
         options.source or (Path(document["source"]) if document.get("source") else None),
         max((one["limit"] for one in identity["sets"].values()), default=0),
         bool(document.get("is_any_count")),
+        teacher,
     )
 
 
-def sets_named(names: str | None) -> tuple[EvaluationSet, ...]:
+def teacher_of(crop_margin: float, crop_scale: float) -> TeacherSection:
+    """How crops are cut from boxes, in teacher.crop_margin and teacher.crop_scale of a run.
+
+    Raises:
+        ConfigError: no crop can be cut so.
+    """
+    if not (0 <= crop_margin < math.inf and 0 < crop_scale < math.inf):
+        raise ConfigError(
+            f"--crop-margin {crop_margin:g} --crop-scale {crop_scale:g}: no crop can be cut so. "
+            "Fix: a margin from 0, a scale above 0"
+        )
+    return TeacherSection(crop_margin=crop_margin, crop_scale=crop_scale)
+
+
+def sets_named(
+    names: str | None, teacher: TeacherSection | None = None
+) -> tuple[EvaluationSet, ...]:
     """Those of --sets. Raises ConfigError: unknown ones, none, or one twice."""
     found = [name.strip() for name in (names or "").split(",") if name.strip()]
     if not found:
@@ -134,7 +165,7 @@ def sets_named(names: str | None) -> tuple[EvaluationSet, ...]:
     twice = sorted({name for name in found if found.count(name) > 1})
     if twice:
         raise ConfigError(f"--sets names {twice[0]} twice. Fix: name it once")
-    return tuple(map(find_set, found))
+    return tuple(find_set(name, teacher) for name in found)
 
 
 def judge_of(options: argparse.Namespace) -> JudgeSettings | None:

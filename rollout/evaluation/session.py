@@ -132,6 +132,8 @@ def _remembered(plan: Plan, target: Target, opened: list[Opened]) -> dict[str, A
         "identity": _identity(plan, [one.identity for one in opened]),
         "source": None if plan.source is None else str(plan.source.absolute()),
         "is_any_count": plan.is_any_count,
+        "crop_margin": plan.teacher.crop_margin,
+        "crop_scale": plan.teacher.crop_scale,
     }
 
 

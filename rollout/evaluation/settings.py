@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.config import TeacherSection
 from rollout.evaluation.items import EvaluationSet, Labels, Style
 from rollout.evaluation.questions import PixelLimits, View
 
@@ -41,6 +42,7 @@ class Plan:
     source: Path | None = None  # folder with the sets' files; None: the hub
     limit: int = 0  # of items of each set; 0: all
     is_any_count: bool = False  # another number of rows than the published one will do
+    teacher: TeacherSection = field(default_factory=TeacherSection)  # cuts crops from boxes
     needs_crops: bool = False  # items without one are left out, as they are of the view "crop"
     timeout_s: float = 1800.0  # of one request
     tries: int = 8  # of one question

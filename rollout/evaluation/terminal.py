@@ -3,12 +3,24 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rollout.evaluation.paper_table import REMARK, paper_table
+from rollout.evaluation.stored_result import StoredResult
+
 
 def told(document: Mapping[str, Any]) -> str:
     """The headline of each set, and what is not in it."""
     rows = [("set", "accuracy", "95 %", "answered", "failed", "cut", "undecided")]
     rows += [_row(name, one) for name, one in document["sets"].items()]
     return aligned(rows)
+
+
+def beside_the_paper(result: StoredResult) -> str | None:
+    """The paper's base models and Vision-OPD, and this one; None: it has none of these sets."""
+    table = paper_table([("this result", result)])
+    if table is None:
+        return None
+    unlike = [f"measured otherwise than the paper: {line}" for line in table.unlike]
+    return "\n".join([aligned([table.header, *table.rows]), *unlike, REMARK])
 
 
 def aligned(rows: list[tuple[str, ...]]) -> str:

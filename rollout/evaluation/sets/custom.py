@@ -43,15 +43,19 @@ _READERS: dict[str, Callable[[Path], Rows]] = {
 }
 
 
-def custom_set(path: Path) -> EvaluationSet:
-    """The set of a file. Raises ConfigError: it is neither .jsonl nor .parquet."""
+def custom_set(path: Path, teacher: TeacherSection) -> EvaluationSet:
+    """The set of a file. Raises ConfigError: it is neither .jsonl nor .parquet.
+
+    Args:
+        teacher: how it cuts crops from boxes.
+    """
     if path.suffix not in _READERS:
         raise ConfigError(f"custom set {path}: no .jsonl or .parquet file. Fix: name one")
     name = f"custom:{path}"
     return EvaluationSet(
         name=name,
         title=path.stem,
-        read=lambda _: _read(name, path),
+        read=lambda _: _read(name, path, teacher),
         prompts={"paper": prompts.as_published},
         breakdown=breakdown,
     )
@@ -67,12 +71,12 @@ def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
     return accuracy_by(scored, *few)
 
 
-def _read(name: str, path: Path) -> Reading:
+def _read(name: str, path: Path, teacher: TeacherSection) -> Reading:
     rows = _READERS[path.suffix](path)
-    return Reading(rows.total, map(partial(_item, name), rows.each))
+    return Reading(rows.total, map(partial(_item, name, teacher), rows.each))
 
 
-def _item(name: str, row: Row) -> Item:
+def _item(name: str, teacher: TeacherSection, row: Row) -> Item:
     question, options = _question(row)
     answer = row.text(_field(row, "answer")).strip()
     if not answer:
@@ -83,7 +87,7 @@ def _item(name: str, row: Row) -> Item:
         set=name,
         id=row.text_or_none("id") or row.text_or_none("sample_id") or str(row.number),
         picture=picture,
-        crop=row.picture_or_none("crop") or _cut(row, picture),
+        crop=row.picture_or_none("crop") or _cut(row, picture, teacher),
         question=question,
         options=options,
         answer=answer,
@@ -131,19 +135,18 @@ def _form(
     return "open", (), answer
 
 
-def _cut(row: Row, picture: bytes) -> bytes | None:
-    """The part of the picture in the box, as the teacher sees it by default."""
+def _cut(row: Row, picture: bytes, teacher: TeacherSection) -> bytes | None:
+    """The part of the picture in the box, as the teacher sees it."""
     if row.cells.get("box") is None:
         return None
     whole = decode_picture(picture, f"{row.file} row {row.number}")
-    settings = TeacherSection()
     try:
         box = box_of(dict(row.cells), *whole.size)
     except BadField as error:
         raise row.error("box", error.problem, error.mend) from None
     assert box is not None
     return encode_png(
-        cut(whole, with_margin(box, settings.crop_margin, whole.size), settings.crop_scale)
+        cut(whole, with_margin(box, teacher.crop_margin, whole.size), teacher.crop_scale)
     )
 
 
