@@ -22,6 +22,7 @@ from common.config import TeacherSection
 from common.dataset_columns import box_of
 from common.errors import ConfigError
 from common.pictures import decode_picture, encode_png
+from common.rendering import IMAGE_PLACEHOLDER
 from common.scoring.option_letters import option_of
 from common.views import cut, with_margin
 from rollout.evaluation import prompts
@@ -56,7 +57,7 @@ def custom_set(path: Path, teacher: TeacherSection) -> EvaluationSet:
         name=name,
         title=path.stem,
         read=lambda _: _read(name, path, teacher),
-        prompts={"paper": prompts.as_published},
+        prompts={"paper": lambda item: item.question},  # as in training, line breaks and all
         breakdown=breakdown,
     )
 
@@ -98,7 +99,7 @@ def _item(name: str, teacher: TeacherSection, row: Row) -> Item:
 
 def _question(row: Row) -> tuple[str, tuple[tuple[str, str], ...]]:
     """With the options of a column of their own below it, and how they are to be answered."""
-    question = row.text(_field(row, "question", "problem")).replace("<image>", "").strip()
+    question = row.text(_field(row, "question", "problem")).replace(IMAGE_PLACEHOLDER, "")
     options = _own_options(row)
     if not options:
         return question, ()
