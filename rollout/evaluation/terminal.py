@@ -1,6 +1,6 @@
 """A result in a few lines, for a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rollout.evaluation.paper_table import REMARK, paper_table
@@ -9,9 +9,8 @@ from rollout.evaluation.stored_result import StoredResult
 
 def told(document: Mapping[str, Any]) -> str:
     """The headline of each set, and what is not in it."""
-    rows = [("set", "accuracy", "95 %", "answered", "failed", "cut", "undecided")]
-    rows += [_row(name, one) for name, one in document["sets"].items()]
-    return aligned(rows)
+    header = ("set", "accuracy", "95 %", "answered", "failed", "cut", "undecided")
+    return aligned([header, *(_row(name, one) for name, one in document["sets"].items())])
 
 
 def beside_the_paper(result: StoredResult) -> str | None:
@@ -23,7 +22,7 @@ def beside_the_paper(result: StoredResult) -> str | None:
     return "\n".join([aligned([table.header, *table.rows]), *unlike, REMARK])
 
 
-def aligned(rows: list[tuple[str, ...]]) -> str:
+def aligned(rows: Sequence[tuple[str, ...]]) -> str:
     """A table: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
