@@ -60,7 +60,7 @@ def rules_across(up: Axis, is_share: bool = False) -> str:
     return "".join(
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up.at(tick)}" '
         f'y2="{up.at(tick)}"/><text x="{LEFT - 7}" y="{up.at(tick) + 4}" text-anchor="end">'
-        f"{f'{tick:.0%}' if is_share else tick_label(tick)}</text>"
+        f"{f'{100 * tick:.4g}%' if is_share else tick_label(tick)}</text>"
         for tick in up.ticks
     )
 

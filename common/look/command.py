@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from common.dataset import read_answers
+from common.dataset import parsed_rows, read_answers
 from common.errors import ConfigError, DataError, VisionOpdError, exit_code_of
 from common.files import replace_text
 from common.images import ImageStore
@@ -58,7 +58,7 @@ def look(dataset: Path, out: Path | None, model: Path | None, rows: int) -> tupl
     path = dataset if dataset.is_file() else dataset / _PARQUET
     counts = token_counts(model)
     answers = read_answers(path)
-    found = survey(path, counts, answers, _chosen(path, rows))
+    found = survey(path, parsed_rows(path), counts, answers, _chosen(path, rows))
     remarks = remarks_of(found, counts)
     images = ImageStore(path.parent, _CACHE_BYTES)
     target = path.with_name(_SHEET) if out is None else out

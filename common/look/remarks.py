@@ -1,5 +1,7 @@
-"""What looks wrong in a dataset, each with the rows and the mend. None of it stops a run by itself,
-but for rows that a run would leave out."""
+"""What looks wrong in a dataset, with the rows and the mend.
+
+Rows that cannot be used, a run leaves out. Nothing else stops one by itself.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,6 +49,7 @@ def remarks_of(found: Survey, counts: TokenCounts) -> list[Remark]:
         _elongated,
         _thousandths,
         _unit_boxes,
+        _no_evidence,
         lambda survey: _few_pixels(survey, counts.grid.unit),
         _boxes_of_everything,
         _asked_twice,
@@ -68,7 +71,8 @@ def _refused(found: Survey) -> Remark | None:
 
 
 def _no_size(found: Survey) -> Remark | None:
-    is_odd = (found["student_tokens"] == NO_SIZE) | (found["teacher_tokens"] == NO_SIZE)
+    has_no_view = found.has_evidence & (found["teacher_tokens"] == NO_SIZE)
+    is_odd = (found["student_tokens"] == NO_SIZE) | has_no_view
     problem = "have a picture or crop of a shape that the model's processor does not take"
     return _remark(found, is_odd, problem, "cut it to a less extreme shape")
 
@@ -91,7 +95,7 @@ def _large_pictures(found: Survey) -> Remark | None:
 
 def _elongated(found: Survey) -> Remark | None:
     shapes = [(found[f"{of}width"], found[f"{of}height"]) for of in ("", "view_")]
-    ratios = [np.maximum(w, h) / np.minimum(w, h) for w, h in shapes]
+    ratios = [np.maximum(w, h) / np.maximum(1, np.minimum(w, h)) for w, h in shapes]
     limit = f"one side {MOST_ELONGATED} times the other, which no processor takes more of"
     mend = "cut it to a less extreme shape"
     return _near(found, np.maximum(*ratios), MOST_ELONGATED, "pictures or crops", limit, mend)
@@ -127,10 +131,21 @@ def _unit_boxes(found: Survey) -> Remark | None:
     return _remark(found, is_boxed, problem, "give [x1, y1, x2, y2] in pixels")
 
 
+def _no_evidence(found: Survey) -> Remark | None:
+    problem = "have neither a box nor a crop"
+    mend = "give one, or choose views that need none"
+    return _remark(found, ~found.has_evidence, problem, mend)
+
+
 def _few_pixels(found: Survey, least: int) -> Remark | None:
     side = np.minimum(found["view_width"], found["view_height"])
     problem = f"have a teacher's view with a side of less than {least} pixels, a token's side"
-    return _remark(found, side < least, problem, "look at them: there may be nothing to see")
+    return _remark(
+        found,
+        found.has_evidence & (side < least),
+        problem,
+        "look at them: there may be nothing to see",
+    )
 
 
 def _boxes_of_everything(found: Survey) -> Remark | None:

@@ -9,12 +9,12 @@ from common.dataset import Numbered
 from common.errors import DataError
 from common.histograms import histogram
 from common.images import ImageStore
+from common.look.evidence import SCALE, evidence_picture, evidence_size
 from common.look.remarks import Remark
-from common.look.survey import NO_BOX, TEACHER, Survey, prompt_tokens
+from common.look.survey import NO_BOX, Survey, prompt_tokens
 from common.look.token_counts import NO_SIZE, TokenCounts
 from common.page import page, picture_url, picture_with_box, small_jpeg, tile
 from common.types import Sample
-from common.views import teacher_view
 
 _SHOWN_PIXELS = 900  # of a picture's longer side: enough to see what a box is about
 _STYLE = """
@@ -52,7 +52,7 @@ def sheet(
         f'<section class="charts">{_charts(found)}</section>'
         f'<h2 id="rows">{len(found.shown)} rows, chosen at random</h2><p>The '
         "student's picture with the box (which is drawn by this sheet), and the teacher's view: "
-        f"the ready crop, or the box cut out and enlarged {TEACHER.crop_scale:g} times.</p>"
+        f"the ready crop, or the box cut out and enlarged {SCALE:g} times.</p>"
         f'<section class="scenes">{cards}</section>'
     )
     return page(str(found.path), body, _STYLE)
@@ -65,7 +65,7 @@ def _tiles(found: Survey, remarks: Sequence[Remark]) -> str:
         (
             tile("rows", f"{found.num_good:,}", f"and {found.num_bad:,} that cannot be used"),
             tile("pictures", f"{len(np.unique(found['content'])):,}", "that differ"),
-            tile("with a box", f"{num_boxes:,}", "the others have a ready crop"),
+            tile("with a box", f"{num_boxes:,}", "the others have a ready crop, or none"),
             tile("with an answer", f"{num_answers:,}", "training needs none"),
             tile("remarks", str(len(remarks)), "see below" if remarks else "nothing looks wrong"),
         )
@@ -86,7 +86,7 @@ def _item(remark: Remark) -> str:
 def _charts(found: Survey) -> str:
     pixels = found["width"] * found["height"]
     is_boxed = found["x2"] != NO_BOX
-    views = found["view_width"] * found["view_height"]
+    views = (found["view_width"] * found["view_height"])[found.has_evidence]
     share = (found["box_pixels"] / np.maximum(1, pixels))[is_boxed]
     return "".join(
         (
@@ -108,7 +108,8 @@ def _elongation(found: Survey) -> np.ndarray:
 
 
 def _counted(tokens: np.ndarray) -> np.ndarray:
-    return tokens[tokens != NO_SIZE]
+    counted: np.ndarray = tokens[tokens != NO_SIZE]
+    return counted
 
 
 def _card(
@@ -131,19 +132,21 @@ def _card(
 def _pictures(sample: Sample, images: ImageStore) -> str:
     """Raises DataError where a file is not what the row says."""
     whole = images.open(sample.image)
-    view = teacher_view(sample, images, TEACHER, seed=0)
     box = sample.box
     sides = None if box is None else (box.x1, box.y1, box.x2, box.y2)
     url = picture_url(small_jpeg(whole, _SHOWN_PIXELS))
     shown = picture_with_box(url, whole.size, sides, "the student's picture with the box")
-    crop = picture_url(small_jpeg(view, _SHOWN_PIXELS))
-    return f'<div class="pictures">{shown}<img src="{crop}" alt="the teacher\'s view"></div>'
+    crop = "<em>no evidence</em>"
+    if evidence_size(sample) is not None:
+        view = picture_url(small_jpeg(evidence_picture(sample, images), _SHOWN_PIXELS))
+        crop = f'<img src="{view}" alt="the teacher\'s view">'
+    return f'<div class="pictures">{shown}{crop}</div>'
 
 
 def _facts(sample: Sample, counts: TokenCounts) -> str:
     image, box = sample.image, sample.box
     student, teacher = prompt_tokens(sample, counts)
-    region = "<em>none: a ready crop</em>"
+    region = "<em>none</em>"
     if box is not None:
         pixels = (box.x2 - box.x1) * (box.y2 - box.y1)
         share = f"{pixels / (image.width * image.height):.2%}"

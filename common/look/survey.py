@@ -1,38 +1,36 @@
 """What a pass over all rows of a dataset finds: a few numbers a row, whatever the rows hold.
 
-A hundred thousand rows take some 10 MB. Pictures are not opened here: sizes are those of the rows.
+A hundred thousand rows take 12 MB. Pictures are not opened here: sizes are those of the rows.
 """
 
 import hashlib
 from array import array
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from common.bad_rows import BadRow
-from common.config import TeacherSection
-from common.dataset import Numbered, parsed_rows
-from common.look.token_counts import TokenCounts
+from common.dataset import Numbered
+from common.look.evidence import evidence_size
+from common.look.token_counts import NO_SIZE, TokenCounts
 from common.types import Sample
-from common.views import teacher_size
 
-TEACHER = TeacherSection()  # whose view the sheet shows: the evidence crop, as published
 NO_BOX = -1
 _KEPT = 5  # bad rows that are shown in full
 _COLUMNS = {  # type codes of `array`: q int64, Q uint64
     "row": "q",  # from 0, in the order of the file
     "width": "q",
     "height": "q",
-    "view_width": "q",  # of the teacher's view
+    "view_width": "q",  # of the teacher's view; 0: the row has no evidence
     "view_height": "q",
     "x2": "q",
     "y2": "q",
     "box_pixels": "q",
     "characters": "q",  # of the problem
     "student_tokens": "q",
-    "teacher_tokens": "q",
+    "teacher_tokens": "q",  # 0: no evidence, too
     "has_answer": "q",  # 0 or 1
     "content": "Q",  # what stands for the picture's digest, its path and the problem
     "path": "Q",
@@ -42,12 +40,10 @@ _COLUMNS = {  # type codes of `array`: q int64, Q uint64
 
 @dataclass(frozen=True)
 class Survey:
-    """Args:
-    columns: by the names above, [G] each: one element a good row.
-    """
+    """What is known of a dataset."""
 
     path: Path
-    columns: Mapping[str, np.ndarray]
+    columns: Mapping[str, np.ndarray]  # by the names above, [G] each: one element a good row
     num_bad: int
     first_bad: tuple[BadRow, ...]
     shown: tuple[Numbered, ...]  # good rows among those that were chosen
@@ -56,27 +52,35 @@ class Survey:
         return self.columns[column]
 
     @property
+    def has_evidence(self) -> np.ndarray:
+        """bool [G]."""
+        has_evidence: np.ndarray = self.columns["view_width"] > 0
+        return has_evidence
+
+    @property
     def num_good(self) -> int:
         return len(self.columns["row"])
 
 
 def survey(
-    path: Path, counts: TokenCounts, answered: Collection[str], chosen: Collection[int]
+    path: Path,
+    rows: Iterable[Numbered | BadRow],
+    counts: TokenCounts,
+    answered: Collection[str],
+    chosen: Collection[int],
 ) -> Survey:
-    """Read all rows once, in bounded memory.
+    """Go through all rows once, in bounded memory.
 
     Args:
+        path: of the file that they are of.
         answered: samples that have an answer.
         chosen: numbers of rows that are to be shown.
-
-    Raises:
-        DataError: the file cannot be read, lacks a column or has one of a wrong type.
     """
     columns = {name: array(code) for name, code in _COLUMNS.items()}
     bad: list[BadRow] = []
     shown: list[Numbered] = []
     num_bad = 0
-    for found in parsed_rows(path):
+    for found in rows:
         if isinstance(found, BadRow):
             num_bad += 1
             bad += [found] if len(bad) < _KEPT else []
@@ -93,14 +97,13 @@ def survey(
 
 def _numbers(sample: Sample, counts: TokenCounts) -> dict[str, int]:
     image, box = sample.image, sample.box
-    view = teacher_size(sample, TEACHER)
-    assert view is not None  # a good row has a box or a crop
+    view_width, view_height = evidence_size(sample) or (0, 0)
     student, teacher = prompt_tokens(sample, counts)
     return {
         "width": image.width,
         "height": image.height,
-        "view_width": view[0],
-        "view_height": view[1],
+        "view_width": view_width,
+        "view_height": view_height,
         "x2": NO_BOX if box is None else box.x2,
         "y2": NO_BOX if box is None else box.y2,
         "box_pixels": NO_BOX if box is None else (box.x2 - box.x1) * (box.y2 - box.y1),
@@ -114,10 +117,11 @@ def _numbers(sample: Sample, counts: TokenCounts) -> dict[str, int]:
 
 
 def prompt_tokens(sample: Sample, counts: TokenCounts) -> tuple[int, int]:
-    """Tokens with the student's view and with the teacher's; NO_SIZE where a picture has none."""
+    """Tokens with the student's view and with the teacher's; 0 where there is no such picture."""
     text = counts.of_text(sample.problem)
     whole = counts.of_picture((sample.image.width, sample.image.height))
-    view = counts.of_picture(teacher_size(sample, TEACHER) or (0, 0))
+    evidence = evidence_size(sample)
+    view = NO_SIZE if evidence is None else counts.of_picture(evidence)
     return whole and text + whole, view and text + view
 
 

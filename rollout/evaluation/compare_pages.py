@@ -19,7 +19,8 @@ _LISTED = 40  # changed items of a set in Markdown
 _CELL = 120  # characters of a text there
 _WORDS = (
     "Percent of the items that both answered; B minus A with its 95 % interval (Newcombe, paired); "
-    "p of McNemar's exact test, two-sided, for each line by itself."
+    "p of McNemar's exact test, two-sided, for each line by itself. Items count as independent, "
+    "which those of HR-Bench (each question in four orders) are not."
 )
 
 

@@ -9,14 +9,18 @@ import pytest
 from PIL import Image
 
 from common.config import PromptSection
+from common.dataset import Numbered, parsed_rows, read_samples
 from common.dataset_files import Row, SourceRow, dataset_row, write_rows
 from common.errors import ConfigError
+from common.images import ImageStore
 from common.look import main
 from common.look.command import look
 from common.look.remarks import remarks_of
+from common.look.sheet import sheet
 from common.look.survey import survey
 from common.look.token_counts import QWEN3_5, token_counts
 from common.prompt_lengths import lengths_of_folder
+from tests.browser import screenshot_of
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "deploy/quickstart/checkpoint"
 PROBLEM = "<image>\nWhich digit is on the <b>tag</b>?"
@@ -45,7 +49,9 @@ def dataset(folder: Path, *changes: dict[str, Any]) -> Path:
 def remarks(folder: Path, answered: bool = True) -> list[str]:
     counts = token_counts(None)
     names = {f"s{number}" for number in range(99)} if answered else set()
-    return [str(r) for r in remarks_of(survey(folder / "train.parquet", counts, names, ()), counts)]
+    path = folder / "train.parquet"
+    found = survey(path, parsed_rows(path), counts, names, ())
+    return [str(remark) for remark in remarks_of(found, counts)]
 
 
 def test_the_sheet_shows_rows_with_pictures_box_and_both_counts(tmp_path: Path) -> None:
@@ -209,7 +215,37 @@ def test_the_command_refuses_with_a_mend(
 def test_a_survey_keeps_numbers_alone(tmp_path: Path) -> None:
     """So that a hundred thousand rows fit: no text, no sample but those that are shown."""
     folder = dataset(tmp_path, *[{"problem": f"<image>{'long ' * 500}{n}"} for n in range(20)])
-    found = survey(folder / "train.parquet", token_counts(None), (), {3, 5})
+    path = folder / "train.parquet"
+    found = survey(path, parsed_rows(path), token_counts(None), (), {3, 5})
     assert [numbered.row for numbered in found.shown] == [3, 5]
     assert all(column.nbytes == 20 * 8 for column in found.columns.values())
     assert found.num_good == 20 and found.num_bad == 0
+
+
+def test_a_row_without_evidence_is_shown_and_told(tmp_path: Path) -> None:
+    """Of use to views that need none."""
+    folder = dataset(tmp_path, {}, {})
+    first, second = read_samples(folder / "train.parquet")[0]
+    rows = [Numbered(0, first), Numbered(1, second.model_copy(update={"box": None}))]
+    counts = token_counts(None)
+    found = survey(folder / "train.parquet", rows, counts, {"s0", "s1"}, {0, 1})
+    told = remarks_of(found, counts)
+    assert [str(remark) for remark in told] == [
+        "1 of 2 rows have neither a box nor a crop (rows 1). Fix: give one, or choose views that "
+        "need none"
+    ]
+    page = sheet(found, told, counts, {}, ImageStore(folder))
+    assert page.count("data:image/jpeg") == 3 and page.count("<em>no evidence</em>") == 1
+    assert "80 student, 0 teacher" in page and page.count("1 rows</span>") == 3
+
+
+def test_a_browser_draws_the_sheet(tmp_path: Path) -> None:
+    source = tmp_path / "teal.png"
+    Image.new("RGB", (320, 240), (0, 128, 128)).save(source)
+    row = dataset_row(SourceRow("s", PROBLEM, source, None, (10, 20, 90, 60), None), tmp_path)
+    write_rows([row], tmp_path / "train.parquet")
+    path, _ = look(tmp_path, None, None, rows=1)
+    shown = screenshot_of(path, tmp_path, (500, 3200)).get_flattened_data()
+    teal = sum(max(abs(r), abs(g - 128), abs(b - 128)) < 12 for r, g, b in shown)
+    red = sum(r > 200 and g < 120 and b < 120 for r, g, b in shown)
+    assert teal > 20_000 and red > 100  # picture and crop; the box

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from common.errors import DataError
+from common.page import small_jpeg
 from rollout.evaluation import item_cards
 from rollout.evaluation.compare import compare
 from rollout.evaluation.compare_pages import write_comparison
 from rollout.evaluation.pages import write_pages
 from rollout.evaluation.stored_result import StoredItem, picture_bytes, read_result
 from rollout.evaluation.text_tables import TextTable, plain_markdown, shortened
+from tests.browser import screenshot_of
 from tests.rollout.evaluation.stored_results import items, write_result
 
 HOSTILE = (
@@ -161,3 +164,33 @@ def test_a_table_is_the_same_in_markdown_and_html() -> None:
 def test_a_text_of_several_lines_is_one_of_markdown() -> None:
     assert plain_markdown("a\n- b\t&c") == "a - b &amp;c"
     assert shortened("abcdef", 3) == "abc ..." and shortened("abc", 3) == "abc"
+
+
+def test_a_browser_shows_the_kind_that_is_chosen(tmp_path: Path) -> None:
+    a = write_result(tmp_path / "a", {"vstar": items("+-")})
+    b = write_result(
+        tmp_path / "b", {"vstar": items("-+")}
+    )  # the first is lost, with a red picture
+    green = small_jpeg(Image.new("RGB", (32, 24), (0, 255, 0)))
+    (a / "pictures/1.jpg").write_bytes(green)
+    text = (a / "result.json").read_text().replace("pictures/0.jpg", "pictures/1.jpg")
+    (a / "result.json").write_text(text.replace("pictures/1.jpg", "pictures/0.jpg", 1))
+    write_comparison(compare(read_result(a), read_result(b)), tmp_path, a, b)
+    page = (tmp_path / "compare.html").read_text()
+    chosen = page.replace('name="show" checked', 'name="show"')
+    chosen = chosen.replace('id="show-lost"', 'id="show-lost" checked')
+    (tmp_path / "lost.html").write_text(chosen)
+    assert _colors(tmp_path / "compare.html") == {"red", "green"}
+    assert _colors(tmp_path / "lost.html") == {"red"}
+
+
+def _colors(page: Path) -> set[str]:
+    """Of the pictures in a page."""
+    shown = screenshot_of(page, page.parent, (800, 1400)).resize((100, 175))
+    pixels = set(shown.get_flattened_data())
+    colors = {"red": (254, 0, 0), "green": (0, 255, 1)}  # as JPEG has them
+    return {name for name, color in colors.items() if any(_is_near(p, color) for p in pixels)}
+
+
+def _is_near(pixel: tuple[int, ...], color: tuple[int, ...]) -> bool:
+    return max(abs(p - c) for p, c in zip(pixel, color, strict=True)) < 8
