@@ -5,7 +5,9 @@ plain  >  stated  >  words, is_negated
 
 import re
 import unicodedata
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 
 from common.scoring.answer_numbers import quantities
 
@@ -120,8 +122,18 @@ def words(text: str) -> list[Word]:
 
 def is_negated(text: str, place: int) -> bool:
     """Whether a negation stands before `place` in its clause."""
-    begun = max((m.end() for m in _BOUNDARY.finditer(text) if m.end() <= place), default=0)
+    starts = _clause_starts(text)
+    begun = starts[bisect_right(starts, place) - 1]
     return any(map(is_negation, _between(text, begun, place)))
+
+
+@lru_cache(maxsize=4)
+def _clause_starts(text: str) -> tuple[int, ...]:
+    """Where clauses start, in order: a reply that repeats itself is asked about thousands of times.
+
+    The first is 0.
+    """
+    return 0, *(match.end() for match in _BOUNDARY.finditer(text))
 
 
 def is_negation(word: Word) -> bool:

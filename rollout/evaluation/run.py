@@ -24,6 +24,7 @@ from rollout.evaluation.settings import Settings
 from rollout.evaluation.verdicts import Verdict
 
 T = TypeVar("T")
+_LONG = 4000  # characters of a reply
 _FAILURES_IN_A_ROW = 16  # of an endpoint, each after all its tries, and of all that are under way
 
 
@@ -130,7 +131,7 @@ class Asker:
         self, source: EvaluationSet, item: Item, reply: Reply
     ) -> tuple[Verdict, bool]:
         """By the rules; by the judge, where they leave it undecided and it has one."""
-        verdict = source.score(item, reply.reply, self.settings.labels)
+        verdict = await _scored(source, item, reply.reply, self.settings.labels)
         if verdict.outcome != "undecided" or self._judge is None:
             return verdict, False
         answer = source.answer(item, self.settings.labels)
@@ -192,6 +193,13 @@ async def until_stopped(work: Callable[[], Awaitable[T]], stop: asyncio.Event) -
         for one in (task, stopped):
             one.cancel()
         await asyncio.gather(task, stopped, return_exceptions=True)
+
+
+async def _scored(source: EvaluationSet, item: Item, reply: str, labels: str) -> Verdict:
+    """A long reply, mostly one that repeats itself, must not hold up the others."""
+    if len(reply) < _LONG:
+        return source.score(item, reply, labels)
+    return await asyncio.to_thread(source.score, item, reply, labels)
 
 
 def _digests(text: str, picture: bytes, item: Item) -> tuple[str, bytes]:
