@@ -2,7 +2,9 @@
 
 Known differences, and why they stay:
 - What SGLang ignores is refused: unknown fields, pictures that the template does not show.
-- Tools, guided decoding and penalties are not there; top_logprobs is 20 at most, as OpenAI's.
+- Tools, guided decoding and penalties are not there; top_logprobs is 20 at most, as OpenAI's, and
+  needs logprobs.
+- Errors are {"error": {"message", "type", "code"}} as OpenAI's; SGLang leaves out the outer object.
 - A conversation that ends in the assistant's words is refused; SGLang takes them for the user's.
 - Log-probs of tokens without text (the end token) come with a stream's last chunk; SGLang drops
   them.
@@ -13,32 +15,24 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from rollout.embedded.bodies import error_body, read_json
-from rollout.embedded.chat_replies import (
-    ReplyHead,
-    choice,
-    delta,
-    last_delta,
-    logprob_entries,
-    token_id_fields,
-    usage,
-)
+from rollout.embedded.chat_replies import PartWriter, ReplyHead, Writer, usage
 from rollout.embedded.chat_requests import Chat, parse_chat, template_messages
 from rollout.embedded.chat_template import ChatTemplate
 from rollout.embedded.prompts import PromptBuilder
-from rollout.embedded.requests import BadRequest, GenerateBody, VocabularyFacts
+from rollout.embedded.requests import GenerateBody, VocabularyFacts
 from rollout.embedded.running import finished, steps
-from rollout.embedded.sampler import Scored, new_sequences
-from rollout.embedded.sampler import Sequence as Response
+from rollout.embedded.sampler import new_sequences
 from rollout.embedded.scheduler import Job, Scheduler
-from rollout.embedded.token_texts import GrowingText, TokenTexts
+from rollout.embedded.stop_strings import StopStrings
 
+Json = dict[str, Any]
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -66,7 +60,6 @@ class ChatServer:
         self._template = template
         self._vocabulary = vocabulary
         self._defaults = defaults
-        self._texts = TokenTexts(prompts.tokenizer)
         self._started = int(time.time())
 
     def routes(self) -> list[web.RouteDef]:
@@ -77,15 +70,15 @@ class ChatServer:
         ]
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
+        tokenizer = self._prompts.tokenizer
         chat = parse_chat(await read_json(request), self._vocabulary, self._defaults)
         job = await asyncio.to_thread(self._job, chat)
-        head = ReplyHead.now(job.rid, chat.request.model)
+        head, writer = ReplyHead.now(job.rid, chat.request.model), Writer(chat.request, tokenizer)
         if chat.request.stream:
-            return await self._stream(request, chat, job, head)
+            return await self._stream(request, self._events(job, head, writer))
         await finished(self._scheduler, job)
-        choices = [self._choice(chat, number, each) for number, each in enumerate(job.sequences)]
-        spent = usage(job.sequences[0].prompt, job.sequences)
-        return web.json_response(head.whole(choices, spent, self._metadata(job)))
+        choices = [writer.choice(number, each) for number, each in enumerate(job.sequences)]
+        return web.json_response(head.whole(choices, _usage(job), self._metadata(job)))
 
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [self._card()]})
@@ -98,7 +91,7 @@ class ChatServer:
         known = {"param": "model", "code": "model_not_found"}
         return web.json_response({"error": {**error, **known}}, status=404)
 
-    def _card(self) -> dict[str, Any]:
+    def _card(self) -> Json:
         return {
             "id": self._model_name,
             "object": "model",
@@ -112,10 +105,7 @@ class ChatServer:
     def _job(self, chat: Chat) -> Job:
         """Renders and decodes. Raises BadRequest."""
         asked = chat.request
-        messages = template_messages(asked)
-        if messages[-1]["role"] == "assistant":
-            raise BadRequest("messages: the last one is the assistant's. Fix: end with the user's")
-        text = self._template.text(messages, asked.chat_template_kwargs.enable_thinking)
+        text = self._template.text(template_messages(asked), asked.thinking)
         body = GenerateBody(
             input_ids=None,
             text=text,
@@ -130,23 +120,13 @@ class ChatServer:
         prompt = self._prompts.build(body)
         limit = asked.token_limit or self._prompts.context_tokens - len(prompt)
         law = replace(chat.law, max_new_tokens=limit)
-        return Job(asked.rid or uuid.uuid4().hex, new_sequences(prompt, law, asked.n, asked.seed))
+        job = Job(asked.rid or uuid.uuid4().hex, new_sequences(prompt, law, asked.n, asked.seed))
+        if asked.stops:
+            words = (self._prompts.tokenizer, asked.skip_special_tokens)
+            job.after_step.append(StopStrings(asked.stops, job.sequences, *words))
+        return job
 
-    def _choice(self, chat: Chat, number: int, response: Response) -> dict[str, Any]:
-        text = self._prompts.text(response.token_ids, chat.request.skip_special_tokens)
-        logprobs = self._logprobs(chat, response, 0, len(response.token_ids))
-        found = choice(number, response, text, logprobs)
-        return found | token_id_fields(response) if chat.request.return_token_ids else found
-
-    def _logprobs(self, chat: Chat, response: Response, start: int, end: int) -> Any:
-        """Of the tokens from `start` to before `end`; None: nobody asked for them."""
-        if not chat.request.logprobs:
-            return None
-        pairs = zip(response.token_ids[start:end], response.logprobs[start:end], strict=True)
-        tokens = [Scored(token, logprob) for token, logprob in pairs]
-        return logprob_entries(tokens, response.likeliest[start:end], self._texts)
-
-    def _metadata(self, job: Job) -> dict[str, Any]:
+    def _metadata(self, job: Job) -> Json:
         """The weights behind the first response."""
         spans = job.sequences[0].version_spans
         version = spans[-1]["version"] if spans else self._scheduler.version
@@ -154,78 +134,37 @@ class ChatServer:
 
     # ---- server-sent events ----------------------------------------------------------------------
     async def _stream(
-        self, request: web.Request, chat: Chat, job: Job, head: ReplyHead
+        self, request: web.Request, events: AsyncGenerator[Json, None]
     ) -> web.StreamResponse:
-        reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        reply.headers["Cache-Control"] = "no-cache"
-        async with contextlib.aclosing(self._events(chat, job, head)) as events:
+        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+        reply = web.StreamResponse(headers=headers)
+        async with contextlib.aclosing(events):
             async for event in events:
                 if not reply.prepared:  # what fails before the first token is an HTTP error
                     await reply.prepare(request)
-                await reply.write(_event(event))
+                await reply.write(b"data: " + json.dumps(event).encode() + b"\n\n")
         await reply.write(_DONE)
         return reply
 
-    async def _events(self, chat: Chat, job: Job, head: ReplyHead) -> AsyncIterator[Any]:
-        streams = [
-            _ResponseStream(self, chat, number, response)
-            for number, response in enumerate(job.sequences)
-        ]
+    async def _events(
+        self, job: Job, head: ReplyHead, writer: Writer
+    ) -> AsyncGenerator[Json, None]:
+        parts = [PartWriter(writer, number, each) for number, each in enumerate(job.sequences)]
+        has_begun = False
         try:
             async with contextlib.aclosing(steps(self._scheduler, job)) as every_step:
                 async for _ in every_step:
-                    for stream in streams:
-                        for part in stream.news():
-                            yield head.chunk([part])
-        except Exception as error:
-            if not any(stream.has_begun for stream in streams):
+                    for choice in [choice for part in parts for choice in part.news()]:
+                        has_begun = True
+                        yield head.chunk([choice])
+        except Exception as error:  # the boundary of a request: its status line has been sent
+            if not has_begun:
                 raise
             yield {"error": error_body(500, f"{type(error).__name__}: {error}")}
             return
-        if chat.request.stream_options.include_usage:
-            yield head.chunk([], usage(job.sequences[0].prompt, job.sequences))
+        if writer.request.stream_options.include_usage:
+            yield head.chunk([], _usage(job))
 
 
-class _ResponseStream:
-    """One choice of a stream: what of it has been sent."""
-
-    def __init__(self, server: ChatServer, chat: Chat, number: int, response: Response) -> None:
-        self._server = server
-        self._chat = chat
-        self._number = number
-        self._response = response
-        self._text = GrowingText(server._prompts.tokenizer, chat.request.skip_special_tokens)
-        self._sent = 0  # tokens whose log-probs have been sent
-        self.has_begun = False
-        self._has_ended = False
-
-    def news(self) -> list[dict[str, Any]]:
-        """The parts that have come since the last call."""
-        response = self._response
-        has_ended = response.finish_reason is not None  # asked first: no token comes after it
-        token_ids = response.token_ids[: len(response.versions)]
-        if self._has_ended or not (token_ids or has_ended):
-            return []
-        parts = []
-        if not self.has_begun:
-            self.has_begun = True
-            parts.append(delta(self._number, "", None, role="assistant"))
-        text = self._text.grown(token_ids)
-        if has_ended:
-            text += self._text.rest(token_ids)
-        if text:
-            parts.append(delta(self._number, text, self._logprobs(len(token_ids))))
-        if has_ended:
-            self._has_ended = True
-            parts.append(last_delta(self._number, response, self._logprobs(len(token_ids))))
-        return parts
-
-    def _logprobs(self, end: int) -> Any:
-        start, self._sent = self._sent, end
-        if start == end:
-            return None
-        return self._server._logprobs(self._chat, self._response, start, end)
-
-
-def _event(content: Any) -> bytes:
-    return b"data: " + json.dumps(content).encode() + b"\n\n"
+def _usage(job: Job) -> Json:
+    return usage(job.sequences[0].prompt, job.sequences)

@@ -72,6 +72,7 @@ class ChatRequest(_Object):
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)
+    stop: str | list[str] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     user: str | None = None  # whose request it is changes nothing
@@ -94,6 +95,15 @@ class ChatRequest(_Object):
     @property
     def token_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def stops(self) -> list[str]:
+        found = [self.stop] if isinstance(self.stop, str) else self.stop
+        return [stop for stop in found if stop]
+
+    @property
+    def thinking(self) -> bool | None:
+        return self.chat_template_kwargs.enable_thinking
 
     @property
     def image_urls(self) -> list[str]:
@@ -131,6 +141,8 @@ def parse_chat(
             f"{defaults['repetition_penalty']}, which the embedded engine does not support. "
             "Fix: send repetition_penalty = 1"
         )
+    if request.messages[-1].role == "assistant":
+        raise BadRequest("messages: the last one is the assistant's. Fix: end with the user's")
     if request.top_logprobs and not request.logprobs:
         raise BadRequest(f"top_logprobs = {request.top_logprobs} needs logprobs = true")
     images = [

@@ -1,7 +1,7 @@
 """A job awaited from the event loop: to its end, or step by step. Who goes away aborts it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from rollout.embedded.scheduler import Job, Scheduler
 
@@ -16,7 +16,7 @@ async def finished(scheduler: Scheduler, job: Job) -> None:
         raise
 
 
-async def steps(scheduler: Scheduler, job: Job) -> AsyncIterator[None]:
+async def steps(scheduler: Scheduler, job: Job) -> AsyncGenerator[None, None]:
     """Submits a job and yields whenever there are more tokens, the last time when it is done.
 
     Use it in contextlib.aclosing: a job that is left before its end is aborted.

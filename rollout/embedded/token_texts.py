@@ -31,15 +31,13 @@ class TokenTexts:
 class GrowingText:
     """The text of a response, token by token.
 
-    Its parts are whole characters: what is still open waits for the next token.
+    It grows by whole characters: what is still open waits for the next token.
     """
 
     def __init__(self, tokenizer: Any, skip_special_tokens: bool) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special_tokens = skip_special_tokens
+        self._tokenizer = tokenizer.backend_tokenizer
         self._stream = decoders.DecodeStream(skip_special_tokens=skip_special_tokens)
-        self._given = 0  # tokens
-        self._text = ""
+        self._num_tokens = 0
 
     def grown(self, token_ids: Sequence[int]) -> str:
         """What the tokens beyond those of the last call add.
@@ -47,19 +45,9 @@ class GrowingText:
         Args:
             token_ids: all of the response so far.
         """
-        new = token_ids[self._given :]
-        self._given = len(token_ids)
-        parts = (self._stream.step(self._tokenizer.backend_tokenizer, token) for token in new)
-        added = "".join(part for part in parts if part)
-        self._text += added
-        return added
-
-    def rest(self, token_ids: Sequence[int]) -> str:
-        """What is left of the whole response's text: a character that was never finished, say."""
-        whole: str = self._tokenizer.decode(
-            list(token_ids), skip_special_tokens=self._skip_special_tokens
-        )
-        return whole.removeprefix(self._text) if whole.startswith(self._text) else ""
+        new = token_ids[self._num_tokens :]
+        self._num_tokens += len(new)
+        return "".join(self._stream.step(self._tokenizer, token) or "" for token in new)
 
 
 @functools.cache
