@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from common.config import TeacherSection
 from common.errors import ConfigError
 from rollout.evaluation.items import EvaluationSet
 from rollout.evaluation.sets.custom import custom_set
@@ -28,10 +29,14 @@ SETS: dict[str, EvaluationSet] = {one.name: one for one in _ALL}
 CUSTOM = "custom:"
 
 
-def find_set(name: str) -> EvaluationSet:
-    """A published set by its name, or custom:FILE. Raises ConfigError."""
+def find_set(name: str, teacher: TeacherSection | None = None) -> EvaluationSet:
+    """A published set by its name, or custom:FILE. Raises ConfigError.
+
+    Args:
+        teacher: how it cuts crops from boxes, where a set has no ready ones; none: as published.
+    """
     if name.startswith(CUSTOM):
-        return custom_set(Path(name.removeprefix(CUSTOM)))
+        return custom_set(Path(name.removeprefix(CUSTOM)), teacher or TeacherSection())
     if name not in SETS:
         raise ConfigError(
             f"no set {name!r}. Fix: choose from {', '.join(SETS)}, or {CUSTOM}FILE with a .jsonl "

@@ -22,6 +22,7 @@ from common.config import TeacherSection
 from common.dataset_columns import box_of
 from common.errors import ConfigError
 from common.pictures import decode_picture, encode_png
+from common.rendering import IMAGE_PLACEHOLDER
 from common.scoring.option_letters import option_of
 from common.views.regions import cut, with_margin
 from rollout.evaluation import prompts
@@ -43,16 +44,20 @@ _READERS: dict[str, Callable[[Path], Rows]] = {
 }
 
 
-def custom_set(path: Path) -> EvaluationSet:
-    """The set of a file. Raises ConfigError: it is neither .jsonl nor .parquet."""
+def custom_set(path: Path, teacher: TeacherSection) -> EvaluationSet:
+    """The set of a file. Raises ConfigError: it is neither .jsonl nor .parquet.
+
+    Args:
+        teacher: how it cuts crops from boxes.
+    """
     if path.suffix not in _READERS:
         raise ConfigError(f"custom set {path}: no .jsonl or .parquet file. Fix: name one")
     name = f"custom:{path}"
     return EvaluationSet(
         name=name,
         title=path.stem,
-        read=lambda _: _read(name, path),
-        prompts={"paper": prompts.as_published},
+        read=lambda _: _read(name, path, teacher),
+        prompts={"paper": lambda item: item.question},  # as in training, line breaks and all
         breakdown=breakdown,
     )
 
@@ -67,12 +72,12 @@ def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
     return accuracy_by(scored, *few)
 
 
-def _read(name: str, path: Path) -> Reading:
+def _read(name: str, path: Path, teacher: TeacherSection) -> Reading:
     rows = _READERS[path.suffix](path)
-    return Reading(rows.total, map(partial(_item, name), rows.each))
+    return Reading(rows.total, map(partial(_item, name, teacher), rows.each))
 
 
-def _item(name: str, row: Row) -> Item:
+def _item(name: str, teacher: TeacherSection, row: Row) -> Item:
     question, options = _question(row)
     answer = row.text(_field(row, "answer")).strip()
     if not answer:
@@ -83,7 +88,7 @@ def _item(name: str, row: Row) -> Item:
         set=name,
         id=row.text_or_none("id") or row.text_or_none("sample_id") or str(row.number),
         picture=picture,
-        crop=row.picture_or_none("crop") or _cut(row, picture),
+        crop=row.picture_or_none("crop") or _cut(row, picture, teacher),
         question=question,
         options=options,
         answer=answer,
@@ -94,7 +99,7 @@ def _item(name: str, row: Row) -> Item:
 
 def _question(row: Row) -> tuple[str, tuple[tuple[str, str], ...]]:
     """With the options of a column of their own below it, and how they are to be answered."""
-    question = row.text(_field(row, "question", "problem")).replace("<image>", "").strip()
+    question = row.text(_field(row, "question", "problem")).replace(IMAGE_PLACEHOLDER, "")
     options = _own_options(row)
     if not options:
         return question, ()
@@ -131,19 +136,18 @@ def _form(
     return "open", (), answer
 
 
-def _cut(row: Row, picture: bytes) -> bytes | None:
-    """The part of the picture in the box, as the teacher sees it by default."""
+def _cut(row: Row, picture: bytes, teacher: TeacherSection) -> bytes | None:
+    """The part of the picture in the box, as the teacher sees it."""
     if row.cells.get("box") is None:
         return None
     whole = decode_picture(picture, f"{row.file} row {row.number}")
-    settings = TeacherSection()
     try:
         box = box_of(dict(row.cells), *whole.size)
     except BadField as error:
         raise row.error("box", error.problem, error.mend) from None
     assert box is not None
     return encode_png(
-        cut(whole, with_margin(box, settings.crop_margin, whole.size), settings.crop_scale)
+        cut(whole, with_margin(box, teacher.crop_margin, whole.size), teacher.crop_scale)
     )
 
 
