@@ -22,9 +22,9 @@ from common.config import TeacherSection
 from common.dataset_columns import box_of
 from common.errors import ConfigError
 from common.pictures import decode_picture, encode_png
-from common.rendering import IMAGE_PLACEHOLDER
 from common.scoring.option_letters import option_of
 from common.views.regions import cut, with_margin
+from common.views.texts import IMAGE_PLACEHOLDER
 from rollout.evaluation import prompts
 from rollout.evaluation.figures import Figure, accuracy_by
 from rollout.evaluation.items import EvaluationSet, Item, Reading, Scored
