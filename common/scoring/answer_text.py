@@ -149,9 +149,15 @@ def clauses(text: str) -> list[str]:
     return [part.strip() for part in _BOUNDARY.split(text) if part.strip()]
 
 
+def first_word(text: str) -> int:
+    """Where the first word begins; the text's length without any."""
+    return next((word.start for word in words(text)), len(text))
+
+
 def without_negated_end(text: str) -> str:
     """Of "red, not blue" only "red"."""
-    ends = [match for match in _BOUNDARY.finditer(text) if words(text[: match.start()])]
+    begun = first_word(text)
+    ends = [match for match in _BOUNDARY.finditer(text) if begun < match.start()]
     for match in reversed(ends):
         rest = words(text[match.end() :])
         if rest and not is_negation(rest[0]):

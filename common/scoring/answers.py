@@ -28,6 +28,7 @@ from common.scoring.answer_numbers import Quantity, is_compatible, quantities
 from common.scoring.answer_text import (
     Word,
     clauses,
+    first_word,
     is_negated,
     is_unspaced,
     plain,
@@ -43,6 +44,7 @@ _VERDICTS = dict.fromkeys(_SAYS_YES.split(), True) | dict.fromkeys(_SAYS_NO.spli
 _VERB = re.compile(
     r"\b(?:is|are|was|were|be|shows?|says?|reads?|ist|est|es)\b|[=是为為は]", re.IGNORECASE
 )
+_SENTENCE_ENDS = re.compile(r"[.!?;\n。]+")
 _BEFORE_UNSPACED = frozenset("是为為はがを示")  # the word after these begins
 _OR = "or either oder entweder ou или أو 或"
 _ALTERNATIVES = frozenset(_OR.split())
@@ -99,13 +101,23 @@ def _is_same(answer: str, wanted: str) -> bool:
 def verdict(text: str) -> bool | None:
     """What a plain text says to a question of yes or no; None when it does not.
 
-    That of the last clause which begins with one; else the last "yes" or "no" of all.
+    The first clause that is nothing else, of the last sentence that has one: "Yes. No other cars
+    are there." is yes. Else that of the last clause which begins with one; else the last "yes" or
+    "no" of all.
     """
+    alone = [one for part in _SENTENCE_ENDS.split(text) if (one := _alone(part)) is not None]
+    if alone:
+        return alone[-1]
     opening = [one for part in clauses(text) if (one := _opening_verdict(part)) is not None]
     if opening:
         return opening[-1]
     said = [word.text for word in words(text) if word.text in ("yes", "no")]
     return said[-1] == "yes" if said else None
+
+
+def _alone(sentence: str) -> bool | None:
+    found = (_verdict_alone(clause) for clause in clauses(sentence))
+    return next((one for one in found if one is not None), None)
 
 
 def _opening_verdict(clause: str) -> bool | None:
@@ -174,7 +186,8 @@ def _is_apart(text: str, before: Word, first: Word) -> bool:
 
 def _predicate(sentence: str) -> str | None:
     """What stands after the last verb of a sentence; None without one, or with nothing there."""
-    ends = [match.end() for match in _VERB.finditer(sentence) if words(sentence[: match.start()])]
+    begun = first_word(sentence)
+    ends = [match.end() for match in _VERB.finditer(sentence) if begun < match.start()]
     predicate = sentence[ends[-1] :].strip() if ends else ""
     return predicate if words(predicate) else None
 

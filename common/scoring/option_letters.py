@@ -71,13 +71,25 @@ def chosen_letter(text: str, letters: str = ascii_uppercase) -> str | None:
 
 def _last(text: str, found: list[_Mention]) -> str | None:
     """The last that is not denied, unless it is joined to another."""
-    held = [m for m in found if not is_negated(text, m.begin) and not _DENIED.match(text, m.end)]
-    if not held:
+    denied = _denied(text, found)
+    places = reversed(range(len(found)))
+    held = (found[n] for n in places if not (denied[n] or is_negated(text, found[n].begin)))
+    last = next(held, None)
+    if last is None:
         return None
-    others = [m for m in found if m.end <= held[-1].start and m.letter != held[-1].letter]
-    if others and _JOINT.fullmatch(text, others[-1].end, held[-1].begin):
-        return None
-    return held[-1].letter
+    others = [m for m in found if m.end <= last.start and m.letter != last.letter]
+    return None if others and _JOINT.fullmatch(text, others[-1].end, last.begin) else last.letter
+
+
+def _denied(text: str, found: list[_Mention]) -> list[bool]:
+    """Whether each is said to be wrong, alone or with the next ones: "A and C are wrong"."""
+    flags: list[bool] = []
+    after: _Mention | None = None
+    for mention in reversed(found):
+        is_joined = after is not None and _JOINT.fullmatch(text, mention.end, after.begin)
+        flags.append(bool(_DENIED.match(text, mention.end) or (is_joined and flags[-1])))
+        after = mention
+    return flags[::-1]
 
 
 def _mentions(pattern: re.Pattern[str], text: str, letters: str) -> list[_Mention]:
