@@ -3,9 +3,12 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from common.errors import ConfigError, DataError
+
+_TIMEOUT_S = 30.0  # of a question to the hub
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,12 @@ def matching(folder: Path, pattern: str) -> list[Path]:
 
 def _downloaded(set_name: str, repository: Repository) -> Path:
     """The folder of a snapshot; its name is the commit."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        folder = snapshot_download(
-            repository.name,
-            repo_type="dataset",
-            revision=repository.revision,
-            allow_patterns=list(repository.files),
-        )
+        return Path(_snapshot(repository))
     except Exception as error:  # the client's transport has bases of its own in each version
         revision = f" --revision {repository.revision}" if repository.revision else ""
         raise ConfigError(
@@ -71,11 +68,36 @@ def _downloaded(set_name: str, repository: Repository) -> Path:
             "(hf auth login, if its owner must let you in) and name the folder that it prints, or "
             "set HF_ENDPOINT to a mirror"
         ) from error
-    return Path(folder)
+
+
+def _snapshot(repository: Repository) -> str:
+    """Without a network the copy in the cache; whether it is whole the count of rows tells."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    fetch = partial(
+        snapshot_download,
+        repository.name,
+        repo_type="dataset",
+        revision=repository.revision,
+        allow_patterns=list(repository.files),
+    )
+    try:  # ends at once where no hub is; the download of a commit would knock for half a minute
+        HfApi().dataset_info(repository.name, revision=repository.revision, timeout=_TIMEOUT_S)
+    except HfHubHTTPError:  # it refuses
+        raise
+    except Exception as error:  # see above
+        try:
+            return fetch(local_files_only=True)
+        except LocalEntryNotFoundError:
+            raise error from None
+    return fetch()
 
 
 def _reason(error: Exception) -> str:
-    """Of the deepest cause: the client wraps it in advice of its own."""
-    while isinstance(error.__cause__, Exception):
+    """Of a refusal itself, else of the deepest cause: the client wraps it in advice of its own."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    while isinstance(error.__cause__, Exception) and not isinstance(error, HfHubHTTPError):
         error = error.__cause__
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Literal
 
-from common.scoring.answer_text import is_negated, plain, stated, words
+from common.scoring.answer_text import Word, is_negated, plain, stated, words
 from common.scoring.answers import contradicts, is_correct, verdict
 from common.scoring.option_letters import chosen_letter
 
@@ -24,6 +24,7 @@ Options = Sequence[tuple[str, str]]
 
 _EITHER = re.compile(r"\b(?:yes\s*(?:or|and|/)\s*no|no\s*(?:or|and|/)\s*yes)\b", re.IGNORECASE)
 _SHOWN = 200  # characters of an open answer
+_LONGEST, _HEAD = 8_000, 1_000  # characters that are read of a reply, and of its beginning
 
 
 @dataclass(frozen=True)
@@ -42,27 +43,42 @@ def of_reply(kind: Kind, options: Options, answer: str, reply: str) -> Verdict:
 
 
 def of_choice(options: Options, answer: str, reply: str) -> Verdict:
-    """Args:
-    options: those of the question; none known: any letter is one.
-    answer: the capital of the right option.
+    """The verdict on a reply that chooses an option.
+
+    Args:
+        options: those of the question, as far as they are known; none: any letter is one.
+        answer: the capital of the right one.
     """
-    text = stated(plain(reply))
-    letters = "".join(letter for letter, _ in options) or ascii_uppercase
+    text = stated(plain(_legible(reply)))
+    letters = "".join([*dict(options), answer]) if options else ascii_uppercase
     return _compared(chosen_letter(text, letters) or _option_given(options, text), answer)
 
 
 def of_yes_no(answer: str, reply: str) -> Verdict:
-    """Args: answer: "yes" or "no"."""
-    text = stated(plain(reply))
+    """The verdict on a reply to a question of yes or no. Args: answer: "yes" or "no"."""
+    text = stated(plain(_legible(reply)))
     said = None if _EITHER.search(text) else verdict(text)
     return _compared(None if said is None else "yes" if said else "no", answer)
 
 
 def of_open(answer: str, reply: str) -> Verdict:
+    """The verdict on a free reply, by the kind of the reference answer."""
+    reply = _legible(reply)
     said = stated(plain(reply))[:_SHOWN] or None
     if is_correct(reply, answer):
         return Verdict("right", said)
     return Verdict("wrong" if contradicts(reply, answer) else "undecided", said)
+
+
+def _legible(reply: str) -> str:
+    """Without a thought; of what is too long, where a model repeats itself, both ends.
+
+    Reading takes longer than in proportion to the length.
+    """
+    after = reply.rpartition("</think>")[2]
+    if len(after) <= _LONGEST or "<think>" in after:
+        return after
+    return f"{after[:_HEAD]}\n{after[_HEAD - _LONGEST :]}"
 
 
 def _compared(said: str | None, answer: str) -> Verdict:
@@ -80,30 +96,32 @@ def _option_given(options: Options, text: str) -> str | None:
 
 
 def _longest(options: Options) -> list[str]:
-    """ "dark red" ends with "red", and gives the longer of both."""
+    """Letters of those with the most words: a reply of "dark red" ends with "red", too."""
     length = max(len(words(plain(text))) for _, text in options)
     return [letter for letter, text in options if len(words(plain(text))) == length]
 
 
 def _mentioned(options: Options, text: str) -> set[str]:
-    """Letters of options whose words stand in a text, not denied and not within another's."""
-    spans = [(letter, *span) for letter, option in options for span in _spans(text, option)]
-    widest = [one for one in spans if not any(_is_within(one, other) for other in spans)]
-    return {letter for letter, _, _ in widest}
+    """Letters of options whose words stand in a text, not denied and not within a longer one's."""
+    ours = words(text)
+    found: set[str] = set()
+    taken: dict[int, int] = {}  # place of a word -> words of the longest option that has it
+    for letter, theirs in sorted(_worded(options), key=lambda option: -len(option[1])):
+        for place in _places(ours, theirs):
+            if taken.get(place, 0) <= len(theirs) and not is_negated(text, ours[place].start):
+                found.add(letter)
+            for inside in range(place, place + len(theirs)):
+                taken.setdefault(inside, len(theirs))
+    return found
 
 
-def _spans(text: str, option: str) -> list[tuple[int, int]]:
-    """Places of an option's words among those of a text."""
-    ours, theirs = words(text), [word.text for word in words(plain(option))]
-    starts = range(len(ours) - len(theirs) + 1) if theirs else ()
-    return [
-        (start, start + len(theirs))
-        for start in starts
-        if [word.text for word in ours[start : start + len(theirs)]] == theirs
-        and not is_negated(text, ours[start].start)
-    ]
+def _worded(options: Options) -> list[tuple[str, list[str]]]:
+    return [(letter, [word.text for word in words(plain(text))]) for letter, text in options]
 
 
-def _is_within(one: tuple[str, int, int], other: tuple[str, int, int]) -> bool:
-    is_inside = other[1] <= one[1] and one[2] <= other[2]
-    return is_inside and one[2] - one[1] < other[2] - other[1]
+def _places(ours: Sequence[Word], theirs: Sequence[str]) -> list[int]:
+    """Where an option's words stand among those of a text."""
+    if not theirs:
+        return []
+    starts = (n for n, word in enumerate(ours) if word.text == theirs[0])
+    return [n for n in starts if [word.text for word in ours[n : n + len(theirs)]] == theirs]

@@ -54,6 +54,14 @@ CHOICES = (
     Reply("Chinese", "最佳答案为：B", "B"),  # noqa: RUF001
 )
 
+# What our rules do not read as a reader does: (reply, what we read).
+LIMITS = (
+    (Reply("a letter, then another in brackets", "C. The bus (B) is behind.", "C"), "B"),
+    (Reply("texts denied together", "Not red, green or black, so blue.", "B"), None),
+    (Reply("a small letter after a colon", "The best choice: b", "B"), None),
+    (Reply("two letters on two lines", "A\nB", None), "B"),
+)
+
 YES_OR_NO = (
     Reply("a word", "yes", "yes"),
     Reply("a capital", "No", "no"),
@@ -73,11 +81,8 @@ YES_OR_NO = (
     Reply("an empty reply", "", None),
 )
 
-OF_TWO = tuple(  # a question with two options: Open, Closed
-    Reply(reply.form, reply.text, reply.truth)
-    for reply in CHOICES
-    if reply.truth in ("A", "B") and "blue" not in reply.text and "red" not in reply.text
-) + (
+OF_TWO = (  # a question with two options: Open, Closed
+    *(reply for reply in CHOICES if reply.truth in ("A", "B") and "blue" not in reply.text),
     Reply("the option's text", "Closed", "B"),
     Reply("a sentence with the option's text", "The wings are open.", "A"),
     Reply("a small letter in brackets", "(a) Open", "A"),

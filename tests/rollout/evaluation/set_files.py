@@ -1,6 +1,7 @@
 """Small files of the published sets' true schema, as they lie on the hub."""
 
 import base64
+import csv
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -11,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _DIRECTLY = "Answer with the option's letter from the given choices directly."
 
 
@@ -24,8 +24,31 @@ def picture(number: int, kind: str = "JPEG") -> bytes:
 
 def write_set(name: str, folder: Path, count: int) -> Path:
     """Files of `count` rows. Returns the folder."""
+    if name == "visualprobe":
+        _write_visualprobe(folder, count)
+        return folder
+    half = count // 2
+    rows = [_ROWS[name](number) for number in range(count)]
+    if name == "cv-bench":
+        rows[half:] = [cv_bench_row(number, "3D") for number in range(count - half)]
+    return write_rows(name, folder, rows)
+
+
+def write_rows(name: str, folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Files of these rows, in the set's own columns. Returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    _WRITERS[name](folder, count)
+    half = len(rows) // 2
+    if name == "mmvp":
+        _write_mmvp(folder, rows)
+    elif name == "cv-bench":
+        for kind in ("2D", "3D"):
+            part = [row for row in rows if row["type"] == kind]
+            _write_parquet(folder / f"test_{kind.lower()}.parquet", part)
+    elif name.startswith("mme-realworld"):
+        for number, part in enumerate(filter(None, (rows[:half], rows[half:]))):
+            _write_parquet(folder / f"data/train-0000{number}-of-00002.parquet", part)
+    else:
+        _write_parquet(folder / _FILES[name], rows)
     return folder
 
 
@@ -125,47 +148,33 @@ def cv_bench_row(number: int, kind: str = "2D") -> dict[str, Any]:
     }
 
 
+def mmvp_row(number: int) -> dict[str, Any]:
+    return {
+        "lndex": number + 1,
+        "Question": "Are the wings open, or closed?",
+        "Options": "(a) Open (b) Closed",
+        "Correct Answer": "(b)" if number % 2 else "(a)",
+    }
+
+
 # ---- files ---------------------------------------------------------------------------------------
-def _parquet(path: Path, rows: Sequence[dict[str, Any]], **types: pa.DataType) -> None:
+def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """In row groups of a few rows, as the hub's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist(list(rows))
-    for name, kind in types.items():
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, name, table.column(name).cast(kind))
-    pq.write_table(table, path, row_group_size=3)
+    pq.write_table(pa.Table.from_pylist(list(rows)), path, row_group_size=3)
 
 
-def _writer(
-    file: str, row: Callable[[int], dict[str, Any]], **types: pa.DataType
-) -> Callable[[Path, int], None]:
-    return lambda folder, count: _parquet(folder / file, [row(n) for n in range(count)], **types)
-
-
-def _mme(folder: Path, count: int) -> None:
-    half = count // 2
-    rows = [mme_row(number) for number in range(count)]
-    _parquet(folder / "data/train-00000-of-00002.parquet", rows[:half])
-    _parquet(folder / "data/train-00001-of-00002.parquet", rows[half:])
-
-
-def _cv_bench(folder: Path, count: int) -> None:
-    half = count // 2
-    _parquet(folder / "test_2d.parquet", [cv_bench_row(n) for n in range(half)])
-    _parquet(folder / "test_3d.parquet", [cv_bench_row(n, "3D") for n in range(count - half)])
-
-
-def _mmvp(folder: Path, count: int) -> None:
+def _write_mmvp(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     (folder / "MMVP Images").mkdir()
-    lines = ["lndex,Question,Options,Correct Answer"]
-    for index in range(1, count + 1):
-        (folder / "MMVP Images" / f"{index}.jpg").write_bytes(picture(index))
-        answer = "(a)" if index % 2 else "(b)"
-        lines.append(f'{index},"Are the wings open, or closed?",(a) Open (b) Closed,{answer}')
-    (folder / "Questions.csv").write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
+    for row in rows:
+        (folder / "MMVP Images" / f"{row['lndex']}.jpg").write_bytes(picture(row["lndex"]))
+    with (folder / "Questions.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, list(mmvp_row(0)))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-def _visualprobe(folder: Path, count: int) -> None:
+def _write_visualprobe(folder: Path, count: int) -> None:
     """141, 268 and 106 of 515, or as many each as are wanted."""
     parts = {"Easy": 141, "Medium": 268, "Hard": 106}
     for part, published in parts.items():
@@ -181,16 +190,21 @@ def _visualprobe(folder: Path, count: int) -> None:
         (inside / "val.json").write_text(json.dumps(rows))
 
 
-_IMAGES = {"image": _IMAGE}
-_WRITERS: dict[str, Callable[[Path, int], None]] = {
-    "vstar": _writer("data/test-00000-of-00001.parquet", vstar_row, **_IMAGES),
-    "zoombench": _writer("data/test.parquet", zoombench_row, **_IMAGES, crop_image=_IMAGE),
-    "hrbench-4k": _writer("hr_bench_4k.parquet", hrbench_row),
-    "hrbench-8k": _writer("hr_bench_8k.parquet", hrbench_row),
-    **dict.fromkeys(("mme-realworld", "mme-realworld-cn", "mme-realworld-lite"), _mme),
-    "mmstar": _writer("mmstar.parquet", mmstar_row),
-    "pope": _writer("data/test-00000-of-00003.parquet", pope_row, **_IMAGES),
-    "cv-bench": _cv_bench,
-    "mmvp": _mmvp,
-    "visualprobe": _visualprobe,
+_FILES = {
+    "vstar": "data/test-00000-of-00001.parquet",
+    "zoombench": "data/test.parquet",
+    "hrbench-4k": "hr_bench_4k.parquet",
+    "hrbench-8k": "hr_bench_8k.parquet",
+    "mmstar": "mmstar.parquet",
+    "pope": "data/test-00000-of-00003.parquet",
+}
+_ROWS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "vstar": vstar_row,
+    "zoombench": zoombench_row,
+    **dict.fromkeys(("hrbench-4k", "hrbench-8k"), hrbench_row),
+    **dict.fromkeys(("mme-realworld", "mme-realworld-cn", "mme-realworld-lite"), mme_row),
+    "mmstar": mmstar_row,
+    "pope": pope_row,
+    "cv-bench": cv_bench_row,
+    "mmvp": mmvp_row,
 }

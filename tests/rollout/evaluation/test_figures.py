@@ -62,7 +62,7 @@ def test_hrbench_tells_single_from_cross():
 
 
 def test_mmstar_has_the_flat_figure_and_the_mean_of_l2_categories():
-    """lmms-eval's average is the latter, so it cannot be compared with VLMEvalKit's or the paper's."""
+    """lmms-eval's average is the latter, not to be compared with the paper's figure."""
     got = values(
         "mmstar",
         *[one(R, l2_category="geometry", category="math")] * 3,

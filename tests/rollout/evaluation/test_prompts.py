@@ -65,5 +65,5 @@ def test_each_set_has_the_papers_words_and_seven_benchmarks_have_lmms_evals():
 
 def test_a_style_that_a_set_has_not_is_refused(tmp_path):
     item = next(SETS["zoombench"].load(write_set("zoombench", tmp_path / "copy", 12), limit=1))
-    with pytest.raises(ConfigError, match="no prompt style 'lmms'. Fix: choose one of paper"):
+    with pytest.raises(ConfigError, match=r"no prompt style 'lmms'. Fix: choose one of paper"):
         SETS["zoombench"].prompt(item, "lmms")

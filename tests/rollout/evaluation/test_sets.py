@@ -241,5 +241,5 @@ def test_four_labels_of_mmvp_are_corrected_only_when_asked(tmp_path):
     assert MMVP.score(items["99"], "(a)", "paper").outcome == "right"
     assert MMVP.score(items["99"], "(a)", "corrected").outcome == "wrong"
     assert MMVP.score(items["99"], "(b)", "corrected").outcome == "right"
-    with pytest.raises(ConfigError, match="labels 'best'. Fix: choose paper or corrected"):
+    with pytest.raises(ConfigError, match=r"labels 'best'. Fix: choose paper or corrected"):
         MMVP.score(items["99"], "(b)", "best")

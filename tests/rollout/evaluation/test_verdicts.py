@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollout.evaluation.verdicts import of_choice, of_open, of_yes_no
-from tests.rollout.evaluation.replies import CHOICES, OF_TWO, OPTIONS, YES_OR_NO
+from tests.rollout.evaluation.replies import CHOICES, LIMITS, OF_TWO, OPTIONS, YES_OR_NO
 
 WINGS = (("A", "Open"), ("B", "Closed"))
 
@@ -17,6 +17,11 @@ def said(reply: str, options=OPTIONS) -> str | None:
 @pytest.mark.parametrize("reply", CHOICES, ids=lambda reply: reply.form)
 def test_a_choice_is_what_a_reader_takes_it_for(reply):
     assert said(reply.text) == reply.truth
+
+
+@pytest.mark.parametrize("reply, read", LIMITS)
+def test_the_limits_are_what_they_are_said_to_be(reply, read):
+    assert said(reply.text) == read != reply.truth
 
 
 @pytest.mark.parametrize("reply", OF_TWO, ids=lambda reply: reply.form)
@@ -70,8 +75,9 @@ def test_lmms_mme_realworld_the_first_capital_of_a_sentence_is_no_option():
     assert said("CAN NOT SAY") is None
 
 
-def test_lmms_mme_realworld_a_part_of_a_choices_brackets_is_no_option():
-    assert said("(") is None  # contained in "(A)", hence A there
+@pytest.mark.parametrize("reply", ["", "(", ")", "  "])
+def test_lmms_mme_realworld_what_every_choice_contains_is_no_option(reply):
+    assert said(reply) is None  # contained in "(A)", hence A there: an empty reply as well
 
 
 def test_lmms_mmvp_a_letter_at_the_end_of_a_word_is_no_option():
@@ -114,9 +120,28 @@ def test_paper_mmvp_the_article_a_is_no_option():
     assert said("It is a butterfly with closed wings", WINGS) == "B"
 
 
+def test_a_letter_is_denied_together_with_others():
+    assert said("The answer is B because A and C are wrong.") == "B"
+
+
+def test_a_verdict_alone_goes_before_a_sentence_that_begins_with_no():
+    assert of_yes_no("yes", "Yes.\n\nNo other objects are visible.").outcome == "right"
+    assert of_yes_no("no", "No cars are visible.").outcome == "right"
+    assert of_yes_no("no", "Yes. Actually, no.").outcome == "right"
+
+
 def test_paper_a_number_after_a_chain_of_thought_is_found():
     reply = "There are 2 on the left and 3 on the right, so 2 + 3 = 5. The answer is 5."
     assert of_open("5", reply).outcome == "right"
+
+
+def test_paper_a_reply_that_repeats_itself_is_read_to_its_end():
+    for unit in ("A, B, ", "(A) is red. ", "red, ", "The answer is A\n", "yes, no ", "1, 2, "):
+        endless = unit * 100_000
+        assert said(f"{endless}\nThe answer is C.") == "C"
+        assert of_yes_no("yes", f"{endless}\nAnswer: yes").said == "yes"
+        assert of_open("7", f"{endless}\nAnswer: 7").outcome == "right"
+        assert said("B. blue\n" + "The car stands there. " * 10_000) == "B"
 
 
 # ---- open answers --------------------------------------------------------------------------------
@@ -161,6 +186,7 @@ def test_an_open_reply_tells_what_was_understood():
         ((("A", "红色"), ("B", "蓝色")), "这辆车是蓝色的", "B"),
         ((("A", ""), ("B", "")), "red", None),
         ((), "The answer is (F)", "F"),
+        ((("B", "red"), ("C", "blue")), "The answer is (A)", "A"),  # the right one is always one
     ],
 )
 def test_the_only_option_that_is_given_is_chosen(options, reply, letter):
