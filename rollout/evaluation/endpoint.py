@@ -2,7 +2,8 @@
 
 answered                              an Answer
 429, 5xx, 408, no connection, cut,    tried again after a pause that doubles, or the one that
-too late, no completion in it         the server asks for (Retry-After); then EndpointFailed
+no completion in it                   the server asks for (Retry-After); then EndpointFailed
+too late                              tried again once, for it has taken long; then the same
 any other status                      ItemRefused at once: it is about this request
 """
 
