@@ -5,7 +5,7 @@ plain  >  stated  >  words, is_negated
 
 import re
 import unicodedata
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -124,7 +124,15 @@ def is_negated(text: str, place: int) -> bool:
     """Whether a negation stands before `place` in its clause."""
     starts = _clause_starts(text)
     begun = starts[bisect_right(starts, place) - 1]
-    return any(map(is_negation, _between(text, begun, place)))
+    if not text[place - 1 : place].isspace():  # a word may be cut there
+        return any(map(is_negation, _between(text, begun, place)))
+    negations = _negation_starts(text)
+    return bisect_left(negations, begun) < bisect_left(negations, place)
+
+
+@lru_cache(maxsize=4)
+def _negation_starts(text: str) -> tuple[int, ...]:
+    return tuple(word.start for word in _between(text, 0, len(text)) if is_negation(word))
 
 
 @lru_cache(maxsize=4)

@@ -2,7 +2,8 @@
 
 answered                              an Answer
 429, 5xx, 408, no connection, cut,    tried again after a pause that doubles, or the one that
-too late, no completion in it         the server asks for (Retry-After); then EndpointFailed
+no completion in it                   the server asks for (Retry-After); then EndpointFailed
+too late                              tried again once, for it has taken long; then the same
 any other status                      ItemRefused at once: it is about this request
 """
 
@@ -52,9 +53,10 @@ class ItemRefused(EngineError):
 class EndpointFailed(EngineError):
     """The server does not answer, as often as it is asked."""
 
-    def __init__(self, message: str, pause_s: float | None = None) -> None:
+    def __init__(self, message: str, pause_s: float | None = None, is_late: bool = False) -> None:
         super().__init__(message)
         self.pause_s = pause_s  # that the server asked for
+        self.is_late = is_late  # it had all the time of a request, which is long
 
 
 class ChatClient:
@@ -108,13 +110,15 @@ class ChatClient:
             EndpointFailed: it does not answer.
         """
         pauses = backoff(self._first_pause_s, 60.0, self._rng)
+        was_late = False
         for is_last in (*[False] * (self._tries - 1), True):
             try:
                 content = await self._send("POST", "/chat/completions", body, self._timeout_s)
                 return parse_answer(content)
             except EndpointFailed as error:
-                if is_last:
+                if is_last or (was_late and error.is_late):
                     raise
+                was_late = was_late or error.is_late
                 pause_s = next(pauses)
                 await asyncio.sleep(pause_s if error.pause_s is None else error.pause_s)
         raise AssertionError("unreachable")
@@ -147,7 +151,8 @@ class ChatClient:
                 content = await response.read()
                 status, pause_s = response.status, retry_after_s(response.headers, _now())
         except TimeoutError as error:
-            raise EndpointFailed(f"{url}: no answer within {timeout_s:g} s") from error
+            message = f"{url}: no answer within {timeout_s:g} s"
+            raise EndpointFailed(message, is_late=True) from error
         except (aiohttp.ClientError, OSError) as error:
             raise EndpointFailed(f"{url}: {error or type(error).__name__}") from error
         if status != 200:

@@ -42,7 +42,7 @@ def test_an_open_question_is_asked_as_it_stands(tmp_path):
     own = find_set(f"custom:{path}")
     first, second = items_of(path)
     assert (first.id, first.picture, first.crop, first.kind) == ("0", picture(0), None, "open")
-    assert own.prompt(first, "paper") == "Which?" and own.prompt(second, "paper") == "Who?"
+    assert own.prompt(first, "paper") == "Which?" and own.prompt(second, "paper") == "\nWho?"
     assert own.score(first, "It is red.", "paper").outcome == "right"
 
 

@@ -89,6 +89,12 @@ async def test_client_tries_again_what_does_not_come_in_time() -> None:
     assert (answer, asked) == (Answer("B", "stop", 1), 2)
 
 
+async def test_client_gives_up_what_is_late_twice() -> None:
+    error, asked = await ask(lambda text, earlier: Fault("hang"), tries=8, timeout_s=0.3)
+    assert isinstance(error, EndpointFailed) and asked == 2
+    assert "no answer within 0.3 s" in str(error)
+
+
 async def test_client_gives_up_after_its_tries_and_says_what_the_server_said() -> None:
     error, asked = await ask(lambda text, earlier: Fault("status", 503))
     assert isinstance(error, EndpointFailed) and asked == 3
