@@ -20,11 +20,13 @@ END = 256  # <|end|>
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """A token a byte, and one that is no text."""
+    """A token a byte, and two that are no text."""
     vocabulary = {character: byte for byte, character in bytes_to_unicode().items()}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>"
+    )
 
 
 def prompt(image_tokens: int = 0) -> Prompt:
@@ -79,6 +81,18 @@ def test_parts_make_the_answer_whatever_the_steps(tokenizer, text, stops, cuts, 
     if limit > len(tokens) and not any(stop in text for stop in stops):
         assert said == text
         assert whole["matched_stop"] == END
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    content=st.lists(st.sampled_from([*b"a \xe2\x82\xbb\xf0\xa0\xff", END + 1]), max_size=12),
+    cuts=st.lists(st.integers(0, 12)),
+)
+def test_parts_make_the_answer_when_bytes_are_no_text(tokenizer, content, cuts):
+    choices, each = said_in_parts(writer(tokenizer), [*content, END], cuts, 99)
+    said = "".join(choice["delta"].get("content") or "" for choice in choices)
+    visible = bytes(token for token in content if token < END)
+    assert said == writer(tokenizer).text(each) == visible.decode(errors="replace")
 
 
 @pytest.mark.parametrize(
