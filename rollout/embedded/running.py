@@ -22,8 +22,12 @@ async def steps(scheduler: Scheduler, job: Job) -> AsyncGenerator[None, None]:
     Use it in contextlib.aclosing: a job that is left before its end is aborted.
     """
     loop, more = asyncio.get_running_loop(), asyncio.Event()
-    job.after_step.append(lambda: loop.call_soon_threadsafe(more.set))
-    job.done.add_done_callback(lambda _: loop.call_soon_threadsafe(more.set))
+
+    def wake(_: object = None) -> None:  # on the compute thread
+        loop.call_soon_threadsafe(more.set)
+
+    job.after_step.append(wake)
+    job.done.add_done_callback(wake)
     scheduler.submit(job)
     try:
         is_done = False

@@ -186,8 +186,8 @@ class Scheduler:
             for entry in list(self._running):
                 self._guarded(entry, entry[0].advance)
         for batch, jobs in self._running:
-            for call in [call for job in jobs if job.unfinished for call in job.after_step]:
-                call()
+            for job in jobs:
+                self._call_after_step(job)
             self._settle(jobs)
             logger.debug("batch of %d sequences", len(batch.sequences))
         self._running = [entry for entry in self._running if entry[0].is_running]
@@ -245,6 +245,16 @@ class Scheduler:
                     job.done.set_exception(error)
             return
         self.tokens_generated += sum(len(s.token_ids) for s in batch.sequences) - before
+
+    def _call_after_step(self, job: Job) -> None:
+        """An error there fails the job, not the engine."""
+        try:
+            for call in job.after_step if job.unfinished else ():
+                call()
+        except Exception as error:
+            logger.exception("request %s failed between two steps", job.rid)
+            job.done.set_exception(error)
+            self._abort([job])
 
     def _settle(self, jobs: Iterable[Job]) -> None:
         for job in jobs:

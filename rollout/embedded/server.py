@@ -53,7 +53,7 @@ class EngineServer:
         scheduler: Scheduler,
         prompts: PromptBuilder,
         updates: UpdateSession,
-        chat: ChatServer,
+        chat: ChatServer | None,
         vocabulary: VocabularyFacts,
         facts: dict[str, Any],
     ) -> None:
@@ -61,7 +61,7 @@ class EngineServer:
         self._scheduler = scheduler
         self._prompts = prompts
         self._updates = updates
-        self._chat = chat
+        self._chat = chat  # None: no chat over OpenAI's API
         self._vocabulary = vocabulary
         self._facts = facts  # shown by /server_info
 
@@ -97,7 +97,7 @@ class EngineServer:
             "/server_info": self.server_info,
             **{path: commands[path] for path in ("/flush_cache", "/weights_checker")},
         }
-        app.add_routes(self._chat.routes())
+        app.add_routes([] if self._chat is None else self._chat.routes())
         app.add_routes([web.post("/generate", self.generate)])
         app.add_routes([web.post(path, handler) for path, handler in commands.items()])
         app.add_routes([web.get(path, handler) for path, handler in get.items()])

@@ -1,36 +1,53 @@
 """Texts that end a response: where they are found, and what of the text is then the answer."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rollout.embedded.sampler import Sequence as Response
 from rollout.embedded.token_texts import GrowingText
 
 
+@dataclass
+class _Watched:
+    response: Response
+    text: GrowingText
+    tail: str = ""  # of what has been looked through, as long as a stop string may still need
+
+
 class StopStrings:
-    """Ends responses whose text holds a stop string. To be called after every step."""
+    """Ends responses whose text holds a stop string. To be called after every step.
+
+    Args:
+        stops: one or more, none of them empty; of those found at once the first one counts.
+        tokenizer: transformers'.
+        skips_special: their text is looked through without special tokens.
+    """
 
     def __init__(
         self,
         stops: Sequence[str],
         responses: Sequence[Response],
         tokenizer: Any,
-        skip_special: bool,
+        skips_special: bool,
     ) -> None:
         self._stops = stops
         self._longest = max(map(len, stops))
-        self._watched = [[each, GrowingText(tokenizer, skip_special), ""] for each in responses]
+        self._watched = [
+            _Watched(each, GrowingText(tokenizer, skips_special)) for each in responses
+        ]
 
     def __call__(self) -> None:
         for watched in self._watched:
-            response, text, tail = watched
-            if response.finish_reason is not None:
-                continue
-            seen = tail + text.grown(response.token_ids)
-            watched[2] = seen[max(0, len(seen) - self._longest + 1) :]
-            found = next((stop for stop in self._stops if stop in seen), None)
-            if found is not None:
-                response.finish_reason = {"type": "stop", "matched": found}
+            if watched.response.finish_reason is None:
+                self._look(watched)
+
+    def _look(self, watched: _Watched) -> None:
+        seen = watched.tail + watched.text.grown(watched.response.token_ids)
+        watched.tail = seen[max(0, len(seen) - self._longest + 1) :]
+        found = next((stop for stop in self._stops if stop in seen), None)
+        if found is not None:
+            watched.response.finish_reason = {"type": "stop", "matched": found}
 
 
 def answer_of(text: str, response: Response) -> str:

@@ -4,8 +4,9 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from tokenizers import decoders
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+_OPEN = "\ufffd"  # stands for bytes that are no character, or not yet
 
 
 class TokenTexts:
@@ -31,13 +32,15 @@ class TokenTexts:
 class GrowingText:
     """The text of a response, token by token.
 
-    It grows by whole characters: what is still open waits for the next token.
+    It grows by whole characters: what is still open waits for the next token. Not tokenizers'
+    DecodeStream, which fails on bytes that are no UTF-8, as sampled tokens may be.
     """
 
     def __init__(self, tokenizer: Any, skip_special_tokens: bool) -> None:
-        self._tokenizer = tokenizer.backend_tokenizer
-        self._stream = decoders.DecodeStream(skip_special_tokens=skip_special_tokens)
-        self._num_tokens = 0
+        self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
+        self._context = 0  # tokens before this one change nothing of what comes
+        self._given = 0  # tokens whose text has been returned
 
     def grown(self, token_ids: Sequence[int]) -> str:
         """What the tokens beyond those of the last call add.
@@ -45,9 +48,18 @@ class GrowingText:
         Args:
             token_ids: all of the response so far.
         """
-        new = token_ids[self._num_tokens :]
-        self._num_tokens += len(new)
-        return "".join(self._stream.step(self._tokenizer, token) or "" for token in new)
+        known = self._decode(token_ids[self._context : self._given])
+        text = self._decode(token_ids[self._context :])
+        if text.endswith(_OPEN) or len(text) <= len(known):
+            return ""
+        self._context, self._given = self._given, len(token_ids)
+        return text[len(known) :]
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(
+            list(token_ids), skip_special_tokens=self._skip_special_tokens
+        )
+        return text
 
 
 @functools.cache

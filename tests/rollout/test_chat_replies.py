@@ -20,11 +20,13 @@ END = 256  # <|end|>
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """A token a byte, and one that is no text."""
+    """A token a byte, and two that are no text."""
     vocabulary = {character: byte for byte, character in bytes_to_unicode().items()}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>"
+    )
 
 
 def prompt(image_tokens: int = 0) -> Prompt:
@@ -42,8 +44,8 @@ def writer(tokenizer, **options) -> Writer:
     return Writer(ChatRequest.model_validate({"messages": messages, **options}), tokenizer)
 
 
-def said_in_parts(writer: Writer, tokens: list[int], cuts: list[int], limit: int) -> tuple:
-    """(text of the parts, of the whole): a step a token, and a look now and then."""
+def said_in_parts(writer: Writer, tokens: list[int], every: int, limit: int) -> tuple:
+    """(choices of the parts, the response): a step a token, a look every so many tokens."""
     each = response(limit)
     watch = StopStrings(writer.request.stops or ["\0none"], [each], writer.tokenizer, True)
     parts = PartWriter(writer, 0, each)
@@ -51,7 +53,7 @@ def said_in_parts(writer: Writer, tokens: list[int], cuts: list[int], limit: int
     for number, token in enumerate(tokens):
         each.append(token, -1.0, "0")
         watch()
-        if number in cuts or each.finish_reason is not None:
+        if number % every == 0 or each.finish_reason is not None:
             choices += parts.news()
         if each.finish_reason is not None:
             break
@@ -61,14 +63,14 @@ def said_in_parts(writer: Writer, tokens: list[int], cuts: list[int], limit: int
 
 @settings(max_examples=200, deadline=None)
 @given(
-    text=st.text("ab \u00e9\u20bb\U00020bb7", max_size=20),
-    stops=st.lists(st.text("ab \u00e9", min_size=1, max_size=3), max_size=3),
-    cuts=st.lists(st.integers(0, 60)),
+    text=st.text("ab\u00e9\U00020bb7", max_size=20),
+    stops=st.lists(st.text("ab\u00e9", min_size=1, max_size=3), max_size=2),
+    every=st.integers(1, 4),
     limit=st.integers(1, 60),
 )
-def test_parts_make_the_answer_whatever_the_steps(tokenizer, text, stops, cuts, limit):
+def test_parts_make_the_answer_whatever_the_steps(tokenizer, text, stops, every, limit):
     tokens = [*text.encode(), END]
-    choices, each = said_in_parts(writer(tokenizer, stop=stops), tokens, cuts, limit)
+    choices, each = said_in_parts(writer(tokenizer, stop=stops), tokens, every, limit)
     said = "".join(choice["delta"].get("content") or "" for choice in choices)
     whole = writer(tokenizer, stop=stops).choice(0, each)
     assert said == whole["message"]["content"]
@@ -79,6 +81,18 @@ def test_parts_make_the_answer_whatever_the_steps(tokenizer, text, stops, cuts, 
     if limit > len(tokens) and not any(stop in text for stop in stops):
         assert said == text
         assert whole["matched_stop"] == END
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    content=st.lists(st.sampled_from([*b"a \xe2\x82\xbb\xf0\xa0\xff", END + 1]), max_size=12),
+    every=st.integers(1, 4),
+)
+def test_parts_make_the_answer_when_bytes_are_no_text(tokenizer, content, every):
+    choices, each = said_in_parts(writer(tokenizer), [*content, END], every, 99)
+    said = "".join(choice["delta"].get("content") or "" for choice in choices)
+    visible = bytes(token for token in content if token < END)
+    assert said == writer(tokenizer).text(each) == visible.decode(errors="replace")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +112,7 @@ def test_what_may_begin_a_stop_string_is_held_back(text, stops, settled):
 
 def test_logprobs_come_once_each_the_end_tokens_with_the_last_part(tokenizer):
     asks = writer(tokenizer, logprobs=True)
-    choices, each = said_in_parts(asks, [*b"a\xc3\xa9", END], [0, 1, 2, 3], 9)
+    choices, each = said_in_parts(asks, [*b"a\xc3\xa9", END], 1, 9)
     found = [
         entry["token"] for c in choices for entry in (c["logprobs"] or {"content": []})["content"]
     ]

@@ -1,5 +1,7 @@
 """The sampler against plain transformers, and its promises on seeds, branches and stops."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -196,3 +198,30 @@ def test_a_banned_token_is_never_drawn(draw):
     tokens, logprobs = law.draw(torch.zeros(1, 4), torch.tensor([draw], dtype=torch.float64))
     assert tokens.tolist() == [1]
     assert logprobs.tolist() == [0.0]
+
+
+def test_the_likeliest_tokens_are_reported_beside_each(model, builder, renderer):
+    """The first of them all is the greedy one; each law gets as many as it asks for."""
+    law = law_without_vision_tokens(renderer, temperature=0.0, max_new_tokens=4)
+    prompt = prompt_of(builder, renderer, SMALL)
+    laws = [replace(law, top_logprobs=count) for count in (0, 2, 5)]
+    rows = [new_sequences(prompt, each, 1, seed=None) for each in laws]
+    batch = Batch(model, rows)
+    batch.start("0")
+    while batch.is_running:
+        batch.advance("0")
+    none, two, five = (row[0] for row in rows)
+    assert none.likeliest == []
+    assert [len(each) for each in two.likeliest] == [2] * 4
+    assert [len(each) for each in five.likeliest] == [5] * 4
+    for token, logprob, others in zip(five.token_ids, five.logprobs, five.likeliest, strict=True):
+        assert others[0].token == token
+        assert others[0].logprob == pytest.approx(logprob, abs=1e-6)
+        values = [each.logprob for each in others]
+        assert values == sorted(values, reverse=True)
+    first = five.likeliest[0]
+    for token, logprob in first:
+        (expected,) = reference_logprobs(
+            model, renderer, SMALL, [token], banned=tuple(renderer.vision_token_ids)
+        )
+        assert logprob == pytest.approx(expected, abs=2e-5)

@@ -137,3 +137,31 @@ def test_close_aborts_what_is_left(model):
     assert running.sequences[0].finish_reason["type"] == "abort"
     with pytest.raises(RuntimeError):
         scheduler.submit(job())
+
+
+def test_what_fails_between_two_steps_fails_its_job_alone(scheduler):
+    def fail() -> None:
+        raise LookupError("no such text")
+
+    bad, good = job(seed=1), job(seed=2)
+    bad.after_step.append(fail)
+    for each in (bad, good):
+        scheduler.submit(each)
+    with pytest.raises(LookupError, match="no such text"):
+        bad.done.result(60)
+    good.done.result(60)
+    assert len(bad.sequences[0].token_ids) < len(good.sequences[0].token_ids) == 12
+
+
+def test_a_sequence_that_is_finished_between_two_steps_computes_no_more(scheduler):
+    each = job(tokens=12, n=2)
+    first = each.sequences[0]
+
+    def end_first() -> None:
+        if len(first.token_ids) == 3:
+            first.finish_reason = {"type": "stop", "matched": "x"}
+
+    each.after_step.append(end_first)
+    scheduler.submit(each)
+    each.done.result(60)
+    assert [len(sequence.token_ids) for sequence in each.sequences] == [3, 12]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 import torch
@@ -26,8 +28,9 @@ import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import ConfigError
 from rollout.engine_process import free_port
 from rollout.serve import main, read_arguments, welcome
-from rollout.serving_checkpoint import check_checkpoint, server_flags
+from rollout.serving_checkpoint import check_checkpoint, served_checkpoint, server_flags
 from rollout.sglang.command import VENV
+from tests.rollout.support import alive
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "deploy" / "quickstart" / "checkpoint"
@@ -283,13 +286,17 @@ def served(
         server.process.wait()
 
 
-def ask(served: Served, picture: bytes, key: str = KEY, **options: Any) -> dict[str, Any]:
+def chat_body(picture: bytes, **options: Any) -> dict[str, Any]:
     url = "data:image/png;base64," + base64.b64encode(picture).decode()
     content = [
         {"type": "image_url", "image_url": {"url": url}},
         {"type": "text", "text": QUESTION},
     ]
-    body = {"model": "thinker", "messages": [{"role": "user", "content": content}], **options}
+    return {"messages": [{"role": "user", "content": content}], **options}
+
+
+def ask(served: Served, picture: bytes, key: str = KEY, **options: Any) -> dict[str, Any]:
+    body = chat_body(picture, model="thinker", **options)
     request = urllib.request.Request(
         f"{served.url}/v1/chat/completions",
         json.dumps(body).encode(),
@@ -417,3 +424,25 @@ def test_sigterm_ends_it_and_leaves_no_process(served: Served) -> None:
     served.process.send_signal(signal.SIGTERM)
     assert served.process.wait(30) == 0
     assert served.session() == []
+
+
+@pytest.mark.slow
+async def test_a_program_is_served_for_as_long_as_a_block_runs(
+    picture: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    options = ["--weights.dtype", "float32", "--rollout.threads", "1"]
+    async with served_checkpoint(QUICKSTART, "embedded", options=options) as endpoint:
+        assert endpoint.model == "checkpoint" and endpoint.key is not None
+        assert endpoint.key not in repr(endpoint)
+        body = chat_body(picture, model=endpoint.model, temperature=0, max_tokens=8)
+        headers = {"Authorization": f"Bearer {endpoint.key}"}
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.post(f"{endpoint.url}/chat/completions", json=body) as response,
+        ):
+            answer = await response.json()
+        assert answer["choices"][0]["message"]["content"].startswith("The red tag shows ")
+        pid = endpoint.engine.pid
+    assert not alive(pid)
+    assert list(tmp_path.iterdir()) == []  # neither key nor log is left

@@ -11,6 +11,7 @@ from broker import protocol as p
 from common.http_gate import Gate
 from common.types import WeightFiles, WeightUpdate
 from common.wire import encode
+from rollout.embedded.chat import ChatServer
 from rollout.embedded.server import EngineServer
 from tests.security import stranger
 from tests.security.doors import Port
@@ -103,10 +104,9 @@ def embedded_routes() -> list[tuple[str, str]]:
     nothing: Any = SimpleNamespace(
         init_group=None, destroy_group=None, begin=None, receive=None, load_folder=None, end=None
     )
-    server = EngineServer(
-        model_path="", scheduler=nothing, prompts=nothing, updates=nothing, vocabulary=nothing,
-        facts={},
-    )  # fmt: skip
+    parts = {"scheduler": nothing, "prompts": nothing, "vocabulary": nothing}
+    chat = ChatServer(model_name="", template=nothing, defaults={}, **parts)
+    server = EngineServer(model_path="", updates=nothing, chat=chat, facts={}, **parts)
     routes = server.application(Gate("127.0.0.1", None)).router.routes()
     return sorted({(r.method, r.resource.canonical) for r in routes if r.resource is not None})
 

@@ -29,6 +29,7 @@ async def _serve(pipe: Any, mib: int, timeout_s: float, stop: asyncio.Event) -> 
         scheduler=scheduler,
         prompts=None,  # type: ignore[arg-type]  # nobody asks it to generate
         updates=UpdateSession(model, scheduler, timeout_s),
+        chat=None,
         vocabulary=VocabularyFacts(0, frozenset()),
         facts={"version": "embedded", "model_type": "none", "device": "cpu"},
     )
