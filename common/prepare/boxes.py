@@ -19,8 +19,10 @@ Numbers = tuple[float, float, float, float]
 Size = tuple[int, int]  # width and height of the upright picture, in pixels
 _ROUNDING = 1e-4  # pixels: what floats of shares are off by
 _OVER = 0.5  # pixels that a box may reach over an edge: annotators round
-_FULL, _SHORT = 0.8, 0.65  # share of the sides that boxes reach: many do, and wrong ones do not
-_MANY = 20  # boxes: so many reach near an edge
+_MANY = 20  # boxes: so many reach near an edge of their pictures,
+_REACHED = 0.8  # to this share of a side
+_MISFIT = 10.0  # log of how unlikely a box is that does not fit
+_SURE = 4 * math.log(1000)  # 1000 to 1, from boxes that tell a quarter of what chance would
 
 
 class BoxForm(NamedTuple):
@@ -102,6 +104,7 @@ class BoxTally:
     boxes: int = 0
     fitting: Counter[BoxForm] = field(default_factory=Counter)
     reach: dict[BoxForm, float] = field(default_factory=dict)  # of the sides, by what fits
+    room: dict[BoxForm, float] = field(default_factory=dict)  # log of the boxes that are possible
 
     def add(self, numbers: Numbers, size: Size) -> None:
         self.boxes += 1
@@ -111,6 +114,7 @@ class BoxTally:
                 _, _, x2, y2 = corners(numbers, how, size)
                 far = max(x2 / size[0], y2 / size[1])
                 self.reach[how] = max(self.reach.get(how, 0.0), far)
+                self.room[how] = self.room.get(how, 0.0) + 2 * math.log(_frame(how, size))
 
     def decided(self) -> BoxForm:
         """The one way that nearly all boxes fit.
@@ -134,19 +138,33 @@ class BoxTally:
         return [BoxForm(u, f) for u in units for f in forms]
 
     def _left(self) -> list[BoxForm]:
-        possible = self._possible()
-        most = max((self.fitting[how] for how in possible), default=0)
-        if 2 * most < self.boxes or most == 0:
-            return []
-        margin = max(1.0, 0.02 * self.boxes)  # a bad row or two decide nothing
-        left = [how for how in possible if most - self.fitting[how] < margin]
-        return self._by_reach(left) if self.boxes >= _MANY else left
+        fitting = [how for how in self._possible() if 2 * self.fitting[how] >= self.boxes > 0]
+        if self.boxes >= _MANY and fitting:
+            return self._likely(fitting)
+        most = max((self.fitting[how] for how in fitting), default=0)
+        return [how for how in fitting if self.fitting[how] == most]
 
-    def _by_reach(self, left: list[BoxForm]) -> list[BoxForm]:
-        """In its own unit a set reaches nearly to the edges; in another it stays far from them."""
-        full = [how for how in left if self.reach[how] >= _FULL]
-        short = all(self.reach[how] <= _SHORT for how in left if how not in full)
-        return full if full and short else left
+    def _likely(self, fitting: list[BoxForm]) -> list[BoxForm]:
+        """What explains the set best, by far: the least frame that nearly all boxes stay in.
+
+        As if boxes were drawn by chance from all that fit into the frame of each way; they are not,
+        so that much more than chance is asked for.
+        """
+        cost = {how: self._cost(how) for how in fitting}
+        best = min(fitting, key=lambda how: cost[how])
+        near = [how for how in fitting if cost[how] - cost[best] <= _SURE]
+        others = [how for how in fitting if how.units != best.units]
+        return near if not others or self.reach[best] >= _REACHED else [*near, *others]
+
+    def _cost(self, how: BoxForm) -> float:
+        """Minus the log of the likelihood."""
+        fitting = self.fitting[how]
+        return self.room[how] / fitting * self.boxes + _MISFIT * (self.boxes - fitting)
+
+
+def _frame(how: BoxForm, size: Size) -> float:
+    """Area of the picture in the units of the boxes."""
+    return {"pixels": float(size[0] * size[1]), "unit": 1.0, "thousand": 1e6}[how.units]
 
 
 def _words(ways: Iterable[BoxForm]) -> str:

@@ -125,11 +125,12 @@ def question_in(value: Any, field: str) -> str:
         BadField: no text, or a chat of more than a user's turn.
     """
     text = _turn(value, field) if isinstance(value, list) else value
-    if not isinstance(text, str) or not text.replace(PLACEHOLDER, "").strip():
-        raise BadField(field, value, "no question", "write the question, as text in UTF-8")
-    if (count := text.count(PLACEHOLDER)) > 1:
+    count = text.count(PLACEHOLDER) if isinstance(text, str) else 0
+    if count > 1:
         mend = f"write {PLACEHOLDER} once, where the picture belongs, or not at all"
         raise BadField(field, value, f"{PLACEHOLDER} stands in it {count} times", mend)
+    if not isinstance(text, str) or not text.replace(PLACEHOLDER, "").strip():
+        raise BadField(field, value, "no question", "write the question, as text in UTF-8")
     return text if count else f"{PLACEHOLDER}\n{text}"
 
 

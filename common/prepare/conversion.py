@@ -21,7 +21,6 @@ from common.dataset_columns import sample_id_of
 from common.dataset_files import Row
 from common.errors import DataError
 from common.lifecycle import die_with_parent
-from common.picture_grid import check_shape
 from common.prepare.pictures import Looks, dataset_row
 from common.prepare.source import SourceRow
 from common.prepare.tables import Entry
@@ -92,14 +91,7 @@ def _check(row: Row, folder: Path) -> None:
     for field, value in row.items():
         if isinstance(value, str) and not _is_utf8(value):
             raise BadField(field, value, "holds half a character", "write it as UTF-8")
-    sample = sample_of(sample_id_of(row), row, (), folder)
-    for field, picture in (("image", sample.image), ("crop", sample.crop)):
-        if picture is None:
-            continue
-        try:
-            check_shape(picture.width, picture.height)
-        except DataError as error:
-            raise BadField.of(field, picture.path, error) from None
+    sample_of(sample_id_of(row), row, (), folder)
 
 
 def _is_utf8(text: str) -> bool:

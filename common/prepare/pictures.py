@@ -18,6 +18,7 @@ from common.bad_rows import BadField
 from common.dataset_files import PICTURES, Row
 from common.errors import DataError
 from common.picture_checks import read_picture_file
+from common.picture_grid import check_shape
 from common.pictures import DECODE_ERRORS, Decoded, decode_file, encode_png, reason_of
 from common.prepare.boxes import in_pixels
 from common.prepare.source import PictureSource, SourceRow
@@ -85,13 +86,13 @@ def dataset_row(source: SourceRow, looks: Looks) -> Row:
     Raises:
         BadField: a picture cannot be read, or the box is not in it.
     """
-    image_field, crop_field, box_field = source.fields
+    image_field, _, box_field = source.fields
     looked = _look(source.image, image_field)
     clean = looked.decoded.picture
     box = None
     if source.box is not None:
         box = in_pixels(source.box, source.box_form, clean.size, box_field)
-    crop = _crop(source, clean, box, looks, crop_field)
+    crop = _crop(source, clean, box, looks)
     if looks.red_box is None:
         image = _keep(looked, looks)
     else:
@@ -126,16 +127,22 @@ def drawn(picture: Image.Image, box: Corners, how: RedBox) -> Image.Image:
 
 
 def _crop(
-    source: SourceRow, clean: Image.Image, box: Corners | None, looks: Looks, field: str
+    source: SourceRow, clean: Image.Image, box: Corners | None, looks: Looks
 ) -> Picture | None:
     """A ready one comes first. Never cut out of a drawn picture: the line would be in it."""
+    _, crop_field, box_field = source.fields
     if source.crop is not None:
-        return _keep(_look(source.crop, field), looks)
+        return _keep(_look(source.crop, crop_field), looks)
     if looks.crops is None or box is None:
         return None
     x1, y1, x2, y2 = box
     wide = with_margin(Box(x1=x1, y1=y1, x2=x2, y2=y2), looks.crops.margin, clean.size)
-    return _save(cut(clean, wide, looks.crops.scale), looks)
+    made = cut(clean, wide, looks.crops.scale)
+    try:
+        check_shape(*made.size)
+    except DataError as error:
+        raise BadField.of(box_field, list(box), error) from None
+    return _save(made, looks)
 
 
 def _needed(box: Corners | None, field: str) -> Corners:
@@ -151,7 +158,9 @@ def _look(source: PictureSource, field: str) -> _Looked:
     content = source if isinstance(source, bytes) else read_picture_file(source, field)
     name = f"of {len(source)} bytes" if isinstance(source, bytes) else source.name
     try:
-        return _Looked(source, content, decode_file(content, name))
+        looked = _Looked(source, content, decode_file(content, name))
+        check_shape(*looked.decoded.picture.size)
+        return looked
     except DataError as error:
         shown = source if isinstance(source, bytes) else str(source)
         raise BadField.of(field, shown, error, "save the picture anew") from None
