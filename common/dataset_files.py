@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from common.errors import DataError
+
 PICTURES = "pictures"  # folder beside the Parquet file
 _ROWS_A_GROUP = 2048
 Row = dict[str, Any]
@@ -58,7 +60,7 @@ class RowWriter:
                 self._part.unlink(missing_ok=True)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Raises OSError."""
+        """Raises OSError, DataError."""
         for row in rows:
             self._waiting.append(row)
             if len(self._waiting) == _ROWS_A_GROUP:
@@ -67,9 +69,17 @@ class RowWriter:
     def _write(self) -> None:
         import pyarrow as pa
 
-        if self._waiting:
-            self._file.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
-            self._waiting = []
+        if not self._waiting:
+            return
+        try:
+            table = pa.Table.from_pylist(self._waiting, schema=self._schema)
+        except pa.ArrowException as error:  # a column beside ours; ours are known to fit
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(
+                f"{self._path}: a column cannot be written: {reason}. Fix: take it out of the rows"
+            ) from error
+        self._file.write_table(table)
+        self._waiting = []
 
 
 def schema(extra: Mapping[str, Any] | None = None) -> Any:

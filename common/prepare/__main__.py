@@ -17,6 +17,8 @@ from common.errors import VisionOpdError, exit_code_of
 from common.output import ends_with_its_reader
 from common.prepare import custom_command, published_command
 
+_INTERRUPTED = 130  # exit code: as a shell has it of Ctrl-C
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else list(argv)
@@ -31,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except VisionOpdError as error:
         print(f"cannot prepare: {error}", file=sys.stderr)
         raise SystemExit(exit_code_of(error)) from None
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with what is there", file=sys.stderr)
+        raise SystemExit(_INTERRUPTED) from None
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:

@@ -13,7 +13,6 @@ from common.prepare.tables import Entry
 
 DATASET = "yuanqianhao/Vision-OPD-6K"
 REVISION = "eb5c1c2e7b9a7b6a619efe4161c7369c71bf8af4"
-NUM_ROWS = 6241
 FILES = (published_form.FILE, "*images/*")
 StudentPicture = Literal["red_box", "clean"]
 

@@ -2,7 +2,9 @@
 
 import io
 import json
-from collections.abc import Iterable
+import os
+import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from common.bad_rows import BadField
 from common.prepare.__main__ import main
+from common.prepare.source import SourceRow
+from common.prepare.tables import Entry
 from tests.picture_files import scene
 
 SIZE = (100, 80)
@@ -46,3 +51,20 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     with pytest.raises(SystemExit) as end:
         main(list(words))
     return int(end.value.code or 0), capsys.readouterr().err.splitlines()[-1]
+
+
+class KillingRows:
+    """A set of which one row kills the process that works on it, as the kernel would."""
+
+    num_rows, extra = 200, {}
+
+    def entries(self) -> Iterator[Entry]:
+        yield from (Entry(f"row {n}", n, {}) for n in range(self.num_rows))
+
+    def source_row(self, entry: Entry) -> SourceRow:
+        if entry.number == 100:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise BadField("image", None, "nothing there", "none")
+
+    def notes(self) -> list[str]:
+        return []

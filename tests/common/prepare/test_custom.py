@@ -12,12 +12,17 @@ import pytest
 from PIL import Image
 
 from common.dataset import read_answers, read_samples
+from common.errors import DataError
 from common.images import ImageStore
 from common.pictures import decode_picture
 from common.prepare.__main__ import main
+from common.prepare.columns import question_in
+from common.prepare.conversion import converted
+from common.prepare.custom import Wishes, custom_rows
 from common.prepare.hint import HINT
+from common.prepare.pictures import Looks
 from common.types import Box
-from tests.common.prepare.rows_files import SIZE, custom, jpeg, refusal, write_jsonl
+from tests.common.prepare.rows_files import SIZE, KillingRows, custom, jpeg, refusal, write_jsonl
 from tests.picture_files import KINDS, picture_file
 
 PIXELS = ("--box-units", "pixels", "--box-form", "xyxy")
@@ -100,8 +105,6 @@ def test_rows_of_verl_have_a_chat_a_crop_and_an_answer(folder: Path, tmp_path: P
 
 
 def test_a_chat_of_parts_is_a_question() -> None:
-    from common.prepare.columns import question_in
-
     parts = [{"type": "text", "text": "On "}, {"type": "image"}, {"type": "text", "text": "?"}]
     assert question_in([{"role": "user", "content": parts}], "prompt") == "On <image>?"
 
@@ -253,10 +256,6 @@ def test_a_row_without_a_box_has_none_drawn(
 def test_the_dataset_is_the_same_with_one_process_and_with_several(
     folder: Path, tmp_path: Path
 ) -> None:
-    from common.prepare.conversion import converted
-    from common.prepare.custom import Wishes, custom_rows
-    from common.prepare.pictures import Looks
-
     rows = [ROW | {"question": f"What is {n}?", "box": [0, 0, n + 1, 9]} for n in range(150)]
     source = write_jsonl(folder / "rows.jsonl", rows)
     found = custom_rows([source], folder, Wishes({}, "pixels", "xyxy"))
@@ -265,6 +264,11 @@ def test_the_dataset_is_the_same_with_one_process_and_with_several(
     assert [result.place for result in alone] == [f"{source} line {n + 1}" for n in range(150)]
     assert not isinstance(alone[90].row, str) and alone[90].row["box"] == [0, 0, 91, 9]
     assert isinstance(alone[120].row, str)  # wider than the picture
+
+
+def test_a_process_that_is_killed_ends_the_preparation_with_a_clear_line() -> None:
+    with pytest.raises(DataError, match=r"was killed, by the kernel.*Fix: see to the memory"):
+        list(converted(KillingRows(), Looks(None), 2))
 
 
 @pytest.mark.parametrize(
