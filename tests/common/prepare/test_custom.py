@@ -158,6 +158,19 @@ def test_several_files_are_one_set(folder: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_the_row_of_the_readme_is_prepared(tmp_path: Path) -> None:
+    (tmp_path / "street.jpg").write_bytes(jpeg(320, 240))
+    row = {
+        "image": "street.jpg",
+        "question": "What does the sign say?",
+        "box": [120, 40, 260, 110],
+        "answer": "BAKERY",
+    }
+    made = one(tmp_path, row, "--images", str(tmp_path), *PIXELS)
+    assert (made["box"], made["answer"]) == (row["box"], "BAKERY")
+    assert made["problem"] == f"<image>\n{row['question']}"
+
+
 # ---- boxes ---------------------------------------------------------------------------------------
 def test_boxes_are_recognised_from_the_whole_set_and_that_is_said(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
