@@ -1,7 +1,8 @@
 """Rows -> the dataset's rows, on all cores, in their order, with few of them in memory.
 
-Decoding takes nearly all of the time. Processes share it, not threads: on two cores they decode
-photographs 1.2 times as fast, and only they keep many cores busy.
+Decoding takes nearly all of the time. Processes share it, not threads: what a row costs beside that
+holds the interpreter's lock, for which the threads of many cores would wait. (The bench
+`tests/bench/prepare.py` times both.)
 """
 
 import multiprocessing
