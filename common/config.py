@@ -238,7 +238,7 @@ class StudentSection(Section):
         description="Text after every question in training, for the teacher too. (The published "
         "set has its sentence about the red box in the questions.)",
     )
-    red_box_pixels: int = Field(3, gt=0, le=100, description="Width of the red line (red_box).")
+    red_box_pixels: int = Field(4, gt=0, le=100, description="Width of the red line (red_box).")
     degradations: tuple[str, ...] = Field(
         ("shrink", "blur", "noise", "jpeg", "erase"),
         min_length=1,

@@ -17,7 +17,7 @@ from common.errors import DataError
 Row = dict[str, Any]
 _BATCH_ROWS = 4096
 # Of Arrow, for files that are damaged or hold what it cannot read.
-_READ_ERRORS = (
+READ_ERRORS = (
     OSError, ValueError, NotImplementedError, LookupError, TypeError, MemoryError,
     pa.ArrowException,
 )  # fmt: skip
@@ -59,12 +59,12 @@ def read_rows(
         with pq.ParquetFile(path) as file:
             columns = _columns(path, file.schema_arrow, kinds, required)
             for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
-                cells = {name: _cells(batch.column(name)) for name in columns}
+                cells = {name: cells_of(batch.column(name)) for name in columns}
                 for number in range(batch.num_rows):
                     yield {name: cells[name][number] if name in cells else None for name in kinds}
     except DataError:
         raise
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
             f"dataset {path} cannot be read: {reason}. Fix: write it anew, as Parquet"
@@ -97,7 +97,8 @@ def _columns(
     return found
 
 
-def _cells(column: pa.Array) -> list[Any]:
+def cells_of(column: pa.Array) -> list[Any]:
+    """A column's cells as Python values, `Unreadable` where one cannot be."""
     try:
         cells: list[Any] = column.to_pylist()
     except (ValueError, OverflowError):  # one is no UTF-8: the others are as good as ever

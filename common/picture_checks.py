@@ -1,5 +1,6 @@
 """Are a sample's picture files there, and are they what its row says? By their headers alone."""
 
+import contextlib
 import errno
 import os
 import stat
@@ -58,29 +59,52 @@ def check_picture(ref: ImageRef, folder: Path, field: str) -> None:
     """
     path = folder / ref.path
     said = (ref.width, ref.height)
-    try:
-        state = os.stat(path)
-        if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for
-            raise BadField(field, ref.path, "no file, but a folder or device", "name a file")
-        if state.st_size > _MAX_FILE_BYTES:
-            problem = f"a file of {state.st_size / 2**20:.0f} MiB"
-            raise BadField(field, ref.path, problem, "save it as JPEG or PNG")
+    with _as_bad_field(path, ref.path, field):
+        _check_file(path, ref.path, field)
         size = header_size(path, said)
         if size != said:
             raise DataError(size_problem(size, said))
+
+
+def read_picture_file(path: Path, field: str) -> bytes:
+    """All that is in a picture's file.
+
+    Raises:
+        BadField, DataError: as `check_picture`.
+    """
+    with _as_bad_field(path, str(path), field):
+        _check_file(path, str(path), field)
+        return path.read_bytes()
+
+
+def _check_file(path: Path, shown: str, field: str) -> None:
+    """Raises BadField, OSError, ValueError."""
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for
+        raise BadField(field, shown, "no file, but a folder or device", "name a file")
+    if state.st_size > _MAX_FILE_BYTES:
+        problem = f"a file of {state.st_size / 2**20:.0f} MiB"
+        raise BadField(field, shown, problem, "save it as JPEG or PNG")
+
+
+@contextlib.contextmanager
+def _as_bad_field(path: Path, shown: str, field: str) -> Iterator[None]:
+    """What goes wrong inside is told of the field, unless the machine is in trouble."""
+    try:
+        yield
     except BadField:
         raise
     except DataError as error:
-        raise BadField.of(field, ref.path, error, "save the picture anew") from None
+        raise BadField.of(field, shown, error, "save the picture anew") from None
     except OSError as error:
         if error.errno in _OF_THE_MACHINE:
             raise DataError(
                 f"{path}: {error.strerror}. Fix: this says nothing of the row; start again when "
                 "its file system answers"
             ) from error
-        raise BadField(field, ref.path, *_words(error)) from None
+        raise BadField(field, shown, *_words(error)) from None
     except ValueError as error:  # of a path that is none
-        raise BadField(field, ref.path, str(error), _READABLE) from None
+        raise BadField(field, shown, str(error), _READABLE) from None
 
 
 def _words(error: OSError) -> tuple[str, str]:

@@ -19,7 +19,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -54,10 +54,23 @@ _NO_NATURAL_RANGE = ("I", "F")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # Chunks that change no pixel in any decoder; text is not among them, for Pillow may refuse it.
 _PLAIN_CHUNKS = (b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME")
+_PLAIN_MODES = ("RGB", "L", "P", "1")
+_PLAIN_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # how many frames is known from their headers
+
+
+class Decoded(NamedTuple):
+    picture: Image.Image  # upright, RGB
+    format: str  # of the file, one of FORMATS
+    is_plain: bool  # viewers and decoders show these pixels, too: no rule of ours changed them
 
 
 def decode_picture(content: bytes, name: str, said: tuple[int, int] | None = None) -> Image.Image:
-    """The first frame of an encoded file, upright, in mode RGB.
+    """The first frame of an encoded file, upright, in mode RGB. As `decode_file`."""
+    return decode_file(content, name, said).picture
+
+
+def decode_file(content: bytes, name: str, said: tuple[int, int] | None = None) -> Decoded:
+    """What an encoded file holds.
 
     Args:
         name: of the file, for errors.
@@ -71,37 +84,43 @@ def decode_picture(content: bytes, name: str, said: tuple[int, int] | None = Non
             if said is not None and file.size not in (said, said[::-1]):
                 raise DataError(size_problem(file.size, said))
             file.load()  # metadata may stand behind the pixels
-            picture = _upright(_as_rgb(file), _orientation_of(file))
+            orientation = _orientation_of(file)
+            picture = _upright(_as_rgb(file), orientation)
+            decoded = Decoded(picture, str(file.format), _is_plain(file, orientation))
     except DataError as error:
         raise DataError(f"image {name}: {error}") from error
     except DECODE_ERRORS as error:
         raise DataError(f"image {name} cannot be decoded: {reason_of(error)}") from error
     if said is not None and picture.size != said:
         raise DataError(f"image {name}: {size_problem(picture.size, said)}")
-    return picture
+    return decoded
 
 
 def header_size(path: Path, said: tuple[int, int]) -> tuple[int, int]:
-    """Width and height of the upright picture in a regular file, without decoding the pixels.
+    """As `header_size_of`, for a regular file. Raises OSError, too: it cannot be opened."""
+    with path.open("rb") as opened:
+        return header_size_of(opened, said)
+
+
+def header_size_of(opened: BinaryIO, said: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Width and height of the upright picture in an encoded file, without decoding the pixels.
 
     In a PNG the orientation may stand behind the pixels; it is looked for there only where `said`
     makes it likely.
 
     Raises:
         DataError: no picture, too large to decode, or of pixels without a range.
-        OSError: the file cannot be opened.
     """
-    with path.open("rb") as opened:
-        try:
-            with Image.open(opened, formats=FORMATS) as file:
-                _check_range(file.mode)
-                seems_turned = file.size != said and file.size == said[::-1]
-                orientation = (_orientation_of if seems_turned else _early_orientation_of)(file)
-                return file.size[::-1] if orientation in _SWAPPING else file.size
-        except DataError:
-            raise
-        except DECODE_ERRORS as error:
-            raise DataError(f"cannot be decoded: {reason_of(error)}") from error
+    try:
+        with Image.open(opened, formats=FORMATS) as file:
+            _check_range(file.mode)
+            seems_turned = said is not None and file.size != said and file.size == said[::-1]
+            orientation = (_orientation_of if seems_turned else _early_orientation_of)(file)
+            return file.size[::-1] if orientation in _SWAPPING else file.size
+    except DataError:
+        raise
+    except DECODE_ERRORS as error:
+        raise DataError(f"cannot be decoded: {reason_of(error)}") from error
 
 
 def size_problem(found: tuple[int, int], said: tuple[int, int]) -> str:
@@ -148,6 +167,13 @@ def is_plain_png(content: bytes) -> bool:
         if kind == b"IEND":
             return bool(place == len(content))
     return False
+
+
+def _is_plain(file: Image.Image, orientation: int) -> bool:
+    if file.format not in _PLAIN_FORMATS or getattr(file, "n_frames", 1) != 1:
+        return False
+    is_opaque = file.mode in _PLAIN_MODES and not file.has_transparency_data
+    return is_opaque and orientation not in _TURNS
 
 
 def _as_rgb(file: Image.Image) -> Image.Image:

@@ -170,7 +170,7 @@ def test_the_red_line_surrounds_the_evidence_and_hides_none_of_it(
     seen = np.asarray(shown_to("red_box", sample, store, SETTINGS).picture)
     expected = np.asarray(gradient()).copy()
     inside = expected[20:30, 40:60].copy()
-    expected[17:33, 37:63] = RED
+    expected[16:34, 36:64] = RED
     expected[20:30, 40:60] = inside
     np.testing.assert_array_equal(seen, expected)
 

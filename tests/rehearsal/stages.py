@@ -13,7 +13,7 @@ from typing import Any
 
 from common.config import RunConfig
 from common.dataset import read_samples
-from common.published_form import FILE
+from common.prepare.published_form import FILE
 from common.types import Sample
 from common.versions import versions
 from rollout.engine_process import free_port

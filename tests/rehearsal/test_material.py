@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from common.dataset import read_samples
 from common.images import ImageStore
-from common.prepare import prepare
+from common.prepare.published_command import prepare_published
 from common.rendering import Renderer
 from common.weight_dtypes import is_stored_in_float32
 from tests.rehearsal.checkpoint import INDEX, make_checkpoint
@@ -102,10 +102,10 @@ def test_a_turned_one_is_stored_on_its_side_and_seen_upright() -> None:
 def test_the_converter_takes_the_good_rows_and_names_the_bad_ones(
     published: Path, tmp_path: Path
 ) -> None:
-    prepared = prepare("vision-opd-6k", published, tmp_path / "out")
-    assert len(prepared.rows) == NUM_ROWS
-    missing, cut = prepared.left_out
-    assert "No such file" in missing and "truncated" in cut
+    prepared = prepare_published(published, tmp_path / "out")
+    assert prepared.num_rows == NUM_ROWS
+    missing, cut = (tmp_path / "out/left_out.txt").read_text().splitlines()
+    assert "there is no such file" in missing and "truncated" in cut
     samples, problems = read_samples(tmp_path / "out" / "train.parquet")
     assert problems == []
     images = ImageStore(tmp_path / "out")

@@ -8,8 +8,6 @@ from common.views.regions import check_inside
 from common.views.settings import ViewSettings
 from common.views.view import Size, View
 
-_RED = (255, 0, 0)
-
 
 class RedBox(View):
     name = "red_box"
@@ -26,10 +24,15 @@ class RedBox(View):
         return with_red_box(opened, sample.box, settings.red_box_pixels)
 
 
-def with_red_box(picture: Image.Image, box: Box, line_pixels: int) -> Image.Image:
+def with_red_box(
+    picture: Image.Image, box: Box, line_pixels: int, colour: str = "red"
+) -> Image.Image:
     """A copy with the line just outside the box, so that none of the evidence is under it.
 
     What of the line falls outside the picture is not seen.
+
+    Args:
+        colour: as Pillow's ImageColor reads it.
 
     Raises:
         DataError: the box reaches outside the picture.
@@ -42,7 +45,7 @@ def with_red_box(picture: Image.Image, box: Box, line_pixels: int) -> Image.Imag
         box.x2 + line_pixels - 1,
         box.y2 + line_pixels - 1,
     )
-    ImageDraw.Draw(drawn).rectangle(outer, outline=_RED, width=line_pixels)
+    ImageDraw.Draw(drawn).rectangle(outer, outline=colour, width=line_pixels)
     return drawn
 
 

@@ -16,11 +16,13 @@ from PIL import Image
 
 from common.bad_rows import BadField
 from common.dataset import read_answers, read_samples
-from common.dataset_files import add_picture, dataset_row
 from common.errors import ConfigError
 from common.images import ImageStore
-from common.prepare import main, prepare
-from common.published_form import source_row
+from common.prepare.__main__ import main
+from common.prepare.pictures import Looks, Picture, dataset_row
+from common.prepare.published_command import prepare_published
+from common.prepare.published_form import source_row
+from common.prepare.source import SourceRow
 from common.types import Box
 
 FORM = "vision-opd-6k"
@@ -53,6 +55,23 @@ def published(folder: Path, *rows: dict[str, Any] | str) -> Path:
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def prepare(folder: Path, out: Path, **options: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of the dataset that was made, and the lines about those that were left out."""
+    prepared = prepare_published(folder, out, **options)
+    rows = pq.read_table(out / "train.parquet").to_pylist()
+    left_out = (out / "left_out.txt").read_text().splitlines()
+    assert (len(rows), len(left_out)) == (prepared.num_rows, prepared.num_left_out)
+    return rows, left_out
+
+
+def add_picture(path: Path, out: Path) -> Picture:
+    """A file as it is, put into a dataset folder."""
+    (out / "pictures").mkdir(parents=True, exist_ok=True)
+    source = SourceRow("a", PROBLEM, path, None, None, None, ("images", "crop", "box"))
+    made = dataset_row(source, Looks(out, bakes=False))
+    return Picture(made["image"], made["image_sha256"], made["width"], made["height"])
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -140,7 +159,7 @@ def test_the_size_of_a_picture_is_that_of_the_upright_one(
     tmp_path: Path, orientation: int, size: tuple[int, int]
 ) -> None:
     (tmp_path / "x.JPG").write_bytes(jpeg(100, 80, orientation))
-    picture = add_picture(tmp_path / "x.JPG", tmp_path / "out", "images")
+    picture = add_picture(tmp_path / "x.JPG", tmp_path / "out")
     assert (picture.width, picture.height) == size
     assert picture.path == f"pictures/{picture.sha256}.jpg"
 
@@ -149,9 +168,9 @@ def test_the_size_of_a_picture_is_that_of_the_upright_one(
 def test_what_is_no_whole_picture_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.jpg").write_bytes(content)
     with pytest.raises(BadField, match="cannot be decoded") as error:
-        add_picture(tmp_path / "x.jpg", tmp_path / "out", "images")
+        add_picture(tmp_path / "x.jpg", tmp_path / "out")
     assert str(error.value).startswith("images = ") and str(error.value).count("Fix: ") == 1
-    assert not (tmp_path / "out").exists()
+    assert not any((tmp_path / "out/pictures").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -161,15 +180,15 @@ def test_a_box_outside_the_picture_is_refused(tmp_path: Path, box: tuple[int, ..
     folder = published(tmp_path / "from")
     source = source_row(json.dumps(row(bbox=list(box))), 1, folder)
     with pytest.raises(BadField, match="100 x 80 pixels") as error:
-        dataset_row(source, tmp_path / "out")
+        dataset_row(source, Looks(None))
     assert str(error.value).startswith("bbox = ")
 
 
 # ---- the whole -----------------------------------------------------------------------------------
 def test_the_dataset_is_what_the_readers_take(tmp_path: Path) -> None:
     folder = published(tmp_path / "from", ROW, row(id="second", answer=None))
-    prepared = prepare(FORM, folder, tmp_path / "out")
-    assert (len(prepared.rows), prepared.left_out) == (2, [])
+    rows, left_out = prepare(folder, tmp_path / "out")
+    assert (len(rows), left_out) == (2, [])
     path = tmp_path / "out" / "train.parquet"
     samples, problems = read_samples(path)
     assert problems == [] and [s.sample_id for s in samples] == ["line-000001", "second"]
@@ -185,35 +204,34 @@ def test_the_dataset_is_what_the_readers_take(tmp_path: Path) -> None:
 def test_the_box_of_a_turned_picture_refers_to_the_upright_one(tmp_path: Path) -> None:
     folder = published(tmp_path / "from", row(bbox=[0, 0, 80, 100]), row(bbox=[0, 0, 100, 80]))
     (folder / "images/0.jpg").write_bytes(jpeg(100, 80, orientation=6))
-    prepared = prepare(FORM, folder, tmp_path / "out")
-    assert [(r["width"], r["height"]) for r in prepared.rows] == [(80, 100)]
-    assert len(prepared.left_out) == 1 and "80 x 100 pixels" in prepared.left_out[0]
+    rows, left_out = prepare(folder, tmp_path / "out")
+    assert [(r["width"], r["height"]) for r in rows] == [(80, 100)]
+    assert len(left_out) == 1 and "80 x 100 pixels" in left_out[0]
 
 
 def test_bad_rows_are_named_by_file_and_line_and_the_others_go_on(tmp_path: Path) -> None:
     bad = ["{", row(images=["images/1.jpg"]), row(problem=None), row(teacher_images=["cut.jpg"])]
     folder = published(tmp_path / "from", bad[0], ROW, "", *bad[1:], row(id="line-000002"))
     (folder / "cut.jpg").write_bytes(jpeg(60, 61)[:-400])
-    prepared = prepare(FORM, folder, tmp_path / "out")
-    assert [r["sample_id"] for r in prepared.rows] == ["line-000002"]
-    where = [line.partition(": ")[0] for line in prepared.left_out]
+    rows, left_out = prepare(folder, tmp_path / "out")
+    assert [r["sample_id"] for r in rows] == ["line-000002"]
+    where = [line.partition(": ")[0] for line in left_out]
     assert where == [f"{folder}/train.jsonl line {n}" for n in (1, 4, 5, 6, 7)]
     for line, part in zip(
-        prepared.left_out,
+        left_out,
         ("not JSON", "images = ", "problem = None", "teacher_images = ", "line 2 has it too"),
         strict=True,
     ):
         assert part in line and ". Fix: " in line
-    assert (tmp_path / "out/left_out.txt").read_text().splitlines() == prepared.left_out
 
 
 def test_what_no_run_would_take_is_left_out(tmp_path: Path) -> None:
     """By the checks that a run makes of every dataset."""
     folder = published(tmp_path / "from", row(id="a\nb"), row(teacher_images=["thin.jpg"]), ROW)
     (folder / "thin.jpg").write_bytes(jpeg(1000, 4))
-    prepared = prepare(FORM, folder, tmp_path / "out")
-    assert [r["sample_id"] for r in prepared.rows] == ["line-000003"]
-    named, thin = prepared.left_out
+    rows, left_out = prepare(folder, tmp_path / "out")
+    assert [r["sample_id"] for r in rows] == ["line-000003"]
+    named, thin = left_out
     assert "sample_id = 'a\\nb': holds a control character. Fix: take it out" in named
     assert "one side more than 200 times the other. Fix: cut it" in thin
     samples, bad = read_samples(tmp_path / "out" / "train.parquet")
@@ -231,10 +249,10 @@ def test_no_good_row_is_an_error_and_leaves_no_parquet_file(tmp_path: Path) -> N
 
 def test_a_dataset_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     folder = published(tmp_path / "from", ROW)
-    prepare(FORM, folder, tmp_path / "out")
+    prepare(folder, tmp_path / "out")
     before = (tmp_path / "out/train.parquet").read_bytes()
     with pytest.raises(ConfigError, match="Fix: name another folder"):
-        prepare(FORM, folder, tmp_path / "out")
+        prepare(folder, tmp_path / "out")
     assert (tmp_path / "out/train.parquet").read_bytes() == before
 
 
@@ -249,7 +267,8 @@ def test_a_source_that_is_not_there_is_one_clear_line(
 
 def test_the_dataset_may_be_made_where_the_source_is(tmp_path: Path) -> None:
     folder = published(tmp_path, ROW)
-    assert len(prepare(FORM, folder, folder).rows) == 1
+    rows, _ = prepare(folder, folder)
+    assert len(rows) == 1
     (sample,), _ = read_samples(folder / "train.parquet")
     assert ImageStore(folder).open(sample.image).size == (100, 80)
 
@@ -259,13 +278,13 @@ def test_pictures_that_links_lead_to_are_put_into_the_dataset(tmp_path: Path) ->
     store = tmp_path / "store"
     (folder / "images/0.jpg").rename(store)
     (folder / "images/0.jpg").symlink_to(store)  # as the hub's cache has it
-    prepare(FORM, folder, tmp_path / "out")
+    prepare(folder, tmp_path / "out")
     (sample,), _ = read_samples(tmp_path / "out/train.parquet")
     assert ImageStore(tmp_path / "out").open(sample.image).size == (100, 80)
 
 
 def test_the_columns_are_there_although_a_row_lacks_their_values(tmp_path: Path) -> None:
-    prepare(FORM, published(tmp_path / "from", row(bbox=None, answer=None)), tmp_path / "out")
+    prepare(published(tmp_path / "from", row(bbox=None, answer=None)), tmp_path / "out")
     table = pq.read_table(tmp_path / "out/train.parquet")
     assert table["box"].to_pylist() == [None] and str(table["answer"].type) == "string"
 
@@ -273,7 +292,7 @@ def test_the_columns_are_there_although_a_row_lacks_their_values(tmp_path: Path)
 def test_the_command_needs_no_torch(tmp_path: Path) -> None:
     folder = published(tmp_path / "from", ROW)
     code = (
-        "import sys, common.prepare as p;"
+        "import sys, common.prepare.__main__ as p;"
         f"p.main(['{FORM}', '--from', '{folder}', '--out', '{tmp_path / 'out'}']);"
         "sys.exit('torch' in sys.modules)"
     )

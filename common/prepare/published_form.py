@@ -4,10 +4,11 @@
      "original_images": [clean image], "bbox": [x1, y1, x2, y2], "problem": "<image>\\n...",
      "answer": "..."}
 
-Paths are relative to the file's folder. The student sees images[0], the teacher teacher_images[0];
-the question stays as it is, with its sentence about the red box (spec 1.1 of the published code).
-original_images and extra_info are not used. The sample is called after "id" or "sample_id" where
-the line has one, else after the number of its line.
+Paths are relative to the file's folder. The student sees images[0], or original_images[0] where the
+clean picture is asked for, the teacher teacher_images[0]. The question stays as it is, with its
+sentence about the red box (spec 1.1 of the published code). extra_info is not used. The
+sample is called after "id" or "sample_id" where the line has one, else after the number of its
+line.
 """
 
 import json
@@ -16,34 +17,36 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.bad_rows import BadField
-from common.dataset_files import SourceRow
+from common.prepare.source import SourceRow
 
 FILE = "train.jsonl"
-FIELDS = ("images", "teacher_images", "bbox")  # of image, crop and box
+_IMAGES = {"red_box": "images", "clean": "original_images"}
 _ID_FIELDS = ("id", "sample_id")
 _PLACEHOLDER = "<image>"
 
 
-def source_row(text: str, number: int, folder: Path) -> SourceRow:
+def source_row(text: str, number: int, folder: Path, picture: str = "red_box") -> SourceRow:
     """
     Args:
         text: the line.
         number: of the line, from 1.
         folder: that its paths are relative to.
+        picture: the student's, red_box or clean.
 
     Raises:
         BadField: a field is missing or holds what it must not.
     """
     row = _object(text)
+    image = _IMAGES[picture]
     return SourceRow(
         sample_id=_sample_id(row, number),
         problem=_problem(row.get("problem")),
-        image=_path(row, "images", folder),
+        image=_path(row, image, folder),
         # Never cut out here: the red line would be in the crop.
         crop=_path(row, "teacher_images", folder),
         box=_box(row.get("bbox")),
         answer=_answer(row.get("answer")),
-        fields=FIELDS,
+        fields=(image, "teacher_images", "bbox"),
     )
 
 
