@@ -17,22 +17,30 @@ class Series:
 
 
 def line_chart(
-    title: str, unit: str, series: Sequence[Series], *, is_share: bool = False, note: str = ""
+    title: str,
+    unit: str,
+    series: Sequence[Series],
+    *,
+    is_share: bool = False,
+    note: str = "",
+    across_name: str = "step",
 ) -> str:
     """A figure with one line a series; nothing when there are no points.
 
     Args:
         unit: of the vertical axis, in words.
         is_share: values are in [0, 1] and shown as percentages.
+        across_name: of the horizontal axis.
     """
     drawn = [s for s in series if s.points]
     if not drawn:
         return ""
     xs = [x for s in drawn for x, _ in s.points]
     ys = [y for s in drawn for _, y in s.points]
-    across = _Axis.covering(min(xs), max(xs), LEFT, WIDTH - RIGHT, least_step=1)
+    least_step = 1 if all(x == int(x) for x in xs) else 0
+    across = _Axis.covering(min(xs), max(xs), LEFT, WIDTH - RIGHT, least_step)
     up = _Axis.covering(min(0.0, *ys), max(ys), HEIGHT - BOTTOM, TOP)
-    lines = [_line(s, i % NUM_COLORS, across, up) for i, s in enumerate(drawn)]
+    lines = [_line(s, i % NUM_COLORS, across, up, across_name) for i, s in enumerate(drawn)]
     legend = "".join(
         f'<span class="key c{i % NUM_COLORS}">{escape(s.name)}</span>' for i, s in enumerate(drawn)
     )
@@ -40,7 +48,7 @@ def line_chart(
     return (
         f'<figure><figcaption><b>{escape(title)}</b> <span class="unit">{escape(unit)}</span>'
         f'</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
-        f"{_grid(across, up, is_share)}{''.join(lines)}</svg>"
+        f"{_grid(across, up, is_share, across_name)}{''.join(lines)}</svg>"
         f'<div class="legend">{legend}</div>{caption}</figure>'
     )
 
@@ -74,7 +82,7 @@ def _round_step(step: float) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)
 
 
-def _grid(across: _Axis, up: _Axis, is_share: bool) -> str:
+def _grid(across: _Axis, up: _Axis, is_share: bool, across_name: str) -> str:
     parts = []
     for tick in up.ticks:
         y = up.at(tick)
@@ -89,17 +97,18 @@ def _grid(across: _Axis, up: _Axis, is_share: bool) -> str:
             f"{_label(tick)}</text>"
         )
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">step</text>')
+    name = f'<text x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{escape(across_name)}</text>'
+    parts.append(name)
     return "".join(parts)
 
 
-def _line(series: Series, color: int, across: _Axis, up: _Axis) -> str:
+def _line(series: Series, color: int, across: _Axis, up: _Axis, across_name: str) -> str:
     points = " ".join(f"{across.at(x)},{up.at(y)}" for x, y in series.points)
     dots = ""
     if len(series.points) <= 25:
         dots = "".join(
             f'<circle class="dot c{color}" cx="{across.at(x)}" cy="{up.at(y)}" r="2.6">'
-            f"<title>step {x:g}: {y:.4g}</title></circle>"
+            f"<title>{escape(across_name)} {x:g}: {y:.4g}</title></circle>"
             for x, y in series.points
         )
     return f'<polyline class="line c{color}" points="{points}"/>{dots}'
