@@ -103,7 +103,7 @@ def _differences(
             and (other := done.get((baseline, seed), {}).get(column)) is not None
         ]
         if pairs:
-            mean, low, high = paired_difference(*zip(*pairs, strict=True))
+            mean, low, high = paired_difference([a for a, _ in pairs], [b for _, b in pairs])
             found[column] = Difference(len(pairs), mean, low, high)
     return found
 

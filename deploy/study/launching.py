@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.lifecycle import stop_with_parent
 
-_DRAIN_S = 120.0  # a run that took too long has so long for each of the two
+DRAIN_S = 120.0
 _TIMED_OUT = 124  # exit code, as timeout(1) has it
 
 
@@ -24,6 +24,7 @@ async def launch(
     stop: asyncio.Event,
     at_once: asyncio.Event,
     timeout_s: float | None,
+    drain_s: float = DRAIN_S,
 ) -> int:
     """The exit code; 124 of a run that was stopped because it took too long.
 
@@ -32,6 +33,8 @@ async def launch(
         stop: the run is told to drain when it is set.
         at_once: the run is told to end at once.
         timeout_s: seconds; None: however long it takes.
+        drain_s: a run that took too long has so many seconds to drain, as many to end at once, and
+            is killed then.
 
     Raises:
         OSError: the command cannot be started, or the log not be written.
@@ -51,7 +54,7 @@ async def launch(
             async with asyncio.timeout(timeout_s):
                 return await process.wait()
         except TimeoutError:
-            await _end(process)
+            await _end(process, drain_s)
             return _TIMED_OUT
         finally:
             for ear in ears:
@@ -63,11 +66,11 @@ async def _pass_on(event: asyncio.Event, process: asyncio.subprocess.Process) ->
     _terminate(process)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end(process: asyncio.subprocess.Process, drain_s: float) -> None:
     for _ in range(2):  # drain, then at once
         _terminate(process)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN_S):
+            async with asyncio.timeout(drain_s):
                 await process.wait()
                 return
     with contextlib.suppress(ProcessLookupError):
