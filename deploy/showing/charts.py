@@ -24,6 +24,7 @@ def line_chart(
     is_share: bool = False,
     note: str = "",
     across_name: str = "step",
+    from_zero: bool = True,
 ) -> str:
     """A figure with one line a series; nothing when there are no points.
 
@@ -31,6 +32,7 @@ def line_chart(
         unit: of the vertical axis, in words.
         is_share: values are in [0, 1] and shown as percentages.
         across_name: of the horizontal axis.
+        from_zero: the vertical axis has 0 on it.
     """
     drawn = [s for s in series if s.points]
     if not drawn:
@@ -39,7 +41,7 @@ def line_chart(
     ys = [y for s in drawn for _, y in s.points]
     least_step = 1 if all(x == int(x) for x in xs) else 0
     across = _Axis.covering(min(xs), max(xs), LEFT, WIDTH - RIGHT, least_step)
-    up = _Axis.covering(min(0.0, *ys), max(ys), HEIGHT - BOTTOM, TOP)
+    up = _Axis.covering(min(ys + [0.0] * from_zero), max(ys), HEIGHT - BOTTOM, TOP)
     lines = [_line(s, i % NUM_COLORS, across, up, across_name) for i, s in enumerate(drawn)]
     legend = "".join(
         f'<span class="key c{i % NUM_COLORS}">{escape(s.name)}</span>' for i, s in enumerate(drawn)
@@ -86,7 +88,7 @@ def _grid(across: _Axis, up: _Axis, is_share: bool, across_name: str) -> str:
     parts = []
     for tick in up.ticks:
         y = up.at(tick)
-        label = f"{tick:.0%}" if is_share else _label(tick)
+        label = f"{100 * tick:.4g}%" if is_share else _label(tick)
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
             f'<text x="{LEFT - 7}" y="{y + 4}" text-anchor="end">{label}</text>'

@@ -98,6 +98,8 @@ def _study(options: argparse.Namespace, further: list[str]) -> int:
     except ConfigError as error:
         raise ConfigError(f"{options.file}: {error}") from None
     _check_further(variants, further)
+    if not options.launcher.is_file():
+        raise ConfigError(f"--launcher {options.launcher}: no such file. Fix: leave it out")
     out = (options.out or ROOT / "runs" / "studies" / study.study.name).absolute()
     runs = planned_runs(study, variants, study.study.seeds, further, options.file, out)
     wanted = _selected(variants, options.only)
@@ -166,7 +168,7 @@ def _tell_plan(runs: Sequence[Run], launcher: Path) -> None:
         for line in differences(run) if state is State.CHANGED else ():
             print(f"    {line}")
         if state is not State.DONE:
-            print(f"    {shlex.join([str(launcher), *arguments])}")
+            print(f"    {shlex.join([str(launcher.absolute()), *arguments])}")
 
 
 def _check_changed(runs: Sequence[Run], again: bool) -> None:
@@ -208,7 +210,7 @@ def _run(
         nonlocal failed, is_stopped
         at_once = asyncio.Event()
         lifecycle.set_on_signals(stop, at_once)
-        launching = Launching([str(launcher)], study.study.run_timeout_s, stop, at_once)
+        launching = Launching([str(launcher.absolute())], study.study.run_timeout_s, stop, at_once)
         codes = await run_all(runs, launching, _report, on_end)
         failed, is_stopped = bool(codes), stop.is_set()
 

@@ -27,9 +27,11 @@ from deploy.study.variants import Variant
 JSON, MARKDOWN, HTML = "study.json", "study.md", "study.html"
 _STYLE = """
 table { border-collapse: collapse; font-size: 13px; margin: 8px 0 4px; }
-th, td { padding: 4px 10px; border-bottom: 1px solid var(--line); text-align: right; }
+th, td { padding: 4px 10px; border-bottom: 1px solid var(--line); }
+th, td { text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 .wide { overflow-x: auto; }
+.dots { grid-template-columns: repeat(auto-fit, minmax(520px, 1fr)); }
 """
 
 
@@ -112,11 +114,10 @@ def as_html(results: Results) -> str:
     """Self-contained."""
     style = Path(deploy.showing.__file__).with_name("report.css").read_text(encoding="utf-8")
     columns = results.study.study.columns
-    charts = (
-        plots.axis_charts(results.study, results.variants, results.outcomes, columns)
-        + plots.accuracy_chart(results.folders)
-        + plots.dot_charts(results.outcomes, columns)
-    )
+    charts = plots.axis_charts(
+        results.study, results.variants, results.outcomes, columns
+    ) + plots.accuracy_chart(results.folders)
+    dots = plots.dot_charts(results.outcomes, columns)
     titles = "".join(f"<dt>{escape(n)}</dt><dd>{escape(t)}</dd>" for n, t in _titles(results))
     tables = "".join(
         f'<h2>{escape(heading)}</h2><p>{escape(note)}</p><div class="wide">{_html(rows)}</div>'
@@ -128,7 +129,8 @@ def as_html(results: Results) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{style}{_STYLE}</style></head><body><main>"
-        f'<h1>{title}</h1><dl>{titles}</dl>{tables}<section class="charts">{charts}</section>'
+        f'<h1>{title}</h1><dl>{titles}</dl><section class="charts">{charts}</section>{tables}'
+        f'<h2>Every run</h2><p>{plots.DOTS_NOTE}</p><section class="charts dots">{dots}</section>'
         f"{f'<h2>Not done</h2><ul>{left}</ul>' if left else ''}</main></body></html>\n"
     )
 

@@ -14,6 +14,7 @@ from deploy.study.study_file import StudyFile
 from deploy.study.variants import Variant
 
 _LEFT_OUT = ("full_before", "crop_before", "steps")  # as good as equal in all variants
+DOTS_NOTE = "A dot a run, a bar at the median."
 _ACCURACY = "evaluation/full_accuracy"
 Curve = Sequence[tuple[float, float]]
 
@@ -64,6 +65,7 @@ def axis_charts(
                     [Series(name, sorted(points)) for name, points in lines.items()],
                     is_share=COLUMNS[column].unit == "share",
                     across_name=axis,
+                    from_zero=False,
                 )
             )
     return "".join(charts)

@@ -135,6 +135,7 @@ def test_a_typo_is_refused_before_the_first_run(tmp_path: Path) -> None:
         (["--seeds", "0"], "--seeds 0 --first-seed 0. Fix: "),
         (["--teacher.view", "crop"], "--teacher.view: variant full is told apart by it. Fix: "),
         (["--learner.steps", "2"], "unknown key learner.steps"),
+        (["--launcher", "none.sh"], "--launcher none.sh: no such file. Fix: "),
         (["word"], "unexpected argument 'word'"),
     ],
 )

@@ -23,7 +23,7 @@ overrides = { "broker.max_staleness" = 0 }
 BASE = f"""
 extends = "{QUICKSTART}"
 [learner]
-max_steps = 20
+max_steps = 12
 groups_per_step = 4
 [evaluation]
 samples = 8
@@ -42,7 +42,7 @@ def test_a_killed_study_of_the_quickstart_goes_on(tmp_path: Path) -> None:
         wait_until(lambda: steps(second) >= 2, WAIT_S)
         process.kill()
     wait_until(lambda: is_free(second), WAIT_S)
-    assert 2 <= steps(second) < 20
+    assert 2 <= steps(second) < 12
     code, said = study.run()
     assert code == 0, said
     assert "synchronous.seed-0: goes on" in said and "stale.seed-0: begins" not in said
@@ -50,7 +50,7 @@ def test_a_killed_study_of_the_quickstart_goes_on(tmp_path: Path) -> None:
     assert runs["synchronous.seed-0"]["figures"]["staleness_max"] == 0
     assert runs["stale.seed-0"]["figures"]["staleness_max"] == 1
     for run in runs.values():
-        assert run["figures"]["steps"] == 20
+        assert run["figures"]["steps"] == 12
         assert 0 <= run["figures"]["full_after"] <= 1
         assert 0 < run["figures"]["rollout_idle"] < 1 and 0 <= run["figures"]["learner_idle"] < 1
     differences = study.results()["variants"]["synchronous"]["differences"]
