@@ -11,8 +11,6 @@ Options of the configuration come after FILE.toml and hold for every run.
 import argparse
 import asyncio
 import contextlib
-import difflib
-import fnmatch
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +27,10 @@ from deploy.study.columns import figures_of
 from deploy.study.pages import HTML, as_markdown, results_of, write_results
 from deploy.study.planned_runs import Run, State, differences, planned_runs, state_of
 from deploy.study.runner import Launching, run_all
+from deploy.study.selection import check_further, check_unchanged, selected, with_seeds
 from deploy.study.study_file import StudyFile, read_study
 from deploy.study.tables import progress_lines, run_row, run_rows
-from deploy.study.variants import Variant, baselines, variants_of
+from deploy.study.variants import baselines, variants_of
 from deploy.supervision.run_folder import check_unowned
 
 LAUNCHER = ROOT / "deploy" / "launch_cluster.sh"
@@ -91,23 +90,24 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _study(options: argparse.Namespace, further: list[str]) -> int:
-    study = _with_seeds(read_study(options.file), options)
+    study = with_seeds(read_study(options.file), options.seeds, options.first_seed)
     try:
         variants = variants_of(study)
         baseline_of = baselines(study, variants)
     except ConfigError as error:
         raise ConfigError(f"{options.file}: {error}") from None
-    _check_further(variants, further)
+    check_further(variants, further)
     if not options.launcher.is_file():
         raise ConfigError(f"--launcher {options.launcher}: no such file. Fix: leave it out")
     out = (options.out or ROOT / "runs" / "studies" / study.study.name).absolute()
     runs = planned_runs(study, variants, study.study.seeds, further, options.file, out)
-    wanted = _selected(variants, options.only)
+    wanted = selected(variants, options.only)
     chosen = [run for run in runs if run.variant.name in wanted]
     if options.dry_run:
         _tell_plan(chosen, options.launcher)
         return ExitCode.TRAINED
-    _check_changed(chosen, options.again)
+    if not options.again:
+        check_unchanged(chosen)
     for run in chosen:
         check_unowned(run.folder)
 
@@ -125,41 +125,6 @@ def _study(options: argparse.Namespace, further: list[str]) -> int:
     return ExitCode.FAILED if failed else ExitCode.TRAINED
 
 
-def _with_seeds(study: StudyFile, options: argparse.Namespace) -> StudyFile:
-    if options.seeds is None and options.first_seed is None:
-        return study
-    count = len(study.study.seeds) if options.seeds is None else options.seeds
-    first = study.study.seeds[0] if options.first_seed is None else options.first_seed
-    if count < 1 or first < 0:
-        raise ConfigError(f"--seeds {count} --first-seed {first}. Fix: at least 1, and 0 or more")
-    seeds = tuple(range(first, first + count))
-    return study.model_copy(update={"study": study.study.model_copy(update={"seeds": seeds})})
-
-
-def _check_further(variants: Sequence[Variant], further: Sequence[str]) -> None:
-    given = {argument.partition("=")[0].removeprefix("--") for argument in further}
-    for variant in variants:
-        for key in given & variant.overrides.keys():
-            raise ConfigError(
-                f"--{key}: variant {variant.name} is told apart by it. Fix: leave it out here"
-            )
-
-
-def _selected(variants: Sequence[Variant], only: str | None) -> set[str]:
-    names = [variant.name for variant in variants]
-    if only is None:
-        return set(names)
-    selected: set[str] = set()
-    for pattern in only.split(","):
-        found = fnmatch.filter(names, pattern)
-        if not found:
-            close = difflib.get_close_matches(pattern, names, n=1, cutoff=0.5)
-            mend = f"did you mean {close[0]}?" if close else f"use of {', '.join(names)}"
-            raise ConfigError(f"--only {pattern}: no such variant. Fix: {mend}")
-        selected.update(found)
-    return selected
-
-
 def _tell_plan(runs: Sequence[Run], launcher: Path) -> None:
     for run in runs:
         state = state_of(run)
@@ -169,17 +134,6 @@ def _tell_plan(runs: Sequence[Run], launcher: Path) -> None:
             print(f"    {line}")
         if state is not State.DONE:
             print(f"    {shlex.join([str(launcher.absolute()), *arguments])}")
-
-
-def _check_changed(runs: Sequence[Run], again: bool) -> None:
-    changed = [run for run in runs if state_of(run) is State.CHANGED]
-    if not changed or again:
-        return
-    told = "".join(f"\n  {run.name}: {'; '.join(differences(run))}" for run in changed)
-    raise ConfigError(
-        f"{len(changed)} runs had another configuration:{told}\nFix: --again deletes and repeats "
-        "them; --out DIR keeps them and makes all runs elsewhere"
-    )
 
 
 @contextlib.contextmanager

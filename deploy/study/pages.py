@@ -25,6 +25,7 @@ from deploy.study.tables import (
 from deploy.study.variants import Variant
 
 JSON, MARKDOWN, HTML = "study.json", "study.md", "study.html"
+_NAMED = 6  # runs that are not done, of each state
 _STYLE = """
 table { border-collapse: collapse; font-size: 13px; margin: 8px 0 4px; }
 th, td { padding: 4px 10px; border-bottom: 1px solid var(--line); }
@@ -157,10 +158,14 @@ def _tables(results: Results) -> list[tuple[str, str, Rows]]:
 
 
 def _left(results: Results) -> list[str]:
-    """A line a state."""
-    left = [state for state in State if state is not State.DONE]
-    named = {state: [n for n, s in results.states.items() if s is state] for state in left}
-    return [f"{state.value} ({len(n)}): {', '.join(n)}" for state, n in named.items() if n]
+    """A line a state, with the first few names."""
+    lines = []
+    for state in (State.NEW, State.CUT_OFF, State.CHANGED):
+        names = [name for name, found in results.states.items() if found is state]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        if names:
+            lines.append(f"{state.value} ({len(names)}): {', '.join(names[:_NAMED])}{more}")
+    return lines
 
 
 def _html(rows: Rows) -> str:

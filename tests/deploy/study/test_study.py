@@ -118,6 +118,19 @@ def test_another_configuration_is_named_and_refused_or_run_again(tmp_path: Path)
     assert crop["values"] == [0.875, 0.8828125]
 
 
+def test_a_key_that_is_new_in_the_code_counts_as_its_default(tmp_path: Path) -> None:
+    study = Study(tmp_path)
+    study.run("--seeds", "1")
+    for name in ("crop", "full"):
+        path = study.out / f"{name}.seed-0.json"
+        record = json.loads(path.read_text())
+        del record["config"]["teacher"]["view"]
+        path.write_text(json.dumps(record))
+    said = study.run("--dry-run", "--seeds", "1")[1]
+    assert "crop.seed-0: done\n" in said  # teacher.view = crop is what it is without a word
+    assert "teacher.view was crop, is full" in said
+
+
 def test_a_typo_is_refused_before_the_first_run(tmp_path: Path) -> None:
     text = TEXT.replace("teacher.view", "teacher.vew")
     study = Study(tmp_path, text)
