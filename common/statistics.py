@@ -57,7 +57,7 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     for chosen in range(1, min(only_a, only_b) + 1):
         ways = ways * (differing - chosen + 1) // chosen
         tail += ways
-    return min(1.0, 2 * tail / 2**differing)
+    return min(1.0, 2 * tail / (1 << differing))
 
 
 def gap_interval(
@@ -148,9 +148,9 @@ def _phi(both: int, only_a: int, only_b: int, neither: int) -> float:
     margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
     if margins == 0:
         return 0.0
-    product = both * neither - only_a * only_b
+    product: float = both * neither - only_a * only_b
     if product > 0:
-        product = max(0, product - (both + only_a + only_b + neither) / 2)
+        product = max(0.0, product - (both + only_a + only_b + neither) / 2)
     return product / math.sqrt(margins)
 
 

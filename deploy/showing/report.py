@@ -15,6 +15,7 @@ from typing import Any
 from common.config_cli import exit_with
 from common.errors import ConfigError
 from common.output import ends_with_its_reader
+from common.page import page as html_page
 from deploy.showing.charts import Series, line_chart
 from deploy.showing.data_lines import data_lines
 from deploy.showing.scene_cards import scene_cards
@@ -39,14 +40,8 @@ def write_report(run_folder: Path) -> Path:
 
 def page(name: str, summary: Row, rows: list[Row], scenes: list[Row]) -> str:
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(name)}</title><style>{style}</style></head><body><main>"
-        f"<h1>{escape(name)}</h1>{_headline(summary)}"
-        f'<section class="charts">{_charts(rows)}</section>'
-        f"{scene_cards(scenes)}</main></body></html>\n"
-    )
+    charts = f'<section class="charts">{_charts(rows)}</section>'
+    return html_page(name, f"{_headline(summary)}{charts}{scene_cards(scenes)}", style)
 
 
 def _headline(summary: Row) -> str:

@@ -1,18 +1,12 @@
 """Held-out scenes for the report: picture, evidence, crop, and the answers before and after."""
 
-import base64
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from common.page import picture_url, picture_with_box
+
 Row = dict[str, Any]
-_STARTS = {  # how files begin that browsers show; nothing else goes into the page
-    "png": b"\x89PNG\r\n\x1a\n",
-    "jpeg": b"\xff\xd8\xff",
-    "webp": b"RIFF",
-    "gif": b"GIF8",
-    "bmp": b"BM",
-}
 _FULL_COLOR_NATS = 0.35  # divergence that gets the strongest colour; log 2 is the most there is
 
 
@@ -41,19 +35,12 @@ def _card(scene: Row) -> str:
 
 def _full_picture(scene: Row) -> str:
     width, height = map(int, scene["image_size"])
-    image = _data_url(scene["image"])
-    picture = f'<image href="{image}" width="{width}" height="{height}"/>' if image else ""
-    box = ""
+    box = None
     if scene["box"]:
         x1, y1, x2, y2 = map(int, scene["box"])
-        box = (
-            f'<rect class="box" x="{x1}" y="{y1}" width="{x2 - x1}" height="{y2 - y1}" '
-            f'stroke-width="{width / 70:.2f}"/>'
-        )
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="the full image with the box">'
-        f"{picture}{box}</svg>"
-    )
+        box = (x1, y1, x2, y2)
+    image = _data_url(scene["image"])
+    return picture_with_box(image, (width, height), box, "the full image with the box")
 
 
 def _picture(path: str, alternative: str) -> str:
@@ -95,7 +82,4 @@ def _data_url(path: str) -> str | None:
         content = Path(path).read_bytes()
     except (OSError, ValueError):
         return None
-    kind = next((kind for kind, start in _STARTS.items() if content.startswith(start)), None)
-    if kind is None:
-        return None
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return picture_url(content)

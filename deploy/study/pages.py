@@ -6,8 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import deploy.showing
 from common.files import replace_json, replace_text
+from common.page import page, table
 from deploy.study import plots
 from deploy.study.columns import Figures, figures_of
 from deploy.study.comparison import Outcome, outcomes
@@ -26,14 +26,7 @@ from deploy.study.variants import Variant
 
 JSON, MARKDOWN, HTML = "study.json", "study.md", "study.html"
 _NAMED = 6  # runs that are not done, of each state
-_STYLE = """
-table { border-collapse: collapse; font-size: 13px; margin: 8px 0 4px; }
-th, td { padding: 4px 10px; border-bottom: 1px solid var(--line); }
-th, td { text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.wide { overflow-x: auto; }
-.dots { grid-template-columns: repeat(auto-fit, minmax(520px, 1fr)); }
-"""
+_STYLE = ".dots { grid-template-columns: repeat(auto-fit, minmax(min(520px, 100%), 1fr)); }"
 
 
 @dataclass(frozen=True)
@@ -113,26 +106,22 @@ def as_markdown(results: Results) -> str:
 
 def as_html(results: Results) -> str:
     """Self-contained."""
-    style = Path(deploy.showing.__file__).with_name("report.css").read_text(encoding="utf-8")
     columns = results.study.study.columns
-    charts = plots.axis_charts(
-        results.study, results.variants, results.outcomes, columns
-    ) + plots.accuracy_chart(results.folders)
-    dots = plots.dot_charts(results.outcomes, columns)
     titles = "".join(f"<dt>{escape(n)}</dt><dd>{escape(t)}</dd>" for n, t in _titles(results))
+    charts = plots.axis_charts(results.study, results.variants, results.outcomes, columns)
+    charts += plots.accuracy_chart(results.folders)
     tables = "".join(
-        f'<h2>{escape(heading)}</h2><p>{escape(note)}</p><div class="wide">{_html(rows)}</div>'
+        f"<h2>{escape(heading)}</h2><p>{escape(note)}</p>{table(rows[0], rows[1:])}"
         for heading, note, rows in _tables(results)
     )
+    dots = plots.dot_charts(results.outcomes, columns)
     left = "".join(f"<li>{escape(line)}</li>" for line in _left(results))
-    title = escape(_title(results))
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{style}{_STYLE}</style></head><body><main>"
-        f'<h1>{title}</h1><dl>{titles}</dl><section class="charts">{charts}</section>{tables}'
+    return page(
+        _title(results),
+        f'<dl>{titles}</dl><section class="charts">{charts}</section>{tables}'
         f'<h2>Every run</h2><p>{plots.DOTS_NOTE}</p><section class="charts dots">{dots}</section>'
-        f"{f'<h2>Not done</h2><ul>{left}</ul>' if left else ''}</main></body></html>\n"
+        f"{f'<h2>Not done</h2><ul>{left}</ul>' if left else ''}",
+        _STYLE,
     )
 
 
@@ -166,10 +155,3 @@ def _left(results: Results) -> list[str]:
         if names:
             lines.append(f"{state.value} ({len(names)}): {', '.join(names[:_NAMED])}{more}")
     return lines
-
-
-def _html(rows: Rows) -> str:
-    head, *body = rows
-    lines = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
-    lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in body]
-    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

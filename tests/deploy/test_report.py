@@ -2,9 +2,6 @@
 
 import base64
 import json
-import os
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from deploy.showing.charts import Series, line_chart
 from deploy.showing.outcome import outcome_text
 from deploy.showing.report import write_report
 from deploy.showing.scene_cards import scene_cards
+from tests.browser import document_of, screenshot_of
 
 SUMMARY = {
     "full_accuracy_before": 0.45,
@@ -156,30 +154,11 @@ def test_a_chart_without_points_is_left_out() -> None:
     assert line_chart("t", "u", [Series("s", [])]) == ""
 
 
-def find_browser() -> str | None:
-    return shutil.which("chromium") or shutil.which("google-chrome")
-
-
 def test_a_browser_draws_the_page(run_folder: Path, tmp_path: Path) -> None:
-    browser = find_browser()
-    if browser is None and not os.environ.get("VISION_OPD_REQUIRE_BROWSER"):
-        pytest.skip("no Chromium on this machine")
-    assert browser is not None, "VISION_OPD_REQUIRE_BROWSER is set, but there is no Chromium"
     report = write_report(run_folder)
-    flags = (
-        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *("--window-size=1240,1400", f"--user-data-dir={tmp_path / 'profile'}"),
-    )
-
-    def open_page(*arguments: str) -> str:
-        command = [browser, *flags, *arguments, report.as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-
-    document = open_page("--dump-dom")
+    document = document_of(report, tmp_path)
     assert document.count("<figure>") == 2 and document.count("<polyline") == 3
     assert document.count("<article>") == 1 and "45.0% → 75.0%" in document
-    open_page(f"--screenshot={tmp_path / 'page.png'}")
-    with Image.open(tmp_path / "page.png") as picture:
-        assert picture.size == (1240, 1400)
-        assert len(set(picture.convert("RGB").resize((124, 140)).get_flattened_data())) > 50
+    picture = screenshot_of(report, tmp_path, (1240, 1400))
+    assert picture.size == (1240, 1400)
+    assert len(set(picture.resize((124, 140)).get_flattened_data())) > 50

@@ -21,7 +21,7 @@ def test_every_run_is_a_dot_inside_the_drawing(rows: list[list[float]]) -> None:
 def test_a_dot_chart_escapes_and_orders_what_it_shows() -> None:
     drawn = dot_chart("<t>", [DotRow("a&b", [0.25, 0.5], 0.375)], True)
     assert "<b>&lt;t&gt;</b>" in drawn and "a&amp;b" in drawn
-    assert ">25.0%</text>" in drawn and ">50.0%</text>" in drawn
+    assert ">20%</text>" in drawn and ">50%</text>" in drawn
     first, second = (float(x) for x in re.findall(r'cx="([\d.]+)"', drawn))
     (bar,) = re.findall(r'class="line c1" x1="([\d.]+)"', drawn)
     assert first < float(bar) < second

@@ -1,0 +1,1 @@
+"""Accuracy on published and own sets: items, prompts, requests, verdicts, results."""
