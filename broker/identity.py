@@ -8,7 +8,7 @@ from broker.entry import Rules
 from broker.source import SampleSource
 from common.errors import ConfigError
 
-FORMAT = 2  # of the journal
+FORMAT = 3  # of the journal
 AMENDABLE = ("lease_s", "max_attempts", "max_steps", "max_leases")
 _KEYS = {  # of the configuration, by the name in the journal
     "groups_per_step": "learner.groups_per_step",
@@ -52,11 +52,11 @@ def check_same_run(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             f"{now['format']}. Fix: go on with the version that began it, {_MEND}"
         )
     for name, key in _KEYS.items():
-        if name in now and then.get(name) != now[name]:
-            raise ConfigError(
-                f"{key} = {_text(now[name])}, but the run in run.folder was begun with "
-                f"{_text(then.get(name))}. Fix: --{key} {_text(then.get(name))}, {_MEND}"
-            )
+        if name in now:
+            _check_same(key, then.get(name), now[name])
+    shown = then.get("student", {})
+    for name, value in now.get("student", {}).items():
+        _check_same(f"student.{name}", shown.get(name), value)
     if then.get("samples") != now["samples"]:
         raise ConfigError(_other_data(then, now))
     for name, value in now.items():
@@ -65,6 +65,14 @@ def check_same_run(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 f"run.folder: its journal has {name} = {then.get(name)!r}, not {value!r}. "
                 f"Fix: set it back, {_MEND}"
             )
+
+
+def _check_same(key: str, then: Any, now: Any) -> None:
+    if then != now:
+        raise ConfigError(
+            f"{key} = {_text(now)}, but the run in run.folder was begun with {_text(then)}. "
+            f"Fix: --{key} {_text(then)}, {_MEND}"
+        )
 
 
 def _other_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -83,7 +83,11 @@ def replay(folder: Path, arguments: argparse.Namespace) -> None:
     rows = [n for n in parsed_rows(path) if isinstance(n, Numbered) and n.row not in left_out]
     samples = [numbered.sample for numbered in rows]
     source = SampleSource(
-        samples, epochs=facts["epochs"], shuffle=facts["shuffle"], seed=facts["seed"]
+        samples,
+        epochs=facts["epochs"],
+        shuffle=facts["shuffle"],
+        seed=facts["seed"],
+        student=facts["student"],
     )
     rules = Rules(**{name: facts[name] for name in Rules.__dataclass_fields__})
     found = recover(FolderDisk(folder), source, rules)

@@ -12,13 +12,17 @@ import numpy as np
 import pyarrow as pa
 
 from broker.store import Damaged
-from common.types import FinishReason, Group, Sample, Trajectory, VersionSpan
+from common.types import FinishReason, Group, Sample, ShownView, Trajectory, VersionSpan
 
 SCHEMA = pa.schema(
     [
         pa.field("group_id", pa.string(), nullable=False),
         pa.field("attempt", pa.int64(), nullable=False),
         pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("view", pa.string(), nullable=False),
+        pa.field("view_seed", pa.int32(), nullable=False),
+        pa.field("view_note", pa.string(), nullable=False),
+        pa.field("view_sha256", pa.string(), nullable=False),
         pa.field("index", pa.int32(), nullable=False),
         pa.field("prompt_token_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("num_prompt_tokens", pa.int32(), nullable=False),
@@ -29,7 +33,7 @@ SCHEMA = pa.schema(
         pa.field("cache_version", pa.int32(), nullable=False),
         pa.field("finish_reason", pa.string(), nullable=False),
     ],
-    metadata={"format": "vision-opd trajectories 1"},
+    metadata={"format": "vision-opd trajectories 2"},
 )
 _SCHEMA_MESSAGE: bytes = SCHEMA.serialize().to_pybytes()
 
@@ -64,6 +68,10 @@ def encode_group(group: Group) -> bytes:
         pa.array([group.group_id] * count, pa.string()),
         pa.array([group.attempt] * count, pa.int64()),
         pa.array([group.sample.sample_id] * count, pa.string()),
+        pa.array([group.view.name] * count, pa.string()),
+        pa.array([group.view.seed] * count, pa.int32()),
+        pa.array([group.view.note] * count, pa.string()),
+        pa.array([group.view.sha256] * count, pa.string()),
         pa.array([t.index for t in found], pa.int32()),
         _lists([group.prompt_token_ids] * count, np.int32),
         pa.array([group.num_prompt_tokens] * count, pa.int32()),
@@ -113,6 +121,12 @@ def decode_group(content: bytes, place: Place, sample: Sample) -> Group:
         group_id=column["group_id"][0].as_py(),
         attempt=column["attempt"][0].as_py(),
         sample=sample,
+        view=ShownView(
+            name=column["view"][0].as_py(),
+            seed=column["view_seed"][0].as_py(),
+            note=column["view_note"][0].as_py(),
+            sha256=column["view_sha256"][0].as_py(),
+        ),
         prompt_token_ids=_rows(column["prompt_token_ids"])[0],
         num_prompt_tokens=column["num_prompt_tokens"][0].as_py(),
         trajectories=trajectories,

@@ -1,7 +1,7 @@
 """The stream of groups: every epoch's samples in a seeded order, any position at any time."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from broker.data_health import DataRows
@@ -27,6 +27,8 @@ class SampleSource:
 
     Args:
         reading: that the samples come from; none: they come from elsewhere.
+        student: how rollouts are shown samples (the section of the configuration, as JSON). It
+            decides nothing here, but what was generated otherwise is of no use.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class SampleSource:
         seed: int = 0,
         reading: Reading | None = None,
         rows: DataRows | None = None,
+        student: Mapping[str, Any] | None = None,
     ) -> None:
         self.reading = reading
         self.samples = list(samples)
@@ -45,6 +48,7 @@ class SampleSource:
         self.num_groups = len(self.samples) * epochs
         self._shuffle = shuffle
         self._seed = seed
+        self._student = {name: _scalar(value) for name, value in (student or {}).items()}
         self._epoch = -1  # whose order is at hand
         self._order: list[Sample] = []
 
@@ -56,6 +60,7 @@ class SampleSource:
             "epochs": self.num_groups // len(self.samples),
             "shuffle": self._shuffle,
             "seed": self._seed,
+            "student": self._student,
         }
 
     def at(self, index: int) -> Assignment:
@@ -76,3 +81,8 @@ class SampleSource:
     def _digest(self, purpose: str, epoch: int, sample: Sample) -> bytes:
         text = f"{purpose}/{self._seed}/{epoch}/{sample.sample_id}"
         return hashlib.sha256(text.encode()).digest()
+
+
+def _scalar(value: Any) -> Any:
+    """Lists as one text: the journal would give them back as another type."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value

@@ -77,6 +77,7 @@ def _source(config: RunConfig, reading: Reading) -> SampleSource:
         seed=config.run.seed,
         reading=reading,
         rows=_rows(config, reading),
+        student=config.student.model_dump(mode="json"),
     )
     if source.num_groups < config.learner.groups_per_step:
         first = f" The first row left out: {reading.bad_rows[0]}." if reading.bad_rows else ""

@@ -7,7 +7,7 @@ files and command lines is `common.config_cli`'s job.
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.cluster_config import ClusterSection, PoolSection
 from common.section import Section
@@ -225,6 +225,46 @@ class ObjectiveSection(Section):
     )
 
 
+class StudentSection(Section):
+    """What the student is shown, in training and by the rollout servers alike (common.views)."""
+
+    view: str = Field(
+        "full",
+        description="full; red_box: with a red line round the evidence; degraded: made worse at "
+        "random, for a teacher that sees it as it is (S2VOPD: needs no box).",
+    )
+    hint: str = Field(
+        "",
+        description="Text after every question in training, for the teacher too. (The published "
+        "set has its sentence about the red box in the questions.)",
+    )
+    red_box_pixels: int = Field(3, gt=0, le=100, description="Width of the red line (red_box).")
+    degradations: tuple[str, ...] = Field(
+        ("shrink", "blur", "noise", "jpeg", "erase"),
+        min_length=1,
+        description="One of these is drawn for each group (degraded).",
+    )
+    degradation_strength: float = Field(
+        0.5, gt=0, le=1, description="How much of the picture is lost, at most (degraded)."
+    )
+
+    @field_validator("view")
+    @classmethod
+    def _view_is_known(cls, name: str) -> str:
+        return _known_view(name, "student")
+
+    @field_validator("degradations")
+    @classmethod
+    def _degradations_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from common.views.degradations import DEGRADATIONS
+
+        for name in names:
+            if name not in DEGRADATIONS:
+                known = ", ".join(DEGRADATIONS)
+                raise ValueError(f"there is no degradation {name!r}. Fix: choose of {known}")
+        return names
+
+
 class TeacherSection(Section):
     policy: Literal["ema", "frozen", "current", "progressive", "trust_region", "fixed"] = Field(
         "ema",
@@ -248,15 +288,21 @@ class TeacherSection(Section):
     ema_rate: float = Field(
         0.05, ge=0, le=1, description="teacher = (1 - rate) * teacher + rate * student, a step."
     )
-    view: Literal["crop", "full", "random_crop", "answer_hint"] = Field(
+    view: str = Field(
         "crop",
-        description="What the teacher sees; full and random_crop are controls, answer_hint is the "
-        "full image with the reference answer in the text (OPSD; needs answers).",
+        description="What the teacher is shown (common.views): crop; full and random_crop, which "
+        "are controls; answer_hint: the full image with the reference answer in the text (OPSD; "
+        "needs answers); box_text: the full image with the evidence's place in words (Where-OPD).",
     )
     answer_hint: str = Field(
         "\n\nHere is a reference answer:\n{answer}\n\n"
         "After understanding it, answer in your own way.",
         description="Text after the question (view = answer_hint); {answer} is filled in.",
+    )
+    box_text: str = Field(
+        "\n\nThe part of the picture to look at is the box [{x1}, {y1}, {x2}, {y2}].",
+        description="Text after the question (view = box_text); {x1}, {y1}, {x2} and {y2} are "
+        "filled in, in thousandths of the picture's sides.",
     )
     crop_margin: float = Field(
         0.0, ge=0, description="Context kept round the box on each side, in box widths/heights."
@@ -264,6 +310,11 @@ class TeacherSection(Section):
     crop_scale: float = Field(
         2.0, gt=0, description="Enlargement of a crop cut from the box (ready crops have it)."
     )
+
+    @field_validator("view")
+    @classmethod
+    def _view_is_known(cls, name: str) -> str:
+        return _known_view(name, "teacher")
 
 
 class OptimizerSection(Section):
@@ -408,6 +459,17 @@ class EvaluationSection(Section):
     shown: int = Field(12, ge=0, description="Held-out scenes kept for the report.")
 
 
+def _known_view(name: str, role: Literal["student", "teacher"]) -> str:
+    from common.errors import ConfigError
+    from common.views.registry import view_named  # it imports Pillow, which not all need
+
+    try:
+        view_named(name, role)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
 class RunConfig(Section):
     """Everything that one run is made of."""
 
@@ -419,6 +481,7 @@ class RunConfig(Section):
     rollout: RolloutSection = RolloutSection()
     sglang: SglangSection = SglangSection()
     objective: ObjectiveSection = ObjectiveSection()
+    student: StudentSection = StudentSection()
     teacher: TeacherSection = TeacherSection()
     optimizer: OptimizerSection = OptimizerSection()
     learner: LearnerSection = LearnerSection()
@@ -495,10 +558,10 @@ class RunConfig(Section):
                 "which broker.max_staleness = 0 forbids. Fix: weights.pause_mode = retract, or "
                 "broker.max_staleness = 1"
             )
-        if self.teacher.view == "full" and self.teacher.policy == "current":
+        if self.teacher.view == self.student.view and self.teacher.policy == "current":
             raise ValueError(
-                "teacher.policy = current with teacher.view = full compares the student with "
-                "itself. Fix: choose another policy or view"
+                f"teacher.policy = current with teacher.view = {self.teacher.view} compares the "
+                "student with itself. Fix: choose another policy or view"
             )
         if self.weights.backend == "nccl" and self.learner.device == "cpu":
             raise ValueError(

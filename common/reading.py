@@ -22,6 +22,7 @@ from common.picture_checks import check_pictures
 from common.prompt_lengths import lengths_of_folder
 from common.sample_checks import SampleRules, check_all_boxes, check_sample
 from common.types import Sample
+from common.views.settings import ViewSettings
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def read_again(config: RunConfig, path: Path, kept: Sequence[BadRow] | None) -> 
 def rules_of(config: RunConfig) -> SampleRules:
     """By which samples of this run are judged."""
     return SampleRules(
-        teacher=config.teacher,
+        views=ViewSettings.of(config),
         max_pixels=int(config.data.max_picture_megapixels * 1e6),
         max_prompt_tokens=config.model.max_prompt_tokens,
         control_tokens=control_tokens_of_folder(Path(config.model.path)),
@@ -103,9 +104,8 @@ def rules_of(config: RunConfig) -> SampleRules:
 
 def settings_digest(config: RunConfig) -> str:
     """Two configurations of one model that have it judge rows alike."""
-    teacher = config.teacher.model_dump(include={"view", "crop_margin", "crop_scale"}, mode="json")
     decisive = {
-        "teacher": teacher,
+        "views": ViewSettings.of(config).model_dump(mode="json"),
         "prompt": config.prompt.model_dump(mode="json"),
         "max_prompt_tokens": config.model.max_prompt_tokens,
         "max_picture_megapixels": config.data.max_picture_megapixels,

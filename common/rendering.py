@@ -18,12 +18,11 @@ from common.config import PromptSection
 from common.control_tokens import check_plain, control_tokens
 from common.end_tokens import end_token_ids_in
 from common.errors import ConfigError, DataError
-from common.images import picture_of
 from common.picture_sizes import PictureSizes
 from common.pictures import DECODE_ERRORS, encode_png, is_plain_png, reason_of
-from common.types import ImageRef
+from common.views.showing import Shown, shown_digest
+from common.views.texts import IMAGE_PLACEHOLDER
 
-IMAGE_PLACEHOLDER = "<image>"
 _IMAGE_TOKEN = "<|image_pad|>"
 _VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", _IMAGE_TOKEN, "<|video_pad|>")
 _SAMPLE_PROBLEM = f"{IMAGE_PLACEHOLDER}What is in the picture?"
@@ -37,6 +36,7 @@ class RenderedPrompt:
     mm_token_type_ids: np.ndarray  # int64 [P]: 1 at image tokens, 0 elsewhere
     pixel_values: np.ndarray  # float32 [patches, channels * temporal * patch * patch]
     image_grid_thw: np.ndarray  # int64 [1, 3]: patches in time, height, width
+    sha256: str  # shown_digest of what was rendered
 
 
 class Renderer:
@@ -91,22 +91,25 @@ class Renderer:
         """
         return self._sizes.fitted(picture)
 
-    def engine_image(self, content: bytes, ref: ImageRef) -> bytes:
-        """A PNG of the pixels that `prompt` makes of the picture in `content`: an engine's input.
+    def engine_image(self, shown: Shown, content: bytes | None = None) -> tuple[bytes, str]:
+        """An engine's input: a PNG of the pixels that `prompt` makes of it; and `shown_digest`.
 
-        The file itself where it is that already.
+        Args:
+            content: the file whose pixels `shown.picture` has, if there is one: it is the PNG
+                where it will do.
 
         Raises:
-            DataError: as `picture_of` and `fitted`.
+            DataError: as `fitted`.
         """
-        picture = picture_of(ref, content)
         try:
-            fitted = self.fitted(picture)
-            return content if fitted is picture and is_plain_png(content) else encode_png(fitted)
+            fitted = self.fitted(shown.picture)
+            is_ready = fitted is shown.picture and content is not None and is_plain_png(content)
+            image = content if is_ready and content is not None else encode_png(fitted)
+            return image, shown_digest(shown.problem, fitted)
         except DataError:
             raise
         except DECODE_ERRORS as error:  # no memory for it, say
-            raise DataError(f"image {ref.path} cannot be shown: {reason_of(error)}") from error
+            raise DataError(f"it cannot be shown: {reason_of(error)}") from error
 
     def prompt(self, problem: str, picture: Image.Image) -> RenderedPrompt:
         """The prompt with its pixels and the image placeholders expanded."""
@@ -116,9 +119,10 @@ class Renderer:
         self, problems: Sequence[str], pictures: Sequence[Image.Image]
     ) -> list[RenderedPrompt]:
         """Several prompts in one call of the processor, which is cheaper than one call each."""
+        fitted = [self.fitted(picture) for picture in pictures]
         batch = self._processor(
             text=[self.text(problem) for problem in problems],
-            images=[self.fitted(picture) for picture in pictures],
+            images=fitted,
             return_tensors="np",
             padding=True,
             add_special_tokens=False,
@@ -134,6 +138,7 @@ class Renderer:
                 ),
                 pixel_values=part,
                 image_grid_thw=grids[row : row + 1],
+                sha256=shown_digest(problems[row], fitted[row]),
             )
             for row, part in enumerate(np.split(pixels, np.cumsum(grids.prod(axis=1))[:-1]))
         ]

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.bad_rows import BadField
-from common.config import TeacherSection
 from common.dataset import Numbered, check_tokens
 from common.errors import DataError
 from common.picture_grid import check_shape
 from common.prompt_lengths import PromptLengths
 from common.types import Sample
-from common.views import teacher_size
+from common.views.registry import view_named
+from common.views.settings import ViewSettings
+from common.views.showing import shown_text
+from common.views.view import Size, View
 
 _MANY = 20  # boxes: so many tell what their unit is
 _THOUSAND = 1000
@@ -27,7 +29,7 @@ class SampleRules:
         lengths: counts prompts; none: they are not counted.
     """
 
-    teacher: TeacherSection
+    views: ViewSettings
     max_pixels: int  # of a picture
     max_prompt_tokens: int
     control_tokens: tuple[str, ...] = ()  # that no problem may hold
@@ -36,16 +38,9 @@ class SampleRules:
 
 def check_sample(sample: Sample, rules: SampleRules) -> None:
     """Refuse a sample that a run cannot use. Raises BadField."""
-    image = sample.image
     check_tokens(sample.problem, rules.control_tokens)
-    _check_view(sample, "width", (image.width, image.height), rules, "the prompt")
-    field = "crop_width" if sample.crop is not None and rules.teacher.view == "crop" else "box"
-    if (size := teacher_size(sample, rules.teacher)) is None:
-        mend = "give the box of the evidence, or choose another teacher.view"
-        problem = f"teacher.view = {rules.teacher.view} needs it, whatever the crop"
-        raise BadField("box", None, problem, mend)
-    if size != (image.width, image.height):
-        _check_view(sample, field, size, rules, "the teacher's prompt")
+    for key, name in (("student", rules.views.student), ("teacher", rules.views.teacher)):
+        _check_view(sample, view_named(name), key, rules)
 
 
 def check_all_boxes(found: Sequence[Numbered]) -> tuple[BadField | None, str | None]:
@@ -72,10 +67,25 @@ def check_all_boxes(found: Sequence[Numbered]) -> tuple[BadField | None, str | N
     return None, None
 
 
-def _check_view(
-    sample: Sample, field: str, size: tuple[int, int], rules: SampleRules, what: str
-) -> None:
-    width, height = size
+def _size(sample: Sample, view: View, key: str, rules: SampleRules) -> Size:
+    """Raises BadField: there is no evidence to show."""
+    size = view.size(sample, rules.views)
+    if size is not None:
+        return size
+    if sample.crop is None:
+        mend = f"give the box of the evidence, or choose a {key}.view that needs none"
+    else:
+        mend = f"give the box, or choose a {key}.view that a crop is enough for"
+    raise BadField("box", None, f"{key}.view = {view.name} needs it", mend)
+
+
+def _check_view(sample: Sample, view: View, key: str, rules: SampleRules) -> None:
+    width, height = _size(sample, view, key, rules)
+    source = view.source(sample)
+    field = "crop_width" if source is sample.crop else "width"
+    if field == "width" and (width, height) != (source.width, source.height):
+        field = "box"
+    what = "the prompt" if key == "student" else "the teacher's prompt"
     shown = f"{width} x {height} pixels"
     if width * height > rules.max_pixels:
         mend = "make the picture smaller, or raise data.max_picture_megapixels"
@@ -86,7 +96,8 @@ def _check_view(
         tokens = None
         if rules.lengths is not None:
             limit_tokens = rules.max_prompt_tokens
-            tokens = rules.lengths.over(limit_tokens, sample.problem, width, height)
+            problem = sample.problem if view.shows_answer else shown_text(view, sample, rules.views)
+            tokens = rules.lengths.over(limit_tokens, problem, width, height)
     except DataError as error:
         raise BadField.of(field, _value(sample, field), error) from None
     if tokens is not None:

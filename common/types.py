@@ -78,9 +78,9 @@ class Sample(Record):
 
     sample_id: Identifier
     problem: str  # text with one "<image>" placeholder
-    image: ImageRef  # the student's view
-    box: Box | None  # the evidence, in the student's view
-    crop: ImageRef | None  # a ready teacher view; None: cut `box` out of `image`
+    image: ImageRef  # the full picture
+    box: Box | None  # the evidence, in the full picture
+    crop: ImageRef | None  # a ready picture of it; None: cut `box` out of `image`
 
 
 class FinishReason(StrEnum):
@@ -152,12 +152,26 @@ class GroupLease(Record):
     alone: bool = False  # its server must generate nothing else meanwhile: it may be what kills
 
 
+class ShownView(Record):
+    """What the engine was shown of a sample, for the learner to know that it trains on the same."""
+
+    name: Identifier  # of the view (common.views)
+    seed: Count  # of what was drawn; 0 where nothing is
+    note: str = Field(max_length=200, pattern=r"^[ -~]*$")  # what was drawn, for people
+    sha256: Sha256  # of text and pixels (common.views.showing.shown_digest)
+
+    def __str__(self) -> str:
+        drawn = f", seed {self.seed}: {self.note}" if self.note else ""
+        return f"{self.name}{drawn} ({self.sha256[:12]}...)"
+
+
 class Group(Record):
     """All trajectories of one sample; a group is complete or it does not exist."""
 
     group_id: Identifier
     attempt: LongCount
     sample: Sample
+    view: ShownView
     prompt_token_ids: Int32Array  # [P], ONE placeholder an image
     num_prompt_tokens: PositiveCount  # as the engine counted them, placeholders expanded
     trajectories: tuple[Trajectory, ...] = Field(min_length=1)

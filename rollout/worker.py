@@ -18,6 +18,8 @@ from common.config import RunConfig
 from common.errors import DataError, EngineError
 from common.images import ImageStore
 from common.types import Group, GroupLease, ImageRef
+from common.views.settings import ViewSettings
+from common.views.showing import derived_seed
 from rollout.engine import (
     CutShort,
     EngineGone,
@@ -26,7 +28,7 @@ from rollout.engine import (
     RequestFailed,
     RequestRejected,
 )
-from rollout.engine_images import EngineImages
+from rollout.engine_views import EngineView, EngineViews, ImageMaker
 from rollout.pool import Pool, Server
 from rollout.serving import Figures, Served
 
@@ -40,15 +42,13 @@ _BLAMES = {  # by the broker's code for a group that it does not take
 }
 
 
-class PromptRenderer(Protocol):
+class PromptRenderer(ImageMaker, Protocol):
     """The part of common.rendering.Renderer that rollout needs."""
 
     vision_token_ids: list[int]
     end_token_ids: list[int]
 
     def prompt_token_ids(self, problem: str) -> Any: ...
-
-    def engine_image(self, content: bytes, ref: ImageRef) -> bytes: ...
 
 
 class RolloutWorker:
@@ -75,7 +75,9 @@ class RolloutWorker:
         self._renderer = renderer
         self._figures = figures
         self._images = _image_store(config)
-        self._engine_images = EngineImages(renderer.engine_image)
+        self._views = EngineViews(renderer, ViewSettings.of(config))
+        self._view = config.student.view
+        self._run_seed = config.run.seed
         self._leases: tuple[GroupLease, ...] = ()
         self._served = Served(0, 0)  # what they were granted for
 
@@ -129,7 +131,8 @@ class RolloutWorker:
     async def _fulfil(self, lease: GroupLease, served: Served) -> None:
         is_reserved = True
         try:
-            request = await self._request(lease)
+            view = await self._engine_view(lease)
+            request = self._request(lease, view)
             server = await self._choose(lease, served)
             self._server.reserved -= 1
             is_reserved = False
@@ -142,6 +145,7 @@ class RolloutWorker:
             group_id=lease.group_id,
             attempt=lease.attempt,
             sample=lease.sample,
+            view=view.record,
             prompt_token_ids=request.prompt_token_ids,
             num_prompt_tokens=result.num_prompt_tokens,
             trajectories=result.trajectories,
@@ -213,10 +217,10 @@ class RolloutWorker:
             raise CutShort(f"{server.name}: its weights turned out to be wrong")
         return result
 
-    async def _request(self, lease: GroupLease) -> GroupRequest:
+    def _request(self, lease: GroupLease, view: EngineView) -> GroupRequest:
         return GroupRequest(
-            prompt_token_ids=self._renderer.prompt_token_ids(lease.sample.problem),
-            images=(await self._engine_image(lease.sample.image),),
+            prompt_token_ids=self._renderer.prompt_token_ids(view.problem),
+            images=(view.image,),
             num_trajectories=lease.num_trajectories,
             temperature=self._rollout.temperature,
             top_p=self._rollout.top_p,
@@ -227,13 +231,14 @@ class RolloutWorker:
             seed=lease.sampling_seed if self._rollout.deterministic else None,
         )
 
-    async def _engine_image(self, image: ImageRef) -> bytes:
+    async def _engine_view(self, lease: GroupLease) -> EngineView:
         """Raises DataError: it cannot be read, or is not a picture that the model can be shown."""
-        known = self._engine_images.known(image)
+        seed = derived_seed(self._run_seed, lease.group_id)
+        known = self._views.known(lease.sample, self._view, seed)
         if known is not None:
             return known
-        content = await self._image_bytes(image)
-        return await asyncio.to_thread(self._engine_images.make, image, content)
+        content = await self._image_bytes(self._views.source(lease.sample, self._view))
+        return await asyncio.to_thread(self._views.make, lease.sample, self._view, seed, content)
 
     async def _image_bytes(self, image: ImageRef) -> bytes:
         if self._images is not None:

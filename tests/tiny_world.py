@@ -9,10 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from common.config import RunConfig
 from common.images import ImageStore
 from common.rendering import Renderer
 from common.types import FinishReason, Group, Sample, Trajectory, VersionSpan
+from common.views.settings import ViewSettings
+from common.views.showing import record_of
 from tests.tiny_model import PROBLEM
+
+SETTINGS = ViewSettings.of(RunConfig())
 
 SIZES = ((64, 48), (48, 48), (64, 64))
 BOX = [8, 8, 24, 24]
@@ -61,6 +66,7 @@ def make_group(
         group_id=group_id,
         attempt=0,
         sample=sample,
+        view=record_of("full", SETTINGS, 0, prompt.sha256),
         prompt_token_ids=renderer.prompt_token_ids(sample.problem),
         num_prompt_tokens=len(prompt.input_ids),
         trajectories=tuple(

@@ -2,18 +2,20 @@
 
 from PIL import Image
 
-from common.config import TeacherSection
+from common.config import RunConfig
 from common.images import ImageStore
 from common.types import Sample
-from common.views import teacher_size, teacher_view
+from common.views.registry import view_named
+from common.views.settings import ViewSettings
 
-_TEACHER = TeacherSection()
-SCALE = _TEACHER.crop_scale  # of a crop that is cut out of the picture
+_SETTINGS = ViewSettings.of(RunConfig()).measuring()
+_VIEW = view_named(_SETTINGS.teacher)
+SCALE = _SETTINGS.crop_scale  # of a crop that is cut out of the picture
 
 
 def evidence_size(sample: Sample) -> tuple[int, int] | None:
     """Width and height, by what the row says; None: the row has neither box nor crop."""
-    return teacher_size(sample, _TEACHER)
+    return _VIEW.size(sample, _SETTINGS)
 
 
 def evidence_picture(sample: Sample, images: ImageStore) -> Image.Image:
@@ -22,4 +24,4 @@ def evidence_picture(sample: Sample, images: ImageStore) -> Image.Image:
     Raises:
         DataError: an image that cannot be read.
     """
-    return teacher_view(sample, images, _TEACHER, seed=0)
+    return _VIEW.picture(images.open(_VIEW.source(sample)), sample, _SETTINGS, seed=0)

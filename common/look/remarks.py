@@ -1,5 +1,7 @@
-"""What looks wrong in a dataset, each with the rows and the mend. None of it stops a run by itself,
-but for rows that a run would leave out."""
+"""What looks wrong in a dataset, with the rows and the mend.
+
+Rows that cannot be used, a run leaves out. Nothing else stops one by itself.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -40,12 +40,10 @@ _COLUMNS = {  # type codes of `array`: q int64, Q uint64
 
 @dataclass(frozen=True)
 class Survey:
-    """Args:
-    columns: by the names above, [G] each: one element a good row.
-    """
+    """What is known of a dataset."""
 
     path: Path
-    columns: Mapping[str, np.ndarray]
+    columns: Mapping[str, np.ndarray]  # by the names above, [G] each: one element a good row
     num_bad: int
     first_bad: tuple[BadRow, ...]
     shown: tuple[Numbered, ...]  # good rows among those that were chosen

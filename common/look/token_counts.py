@@ -14,12 +14,10 @@ NO_SIZE = 0  # in place of a count: no processor takes a picture of that shape
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Args:
-    lengths: counts the text; none: pictures alone are counted.
-    """
+    """A rule by which tokens are counted."""
 
     grid: PictureGrid
-    lengths: PromptLengths | None
+    lengths: PromptLengths | None  # counts the text; none: pictures alone are counted
 
     @property
     def words(self) -> str:

@@ -125,7 +125,7 @@ class _Cost:
 
     @property
     def teacher(self) -> float:
-        if self.config.teacher.view == "full":
+        if self.config.teacher.view == self.config.student.view:
             once = self.vision + self.student
         else:
             once = self.shape.tower.operations(self.work.crop_tokens)

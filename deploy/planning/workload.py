@@ -7,6 +7,8 @@ from statistics import NormalDist, fmean
 from common.config import RunConfig
 from common.dataset import read_samples
 from common.types import Sample
+from common.views.registry import view_named
+from common.views.settings import ViewSettings
 from deploy.planning.shape import ModelShape
 
 TEXT_TOKENS = 60  # of question and chat template
@@ -45,8 +47,7 @@ def workload_of(config: RunConfig, shape: ModelShape) -> Workload:
     room = config.model.max_prompt_tokens - text
     looked = list(islice(samples, _LOOKED_AT))
     image = fmean(min(room, s.image.width * s.image.height / side**2) for s in looked)
-    is_full = config.teacher.view in ("full", "answer_hint")
-    crop = image if is_full else fmean(min(room, _crop_area(config, s) / side**2) for s in looked)
+    crop = fmean(min(room, _teacher_area(config, s) / side**2) for s in looked)
     return Workload(
         image,
         image + text,
@@ -57,15 +58,10 @@ def workload_of(config: RunConfig, shape: ModelShape) -> Workload:
     )
 
 
-def _crop_area(config: RunConfig, sample: Sample) -> float:
-    """Pixels of what the teacher sees."""
-    if sample.crop is not None:
-        return sample.crop.width * sample.crop.height
-    assert sample.box is not None, sample.sample_id  # the dataset's reader has seen to it
-    grown = 1 + 2 * config.teacher.crop_margin
-    width = min(sample.image.width, (sample.box.x2 - sample.box.x1) * grown)
-    height = min(sample.image.height, (sample.box.y2 - sample.box.y1) * grown)
-    return width * height * config.teacher.crop_scale**2
+def _teacher_area(config: RunConfig, sample: Sample) -> float:
+    """Pixels of what the teacher is shown; 0 of a sample that the run will refuse."""
+    size = view_named(config.teacher.view).size(sample, ViewSettings.of(config))
+    return 0.0 if size is None else size[0] * size[1]
 
 
 def assumed_spread(count: int = 16) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ from common.config import RunConfig
 from common.dataset import read_answers, read_samples
 from common.images import ImageStore
 from common.rendering import Renderer
+from common.views.settings import ViewSettings
 from learner.measuring.evaluation import Accuracy, Evaluation
 from learner.measuring.scenes import Scenes
 from learner.trainer import Trainer
@@ -70,8 +71,8 @@ class Heldout:
             logger.warning("left out: %s %s", path, bad_row)
         answers = read_answers(path)
         renderer = Renderer(config.model.path, config.prompt)
-        crop = config.teacher.model_copy(update={"view": "crop"})  # whatever the teacher sees
-        views = PromptViews(renderer, ImageStore(path.parent), crop, positions, _CACHE_BYTES)
+        settings = ViewSettings.of(config).measuring()
+        views = PromptViews(renderer, ImageStore(path.parent), settings, positions, _CACHE_BYTES)
         self._evaluation = Evaluation(
             renderer,
             views,
@@ -87,7 +88,7 @@ class Heldout:
             answers,
             path.parent,
             views,
-            crop,
+            settings,
             renderer,
             self._evaluation,
             self._is_kept,

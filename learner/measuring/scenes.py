@@ -35,12 +35,13 @@ from typing import Any
 
 from PIL import Image
 
-from common.config import TeacherSection
 from common.files import replace_json
 from common.full_disk import when_there_is_room
-from common.rendering import IMAGE_PLACEHOLDER, Renderer
+from common.rendering import Renderer
 from common.types import Sample
-from common.views import with_margin
+from common.views.kinds.crop import region
+from common.views.settings import ViewSettings
+from common.views.texts import IMAGE_PLACEHOLDER
 from learner.measuring.evaluation import Evaluation, Window
 from learner.trainer import Trainer
 from learner.views.prompts import PromptViews
@@ -55,7 +56,7 @@ class Scenes:
         samples: the held-out samples to show.
         images: the folder that their image paths are relative to.
         views: student's view and the evidence crop.
-        crop: how the crop is cut out.
+        settings: how the crop is cut out.
         is_kept: false on ranks that only take part in the answers.
     """
 
@@ -66,7 +67,7 @@ class Scenes:
         answers: dict[str, str],
         images: Path,
         views: PromptViews,
-        crop: TeacherSection,
+        settings: ViewSettings,
         renderer: Renderer,
         evaluation: Evaluation,
         is_kept: bool = True,
@@ -76,7 +77,7 @@ class Scenes:
         self._answers = answers
         self._images = images
         self._views = views
-        self._crop = crop
+        self._settings = settings
         self._renderer = renderer
         self._evaluation = evaluation
         self._is_kept = is_kept
@@ -129,8 +130,7 @@ class Scenes:
     def _crop_box(self, sample: Sample) -> list[int] | None:
         if sample.crop is not None or sample.box is None:
             return None
-        size = (sample.image.width, sample.image.height)
-        return _corners(with_margin(sample.box, self._crop.crop_margin, size))
+        return _corners(region(sample, self._settings))
 
     def _answer(self, trainer: Trainer) -> list[Json]:
         windows = self._evaluation.windows(self._samples)

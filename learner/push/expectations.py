@@ -16,9 +16,10 @@ from torch import Tensor
 
 from common.config import RunConfig
 from common.pictures import encode_png
-from common.rendering import IMAGE_PLACEHOLDER, Renderer
+from common.rendering import Renderer
 from common.served_names import checksum, padding_rows, served_tensors
 from common.types import WeightChecksums, WeightProbe
+from common.views.texts import IMAGE_PLACEHOLDER
 from learner.model.packing import pack
 from learner.model.student import response_hidden_states
 from learner.objective.head import head_of, mixed_logits, without_grad

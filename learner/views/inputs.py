@@ -14,6 +14,7 @@ class PromptView:
     position_ids: Tensor  # int64 [3, P]: time, height, width
     pixel_values: Tensor  # float32 [patches, values of a patch]
     image_grid_thw: Tensor  # int64 [images, 3]
+    sha256: str = ""  # of text and pixels (common.views.showing.shown_digest), where it is known
 
     @property
     def num_tokens(self) -> int:

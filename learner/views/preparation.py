@@ -9,8 +9,11 @@ from common.config import RunConfig
 from common.errors import DataError
 from common.rendering import Renderer
 from common.types import FinishReason, Group, Sample, Trajectory
+from common.views.registry import view_named
+from common.views.settings import ViewSettings
+from common.views.showing import derived_seed, record_of, shown_text
 from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
-from learner.views.prompts import PromptViews, derived_seed
+from learner.views.prompts import PromptViews
 from learner.views.upcoming import UpcomingSamples
 
 logger = logging.getLogger(__name__)
@@ -44,6 +47,8 @@ class Preparation:
         self._config = config
         self._renderer = renderer
         self._views = views
+        self._settings = ViewSettings.of(config)
+        self._student_view = view_named(self._settings.student)
         self._vocabulary = vocabulary
         self._upcoming = upcoming
         self._is_vision_token = np.zeros(vocabulary, dtype=bool)
@@ -56,7 +61,8 @@ class Preparation:
         refused: dict[str, str] = {}
         seeds = [derived_seed(self._config.run.seed, group.group_id) for group in groups]
         samples = [group.sample for group in groups]
-        students, teachers = self._views.students(samples), self._views.teachers(samples, seeds)
+        students = self._views.students(samples, seeds)
+        teachers = self._views.teachers(samples, seeds)
         contrasts: Sequence[PromptView | DataError | None] = [None] * len(groups)
         if self._views.has_contrast:
             contrasts = self._views.contrasts(samples, seeds)
@@ -98,6 +104,7 @@ class Preparation:
             raise teacher
         if isinstance(contrast, DataError):
             raise contrast
+        self._check_view(group, student)
         self._check_prompt(group, student)
         self._check_length(group.sample, teacher, "teacher")
         return PreparedGroup(
@@ -142,9 +149,22 @@ class Preparation:
         if self._is_vision_token[ids].any():
             raise DataError(f"trajectory {trajectory.index} holds a vision token")
 
+    def _check_view(self, group: Group, view: PromptView) -> None:
+        """Text and pixels to the last bit: another view, seed, setting or file is another digest.
+
+        Without it the student would be trained on a view that nobody has answered to.
+        """
+        seed = derived_seed(self._config.run.seed, group.group_id)
+        ours = record_of(self._settings.student, self._settings, seed, view.sha256)
+        if group.view != ours:
+            raise DataError(
+                f"the rollout saw another view than the learner: {group.view}, not {ours}. Fix: "
+                "give both the same configuration (student.*, run.seed), data and packages"
+            )
+
     def _check_prompt(self, group: Group, view: PromptView) -> None:
         """The engine saw what we render, or its log-probs are of another prompt."""
-        ours = self._our_prompt_ids(group.sample.problem)
+        ours = self._our_prompt_ids(shown_text(self._student_view, group.sample, self._settings))
         if not np.array_equal(ours, group.prompt_token_ids):
             raise DataError(
                 f"prompt tokens differ from the learner's: {len(group.prompt_token_ids)} "

@@ -5,7 +5,6 @@ students / teachers / contrasts -----> cache --- miss ---> pool, or this thread 
 look_ahead --> pending --> pool ---------'------------------'
 """
 
-import hashlib
 import logging
 import threading
 from collections import deque
@@ -17,13 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.config import TeacherSection
 from common.dataset import Answers
 from common.errors import DataError
 from common.images import ImageStore
 from common.rendering import RenderedPrompt, Renderer
 from common.types import Sample
-from common.views import with_answer_hint
+from common.views.registry import view_named
+from common.views.settings import ViewSettings
+from common.views.showing import seed_for
 from learner.views.cache import ViewCache
 from learner.views.inputs import PromptView
 from learner.views.pool import RenderPool, View, WorkerLost
@@ -43,11 +43,11 @@ class PromptViews:
     A sample that cannot be rendered gives a DataError in its place, not an exception.
 
     Args:
-        teacher: what the teacher sees.
+        settings: what student and teacher see.
         positions: the model's rotary positions of one prompt.
         cache_bytes: of rendered views that are kept or were rendered ahead.
-        answers: LABELS, shown to the teacher where teacher.view = "answer_hint" and used nowhere
-            else; the method proper needs none.
+        answers: LABELS, for the teacher's view that shows them (teacher.view = "answer_hint")
+            and used nowhere else; the method proper needs none.
         contrast_pixels: side of the squares of the contrast view; None: there is none.
         pool: renders in other processes; this object does not own it.
     """
@@ -56,7 +56,7 @@ class PromptViews:
         self,
         renderer: Renderer,
         images: ImageStore,
-        teacher: TeacherSection,
+        settings: ViewSettings,
         positions: PromptPositions,
         cache_bytes: int = CACHE_BYTES,
         *,
@@ -66,8 +66,9 @@ class PromptViews:
         wait_s: float = VIEW_WAIT_S,
     ) -> None:
         self.has_contrast = contrast_pixels is not None
-        self._renderer = ViewRenderer(renderer, images, teacher, contrast_pixels)
-        self._teacher = teacher
+        self._renderer = ViewRenderer(renderer, images, settings, contrast_pixels)
+        self._student_view = view_named(settings.student)
+        self._teacher_view = view_named(settings.teacher)
         self._positions = positions
         self._answers = Answers() if answers is None else answers
         self._pool = pool
@@ -78,14 +79,20 @@ class PromptViews:
         self._in_flight: dict[ViewKey, _Arrival] = {}
         self._pending: deque[ViewRequest] = deque()  # to be rendered ahead
 
-    def students(self, samples: Sequence[Sample]) -> list[PromptView | DataError]:
-        """The full image and the question."""
-        return self._views([_student_request(sample) for sample in samples])
+    def students(
+        self, samples: Sequence[Sample], seeds: Sequence[int] | None = None
+    ) -> list[PromptView | DataError]:
+        """What the rollout servers were shown, if they draw by the same seeds.
+
+        Args:
+            seeds: none: 0 each, for views that draw nothing.
+        """
+        pairs = zip(samples, seeds or [0] * len(samples), strict=True)
+        return self._views([self._student_request(*pair) for pair in pairs])
 
     def teachers(
         self, samples: Sequence[Sample], seeds: Sequence[int]
     ) -> list[PromptView | DataError]:
-        """The teacher's picture and question; a seed places a random crop."""
         pairs = zip(samples, seeds, strict=True)
         return self._views([self._teacher_request("teacher", *pair) for pair in pairs])
 
@@ -131,19 +138,19 @@ class PromptViews:
         """All views of a sample that a step needs."""
         kinds = ("teacher", "contrast") if self.has_contrast else ("teacher",)
         teachers = [self._teacher_request(kind, sample, seed) for kind in kinds]
-        return [_student_request(sample), *teachers]
+        return [self._student_request(sample, seed), *teachers]
+
+    def _student_request(self, sample: Sample, seed: int) -> ViewRequest:
+        return ViewRequest(kind="student", sample=sample, seed=seed_for(self._student_view, seed))
 
     def _teacher_request(self, kind: str, sample: Sample, seed: int) -> ViewRequest | DataError:
-        problem = sample.problem
-        if self._teacher.view == "answer_hint":
-            try:
-                answer = self._answers.of(sample)
-                problem = with_answer_hint(problem, self._teacher.answer_hint, answer)
-            except DataError as error:
-                return error
-        is_random = self._teacher.view == "random_crop"
+        try:
+            answer = self._answers.of(sample) if self._teacher_view.shows_answer else None
+        except DataError as error:
+            return error
+        used = seed_for(self._teacher_view, seed)
         return ViewRequest.model_validate(
-            {"kind": kind, "sample": sample, "problem": problem, "seed": seed if is_random else 0}
+            {"kind": kind, "sample": sample, "seed": used, "answer": answer}
         )
 
     def _views(self, requests: Sequence[ViewRequest | DataError]) -> list[PromptView | DataError]:
@@ -263,14 +270,6 @@ class PromptViews:
         # A part of several pictures' pixels would keep them all; its own need no copy.
         is_part = prompt.pixel_values.base is not None
         pixels = prompt.pixel_values.copy() if is_part else prompt.pixel_values
-        return PromptView(ids, self._known_positions[key], torch.from_numpy(pixels), grid)
-
-
-def derived_seed(run_seed: int, name: str) -> int:
-    """A seed in [0, 2**31) of its own for everything that is drawn for `name`."""
-    digest = hashlib.sha256(f"{run_seed}/{name}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
-
-
-def _student_request(sample: Sample) -> ViewRequest:
-    return ViewRequest(kind="student", sample=sample, problem=sample.problem, seed=0)
+        return PromptView(
+            ids, self._known_positions[key], torch.from_numpy(pixels), grid, prompt.sha256
+        )

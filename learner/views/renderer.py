@@ -1,17 +1,20 @@
 """One view of one sample -> token ids and pixels: the same code in a thread and in a process."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from PIL import Image
 
-from common.config import TeacherSection
 from common.errors import DataError
 from common.images import ImageStore
 from common.pictures import DECODE_ERRORS
 from common.rendering import RenderedPrompt, Renderer
 from common.types import Record, Sample
-from common.views import pixelated, teacher_view
+from common.views.contrast import pixelated
+from common.views.registry import view_named
+from common.views.settings import ViewSettings
+from common.views.showing import Shown, show
 
 PIXELS_AT_ONCE = 2**24  # rendered in one call of the processor
 # DataError, or the processor's own; StopIteration: more image tokens than pictures.
@@ -25,10 +28,10 @@ ViewKey = tuple[str, str, int]
 class ViewRequest(Record):
     """What to render. Two requests with one key give the same view."""
 
-    kind: Literal["student", "teacher", "contrast"]
+    kind: Literal["student", "teacher", "contrast"]  # the last: the teacher's, pixelated
     sample: Sample
-    problem: str  # with one "<image>"; the teacher's may hold more than the sample's
-    seed: int  # places a random crop; 0 where nothing is random
+    seed: int  # of what is drawn; 0 where nothing is
+    answer: str | None = None  # a LABEL, for the view that shows it
 
     @property
     def key(self) -> ViewKey:
@@ -39,7 +42,7 @@ class ViewRenderer:
     """Opens the picture of a view and renders it. Not thread-safe.
 
     Args:
-        teacher: which picture the teacher sees.
+        settings: which views student and teacher see.
         contrast_pixels: side of the squares of the contrast view; None where there is none.
     """
 
@@ -47,58 +50,58 @@ class ViewRenderer:
         self,
         renderer: Renderer,
         images: ImageStore,
-        teacher: TeacherSection,
+        settings: ViewSettings,
         contrast_pixels: int | None,
     ) -> None:
         self._renderer = renderer
         self._images = images
-        self._teacher = teacher
+        self._settings = settings
         self._contrast_pixels = contrast_pixels
 
     def render(self, requests: Sequence[ViewRequest]) -> list[RenderedPrompt | DataError]:
         """A view that cannot be rendered gives a DataError in its place, not an exception."""
         found: list[RenderedPrompt | DataError | None] = [None] * len(requests)
         numbers: list[int] = []
-        pictures: list[Image.Image] = []
+        all_shown: list[Shown] = []
         for number, request in enumerate(requests):
             try:
-                pictures.append(self._picture(request))
+                all_shown.append(self._shown(request))
                 numbers.append(number)
             except DataError as error:
                 found[number] = error
             except DECODE_ERRORS as error:  # of cutting or enlarging it
                 found[number] = DataError(f"cannot be shown: {str(error) or repr(error)}")
-        for part in _parts_of_similar_work(pictures):
-            problems = [requests[number].problem for number in numbers[part]]
-            prompts = self._prompts(problems, pictures[part])
+        for part in _parts_of_similar_work([shown.picture for shown in all_shown]):
+            prompts = self._prompts(all_shown[part])
             for number, prompt in zip(numbers[part], prompts, strict=True):
                 found[number] = prompt
         return [prompt for prompt in found if prompt is not None]
 
     def teacher_picture(self, sample: Sample, seed: int) -> Image.Image:
         """Raises DataError when there is no evidence to show."""
-        return teacher_view(sample, self._images, self._teacher, seed)
+        view = view_named(self._settings.teacher)
+        opened = self._images.open(view.source(sample))
+        return view.picture(opened, sample, self._settings, seed)
 
-    def _picture(self, request: ViewRequest) -> Image.Image:
-        if request.kind == "student":
-            return self._images.open(request.sample.image)
-        picture = self.teacher_picture(request.sample, request.seed)
-        if request.kind == "teacher":
-            return picture
+    def _shown(self, request: ViewRequest) -> Shown:
+        sample, settings = request.sample, self._settings
+        view = view_named(settings.student if request.kind == "student" else settings.teacher)
+        opened = self._images.open(view.source(sample))
+        shown = show(view, opened, sample, settings, request.seed, request.answer)
+        if request.kind != "contrast":
+            return shown
         assert self._contrast_pixels is not None
-        return pixelated(picture, self._contrast_pixels)
+        return replace(shown, picture=pixelated(shown.picture, self._contrast_pixels))
 
-    def _prompts(
-        self, problems: Sequence[str], pictures: Sequence[Image.Image]
-    ) -> list[RenderedPrompt | DataError]:
+    def _prompts(self, all_shown: Sequence[Shown]) -> list[RenderedPrompt | DataError]:
         """All in one call; where that fails, one by one, so that one costs only itself."""
         try:
-            return list(self._renderer.prompts(problems, pictures))
+            problems = [shown.problem for shown in all_shown]
+            return list(self._renderer.prompts(problems, [shown.picture for shown in all_shown]))
         except _RENDER_ERRORS as error:
-            if len(problems) == 1:
+            if len(all_shown) == 1:
                 return [DataError(f"cannot be rendered: {str(error) or repr(error)}")]
-            one_by_one = zip(problems, pictures, strict=True)
-            return [self._prompts([problem], [picture])[0] for problem, picture in one_by_one]
+            return [self._prompts([shown])[0] for shown in all_shown]
 
 
 def _parts_of_similar_work(pictures: Sequence[Image.Image]) -> list[slice]:

@@ -10,6 +10,8 @@ from common.dataset import Answers, read_answers
 from common.errors import ConfigError
 from common.images import ImageStore
 from common.rendering import Renderer
+from common.views.registry import view_named
+from common.views.settings import ViewSettings
 from learner.views.pool import RenderPool
 from learner.views.prompts import PromptPositions, PromptViews
 from learner.views.worker import WorkerSetup
@@ -30,6 +32,7 @@ def open_training_views(
     assert config.data.train is not None
     folder = config.data.train.parent
     answers = training_answers(config)
+    views = ViewSettings.of(config)
     is_weighted = config.objective.token_weights == "visual_advantage"
     contrast_pixels = config.objective.visual_advantage_pixels if is_weighted else None
     with ExitStack() as stack:
@@ -39,14 +42,14 @@ def open_training_views(
                 model_path=config.model.path,
                 prompt=config.prompt,
                 images=str(folder.absolute()),
-                teacher=config.teacher,
+                views=views,
                 contrast_pixels=contrast_pixels,
             )
             pool = stack.enter_context(RenderPool(processes, setup))
         yield PromptViews(
             renderer,
             ImageStore(folder),
-            config.teacher,
+            views,
             positions,
             answers=answers,
             contrast_pixels=contrast_pixels,
@@ -72,13 +75,14 @@ def training_answers(config: RunConfig) -> Answers:
         ConfigError: the option is set and data.train holds no answer at all.
         DataError: the file cannot be read, or an answer is not text.
     """
-    if config.teacher.view != "answer_hint":
+    if not view_named(config.teacher.view).shows_answer:
         return Answers()
     assert config.data.train is not None
     answers = read_answers(config.data.train)
     if not answers:
         raise ConfigError(
-            f"teacher.view = answer_hint needs answers, and data.train = {config.data.train} holds "
-            "none. Fix: fill its answer column, or choose a teacher.view that needs no label"
+            f"teacher.view = {config.teacher.view} needs answers, and data.train = "
+            f"{config.data.train} holds none. Fix: fill its answer column, or choose a "
+            "teacher.view that needs no label"
         )
     return answers

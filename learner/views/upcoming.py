@@ -11,7 +11,7 @@ from broker.source import SampleSource
 from broker.training_data import foreseen_source
 from common.config import RunConfig
 from common.types import Sample
-from learner.views.prompts import derived_seed
+from common.views.showing import derived_seed
 
 STEPS_AHEAD = 2
 

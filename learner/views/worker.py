@@ -10,19 +10,20 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 
-from common.config import PromptSection, TeacherSection
+from common.config import PromptSection
 from common.errors import DataError
 from common.images import ImageStore
 from common.rendering import RenderedPrompt, Renderer
 from common.types import Record
+from common.views.settings import ViewSettings
 from learner.views.array_link import ArrayLink, LinkClosed
 from learner.views.renderer import ViewRenderer, ViewRequest
 
 HANDLED = frozenset({signal.SIGINT, signal.SIGTERM})
 READY = "ready"
+_ARRAYS = 4  # of a view
 _PICTURE_BYTES = 64 * 2**20  # of decoded pictures kept: a sample's views may come one by one
 
 
@@ -32,7 +33,7 @@ class WorkerSetup(Record):
     model_path: str  # Hugging Face folder with tokenizer and processor
     prompt: PromptSection
     images: str  # folder that image paths are relative to
-    teacher: TeacherSection
+    views: ViewSettings
     contrast_pixels: int | None
 
 
@@ -57,7 +58,7 @@ def serve(link: ArrayLink) -> None:
     setup = WorkerSetup.model_validate_json(link.receive()[0])
     images = ImageStore(Path(setup.images), _PICTURE_BYTES)
     renderer = Renderer(setup.model_path, setup.prompt)
-    views = ViewRenderer(renderer, images, setup.teacher, setup.contrast_pixels)
+    views = ViewRenderer(renderer, images, setup.views, setup.contrast_pixels)
     link.send(READY)
     while True:
         request = ViewRequest.model_validate_json(link.receive()[0])
@@ -69,7 +70,7 @@ def send_view(link: ArrayLink, view: RenderedPrompt | DataError) -> None:
         link.send(str(view))
         return
     link.send(
-        "",
+        view.sha256,
         (view.input_ids, view.mm_token_type_ids, view.pixel_values, view.image_grid_thw),
     )
 
@@ -77,11 +78,12 @@ def send_view(link: ArrayLink, view: RenderedPrompt | DataError) -> None:
 def receive_view(link: ArrayLink) -> RenderedPrompt | DataError:
     """The other side of `send_view`."""
     text, arrays = link.receive()
-    if text:
+    if not arrays:
         return DataError(text)
-    if len(arrays) != len(fields(RenderedPrompt)):
+    if len(arrays) != _ARRAYS:
         raise LinkClosed(f"a view of {len(arrays)} arrays")
-    return RenderedPrompt(*arrays)
+    ids, types, pixels, grid = arrays
+    return RenderedPrompt(ids, types, pixels, grid, sha256=text)
 
 
 if __name__ == "__main__":

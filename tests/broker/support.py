@@ -34,6 +34,7 @@ from common.types import (
     WeightBucket,
     WeightUpdate,
 )
+from tests.seen import SEEN
 
 
 def make_sample(number: int) -> Sample:
@@ -88,6 +89,7 @@ def make_group(lease: GroupLease, version: int, *, tokens: int = 3, first: int =
         group_id=lease.group_id,
         attempt=lease.attempt,
         sample=lease.sample,
+        view=SEEN,
         prompt_token_ids=np.arange(4, dtype=np.int32),
         num_prompt_tokens=8,
         trajectories=trajectories,

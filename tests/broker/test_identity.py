@@ -10,6 +10,7 @@ from broker.durable import JOURNAL
 from broker.identity import check_same_run, facts_of, notes_of
 from broker.opening import open_durable
 from broker.recovery import check_journal
+from broker.source import SampleSource
 from common.errors import ConfigError
 from tests.broker.support import make_rules, make_source
 
@@ -17,7 +18,7 @@ PATH = "/data/train.parquet"
 
 
 def facts(samples: int = 8, path: str = PATH, **rules: Any) -> dict[str, Any]:
-    source = make_source(samples)
+    source = SampleSource(make_source(samples).samples, student={"view": "full"})
     return {**facts_of(source, make_rules(2, 1, **rules)), **notes_of(source, path)}
 
 
@@ -29,6 +30,7 @@ def facts(samples: int = 8, path: str = PATH, **rules: Any) -> dict[str, Any]:
         ({"trajectories_per_sample": 9}, "rollout.trajectories_per_sample = 9, but "),
         ({"epochs": 2}, "data.epochs = 2, but .* begun with 1. Fix: --data.epochs 1, or"),
         ({"shuffle": False}, "data.shuffle = false, but .* begun with true"),
+        ({"student": {"view": "degraded"}}, "student.view = degraded, but .* begun with full"),
         ({"seed": 5}, "run.seed = 5, but .* begun with 0"),
         ({"format": 99}, "run.folder: its journal has format"),
     ],

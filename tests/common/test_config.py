@@ -140,7 +140,9 @@ def test_the_published_config_names_every_constant_of_the_method_and_equals_the_
             "student_share",
             "offload",
             "answer_hint",
+            "box_text",
         },
+        "student": {"red_box_pixels", "degradations", "degradation_strength"},
         "optimizer": set(),
     }
     for section, unnamed in options.items():

@@ -15,9 +15,10 @@ from common.errors import DataError
 from common.pictures import decode_picture, header_size
 from common.reading import Reading, read_checked
 from common.types import Box, ImageRef, Sample
-from common.views import teacher_size, teacher_view
+from common.views.registry import view_named
 from tests.picture_files import KINDS, picture_file, scene
 from tests.poison.rows import Folder, Row, write_table
+from tests.viewing import settings_of, teacher_picture
 
 CHECKPOINT = Path(__file__).resolve().parents[2] / "deploy/quickstart/checkpoint"
 
@@ -82,11 +83,11 @@ def test_a_control_that_needs_the_box_says_so(tmp_path: Path) -> None:
     row = Folder(tmp_path, "a").crop_row(content, box=None)
     assert len(read(tmp_path, [row]).samples) == 1
     assert len(read(tmp_path, [row], {"view": "full"}).samples) == 1
-    with pytest.raises(DataError, match="view = random_crop needs it, whatever the crop"):
+    with pytest.raises(DataError, match=r"teacher.view = random_crop needs it. Fix: give the box"):
         read(tmp_path, [row], {"view": "random_crop"})
 
 
-@pytest.mark.parametrize("view", ["crop", "full", "random_crop"])
+@pytest.mark.parametrize("view", ["crop", "full", "random_crop", "answer_hint"])
 @pytest.mark.parametrize(("margin", "scale"), [(0.0, 1.0), (0.3, 1.0), (0.1, 2.5)])
 def test_the_teachers_size_is_that_of_its_view(
     tmp_path: Path, view: Any, margin: float, scale: float
@@ -98,8 +99,8 @@ def test_the_teachers_size_is_that_of_its_view(
     for box in (Box(x1=0, y1=0, x2=1, y2=1), Box(x1=7, y1=9, x2=50, y2=64)):
         sample = Sample(sample_id="a", problem="<image>", image=image, box=box, crop=None)
         teacher = TeacherSection(view=view, crop_margin=margin, crop_scale=scale)
-        seen = teacher_view(sample, ImageStore(tmp_path), teacher, seed=3)
-        assert teacher_size(sample, teacher) == seen.size
+        seen = teacher_picture(sample, ImageStore(tmp_path), teacher, seed=3)
+        assert view_named(view).size(sample, settings_of(teacher=teacher)) == seen.size
 
 
 # ---- headers -------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from PIL import Image
 
 from common.config import PromptSection
 from common.errors import ConfigError, DataError
-from common.pictures import encode_png
+from common.pictures import decode_picture, encode_png
 from common.rendering import Renderer
-from common.types import ImageRef
+from common.views.showing import Shown
 from tests.tiny_model import PROBLEM, make_tiny_checkpoint
 
 HEAD = "<|im_start|> assistant"
@@ -185,8 +185,10 @@ def test_an_engine_is_given_the_pixels_of_the_prompt(checkpoint) -> None:
     renderer = Renderer(str(checkpoint))
     content = io.BytesIO()
     photograph(317, 211).save(content, "JPEG")
-    ref = ImageRef(sha256="0" * 64, path="p.jpg", width=317, height=211)
-    image = renderer.engine_image(content.getvalue(), ref)
+    with Image.open(content) as opened:
+        shown = Shown(opened.convert("RGB"), "<image>?")
+    image, sha256 = renderer.engine_image(shown, content.getvalue())
+    assert sha256 == renderer.prompt("<image>?", shown.picture).sha256
     seen = Image.open(io.BytesIO(image))
     assert (seen.format, seen.mode) == ("PNG", "RGB")
     ours = renderer.fitted(Image.open(content).convert("RGB"))
@@ -195,8 +197,10 @@ def test_an_engine_is_given_the_pixels_of_the_prompt(checkpoint) -> None:
 
 def test_an_engine_is_given_a_plain_file_as_it_is(checkpoint) -> None:
     content = encode_png(photograph(64, 48))
-    ref = ImageRef(sha256="0" * 64, path="p.png", width=64, height=48)
-    assert Renderer(str(checkpoint)).engine_image(content, ref) is content
+    shown = Shown(decode_picture(content, "p.png"), "<image>?")
+    assert Renderer(str(checkpoint)).engine_image(shown, content)[0] is content
+    image, _ = Renderer(str(checkpoint)).engine_image(shown)  # of pixels that no file has
+    assert Image.open(io.BytesIO(image)).tobytes() == shown.picture.tobytes()
 
 
 @pytest.mark.parametrize("size", [(10, 3000), (8010, 40)])

@@ -3,6 +3,7 @@ import pytest
 from pydantic import ValidationError
 
 from common.types import Box, FinishReason, Group, ImageRef, Sample, Trajectory, VersionSpan
+from tests.seen import SEEN
 
 IMAGE = ImageRef(sha256="0" * 64, path="a.png", width=4, height=3)
 SAMPLE = Sample(sample_id="s", problem="<image>?", image=IMAGE, box=None, crop=IMAGE)
@@ -70,6 +71,7 @@ def test_group_counts_over_its_trajectories() -> None:
         group_id="0/0",
         attempt=0,
         sample=SAMPLE,
+        view=SEEN,
         prompt_token_ids=np.arange(2, dtype=np.int32),
         num_prompt_tokens=9,
         trajectories=(trajectory(), trajectory(index=1, version_spans=spans((1, 4), (2, 8)))),

@@ -1,3 +1,5 @@
+"""Views: what each shows, that a seed alone decides what is drawn, and what the record says."""
+
 import hashlib
 from pathlib import Path
 
@@ -7,20 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.config import TeacherSection
-from common.errors import DataError
+from common.config import RunConfig, StudentSection, TeacherSection
+from common.errors import ConfigError, DataError
 from common.images import ImageStore
 from common.types import Box, ImageRef, Sample
-from common.views import (
-    cut,
-    moved_at_random,
-    pixelated,
-    teacher_view,
-    with_answer_hint,
-    with_margin,
-)
+from common.views.contrast import pixelated
+from common.views.degradations import DEGRADATIONS, Degradation
+from common.views.regions import cut, moved_at_random, with_margin
+from common.views.registry import names_for, view_named, views
+from common.views.settings import ViewSettings
+from common.views.showing import derived_seed, record_of, shown_digest
+from tests.viewing import settings_of, shown_to
 
 SIZE = (160, 120)
+SETTINGS = settings_of()
+RED = [255, 0, 0]
 
 
 def gradient() -> Image.Image:
@@ -29,18 +32,17 @@ def gradient() -> Image.Image:
 
 
 @pytest.fixture
-def store_and_sample(tmp_path: Path) -> tuple[ImageStore, Sample]:
+def store(tmp_path: Path) -> ImageStore:
     gradient().save(tmp_path / "full.png")
+    return ImageStore(tmp_path)
+
+
+@pytest.fixture
+def sample(store: ImageStore, tmp_path: Path) -> Sample:
     digest = hashlib.sha256((tmp_path / "full.png").read_bytes()).hexdigest()
     image = ImageRef(sha256=digest, path="full.png", width=SIZE[0], height=SIZE[1])
-    sample = Sample(
-        sample_id="s",
-        problem="<image>?",
-        image=image,
-        box=Box(x1=40, y1=20, x2=60, y2=30),
-        crop=None,
-    )
-    return ImageStore(tmp_path), sample
+    box = Box(x1=40, y1=20, x2=60, y2=30)
+    return Sample(sample_id="s", problem="<image>?", image=image, box=box, crop=None)
 
 
 @st.composite
@@ -52,6 +54,75 @@ def boxes(draw: st.DrawFn) -> Box:
     return Box(x1=x1, y1=y1, x2=x2, y2=y2)
 
 
+# ---- the registry --------------------------------------------------------------------------------
+def test_every_module_of_kinds_is_a_view_of_its_own_name() -> None:
+    assert sorted(views()) == [
+        "answer_hint", "box_text", "crop", "degraded", "full", "random_crop", "red_box",
+    ]  # fmt: skip
+    assert names_for("student") == ["degraded", "full", "red_box"]
+    assert names_for("teacher") == ["answer_hint", "box_text", "crop", "full", "random_crop"]
+
+
+def test_only_the_answer_hint_shows_a_label() -> None:
+    assert [name for name, view in views().items() if view.shows_answer] == ["answer_hint"]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"student": {"view": "crop"}}, r"no view 'crop'. Fix: choose one of degraded, full, red"),
+        ({"teacher": {"view": "zoom"}}, r"no view 'zoom'. Fix: choose one of answer_hint"),
+        ({"student": {"degradations": ["rain"]}}, r"no degradation 'rain'. Fix: choose of shrink"),
+    ],
+)
+def test_an_unknown_view_is_refused_with_the_known_ones(section: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunConfig.model_validate(section)
+    with pytest.raises(ConfigError):
+        view_named("zoom")
+
+
+@pytest.mark.parametrize("name", views())
+def test_a_view_has_the_size_that_the_row_foretells_and_leaves_the_file_alone(
+    store: ImageStore, sample: Sample, name: str
+) -> None:
+    before = store.open(sample.image).tobytes()
+    shown = shown_to(name, sample, store, SETTINGS, 3, answer="7")
+    assert shown.picture.size == view_named(name).size(sample, SETTINGS)
+    assert shown.picture.mode == "RGB" and shown.problem.count("<image>") == 1
+    assert store.open(sample.image).tobytes() == before
+    is_same = shown.picture.tobytes() == before
+    assert is_same or view_named(name).changes_picture
+
+
+@pytest.mark.parametrize("name", views())
+def test_what_is_drawn_depends_on_the_seed_alone(
+    store: ImageStore, sample: Sample, name: str
+) -> None:
+    once, again, other = (
+        shown_to(name, sample, store, SETTINGS, seed, "7").picture.tobytes() for seed in (1, 1, 2)
+    )
+    assert once == again
+    assert (once != other) == view_named(name).is_seeded
+
+
+@pytest.mark.parametrize("name", ["crop", "random_crop", "red_box", "box_text"])
+def test_a_sample_without_evidence_is_a_data_error_where_it_is_needed(
+    store: ImageStore, sample: Sample, name: str
+) -> None:
+    bare = sample.model_copy(update={"box": None})
+    assert view_named(name).size(bare, SETTINGS) is None
+    with pytest.raises(DataError, match="sample s has"):
+        shown_to(name, bare, store, SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["full", "degraded", "answer_hint"])
+def test_other_views_need_no_box(store: ImageStore, sample: Sample, name: str) -> None:
+    bare = sample.model_copy(update={"box": None})
+    assert shown_to(name, bare, store, SETTINGS, answer="7").picture.size == SIZE
+
+
+# ---- crops ---------------------------------------------------------------------------------------
 @given(boxes(), st.floats(0, 3))
 def test_margin_keeps_the_evidence_and_stays_inside(box: Box, margin: float) -> None:
     wide = with_margin(box, margin, SIZE)
@@ -68,35 +139,19 @@ def test_random_box_has_the_same_size_and_is_repeatable(box: Box, seed: int) -> 
     assert moved == moved_at_random(box, SIZE, seed)
 
 
-def test_crop_view_is_the_box_enlarged(store_and_sample: tuple[ImageStore, Sample]) -> None:
-    store, sample = store_and_sample
-    view = teacher_view(sample, store, TeacherSection(crop_scale=2.0), seed=0)
-    assert view.size == (40, 20)
-    exact = teacher_view(sample, store, TeacherSection(crop_scale=1.0), seed=0)
-    np.testing.assert_array_equal(np.asarray(exact), np.asarray(gradient())[20:30, 40:60])
+def test_crop_view_is_the_box_enlarged(store: ImageStore, sample: Sample) -> None:
+    assert shown_to("crop", sample, store, SETTINGS).picture.size == (40, 20)
+    exact = shown_to("crop", sample, store, settings_of(teacher=TeacherSection(crop_scale=1)))
+    np.testing.assert_array_equal(np.asarray(exact.picture), np.asarray(gradient())[20:30, 40:60])
 
 
-def test_full_view_is_the_students_picture(store_and_sample: tuple[ImageStore, Sample]) -> None:
-    store, sample = store_and_sample
-    view = teacher_view(sample, store, TeacherSection(view="full"), seed=0)
-    np.testing.assert_array_equal(np.asarray(view), np.asarray(gradient()))
-
-
-def test_random_crop_depends_on_the_seed_alone(store_and_sample: tuple[ImageStore, Sample]) -> None:
-    store, sample = store_and_sample
-    config = TeacherSection(view="random_crop", crop_scale=1.0)
-    views = [np.asarray(teacher_view(sample, store, config, seed)) for seed in (1, 1, 2)]
-    np.testing.assert_array_equal(views[0], views[1])
-    assert not np.array_equal(views[0], views[2])
-
-
-def test_a_sample_without_evidence_is_a_data_error(
-    store_and_sample: tuple[ImageStore, Sample],
-) -> None:
-    store, sample = store_and_sample
-    bare = sample.model_copy(update={"box": None})
-    with pytest.raises(DataError, match="neither a crop nor a box"):
-        teacher_view(bare, store, TeacherSection(), seed=0)
+def test_a_ready_crop_is_shown_as_it_is(store: ImageStore, sample: Sample, tmp_path: Path) -> None:
+    gradient().crop((0, 0, 9, 7)).save(tmp_path / "crop.png")
+    digest = hashlib.sha256((tmp_path / "crop.png").read_bytes()).hexdigest()
+    crop = ImageRef(sha256=digest, path="crop.png", width=9, height=7)
+    ready = sample.model_copy(update={"crop": crop})
+    assert shown_to("crop", ready, store, SETTINGS).picture.size == (9, 7)
+    assert view_named("random_crop").size(ready, SETTINGS) == (40, 20)  # of the box
 
 
 def test_a_box_outside_the_picture_is_a_data_error() -> None:
@@ -108,26 +163,125 @@ def test_cut_never_makes_an_empty_picture() -> None:
     assert cut(gradient(), Box(x1=0, y1=0, x2=1, y2=1), 0.1).size == (1, 1)
 
 
-def test_the_answer_hint_leaves_the_picture_as_it_is(
-    store_and_sample: tuple[ImageStore, Sample],
+# ---- the red box ---------------------------------------------------------------------------------
+def test_the_red_line_surrounds_the_evidence_and_hides_none_of_it(
+    store: ImageStore, sample: Sample
 ) -> None:
-    store, sample = store_and_sample
-    bare = sample.model_copy(update={"box": None})  # no evidence is needed
-    view = teacher_view(bare, store, TeacherSection(view="answer_hint"), seed=0)
-    np.testing.assert_array_equal(np.asarray(view), np.asarray(gradient()))
+    seen = np.asarray(shown_to("red_box", sample, store, SETTINGS).picture)
+    expected = np.asarray(gradient()).copy()
+    inside = expected[20:30, 40:60].copy()
+    expected[17:33, 37:63] = RED
+    expected[20:30, 40:60] = inside
+    np.testing.assert_array_equal(seen, expected)
 
 
-def test_an_answer_goes_into_the_hint_as_it_stands() -> None:
-    hint = "\nAnswer: {answer}. {other} Again: {answer}"
-    text = with_answer_hint("<image>?", hint, "{0} \\boxed{x}")
-    assert text == "<image>?\nAnswer: {0} \\boxed{x}. {other} Again: {0} \\boxed{x}"
+@given(boxes(), st.integers(1, 9))
+def test_a_red_box_at_the_edge_changes_nothing_inside(box: Box, line: int) -> None:
+    from common.views.kinds.red_box import with_red_box
+
+    seen = np.asarray(with_red_box(gradient(), box, line))
+    part = (slice(box.y1, box.y2), slice(box.x1, box.x2))
+    np.testing.assert_array_equal(seen[part], np.asarray(gradient())[part])
 
 
-def test_a_hint_that_asks_for_a_second_picture_is_a_data_error() -> None:
-    with pytest.raises(DataError, match=r"holds '<image>'.*Fix:"):
-        with_answer_hint("<image>?", " {answer}", "see <image>")
+# ---- degradations --------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_a_degradation_takes_more_the_stronger_it_is(name: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    lost = [
+        np.abs(np.asarray(Degradation(name, s, 5).apply(picture)) - noise.astype(float)).mean()
+        for s in (0.1, 0.5, 1.0)
+    ]
+    assert 0 < lost[0] < lost[1] < lost[2]
 
 
+@given(
+    st.sampled_from(sorted(DEGRADATIONS)), st.floats(0.01, 1), st.integers(1, 40),
+    st.integers(1, 40),
+)  # fmt: skip
+def test_a_degradation_keeps_size_and_mode(
+    name: str, strength: float, width: int, height: int
+) -> None:
+    seen = Degradation(name, strength, 1).apply(gradient().crop((0, 0, width, height)))
+    assert (seen.size, seen.mode) == ((width, height), "RGB")
+
+
+def test_what_was_drawn_is_told() -> None:
+    settings = settings_of(StudentSection(degradations=("blur",), degradation_strength=0.4))
+    record = record_of("degraded", settings, 7, "0" * 64)
+    name, strength = record.note.split()
+    assert (record.name, record.seed, name) == ("degraded", 7, "blur")
+    assert 0.2 <= float(strength) <= 0.4
+    assert str(record) == f"degraded, seed 7: {record.note} (000000000000...)"
+    assert record_of("full", settings, 7, "0" * 64).seed == 0  # it draws nothing
+
+
+def test_seeds_draw_all_degradations() -> None:
+    notes = {views()["degraded"].note(SETTINGS, seed).split()[0] for seed in range(64)}
+    assert notes == set(DEGRADATIONS)
+
+
+# ---- texts ---------------------------------------------------------------------------------------
+def test_an_answer_goes_into_the_hint_as_it_stands(store: ImageStore, sample: Sample) -> None:
+    hint = TeacherSection(answer_hint="\nAnswer: {answer}. {other} Again: {answer}")
+    settings = settings_of(teacher=hint)
+    shown = shown_to("answer_hint", sample, store, settings, answer="{0} \\boxed{x}")
+    assert shown.problem == "<image>?\nAnswer: {0} \\boxed{x}. {other} Again: {0} \\boxed{x}"
+    assert shown.picture.tobytes() == gradient().tobytes()
+
+
+def test_a_text_that_asks_for_a_second_picture_is_a_data_error(
+    store: ImageStore, sample: Sample
+) -> None:
+    with pytest.raises(DataError, match=r"holds '<image>'.*Fix: take it out of the answer"):
+        shown_to("answer_hint", sample, store, SETTINGS, answer="see <image>")
+    with pytest.raises(DataError, match=r"Fix: take it out of student.hint"):
+        shown_to("full", sample, store, settings_of(StudentSection(hint=" <image>")))
+
+
+def test_a_box_is_told_in_thousandths_of_the_sides(store: ImageStore, sample: Sample) -> None:
+    settings = settings_of(teacher=TeacherSection(box_text=" at {x1},{y1},{x2},{y2} {z}"))
+    shown = shown_to("box_text", sample, store, settings)
+    assert shown.problem == "<image>? at 250,167,375,250 {z}"  # of 40, 20, 60, 30 in 160 x 120
+
+
+def test_the_hint_is_told_to_student_and_teacher_and_not_when_measuring(
+    store: ImageStore, sample: Sample
+) -> None:
+    settings = settings_of(StudentSection(hint=" Look well."))
+    for name in ("full", "crop"):
+        assert shown_to(name, sample, store, settings).problem == "<image>? Look well."
+    measuring = settings.measuring()
+    assert (measuring.student, measuring.teacher, measuring.hint) == ("full", "crop", "")
+
+
+# ---- the record ----------------------------------------------------------------------------------
+def test_the_digest_is_of_text_size_and_pixels() -> None:
+    digests = {
+        shown_digest("a", gradient()),
+        shown_digest("b", gradient()),
+        shown_digest("a", gradient().transpose(Image.Transpose.ROTATE_180)),
+        shown_digest("a", Image.new("RGB", (4, 2))),
+        shown_digest("a", Image.new("RGB", (2, 4))),
+    }
+    assert len(digests) == 5
+    assert shown_digest("a", gradient()) in digests
+
+
+def test_seeds_are_of_run_and_group() -> None:
+    assert derived_seed(0, "0/1") == derived_seed(0, "0/1")
+    assert len({derived_seed(run, group) for run in (0, 1) for group in ("0/1", "0/2")}) == 4
+
+
+def test_settings_come_from_both_sections() -> None:
+    config = RunConfig(student=StudentSection(view="red_box"), teacher=TeacherSection(view="full"))
+    settings = ViewSettings.of(config)
+    assert (settings.student, settings.teacher) == ("red_box", "full")
+    assert ViewSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+# ---- the contrast --------------------------------------------------------------------------------
 def test_pixelated_squares_have_the_mean_of_what_they_cover() -> None:
     picture = np.asarray(gradient())  # 160 x 120
     found = np.asarray(pixelated(gradient(), 32))  # 120 = 3 * 32 + 24: the last row is cut

@@ -20,6 +20,7 @@ from common.types import (
     ImageRef,
     PushGroup,
     Sample,
+    ShownView,
     Trajectory,
     VersionSpan,
     WeightBucket,
@@ -80,11 +81,19 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
     )
 
 
+views = st.builds(
+    ShownView,
+    name=names,
+    seed=counts,
+    note=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=9),
+    sha256=st.just("0" * 64),
+)
 groups = st.builds(
     Group,
     group_id=names,
     attempt=counts,
     sample=samples,
+    view=views,
     prompt_token_ids=hnp.arrays(np.int32, st.integers(0, 8)),
     num_prompt_tokens=sizes,
     trajectories=st.lists(trajectories(), min_size=1, max_size=3).map(tuple),

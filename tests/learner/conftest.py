@@ -14,6 +14,7 @@ from common.dataset import read_samples
 from common.images import ImageStore
 from common.rendering import Renderer
 from common.types import Group, Sample
+from common.views.settings import ViewSettings
 from learner.model.student import load_student, prompt_positions
 from learner.model.teacher import Teacher
 from learner.trainer import DTYPES, Trainer
@@ -73,9 +74,9 @@ class World:
         return Trainer(config, model, teacher, total_steps)
 
     def views(self, trainer: Trainer, config: RunConfig | None = None) -> PromptViews:
-        teacher = (config or self.config).teacher
+        settings = ViewSettings.of(config or self.config)
         positions = functools.partial(prompt_positions, trainer.model)
-        return PromptViews(self.renderer, self.images, teacher, positions)
+        return PromptViews(self.renderer, self.images, settings, positions)
 
     def preparation(self, trainer: Trainer, config: RunConfig | None = None) -> Preparation:
         vocabulary = trainer.model.get_output_embeddings().weight.shape[0]

@@ -9,6 +9,7 @@ import torch
 
 from common.end_tokens import end_token_ids_of
 from common.rendering import Renderer
+from common.views.settings import ViewSettings
 from learner.measuring import evaluation as evaluation_module
 from learner.measuring.answers import is_correct
 from learner.measuring.evaluation import Accuracy, Evaluation, gap_closed
@@ -226,8 +227,8 @@ class CountedViews(PromptViews):
 
     alive = most = 0
 
-    def students(self, samples):
-        return self._counted(super().students(samples))
+    def students(self, samples, seeds=None):
+        return self._counted(super().students(samples, seeds))
 
     def teachers(self, samples, seeds):
         return self._counted(super().teachers(samples, seeds))
@@ -248,7 +249,7 @@ def test_views_alive_at_once_do_not_grow_with_the_heldout_set(world, monkeypatch
     trainer = world.trainer()
     positions = functools.partial(prompt_positions, trainer.model)
     views = CountedViews(
-        world.renderer, world.images, world.config.teacher, positions, cache_bytes=0
+        world.renderer, world.images, ViewSettings.of(world.config), positions, cache_bytes=0
     )
     samples = [
         sample.model_copy(update={"sample_id": f"{number}-{sample.sample_id}"})

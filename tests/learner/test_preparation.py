@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +13,16 @@ from common.config import LearnerSection
 from common.dataset import Answers, read_answers
 from common.errors import ConfigError, DataError
 from common.types import FinishReason, Group, Trajectory, VersionSpan
+from common.views.settings import ViewSettings
+from common.views.showing import derived_seed
 from learner.model.student import prompt_positions
 from learner.views.cache import ViewCache
 from learner.views.inputs import PromptView
 from learner.views.preparation import Preparation
-from learner.views.prompts import PromptViews, derived_seed
+from learner.views.prompts import PromptViews
 from learner.views.training import open_training_views, render_processes, training_answers
 from learner.views.upcoming import UpcomingSamples, upcoming_samples
+from rollout.engine_views import EngineViews
 
 
 def changed(group: Group, **fields: object) -> Group:
@@ -69,6 +73,14 @@ def test_a_good_group_is_prepared_with_both_views(world, preparation):
         ),
         (lambda g: changed_first(g, finish_reason=FinishReason.ABORT), "aborted"),
         (
+            lambda g: changed(g, view=g.view.model_copy(update={"sha256": "0" * 64})),
+            r"the rollout saw another view than the learner: full (000000000000...), not full",
+        ),
+        (
+            lambda g: changed(g, view=g.view.model_copy(update={"name": "red_box"})),
+            "saw another view than the learner: red_box",
+        ),
+        (
             lambda g: changed_first(
                 g, version_spans=(VersionSpan(version=1, start=0, end=3),)
             ),
@@ -89,6 +101,29 @@ def test_a_bad_group_is_refused_and_the_others_are_kept(world, preparation, make
     batch = preparation.prepare(1, groups)
     assert [group.group_id for group in batch.groups] == ["0/0", "0/2"]
     assert list(batch.refused) == ["0/1"] and reason in batch.refused["0/1"]
+
+
+def test_a_degraded_view_must_be_drawn_by_the_groups_own_seed(world):
+    """As the rollout worker makes it, and the same with the seed of another group."""
+    config = world.changed(student={"view": "degraded", "hint": "?"})
+    preparation = world.preparation(world.trainer(config), config)
+    views = EngineViews(world.renderer, ViewSettings.of(config))
+
+    def group(number: int, seeded_by: str) -> Group:
+        made = world.group(number)
+        content = world.images.read_bytes(made.sample.image)
+        seed = derived_seed(config.run.seed, seeded_by)
+        seen = views.make(made.sample, "degraded", seed, content)
+        ids = world.renderer.prompt_token_ids(seen.problem)
+        count = made.num_prompt_tokens + len(ids) - len(made.prompt_token_ids)
+        return changed(made, view=seen.record, prompt_token_ids=ids, num_prompt_tokens=count)
+
+    batch = preparation.prepare(1, [group(0, "0/0"), group(1, "0/0")])
+    assert [good.group_id for good in batch.groups] == ["0/0"]
+    assert re.search(
+        r"saw another view .*degraded, seed \d+: \w+ 0.\d\d .* not degraded, seed ",
+        batch.refused["0/1"],
+    )
 
 
 @pytest.mark.parametrize("allowed", [0, 2])
@@ -131,7 +166,7 @@ def test_views_are_kept_within_their_bytes(world):
     (one,) = views.students(world.samples[:1])
     assert views.students(world.samples[:1])[0] is one
     small = type(views)(
-        world.renderer, world.images, world.config.teacher, views._positions, one.num_bytes
+        world.renderer, world.images, ViewSettings.of(world.config), views._positions, one.num_bytes
     )
     (first,) = small.students(world.samples[:1])
     small.teachers(world.samples[:1], [0])
@@ -157,11 +192,10 @@ def test_a_problem_that_cannot_be_rendered_costs_only_itself(world):
 
 # ---- the answer hint (OPSD) ----------------------------------------------------------------------
 def hinted_views(world, answers: Answers, trainer=None) -> PromptViews:
-    teacher = world.config.teacher.model_copy(
-        update={"view": "answer_hint", "answer_hint": " the tag is {answer} ?"}
-    )
+    hint = {"view": "answer_hint", "answer_hint": " the tag is {answer} ?"}
+    settings = ViewSettings.of(world.changed(teacher=hint))
     positions = functools.partial(prompt_positions, (trainer or world.trainer()).model)
-    return PromptViews(world.renderer, world.images, teacher, positions, answers=answers)
+    return PromptViews(world.renderer, world.images, settings, positions, answers=answers)
 
 
 def test_the_answer_hint_follows_the_question_and_leaves_the_picture(world):
@@ -286,7 +320,7 @@ def test_a_batch_lets_its_successors_be_rendered(world):
     config = world.changed(learner={"groups_per_step": 2}, data={"shuffle": False, "epochs": 2})
     trainer = world.trainer()
     positions = functools.partial(prompt_positions, trainer.model)
-    views = Noting(world.renderer, world.images, config.teacher, positions)
+    views = Noting(world.renderer, world.images, ViewSettings.of(config), positions)
     vocabulary = trainer.model.get_output_embeddings().weight.shape[0]
     preparation = Preparation(config, world.renderer, views, vocabulary, upcoming_samples(config))
     preparation.look_ahead(3)

@@ -19,6 +19,7 @@ import torch
 
 from common.errors import DataError
 from common.rendering import RenderedPrompt
+from common.views.settings import ViewSettings
 from learner.model.student import load_student, prompt_positions
 from learner.views.array_link import ArrayLink, LinkClosed
 from learner.views.inputs import PromptView
@@ -40,7 +41,7 @@ try:
     link.receive()
     link.send("ready")
     while True:
-        problem = json.loads(link.receive()[0])["problem"]
+        problem = json.loads(link.receive()[0])["sample"]["problem"]
         if "die" in problem:
             os._exit(3)
         if "hang" in problem:
@@ -63,7 +64,7 @@ def setup_of(world, **changes) -> WorkerSetup:
         "model_path": world.config.model.path,
         "prompt": world.config.prompt,
         "images": str(world.config.data.train.parent),
-        "teacher": world.config.teacher,
+        "views": ViewSettings.of(world.config),
         "contrast_pixels": 8,
     }
     return WorkerSetup.model_validate(fields | changes)
@@ -71,7 +72,9 @@ def setup_of(world, **changes) -> WorkerSetup:
 
 def request(world, number: int = 0, problem: str | None = None) -> ViewRequest:
     sample = world.samples[number]
-    return ViewRequest(kind="student", sample=sample, problem=problem or sample.problem, seed=0)
+    if problem is not None:
+        sample = sample.model_copy(update={"problem": problem})
+    return ViewRequest(kind="student", sample=sample, seed=0)
 
 
 def positions_of(world):
@@ -104,7 +107,9 @@ def nothing_is_left() -> Iterator[None]:
 # ---- real workers --------------------------------------------------------------------------------
 def test_views_of_the_pool_equal_those_of_the_thread(world, nothing_is_left):
     positions = positions_of(world)
-    teacher = world.config.teacher.model_copy(update={"view": "random_crop"})
+    settings = ViewSettings.of(
+        world.changed(teacher={"view": "random_crop"}, student={"view": "degraded"})
+    )
     missing = world.samples[3].model_copy(
         update={"sample_id": "gone", "image": world.samples[3].image.model_copy(
             update={"path": "images/gone.png", "sha256": "0" * 64})}
@@ -113,16 +118,16 @@ def test_views_of_the_pool_equal_those_of_the_thread(world, nothing_is_left):
 
     def views(pool: RenderPool | None) -> PromptViews:
         return PromptViews(
-            world.renderer, world.images, teacher, positions, contrast_pixels=8, pool=pool
+            world.renderer, world.images, settings, positions, contrast_pixels=8, pool=pool
         )
 
     def all_of(views: PromptViews) -> list[PromptView | DataError]:
         return [
-            *views.students(samples), *views.teachers(samples, seeds),
+            *views.students(samples, seeds), *views.teachers(samples, seeds),
             *views.contrasts(samples, seeds),
         ]  # fmt: skip
 
-    with RenderPool(2, setup_of(world, teacher=teacher)) as pool:
+    with RenderPool(2, setup_of(world, views=settings)) as pool:
         ahead = views(pool)
         ahead.look_ahead(samples, seeds)
         until = time.monotonic() + WAIT_S
@@ -153,7 +158,7 @@ from learner.views.renderer import ViewRequest
 signal.signal(signal.SIGINT, lambda *_: None)
 signal.signal(signal.SIGTERM, lambda *_: None)
 sample = Sample.model_validate_json(sys.argv[2])
-request = ViewRequest(kind="student", sample=sample, problem=sample.problem, seed=0)
+request = ViewRequest(kind="student", sample=sample, seed=0)
 with RenderPool(1, WorkerSetup.model_validate_json(sys.argv[1])) as pool:
     while not pool._workers:
         time.sleep(0.01)
@@ -328,7 +333,7 @@ class CountingPool(RenderPool):
 
 def views_on(world, pool: RenderPool, **options) -> PromptViews:
     return PromptViews(
-        world.renderer, world.images, world.config.teacher,
+        world.renderer, world.images, ViewSettings.of(world.config),
         lambda ids, types, grid: torch.zeros((3, len(ids)), dtype=torch.int64),
         pool=pool, **options,
     )  # fmt: skip

@@ -24,7 +24,6 @@ from common.dataset import read_samples
 from common.images import ImageStore
 from common.rendering import RenderedPrompt, Renderer
 from common.types import Sample
-from common.views import teacher_view
 from deploy.supervision.supervisor import Supervisor
 from learner.model.packing import pack
 from learner.model.sharding import clip_gradients
@@ -37,6 +36,7 @@ from rollout.embedded.sampler import Prompt, SamplingLaw, generate
 from tests.deploy.test_supervisor import place_here
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_world import make_dataset
+from tests.viewing import teacher_picture
 
 STEPS, GROUPS, BRANCHES, TOKENS = 3, 4, 3, 6
 BAN = -1e9
@@ -167,7 +167,7 @@ def plain_loop(config: RunConfig, respond: Respond, loss_of: Loss) -> tuple[Weig
         groups = []
         for sample in samples[(step - 1) * GROUPS : step * GROUPS]:
             full = renderer.prompt(sample.problem, images.open(sample.image))
-            crop = renderer.prompt(sample.problem, teacher_view(sample, images, config.teacher, 0))
+            crop = renderer.prompt(sample.problem, teacher_picture(sample, images, config.teacher))
             responses = respond(engine, renderer, full, sampling_seed(config, sample))
             groups.append(((full, crop), responses))
         loss = loss_of(config, renderer, student, teacher, groups)

@@ -272,7 +272,7 @@ _ROWS = (
     _refused("width a fraction", _row(width=95.5), "width = 95.5: no number of pixels"),
     _refused("width zero", _row(width=0), "width = 0.0: no number of pixels"),
     _refused("height negative", _row(height=-64), "height = -64.0: no number of pixels"),
-    _refused("no evidence", _row(box=None), "no evidence for the teacher"),
+    _refused("no evidence", _row(box=None), "teacher.view = crop needs it. Fix: "),
     _refused("box of three", _row(box=[1, 2, 3]), "not four numbers"),
     _refused("box of five", _row(box=[1, 2, 3, 4, 5]), "not four numbers"),
     _refused("box with a null", _row(box=[1, 2, None, 4]), "not four numbers"),

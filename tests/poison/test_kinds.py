@@ -7,19 +7,22 @@ from typing import NamedTuple
 import pytest
 
 from common.bad_rows import BadRow
-from common.config import DataSection, ModelSection, RunConfig, TeacherSection
+from common.config import DataSection, ModelSection, RunConfig
 from common.dataset import read_answers
 from common.errors import DataError
 from common.images import ImageStore
 from common.reading import Reading, read_checked
 from common.rendering import Renderer
 from common.types import Sample
+from common.views.settings import ViewSettings
 from learner.views.renderer import ViewRenderer, ViewRequest
+from rollout.engine_views import EngineViews
 from tests.poison.kinds import KINDS, MAX_MEGAPIXELS, MAX_PROMPT_TOKENS, Kind, Outcome, build
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged metadata
 CHECKPOINT = Path(__file__).resolve().parents[2] / "deploy/quickstart/checkpoint"
 NUM_HEALTHY = 3
+SETTINGS = ViewSettings.of(RunConfig())
 
 
 class Everything(NamedTuple):
@@ -46,7 +49,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everything]
         {bad.row: bad for bad in reading.bad_rows},
         images,
         renderer,
-        ViewRenderer(renderer, images, TeacherSection(), None),
+        ViewRenderer(renderer, images, SETTINGS, None),
     )
 
 
@@ -80,15 +83,12 @@ def _outcome(everything: Everything, kind: Kind) -> tuple[Outcome, str]:
     sample = everything.samples[kind.name]
     try:
         content = everything.images.read_bytes(sample.image)
-        everything.renderer.engine_image(content, sample.image)
+        EngineViews(everything.renderer, SETTINGS).make(sample, "full", 0, content)
         tokens = everything.renderer.prompt_token_ids(sample.problem)
     except DataError as error:
         return Outcome.AT_ROLLOUT, str(error)
     assert len(tokens) > 0
-    requests = [
-        ViewRequest(kind=view, sample=sample, problem=sample.problem, seed=0)
-        for view in ("student", "teacher")
-    ]
+    requests = [ViewRequest(kind=view, sample=sample, seed=0) for view in ("student", "teacher")]
     for view in everything.views.render(requests):
         if isinstance(view, DataError):
             return Outcome.BY_LEARNER, str(view)

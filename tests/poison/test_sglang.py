@@ -98,8 +98,9 @@ class CarelessRenderer:
         is_picture = ids == self._renderer.image_token_id
         return np.repeat(ids, np.where(is_picture, count, 1))
 
-    def engine_image(self, content: bytes, ref: Any) -> bytes:
-        return content
+    def engine_image(self, shown: Any, content: bytes | None = None) -> tuple[bytes, str]:
+        assert content is not None
+        return content, "0" * 64
 
     def request(self, kind: Kind) -> GroupRequest:
         return GroupRequest(

@@ -11,10 +11,10 @@ from common.config import TeacherSection
 from common.dataset import read_answers, read_samples
 from common.errors import DataError
 from common.images import ImageStore
-from common.views import teacher_view
 from deploy.quickstart import own
 from deploy.quickstart.dataset import DatasetParameters, scenes_of, write_dataset
 from deploy.quickstart.scenes import CROP_SIDE, SCENE_SIDE, answer, crop_box, question
+from tests.viewing import teacher_picture
 
 PARAMETERS = DatasetParameters(num_train=12, num_heldout=6, seed=5)
 TEACHER = TeacherSection(crop_margin=0.5, crop_scale=1.0)
@@ -49,7 +49,7 @@ def test_teacher_view_of_the_quickstart_is_the_evidence_crop(tmp_path: Path) -> 
     write_dataset(tmp_path, PARAMETERS)
     samples, _ = read_samples(tmp_path / "heldout.parquet")
     for sample, scene in zip(samples, scenes_of("heldout", 6, seed=5), strict=True):
-        seen = teacher_view(sample, ImageStore(tmp_path), TEACHER, seed=0)
+        seen = teacher_picture(sample, ImageStore(tmp_path), TEACHER)
         x1, y1, x2, y2 = crop_box(scene.evidence, CROP_SIDE, SCENE_SIDE)
         assert np.array_equal(np.asarray(seen), scene.pixels[y1:y2, x1:x2])
 

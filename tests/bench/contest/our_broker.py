@@ -23,6 +23,7 @@ from common.types import FinishReason, Group, GroupLease, Trajectory, VersionSpa
 from tests.bench.contest.children import serving
 from tests.bench.contest.load import Load
 from tests.broker.support import make_source, make_update
+from tests.seen import SEEN
 
 _NUM_SAMPLES, _EPOCHS = 1000, 10_000
 _WAIT_S = 30.0
@@ -118,6 +119,7 @@ class RolloutServer:
             group_id=permit.group_id,
             attempt=permit.attempt,
             sample=permit.sample,
+            view=SEEN,
             prompt_token_ids=np.arange(64, dtype=np.int32),
             num_prompt_tokens=1000,
             trajectories=self._trajectories,

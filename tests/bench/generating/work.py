@@ -8,8 +8,10 @@ from common.config_cli import build
 from common.dataset import read_samples
 from common.images import ImageStore
 from common.rendering import Renderer
+from common.views.settings import ViewSettings
 from deploy.quickstart.dataset import DatasetParameters, write_dataset
 from rollout.engine import GroupRequest
+from rollout.engine_views import EngineViews
 
 
 def write_samples(folder: Path, count: int) -> Path:
@@ -61,10 +63,11 @@ def requests_of(config: RunConfig) -> list[GroupRequest]:
     assert config.data.train is not None
     renderer = FullLength(config.model.path)
     images = ImageStore(config.data.train.parent)
+    views = EngineViews(renderer, ViewSettings.of(config))
     return [
         GroupRequest(
             prompt_token_ids=renderer.prompt_token_ids(sample.problem),
-            images=(renderer.engine_image(images.read_bytes(sample.image), sample.image),),
+            images=(views.make(sample, "full", 0, images.read_bytes(sample.image)).image,),
             num_trajectories=config.rollout.trajectories_per_sample,
             temperature=config.rollout.temperature,
             top_p=config.rollout.top_p,

@@ -31,6 +31,7 @@ from common.types import (
     WeightBucket,
     WeightUpdate,
 )
+from tests.seen import SEEN
 
 Weights = list[list[str]]  # groups by step
 STEP_S = 0.5  # of training, until the harness is done with killing
@@ -109,6 +110,7 @@ def make_group(lease: GroupLease, weights: Weights) -> Group:
         group_id=lease.group_id,
         attempt=lease.attempt,
         sample=lease.sample,
+        view=SEEN,
         prompt_token_ids=np.arange(3, dtype=np.int32),
         num_prompt_tokens=5,
         trajectories=trajectories,

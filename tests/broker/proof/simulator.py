@@ -51,6 +51,7 @@ from common.types import (
 from tests.broker.fingerprint import fingerprint
 from tests.broker.proof.virtual import Network, SimDisk, SimLink, SimListener, VirtualLoop
 from tests.broker.support import make_sample
+from tests.seen import SEEN
 
 logger = logging.getLogger(__name__)
 FAULTS_S = 120.0  # virtual seconds until all is well
@@ -432,6 +433,7 @@ class RolloutPlayer:
             group_id=lease.group_id,
             attempt=lease.attempt,
             sample=lease.sample,
+            view=SEEN,
             prompt_token_ids=np.arange(3, dtype=np.int32),
             num_prompt_tokens=5,
             trajectories=tuple(

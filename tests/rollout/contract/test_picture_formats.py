@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.images import picture_of
 from common.pictures import decode_picture, encode_png
 from common.rendering import pixel_digest
 from common.types import ImageRef
+from common.views.showing import Shown
 from rollout.engine import GroupRequest
 from rollout.http_engine import generate_body
 from tests.picture_files import KINDS, picture_file
@@ -29,9 +31,10 @@ def ask(api, renderer):
     """Two responses to a picture file, as the worker asks for them."""
 
     async def send(content: bytes, ref: ImageRef):
+        shown = Shown(picture_of(ref, content), PROBLEM)
         request = GroupRequest(
             prompt_token_ids=renderer.prompt_token_ids(PROBLEM),
-            images=(renderer.engine_image(content, ref),),
+            images=(renderer.engine_image(shown, content)[0],),
             num_trajectories=2, temperature=1.0, top_p=1.0, top_k=-1, max_response_tokens=6,
             banned_token_ids=tuple(renderer.vision_token_ids),
             end_token_ids=tuple(renderer.end_token_ids), seed=None,

@@ -1,0 +1,20 @@
+"""Text after a question."""
+
+from common.errors import DataError
+
+IMAGE_PLACEHOLDER = "<image>"
+
+
+def followed_by(problem: str, text: str, holder: str) -> str:
+    """`problem` and `text`.
+
+    Args:
+        holder: where `text` comes from, for the mend.
+
+    Raises:
+        DataError: `text` holds the image placeholder, so that two pictures would be asked for.
+    """
+    if IMAGE_PLACEHOLDER in text:
+        mend = f"take it out of {holder}"
+        raise DataError(f"the hint holds {IMAGE_PLACEHOLDER!r}: {text!r}. Fix: {mend}")
+    return problem + text
