@@ -25,6 +25,20 @@ def names_switch(template: str) -> bool:
     return re.search(rf"\b{SWITCH}\b", _COMMENT.sub("", template)) is not None
 
 
+def template_of(processor: Any, prompt: PromptSection) -> str | None:
+    """The template that is configured, or that of a checkpoint's processor; None: there is none.
+
+    Raises:
+        ConfigError: the configured one cannot be read.
+    """
+    if prompt.chat_template is not None:
+        return read_template(prompt.chat_template)
+    found = processor.chat_template or processor.tokenizer.chat_template
+    if isinstance(found, dict):  # a checkpoint may have several
+        found = found.get("default")
+    return str(found) if found else None
+
+
 def template_options(template: str, prompt: PromptSection) -> dict[str, Any]:
     """What a template is given besides the messages, wherever it is rendered."""
     return {SWITCH: prompt.thinking} if names_switch(template) else {}

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
-from common.chat_template import check_thinking, read_template, template_options
+from common.chat_template import check_thinking, template_of, template_options
 from common.config import PromptSection
 from common.control_tokens import check_plain, control_tokens
 from common.end_tokens import end_token_ids_in
@@ -174,17 +174,13 @@ class Renderer:
 
     def _take_template(self, model_path: str) -> str:
         """The one that is configured, or the checkpoint's."""
-        if self._prompt.chat_template is not None:
-            return read_template(self._prompt.chat_template)
-        found = self._processor.chat_template or self.tokenizer.chat_template
-        if isinstance(found, dict):  # a checkpoint may have several
-            found = found.get("default")
-        if not found:
+        found = template_of(self._processor, self._prompt)
+        if found is None:
             raise ConfigError(
                 f"model.path = {model_path!r} has no chat template: is it a base model? Fix: name "
                 "one that follows instructions, or a template (prompt.chat_template = FILE)"
             )
-        return str(found)
+        return found
 
     def _check_template(self, model_path: str) -> None:
         from jinja2 import TemplateError

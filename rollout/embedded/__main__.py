@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--update-timeout-s", type=float, default=60.0, help="seconds for a join or a broadcast"
     )
+    parser.add_argument("--served-model-name", help="of /v1/models; none: --model-path")
+    parser.add_argument("--chat-template", help="Jinja file in place of the checkpoint's own")
+    parser.add_argument(
+        "--thinking", action="store_true", help="chat lets the model think before it answers"
+    )
+    parser.add_argument(
+        "--no-commands", action="store_true", help="only generate and chat: no pause, no weights"
+    )
     parser.add_argument(
         "--stop-with-parent", action="store_true", help="end when the parent process has died"
     )
@@ -56,8 +65,12 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
     from aiohttp import web
 
     from common.addresses import join_address
+    from common.config import PromptSection
     from common.errors import ConfigError
     from common.http_gate import Gate
+    from rollout.embedded.chat import ChatServer
+    from rollout.embedded.chat_requests import sampling_defaults
+    from rollout.embedded.chat_template import ChatTemplate
     from rollout.embedded.scheduler import Scheduler
     from rollout.embedded.server import EngineServer
     from rollout.embedded.update_session import UpdateSession
@@ -72,16 +85,27 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
         version=arguments.weight_version,
         threads=arguments.threads,
     )
+    own_template = arguments.chat_template and Path(arguments.chat_template)
+    prompt = PromptSection(thinking=arguments.thinking, chat_template=own_template)
+    chat = ChatServer(
+        model_name=arguments.served_model_name or arguments.model_path,
+        scheduler=scheduler,
+        prompts=prompts,
+        template=ChatTemplate(prompts.processor, prompt),
+        vocabulary=vocabulary,
+        defaults=sampling_defaults(model.generation_config),
+    )
     server = EngineServer(
         model_path=arguments.model_path,
         scheduler=scheduler,
         prompts=prompts,
         updates=UpdateSession(model, scheduler, arguments.update_timeout_s),
         vocabulary=vocabulary,
+        chat=chat,
         facts={"version": "embedded", "model_type": model.config.model_type, **vars(arguments)},
     )
     runner = web.AppRunner(
-        server.application(Gate(arguments.host, key)),
+        server.application(Gate(arguments.host, key), takes_commands=not arguments.no_commands),
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=1.0,

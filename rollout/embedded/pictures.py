@@ -25,11 +25,11 @@ def decode(content: bytes, number: int) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=FORMATS) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise BadRequest(
-                    f"image_data[{number}] has {file.width} x {file.height} pixels, more than "
+                    f"picture {number} has {file.width} x {file.height} pixels, more than "
                     f"{MAX_PIXELS}. Fix: make it smaller"
                 )
             return file.convert("RGB")
     except BadRequest:
         raise
     except DECODE_ERRORS as error:
-        raise BadRequest(f"image_data[{number}] cannot be decoded: {error}") from error
+        raise BadRequest(f"picture {number} cannot be decoded: {error}") from error

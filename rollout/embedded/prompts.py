@@ -22,11 +22,11 @@ class PromptBuilder:
     def __init__(self, model_path: str, image_token_id: int | None, context_tokens: int) -> None:
         from transformers import AutoProcessor
 
-        processor: Any = AutoProcessor.from_pretrained(model_path, trust_remote_code=False)
-        self.tokenizer: Any = processor.tokenizer
-        self._image_processor: Any = processor.image_processor
+        self.processor: Any = AutoProcessor.from_pretrained(model_path, trust_remote_code=False)
+        self.tokenizer: Any = self.processor.tokenizer
+        self._image_processor: Any = self.processor.image_processor
         self._image_token_id = image_token_id
-        self._context_tokens = context_tokens
+        self.context_tokens = context_tokens
 
     def build(self, body: GenerateBody) -> Prompt:
         """The prompt of a request. Raises BadRequest when it cannot be one."""
@@ -47,16 +47,16 @@ class PromptBuilder:
         return prompt
 
     def _check_length(self, num_tokens: int, body: GenerateBody) -> None:
-        if num_tokens >= self._context_tokens:
+        if num_tokens >= self.context_tokens:
             raise BadRequest(
                 f"The input ({num_tokens} tokens) is longer than the model's context length "
-                f"({self._context_tokens} tokens)."
+                f"({self.context_tokens} tokens)."
             )
         total = num_tokens + body.law.max_new_tokens
-        if total > self._context_tokens:
+        if total > self.context_tokens:
             raise BadRequest(
                 f"Requested token count exceeds the model's maximum context length of "
-                f"{self._context_tokens} tokens: {num_tokens} of the prompt and "
+                f"{self.context_tokens} tokens: {num_tokens} of the prompt and "
                 f"{body.law.max_new_tokens} of the completion make {total}."
             )
         if body.score_from is not None and body.law.max_new_tokens == 0:

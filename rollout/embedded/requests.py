@@ -68,8 +68,8 @@ def parse_generate(body: Mapping[str, Any], vocabulary: VocabularyFacts) -> Gene
     return GenerateBody(
         input_ids=None if input_ids is None else _token_ids(input_ids, vocabulary.size),
         text=text,
-        images=tuple(_image_bytes(image) for image in _image_list(body.get("image_data"))),
-        law=_law(params, vocabulary),
+        images=tuple(image_bytes(image) for image in _image_list(body.get("image_data"))),
+        law=sampling_law(params, vocabulary),
         n=_integer(params, "n", 1, low=1, high=MAX_RESPONSES),
         seed=_seed(params.get("sampling_seed")),
         skip_special_tokens=bool(params.get("skip_special_tokens", True)),
@@ -88,7 +88,8 @@ def _check_sampling_keys(params: Any) -> None:
         raise BadRequest(f"sampling_params.{unknown[0]} is not supported by the embedded engine")
 
 
-def _law(params: Mapping[str, Any], vocabulary: VocabularyFacts) -> SamplingLaw:
+def sampling_law(params: Mapping[str, Any], vocabulary: VocabularyFacts) -> SamplingLaw:
+    """The law that `sampling_params` asks for. Raises BadRequest with the parameter."""
     temperature = _number(params, "temperature", 1.0)
     top_p, min_p = _number(params, "top_p", 1.0), _number(params, "min_p", 0.0)
     top_k = _integer(params, "top_k", -1, low=-1)
@@ -155,18 +156,25 @@ def _image_list(value: Any) -> list[str]:
     return images
 
 
-def _image_bytes(image: str) -> bytes:
-    """The file in a data URL. No path and no other URL: the engine reads for nobody but itself."""
+def image_bytes(image: str, field: str = "image_data") -> bytes:
+    """The file in a data URL. No path and no other URL: the engine reads for nobody but itself.
+
+    Args:
+        field: of the request, for errors.
+
+    Raises:
+        BadRequest: it is no data URL, or not in base64.
+    """
     head, _, encoded = image.partition(",")
     if not head.startswith("data:"):
         raise BadRequest(
-            "image_data takes data URLs alone: no paths, other URLs or bare base64. "
+            f"{field} takes data URLs alone: no paths, other URLs or bare base64. "
             "Fix: data:image/png;base64,..."
         )
     try:
         return base64.b64decode(encoded, validate=True)
     except binascii.Error as error:
-        raise BadRequest(f"image_data is not base64: {error}") from error
+        raise BadRequest(f"{field} is not base64: {error}") from error
 
 
 def _seed(value: Any) -> int | None:

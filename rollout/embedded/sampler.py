@@ -8,7 +8,8 @@ Axes: R prompts, B sequences, L prompt tokens, V vocabulary.
 
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ class SamplingLaw:
     min_p: float = 0.0
     stop_token_ids: frozenset[int] = frozenset()  # the model's own end tokens included
     logit_bias: tuple[tuple[int, float], ...] = ()
+    top_logprobs: int = 0  # likeliest tokens reported beside each one
 
     @property
     def is_greedy(self) -> bool:
@@ -52,6 +54,13 @@ class Prompt:
         return len(self.input_ids)
 
 
+class Scored(NamedTuple):
+    """A token that could have been drawn."""
+
+    token: int
+    logprob: float  # nats
+
+
 @dataclass(eq=False)
 class Sequence:
     """One response in the making."""
@@ -62,6 +71,7 @@ class Sequence:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)  # of the weights behind each token
+    likeliest: list[list[Scored]] = field(default_factory=list)  # per token, if law.top_logprobs
     finish_reason: dict[str, Any] | None = None  # as SGLang words it
     num_retractions: int = 0
 
@@ -70,7 +80,22 @@ class Sequence:
         """Sequences with equal keys can share a batch."""
         return len(self.prompt), len(self.token_ids)
 
-    def append(self, token: int, logprob: float, version: str) -> None:
+    @property
+    def version_spans(self) -> list[dict[str, Any]]:
+        """Tokens by the weights behind them: [{"version", "start", "end"}]."""
+        spans: list[dict[str, Any]] = []
+        start = 0
+        for version, run in groupby(self.versions):
+            end = start + len(list(run))
+            spans.append({"version": version, "start": start, "end": end})
+            start = end
+        return spans
+
+    def append(
+        self, token: int, logprob: float, version: str, likeliest: Many[Scored] = ()
+    ) -> None:
+        if self.law.top_logprobs:
+            self.likeliest.append(list(likeliest[: self.law.top_logprobs]))
         self.token_ids.append(token)
         self.logprobs.append(min(logprob, 0.0))
         self.versions.append(version)
@@ -200,9 +225,10 @@ class Batch:
     def _sample(self, logits_BV: Tensor, version: str) -> None:
         draws_B = torch.tensor([s.rng.random() for s in self.sequences], dtype=torch.float64)
         tokens_B, logprobs_B = self._law.draw(logits_BV, draws_B)
-        pairs = zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)
-        for sequence, (token, logprob) in zip(self.sequences, pairs, strict=True):
-            sequence.append(token, logprob, version)
+        likeliest = self._law.likeliest(logits_BV)
+        drawn = zip(tokens_B.tolist(), logprobs_B.tolist(), likeliest, strict=True)
+        for sequence, (token, logprob, others) in zip(self.sequences, drawn, strict=True):
+            sequence.append(token, logprob, version, others)
 
 
 def _prompt_inputs(model: Any, prompts: Many[Prompt]) -> tuple[dict[str, Any], Tensor]:
@@ -251,18 +277,33 @@ class _BatchLaw:
             self.is_greedy_B[index],
         )
 
+    def likeliest(self, logits_BV: Tensor) -> list[list[Scored]]:
+        """Of each row the likeliest tokens, as many as the law that wants most of them asks for."""
+        count = max(law.top_logprobs for law in self.laws)
+        if count == 0:
+            return [[] for _ in self.laws]
+        logprobs_BV = self._logprobs(self._scores(logits_BV))
+        top = logprobs_BV.topk(min(count, logprobs_BV.shape[1]), dim=-1)
+        rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        return [[Scored(*pair) for pair in zip(*row, strict=True)] for row in rows]
+
     def draw(self, logits_BV: Tensor, draws_B: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids and their log-probs: int64 [B], float32 [B]. `draws_B` is uniform in [0, 1)."""
-        scores_BV = logits_BV.float()
-        if self.bias_BV is not None:
-            scores_BV = scores_BV + self.bias_BV
-        logprobs_BV = torch.log_softmax(scores_BV / self.temperature_B1, dim=-1)
+        scores_BV = self._scores(logits_BV)
+        logprobs_BV = self._logprobs(scores_BV)
         tokens_B = torch.where(
             self.is_greedy_B,
             scores_BV.argmax(dim=-1),
             _inverse_cdf(self._truncate(logprobs_BV.exp()), draws_B),
         )
         return tokens_B, logprobs_BV.gather(1, tokens_B[:, None])[:, 0]
+
+    def _scores(self, logits_BV: Tensor) -> Tensor:
+        scores_BV = logits_BV.float()
+        return scores_BV if self.bias_BV is None else scores_BV + self.bias_BV
+
+    def _logprobs(self, scores_BV: Tensor) -> Tensor:
+        return torch.log_softmax(scores_BV / self.temperature_B1, dim=-1)
 
     def _truncate(self, probs_BV: Tensor) -> Tensor:
         if not any(law.is_truncated for law in self.laws):

@@ -43,6 +43,7 @@ class Job:
     score_from: int | None = None  # position of the prompt whose successors are to be scored
     done: Future[None] = field(default_factory=Future)
     prompt_logprobs: list[float] = field(default_factory=list)  # computed with the first token
+    after_step: list[Callable[[], None]] = field(default_factory=list)  # on the compute thread
 
     @property
     def unfinished(self) -> list[Sequence]:
@@ -185,6 +186,8 @@ class Scheduler:
             for entry in list(self._running):
                 self._guarded(entry, entry[0].advance)
         for batch, jobs in self._running:
+            for call in [call for job in jobs if job.unfinished for call in job.after_step]:
+                call()
             self._settle(jobs)
             logger.debug("batch of %d sequences", len(batch.sequences))
         self._running = [entry for entry in self._running if entry[0].is_running]

@@ -13,17 +13,17 @@ Known differences, and why they stay:
 """
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from itertools import groupby
 from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from common.http_gate import Gate
+from rollout.embedded.bodies import error_reply, read_json
+from rollout.embedded.chat import ChatServer
 from rollout.embedded.prompts import PromptBuilder
 from rollout.embedded.requests import (
     BadRequest,
@@ -31,7 +31,8 @@ from rollout.embedded.requests import (
     VocabularyFacts,
     parse_generate,
 )
-from rollout.embedded.sampler import SamplingLaw, Sequence, new_sequences
+from rollout.embedded.running import finished
+from rollout.embedded.sampler import SamplingLaw, new_sequences
 from rollout.embedded.scheduler import MAX_BATCHES, PAUSE_MODES, Job, Limits, Scheduler
 from rollout.embedded.update_session import UpdateSession
 from rollout.embedded.weights import checksum_report
@@ -52,6 +53,7 @@ class EngineServer:
         scheduler: Scheduler,
         prompts: PromptBuilder,
         updates: UpdateSession,
+        chat: ChatServer,
         vocabulary: VocabularyFacts,
         facts: dict[str, Any],
     ) -> None:
@@ -59,15 +61,19 @@ class EngineServer:
         self._scheduler = scheduler
         self._prompts = prompts
         self._updates = updates
+        self._chat = chat
         self._vocabulary = vocabulary
         self._facts = facts  # shown by /server_info
 
-    def application(self, gate: Gate) -> web.Application:
-        """The routes, behind `gate`: nothing is read or done for those whom it turns away."""
+    def application(self, gate: Gate, *, takes_commands: bool = True) -> web.Application:
+        """The routes, behind `gate`: nothing is read or done for those whom it turns away.
+
+        Args:
+            takes_commands: else the key's holders may generate and chat, and nothing more.
+        """
         middlewares = [_only_through(gate), _errors_as_json]
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=middlewares)
-        post: dict[str, Handler] = {
-            "/generate": self.generate,
+        commands: dict[str, Handler] = {
             "/pause_generation": self.pause_generation,
             "/continue_generation": self.continue_generation,
             "/abort_request": self.abort_request,
@@ -81,22 +87,25 @@ class EngineServer:
             "/update_weight_version": self.update_weight_version,
             "/weights_checker": self.weights_checker,
         }
+        if not takes_commands:
+            commands = dict.fromkeys(commands, _refuse_command)
         get: dict[str, Handler] = {
             "/health": self.health,
             "/health_generate": self.health,
             "/ready": self.ready,
             "/model_info": self.model_info,
             "/server_info": self.server_info,
-            "/flush_cache": self.flush_cache,
-            "/weights_checker": self.weights_checker,
+            **{path: commands[path] for path in ("/flush_cache", "/weights_checker")},
         }
-        app.add_routes([web.post(path, handler) for path, handler in post.items()])
+        app.add_routes(self._chat.routes())
+        app.add_routes([web.post("/generate", self.generate)])
+        app.add_routes([web.post(path, handler) for path, handler in commands.items()])
         app.add_routes([web.get(path, handler) for path, handler in get.items()])
         return app
 
     async def generate(self, request: web.Request) -> web.Response:
         started = time.monotonic()
-        body = parse_generate(await _json(request), self._vocabulary)
+        body = parse_generate(await read_json(request), self._vocabulary)
         prompt = await asyncio.to_thread(self._prompts.build, body)
         job = Job(
             body.rid or uuid.uuid4().hex,
@@ -107,19 +116,11 @@ class EngineServer:
             for sequence in job.sequences:
                 sequence.finish_reason = {"type": "length", "length": 0}
         else:
-            await self._finish(job)
+            await finished(self._scheduler, job)
         results = [
             self._result(body, job, index, time.monotonic() - started) for index in range(body.n)
         ]
         return web.json_response(results if body.n > 1 or body.is_batch else results[0])
-
-    async def _finish(self, job: Job) -> None:
-        self._scheduler.submit(job)
-        try:
-            await asyncio.shield(asyncio.wrap_future(job.done))
-        except asyncio.CancelledError:  # the client went away
-            self._scheduler.abort(lambda other: other is job)
-            raise
 
     def _result(self, body: GenerateBody, job: Job, index: int, latency_s: float) -> dict[str, Any]:
         sequence = job.sequences[index]
@@ -131,7 +132,7 @@ class EngineServer:
             "completion_tokens": len(sequence.token_ids),
             "cached_tokens": 0,
             "weight_version": versions[-1] if versions else self._scheduler.version,
-            "weight_versions": version_spans(sequence),
+            "weight_versions": sequence.version_spans,
             "num_retractions": sequence.num_retractions,
             "e2e_latency": latency_s,
         }
@@ -156,7 +157,7 @@ class EngineServer:
         )
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                await self._finish(job)
+                await finished(self._scheduler, job)
         except TimeoutError:
             if self._scheduler.tokens_generated == tokens_before:
                 return web.Response(status=503)
@@ -183,7 +184,7 @@ class EngineServer:
         return web.json_response({**self._facts, **facts, "internal_states": states})
 
     async def pause_generation(self, request: web.Request) -> web.Response:
-        mode = (await _json(request)).get("mode", "abort")
+        mode = (await read_json(request)).get("mode", "abort")
         if mode not in PAUSE_MODES:
             raise BadRequest(f"mode must be one of {', '.join(PAUSE_MODES)}, got {mode!r}")
         await asyncio.wrap_future(self._scheduler.pause(mode))
@@ -194,7 +195,7 @@ class EngineServer:
         return web.json_response({"message": "Generation continued successfully.", "status": "ok"})
 
     async def abort_request(self, request: web.Request) -> web.Response:
-        body = await _json(request)
+        body = await read_json(request)
         rid, everything = body.get("rid"), bool(body.get("abort_all"))
         if everything or rid:  # neither: nothing is meant, as in SGLang
             self._scheduler.abort(lambda job: everything or job.rid == rid)
@@ -206,7 +207,7 @@ class EngineServer:
         return web.Response(status=400, text="Flush cache failed.\n")
 
     async def update_weight_version(self, request: web.Request) -> web.Response:
-        body = await _json(request)
+        body = await read_json(request)
         version = body.get("new_version")
         if not isinstance(version, str):
             raise BadRequest("new_version should be a string")
@@ -217,7 +218,7 @@ class EngineServer:
         return web.json_response({"success": True, "message": message, "new_version": version})
 
     async def weights_checker(self, request: web.Request) -> web.Response:
-        action = (await _json(request)).get("action", "checksum")
+        action = (await read_json(request)).get("action", "checksum")
         if action != "checksum":
             return _outcome(False, f"Unsupported action={action!r}")
         checksums = await self._updates.checksums()
@@ -229,10 +230,14 @@ class EngineServer:
         async def handle(request: web.Request) -> web.Response:
             # Shielded: a client that gives up must not cut a step in half.
             return _outcome(
-                *await asyncio.shield(asyncio.ensure_future(step(await _json(request))))
+                *await asyncio.shield(asyncio.ensure_future(step(await read_json(request))))
             )
 
         return handle
+
+
+async def _refuse_command(request: web.Request) -> web.Response:
+    return error_reply(401, "this server takes no commands: it was started for chat alone")
 
 
 def _scores(job: Job) -> list[tuple[float | None, int, None]]:
@@ -244,30 +249,6 @@ def _scores(job: Job) -> list[tuple[float | None, int, None]]:
     return [(score, token, None) for score, token in zip(logprobs, token_ids, strict=True)]
 
 
-def version_spans(sequence: Sequence) -> list[dict[str, Any]]:
-    """Response tokens by the weights behind them: [{"version", "start", "end"}]."""
-    spans: list[dict[str, Any]] = []
-    start = 0
-    for version, run in groupby(sequence.versions):
-        end = start + len(list(run))
-        spans.append({"version": version, "start": start, "end": end})
-        start = end
-    return spans
-
-
-async def _json(request: web.Request) -> dict[str, Any]:
-    content = await request.read()
-    if not content:
-        return {}
-    try:
-        body = json.loads(content)
-    except ValueError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise BadRequest("the body should be a JSON object")
-    return body
-
-
 def _outcome(success: bool, message: str) -> web.Response:
     body = {"success": success, "message": message}
     return web.json_response(body, status=200 if success else 400)
@@ -277,7 +258,7 @@ def _only_through(gate: Gate) -> Middleware:
     @web.middleware
     async def ask(request: web.Request, handler: Handler) -> web.StreamResponse:
         if (refusal := gate.refusal(request.headers.items())) is not None:
-            return _error(*refusal)
+            return error_reply(*refusal)
         return await handler(request)
 
     return ask
@@ -293,11 +274,4 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         raise
     except Exception as error:  # the boundary of a request: the server lives on
         status, message = 500, f"{type(error).__name__}: {error}"
-    return _error(status, message)
-
-
-def _error(status: int, message: str) -> web.Response:
-    return web.json_response(
-        {"error": {"message": message, "type": "invalid_request_error", "code": status}},
-        status=status,
-    )
+    return error_reply(status, message)

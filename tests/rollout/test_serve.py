@@ -1,9 +1,10 @@
-"""rollout.serve: what it takes and refuses; one real SGLang server, compared with transformers."""
+"""rollout.serve: what it takes and refuses; a real server of each engine, against transformers."""
 
 import base64
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,8 @@ from PIL import Image
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import ConfigError
 from rollout.engine_process import free_port
-from rollout.serve import check_checkpoint, main, read_arguments, server_flags, welcome
+from rollout.serve import main, read_arguments, welcome
+from rollout.serving_checkpoint import check_checkpoint, server_flags
 from rollout.sglang.command import VENV
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +87,33 @@ def test_weights_that_do_not_belong_to_the_model_are_refused(tmp_path: Path) -> 
     shutil.copytree(QUICKSTART, folder)
     shutil.copy(folder / "model.safetensors", folder / "teacher.safetensors")
     with pytest.raises(ConfigError, match="SGLang would load it over the model"):
-        check_checkpoint(folder)
+        read_arguments([str(folder)])
+    assert read_arguments([str(folder), "--engine", "embedded"]).rollout.engine == "embedded"
+
+
+def test_without_sglangs_environment_the_other_engine_is_named(tmp_path: Path) -> None:
+    missing = ["--sglang.python", str(tmp_path / "python")]
+    with pytest.raises(ConfigError, match=r"no such program.*--engine embedded"):
+        read_arguments([str(QUICKSTART), *missing])
+    config = read_arguments([str(QUICKSTART), *missing, "--engine", "embedded"])
+    assert config.rollout.engine == "embedded"
+
+
+def test_the_embedded_engine_is_told_what_sglang_is_told(tmp_path: Path) -> None:
+    own = tmp_path / "own.jinja"
+    own.write_text(THINKS_BY_DEFAULT)
+    options = ["--engine=embedded", "--prompt.chat_template", str(own)]
+    for thinking in ("false", "true"):
+        flags = server_flags(
+            read_arguments([str(QUICKSTART), *options, "--prompt.thinking", thinking])
+        )
+        shared = ["--served-model-name", "checkpoint", "--no-commands", "--chat-template", str(own)]
+        assert flags == [*shared, *(["--thinking"] if thinking == "true" else [])]
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"rollout\.engine"):
+        read_arguments([str(QUICKSTART), "--engine", "steam"])
 
 
 def test_no_folder_at_all_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,9 +168,32 @@ DEAD_PROXIES = {
 }
 
 
+def test_another_harness_is_given_url_name_and_the_keys_file(tmp_path: Path) -> None:
+    key = tmp_path / "a key"
+    url = "http://127.0.0.1:1/v1"
+    text = welcome(url, "my model", key)
+    (line,) = [line for line in text.splitlines() if "lmms-eval --model" in line]
+    variable, *words = shlex.split(line)
+    assert variable == f"OPENAI_API_KEY=$(cat '{key}')"
+    assert words[:5] == [
+        "lmms-eval", "--model", "async_openai", "--model_args", f"base_url={url},model=my model"
+    ]  # fmt: skip
+    assert "hrbench" not in line
+
+
+def test_the_printed_evaluation_is_one_that_can_be_read(tmp_path: Path) -> None:
+    from rollout.evaluate import _arguments
+
+    text = welcome("http://127.0.0.1:1/v1", "m", tmp_path / "key")
+    (line,) = [line for line in text.splitlines() if "-m rollout.evaluate" in line]
+    options, further = _arguments(shlex.split(line)[3:])
+    assert (options.endpoint, further) == ("http://127.0.0.1:1/v1", [])
+    assert options.api_key_file == tmp_path / "key"
+
+
 def test_the_printed_commands_show_the_files_name_only(tmp_path: Path) -> None:
     key = tmp_path / "a key"
-    text = welcome(read_arguments([str(QUICKSTART)]), "http://127.0.0.1:1", key)
+    text = welcome("http://127.0.0.1:1/v1", "checkpoint", key)
     assert f"""OPENAI_BASE_URL=http://127.0.0.1:1/v1 OPENAI_API_KEY="$(cat '{key}')\"""" in text
     assert f"""-H @<(printf 'Authorization: Bearer %s' "$(cat '{key}')")""" in text
 
@@ -161,7 +212,8 @@ class Served:
     Its environment names HTTP proxies that do not answer: SGLang asks itself whether it is warm.
     """
 
-    def __init__(self, checkpoint: Path, folder: Path) -> None:
+    def __init__(self, checkpoint: Path, folder: Path, engine: str) -> None:
+        self.engine = engine
         self.checkpoint = checkpoint
         self.folder = folder
         (folder / "key").write_text(KEY + "\n")
@@ -170,6 +222,7 @@ class Served:
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "rollout.serve", str(checkpoint), "--port", str(self.port)]
         command += ["--api-key-file", str(folder / "key"), "--weights.dtype", "float32"]
+        command += [] if engine == "sglang" else ["--engine", engine]
         self.output = folder / "output"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
@@ -187,7 +240,7 @@ class Served:
         )
 
     def session(self) -> list[int]:
-        """Living processes of the SGLang server, which leads a session of its own."""
+        """Living processes of the engine, which leads a session of its own."""
         return [
             pid
             for pid, session, state, _ in _processes()
@@ -208,10 +261,12 @@ def _processes() -> list[tuple[int, int, str, int]]:
     return [(int(pid), int(sid), state, int(parent)) for pid, sid, state, parent in rows]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@pytest.fixture(scope="module", params=["embedded", "sglang"])
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """A checkpoint whose template thinks unless it is told not to."""
-    if not VENV.exists():
+    if request.param == "sglang" and not VENV.exists():
         pytest.fail("no .venv-sglang. Fix: run deploy/setup.sh sglang")
     folder = tmp_path_factory.mktemp("served")
     checkpoint = folder / "thinker"
@@ -219,7 +274,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     template = (checkpoint / "chat_template.jinja").read_text()
     head, _, _ = template.partition("{%- if add_generation_prompt -%}")
     (checkpoint / "chat_template.jinja").write_text(head + THINKS_BY_DEFAULT)
-    server = Served(checkpoint, folder)
+    server = Served(checkpoint, folder, request.param)
     try:
         server.wait(170)
         yield server
@@ -316,14 +371,16 @@ def test_the_key_lets_nobody_command_the_server(served: Served, path: str) -> No
 def test_the_key_is_in_no_log_and_on_no_command_line(served: Served) -> None:
     assert KEY not in served.report()
     pids = [str(pid) for pid in [served.process.pid, *served.session()]]
-    assert len(pids) >= 4  # ours, the server, its scheduler and detokenizer
+    # Ours, the server, and SGLang's scheduler and detokenizer.
+    assert len(pids) >= (4 if served.engine == "sglang" else 2)
     listed = subprocess.run(
         ["ps", "-ww", "-o", "args=", "-p", ",".join(pids)],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    assert "launch.py" in listed and KEY not in listed
+    program = "launch.py" if served.engine == "sglang" else "rollout.embedded"
+    assert program in listed and KEY not in listed
 
 
 @pytest.mark.slow
@@ -338,8 +395,25 @@ def test_the_printed_command_works(served: Served, picture: bytes) -> None:
 
 
 @pytest.mark.slow
+def test_openais_client_is_served(served: Served, picture: bytes) -> None:
+    python = VENV / "bin" / "python"  # which has it
+    if not python.exists():
+        pytest.skip("no .venv-sglang, which has the client")
+    (served.folder / "IMAGE.png").write_bytes(picture)
+    ask = ROOT / "tests" / "rehearsal" / "ask.py"
+    words = [served.url, "key", "thinker", "IMAGE.png", QUESTION, "8"]
+    answered = subprocess.run(
+        [python, ask, *words], cwd=served.folder, capture_output=True, text=True, timeout=60
+    )
+    assert answered.returncode == 0, answered.stderr
+    answer = json.loads(answered.stdout)
+    assert answer["text"] and answer["reasoning"] is None and answer["model"] == "thinker"
+    assert answer["completion_tokens"] <= 8
+
+
+@pytest.mark.slow
 def test_sigterm_ends_it_and_leaves_no_process(served: Served) -> None:
-    assert len(served.session()) >= 3
+    assert len(served.session()) >= (3 if served.engine == "sglang" else 1)
     served.process.send_signal(signal.SIGTERM)
     assert served.process.wait(30) == 0
     assert served.session() == []

@@ -1,7 +1,8 @@
 """The engines that must keep the contract, each with the model families it must keep it for.
 
-A test takes the family Qwen3-VL in float32; those of a module that names FAMILIES take all of them,
-and those of one that names a DTYPE a checkpoint and servers in that. Real SGLang servers start
+A test takes the family Qwen3-VL in float32; those of a module that names FAMILIES take all of them
+("quickstart" is the checkpoint of the quickstart, a Qwen3-VL that has learned to answer), and those
+of one that names a DTYPE a checkpoint and servers in that. Real SGLang servers start
 under the marker `sglang` alone. pytest orders tests by `served`, so that each server starts once
 and one at a time.
 """
@@ -19,6 +20,7 @@ from tests.rollout.support import load_model, run_config, running_server
 from tests.tiny_model import make_tiny_checkpoint, store_as_published
 
 ENGINES = ("embedded", "sglang")
+QUICKSTART = Path(__file__).resolve().parents[3] / "deploy" / "quickstart" / "checkpoint"
 GROUP_TIMEOUT_S = 4.0  # of silence in a weight update
 
 
@@ -27,23 +29,23 @@ class Api:
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self.url = url
-        self._session = session
+        self.session = session
 
     async def post(self, path: str, body=None, timeout_s: float = 60.0):
         """(status, parsed body or text)."""
-        async with self._session.post(
+        async with self.session.post(
             self.url + path, json=body, timeout=aiohttp.ClientTimeout(total=timeout_s)
         ) as response:
             return response.status, await _content(response)
 
     async def get(self, path: str, timeout_s: float = 60.0):
-        async with self._session.get(
+        async with self.session.get(
             self.url + path, timeout=aiohttp.ClientTimeout(total=timeout_s)
         ) as response:
             return response.status, await _content(response)
 
     async def status(self, method: str, path: str, headers: dict[str, str]) -> int:
-        async with self._session.request(method, self.url + path, headers=headers) as response:
+        async with self.session.request(method, self.url + path, headers=headers) as response:
             return response.status
 
     async def ok(self, path: str, body=None, timeout_s: float = 60.0):
@@ -69,7 +71,7 @@ async def _content(response: aiohttp.ClientResponse):
 def _marks(engine: str, family: str, dtype: str) -> tuple[pytest.MarkDecorator, ...]:
     if engine == "sglang":
         return (pytest.mark.sglang, pytest.mark.timeout(300))
-    is_usual = (family, dtype) == ("qwen3_vl", "float32")
+    is_usual = family in ("qwen3_vl", "quickstart") and dtype == "float32"
     return () if is_usual else (pytest.mark.slow,)
 
 
@@ -99,7 +101,7 @@ class Served:
     family: str
     url: str
     checkpoint: Path
-    other_checkpoint: Path  # the same architecture with other weights
+    other_checkpoint: Path  # the same architecture with other weights, but for the quickstart's
     pixel_log: Path | None = None  # what the model was shown; None: it keeps none
 
     @property
@@ -120,6 +122,8 @@ def checkpoint_of(tmp_path_factory) -> Callable[[str, int, str], Path]:
     root, made = tmp_path_factory.mktemp("models"), {}
 
     def find(family: str, seed: int, dtype: str) -> Path:
+        if family == "quickstart":
+            return QUICKSTART
         if (family, seed, dtype) not in made:
             folder = make_tiny_checkpoint(
                 root / f"{family}-{seed}-{dtype}", seed=seed, family=family

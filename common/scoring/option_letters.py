@@ -8,8 +8,9 @@ denied ("not A", "A is wrong"), joined ("A or B") or listed with their texts cho
 
 import re
 from dataclasses import dataclass
+from string import ascii_uppercase
 
-from learner.measuring.answer_text import is_negated
+from common.scoring.answer_text import is_negated
 
 _ALONE = re.compile(r"\W*([A-Za-z])\W*")
 _LETTER_OF_REFERENCE = re.compile(
@@ -51,36 +52,53 @@ def option_of(reference: str) -> tuple[str, str] | None:
     return None
 
 
-def chosen_letter(text: str) -> str | None:
-    """The capital of the option that a plain text chooses; None when it does not say."""
+def chosen_letter(text: str, letters: str = ascii_uppercase) -> str | None:
+    """The capital of the option that a plain text chooses; None when it does not say.
+
+    Args:
+        letters: capitals that there are options of; other letters choose nothing.
+    """
     if alone := _ALONE.fullmatch(text):
-        return alone[1].upper()
-    listed = _mentions(_LISTED, text)
+        return alone[1].upper() if alone[1].upper() in letters else None
+    listed = _mentions(_LISTED, text, letters)
     is_list = len({mention.letter for mention in listed}) > 1
     begins = bool(listed) and not is_list and not text[: listed[0].start].strip(" ([")
-    named = _apart(_mentions(_NAMED, text), listed)
-    bare = [] if begins else _apart(_mentions(_BARE, text), [*listed, *named])
+    named = _apart(_mentions(_NAMED, text, letters), listed)
+    bare = [] if begins else _apart(_mentions(_BARE, text, letters), [*listed, *named])
     found = sorted([*named, *bare, *([] if is_list else listed)], key=lambda m: m.start)
     return _last(text, found)
 
 
 def _last(text: str, found: list[_Mention]) -> str | None:
     """The last that is not denied, unless it is joined to another."""
-    held = [m for m in found if not is_negated(text, m.begin) and not _DENIED.match(text, m.end)]
-    if not held:
+    denied = _denied(text, found)
+    places = reversed(range(len(found)))
+    held = (found[n] for n in places if not (denied[n] or is_negated(text, found[n].begin)))
+    last = next(held, None)
+    if last is None:
         return None
-    others = [m for m in found if m.end <= held[-1].start and m.letter != held[-1].letter]
-    if others and _JOINT.fullmatch(text, others[-1].end, held[-1].begin):
-        return None
-    return held[-1].letter
+    others = [m for m in found if m.end <= last.start and m.letter != last.letter]
+    return None if others and _JOINT.fullmatch(text, others[-1].end, last.begin) else last.letter
 
 
-def _mentions(pattern: re.Pattern[str], text: str) -> list[_Mention]:
+def _denied(text: str, found: list[_Mention]) -> list[bool]:
+    """Whether each is said to be wrong, alone or with the next ones: "A and C are wrong"."""
+    flags: list[bool] = []
+    after: _Mention | None = None
+    for mention in reversed(found):
+        is_joined = after is not None and _JOINT.fullmatch(text, mention.end, after.begin)
+        flags.append(bool(_DENIED.match(text, mention.end) or (is_joined and flags[-1])))
+        after = mention
+    return flags[::-1]
+
+
+def _mentions(pattern: re.Pattern[str], text: str, letters: str) -> list[_Mention]:
     found = []
     for match in pattern.finditer(text):
         group = match.lastindex or 0
         letter, (start, end) = match[group].upper(), match.span(group)
-        found.append(_Mention(letter, match.start(), start, end))
+        if letter in letters:
+            found.append(_Mention(letter, match.start(), start, end))
     return found
 
 

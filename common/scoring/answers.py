@@ -24,10 +24,11 @@ option may pass for one ("it shows vitamin C"), and so may a guess among few opt
 
 import re
 
-from learner.measuring.answer_numbers import Quantity, is_compatible, quantities
-from learner.measuring.answer_text import (
+from common.scoring.answer_numbers import Quantity, is_compatible, quantities
+from common.scoring.answer_text import (
     Word,
     clauses,
+    first_word,
     is_negated,
     is_unspaced,
     plain,
@@ -35,7 +36,7 @@ from learner.measuring.answer_text import (
     without_negated_end,
     words,
 )
-from learner.measuring.option_letters import chosen_letter, option_of
+from common.scoring.option_letters import chosen_letter, option_of
 
 _SAYS_YES = "yes ja oui sí sì sim да نعم 是 有 对 對 はい 네"
 _SAYS_NO = "no nein non não нет لا 否 不 不是 没有 不对 いいえ 아니요"
@@ -43,6 +44,7 @@ _VERDICTS = dict.fromkeys(_SAYS_YES.split(), True) | dict.fromkeys(_SAYS_NO.spli
 _VERB = re.compile(
     r"\b(?:is|are|was|were|be|shows?|says?|reads?|ist|est|es)\b|[=是为為は]", re.IGNORECASE
 )
+_SENTENCE_ENDS = re.compile(r"[.!?;\n。]+")
 _BEFORE_UNSPACED = frozenset("是为為はがを示")  # the word after these begins
 _OR = "or either oder entweder ou или أو 或"
 _ALTERNATIVES = frozenset(_OR.split())
@@ -55,6 +57,22 @@ def is_correct(response: str, reference: str) -> bool:
     return bool(answer) and bool(wanted) and _agrees(answer, wanted)
 
 
+def contradicts(response: str, reference: str) -> bool:
+    """Whether a response states another answer of the reference's own kind.
+
+    Another letter, verdict or quantity; of texts that differ rules cannot tell a paraphrase from
+    an error, so they contradict nothing.
+    """
+    answer, wanted = stated(plain(response)), stated(plain(reference))
+    if not answer or not wanted or _agrees(answer, wanted):
+        return False
+    if option_of(wanted) is not None:
+        return chosen_letter(answer) is not None
+    if _verdict_alone((clauses(wanted) or [""])[0]) is not None:
+        return verdict(answer) is not None
+    return _quantity_of(wanted) is not None and _last_quantity(answer) is not None
+
+
 def _agrees(answer: str, wanted: str) -> bool:
     option = option_of(wanted)
     if option is not None and not option[1]:
@@ -64,8 +82,8 @@ def _agrees(answer: str, wanted: str) -> bool:
     if option is not None:
         letter = chosen_letter(answer)
         return _agrees(answer, option[1]) if letter is None else letter == option[0]
-    if (verdict := _verdict_alone((clauses(wanted) or [""])[0])) is not None:
-        return _verdict(answer) == verdict
+    if (wanted_verdict := _verdict_alone((clauses(wanted) or [""])[0])) is not None:
+        return verdict(answer) == wanted_verdict
     if (quantity := _quantity_of(wanted)) is not None:
         return _gives(answer, *quantity)
     if _ends_with(answer, wanted) or _ends_with(without_negated_end(answer), wanted):
@@ -80,13 +98,26 @@ def _is_same(answer: str, wanted: str) -> bool:
 
 
 # ---- yes or no -----------------------------------------------------------------------------------
-def _verdict(text: str) -> bool | None:
-    """That of the last clause which begins with one; else the last "yes" or "no" of all."""
-    opening = [verdict for part in clauses(text) if (verdict := _opening_verdict(part)) is not None]
+def verdict(text: str) -> bool | None:
+    """What a plain text says to a question of yes or no; None when it does not.
+
+    The first clause that is nothing else, of the last sentence that has one: "Yes. No other cars
+    are there." is yes. Else that of the last clause which begins with one; else the last "yes" or
+    "no" of all.
+    """
+    alone = [one for part in _SENTENCE_ENDS.split(text) if (one := _alone(part)) is not None]
+    if alone:
+        return alone[-1]
+    opening = [one for part in clauses(text) if (one := _opening_verdict(part)) is not None]
     if opening:
         return opening[-1]
     said = [word.text for word in words(text) if word.text in ("yes", "no")]
     return said[-1] == "yes" if said else None
+
+
+def _alone(sentence: str) -> bool | None:
+    found = (_verdict_alone(clause) for clause in clauses(sentence))
+    return next((one for one in found if one is not None), None)
 
 
 def _opening_verdict(clause: str) -> bool | None:
@@ -155,7 +186,8 @@ def _is_apart(text: str, before: Word, first: Word) -> bool:
 
 def _predicate(sentence: str) -> str | None:
     """What stands after the last verb of a sentence; None without one, or with nothing there."""
-    ends = [match.end() for match in _VERB.finditer(sentence) if words(sentence[: match.start()])]
+    begun = first_word(sentence)
+    ends = [match.end() for match in _VERB.finditer(sentence) if begun < match.start()]
     predicate = sentence[ends[-1] :].strip() if ends else ""
     return predicate if words(predicate) else None
 

@@ -5,9 +5,11 @@ plain  >  stated  >  words, is_negated
 
 import re
 import unicodedata
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 
-from learner.measuring.answer_numbers import quantities
+from common.scoring.answer_numbers import quantities
 
 _SYMBOLS = {"%": "percent", "$": "dollar", "€": "euro", "£": "pound", "°": "degree"}
 _ARTICLES = {"a", "an", "the"}
@@ -120,8 +122,18 @@ def words(text: str) -> list[Word]:
 
 def is_negated(text: str, place: int) -> bool:
     """Whether a negation stands before `place` in its clause."""
-    begun = max((m.end() for m in _BOUNDARY.finditer(text) if m.end() <= place), default=0)
+    starts = _clause_starts(text)
+    begun = starts[bisect_right(starts, place) - 1]
     return any(map(is_negation, _between(text, begun, place)))
+
+
+@lru_cache(maxsize=4)
+def _clause_starts(text: str) -> tuple[int, ...]:
+    """Where clauses start, in order: a reply that repeats itself is asked about thousands of times.
+
+    The first is 0.
+    """
+    return 0, *(match.end() for match in _BOUNDARY.finditer(text))
 
 
 def is_negation(word: Word) -> bool:
@@ -137,9 +149,15 @@ def clauses(text: str) -> list[str]:
     return [part.strip() for part in _BOUNDARY.split(text) if part.strip()]
 
 
+def first_word(text: str) -> int:
+    """Where the first word begins; the text's length without any."""
+    return next((word.start for word in words(text)), len(text))
+
+
 def without_negated_end(text: str) -> str:
     """Of "red, not blue" only "red"."""
-    ends = [match for match in _BOUNDARY.finditer(text) if words(text[: match.start()])]
+    begun = first_word(text)
+    ends = [match for match in _BOUNDARY.finditer(text) if begun < match.start()]
     for match in reversed(ends):
         rest = words(text[match.end() :])
         if rest and not is_negation(rest[0]):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.scoring.answers import contradicts, is_correct
 from deploy.quickstart.scenes import COLORS
-from learner.measuring.answers import is_correct
 
 RIGHT, WRONG = True, False
 
@@ -294,6 +294,50 @@ def test_words_are_compared_without_case_articles_and_punctuation(response, refe
 )
 def test_other_scripts_are_read(response, reference, verdict):
     check(response, reference, verdict)
+
+
+@pytest.mark.parametrize(
+    "response, reference, does",
+    [
+        ("(C)", "B", True),
+        ("(B)", "B", False),
+        ("Hard to tell", "B", False),
+        ("No.", "yes", True),
+        ("Perhaps.", "yes", False),
+        ("6", "5", True),
+        ("5.0", "5", False),
+        ("Several", "5", False),
+        ("blue", "red", False),  # rules do not know colours
+        ("", "5", False),
+        ("<think>6", "5", False),
+    ],
+)
+def test_only_what_is_of_the_references_kind_contradicts_it(response, reference, does):
+    assert contradicts(response, reference) is does
+
+
+@given(st.text(max_size=40), st.sampled_from(["B", "yes", "5", "red"]))
+def test_nothing_is_correct_and_contradicts(response, reference):
+    assert not (is_correct(response, reference) and contradicts(response, reference))
+
+
+@pytest.mark.parametrize(
+    "response, reference, verdict",
+    [
+        ("Yes.\n\nNo other cars are there.", "yes", RIGHT),
+        ("No cars are there.", "no", RIGHT),
+        ("B because A and C are wrong", "B", RIGHT),
+        ("A and C are wrong", "C", WRONG),
+    ],
+)
+def test_what_stands_alone_or_is_denied_together_is_told(response, reference, verdict):
+    check(response, reference, verdict)
+
+
+def test_a_response_that_repeats_itself_is_judged():
+    for unit in ("A, B, ", "(A) is red. ", "red, ", "yes, no ", "1, 2, ", "not A "):
+        check(unit * 2_000 + "\nAnswer: C", "C", RIGHT)
+        assert is_correct(unit * 2_000, "3 cars") is False
 
 
 @pytest.mark.parametrize("said", range(10))

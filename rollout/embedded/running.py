@@ -1,0 +1,44 @@
+"""A job awaited from the event loop: to its end, or step by step. Who goes away aborts it."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from rollout.embedded.scheduler import Job, Scheduler
+
+
+async def finished(scheduler: Scheduler, job: Job) -> None:
+    """Submits a job and returns when it is done. A cancellation aborts it."""
+    scheduler.submit(job)
+    try:
+        await asyncio.shield(asyncio.wrap_future(job.done))
+    except asyncio.CancelledError:  # the client went away
+        abort(scheduler, job)
+        raise
+
+
+async def steps(scheduler: Scheduler, job: Job) -> AsyncGenerator[None, None]:
+    """Submits a job and yields whenever there are more tokens, the last time when it is done.
+
+    Use it in contextlib.aclosing: a job that is left before its end is aborted.
+    """
+    loop, more = asyncio.get_running_loop(), asyncio.Event()
+    job.after_step.append(lambda: loop.call_soon_threadsafe(more.set))
+    job.done.add_done_callback(lambda _: loop.call_soon_threadsafe(more.set))
+    scheduler.submit(job)
+    try:
+        is_done = False
+        while not is_done:
+            await more.wait()
+            more.clear()
+            is_done = job.done.done()
+            if is_done:
+                job.done.result()
+            yield
+    finally:
+        abort(scheduler, job)
+
+
+def abort(scheduler: Scheduler, job: Job) -> None:
+    """Ends a job that nobody waits for any more; one that is done stays as it is."""
+    if not job.done.done():
+        scheduler.abort(lambda other: other is job)

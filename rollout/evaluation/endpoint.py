@@ -1,0 +1,267 @@
+"""Asks any server with OpenAI's chat completions; what went wrong once is tried again.
+
+answered                              an Answer
+429, 5xx, 408, no connection, cut,    tried again after a pause that doubles, or the one that
+too late, no completion in it         the server asks for (Retry-After); then EndpointFailed
+any other status                      ItemRefused at once: it is about this request
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from common.errors import ConfigError, EngineError
+from common.lifecycle import backoff
+from common.network import is_loopback
+from rollout.engine_key import bearer
+
+_RETRIED = (408, 409, 425, 429)  # of the 4xx
+_OF_THE_ENDPOINT = (401, 403, 404)  # whatever is asked: another key, no such model
+_LONGEST_PAUSE_S = 300.0  # that a server may ask for
+_SHORT_S = 30.0  # for questions about the server
+_SHOWN = 300  # characters of an answer that makes no sense
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One completion."""
+
+    text: str
+    finish_reason: str  # "length": cut by max_tokens
+    completion_tokens: int | None  # None: the server does not say
+
+
+class ItemRefused(EngineError):
+    """The server will not answer this request."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.is_of_the_endpoint = status in _OF_THE_ENDPOINT
+        self.is_of_the_key = status in (401, 403)
+
+
+class EndpointFailed(EngineError):
+    """The server does not answer, as often as it is asked."""
+
+    def __init__(self, message: str, pause_s: float | None = None) -> None:
+        super().__init__(message)
+        self.pause_s = pause_s  # that the server asked for
+
+
+class ChatClient:
+    """Asks one server.
+
+    Args:
+        url: with the version in its path: http://127.0.0.1:30000/v1.
+        timeout_s: of one request.
+        tries: of one question.
+        first_pause_s: after its first failure; later ones double, up to a minute.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        timeout_s: float = 1800.0,
+        tries: int = 8,
+        first_pause_s: float = 1.0,
+    ) -> None:
+        self.url = url
+        self._headers = bearer(key)
+        self._timeout_s = timeout_s
+        self._tries = tries
+        self._first_pause_s = first_pause_s
+        self._rng = random.Random()
+
+    async def __aenter__(self) -> Self:
+        host = urlsplit(self.url).hostname or ""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            headers=self._headers,
+            trust_env=not await asyncio.to_thread(is_loopback, host),  # proxies are for the way out
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def ask(self, body: Mapping[str, Any]) -> Answer:
+        """The completion of one request.
+
+        Raises:
+            ItemRefused: the server will not answer this one.
+            EndpointFailed: it does not answer.
+        """
+        pauses = backoff(self._first_pause_s, 60.0, self._rng)
+        for is_last in (*[False] * (self._tries - 1), True):
+            try:
+                content = await self._send("POST", "/chat/completions", body, self._timeout_s)
+                return parse_answer(content)
+            except EndpointFailed as error:
+                if is_last:
+                    raise
+                pause_s = next(pauses)
+                await asyncio.sleep(pause_s if error.pause_s is None else error.pause_s)
+        raise AssertionError("unreachable")
+
+    async def models(self) -> dict[str, int | None]:
+        """Names of the models that are served, with the tokens of their context where it is said.
+
+        Raises:
+            ItemRefused: the server does not say.
+            EndpointFailed: it does not answer, or makes no sense.
+        """
+        content = await self._send("GET", "/models", None, min(_SHORT_S, self._timeout_s))
+        try:
+            return {str(one["id"]): _whole(one.get("max_model_len")) for one in content["data"]}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise EndpointFailed(f"{self.url}/models answered {_shown(content)}") from error
+
+    async def _send(
+        self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float
+    ) -> Any:
+        url = self.url + path
+        try:
+            async with self._session.request(
+                method,
+                url,
+                json=body,
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
+                allow_redirects=False,  # the key and the picture are meant for this server
+            ) as response:
+                content = await response.read()
+                status, pause_s = response.status, retry_after_s(response.headers, _now())
+        except TimeoutError as error:
+            raise EndpointFailed(f"{url}: no answer within {timeout_s:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise EndpointFailed(f"{url}: {error or type(error).__name__}") from error
+        if status != 200:
+            raise _failure(f"{url}: HTTP {status}: {_message(content)}", status, pause_s)
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise EndpointFailed(f"{url}: no JSON: {_shown(content)}") from error
+
+
+def base_url(text: str, option: str = "--endpoint") -> str:
+    """A server's URL as people write it, with the path that OpenAI's API has where none is given.
+
+    Args:
+        option: that it was given with.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        parts = urlsplit(text)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or parts.query or parts.fragment or parts.username:
+        raise ConfigError(
+            f"{option} {text}: not the URL of a server. Fix: as in http://127.0.0.1:30000/v1"
+        )
+    path = parts.path.rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+
+
+def chat_body(
+    model: str,
+    text: str,
+    data_url: str | None,
+    *,
+    max_tokens: int,
+    temperature: float = 0.0,
+    thinking: bool | None = None,
+) -> dict[str, Any]:
+    """The JSON of POST /chat/completions: the picture first, then the text, nothing else.
+
+    Args:
+        data_url: of the picture; None: there is none.
+        thinking: what the chat template is told about it; None: nothing.
+    """
+    picture = [] if data_url is None else [{"type": "image_url", "image_url": {"url": data_url}}]
+    content = [*picture, {"type": "text", "text": text}]
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": content}],
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+    }
+    if thinking is not None:
+        body["chat_template_kwargs"] = {"enable_thinking": thinking}
+    return body
+
+
+def parse_answer(content: Any) -> Answer:
+    """What a server's JSON says.
+
+    Raises:
+        EndpointFailed: no completion is in it.
+    """
+    try:
+        choice = content["choices"][0]
+        text = choice["message"].get("content") or ""  # null: cut while it was thinking
+        if not isinstance(text, str):
+            raise TypeError("content is no text")
+        usage = content.get("usage") or {}
+        tokens = _whole(usage.get("completion_tokens"))
+        return Answer(text, str(choice.get("finish_reason")), tokens)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise EndpointFailed(f"no completion in the answer: {_shown(content)}") from error
+
+
+def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Seconds that a server asks to wait (RFC 9110, 10.2.3), bounded; None: it does not say."""
+    said = headers.get("Retry-After", "").strip()
+    if said.isascii() and said.isdecimal():
+        return min(float(said), _LONGEST_PAUSE_S)
+    try:
+        seconds = (parsedate_to_datetime(said).astimezone(UTC) - now).total_seconds()
+    except ValueError:
+        return None
+    return min(max(0.0, seconds), _LONGEST_PAUSE_S)
+
+
+def _failure(message: str, status: int, pause_s: float | None) -> EngineError:
+    if status in _RETRIED or status >= 500:
+        return EndpointFailed(message, pause_s)
+    return ItemRefused(message, status)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int else None
+
+
+def _shown(content: Any) -> str:
+    return repr(content)[:_SHOWN]
+
+
+def _message(content: bytes) -> str:
+    """What a server said is wrong: {"error": {"message"}}, {"message"}, {"detail"} or text."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = content.decode(errors="replace")
+    while isinstance(body, dict):
+        body = body.get("error", body.get("message", body.get("detail", json.dumps(body))))
+    return " ".join(str(body).split())[:_SHOWN]

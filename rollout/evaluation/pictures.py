@@ -1,0 +1,49 @@
+"""RESULT/pictures: a small JPEG of each picture that was asked about, for the pages."""
+
+import asyncio
+import hashlib
+import threading
+from pathlib import Path
+
+from common.errors import DataError
+from rollout.evaluation.questions import small_picture
+
+FOLDER = "pictures"
+
+
+class SmallPictures:
+    """The folder of one result.
+
+    Args:
+        most: of them; items beyond have none, so that a result stays small.
+    """
+
+    def __init__(self, folder: Path, most: int = 4000) -> None:
+        self._folder = folder
+        self._left = most
+        self._names: dict[str, str | None] = {}
+
+    async def name_of(self, picture: bytes) -> str | None:
+        """Path relative to the result's folder; None: there is none, for it is no picture."""
+        digest = hashlib.sha256(picture).hexdigest()
+        if digest not in self._names:
+            self._left -= 1
+            is_wanted = self._left >= 0
+            self._names[digest] = (
+                await asyncio.to_thread(self._kept, picture, digest) if is_wanted else None
+            )
+        return self._names[digest]
+
+    def _kept(self, picture: bytes, digest: str) -> str | None:
+        name = f"{FOLDER}/{digest[:32]}.jpg"
+        path = self._folder / name
+        try:
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                content = small_picture(picture)
+                part = path.with_suffix(f".{threading.get_ident()}.part")
+                part.write_bytes(content)
+                part.replace(path)
+        except (DataError, OSError):  # the page says that there is none
+            return None
+        return name

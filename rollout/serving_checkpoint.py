@@ -1,0 +1,181 @@
+"""A checkpoint behind OpenAI's HTTP API, for as long as a block runs.
+
+    async with served_checkpoint(Path("exported"), "embedded") as endpoint:
+        ...  # ask endpoint.url, with endpoint.key
+
+SGLang runs in its environment, the embedded engine in ours; both chat by the checkpoint's own
+template, without a thinking phase (prompt.thinking), and let clients neither pause them nor change
+weights.
+"""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from common.chat_template import SWITCH, names_switch, read_template
+from common.config import RunConfig
+from common.config_cli import load
+from common.errors import ConfigError
+from rollout.engine_process import EngineProcess, started_engine
+from rollout.sglang.command import find_python
+
+EngineName = Literal["sglang", "embedded"]
+_FOLDER_PARTS = {  # what an engine needs to serve chat with images, any one file of each line
+    "config": ("config.json",),
+    "weights": ("*.safetensors",),
+    "tokenizer": ("tokenizer.json", "vocab.json", "tokenizer.model"),
+    "image processor": ("processor_config.json", "preprocessor_config.json"),
+}
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server of OpenAI's HTTP API."""
+
+    url: str  # as OpenAI's clients want it: ends in /v1
+    model: str
+    key: str | None = field(repr=False)
+    key_file: Path | None
+    engine: EngineProcess = field(repr=False)  # watch() raises EngineError when it has died
+
+
+@contextlib.asynccontextmanager
+async def served_checkpoint(
+    folder: Path,
+    engine: EngineName = "sglang",
+    *,
+    options: Sequence[str] = (),
+    stop: asyncio.Event | None = None,
+) -> AsyncIterator[Endpoint]:
+    """Serves a Hugging Face folder on a free port of this machine; ended when the block is left.
+
+    Args:
+        options: as of a run (--config FILE, --section.key value); rollout, sglang, prompt and
+            weights.dtype have a meaning here.
+        stop: cuts the wait for the server short: the block is then entered all the same.
+
+    Raises:
+        ConfigError: unknown options, a folder that cannot be served, no environment of SGLang.
+        EngineError: the server died, or does not serve in time.
+    """
+    config = serving_config(folder, ["--rollout.port", "0", *options, "--rollout.engine", engine])
+    async with served(config, stop or asyncio.Event()) as endpoint:
+        yield endpoint
+
+
+@contextlib.asynccontextmanager
+async def served(config: RunConfig, stop: asyncio.Event) -> AsyncIterator[Endpoint]:
+    """The same of a configuration that `serving_config` has made."""
+    log_folder = _log_folder(config)
+    async with started_engine(config, 0, log_folder, stop, server_flags(config)) as engine:
+        name = Path(config.model.path).name
+        yield Endpoint(f"{engine.url}/v1", name, engine.api_key, engine.key_file, engine)
+    if config.run.folder is None:  # after a failure its error names the log in there
+        shutil.rmtree(log_folder, ignore_errors=True)
+
+
+def serving_config(folder: Path, options: Sequence[str]) -> RunConfig:
+    """The configuration of a server: on this machine alone unless the options say otherwise.
+
+    Raises:
+        ConfigError: unknown options, a folder that cannot be served, no environment of SGLang.
+    """
+    defaults = ["--rollout.host", "127.0.0.1"]
+    config = load([*defaults, *options, "--model.path", str(folder.absolute())])
+    check_checkpoint(folder)
+    if config.rollout.engine == "sglang":
+        _check_for_sglang(folder, config)
+    return config
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raises ConfigError with the file that is missing for chat with images."""
+    mend = "Fix: name a Hugging Face folder, such as the exported checkpoint of a run"
+    if not folder.is_dir():
+        raise ConfigError(f"checkpoint {str(folder)!r}: no such folder. {mend}")
+    for part, patterns in _FOLDER_PARTS.items():
+        if not any(True for pattern in patterns for _ in folder.glob(pattern)):
+            raise ConfigError(
+                f"checkpoint {str(folder)!r} has no {part}: {' or '.join(patterns)} is missing. "
+                f"{mend}"
+            )
+    if not any((folder / name).is_file() for name in _TEMPLATES) and not _template_in(
+        folder / "tokenizer_config.json"
+    ):
+        raise ConfigError(
+            f"checkpoint {str(folder)!r} has no chat template: {_TEMPLATES[0]} is missing. "
+            "Fix: copy it from the model that training started from"
+        )
+
+
+def _check_for_sglang(folder: Path, config: RunConfig) -> None:
+    for path in folder.glob("*.safetensors"):
+        if not path.name.startswith("model"):
+            raise ConfigError(
+                f"checkpoint {str(folder)!r} holds {path.name} beside the model's files: SGLang "
+                "would load it over the model. Fix: move it away"
+            )
+    try:
+        find_python(config)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or serve without it: --engine embedded (a CPU)") from None
+
+
+def server_flags(config: RunConfig) -> list[str]:
+    """What serving adds to a rollout server's command line."""
+    flags = ["--served-model-name", Path(config.model.path).name, "--no-commands"]
+    if config.prompt.chat_template is not None:
+        flags += ["--chat-template", str(config.prompt.chat_template.absolute())]
+    is_sglang = config.rollout.engine == "sglang"
+    return [*flags, *(_sglang_flags(config) if is_sglang else _embedded_flags(config))]
+
+
+def _embedded_flags(config: RunConfig) -> list[str]:
+    return ["--thinking"] if config.prompt.thinking else []
+
+
+def _sglang_flags(config: RunConfig) -> list[str]:
+    flags = []
+    has_several = any(Path(config.model.path).glob("additional_chat_templates/*.jinja"))
+    if config.prompt.chat_template is None and has_several:
+        flags += ["--hf-chat-template-name", "default"]  # SGLang's choice is the first one it finds
+    if any(map(names_switch, _templates(config))):  # transformers logs each call otherwise
+        # A request may still ask for the other mode.
+        flags += ["--default-chat-template-kwargs", json.dumps({SWITCH: config.prompt.thinking})]
+    return flags
+
+
+def _log_folder(config: RunConfig) -> Path:
+    """That of the run, if one is named; else a new one, and none in the working folder."""
+    if config.run.folder is not None:
+        return config.run.folder / "logs"
+    return Path(tempfile.mkdtemp(prefix="vision-opd-serve-"))
+
+
+def _templates(config: RunConfig) -> list[str]:
+    """The texts of those that may be served."""
+    if config.prompt.chat_template is not None:
+        return [read_template(config.prompt.chat_template)]
+    folder = Path(config.model.path)
+    jinja = folder / "chat_template.jinja"
+    found = [read_template(jinja)] if jinja.is_file() else []
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (template := _template_in(folder / name)) is not None:
+            found.append(template)
+    return found
+
+
+def _template_in(path: Path) -> str | None:
+    """What stands under "chat_template" in a file; None: nothing does."""
+    try:
+        template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return None if template is None else json.dumps(template)  # it may be several, by name
