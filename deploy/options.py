@@ -133,17 +133,22 @@ def with_address(
     return config.model_copy(update={"cluster": cluster})
 
 
-def absolute_paths(arguments: Sequence[str]) -> tuple[str, ...]:
-    """The same arguments for a process in another working folder."""
+def absolute_paths(arguments: Sequence[str], base: Path | None = None) -> tuple[str, ...]:
+    """The same arguments for a process in another working folder.
+
+    Args:
+        base: the folder that their paths are relative to; None: the working folder.
+    """
+    base = base or Path.cwd()
     result: list[str] = []
     flag = ""
     for argument in arguments:
         if flag:
-            result.append(_absolute(flag, argument))
+            result.append(_absolute(flag, argument, base))
             flag = ""
         elif "=" in argument:
             flag, _, value = argument.partition("=")
-            result.append(f"{flag}={_absolute(flag, value)}")
+            result.append(f"{flag}={_absolute(flag, value, base)}")
             flag = ""
         else:
             flag = argument
@@ -160,11 +165,11 @@ def pinned_revisions(config: RunConfig) -> tuple[str, ...]:
     return tuple(word for key, commit in pairs if commit is not None for word in (key, commit))
 
 
-def _absolute(flag: str, value: str) -> str:
+def _absolute(flag: str, value: str, base: Path) -> str:
     is_path = flag == "--config" or _is_path_key(flag.removeprefix("--"))
     if value == "none" or not (is_path or value.startswith(("./", "../"))):
         return value
-    return str(Path(value).absolute())
+    return str(base / value)
 
 
 def _is_path_key(name: str) -> bool:
