@@ -32,6 +32,15 @@ KUBERAY = (
     "--data.train /mnt/vision-opd/train.parquet --kuberay"
 )
 PREPARE = f"{PYTHON} -m common.prepare vision-opd-6k --from {{}} --out {{}}"
+CUSTOM = (
+    f"{PYTHON} -m common.prepare custom --input {{}} --images {{}} --box-units pixels "
+    "--box-form xyxy"
+)
+ASKED = (
+    "--checkpoint deploy/quickstart/checkpoint --engine embedded "
+    "--sets custom:.cache/quickstart/heldout.parquet --limit 4 --max-tokens 12"
+)
+STUDY = f"{PYTHON} -m deploy.study {CONFIGS}/studies"
 EIGHT_GPUS = f"{LAUNCH} --config {CONFIGS}/eight_gpus.toml --data.train data/train.parquet"
 REHEARSAL = "tests/rehearsal/run.sh"
 # README's command -> what is run instead; {folder} is an empty one
@@ -54,8 +63,48 @@ RUNS = {
         ' && .venv/bin/python -m broker.journal {folder}/run replay"'
     ),
     ".venv/bin/python -m broker.journal runs/mine": ".venv/bin/python -m broker.journal --help",
-    # test_the_dataset_of_the_readme_can_be_trained_on
-    f"{LAUNCH} --data.train mine/train.parquet --learner.groups_per_step 1": f"{LAUNCH} --help",
+    # test_the_row_of_the_readme_can_be_trained_on
+    f"{LAUNCH} --data.train data/train.parquet --learner.groups_per_step 1": f"{LAUNCH} --help",
+    # tests/common/prepare/test_download.py runs it against a hub on loopback
+    f"{PYTHON} -m common.prepare vision-opd-6k --out data": (
+        f"{PYTHON} -m common.prepare vision-opd-6k --help"
+    ),
+    f"{CUSTOM.format('mine/rows.jsonl', 'mine')} --check": (
+        f'bash -c "{PYTHON} -m tests.rehearsal.photographs {{folder}}/published'
+        f" && {CUSTOM.format('{folder}/published/train.jsonl', '{folder}/published')} --check"
+        ' --column picture=original_images"'
+    ),
+    f"{CUSTOM.format('mine/rows.jsonl', 'mine')} --out data": (
+        f'bash -c "{PYTHON} -m tests.rehearsal.photographs {{folder}}/published'
+        f" && {CUSTOM.format('{folder}/published/train.jsonl', '{folder}/published')}"
+        ' --column picture=original_images --out {folder}/data"'
+    ),
+    f"{PYTHON} -m common.prepare look data": (
+        f'bash -c "{PYTHON} -m tests.rehearsal.photographs {{folder}}/published'
+        f" && {PREPARE.format('{folder}/published', '{folder}/data')}"
+        f' && {PYTHON} -m common.prepare look {{folder}}/data"'
+    ),
+    # tests/rollout/test_evaluate_quickstart.py measures it whole, by both engines
+    f"{PYTHON} -m rollout.gap --checkpoint MODEL --sets custom:data/train.parquet --out gap": (
+        f"{PYTHON} -m rollout.gap {ASKED} --out {{folder}}/gap"
+    ),
+    f"{PYTHON} -m rollout.evaluate --checkpoint exported --sets vstar,zoombench --out after": (
+        f"{PYTHON} -m rollout.evaluate --help"
+    ),
+    f"{PYTHON} -m rollout.evaluate --rescore --out after": (
+        f'bash -c "{PYTHON} -m rollout.evaluate {ASKED} --out {{folder}}/after'
+        f' && {PYTHON} -m rollout.evaluate --rescore --out {{folder}}/after"'
+    ),
+    # tests/rollout/evaluation/test_compare.py compares two
+    f"{PYTHON} -m rollout.compare before after --out compared": (
+        f"{PYTHON} -m rollout.compare --help"
+    ),
+    # tests/deploy/study runs studies whole
+    f"{STUDY}/views.toml": f"{STUDY}/views.toml --dry-run",
+    f"{STUDY}/staleness.toml --seeds 1 --only 'jsd+*'": (
+        f"{STUDY}/staleness.toml --seeds 1 --only 'jsd+max_staleness=[08]' {SMALL}"
+        " --out {folder}/study"
+    ),
     "tests/run.sh": "tests/run.sh -q tests/common --collect-only",
     "tests/run.sh -q -m proof": "tests/run.sh -q -m proof --collect-only",
     ".venv/bin/python tests/bench/broker.py --json broker.json": (
@@ -66,6 +115,20 @@ RUNS = {
     ),
     ".venv/bin/python -m rollout.serve deploy/quickstart/checkpoint": (
         ".venv/bin/python -m rollout.serve --help"  # tests/rollout/test_serve.py serves
+    ),
+    ".venv/bin/python -m rollout.serve deploy/quickstart/checkpoint --engine embedded": (
+        ".venv/bin/python -m rollout.serve --help"
+    ),
+    ".venv/bin/python tests/bench/prepare.py --json prepare.json": (
+        ".venv/bin/python tests/bench/prepare.py --pictures 16 --repeats 1 --rows 100 "
+        "--json {folder}/prepare.json"
+    ),
+    # tests/bench/test_oracle_bench.py compares without a network
+    ".venv/bin/python tests/bench/oracle.py --json oracle.json": (
+        ".venv/bin/python tests/bench/oracle.py --help"
+    ),
+    ".venv/bin/python tests/bench/evaluation.py --json evaluation.json": (
+        ".venv/bin/python tests/bench/evaluation.py --help"  # tests/bench/test_evaluation_bench.py
     ),
     PREPARE.format("DOWNLOADED", "data"): (
         f'bash -c "{PYTHON} -m tests.rehearsal.photographs {{folder}}/published'
@@ -187,15 +250,14 @@ def test_files_and_folders_that_the_readme_names_exist() -> None:
 
 
 @pytest.mark.slow
-def test_the_dataset_of_the_readme_can_be_trained_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "mine").mkdir()
-    Image.new("RGB", (320, 240), "gray").save(tmp_path / "mine" / "street.jpg")
-    monkeypatch.chdir(tmp_path)
-    exec(program, {})
-    train = f"--data.train {tmp_path}/mine/train.parquet --learner.groups_per_step 1"
+def test_the_row_of_the_readme_can_be_trained_on(tmp_path: Path) -> None:
+    (row,) = re.findall(r"```json\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "rows.jsonl").write_text(row)
+    Image.new("RGB", (320, 240), "gray").save(mine / "street.jpg")
+    run(f"{CUSTOM.format(mine / 'rows.jsonl', mine)} --out {{folder}}/data", tmp_path)
+    train = f"--data.train {tmp_path}/data/train.parquet --learner.groups_per_step 1"
     run(f"{LAUNCH} {train} --run.folder {{folder}}/run", tmp_path)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["steps"] == 1 and summary["trajectories_trained"] == 4
