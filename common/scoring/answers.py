@@ -44,6 +44,7 @@ _VERDICTS = dict.fromkeys(_SAYS_YES.split(), True) | dict.fromkeys(_SAYS_NO.spli
 _VERB = re.compile(
     r"\b(?:is|are|was|were|be|shows?|says?|reads?|ist|est|es)\b|[=是为為は]", re.IGNORECASE
 )
+_NUMBER = "#"  # stands for any number
 _SENTENCE_ENDS = re.compile(r"[.!?;\n。]+")
 _BEFORE_UNSPACED = frozenset("是为為はがを示")  # the word after these begins
 _OR = "or either oder entweder ou или أو 或"
@@ -60,12 +61,14 @@ def is_correct(response: str, reference: str) -> bool:
 def contradicts(response: str, reference: str) -> bool:
     """Whether a response states another answer of the reference's own kind.
 
-    Another letter, verdict or quantity; of texts that differ rules cannot tell a paraphrase from
-    an error, so they contradict nothing.
+    Another letter, verdict or quantity, or the reference's own sentence with another number in it;
+    of texts that differ rules cannot tell a paraphrase from an error, so they contradict nothing.
     """
     answer, wanted = stated(plain(response)), stated(plain(reference))
     if not answer or not wanted or _agrees(answer, wanted):
         return False
+    if _frame(answer) == (frame := _frame(wanted)) and _NUMBER in frame:
+        return True
     if option_of(wanted) is not None:
         return chosen_letter(answer) is not None
     if _verdict_alone((clauses(wanted) or [""])[0]) is not None:
@@ -90,6 +93,11 @@ def _agrees(answer: str, wanted: str) -> bool:
         return True
     predicate = _predicate(wanted)
     return predicate is not None and _agrees(answer, predicate)
+
+
+def _frame(text: str) -> list[str]:
+    """Its words, whatever its numbers are."""
+    return [_NUMBER if any(map(str.isdigit, text)) else text for text in _texts(words(text))]
 
 
 def _is_same(answer: str, wanted: str) -> bool:

@@ -310,13 +310,18 @@ def test_other_scripts_are_read(response, reference, verdict):
         ("blue", "red", False),  # rules do not know colours
         ("", "5", False),
         ("<think>6", "5", False),
+        ("The red tag shows 4.", "The red tag shows 7.", True),
+        ("The red tag shows 7.", "The red tag shows 7.", False),
+        ("The blue tag shows 4.", "The red tag shows 7.", False),  # perhaps another tag
+        ("There are cars.", "There are 3 cars.", False),
+        ("There are 4 cars.", "There are 3 cars.", True),
     ],
 )
 def test_only_what_is_of_the_references_kind_contradicts_it(response, reference, does):
     assert contradicts(response, reference) is does
 
 
-@given(st.text(max_size=40), st.sampled_from(["B", "yes", "5", "red"]))
+@given(st.text(max_size=40), st.sampled_from(["B", "yes", "5", "red", "It shows 5."]))
 def test_nothing_is_correct_and_contradicts(response, reference):
     assert not (is_correct(response, reference) and contradicts(response, reference))
 
