@@ -10,7 +10,7 @@ from PIL import Image
 
 from common.config import PromptSection
 from common.dataset import Numbered, parsed_rows, read_samples
-from common.dataset_files import Row, SourceRow, dataset_row, write_rows
+from common.dataset_files import Row, write_rows
 from common.errors import ConfigError
 from common.images import ImageStore
 from common.look import main
@@ -19,6 +19,8 @@ from common.look.remarks import remarks_of
 from common.look.sheet import sheet
 from common.look.survey import survey
 from common.look.token_counts import QWEN3_5, token_counts
+from common.prepare.pictures import Looks, dataset_row
+from common.prepare.source import SourceRow
 from common.prompt_lengths import lengths_of_folder
 from tests.browser import screenshot_of
 
@@ -34,8 +36,9 @@ def good_row(folder: Path, number: int, size: tuple[int, int] = (320, 240), **ch
         content = io.BytesIO()
         Image.fromarray(pixels).save(content, "JPEG")
         source.write_bytes(content.getvalue())
+    (folder / "pictures").mkdir(exist_ok=True)
     found = SourceRow(f"s{number}", PROBLEM, source, None, (10, 20, 90, 60), "7")
-    return dataset_row(found, folder) | changes
+    return dataset_row(found, Looks(folder, bakes=False)) | changes
 
 
 def dataset(folder: Path, *changes: dict[str, Any]) -> Path:
@@ -242,7 +245,11 @@ def test_a_row_without_evidence_is_shown_and_told(tmp_path: Path) -> None:
 def test_a_browser_draws_the_sheet(tmp_path: Path) -> None:
     source = tmp_path / "teal.png"
     Image.new("RGB", (320, 240), (0, 128, 128)).save(source)
-    row = dataset_row(SourceRow("s", PROBLEM, source, None, (10, 20, 90, 60), None), tmp_path)
+    (tmp_path / "pictures").mkdir()
+    row = dataset_row(
+        SourceRow("s", PROBLEM, source, None, (10, 20, 90, 60), None),
+        Looks(tmp_path, bakes=False),
+    )
     write_rows([row], tmp_path / "train.parquet")
     path, _ = look(tmp_path, None, None, rows=1)
     shown = screenshot_of(path, tmp_path, (500, 3200)).get_flattened_data()

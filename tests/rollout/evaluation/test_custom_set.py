@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from common.dataset_files import SourceRow, dataset_row, write_rows
+from common.dataset_files import write_rows
 from common.errors import ConfigError, DataError
+from common.prepare.pictures import Looks, dataset_row
+from common.prepare.source import SourceRow
 from rollout.evaluation.figures import share
 from rollout.evaluation.items import Item, Scored
 from rollout.evaluation.sets import find_set
@@ -107,8 +109,9 @@ def test_parquet_holds_pictures_as_bytes_or_images(tmp_path):
 
 def test_what_prepare_writes_is_a_custom_set(tmp_path):
     (tmp_path / "whole.jpg").write_bytes(picture(3))
+    (tmp_path / "pictures").mkdir()
     source = SourceRow("s-1", "<image>Which?", tmp_path / "whole.jpg", None, (0, 0, 8, 8), "red")
-    write_rows([dataset_row(source, tmp_path)], tmp_path / "train.parquet")
+    write_rows([dataset_row(source, Looks(tmp_path, bakes=False))], tmp_path / "train.parquet")
     (item,) = items_of(tmp_path / "train.parquet")
     assert (item.id, item.question, item.answer, item.fields) == ("s-1", "Which?", "red", {})
     assert item.picture == picture(3) and item.crop is not None
