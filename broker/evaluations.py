@@ -7,6 +7,7 @@ answers first is as right as anybody: a lease that lapsed is issued again, and w
 passed over. Nothing here is journaled: after a restart of the broker the learner orders again.
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from broker.refusal import Refusal
 from common.types import Sample
 
 MAX_ORDERS = 4  # a learner waits for one before it orders a third
+_REMEMBERED = 4  # leases of a server, whose request may come again
 VIEWS = tuple(EvaluationView)  # of a sample, in the order of their items
 
 
@@ -103,7 +105,7 @@ class Evaluations:
         self._lease_s = lease_s
         self._measurements: dict[int, _Measurement] = {}  # by number, in order of arrival
         self._servers: dict[Owner, Serving] = {}
-        self._last_lease: dict[Owner, tuple[bytes, Lease]] = {}
+        self._last_leases: dict[Owner, deque[tuple[bytes, Lease]]] = {}  # by request
 
     # ---- learner ---------------------------------------------------------------------------------
     def order(
@@ -184,9 +186,10 @@ class Evaluations:
 
     def lease(self, owner: Owner, request_id: bytes, most: int, now: float) -> Lease | None:
         """Items that a server can answer with the weights that it has; None: there are none."""
-        last = self._last_lease.get(owner)
-        if last is not None and last[0] == request_id:
-            return last[1]
+        leases = self._last_leases.setdefault(owner, deque(maxlen=_REMEMBERED))
+        for request, lease in leases:
+            if request == request_id:
+                return lease
         serving = self._servers.get(owner)
         for measurement in self._measurements.values():
             order = measurement.order
@@ -195,7 +198,7 @@ class Evaluations:
             if taken := measurement.take(owner, most, now + self._lease_s):
                 is_urgent = taken[0] < order.num_urgent * len(VIEWS)
                 lease = Lease(order, tuple(map(order.item, taken)), is_urgent)
-                self._last_lease[owner] = (request_id, lease)
+                leases.append((request_id, lease))
                 return lease
         return None
 
@@ -232,7 +235,7 @@ class Evaluations:
 
     def leave(self, owner: Owner) -> None:
         """A server is gone, with what it had leased and kept."""
-        self._last_lease.pop(owner, None)
+        self._last_leases.pop(owner, None)
         if self._servers.pop(owner, None) is not None:
             self.revision += 1
         for measurement in self._measurements.values():
@@ -261,7 +264,7 @@ class Evaluations:
 
     def _forget_leases(self) -> None:
         """A reply that is asked for again must not name a measurement that is over."""
-        known = self._measurements
-        kept = {o: kept for o, kept in self._last_lease.items() if kept[1].order.number in known}
-        self._last_lease = kept
+        for owner, leases in self._last_leases.items():
+            kept = (one for one in leases if one[1].order.number in self._measurements)
+            self._last_leases[owner] = deque(kept, maxlen=_REMEMBERED)
         self.revision += 1
