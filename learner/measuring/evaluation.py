@@ -18,8 +18,8 @@ import torch
 from common.end_tokens import end_token_ids_of
 from common.errors import DataError
 from common.rendering import Renderer
+from common.scoring.answers import is_correct
 from common.types import Sample
-from learner.measuring.answers import is_correct
 from learner.measuring.greedy import greedy_responses, is_cut
 from learner.views.inputs import PromptView
 from learner.views.prompts import PromptViews

@@ -9,8 +9,8 @@ import torch
 
 from common.end_tokens import end_token_ids_of
 from common.rendering import Renderer
+from common.scoring.answers import is_correct
 from learner.measuring import evaluation as evaluation_module
-from learner.measuring.answers import is_correct
 from learner.measuring.evaluation import Accuracy, Evaluation, gap_closed
 from learner.measuring.greedy import is_cut
 from learner.model.student import load_student, prompt_positions

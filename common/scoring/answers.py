@@ -24,8 +24,8 @@ option may pass for one ("it shows vitamin C"), and so may a guess among few opt
 
 import re
 
-from learner.measuring.answer_numbers import Quantity, is_compatible, quantities
-from learner.measuring.answer_text import (
+from common.scoring.answer_numbers import Quantity, is_compatible, quantities
+from common.scoring.answer_text import (
     Word,
     clauses,
     is_negated,
@@ -35,7 +35,7 @@ from learner.measuring.answer_text import (
     without_negated_end,
     words,
 )
-from learner.measuring.option_letters import chosen_letter, option_of
+from common.scoring.option_letters import chosen_letter, option_of
 
 _SAYS_YES = "yes ja oui sí sì sim да نعم 是 有 对 對 はい 네"
 _SAYS_NO = "no nein non não нет لا 否 不 不是 没有 不对 いいえ 아니요"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.scoring.answers import is_correct
 from deploy.quickstart.scenes import COLORS
-from learner.measuring.answers import is_correct
 
 RIGHT, WRONG = True, False
 

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from learner.measuring.answer_numbers import quantities
+from common.scoring.answer_numbers import quantities
 
 _SYMBOLS = {"%": "percent", "$": "dollar", "€": "euro", "£": "pound", "°": "degree"}
 _ARTICLES = {"a", "an", "the"}

@@ -9,7 +9,7 @@ denied ("not A", "A is wrong"), joined ("A or B") or listed with their texts cho
 import re
 from dataclasses import dataclass
 
-from learner.measuring.answer_text import is_negated
+from common.scoring.answer_text import is_negated
 
 _ALONE = re.compile(r"\W*([A-Za-z])\W*")
 _LETTER_OF_REFERENCE = re.compile(
