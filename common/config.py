@@ -405,6 +405,9 @@ class EvaluationSection(Section):
     samples: int = Field(0, ge=0, description="Samples measured at first and last; 0: all.")
     interim_samples: int = Field(128, gt=0, description="Held-out samples measured in between.")
     max_response_tokens: int = Field(64, gt=0, description="Tokens; greedy answers are cut there.")
+    timeout_s: float = Field(
+        600.0, gt=0, description="Seconds for one measurement; then the run goes on without it."
+    )
     shown: int = Field(12, ge=0, description="Held-out scenes kept for the report.")
 
 
