@@ -119,12 +119,12 @@ def test_news_are_what_the_reader_has_not_seen():
 
 def test_what_cannot_be_is_refused_and_changes_nothing():
     made = make(num_samples=1)
-    with pytest.raises(Refusal, match="'s9' is not in the broker's data.heldout, which has 4"):
+    with pytest.raises(Refusal, match=r"'s9' is not in .* data\.heldout, which has 4"):
         made.order(2, 0, 3, ["s0", "s9"], 0, 5, is_last=False)
     with pytest.raises(Refusal, match="no measurement 2"):
         made.news(2, 0, False, 99)
     for wrong in (answer(2), answer(0, *range(6))):
-        with pytest.raises(Refusal, match="of 2 with . tokens, of 5 at most"):
+        with pytest.raises(Refusal, match=r"of 2 with \d tokens, of 5 at most"):
             made.submit(A, 1, [answer(1), wrong])
     assert made.news(1, 0, False, 99) is None
     made.submit(A, 9, [answer(0)])  # dropped long ago
