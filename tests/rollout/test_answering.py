@@ -130,9 +130,9 @@ class Keeper:
 
 async def test_the_newest_copies_are_kept_and_those_of_undone_steps_go():
     keeper = Keeper()
-    engine: Engine = keeper  # type: ignore[assignment]
-    server = Server("rollout-0", engine, Serving(), 1)
-    pins = Pins(engine, server)
+    as_engine: Engine = keeper  # type: ignore[assignment]
+    server = Server("rollout-0", as_engine, Serving(), 1)
+    pins = Pins(as_engine, server)
     for version in (0, 5, 10):
         assert await pins.pin(Served(0, version))
     assert keeper.kept == [5, 10] and len(keeper.kept) == MAX_PINNED
