@@ -397,7 +397,11 @@ class Session:
             **health,
         }
         self._metrics.write(measured.version, time.monotonic() - self._began, figures)
-        self._show(full_accuracy=accuracy.full, crop_accuracy=accuracy.crop)
+        self._show(
+            full_accuracy=accuracy.full,
+            crop_accuracy=accuracy.crop,
+            accuracy_version=measured.version,
+        )
         logger.info(
             "of step %d: accuracy %.3f on full images, %.3f on crops (%d samples in %.1f s, of "
             "which training stood still for %.1f s)",
