@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch.distributed import distributed_c10d, rendezvous
 
 from broker.client import BrokerClient, heartbeat_forever
-from broker.protocol import Answer, Role
+from broker.protocol import Answer, AskedItem, Role
 from common.config import RunConfig
 from common.images import ImageStore
 from common.rendering import Renderer
@@ -27,6 +27,7 @@ from tests.tiny_world import make_group
 
 TIMEOUT = timedelta(seconds=20)
 SHORT, LONG = 3, 9  # tokens of a response
+_ZERO = 18  # token id of "0"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Script:
     is_uneven: bool = False  # every other response lacks a token
     keeps_copies: bool = True  # of weights that are measured
     answers: bool = True  # held-out questions
+    right_until: int = -1  # version from which on the answers are wrong
 
     def lengths(self, history: int, version: int, number: int) -> list[int]:
         tokens = LONG if (history, version) in self.long_ones else SHORT
@@ -126,7 +128,7 @@ async def serve(config: RunConfig, rank: int, record: Path, script: Script) -> N
             if serving[1] >= 0:
                 await work(broker, config, renderer, images, script, *serving)
             if serving[1] >= 0 and script.answers:
-                await answer(broker, renderer, pinned, *serving)
+                await answer(broker, script, renderer, pinned, *serving)
         beat.cancel()
         await asyncio.gather(beat, return_exceptions=True)
         await broker.goodbye()
@@ -151,18 +153,34 @@ async def work(
 
 
 async def answer(
-    broker: BrokerClient, renderer: Renderer, pinned: list[int], history: int, version: int
+    broker: BrokerClient,
+    script: Script,
+    renderer: Renderer,
+    pinned: list[int],
+    history: int,
+    version: int,
 ) -> None:
-    """Every third answer to an item is cut; the others say a token that depends on the sample."""
+    """Right ones, or made-up ones of which every third is cut."""
     lease = await broker.lease_answers(history, version, pinned, 8, 0.0)
+    end = renderer.end_token_ids[0]
+    is_right = lease.version <= script.right_until
     answers = [
-        made_up(item.index, lease.max_tokens, renderer.end_token_ids[0]) for item in lease.items
+        right(item, end) if is_right else made_up(item.index, lease.max_tokens, end)
+        for item in lease.items
     ]
     if answers:
         await broker.submit_answers(lease.number, answers)
 
 
+def right(item: AskedItem, end: int) -> Answer:
+    """The digit that `tests.tiny_world` has made the answer, as `tests.tiny_model` writes it."""
+    digit = int(item.sample.sample_id.removeprefix("s")) % 10
+    tokens = np.array([_ZERO + digit, end], dtype=np.int32)
+    return Answer(index=item.index, token_ids=tokens)
+
+
 def made_up(index: int, most: int, end: int) -> Answer:
+    """No digit."""
     is_cut = index % 3 == 0
-    tokens = [7 + index % 20] * most if is_cut else [7 + index % 20, end]
+    tokens = [7 + index % 11] * most if is_cut else [7 + index % 11, end]
     return Answer(index=index, token_ids=np.array(tokens[:most], dtype=np.int32), is_cut=is_cut)
