@@ -152,7 +152,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         checks = Expectations(config, model, renderer, positions, ranks.device)
         publisher = _publisher(config, ranks, feed, model, checks)
         stack.enter_context(publisher)
-        heldout = Heldout(config, feed, positions, ranks, lambda: feed.is_over)
+        heldout = Heldout(config, feed, positions, ranks, lambda: feed.is_over, publisher.mend)
         stack.callback(heldout.abandon)
         session = Session(
             config, ranks, trainer, feed, publisher, heldout, metrics, renderer, process.watch,

@@ -177,9 +177,10 @@ class Session:
         self._show(doing=_PUSHING)
         if self._ranks.world_size > 1:
             self._wait_for_push()  # what follows takes all ranks, or none
-        self._held_s += self._heldout.wait_for_push()
         is_measured = not is_last and self._is_due(version)
+        self._held_s += self._heldout.wait_for_push(is_measured)
         self._publisher.push(version, is_measured)
+        self._heldout.note_push(version)
         self._pushed = version
         if is_measured:
             self._heldout.order(version, "between" if version else "before")

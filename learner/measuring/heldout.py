@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 When = Literal["before", "between", "after"]
 _CACHE_BYTES = 2**28  # of views that are shown
 _LOOK_S = 0.5  # between looks for the end of the run, while waiting
+_MEND_S = 5.0  # between looks for servers without weights, while waiting
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Heldout:
 
     Args:
         is_over: of the run: whoever waits asks now and then.
+        mend: brings weights to servers that have lost them, while training waits for servers.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class Heldout:
         positions: PromptPositions,
         ranks: Ranks,
         is_over: Callable[[], bool],
+        mend: Callable[[], None],
     ) -> None:
+        self._mend = mend
         self._config = config.evaluation
         self._line = line
         self._ranks = ranks
@@ -100,9 +104,21 @@ class Heldout:
             )
         self._under_way.append(_UnderWay(version, when, measurement))
 
-    def wait_for_push(self) -> float:
-        """Until the weights may be replaced; seconds. Raises nothing when the run is over."""
-        return sum(self._wait(one, lambda m: m.allows_push) for one in self._under_way)
+    def wait_for_push(self, is_measured: bool) -> float:
+        """Until the weights may be replaced; seconds. Raises nothing when the run is over.
+
+        Args:
+            is_measured: those that come are, too. Servers keep copies of two versions at most.
+        """
+        older = list(self._under_way)[:-1] if is_measured else []
+        waited_s = sum(self._wait(one, lambda m: m.is_over) for one in older)
+        return waited_s + sum(self._wait(one, lambda m: m.allows_push) for one in self._under_way)
+
+    def note_push(self, version: int) -> None:
+        """These weights replace those that are being measured."""
+        for one in self._under_way:
+            if one.measurement is not None and one.version != version:
+                one.measurement.note_replaced()
 
     def take(self) -> list[Measured]:
         """Those that are over by now, in their order."""
@@ -140,11 +156,14 @@ class Heldout:
     def _wait(self, one: _UnderWay, until: Callable[[Measurement], bool]) -> float:
         """All ranks go round together: none is kept waiting in a collective for long."""
         began, measurement = time.monotonic(), one.measurement
-        is_waiting = True
+        is_waiting, mended = True, began
         while is_waiting:
             mine = False
             if measurement is not None and not self._is_over():
                 mine = not measurement.wait(lambda: until(measurement), _LOOK_S)
+            if mine and time.monotonic() - mended > _MEND_S:
+                self._mend()
+                mended = time.monotonic()
             is_waiting = is_any(mine, self._ranks.group)
         waited_s = time.monotonic() - began
         one.waited_s += waited_s

@@ -18,12 +18,17 @@ from typing import Any, Protocol, TypeVar
 
 from broker.client import BrokerClient, RequestRefused
 from broker.protocol import Answer, MeasurementNews
-from common.errors import BrokerUnavailable, ProtocolError
+from common.errors import BrokerUnavailable, ProtocolError, VisionOpdError
 from learner.measuring.evaluation import Accuracy, Evaluation, Questions
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 _READ_WAIT_S = 5.0  # how long the broker may hold the question
+_GRACE_S = 30.0  # for servers to tell a broker that was restarted what they keep
+
+
+class CopyLost(VisionOpdError):
+    """Nobody has the weights any more."""
 
 
 class Line(Protocol):
@@ -44,6 +49,7 @@ class Measurement:
         max_tokens: of an answer.
         is_last: nothing is trained beside it.
         timeout_s: after which nobody waits for it any longer.
+        grace_s: the same while no server has the weights.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class Measurement:
         max_tokens: int,
         is_last: bool,
         timeout_s: float,
+        grace_s: float = _GRACE_S,
     ) -> None:
         self._evaluation = evaluation
         self.questions = questions
@@ -63,10 +70,12 @@ class Measurement:
         self._max_tokens = max_tokens
         self._is_last = is_last
         self._timeout_s = timeout_s
+        self._grace_s = grace_s
         self._number = secrets.randbits(63)
         self._changed = threading.Condition()
         self._answers: dict[int, Answer] = {}
         self._is_pinned = False
+        self._is_replaced = False
         self._began = time.monotonic()
         self.seconds = 0.0  # from the order to the last answer
         self._history = line.history
@@ -101,7 +110,7 @@ class Measurement:
         """Once it is over. None, and a line in the log: nobody answered in time."""
         try:
             return self._future.result(0)
-        except (TimeoutError, ProtocolError, BrokerUnavailable) as error:
+        except (TimeoutError, ProtocolError, BrokerUnavailable, CopyLost) as error:
             reason = str(error) or (
                 f"{len(self._answers)} of {self.questions.num_items} answers came within "
                 f"{self._timeout_s:g} s (evaluation.timeout_s)"
@@ -111,6 +120,10 @@ class Measurement:
             logger.info("version %d is not measured: the run ends", self.version)
         return None
 
+    def note_replaced(self) -> None:
+        """Later weights are pushed: from now on it lives by copies alone."""
+        self._is_replaced = True
+
     def abandon(self) -> None:
         self._future.cancel()
 
@@ -119,7 +132,7 @@ class Measurement:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._read_all(broker)
-        except TimeoutError:
+        except (TimeoutError, CopyLost):
             await broker.drop_measurement(self._number)
             raise
         self.seconds = time.monotonic() - self._began
@@ -130,7 +143,7 @@ class Measurement:
 
     async def _read_all(self, broker: BrokerClient) -> None:
         await self._order(broker)
-        seen = 0
+        seen, kept_at = 0, time.monotonic()
         while len(self._answers) < self.questions.num_items:
             try:
                 news = await broker.read_measurement(
@@ -145,6 +158,14 @@ class Measurement:
                 continue
             seen += len(news.answers)
             self._take(news)
+            kept_at = time.monotonic() if self._is_kept else kept_at
+            if time.monotonic() - kept_at > self._grace_s:
+                raise CopyLost("the servers that kept a copy of its weights are gone")
+
+    @property
+    def _is_kept(self) -> bool:
+        """Whether some server has, or will have, the weights."""
+        return self._is_pinned or not self._is_replaced
 
     async def _order(self, broker: BrokerClient) -> None:
         await broker.order_measurement(

@@ -119,6 +119,25 @@ async def test_who_nobody_answers_gives_up_and_says_so(caplog: pytest.LogCapture
         assert not (await rollout.lease_answers(Line.history, 0, (), 9, 0.0)).items, "dropped"
 
 
+async def test_weights_of_which_no_copy_is_left_are_not_waited_for(
+    caplog: pytest.LogCaptureFixture,
+):
+    async with in_a_run() as (_, learner, rollout):
+        judge: Any = Judge()
+        measurement = Measurement(
+            Line(learner), judge, QUESTIONS, 0,
+            max_tokens=4, is_last=False, timeout_s=60.0, grace_s=0.0,
+        )  # fmt: skip
+        await lease(rollout, most=1, pinned=(0,))
+        await until(measurement, lambda: measurement.allows_push)
+        measurement.note_replaced()
+        assert not measurement.is_over
+        await rollout.goodbye()
+        await until(measurement, lambda: measurement.is_over)
+        assert measurement.accuracy() is None
+        assert "the servers that kept a copy of its weights are gone" in caplog.text
+
+
 async def test_a_broker_that_has_forgotten_is_told_again():
     async with in_a_run() as (running, learner, rollout):
         measurement = begin(learner)
