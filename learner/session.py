@@ -36,7 +36,7 @@ from learner.data_summary import data_summary
 from learner.feed import Feed, Interrupted
 from learner.measuring.evaluation import Accuracy, gap_closed
 from learner.measuring.health import Verdict
-from learner.measuring.heldout import Heldout, Measured
+from learner.measuring.heldout import Heldout, Measured, When
 from learner.measuring.metrics import MetricsLog, NoLog
 from learner.measuring.watch import HealthStop, HealthWatch, RollBack, newest_good, stop
 from learner.model.ranks import Ranks, agree_on_max, is_any, meet
@@ -114,6 +114,7 @@ class Session:
             self._push()
             self._train()
             self._wait_for_push()
+            self._checkpointer.save()  # whatever becomes of the last push
             self._order_last()
         except Interrupted as reason:
             is_interrupted = True
@@ -297,7 +298,7 @@ class Session:
             return
         # From a checkpoint on nobody has the weights before training any more.
         self._heldout.wait_for("before")
-        self._take_measurements()
+        self._take_measurements("before")  # others are of versions that have no checkpoint yet
         self._checkpointer.save(is_measured=self._is_due(step))
 
     # ---- checkpoints -----------------------------------------------------------------------------
@@ -335,9 +336,9 @@ class Session:
                 full_accuracy_before=self._before.full, crop_accuracy_before=self._before.crop
             )
 
-    def _take_measurements(self) -> None:
+    def _take_measurements(self, only: When | None = None) -> None:
         """Those that are there. Raises as `_obey`."""
-        for measured in self._heldout.take():
+        for measured in self._heldout.take(only):
             accuracy, is_between = measured.accuracy, measured.when == "between"
             score = None if accuracy is None else accuracy.full
             self._checkpointer.note_score(measured.version, score)

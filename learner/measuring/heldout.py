@@ -120,10 +120,14 @@ class Heldout:
             if one.measurement is not None and one.version != version:
                 one.measurement.note_replaced()
 
-    def take(self) -> list[Measured]:
-        """Those that are over by now, in their order."""
+    def take(self, only: When | None = None) -> list[Measured]:
+        """Those that are over by now, in their order.
+
+        Args:
+            only: of that kind, up to the first of another; None: all.
+        """
         found: list[Measured] = []
-        while self._under_way:
+        while self._under_way and only in (None, self._under_way[0].when):
             measurement = self._under_way[0].measurement
             if not is_any(measurement is not None and measurement.is_over, self._ranks.group):
                 break
