@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -156,11 +156,68 @@ class BrokerClient:
         request = p.WatchWeights(**self._me(), seen_serial=seen_serial, wait_s=wait_s)
         return await self._request(request, p.Announcement, wait_s)
 
-    async def ack_weights(self, version: int, history: int = 0) -> p.Done:
-        request = p.AckWeights(**self._me(), history=history, version=version)
+    async def ack_weights(self, version: int, history: int = 0, is_pinned: bool = False) -> p.Done:
+        request = p.AckWeights(**self._me(), history=history, version=version, is_pinned=is_pinned)
+        return await self._request(request, p.Done)
+
+    async def lease_answers(
+        self, history: int, serving_version: int, pinned: Sequence[int], most: int, wait_s: float
+    ) -> p.AnswerLease:
+        """Held-out questions for these weights, once there are some; none when `wait_s` is over."""
+        request = p.LeaseAnswers(
+            **self._me(),
+            history=history,
+            serving_version=serving_version,
+            pinned=tuple(pinned),
+            max_items=most,
+            wait_s=wait_s,
+        )
+        return await self._request(request, p.AnswerLease, wait_s)
+
+    async def submit_answers(
+        self, number: int, answers: Sequence[p.Answer], given_back: Sequence[int] = ()
+    ) -> p.Done:
+        request = p.SubmitAnswers(
+            **self._me(), number=number, answers=tuple(answers), given_back=tuple(given_back)
+        )
         return await self._request(request, p.Done)
 
     # ---- learner ---------------------------------------------------------------------------------
+    async def order_measurement(
+        self,
+        number: int,
+        history: int,
+        version: int,
+        sample_ids: Sequence[str],
+        *,
+        num_urgent: int,
+        max_tokens: int,
+        is_last: bool,
+    ) -> p.Done:
+        request = p.OrderMeasurement(
+            **self._me(),
+            number=number,
+            history=history,
+            version=version,
+            sample_ids=tuple(sample_ids),
+            num_urgent=num_urgent,
+            max_tokens=max_tokens,
+            is_last=is_last,
+        )
+        return await self._request(request, p.Done)
+
+    async def read_measurement(
+        self, number: int, seen: int, is_pinned: bool, wait_s: float
+    ) -> p.MeasurementNews:
+        """What is new beyond `seen` answers and `is_pinned`, or nothing when `wait_s` is over."""
+        request = p.ReadMeasurement(
+            **self._me(), number=number, seen=seen, is_pinned=is_pinned, wait_s=wait_s
+        )
+        return await self._request(request, p.MeasurementNews, wait_s)
+
+    async def drop_measurement(self, number: int) -> p.Done:
+        return await self._request(p.DropMeasurement(**self._me(), number=number), p.Done)
+
     async def resume(self, step: int) -> p.Resumed:
         """Say first of all which step this learner starts from; what came after it is undone."""
         return await self._request(p.Resume(**self._me(), step=step), p.Resumed)

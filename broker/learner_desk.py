@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from broker import protocol as p
 from broker.counter import Counter, Handler, PollMaker, one_line
 from broker.entry import Shard
+from broker.evaluations import Evaluations
 from broker.polls import Answer, Empty
 from broker.refusal import Refusal
 from broker.store import Damaged
@@ -16,8 +17,9 @@ _PAGE_SHARE = 0.5  # of a frame that the groups of one reply may fill
 
 
 class LearnerDesk:
-    def __init__(self, counter: Counter, max_frame_bytes: int) -> None:
+    def __init__(self, counter: Counter, max_frame_bytes: int, evaluations: Evaluations) -> None:
         self._counter = counter
+        self._evaluations = evaluations
         self._max_frame_bytes = max_frame_bytes
         self.handlers: dict[type[BaseModel], Handler] = {
             p.Resume: self._on_resume,
@@ -41,6 +43,7 @@ class LearnerDesk:
         if self._counter.ledger.version < before:
             logger.warning("steps %d to %d are undone", request.step + 1, before)
         self._counter.announcements.forget()
+        self._evaluations.drop_all()
         return p.Resumed(history=history, version=self._counter.ledger.version)
 
     def _take_poll(self, request: p.TakeBatch, request_id: bytes) -> tuple[Answer, Empty]:
@@ -143,5 +146,6 @@ class LearnerDesk:
         if not self._counter.is_finished:
             logger.info("finished: %s", request.reason)
         self._counter.do(self._counter.ledger.finish)
+        self._evaluations.drop_all()
         self._counter.is_stopping = self._counter.has_news = True
         return p.Done(finished=True)

@@ -52,6 +52,7 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
 
     A run folder that holds a journal is gone on with where the journal ends.
     """
+    from broker.heldout import heldout_samples
     from broker.opening import open_broker
     from broker.quarantine_file import QuarantineFile
     from broker.server import BrokerServer, ImageShelf
@@ -62,8 +63,11 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
     source = open_source(config)
     assert config.data.train is not None, "open_source has read it"
     shelf = ImageShelf(ImageStore(config.data.train.parent), source.samples)
+    heldout = heldout_samples(config)
+    if config.data.heldout is not None:
+        shelf.add(ImageStore(config.data.heldout.parent), heldout.values())
     listener = zmq_listener(config.broker, _address(config))  # refuses before a journal is begun
-    opened = open_broker(config, source)
+    opened = open_broker(config, source, heldout)
     service, ledger = opened.service, opened.service.ledger
     max_frame_bytes = config.broker.max_frame_mib * 2**20
     folder = config.run.folder

@@ -20,6 +20,7 @@ from broker.source import SampleSource
 from broker.store import Damaged, MemoryStore
 from common.config import RunConfig
 from common.errors import ConfigError
+from common.types import Sample
 from common.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -33,8 +34,13 @@ class Opened(NamedTuple):
     sync_at_intervals: Callable[[], Coroutine[None, None, None]]  # runs until cancelled
 
 
-def open_broker(config: RunConfig, source: SampleSource) -> Opened:
+def open_broker(
+    config: RunConfig, source: SampleSource, heldout: Mapping[str, Sample] | None = None
+) -> Opened:
     """
+    Args:
+        heldout: samples that may be measured on, by name; None: there are none.
+
     Raises:
         ConfigError: the run folder's journal is of another run, or of one whose data was too bad.
         CorruptJournal: it is damaged before its end.
@@ -54,6 +60,7 @@ def open_broker(config: RunConfig, source: SampleSource) -> Opened:
             max_frame_bytes=max_frame_bytes,
             rows=source.rows,
             versions=versions(),
+            heldout=heldout,
         )
         return Opened(service, 0.0, run_id, _forever)
     disk = FolderDisk(folder / "journal")
@@ -72,6 +79,7 @@ def open_broker(config: RunConfig, source: SampleSource) -> Opened:
             dataset=dataset_of(config),
             max_frame_bytes=max_frame_bytes,
             versions=versions(),
+            heldout=heldout,
         )
     except CorruptJournal as damage:
         raise CorruptJournal(
@@ -101,6 +109,7 @@ def open_durable(
     max_frame_bytes: int = 2**20,
     segment_bytes: int = 64 * 2**20,
     versions: Mapping[str, str] | None = None,
+    heldout: Mapping[str, Sample] | None = None,
 ) -> tuple[BrokerService, DurableStore, float]:
     """The service on a disk, its store, and where its clock stands. Raises as `open_broker`."""
     found = recover(disk, source, rules, dataset)
@@ -143,6 +152,7 @@ def open_durable(
         rows=source.rows,
         first_serial=first_serial,
         versions=versions,
+        heldout=heldout,
     )
     if found is not None:
         _catch_up(service, found, disk.boot, rules)

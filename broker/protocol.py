@@ -14,9 +14,11 @@ from common.types import (
     Group,
     GroupLease,
     Identifier,
+    Int32Array,
     LongCount,
     MemberId,
     Record,
+    Sample,
     WeightUpdate,
 )
 from common.wire import PROTOCOL_VERSION, Limits, Registry
@@ -57,6 +59,13 @@ class Verdict(StrEnum):
     DUPLICATE = "duplicate"  # this very attempt was accepted before
     FENCED = "fenced"  # its lease had lapsed or been given to a later attempt
     STALE = "stale"  # older than max_staleness allows; the sample is issued again
+
+
+class EvaluationView(StrEnum):
+    """Of which picture a held-out question is asked."""
+
+    FULL = "full"  # as the student sees it
+    CROP = "crop"  # the evidence
 
 
 class Blame(StrEnum):
@@ -206,6 +215,7 @@ class AckWeights(Record):
     incarnation: LongCount
     history: Count
     version: Count
+    is_pinned: bool = False  # it keeps a copy of these weights beside those of later pushes
 
 
 class WatchMembers(Record):
@@ -215,6 +225,68 @@ class WatchMembers(Record):
     incarnation: LongCount
     at_least: Count
     wait_s: WaitS
+
+
+class OrderMeasurement(Record):
+    """The learner wants held-out samples answered, greedily, by the weights of one version."""
+
+    member_id: MemberId
+    incarnation: LongCount
+    number: LongCount  # random; the same order again changes nothing
+    history: Count
+    version: Count
+    sample_ids: tuple[Identifier, ...] = Field(min_length=1, max_length=2**16)
+    num_urgent: Count = 0  # of the first samples: training waits for their answers
+    max_tokens: int = Field(gt=0, lt=2**31)  # of an answer
+    is_last: bool = False  # nothing is trained beside it
+
+
+class ReadMeasurement(Record):
+    """Held until there are answers beyond the `seen`, or `is_pinned` is no longer right."""
+
+    member_id: MemberId
+    incarnation: LongCount
+    number: LongCount
+    seen: Count
+    is_pinned: bool
+    wait_s: WaitS
+
+
+class DropMeasurement(Record):
+    """Nobody waits for its answers any longer."""
+
+    member_id: MemberId
+    incarnation: LongCount
+    number: LongCount
+
+
+class LeaseAnswers(Record):
+    """A rollout server can answer held-out questions with these weights."""
+
+    member_id: MemberId
+    incarnation: LongCount
+    history: Count
+    serving_version: Count  # of the weights that its engine generates with now
+    pinned: tuple[Count, ...] = Field((), max_length=8)  # versions that it has a copy of
+    max_items: int = Field(gt=0, le=1024)
+    wait_s: WaitS
+
+
+class Answer(Record):
+    """A greedy answer to one item, or why there is none."""
+
+    index: Count
+    token_ids: Int32Array  # [T], with the end-of-turn token; [0] with an error
+    is_cut: bool = False  # the length limit ended it
+    error: Reason = ""  # the sample cannot be asked; empty: it was
+
+
+class SubmitAnswers(Record):
+    member_id: MemberId
+    incarnation: LongCount
+    number: LongCount
+    answers: tuple[Answer, ...] = Field((), max_length=1024)
+    given_back: tuple[Count, ...] = Field((), max_length=1024)  # items, not to be answered here
 
 
 class GetImage(Record):
@@ -303,6 +375,31 @@ class Members(Record):
     ranks: dict[str, int]  # in a push group; 0: not known yet to a broker that has restarted
 
 
+class AskedItem(Record):
+    """One view of one held-out sample."""
+
+    index: Count  # in its measurement
+    sample: Sample
+    view: Annotated[EvaluationView, Field(strict=False)]
+
+
+class AnswerLease(Record):
+    """Items of one measurement to be answered with `version`; none when `wait_s` ran out."""
+
+    number: int = 0
+    version: int = 0
+    max_tokens: int = 0
+    is_urgent: bool = False  # the learner stands still until they are answered
+    is_last: bool = False  # nothing is trained beside it
+    items: tuple[AskedItem, ...] = ()
+    finished: bool = False
+
+
+class MeasurementNews(Record):
+    answers: tuple[Answer, ...]  # those that the reader has not seen, some of them
+    is_pinned: bool  # a server has a copy of the weights, so that the next push does no harm
+
+
 class ImageBytes(Record):
     content: bytes
 
@@ -366,7 +463,7 @@ REQUESTS: Registry = {
     for message in (
         Hello, Heartbeat, Goodbye, LeaseRequest, SubmitGroup, GiveBack, TakeBatch, AckBatch, Resume,
         CommitStep, AnnounceWeights, WatchWeights, AckWeights, WatchMembers, GetImage, GetStatus,
-        Finish,
+        Finish, OrderMeasurement, ReadMeasurement, DropMeasurement, LeaseAnswers, SubmitAnswers,
     )
 }  # fmt: skip
 GROUPS: Registry = {"Group": Group}
@@ -374,7 +471,7 @@ REPLIES: Registry = {
     message.__name__: message
     for message in (
         Welcome, Done, Leases, Submitted, Batch, Acknowledged, Resumed, Announcement, Members,
-        ImageBytes, Status, Refused,
+        ImageBytes, Status, Refused, AnswerLease, MeasurementNews,
     )
 }  # fmt: skip
 
@@ -383,6 +480,8 @@ LIMITS: dict[str, Limits] = {  # of what clients send, beside broker.max_frame_m
     **dict.fromkeys(REQUESTS, _SMALL),
     "SubmitGroup": Limits(2**62, 16, 16, 100),  # the group in it is bytes here
     "AckBatch": Limits(16 * 2**20, 16, 2**16, 2**17),  # a reason for each group of a step
+    "OrderMeasurement": Limits(16 * 2**20, 2**16, 16, 2**17),  # names of all held-out samples
+    "SubmitAnswers": Limits(16 * 2**20, 1024, 16, 2**14),
     "AnnounceWeights": Limits(2**62, 2**16, 2**17, 2**21),  # names and shapes of all tensors
     "Group": Limits(2**62, 4096, 64, 2**19),  # 1,024 trajectories, each of a few versions
 }

@@ -9,7 +9,8 @@ class Refusal(VisionOpdError):
 
     Codes: "unknown_member" (say hello again), "superseded" (a newer incarnation took the name),
     "wrong_role", "version_mismatch", "bad_request", "bad_group", "bad_step", "fenced", "too_many",
-    "unknown_image", "malformed", "too_large", "internal" (see `refused_for`).
+    "unknown_image", "unknown_sample", "unknown_measurement", "malformed", "too_large", "internal"
+    (see `refused_for`).
     """
 
     def __init__(self, code: str, message: str) -> None:

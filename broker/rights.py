@@ -10,9 +10,13 @@ from broker.refusal import Refusal
 
 FOR_ANYONE = (p.Hello, p.Goodbye, p.GetStatus)  # also for those who are no members
 FOR_MEMBERS = (p.Heartbeat, p.GetImage)
-FOR_ROLLOUT = (p.LeaseRequest, p.SubmitGroup, p.GiveBack, p.WatchWeights, p.AckWeights)
+FOR_ROLLOUT = (
+    p.LeaseRequest, p.SubmitGroup, p.GiveBack, p.WatchWeights, p.AckWeights, p.LeaseAnswers,
+    p.SubmitAnswers,
+)  # fmt: skip
 FOR_LEARNER = (
     p.TakeBatch, p.AckBatch, p.Resume, p.CommitStep, p.AnnounceWeights, p.WatchMembers, p.Finish,
+    p.OrderMeasurement, p.ReadMeasurement, p.DropMeasurement,
 )  # fmt: skip
 _MAY_ASK: dict[str, frozenset[Role]] = {
     kind.__name__: frozenset(roles)

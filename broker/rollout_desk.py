@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from broker import protocol as p
 from broker.counter import Counter, Handler, PollMaker, one_line
 from broker.entry import Entry, Receipt, Rules, lease_of
+from broker.evaluations import Evaluations
 from broker.polls import Answer, Empty
 from broker.refusal import Refusal
 from common.errors import ProtocolError
@@ -18,8 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 class RolloutDesk:
-    def __init__(self, counter: Counter) -> None:
+    def __init__(self, counter: Counter, evaluations: Evaluations) -> None:
         self._counter = counter
+        self._evaluations = evaluations
         self.handlers: dict[type[BaseModel], Handler] = {
             p.SubmitGroup: self._on_submit,
             p.GiveBack: self._on_give_back,
@@ -110,6 +112,7 @@ class RolloutDesk:
         owner = (request.member_id, request.incarnation)
         self._counter.do(self._counter.ledger.serve, owner, request.history, request.version)
         self._counter.refreshed.add(owner)
+        self._evaluations.note_push(owner, request.history, request.version, request.is_pinned)
         return p.Done(finished=self._counter.is_finished)
 
 

@@ -7,6 +7,7 @@ are there together are handled together and flushed once. No reply leaves before
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -34,15 +35,18 @@ _RETRY_S = 1.0  # between tries of a store that fails
 
 
 class ImageShelf:
-    """The dataset's image files by digest; nothing else can be asked for."""
+    """The image files of data sets by digest; nothing else can be asked for."""
 
-    def __init__(self, store: ImageStore, samples: list[Sample]) -> None:
-        self._store = store
-        self._refs: dict[str, ImageRef] = {}
+    def __init__(self, store: ImageStore, samples: Iterable[Sample]) -> None:
+        self._places: dict[str, tuple[ImageStore, ImageRef]] = {}
+        self.add(store, samples)
+
+    def add(self, store: ImageStore, samples: Iterable[Sample]) -> None:
+        """Another data set, whose files are in a folder of its own."""
         for sample in samples:
             for ref in (sample.image, sample.crop):
                 if ref is not None:
-                    self._refs[ref.sha256] = ref
+                    self._places.setdefault(ref.sha256, (store, ref))
 
     def read(self, sha256: str) -> bytes:
         """The encoded file. Blocks.
@@ -50,11 +54,11 @@ class ImageShelf:
         Raises:
             Refusal: not an image of the dataset, or its file is not what the dataset says.
         """
-        ref = self._refs.get(sha256)
-        if ref is None:
+        if sha256 not in self._places:
             raise Refusal("unknown_image", f"{sha256} is not an image of this dataset")
+        store, ref = self._places[sha256]
         try:
-            return self._store.read_bytes(ref)
+            return store.read_bytes(ref)
         except DataError as error:
             raise Refusal("unknown_image", str(error)) from error
 

@@ -25,6 +25,8 @@ from broker.counter import (
     one_line,
 )
 from broker.data_health import DataRows, data_fault, first_lines
+from broker.evaluation_desk import EvaluationDesk
+from broker.evaluations import Evaluations
 from broker.handshake import check_hello
 from broker.learner_desk import LearnerDesk
 from broker.ledger import Ledger
@@ -35,6 +37,7 @@ from broker.refusal import Refusal, refused_for
 from broker.rights import FOR_ANYONE, FOR_LEARNER, FOR_ROLLOUT, check_same
 from broker.rollout_desk import RolloutDesk
 from broker.store import Store
+from common.types import Sample
 from common.wire import PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
@@ -57,6 +60,7 @@ class BrokerService:
         rows: of the data set, with those that were refused; None: all are good, and may be lost.
         first_serial: announcements are numbered from here on.
         versions: of this process; members must have the same code. None: they may have any.
+        heldout: samples that may be measured on, by name; None: there are none.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class BrokerService:
         rows: DataRows | None = None,
         first_serial: int = 0,
         versions: Mapping[str, str] | None = None,
+        heldout: Mapping[str, Sample] | None = None,
     ) -> None:
         self._counter = Counter(ledger, membership, store, Announcements(first_serial))
         self.ledger = ledger
@@ -85,7 +90,13 @@ class BrokerService:
         self._supply = -1  # the ledger's, when all held lease requests were last tried
         self._polls = Polls()
         self._outbox: list[Outgoing] = []
-        desks = (RolloutDesk(self._counter), LearnerDesk(self._counter, max_frame_bytes))
+        self._evaluations = Evaluations(heldout or {}, ledger.rules.lease_s)
+        self._evaluated = 0  # the evaluations' revision, when held requests were last tried
+        desks = (
+            RolloutDesk(self._counter, self._evaluations),
+            LearnerDesk(self._counter, max_frame_bytes, self._evaluations),
+            EvaluationDesk(self._counter, self._evaluations),
+        )
         self._handlers: dict[type[BaseModel], Handler] = {
             p.Hello: self._on_hello,
             p.Heartbeat: self._on_heartbeat,
@@ -152,8 +163,8 @@ class BrokerService:
 
     def next_deadline(self) -> float | None:
         """When `tick` has something to do, if no request comes before."""
-        parts: tuple[Ledger | Membership | Polls, ...]
-        parts = (self.ledger, self.membership, self._polls)
+        parts: tuple[Ledger | Membership | Polls | Evaluations, ...]
+        parts = (self.ledger, self.membership, self._polls, self._evaluations)
         if self.store.failure is not None:
             parts = (self._polls,)  # nothing else may happen
         deadlines = [part.next_deadline() for part in parts]
@@ -215,6 +226,7 @@ class BrokerService:
                 logger.warning("%s is gone: silent for %.1f s", member.member_id, silent_s)
                 why = f"{member.member_id} was lost: silent for {silent_s:.0f} s"
                 self._part_with(member, "member_lost", why, "unknown_member")
+            self._evaluations.lapse(now)
         for poll in self._polls.lapse(now):
             self._outbox.append(Outgoing(poll.peer, poll.request_id, poll.empty()))
 
@@ -226,6 +238,7 @@ class BrokerService:
             self._answer(self._polls.of_kind(p.AckBatch), now)
             self._answer(self._polls.of_kind(p.TakeBatch), now)
             self._answer_lease_requests(now)
+            self._answer_evaluators(now)
         self._answer(self._polls.of_kind(p.WatchMembers), now)
         if self._counter.has_news:
             self._answer(self._polls.of_kind(p.WatchWeights), now)
@@ -260,6 +273,13 @@ class BrokerService:
         self._counter.refreshed = set()
         if self.ledger.has_work or self.is_finished:
             self._answer(polls, now)
+
+    def _answer_evaluators(self, now: float) -> None:
+        if self._evaluated == self._evaluations.revision and not self.is_finished:
+            return
+        for kind in (p.LeaseAnswers, p.ReadMeasurement):  # a lease may tell of a pinned version
+            self._answer(self._polls.of_kind(kind), now)
+        self._evaluated = self._evaluations.revision
 
     def _answer(self, polls: Iterable[Poll], now: float) -> None:
         for poll in polls:
@@ -316,6 +336,7 @@ class BrokerService:
     def _part_with(self, member: Member, reason: str, why: str, code: str) -> None:
         """Take back the leases of a life that is over, and end its held requests."""
         now = self._counter.now
+        self._evaluations.leave(member.owner)
         released = self._counter.do(self.ledger.leave, member.owner, reason, why, now)
         if released:
             logger.warning("%s gave back %s", member.member_id, ", ".join(released))

@@ -157,7 +157,12 @@ class RolloutSection(Section):
     deterministic: bool = Field(
         False, description="Same tokens and log-probs whatever else is in the batch (slower)."
     )
-    threads: int | None = Field(None, gt=0, description="CPU threads of an embedded engine.")
+    threads: int | None = Field(
+        None,
+        gt=0,
+        description="CPU threads of an embedded engine. For the last measurement, when nothing is "
+        "trained any more, it takes its share of the cores, unless it is deterministic.",
+    )
 
 
 class SglangSection(Section):
@@ -452,10 +457,15 @@ class HealthSection(Section):
 
 
 class EvaluationSection(Section):
+    """Held-out accuracy, which the rollout servers measure while training goes on."""
+
     every_steps: int = Field(0, ge=0, description="Steps between measurements; 0: none.")
     samples: int = Field(0, ge=0, description="Samples measured at first and last; 0: all.")
     interim_samples: int = Field(128, gt=0, description="Held-out samples measured in between.")
     max_response_tokens: int = Field(64, gt=0, description="Tokens; greedy answers are cut there.")
+    timeout_s: float = Field(
+        600.0, gt=0, description="Seconds for one measurement; then the run goes on without it."
+    )
     shown: int = Field(12, ge=0, description="Held-out scenes kept for the report.")
 
 

@@ -249,3 +249,4 @@ class WeightUpdate(Record):
     pause_mode: Literal["retract", "in_place", "abort"] = "retract"
     probes: tuple[WeightProbe, ...] = ()
     checksums: WeightChecksums | None = None
+    is_measured: bool = False  # held-out samples are asked about: keep a copy where that is cheap

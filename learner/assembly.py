@@ -18,7 +18,7 @@ from learner.measuring.heldout import Heldout
 from learner.measuring.metrics import MetricsLog, NoLog
 from learner.measuring.watch import HealthWatch, RollBack
 from learner.model.lora import add_adapters
-from learner.model.ranks import Ranks, init_ranks, is_any, meet, rank_failures
+from learner.model.ranks import Ranks, init_ranks, meet, rank_failures
 from learner.model.sharding import shard_model
 from learner.model.student import choose_device, load_student, named_weights, prompt_positions
 from learner.model.teacher import Teacher
@@ -152,13 +152,8 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         checks = Expectations(config, model, renderer, positions, ranks.device)
         publisher = _publisher(config, ranks, feed, model, checks)
         stack.enter_context(publisher)
-        heldout = Heldout(
-            config,
-            positions,
-            lambda: is_any(feed.is_over, ranks.group),
-            ranks.is_first,
-            ranks.device,
-        )
+        heldout = Heldout(config, feed, positions, ranks, lambda: feed.is_over, publisher.mend)
+        stack.callback(heldout.abandon)
         session = Session(
             config, ranks, trainer, feed, publisher, heldout, metrics, renderer, process.watch,
             process.began - process.past_s,

@@ -77,6 +77,7 @@ class Feed:
         self._gauges: dict[str, float] = {}
         # SimpleQueue: `interrupt` is called by a signal handler, which may break into a get().
         self._queue: queue.SimpleQueue[PreparedBatch | BaseException | _End] = queue.SimpleQueue()
+        self._begun: set[concurrent.futures.Future[Any]] = set()
         self._calls: set[concurrent.futures.Future[Any]] = set()
         self._started: concurrent.futures.Future[tuple[Welcome, Resumed | None]]
         self._started = concurrent.futures.Future()
@@ -96,6 +97,8 @@ class Feed:
 
     def __exit__(self, *_: object) -> None:
         self.cancel_calls()
+        for future in list(self._begun):
+            future.cancel()
         if self._thread.is_alive():
             self._post(lambda: self._stopping.set())
         self._thread.join(_STOP_S)
@@ -153,6 +156,30 @@ class Feed:
             raise Interrupted("the request was cancelled") from None
         finally:
             self._calls.discard(future)
+
+    def begin(
+        self, request: Callable[[BrokerClient], Awaitable[Answer]]
+    ) -> "concurrent.futures.Future[Answer]":
+        """Carry out a request on the broker's thread and wait for nothing; it ends by itself.
+
+        The future is cancelled when the line is closed.
+        """
+
+        async def carry_out() -> Answer:
+            return await request(self._broker)
+
+        coroutine = carry_out()
+        future: concurrent.futures.Future[Answer]
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:
+            coroutine.close()
+            future = concurrent.futures.Future()
+            future.set_exception(BrokerUnavailable("the line to the broker is closed"))
+            return future
+        self._begun.add(future)
+        future.add_done_callback(self._begun.discard)
+        return future
 
     @property
     def history(self) -> int:

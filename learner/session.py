@@ -1,6 +1,10 @@
 """One run of the learner, from the first push to the summary.
 
-    push 0 | measure | [ take > step > acknowledge > push ] x steps | finish | measure | summary
+    push 0 | [ take > step > acknowledge > push ] x steps | push | save | finish | summary
+           '- servers measure 0, and others in between -'        '- and the last -'
+
+What servers have measured is looked at between two steps. Where they keep no copy of the weights
+that they measure, the next push waits for them.
 
 SIGTERM or Ctrl-C: the step under way is finished, then a checkpoint and the summary are written.
 On a run folder with checkpoints it goes on from the newest, as if it had never ended:
@@ -17,7 +21,13 @@ from typing import Any
 
 from broker.protocol import Status
 from common.config import RunConfig
-from common.errors import BrokerUnavailable, CheckpointError, ProtocolError, VisionOpdError
+from common.errors import (
+    BrokerUnavailable,
+    CheckpointError,
+    ProtocolError,
+    VisionOpdError,
+    WeightSyncError,
+)
 from common.files import replace_json
 from common.full_disk import when_there_is_room
 from common.rendering import Renderer
@@ -26,10 +36,10 @@ from learner.data_summary import data_summary
 from learner.feed import Feed, Interrupted
 from learner.measuring.evaluation import Accuracy, gap_closed
 from learner.measuring.health import Verdict
-from learner.measuring.heldout import Heldout
+from learner.measuring.heldout import Heldout, Measured, When
 from learner.measuring.metrics import MetricsLog, NoLog
 from learner.measuring.watch import HealthStop, HealthWatch, RollBack, newest_good, stop
-from learner.model.ranks import Ranks, add_up, agree_on_max, is_any, meet
+from learner.model.ranks import Ranks, agree_on_max, is_any, meet
 from learner.push.follower import Follower
 from learner.push.publisher import Publisher
 from learner.trainer import StepResult, Trainer
@@ -39,7 +49,7 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 5.0  # between looks for servers without weights, while waiting for a batch
 _LAST_WORDS_S = 5.0  # for the broker's answers after an interruption
 _PAUSE_LOOK_S = 1.0  # between looks for the end of the run, while paused
-_STARTING, _MEASURING_BEFORE, _TRAINING, _MEASURING_AFTER, _DONE, _PAUSED = range(6)
+_STARTING, _, _TRAINING, _MEASURING_AFTER, _DONE, _PAUSED = range(6)
 _COMPUTING, _AWAITING_BATCH, _PUSHING = range(3)  # what it is doing, as `deploy.showing` reads it
 _HAS_BATCH, _IS_USED_UP, _IS_INTERRUPTED = range(3)
 
@@ -87,8 +97,10 @@ class Session:
         self._commit_timeout_s = feed.request_timeout_s
         self._is_committing = False
         self._gauges: dict[str, float] = {"phase": _STARTING, "step": trainer.version}
-        self._before = _accuracy_of(metrics.measured_before)
-        self._after: Accuracy | None = None
+        self._before = _accuracy_of(metrics.measured_at(0))
+        self._after = _accuracy_of(metrics.measured_at(self._total_steps))
+        self._pushed = -1  # version
+        self._held_s = 0.0  # that pushes waited for measurements, in all
         self._heard_at = began  # when the broker gave its accounts, on time.monotonic's clock
 
     def run(self) -> None:
@@ -98,13 +110,16 @@ class Session:
     def _run(self) -> None:
         is_interrupted = False
         try:
+            self._show_before()
             self._push()
-            self._measure_before()
             self._train()
             self._wait_for_push()
+            self._checkpointer.save()  # whatever becomes of the last push
+            self._order_last()
         except Interrupted as reason:
             is_interrupted = True
             logger.info("stopping after step %d: %s", self._trainer.version, reason or "asked to")
+            self._heldout.abandon()
             self._try_to_save()
         except HealthStop:
             raise  # what it stopped for is not worth keeping
@@ -115,14 +130,10 @@ class Session:
         else:
             self._checkpointer.save()
             self._finish_writing()
+            is_interrupted = not self._await_last()
         self._feed.expect_end()
         meet(self._ranks.group)  # before the first rank says it
         status = self._finish(is_interrupted) if self._ranks.is_first else None
-        if not is_interrupted:
-            try:
-                self._after = self._measure_all(_MEASURING_AFTER, "after")
-            except Interrupted:
-                is_interrupted = True
         self._show(phase=_DONE)
         if not self._ranks.is_first:
             return
@@ -140,29 +151,50 @@ class Session:
             waited_from = time.monotonic()
             self._show(doing=_AWAITING_BATCH)
             batch = self._next_batch()
+            waited_s = time.monotonic() - waited_from
             self._show(doing=_COMPUTING)
             if batch is None:
                 logger.info("the data is used up after step %d", self._trainer.version)
                 return
-            started, paused_s = time.monotonic(), self._paused_s
+            self._heldout.show(self._trainer, "before")
+            started = time.monotonic()
+            stood_s = self._paused_s + self._held_s
             result = self._trainer.step(batch)
             verdict = self._watch.look(result.version, result.metrics, result.worst_sample)
             result.metrics.update(verdict.figures)
             self._obey(verdict, judged=-1)
             self._feed.acknowledge(batch)
             self._push()
-            step_s = time.monotonic() - started - (self._paused_s - paused_s)
-            self._note_step(batch, result, started - waited_from, step_s)
+            stood_s = self._paused_s + self._held_s - stood_s
+            step_s = time.monotonic() - started - stood_s
+            self._note_step(batch, result, waited_s, step_s)
             self._every_so_often(result.version)
+            self._take_measurements()
 
-    def _push(self) -> None:
-        if self._trainer.version == self._total_steps:
-            return  # nobody generates with the last weights
+    def _push(self, is_last: bool = False) -> None:
+        version = self._trainer.version
+        if version == self._total_steps and not is_last:
+            return  # nobody trains on what they generate
         self._show(doing=_PUSHING)
         if self._ranks.world_size > 1:
             self._wait_for_push()  # what follows takes all ranks, or none
-        self._publisher.push(self._trainer.version)
+        is_measured = not is_last and self._is_due(version)
+        self._held_s += self._heldout.wait_for_push(is_measured)
+        self._publisher.push(version, is_measured)
+        self._heldout.note_push(version)
+        self._pushed = version
+        if is_measured:
+            self._heldout.order(version, "between" if version else "before")
         self._show(doing=_COMPUTING)
+
+    def _is_due(self, version: int) -> bool:
+        """Whether these weights are measured while training goes on."""
+        if not self._heldout.is_measured:
+            return False
+        if version == 0:  # once a run, however often its learner is started
+            return is_any(self._ranks.is_first and self._before is None, self._ranks.group)
+        every = self._config.evaluation.every_steps
+        return bool(every) and version % every == 0
 
     def _wait_for_push(self) -> None:
         """Until the push under way is through. Raises Interrupted on all ranks if on any."""
@@ -173,6 +205,17 @@ class Session:
             reason = error
         if is_any(reason is not None, self._ranks.group):
             raise reason or Interrupted("another rank is to stop")
+
+    def _is_push_lost(self) -> bool:
+        """As `_wait_for_push`, but a push that failed for good is told and no error."""
+        is_lost = False
+        try:
+            self._wait_for_push()
+        except WeightSyncError as error:  # the first rank's
+            is_lost = True
+            logger.warning("the last weights are not measured: %s", error)
+            is_any(False, self._ranks.group)  # where the others are
+        return is_any(is_lost, self._ranks.group)
 
     def _next_batch(self) -> PreparedBatch | None:
         """None when the data is used up. Raises Interrupted on all ranks if on any."""
@@ -250,19 +293,13 @@ class Session:
         logger.info("going on after %.1f s", time.monotonic() - began)
 
     def _every_so_often(self, step: int) -> None:
-        if step == self._total_steps:
-            return  # the end does both, with more samples
         checkpoint_steps = self._config.checkpoint.every_steps
-        if checkpoint_steps and step % checkpoint_steps == 0:
-            self._checkpointer.save()
-        evaluation_steps = self._config.evaluation.every_steps
-        if evaluation_steps and step % evaluation_steps == 0:
-            started = time.monotonic()
-            accuracy = self._agreed(self._heldout.measure_some(self._trainer.model))
-            if accuracy is not None:
-                verdict = self._watch.look(step, {"evaluation/full_accuracy": accuracy.full})
-                self._note_accuracy(accuracy, started, verdict.figures)
-                self._obey(verdict)
+        if step == self._total_steps or not checkpoint_steps or step % checkpoint_steps:
+            return
+        # From a checkpoint on nobody has the weights before training any more.
+        self._heldout.wait_for("before")
+        self._take_measurements("before")  # others are of versions that have no checkpoint yet
+        self._checkpointer.save(is_measured=self._is_due(step))
 
     # ---- checkpoints -----------------------------------------------------------------------------
     def _commit(self, step: int, oldest: int) -> None:
@@ -292,53 +329,86 @@ class Session:
                 self._feed.cancel_calls()  # it began when there was more time
 
     # ---- measuring -------------------------------------------------------------------------------
-    def _measure_before(self) -> None:
-        """Once a run, however often its learner is started."""
-        is_due = self._ranks.is_first and self._before is None and self._trainer.version == 0
-        if is_any(is_due, self._ranks.group):
-            self._before = self._measure_all(_MEASURING_BEFORE, "before")
+    def _show_before(self) -> None:
+        """What an earlier life of this run has measured."""
         if self._before is not None:
             self._show(
                 full_accuracy_before=self._before.full, crop_accuracy_before=self._before.crop
             )
 
-    def _measure_all(self, phase: int, when: str) -> Accuracy | None:
-        self._show(phase=phase)
-        started = time.monotonic()
-        accuracy = self._agreed(self._heldout.measure_all(self._trainer.model))
-        if is_any(self._feed.is_over, self._ranks.group):
-            raise Interrupted("asked to stop while measuring")
-        self._heldout.show(self._trainer, when)
-        if accuracy is not None:
-            self._note_accuracy(accuracy, started, {})
-        return accuracy
+    def _take_measurements(self, only: When | None = None) -> None:
+        """Those that are there. Raises as `_obey`."""
+        for measured in self._heldout.take(only):
+            accuracy, is_between = measured.accuracy, measured.when == "between"
+            score = None if accuracy is None else accuracy.full
+            self._checkpointer.note_score(measured.version, score)
+            if accuracy is None:
+                continue
+            if not is_between:
+                self._keep(measured, accuracy)
+            now = self._trainer.version
+            figures = {"evaluation/full_accuracy": accuracy.full}
+            verdict = self._watch.look(now, figures) if is_between else None
+            self._note_accuracy(measured, accuracy, verdict.figures if verdict else {})
+            if verdict is not None:
+                self._obey(verdict, judged=measured.version - now)
 
-    def _agreed(self, accuracy: Accuracy | None) -> Accuracy | None:
-        """The first rank's: the others' may differ by rounding."""
-        if accuracy is None or self._ranks.world_size == 1:
-            return accuracy
-        shares = [accuracy.full, accuracy.crop, accuracy.full_cut, accuracy.crop_cut]
-        mine = shares if self._ranks.is_first else [0.0] * len(shares)
-        full, crop, full_cut, crop_cut = add_up(mine, self._ranks.group)
-        return Accuracy(full, crop, accuracy.samples, full_cut, crop_cut)
+    def _keep(self, measured: Measured, accuracy: Accuracy) -> None:
+        if measured.when == "before":
+            self._before = accuracy
+            self._show_before()
+        else:
+            self._after = accuracy
 
-    def _note_accuracy(self, accuracy: Accuracy, started: float, health: dict[str, float]) -> None:
+    def _order_last(self) -> None:
+        """Push the last weights, if nobody has them, and have them measured."""
+        version = self._trainer.version
+        is_known = is_any(self._after is not None, self._ranks.group)
+        if not self._heldout.is_measured or is_known:
+            return
+        self._show(phase=_MEASURING_AFTER)
+        if self._pushed != version:
+            self._push(is_last=True)
+        if self._is_push_lost():
+            return
+        self._heldout.order(version, "after")
+
+    def _await_last(self) -> bool:
+        """Until all is measured; false: the run was interrupted meanwhile. Raises as `_obey`."""
+        self._heldout.show(self._trainer, "after")
+        for when in ("before", "between", "after"):
+            self._heldout.wait_for(when)
+        self._take_measurements()
+        is_over = is_any(self._feed.is_over, self._ranks.group)
+        if is_over:
+            self._heldout.abandon()
+        return not is_over
+
+    def _note_accuracy(
+        self, measured: Measured, accuracy: Accuracy, health: dict[str, float]
+    ) -> None:
         figures = {
+            "evaluation/version": measured.version,
             "evaluation/full_accuracy": accuracy.full,
             "evaluation/crop_accuracy": accuracy.crop,
             "evaluation/full_cut_share": accuracy.full_cut,
             "evaluation/crop_cut_share": accuracy.crop_cut,
             "evaluation/samples": accuracy.samples,
-            "evaluation/seconds": time.monotonic() - started,
+            "evaluation/seconds": measured.waited_s,
+            "evaluation/duration_s": measured.seconds,
             **health,
         }
-        step = self._trainer.version
-        self._checkpointer.note_score(step, accuracy.full)
-        self._metrics.write(step, time.monotonic() - self._began, figures)
-        self._show(full_accuracy=accuracy.full, crop_accuracy=accuracy.crop)
+        self._metrics.write(measured.version, time.monotonic() - self._began, figures)
+        self._show(
+            full_accuracy=accuracy.full,
+            crop_accuracy=accuracy.crop,
+            accuracy_version=measured.version,
+        )
         logger.info(
-            "after step %d: accuracy %.3f on full images, %.3f on crops (%d samples, %.1f s)",
-            step, accuracy.full, accuracy.crop, accuracy.samples, figures["evaluation/seconds"],
+            "of step %d: accuracy %.3f on full images, %.3f on crops (%d samples in %.1f s, of "
+            "which training stood still for %.1f s)",
+            measured.version, accuracy.full, accuracy.crop, accuracy.samples, measured.seconds,
+            measured.waited_s,
         )  # fmt: skip
         if accuracy.full_cut or accuracy.crop_cut:
             logger.warning(
@@ -430,6 +500,8 @@ class Session:
             "full_cut_share_after": after and after.full_cut,
             "crop_cut_share_before": before and before.crop_cut,
             "crop_cut_share_after": after and after.crop_cut,
+            "version_before": before and before.version,
+            "version_after": after and after.version,
             "gap_closed": gap_closed(before, after) if before and after else None,
             "steps": self._trainer.version,
             "seconds": round(self._seconds(status), 3),
@@ -451,8 +523,8 @@ def _accuracy_of(row: dict[str, Any] | None) -> Accuracy | None:
     full, crop, samples = (
         row[f"evaluation/{name}"] for name in ("full_accuracy", "crop_accuracy", "samples")
     )
-    cut = (row.get(f"evaluation/{name}_cut_share", 0.0) for name in ("full", "crop"))
-    return Accuracy(full, crop, samples, *cut)
+    full_cut, crop_cut = (row.get(f"evaluation/{view}_cut_share", 0.0) for view in ("full", "crop"))
+    return Accuracy(full, crop, samples, full_cut, crop_cut, row["step"])
 
 
 def _short(value: object) -> str:

@@ -39,6 +39,7 @@ class GroupRequest:
     banned_token_ids: tuple[int, ...]  # never sampled: vision tokens, which no response may hold
     end_token_ids: tuple[int, ...]  # each ends a response; an engine may know more
     seed: int | None  # only where the engine is deterministic
+    pinned_version: int | None = None  # of a copy of weights that `pin` made; None: as served
 
 
 @dataclass(frozen=True)
@@ -112,3 +113,11 @@ class Engine(Protocol):
         """Takes all weights from a Hugging Face folder; no session, no group."""
 
     async def resume(self) -> None: ...
+
+    async def pin(self, version: int) -> bool:
+        """Keep a copy of the weights that it serves; false: it cannot, or they are others."""
+
+    async def unpin(self, version: int) -> None: ...
+
+    async def use_threads(self, threads: int) -> None:
+        """Compute on so many CPU threads, where it knows how."""

@@ -89,7 +89,8 @@ class HttpEngine:
 
     async def generate(self, request: GroupRequest) -> GroupResult:
         # As it stands when the request leaves: no cache entry that it may meet is older.
-        cache_version = self._pushed_version
+        pinned = request.pinned_version
+        cache_version = self._pushed_version if pinned is None else pinned
         body = generate_body(request, self._cache_part)
         answer = await self._generate(body, self._request_timeout_s)
         return parse_group(
@@ -184,6 +185,20 @@ class HttpEngine:
     async def resume(self) -> None:
         await self._ask("POST", "/continue_generation", {})
 
+    async def pin(self, version: int) -> bool:
+        return await self._is_done("/pin_weights", {"weight_version": str(version)})
+
+    async def unpin(self, version: int) -> None:
+        await self._is_done("/unpin_weights", {"weight_version": str(version)})
+
+    async def use_threads(self, threads: int) -> None:
+        await self._is_done("/use_threads", {"threads": threads})
+
+    async def _is_done(self, path: str, body: dict[str, Any]) -> bool:
+        """Of what the embedded engine alone can do. Raises EngineGone."""
+        status, _ = await self._send("POST", path, body, self._control_timeout_s + _GRACE_S)
+        return status == 200
+
     @property
     def _cache_part(self) -> str:
         """Name of the part of the prefix cache that a request sent now may use."""
@@ -262,7 +277,11 @@ def generate_body(request: GroupRequest, cache_part: str) -> dict[str, Any]:
     if request.seed is not None:
         params["sampling_seed"] = request.seed
     images = [_data_url(content) for content in request.images]
+    pinned = (
+        {} if request.pinned_version is None else {"weight_version": f"{request.pinned_version}"}
+    )
     return {
+        **pinned,
         "input_ids": request.prompt_token_ids.tolist(),
         # With n > 1 the server turns the request into a batch of one: several images are one item.
         "image_data": [images] if request.num_trajectories > 1 and len(images) > 1 else images,

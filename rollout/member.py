@@ -23,9 +23,11 @@ from common.errors import EngineError
 from common.lifecycle import set_or_after
 from common.restart_budget import RestartBudget
 from common.versions import versions
+from rollout.answering import Answerer
 from rollout.engine import Engine, EngineInfo
 from rollout.engine_key import configured_key
 from rollout.http_engine import HttpEngine
+from rollout.pins import Pins
 from rollout.pool import Pool, Server
 from rollout.serving import Figures, Serving
 from rollout.weights import WeightReceiver, follow_weights, weights_folder
@@ -133,8 +135,9 @@ class Member:
             serving, figures = Serving(self._pool.changed), Figures()
             server = Server(self._member_id, engine, serving, capacity(config, info))
             async with self._broker(running.url, info) as broker, asyncio.TaskGroup() as tasks:
+                pins = Pins(engine, server)
                 receiver = WeightReceiver(
-                    engine, info, self._member_id, serving, weights_folder(config)
+                    engine, info, self._member_id, serving, weights_folder(config), pins.pin
                 )
                 beat_s = min(2.0, config.broker.member_timeout_s / 4)
                 background = [
@@ -154,6 +157,8 @@ class Member:
                 # Shielded: it is everybody's, and this life may end while it waits.
                 renderer = await asyncio.shield(asyncio.ensure_future(self._renderer))
                 await self._pool.add(server)
+                answerer = Answerer(config, broker, server, renderer)
+                background.append(tasks.create_task(answerer.run(self._finished)))
                 try:
                     worker = RolloutWorker(config, broker, server, self._pool, renderer, figures)
                     await worker.run_until(self._stop, self._finished, config.cluster.drain_s)

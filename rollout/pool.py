@@ -31,6 +31,7 @@ class Server:
         self.capacity = capacity
         self.reserved = 0  # leases of its member that no server generates yet
         self.running = 0
+        self.pinned: tuple[Served, ...] = ()  # weights that its engine has copies of
         self.is_claimed = False  # by a group that must be alone: no other may start
         self.lost: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
         self._images: OrderedDict[str, None] = OrderedDict()  # sha256, the latest used last
@@ -40,6 +41,10 @@ class Server:
     def free(self) -> int:
         """Groups that it could start now."""
         return 0 if self.is_claimed else self.capacity - self.running
+
+    def pinned_of(self, served: Served) -> tuple[int, ...]:
+        """Versions of its copies, of the same history."""
+        return tuple(kept.version for kept in self.pinned if kept.history == served.history)
 
     def has_seen(self, image: str) -> bool:
         """Whether the image's prefix may still be in its cache: a push empties that."""

@@ -12,6 +12,7 @@ that no longer answers is given up: it is started again and joins with the next 
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from broker.client import BrokerClient
@@ -26,6 +27,7 @@ from rollout.verification import VerificationFailed, check_checksums, check_prob
 logger = logging.getLogger(__name__)
 _WATCH_S = 5.0  # how long the broker may hold the question: if it dies, so long nobody asks again
 _KNOCK_S = 2.0
+Pin = Callable[[Served], Awaitable[bool]]
 _MAX_MISMATCHES = 2  # pushes in a row that an engine may get wrong before it is started anew
 
 
@@ -47,6 +49,7 @@ class WeightReceiver:
         info: of the engine.
         serving: what this engine serves; held back while it is being verified.
         folder: where weights may come from as files (`weights_folder`); None: nowhere.
+        pin: keeps a copy of weights that are measured; says whether it could.
     """
 
     def __init__(
@@ -56,8 +59,10 @@ class WeightReceiver:
         member_id: str,
         serving: Serving,
         folder: Path | None = None,
+        pin: Pin | None = None,
     ) -> None:
         self._folder = folder
+        self._pin = pin
         self._engine = engine
         self._info = info
         self._member_id = member_id
@@ -69,8 +74,11 @@ class WeightReceiver:
     def is_addressee(self, update: WeightUpdate) -> bool:
         return self._member_id in update.recipients
 
-    async def receive(self, update: WeightUpdate) -> None:
+    async def receive(self, update: WeightUpdate) -> bool:
         """One whole push.
+
+        Returns:
+            Whether a copy of the weights is kept, because they are measured.
 
         Raises:
             PushFailed: the engine has its old weights, or is paused and must not serve.
@@ -86,6 +94,9 @@ class WeightReceiver:
             await self._recover()
             raise PushFailed(str(error), self._is_touched) from error
         self._is_touched = self._is_in_doubt = False
+        if self._pin is None or not update.is_measured:
+            return False
+        return await self._pin(Served(update.history, update.version))
 
     async def _take_weights(self, update: WeightUpdate) -> None:
         """Everything up to weights that are complete and an engine that is still paused."""
@@ -284,8 +295,8 @@ async def follow_weights(
 
 async def _receive(broker: BrokerClient, receiver: WeightReceiver, update: WeightUpdate) -> None:
     started = time.monotonic()
-    await receiver.receive(update)
-    await broker.ack_weights(update.version, update.history)
+    is_pinned = await receiver.receive(update)
+    await broker.ack_weights(update.version, update.history, is_pinned)
     logger.info(
         "serving version %d after %.2f s (%d buckets)",
         update.version, time.monotonic() - started, len(update.buckets),

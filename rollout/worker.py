@@ -16,8 +16,7 @@ from broker.client import BrokerClient, MessageTooLarge, RequestRefused
 from broker.protocol import Blame, Verdict
 from common.config import RunConfig
 from common.errors import DataError, EngineError
-from common.images import ImageStore
-from common.types import Group, GroupLease, ImageRef
+from common.types import Group, GroupLease
 from common.views.settings import ViewSettings
 from common.views.showing import derived_seed
 from rollout.engine import (
@@ -29,6 +28,7 @@ from rollout.engine import (
     RequestRejected,
 )
 from rollout.engine_views import EngineView, EngineViews, ImageMaker
+from rollout.image_files import ImageFiles
 from rollout.pool import Pool, Server
 from rollout.serving import Figures, Served
 
@@ -74,7 +74,7 @@ class RolloutWorker:
         self._pool = pool
         self._renderer = renderer
         self._figures = figures
-        self._images = _image_store(config)
+        self._images = ImageFiles(config.data.train, broker)
         self._views = EngineViews(renderer, ViewSettings.of(config))
         self._view = config.student.view
         self._run_seed = config.run.seed
@@ -237,18 +237,8 @@ class RolloutWorker:
         known = self._views.known(lease.sample, self._view, seed)
         if known is not None:
             return known
-        content = await self._image_bytes(self._views.source(lease.sample, self._view))
+        content = await self._images.read(self._views.source(lease.sample, self._view))
         return await asyncio.to_thread(self._views.make, lease.sample, self._view, seed, content)
-
-    async def _image_bytes(self, image: ImageRef) -> bytes:
-        if self._images is not None:
-            return await asyncio.to_thread(self._images.read_bytes, image)
-        try:
-            return await self._broker.image(image.sha256)
-        except RequestRefused as error:
-            if error.code != "unknown_image":  # the broker is busy or in trouble
-                raise CutShort(f"image {image.path}: {error}") from error
-            raise DataError(f"image {image.path}: {error}") from error
 
     async def _give_back(self, lease: GroupLease, reason: str, blame: Blame) -> None:
         logger.warning("giving back group %s: %s", lease.group_id, reason)
@@ -266,13 +256,6 @@ async def _is_alive(server: Server) -> bool:
         server.report_lost(error)
         return False
     return True
-
-
-def _image_store(config: RunConfig) -> ImageStore | None:
-    """The dataset folder where this machine has it; None: images come from the broker."""
-    if config.data.train is None or not config.data.train.parent.is_dir():
-        return None
-    return ImageStore(config.data.train.parent)
 
 
 async def _unless_set(work: Coroutine[Any, Any, None], *events: asyncio.Event) -> bool:

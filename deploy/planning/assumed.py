@@ -203,11 +203,13 @@ class _Cost:
         return self.groups * _DECODING_S / at_once if self.machines.has_gpus else 0.0
 
     def evaluation_s(self) -> float:
-        """Full image and crop, answered greedily; the ranks share the samples."""
+        """Full image and crop, answered greedily; the servers share the samples."""
         answers = self.vision + self.shape.operations(
             self.work.prompt_tokens, self.work.prompt_tokens / 2
         )
-        return 2 * answers / (self.machines.learner_device.operations * LEARNER_SHARE)
+        device, gpus = self.machines.rollout_device, max(1, self.layout.server_gpus)
+        operations = device.operations * PREFILL_SHARE * gpus * self.layout.servers
+        return 2 * answers / operations
 
     # ---- rollout ---------------------------------------------------------------------------------
     def group_s(self) -> tuple[float, float]:

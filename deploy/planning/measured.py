@@ -105,7 +105,7 @@ def _between(run: RunFiles, rows: Sequence[Row]) -> float:
 
 
 def _measurements(run: RunFiles) -> dict[str, Rate]:
-    """The last is the best: nothing warms up, and nobody generates beside it."""
+    """The last is what the learner waits for; others are answered beside its steps."""
     found: dict[str, Rate] = {}
     if run.measurements:
         row = run.measurements[-1]

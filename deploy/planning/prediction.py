@@ -186,25 +186,31 @@ def with_more_staleness(rates: Rates, servers: int, capacity: int, now: Outcome,
 
 
 def total_s(prediction: Prediction, config: RunConfig, steps: int) -> float:
-    """Seconds of the whole run: start, steps, measurements and checkpoints."""
+    """Seconds of the whole run: start, steps, the last measurement and checkpoints."""
     rates = prediction.rates
     every = config.checkpoint.every_steps
     return (
         rates.startup_s.value
         + steps * prediction.step_s
-        + _measured_samples(config, steps) * rates.evaluation_sample_s.value
+        + _measuring_s(config, steps, rates.evaluation_sample_s.value, prediction.step_s)
         + (steps // every if every else 0) * rates.checkpoint_s.value
     )
 
 
-def _measured_samples(config: RunConfig, steps: int) -> int:
-    """Held-out samples over the whole run: at both ends, and in between."""
+def _measuring_s(config: RunConfig, steps: int, sample_s: float, step_s: float) -> float:
+    """Seconds that training stands still for measurements: for the last one, when it is over.
+
+    For the others, where servers keep no copy of the weights that are measured, the next push waits
+    for what does not fit beside a step.
+    """
     path, evaluation = config.data.heldout, config.evaluation
     if path is None or not path.is_file():
-        return 0
+        return 0.0
     rows = int(pq.read_metadata(path).num_rows)
-    at_ends = 2 * min(rows, evaluation.samples or rows)
-    if not evaluation.every_steps:
-        return at_ends
-    times = math.ceil(steps / evaluation.every_steps) - 1
-    return at_ends + times * min(rows, evaluation.interim_samples)
+    last_s = min(rows, evaluation.samples or rows) * sample_s
+    if config.rollout.engine == "embedded":  # keeps copies
+        return last_s
+    every = evaluation.every_steps
+    times = math.ceil(steps / every) - 1 if every else 0
+    between_s = min(rows, evaluation.interim_samples) * sample_s
+    return last_s + max(0.0, last_s - step_s) + times * max(0.0, between_s - step_s)

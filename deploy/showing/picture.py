@@ -26,6 +26,7 @@ def plain_line(status: Status, elapsed_s: float) -> str:
         ("loss", "loss_nats", "{:.4f}"),
         ("full", "full_accuracy", "{:.1%}"),
         ("crop", "crop_accuracy", "{:.1%}"),
+        ("measured at", "accuracy_version", "{:.0f}"),
         ("staleness", "staleness_max", "{:.0f}"),
         ("tokens/s", "tokens_per_s", "{:.0f}"),
         ("idle", "idle_share", "{:.0%}"),
@@ -90,7 +91,10 @@ def _progress(status: Status, width: int) -> Table:
 
 def _learning(learner: Gauges) -> Table:
     table = Table(box=None, padding=(0, 2), show_header=True, header_style="dim")
-    for name in ("loss", "grad norm", "lr", "full image", "evidence crop"):
+    names = ["loss", "grad norm", "lr", "full image", "evidence crop"]
+    if "accuracy_version" in learner:
+        names.append("of step")
+    for name in names:
         table.add_column(name, justify="right")
     table.add_row(
         _text(learner, "loss_nats", "{:.4f}"),
@@ -98,6 +102,7 @@ def _learning(learner: Gauges) -> Table:
         _text(learner, "lr", "{:.1e}"),
         _change(learner, "full_accuracy"),
         _change(learner, "crop_accuracy"),
+        *([_text(learner, "accuracy_version", "{:.0f}")] if "accuracy_version" in learner else ()),
     )
     return table
 

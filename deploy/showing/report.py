@@ -69,7 +69,9 @@ def _headline(summary: Row) -> str:
 def _accuracy_tile(name: str, summary: Row, view: str, remark: str) -> str:
     shares = [summary.get(f"{view}_accuracy_{when}") for when in ("before", "after")]
     change = " &rarr; ".join(map(_percent, shares))
-    return _tile(name, change, remark + _cut_remark(summary, view))
+    steps = [summary.get(f"version_{when}") for when in ("before", "after")]
+    of_steps = f", steps {steps[0]} and {steps[1]}" if None not in steps else ""
+    return _tile(name, change, remark + of_steps + _cut_remark(summary, view))
 
 
 def _cut_remark(summary: Row, view: str) -> str:
@@ -103,7 +105,8 @@ def _charts(rows: list[Row]) -> str:
                 of("evidence crop", "evaluation/crop_accuracy"),
             ],
             is_share=True,
-            note="Points in between are measured on fewer scenes than the first and the last.",
+            note="By the step whose weights answered, on rollout servers. Points in between are "
+            "measured on fewer scenes than the first and the last.",
         ),
         line_chart("Loss", "nats", [of("weighted divergence", "learner/loss_nats")]),
         line_chart(

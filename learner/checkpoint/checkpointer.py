@@ -82,6 +82,7 @@ class Checkpointer:
         self._error: Exception | None = None
         self._is_hurried = False  # a full disk is not waited for
         self._saved_version = trainer.version  # of version 0 there is no need of one
+        self._awaited: set[int] = set()  # versions whose accuracy is not known yet
         self.stall_s = 0.0  # that the training thread stood still, in all
 
     def __enter__(self) -> "Checkpointer":
@@ -99,8 +100,12 @@ class Checkpointer:
             except Exception as error:  # the one that ends the run is the one to see
                 logger.warning("a checkpoint was not written: %s", error)
 
-    def save(self) -> None:
+    def save(self, is_measured: bool = False) -> None:
         """Copy the trainer's state and begin to write it, unless this version has a checkpoint.
+
+        Args:
+            is_measured: its accuracy is awaited: where the best are kept it stays until
+                `note_score` tells it.
 
         Raises:
             CheckpointError: the write before failed, or takes more than half an hour.
@@ -115,6 +120,8 @@ class Checkpointer:
         waited_s = time.monotonic() - began
         cut = take_cut(self._trainer, self._memory)
         self._saved_version = version
+        if is_measured and self._config.checkpoint.keep_best:
+            self._awaited.add(version)
         if cut is not None:
             self._prepare_folder()
             self._thread = threading.Thread(target=self._write, args=(cut,), name="checkpoint")
@@ -148,17 +155,17 @@ class Checkpointer:
         """From now on wait no longer for a disk that is full: the write fails."""
         self._is_hurried = True
 
-    def note_score(self, version: int, accuracy: float) -> None:
+    def note_score(self, version: int, accuracy: float | None) -> None:
         """Tell the accuracy on full images of a version, once it was saved or is being saved.
 
-        `checkpoint.keep_best` goes by it; of a version without a checkpoint it is forgotten.
+        `checkpoint.keep_best` goes by it; of a version without a checkpoint it is forgotten. None:
+        nobody will tell.
         """
-        if not is_main_rank():
+        self._awaited.discard(version)
+        if not is_main_rank() or accuracy is None:
             return
-        is_writing = self._thread is not None
-        if path_of(self._folder, version).is_dir() or (
-            is_writing and version == self._trainer.version
-        ):
+        is_writing = self._thread is not None and version == self._saved_version
+        if path_of(self._folder, version).is_dir() or is_writing:
             write_scores(self._folder, {**read_scores(self._folder), version: accuracy})
 
     def _settle(self) -> None:
@@ -222,7 +229,8 @@ class Checkpointer:
 
     def _remove_superseded(self) -> None:
         keep, keep_best = self._config.checkpoint.keep, self._config.checkpoint.keep_best
-        remove_superseded(self._folder, read_scores(self._folder), keep, keep_best)
+        awaited = frozenset(self._awaited)
+        remove_superseded(self._folder, read_scores(self._folder), keep, keep_best, awaited)
 
 
 def _refused(part: Path, error: Exception) -> CheckpointError:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,9 +177,16 @@ def superseded(
     return sorted(set(versions) - set(newest) - set(best))
 
 
-def remove_superseded(folder: Path, scores: Mapping[int, float], keep: int, keep_best: int) -> None:
+def remove_superseded(
+    folder: Path,
+    scores: Mapping[int, float],
+    keep: int,
+    keep_best: int,
+    awaited: Collection[int] = (),
+) -> None:
+    """All but `awaited` ones, whose scores are not known yet."""
     versions = [version_of(path) for path in list_checkpoints(folder)]
-    for version in superseded(versions, scores, keep, keep_best):
+    for version in set(superseded(versions, scores, keep, keep_best)) - set(awaited):
         _remove(path_of(folder, version), "old")
 
 

@@ -1,67 +1,216 @@
-"""The held-out samples of a run: what is measured on them, and which of them are shown."""
+"""The held-out samples of a run: what is measured on them, when, and which of them are shown.
+
+Every rank has one of these and all take the same way; the first orders, and tells the others.
+"""
 
 import logging
+import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-import torch
+import numpy as np
 
+from broker.protocol import Answer
 from common.config import RunConfig
 from common.dataset import read_answers, read_samples
 from common.images import ImageStore
 from common.rendering import Renderer
 from common.views.settings import ViewSettings
 from learner.measuring.evaluation import Accuracy, Evaluation
-from learner.measuring.scenes import Scenes
+from learner.measuring.measurement import Line, Measurement
+from learner.measuring.scenes import Responses, Scenes
+from learner.model.ranks import Ranks, add_up, is_any
 from learner.trainer import Trainer
 from learner.views.prompts import PromptPositions, PromptViews
 
 logger = logging.getLogger(__name__)
-_CACHE_BYTES = 2**28  # of views that are kept for the next measurement, if the samples are few
+When = Literal["before", "between", "after"]
+_CACHE_BYTES = 2**28  # of views that are shown
+_LOOK_S = 0.5  # between looks for the end of the run, while waiting
+_MEND_S = 5.0  # between looks for servers without weights, while waiting
+
+
+@dataclass
+class _UnderWay:
+    """The same on all ranks, but for `measurement`."""
+
+    version: int
+    when: When
+    measurement: Measurement | None  # the first rank's
+    waited_s: float = 0.0  # that training stood still for it
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement that is over."""
+
+    version: int
+    when: When
+    accuracy: Accuracy | None  # nobody answered in time
+    waited_s: float  # seconds that training stood still for it
+    seconds: float  # from the order to the last answer
 
 
 class Heldout:
-    """Accuracy and scenes; both are empty when the run names no held-out file.
+    """Nothing is ever under way when the run names no held-out file.
 
     Args:
-        should_stop: asked between batches; true abandons a measurement.
-        is_kept: false on ranks that only take part: they write no scenes.
-        device: that the student computes on; none: where its weights are.
+        is_over: of the run: whoever waits asks now and then.
+        mend: brings weights to servers that have lost them, while training waits for servers.
     """
 
     def __init__(
         self,
         config: RunConfig,
+        line: Line,
         positions: PromptPositions,
-        should_stop: Callable[[], bool],
-        is_kept: bool = True,
-        device: torch.device | None = None,
+        ranks: Ranks,
+        is_over: Callable[[], bool],
+        mend: Callable[[], None],
     ) -> None:
-        self._device = device
+        self._mend = mend
         self._config = config.evaluation
-        self._should_stop = should_stop
-        self._is_kept = is_kept
+        self._line = line
+        self._ranks = ranks
+        self._is_over = is_over
+        self._under_way: deque[_UnderWay] = deque()
         self._evaluation: Evaluation | None = None
         self._scenes: Scenes | None = None
         if config.data.heldout is not None:
             self._open(config, positions)
 
-    def measure_all(self, model: Any) -> Accuracy | None:
-        """On all samples that evaluation.samples asks for."""
-        return self._measure(model, self._config.samples)
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is anything to measure on."""
+        return self._evaluation is not None and bool(self._evaluation.samples)
 
-    def measure_some(self, model: Any) -> Accuracy | None:
-        return self._measure(model, self._config.interim_samples)
+    def order(self, version: int, when: When) -> None:
+        """Have the weights of `version` measured, which are pushed now."""
+        assert self._evaluation is not None
+        measurement = None
+        if self._ranks.is_first:
+            is_between = when == "between"
+            number = self._config.interim_samples if is_between else self._config.samples
+            questions = self._evaluation.questions(number, 0 if is_between else self._config.shown)
+            measurement = Measurement(
+                self._line,
+                self._evaluation,
+                questions,
+                version,
+                max_tokens=self._config.max_response_tokens,
+                is_last=when == "after",
+                timeout_s=self._config.timeout_s,
+            )
+        self._under_way.append(_UnderWay(version, when, measurement))
 
-    def show(self, trainer: Trainer, when: str) -> None:
-        """Write the scenes; `when` is "before" or "after"."""
-        if self._scenes is not None:
-            self._scenes.write(trainer, when)
+    def wait_for_push(self, is_measured: bool) -> float:
+        """Until the weights may be replaced; seconds. Raises nothing when the run is over.
 
-    def _measure(self, model: Any, num_samples: int) -> Accuracy | None:
-        if self._evaluation is None:
-            return None
-        return self._evaluation.measure(model, num_samples, self._should_stop)
+        Args:
+            is_measured: those that come are, too. Servers keep copies of two versions at most.
+        """
+        older = list(self._under_way)[:-1] if is_measured else []
+        waited_s = sum(self._wait(one, lambda m: m.is_over) for one in older)
+        return waited_s + sum(self._wait(one, lambda m: m.allows_push) for one in self._under_way)
+
+    def note_push(self, version: int) -> None:
+        """These weights replace those that are being measured."""
+        for one in self._under_way:
+            if one.measurement is not None and one.version != version:
+                one.measurement.note_replaced()
+
+    def take(self, only: When | None = None) -> list[Measured]:
+        """Those that are over by now, in their order.
+
+        Args:
+            only: of that kind, up to the first of another; None: all.
+        """
+        found: list[Measured] = []
+        while self._under_way and only in (None, self._under_way[0].when):
+            measurement = self._under_way[0].measurement
+            if not is_any(measurement is not None and measurement.is_over, self._ranks.group):
+                break
+            found.append(self._agreed(self._under_way.popleft()))
+        return found
+
+    def wait_for(self, when: When) -> None:
+        """Until none of that kind is under way, or the run is over."""
+        for one in self._under_way:
+            if one.when == when:
+                self._wait(one, lambda m: m.is_over)
+
+    def abandon(self) -> None:
+        """Nobody waits any longer."""
+        for one in self._under_way:
+            if one.measurement is not None:
+                one.measurement.abandon()
+
+    def show(self, trainer: Trainer, when: When) -> None:
+        """Write the scenes, by the weights as they are: of the measurement that is under way."""
+        one = next((one for one in self._under_way if one.when == when), None)
+        if self._scenes is None or one is None or one.version != trainer.version:
+            return
+        self._wait(one, lambda m: m.has_shown)
+        began = time.monotonic()
+        self._scenes.write(trainer, when, self._shown(one))
+        one.waited_s += time.monotonic() - began
+
+    # ---- the ranks agree -------------------------------------------------------------------------
+    def _wait(self, one: _UnderWay, until: Callable[[Measurement], bool]) -> float:
+        """All ranks go round together: none is kept waiting in a collective for long."""
+        began, measurement = time.monotonic(), one.measurement
+        is_waiting, mended = True, began
+        while is_waiting:
+            mine = False
+            if measurement is not None and not self._is_over():
+                mine = not measurement.wait(lambda: until(measurement), _LOOK_S)
+            if mine and time.monotonic() - mended > _MEND_S:
+                self._mend()
+                mended = time.monotonic()
+            is_waiting = is_any(mine, self._ranks.group)
+        waited_s = time.monotonic() - began
+        one.waited_s += waited_s
+        return waited_s
+
+    def _agreed(self, one: _UnderWay) -> Measured:
+        """The first rank's figures, on all ranks."""
+        accuracy = None if one.measurement is None else one.measurement.accuracy()
+        seconds = 0.0 if one.measurement is None else one.measurement.seconds
+        measured = Measured(one.version, one.when, accuracy, one.waited_s, seconds)
+        if self._ranks.world_size == 1:
+            return measured
+        a = accuracy or Accuracy(0, 0, 0)
+        figures = (a.full, a.crop, a.samples, a.full_cut, a.crop_cut)
+        full, crop, samples, full_cut, crop_cut = add_up(figures, self._ranks.group)
+        agreed = Accuracy(full, crop, int(samples), full_cut, crop_cut, one.version)
+        return replace(measured, accuracy=agreed if samples else None)
+
+    def _shown(self, one: _UnderWay) -> Responses:
+        """Answers to the samples that are shown, the same on all ranks; none: not asked."""
+        measurement, shown = one.measurement, min(self._config.shown, len(self._all))
+        found: Responses = [None] * shown
+        if measurement is not None:
+            answers = measurement.answers
+            pairs = (measurement.questions.pair(number, answers) for number in range(shown))
+            found = [None if pair is None else (_ids(pair[0]), _ids(pair[1])) for pair in pairs]
+        return found if self._ranks.world_size == 1 else self._from_first(found)
+
+    def _from_first(self, responses: Responses) -> Responses:
+        """By adding up, for others have nothing: each answer as its length and its tokens."""
+        group, width = self._ranks.group, self._config.max_response_tokens + 1
+        rows = np.zeros((len(responses), 2, width))
+        for row, pair in zip(rows, responses, strict=True):
+            for place, ids in zip(row, pair or (), strict=False):
+                place[: len(ids) + 1] = [len(ids), *ids]
+        sums = np.asarray(add_up(rows.ravel().tolist(), group)).reshape(rows.shape).astype(np.int64)
+        found: Responses = []
+        for full, crop in sums:
+            is_there = full[0] > 0 and crop[0] > 0
+            pair = (full[1 : full[0] + 1], crop[1 : crop[0] + 1])
+            found.append(pair if is_there else None)
+        return found
 
     def _open(self, config: RunConfig, positions: PromptPositions) -> None:
         path, folder = config.data.heldout, config.run.folder
@@ -69,27 +218,25 @@ class Heldout:
         samples, bad_rows = read_samples(path)
         for bad_row in bad_rows:
             logger.warning("left out: %s %s", path, bad_row)
-        answers = read_answers(path)
+        self._all = samples
         renderer = Renderer(config.model.path, config.prompt)
         settings = ViewSettings.of(config).measuring()
         views = PromptViews(renderer, ImageStore(path.parent), settings, positions, _CACHE_BYTES)
-        self._evaluation = Evaluation(
-            renderer,
-            views,
-            samples,
-            answers,
-            config.evaluation.max_response_tokens,
-            self._device,
-        )
-        shown = samples[: config.evaluation.shown]
+        answers = read_answers(path)
+        self._evaluation = Evaluation(renderer, samples, answers)
         self._scenes = Scenes(
             folder,
-            shown,
+            samples[: config.evaluation.shown],
             answers,
             path.parent,
             views,
             settings,
             renderer,
             self._evaluation,
-            self._is_kept,
+            self._ranks.is_first,
         )
+
+
+def _ids(answer: Answer) -> Any:
+    """int64 [T], as the learner computes with them."""
+    return answer.token_ids.astype(np.int64)

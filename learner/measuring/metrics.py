@@ -54,12 +54,16 @@ A training row (steps 1, 2, ...):
                                   included, since objective_s makes the logits' gradient. Together
                                   these parts never exceed step_s
 
-A measuring row (step 0, every evaluation.every_steps, and the last step):
+A measuring row (step 0, every evaluation.every_steps, and the last step). Rollout servers measure
+while training goes on: it stands where it was known, after rows of later steps perhaps. "step" is
+the version that answered:
+    evaluation/version            the same
     evaluation/full_accuracy, evaluation/crop_accuracy      shares of held-out samples
     evaluation/full_cut_share, evaluation/crop_cut_share    shares of these answers that were cut at
                                   evaluation.max_response_tokens; they are judged as they stand
     evaluation/samples            how many samples they were measured on
-    evaluation/seconds
+    evaluation/seconds            that the learner stood still or worked for it
+    evaluation/duration_s         from its order to the last answer
     health/accuracy_ratio, health/action                    in between: accuracy over its best
 """
 
@@ -97,9 +101,13 @@ class MetricsLog:
         when_there_is_room(lambda: run_folder.mkdir(parents=True, exist_ok=True), run_folder)
         rows = when_there_is_room(lambda: _keep_rows(self._path, step), self._path, is_over)
         self.time_s: float = max((row["time_s"] for row in rows), default=0.0)  # of the last row
-        self.measured_before = _measured_before(rows)
+        self._measured = {row["step"]: row for row in rows if "evaluation/full_accuracy" in row}
         self._file = when_there_is_room(lambda: io.FileIO(self._path, "a"), self._path, is_over)
         self._tensorboard = _open_tensorboard(run_folder / "tensorboard", step, is_over)
+
+    def measured_at(self, step: int) -> Row | None:
+        """The measurement of that version by an earlier life of the run, if it was made."""
+        return self._measured.get(step)
 
     def write(self, step: int, time_s: float, metrics: Mapping[str, float], **texts: str) -> None:
         """Args:
@@ -123,7 +131,9 @@ class NoLog:
     """What ranks other than the first write: nothing."""
 
     time_s = 0.0
-    measured_before: Row | None = None
+
+    def measured_at(self, step: int) -> Row | None:
+        return None
 
     def write(self, step: int, time_s: float, metrics: Mapping[str, float], **texts: str) -> None:
         return
@@ -141,14 +151,6 @@ def _keep_rows(path: Path, step: int) -> list[Row]:
     kept = [(line, row) for line in whole if (row := json.loads(line))["step"] <= step]
     replace_text(path, "".join(line for line, _ in kept))
     return [row for _, row in kept]
-
-
-def _measured_before(rows: list[Row]) -> Row | None:
-    """The measurement before training, if it was made."""
-    for row in rows:
-        if row["step"] == 0 and "evaluation/full_accuracy" in row:
-            return row
-    return None
 
 
 def _open_tensorboard(

@@ -1,7 +1,7 @@
 """What the report shows of a dozen held-out scenes: RUN/scenes.json and RUN/scenes/*.png.
 
-Written after the first measurement ("after" is null then) and again, whole, after the last, with
-the first answers as they stand in the file:
+Written before the first step ("after" is null then) and again, whole, after the last, with the
+first answers as they stand in the file. The rollout servers have answered, in a measurement:
 
     {"scenes": [{
         "sample_id": str,
@@ -12,7 +12,7 @@ the first answers as they stand in the file:
         "box": [x1, y1, x2, y2] | null,         the evidence in the full image
         "crop_box": [x1, y1, x2, y2] | null,    the part that the crop view shows; null: ready crop
         "crop": str,                            absolute path of the crop view, a PNG
-        "before": ANSWERS,
+        "before": ANSWERS | null,
         "after": ANSWERS | null                 null: not measured (yet), or interrupted
     }, ...]}
 
@@ -42,11 +42,13 @@ from common.types import Sample
 from common.views.kinds.crop import region
 from common.views.settings import ViewSettings
 from common.views.texts import IMAGE_PLACEHOLDER
-from learner.measuring.evaluation import Evaluation, Window
+from learner.measuring.evaluation import Evaluation
 from learner.trainer import Trainer
+from learner.views.inputs import PromptView
 from learner.views.prompts import PromptViews
 
 Json = dict[str, Any]
+Responses = list[tuple[Any, Any] | None]  # full and crop, int64 [T] each; None: not answered
 
 
 class Scenes:
@@ -57,7 +59,7 @@ class Scenes:
         images: the folder that their image paths are relative to.
         views: student's view and the evidence crop.
         settings: how the crop is cut out.
-        is_kept: false on ranks that only take part in the answers.
+        is_kept: false on ranks that only take part in the divergences.
     """
 
     def __init__(
@@ -83,23 +85,43 @@ class Scenes:
         self._is_kept = is_kept
         self._scenes: list[Json] = []
 
-    def write(self, trainer: Trainer, when: str) -> None:
-        """Answer every scene with the student as it is now; `when` is "before" or "after"."""
-        if not self._scenes:
-            windows = self._evaluation.windows(self._samples)
-            self._samples = [sample for window in windows for sample in window.samples]
-        if not self._samples:
+    def write(self, trainer: Trainer, when: str, responses: Responses) -> None:
+        """Write what the student, as it is now, has answered; `when` is "before" or "after".
+
+        Args:
+            responses: for each of the samples, in their order.
+        """
+        asked = [
+            (scene, *found, *ids)
+            for scene, found, ids in zip(self._samples, self._rendered(), responses, strict=True)
+            if found is not None and ids is not None
+        ]
+        if not asked:
             return
+        samples, students, teachers, full, crop = map(list, zip(*asked, strict=True))
+        divergences = trainer.token_divergences(students, teachers, full)  # takes all ranks
         if not self._is_kept:
-            self._answer(trainer)
             return
         if not self._scenes:
-            self._scenes = [self._scene(i, sample) for i, sample in enumerate(self._samples)]
+            self._scenes = [self._scene(i, sample) for i, sample in enumerate(samples)]
             self._recall_answers()
-        for scene, answers in zip(self._scenes, self._answer(trainer), strict=True):
-            scene[when] = answers
+        by_name = {scene["sample_id"]: scene for scene in self._scenes}
+        for sample, *answer in zip(samples, full, crop, divergences, strict=True):
+            if sample.sample_id in by_name:
+                by_name[sample.sample_id][when] = self._answers_of(trainer.version, sample, *answer)
         path = self._folder / "scenes.json"
         when_there_is_room(lambda: replace_json(path, {"scenes": self._scenes}), path)
+
+    def _rendered(self) -> list[tuple[PromptView, PromptView] | None]:
+        """Both views of each sample; None where one cannot be rendered."""
+        students = self._views.students(self._samples)
+        teachers = self._views.teachers(self._samples, [0] * len(self._samples))
+        return [
+            (student, teacher)
+            if isinstance(student, PromptView) and isinstance(teacher, PromptView)
+            else None
+            for student, teacher in zip(students, teachers, strict=True)
+        ]
 
     def _recall_answers(self) -> None:
         """Take over what an earlier learner of this run wrote before training."""
@@ -132,27 +154,17 @@ class Scenes:
             return None
         return _corners(region(sample, self._settings))
 
-    def _answer(self, trainer: Trainer) -> list[Json]:
-        windows = self._evaluation.windows(self._samples)
-        return [answers for window in windows for answers in self._answer_window(trainer, window)]
-
-    def _answer_window(self, trainer: Trainer, window: Window) -> list[Json]:
-        full_ids = self._evaluation.responses(trainer.model, window.full)
-        crop_ids = self._evaluation.responses(trainer.model, window.crop)
-        assert full_ids is not None and crop_ids is not None  # nothing asked them to stop
-        divergences = trainer.token_divergences(window.full, window.crop, full_ids)
-        rows = zip(window.samples, full_ids, crop_ids, divergences, strict=True)
-        return [
-            {
-                "version": trainer.version,
-                "full": {**self._text(sample, ids), "tokens": self._tokens(ids, nats)},
-                "crop": self._text(sample, ids_of_crop),
-            }
-            for sample, ids, ids_of_crop, nats in rows
-        ]
+    def _answers_of(
+        self, version: int, sample: Sample, full: Any, crop: Any, nats: Sequence[float]
+    ) -> Json:
+        return {
+            "version": version,
+            "full": {**self._text(sample, full), "tokens": self._tokens(full, nats)},
+            "crop": self._text(sample, crop),
+        }
 
     def _text(self, sample: Sample, ids: Any) -> Json:
-        is_known = sample.sample_id in self._answers
+        is_known = self._evaluation.is_known(sample)
         correct = self._evaluation.is_correct(sample, ids) if is_known else None
         return {"text": self._renderer.decode(ids), "is_correct": correct}
 

@@ -32,7 +32,7 @@ class Follower:
     ) -> None:
         return
 
-    def push(self, version: int) -> None:
+    def push(self, version: int, is_measured: bool = False) -> None:
         self._checks.probes()
         self._snapshot.begin()
 

@@ -137,6 +137,7 @@ class Publisher:
         self._pushed_version, self._pushed_at = -1, 0.0
         self._probes: tuple[WeightProbe, ...] = ()
         self._checksums: WeightChecksums | None = None
+        self._is_measured = False  # what was pushed last
         self._has_served: set[str] = set()
         self._last_failed: set[str] = set()  # who took part in the last push that failed
         self._suspects: set[str] = set()  # those of them that have been silent since
@@ -153,14 +154,18 @@ class Publisher:
             executor.shutdown(wait=True, cancel_futures=True)
         self._close_group(is_broken=False)
 
-    def push(self, version: int) -> None:
+    def push(self, version: int, is_measured: bool = False) -> None:
         """Start to send the weights as they are now as `version`.
 
         They must not change before `wait_for_snapshot` has returned.
+
+        Args:
+            is_measured: servers keep a copy for held-out samples, where they can.
         """
         started = time.monotonic()
         self.wait()
         self._probes = ()
+        self._is_measured = is_measured
         if self._checks is not None and (
             self._is_shared or self._checks.is_due(self._pushes) or self._is_anyone_behind()
         ):
@@ -335,6 +340,7 @@ class Publisher:
             pause_mode=self._config.pause_mode,
             probes=self._probes,
             checksums=self._checksums,
+            is_measured=self._is_measured,
         )
         self._line.call(lambda broker: broker.announce(update), _CALL_S)
 

@@ -25,11 +25,12 @@ from rollout.embedded.bodies import error_body, read_json
 from rollout.embedded.chat_replies import PartWriter, ReplyHead, Writer, usage
 from rollout.embedded.chat_requests import Chat, parse_chat, template_messages
 from rollout.embedded.chat_template import ChatTemplate
+from rollout.embedded.job import Job
 from rollout.embedded.prompts import PromptBuilder
 from rollout.embedded.requests import GenerateBody, VocabularyFacts
 from rollout.embedded.running import finished, steps
 from rollout.embedded.sampler import new_sequences
-from rollout.embedded.scheduler import Job, Scheduler
+from rollout.embedded.scheduler import Scheduler
 from rollout.embedded.stop_strings import StopStrings
 
 Json = dict[str, Any]

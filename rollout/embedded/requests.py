@@ -13,7 +13,7 @@ MAX_RESPONSES = 1024  # of one request; rollout.trajectories_per_sample goes as 
 _IGNORED = ("log_metrics", "stream", "return_text_in_logprobs")
 _KNOWN = (
     "text", "input_ids", "image_data", "sampling_params", "return_logprob", "logprob_start_len",
-    "rid", "extra_key",
+    "rid", "extra_key", "weight_version",
 )  # fmt: skip
 _SAMPLING_KEYS = (
     "n", "temperature", "top_p", "top_k", "min_p", "max_new_tokens", "stop_token_ids",
@@ -40,6 +40,7 @@ class GenerateBody:
     rid: str | None
     score_from: int | None = None  # log-probs of the expanded prompt from this position on
     is_batch: bool = False  # of one prompt: the answer is then a list
+    weight_version: str | None = None  # of pinned weights; None: those that are served
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def parse_generate(body: Mapping[str, Any], vocabulary: VocabularyFacts) -> Gene
         rid=_optional_string(body, "rid"),
         score_from=_score_from(body),
         is_batch=_is_nested(input_ids),
+        weight_version=_optional_string(body, "weight_version"),
     )
 
 

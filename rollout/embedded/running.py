@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from rollout.embedded.scheduler import Job, Scheduler
+from rollout.embedded.job import Job
+from rollout.embedded.scheduler import Scheduler
 
 
 async def finished(scheduler: Scheduler, job: Job) -> None:

@@ -4,6 +4,7 @@
     requests ----------> waiting rows -------------------------------------> running batches
                              ^                                                   |   one token for
                              '--- pause("retract"): caches dropped, versions kept'   each in turn
+                                  jobs on pinned weights: in between (`rollout.embedded.pinned`)
 
 A row is the unfinished sequences of one request. `run` lets other code touch the model between
 two token steps: weights change there and nowhere else.
@@ -11,15 +12,18 @@ two token steps: weights change there and nowhere else.
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from rollout.embedded.sampler import Batch, Sequence, prompt_logprobs
+from rollout.embedded.job import Job, settle
+from rollout.embedded.pinned import PinnedJobs
+from rollout.embedded.sampler import Batch, prompt_logprobs
 
 logger = logging.getLogger(__name__)
 MAX_BATCHES = 2  # a second batch lets new requests start while a long one runs
@@ -32,22 +36,6 @@ class Limits:
 
     max_sequences: int = 512
     max_prefill_tokens: int = 16384
-
-
-@dataclass(eq=False)
-class Job:
-    """A request under way. `done` resolves when all its sequences are finished."""
-
-    rid: str
-    sequences: list[Sequence]
-    score_from: int | None = None  # position of the prompt whose successors are to be scored
-    done: Future[None] = field(default_factory=Future)
-    prompt_logprobs: list[float] = field(default_factory=list)  # computed with the first token
-    after_step: list[Callable[[], None]] = field(default_factory=list)  # on the compute thread
-
-    @property
-    def unfinished(self) -> list[Sequence]:
-        return [sequence for sequence in self.sequences if sequence.finish_reason is None]
 
 
 class Scheduler:
@@ -81,6 +69,7 @@ class Scheduler:
         # The rest belongs to the compute thread.
         self._waiting: deque[Job] = deque()
         self._running: list[tuple[Batch, list[Job]]] = []
+        self._pinned = PinnedJobs(one_job_a_batch)
         self.version = version
         self.tokens_generated = 0
         self._thread = threading.Thread(target=self._loop, name="compute")
@@ -109,7 +98,10 @@ class Scheduler:
         def accept() -> None:
             self._jobs[job] = None
             job.done.add_done_callback(lambda _: self._jobs.pop(job, None))
-            self._waiting.append(job)
+            if job.pinned is None:
+                self._waiting.append(job)
+            else:
+                self._pinned.submit(job)
 
         self.run(accept)
 
@@ -150,7 +142,30 @@ class Scheduler:
 
     def unfinished_jobs(self) -> list[Future[None]]:
         """What a weight update outside a pause has to wait for."""
-        return [job.done for job in list(self._jobs)]
+        return [job.done for job in list(self._jobs) if job.pinned is None]
+
+    # ---- copies of the weights -------------------------------------------------------------------
+    @property
+    def pinned_versions(self) -> tuple[str, ...]:
+        return self._pinned.versions
+
+    def pin(self, version: str) -> Future[Any]:
+        """Keep a copy of the weights; false if they are of another version by now."""
+
+        def copy() -> bool:
+            if self.version != version:
+                return False
+            self._pinned.pin(version, self._model)
+            return True
+
+        return self.run(copy)
+
+    def unpin(self, version: str) -> Future[Any]:
+        return self.run(lambda: self._pinned.unpin(version))
+
+    def use_threads(self, threads: int) -> Future[Any]:
+        """From now on compute on so many CPU threads."""
+        return self.run(lambda: torch.set_num_threads(threads))
 
     @property
     def can_flush(self) -> bool:
@@ -177,9 +192,21 @@ class Scheduler:
         self._abort(list(self._jobs))
 
     def _has_work(self) -> bool:
-        return not self._paused and bool(self._running or self._waiting)
+        is_idle = not self._running and not self._waiting and not self._pinned.has_work
+        return not self._paused and not is_idle
 
     def _compute(self) -> None:
+        began = time.monotonic()
+        if self._pinned.is_due(is_alone=not self._running and not self._waiting):
+            before = self._pinned.tokens_generated
+            self._pinned.compute()
+            self.tokens_generated += self._pinned.tokens_generated - before
+            self._pinned.note(own_s=time.monotonic() - began)
+        else:
+            self._compute_served()
+            self._pinned.note(others_s=time.monotonic() - began)
+
+    def _compute_served(self) -> None:
         if len(self._running) < MAX_BATCHES and self._waiting:
             self._admit()
         else:
@@ -188,7 +215,7 @@ class Scheduler:
         for batch, jobs in self._running:
             for job in jobs:
                 self._call_after_step(job)
-            self._settle(jobs)
+            settle(jobs)
             logger.debug("batch of %d sequences", len(batch.sequences))
         self._running = [entry for entry in self._running if entry[0].is_running]
 
@@ -256,11 +283,6 @@ class Scheduler:
             job.done.set_exception(error)
             self._abort([job])
 
-    def _settle(self, jobs: Iterable[Job]) -> None:
-        for job in jobs:
-            if not job.done.done() and not job.unfinished:
-                job.done.set_result(None)
-
     def _pause(self, mode: str) -> None:
         self._set_paused(True)
         if mode == "abort":
@@ -279,7 +301,8 @@ class Scheduler:
         for job in jobs:
             for sequence in job.unfinished:
                 sequence.finish_reason = {"type": "abort", "message": "Aborted"}
-        self._settle(jobs)
+        settle(jobs)
+        self._pinned.tidy()
         self._waiting = deque(job for job in self._waiting if job.unfinished)
         self._running = [entry for entry in self._running if entry[0].is_running]
 

@@ -9,6 +9,8 @@ Known differences, and why they stay:
 - Scores of a prompt need max_new_tokens >= 1; ids at image positions are the placeholder's.
 - /health and pauses answer at once; SGLang takes a second.
 - A tensor of another shape leaves all weights as they were; in SGLang some have changed by then.
+- A request may name pinned weights as its weight_version; /pin_weights, /unpin_weights and
+  /use_threads are ours.
 - The checksums do not list what SGLang derives from the weights (axis_map, gemma_weight).
 """
 
@@ -24,6 +26,7 @@ from aiohttp.typedefs import Middleware
 from common.http_gate import Gate
 from rollout.embedded.bodies import error_reply, read_json
 from rollout.embedded.chat import ChatServer
+from rollout.embedded.job import Job
 from rollout.embedded.prompts import PromptBuilder
 from rollout.embedded.requests import (
     BadRequest,
@@ -33,12 +36,13 @@ from rollout.embedded.requests import (
 )
 from rollout.embedded.running import finished
 from rollout.embedded.sampler import SamplingLaw, new_sequences
-from rollout.embedded.scheduler import MAX_BATCHES, PAUSE_MODES, Job, Limits, Scheduler
+from rollout.embedded.scheduler import MAX_BATCHES, PAUSE_MODES, Limits, Scheduler
 from rollout.embedded.update_session import UpdateSession
 from rollout.embedded.weights import checksum_report
 
 MAX_BODY_BYTES = 256 * 2**20
 HEALTH_TIMEOUT_S = 20.0
+MAX_THREADS = 1024
 MAX_RUNNING_REQUESTS = MAX_BATCHES * Limits().max_sequences
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -86,6 +90,9 @@ class EngineServer:
             "/end_weight_update": self._update(self._updates.end),
             "/update_weight_version": self.update_weight_version,
             "/weights_checker": self.weights_checker,
+            "/pin_weights": self.pin_weights,
+            "/unpin_weights": self.unpin_weights,
+            "/use_threads": self.use_threads,
         }
         if not takes_commands:
             commands = dict.fromkeys(commands, _refuse_command)
@@ -111,7 +118,10 @@ class EngineServer:
             body.rid or uuid.uuid4().hex,
             new_sequences(prompt, body.law, body.n, body.seed),
             body.score_from,
+            body.weight_version,
         )
+        if body.weight_version not in (None, *self._scheduler.pinned_versions):
+            raise BadRequest(f"weight_version {body.weight_version!r} is not pinned")
         if body.law.max_new_tokens == 0:
             for sequence in job.sequences:
                 sequence.finish_reason = {"type": "length", "length": 0}
@@ -216,6 +226,27 @@ class EngineServer:
         await self._updates.set_version(version)
         message = f"Weight version updated to {version}"
         return web.json_response({"success": True, "message": message, "new_version": version})
+
+    async def pin_weights(self, request: web.Request) -> web.Response:
+        """Ours: keep a copy of the weights, for requests that name it as their weight_version."""
+        version = str((await read_json(request)).get("weight_version"))
+        if await asyncio.wrap_future(self._scheduler.pin(version)):
+            return _outcome(True, f"Pinned version {version}")
+        return _outcome(False, f"version {version} is not what is served")
+
+    async def unpin_weights(self, request: web.Request) -> web.Response:
+        """Ours: forget a copy."""
+        version = str((await read_json(request)).get("weight_version"))
+        await asyncio.wrap_future(self._scheduler.unpin(version))
+        return _outcome(True, f"Unpinned version {version}")
+
+    async def use_threads(self, request: web.Request) -> web.Response:
+        """Ours: compute on so many CPU threads from now on."""
+        threads = (await read_json(request)).get("threads")
+        if type(threads) is not int or not 0 < threads <= MAX_THREADS:
+            raise BadRequest(f"threads must be an integer from 1 to {MAX_THREADS}, got {threads!r}")
+        await asyncio.wrap_future(self._scheduler.use_threads(threads))
+        return _outcome(True, f"Computing on {threads} threads")
 
     async def weights_checker(self, request: web.Request) -> web.Response:
         action = (await read_json(request)).get("action", "checksum")

@@ -143,6 +143,7 @@ def make_service(
     max_held_bytes: int = 2**30,
     versions: dict[str, str] | None = None,
     rows: DataRows | None = None,
+    heldout: dict[str, Sample] | None = None,
 ) -> BrokerService:
     return BrokerService(
         Ledger(source, rules),
@@ -153,6 +154,7 @@ def make_service(
         max_frame_bytes=max_frame_bytes,
         versions=versions,
         rows=rows,
+        heldout=heldout,
     )
 
 

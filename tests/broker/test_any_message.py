@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,8 @@ from tests.common.test_wire import MESSAGES
 LIMIT = 2**20
 NAMES = ("learner-0", "rollout-0", "rollout-1", "observer-0")
 OURS = ("Hello", "LeaseRequest", "GiveBack", "TakeBatch", "AckBatch", "Resume", "AckWeights")
+MEASURING = ("OrderMeasurement", "ReadMeasurement", "DropMeasurement", "LeaseAnswers")
+MEASURING += ("SubmitAnswers",)
 
 
 class NoTasks:
@@ -38,7 +41,8 @@ class NoListener:
 class Broker:
     def __init__(self) -> None:
         source = make_source(6)
-        self.service = make_service(source, make_rules(max_staleness=1, n=1))
+        heldout = {sample.sample_id: sample for sample in source.samples}
+        self.service = make_service(source, make_rules(max_staleness=1, n=1), heldout=heldout)
         shelf = ImageShelf(ImageStore.__new__(ImageStore), source.samples)
         self.server = BrokerServer(
             self.service,
@@ -93,9 +97,29 @@ def likely(draw: st.DrawFn) -> BaseModel:
             **me, step=1 + draw(small), taking=draw(small), refused={group: ""}, rank=draw(small)
         ),
         "Resume": lambda: p.Resume(**me, step=draw(small)),
-        "AckWeights": lambda: p.AckWeights(**me, history=draw(small), version=draw(small)),
-    }
-    return kinds[draw(st.sampled_from(OURS))]()
+        "AckWeights": lambda: p.AckWeights(
+            **me, history=draw(small), version=draw(small), is_pinned=draw(st.booleans())
+        ),
+        "OrderMeasurement": lambda: p.OrderMeasurement(
+            **me, number=draw(small), history=draw(small), version=draw(small),
+            sample_ids=("s0", f"s{draw(small)}"), num_urgent=draw(small), max_tokens=2,
+        ),
+        "ReadMeasurement": lambda: p.ReadMeasurement(
+            **me, number=draw(small), seen=draw(small), is_pinned=draw(st.booleans()), wait_s=0
+        ),
+        "DropMeasurement": lambda: p.DropMeasurement(**me, number=draw(small)),
+        "LeaseAnswers": lambda: p.LeaseAnswers(
+            **me, history=draw(small), serving_version=draw(small), pinned=(draw(small),),
+            max_items=1 + draw(small), wait_s=draw(st.sampled_from([0.0, 1.0])),
+        ),
+        "SubmitAnswers": lambda: p.SubmitAnswers(
+            **me,
+            number=draw(small),
+            answers=(p.Answer(index=draw(small), token_ids=np.zeros(1, dtype=np.int32)),),
+            given_back=(draw(small),),
+        ),
+    }  # fmt: skip
+    return kinds[draw(st.sampled_from(OURS + MEASURING))]()
 
 
 anything = st.sampled_from(sorted(p.REQUESTS)).flatmap(lambda kind: MESSAGES[p.REQUESTS[kind]])

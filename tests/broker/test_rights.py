@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import BaseModel
 
@@ -49,17 +50,20 @@ class World:
         link = ZmqLink(client_keys(self.folder, key or role))
         return BrokerClient(self.address, name, role, request_timeout_s=5.0, tries=1, link=link)
 
-    def state(self) -> tuple[Any, bool, list[str], int]:
+    def state(self) -> tuple[Any, ...]:
         """What nobody may change who has not the right."""
         members = [repr(member.owner) for member in self.service.membership.all()]
         serial = self.service._counter.announcements.serial
-        return fingerprint(self.service.ledger), self.service.is_finished, members, serial
+        measuring = self.service._evaluations.revision
+        ledger = fingerprint(self.service.ledger)
+        return ledger, self.service.is_finished, members, serial, measuring
 
 
 @contextlib.asynccontextmanager
 async def world(folder: Path) -> AsyncIterator[World]:
     source = make_source(8)
-    service = make_service(source, make_rules())
+    heldout = {sample.sample_id: sample for sample in source.samples}
+    service = make_service(source, make_rules(), heldout=heldout)
     shelf = ImageShelf(ImageStore(Path(".")), source.samples)
     listener = ZmqListener("tcp://127.0.0.1:0", LIMIT, server_keys(folder))
     server = BrokerServer(service, shelf, listener, max_frame_bytes=LIMIT)
@@ -95,11 +99,19 @@ def requests_of(learner: BrokerClient, rollout: BrokerClient) -> Iterator[BaseMo
     yield p.AnnounceWeights(**is_learner, update=make_update(0, "rollout-0"))
     yield p.WatchMembers(**is_learner, at_least=0, wait_s=0)
     yield p.Finish(**is_learner, reason="no reason")
+    yield p.OrderMeasurement(
+        **is_learner, number=2, history=0, version=0, sample_ids=("s1",), max_tokens=4
+    )
+    yield p.ReadMeasurement(**is_learner, number=1, seen=0, is_pinned=True, wait_s=0)
+    yield p.DropMeasurement(**is_learner, number=1)
+    yield p.LeaseAnswers(**is_rollout, history=0, serving_version=0, max_items=1, wait_s=0)
+    yield p.SubmitAnswers(**is_rollout, number=1, answers=(ANSWER,))
     yield p.GetImage(sha256="0" * 64)
     yield p.GetStatus()
 
 
 LEASES: list = []
+ANSWER = p.Answer(index=0, token_ids=np.array([7], dtype=np.int32))
 
 
 async def ask(address: str, keys: ClientKeys | None, requests: list[BaseModel]) -> list[BaseModel]:
@@ -129,6 +141,7 @@ async def in_a_step(folder: Path) -> AsyncIterator[tuple[World, list[BaseModel]]
         await learner.resume(0)
         LEASES[:] = (await rollout.lease(2, 0, wait_s=0)).leases
         await rollout.submit(make_group(LEASES[1], 0))
+        await learner.order_measurement(1, 0, 0, ["s0"], num_urgent=0, max_tokens=4, is_last=False)
         yield made, list(requests_of(learner, rollout))
 
 
@@ -153,7 +166,7 @@ async def test_a_key_opens_what_its_role_may_and_changes_nothing_else(
             or tells not in (None, role)
             or owner not in ("", role.value)
         ]
-        assert {Role.ROLLOUT: 10, Role.LEARNER: 8, Role.OBSERVER: 19}[role] == len(foreign)
+        assert {Role.ROLLOUT: 13, Role.LEARNER: 10, Role.OBSERVER: 24}[role] == len(foreign)
         before = made.state()
         answers = await ask(made.address, client_keys(folder, role), foreign)
         for request, answer in zip(foreign, answers, strict=True):

@@ -154,6 +154,18 @@ updates = st.builds(
     probes=st.lists(probes, max_size=2).map(tuple),
     checksums=st.none() | checksums,
 )
+answers = st.builds(
+    p.Answer,
+    index=counts,
+    token_ids=hnp.arrays(np.int32, st.integers(0, 4)),
+    is_cut=st.booleans(),
+    error=texts,
+)
+answer_lists = st.lists(answers, max_size=3).map(tuple)
+asked_items = st.builds(
+    p.AskedItem, index=counts, sample=samples, view=st.sampled_from(p.EvaluationView)
+)
+versions = st.lists(counts, max_size=3).map(tuple)
 me = {"member_id": member_ids, "incarnation": long_counts}
 member_statuses = st.builds(
     p.MemberStatus,
@@ -219,7 +231,52 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
         seen_serial=counts,
         wait_s=waits,
     ),
-    p.AckWeights: st.builds(p.AckWeights, **me, history=counts, version=counts),
+    p.AckWeights: st.builds(
+        p.AckWeights, **me, history=counts, version=counts, is_pinned=st.booleans()
+    ),
+    p.OrderMeasurement: st.builds(
+        p.OrderMeasurement,
+        **me,
+        number=long_counts,
+        history=counts,
+        version=counts,
+        sample_ids=st.lists(names, min_size=1, max_size=3).map(tuple),
+        num_urgent=counts,
+        max_tokens=sizes,
+        is_last=st.booleans(),
+    ),
+    p.ReadMeasurement: st.builds(
+        p.ReadMeasurement,
+        **me,
+        number=long_counts,
+        seen=counts,
+        is_pinned=st.booleans(),
+        wait_s=waits,
+    ),
+    p.DropMeasurement: st.builds(p.DropMeasurement, **me, number=long_counts),
+    p.LeaseAnswers: st.builds(
+        p.LeaseAnswers,
+        **me,
+        history=counts,
+        serving_version=counts,
+        pinned=versions,
+        max_items=st.integers(1, 1024),
+        wait_s=waits,
+    ),
+    p.SubmitAnswers: st.builds(
+        p.SubmitAnswers, **me, number=long_counts, answers=answer_lists, given_back=versions
+    ),
+    p.AnswerLease: st.builds(
+        p.AnswerLease,
+        number=long_counts,
+        version=counts,
+        max_tokens=counts,
+        is_urgent=st.booleans(),
+        is_last=st.booleans(),
+        items=st.lists(asked_items, max_size=2).map(tuple),
+        finished=st.booleans(),
+    ),
+    p.MeasurementNews: st.builds(p.MeasurementNews, answers=answer_lists, is_pinned=st.booleans()),
     p.WatchMembers: st.builds(p.WatchMembers, **me, at_least=counts, wait_s=waits),
     p.GetImage: st.builds(p.GetImage, sha256=digests),
     p.GetStatus: st.builds(p.GetStatus),

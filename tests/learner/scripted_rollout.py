@@ -1,4 +1,5 @@
-"""A rollout process for tests: makes up responses, receives weights for real and keeps them.
+"""A rollout process for tests: makes up responses and answers, receives weights for real and keeps
+them.
 
 It joins push groups as SGLang does, and writes <record>/<member>-<version>.safetensors after each
 push.
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.distributed import distributed_c10d, rendezvous
 
 from broker.client import BrokerClient, heartbeat_forever
-from broker.protocol import Role
+from broker.protocol import Answer, AskedItem, Role
 from common.config import RunConfig
 from common.images import ImageStore
 from common.rendering import Renderer
@@ -25,6 +27,7 @@ from tests.tiny_world import make_group
 
 TIMEOUT = timedelta(seconds=20)
 SHORT, LONG = 3, 9  # tokens of a response
+_ZERO = 18  # token id of "0"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Script:
     die_at: int = -1  # version in whose push the process ends
     long_ones: frozenset[tuple[int, int]] = frozenset()
     is_uneven: bool = False  # every other response lacks a token
+    keeps_copies: bool = True  # of weights that are measured
+    answers: bool = True  # held-out questions
+    right_until: int = -1  # version from which on the answers are wrong
 
     def lengths(self, history: int, version: int, number: int) -> list[int]:
         tokens = LONG if (history, version) in self.long_ones else SHORT
@@ -103,6 +109,7 @@ async def serve(config: RunConfig, rank: int, record: Path, script: Script) -> N
     renderer = Renderer(config.model.path)
     images = ImageStore(config.data.train.parent)
     seen, serving = 0, (0, -1)  # history and version
+    pinned: list[int] = []  # versions of that history
     finished = asyncio.Event()
     async with BrokerClient(config.broker.address, member_id, Role.ROLLOUT) as broker:
         beat = asyncio.create_task(heartbeat_forever(broker, dict, 0.5, finished))
@@ -111,12 +118,17 @@ async def serve(config: RunConfig, rank: int, record: Path, script: Script) -> N
             seen = news.serial
             if news.update is not None:
                 history = news.update.history
+                is_pinned = script.keeps_copies and news.update.is_measured
+                pinned = pinned if history == serving[0] else []
                 is_received = await asyncio.to_thread(receiver.receive, news.update)
                 serving = (history, news.update.version if is_received else -1)
                 if is_received:
-                    await broker.ack_weights(news.update.version, history)
+                    pinned = [*pinned, news.update.version] if is_pinned else pinned
+                    await broker.ack_weights(news.update.version, history, is_pinned)
             if serving[1] >= 0:
                 await work(broker, config, renderer, images, script, *serving)
+            if serving[1] >= 0 and script.answers:
+                await answer(broker, script, renderer, pinned, *serving)
         beat.cancel()
         await asyncio.gather(beat, return_exceptions=True)
         await broker.goodbye()
@@ -138,3 +150,37 @@ async def work(
             lease.sample, renderer, images, lease.group_id, lengths, version, lease.sampling_seed
         )
         await broker.submit(group.model_copy(update={"attempt": lease.attempt}))
+
+
+async def answer(
+    broker: BrokerClient,
+    script: Script,
+    renderer: Renderer,
+    pinned: list[int],
+    history: int,
+    version: int,
+) -> None:
+    """Right ones, or made-up ones of which every third is cut."""
+    lease = await broker.lease_answers(history, version, pinned, 8, 0.0)
+    end = renderer.end_token_ids[0]
+    is_right = lease.version <= script.right_until
+    answers = [
+        right(item, end) if is_right else made_up(item.index, lease.max_tokens, end)
+        for item in lease.items
+    ]
+    if answers:
+        await broker.submit_answers(lease.number, answers)
+
+
+def right(item: AskedItem, end: int) -> Answer:
+    """The digit that `tests.tiny_world` has made the answer, as `tests.tiny_model` writes it."""
+    digit = int(item.sample.sample_id.removeprefix("s")) % 10
+    tokens = np.array([_ZERO + digit, end], dtype=np.int32)
+    return Answer(index=item.index, token_ids=tokens)
+
+
+def made_up(index: int, most: int, end: int) -> Answer:
+    """No digit."""
+    is_cut = index % 3 == 0
+    tokens = [7 + index % 11] * most if is_cut else [7 + index % 11, end]
+    return Answer(index=index, token_ids=np.array(tokens[:most], dtype=np.int32), is_cut=is_cut)

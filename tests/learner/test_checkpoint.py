@@ -460,6 +460,29 @@ def test_the_best_are_kept_beside_the_newest(
         discard_after(folder, 2)
 
 
+@pytest.mark.parametrize("accuracy", [0.9, None])
+def test_a_checkpoint_stays_until_its_accuracy_is_known(
+    world, tmp_path: Path, accuracy: float | None
+) -> None:
+    """Servers measure while later steps are trained, and later checkpoints written."""
+    folder = tmp_path / "checkpoints"
+    config = world.changed(
+        checkpoint={"keep": 1, "keep_best": 1},
+        evaluation={"every_steps": 1},
+        data={"heldout": "heldout.parquet"},
+    )
+    training = SmallTraining(config)
+    with Checkpointer(folder, training, Renderer(config.model.path), config, accept) as saver:
+        for step in range(1, 4):
+            training.step()
+            saver.save(is_measured=step == 1)
+        assert saver.wait(60.0)
+        assert [path.name[-1] for path in list_checkpoints(folder)] == ["1", "3"]
+        saver.note_score(1, accuracy)
+    expected = ["3"] if accuracy is None else ["1", "3"]
+    assert [path.name[-1] for path in list_checkpoints(folder)] == expected
+
+
 @pytest.mark.parametrize(
     ("scores", "keep", "keep_best", "expected"),
     [

@@ -231,3 +231,23 @@ def test_ranks_roll_back_together(start):
     for rank in range(2):
         output = (run.folder / f"learner-{rank}.out").read_text()
         assert "going back to step 2" in output
+
+
+def test_an_accuracy_that_falls_is_told_of_its_version_and_the_best_checkpoint_kept(start):
+    """Measurements come when later steps have been trained already."""
+    run = start(
+        learner=GROUPS,
+        evaluation={"every_steps": 1},
+        checkpoint={"every_steps": 1, "keep": 1, "keep_best": 1},
+        health={**GATES, "length_growth": None, "accuracy_drop": 0.05, "action": "warn"},
+    )
+    run.start_rollout(0, Script(right_until=2))
+    learner = run.start_learner()
+    summary = finish(run, learner)
+    assert summary["full_accuracy_before"] == 1.0 and summary["full_accuracy_after"] == 0.0
+    rows = [row for row in run.rows() if "evaluation/version" in row]
+    assert [row["evaluation/version"] for row in rows] == [*range(7)]
+    assert [row["evaluation/full_accuracy"] for row in rows] == [1, 1, 1, 0, 0, 0, 0]
+    actions = [row.get("health/action") for row in rows]
+    assert actions == [None, 0, 0, 1, 0, 0, None], "once, and neither before nor after training"
+    assert versions_in(run) == [2, 6]

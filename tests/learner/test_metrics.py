@@ -29,7 +29,7 @@ def steps_of(path: Path) -> list[int]:
 
 def test_a_new_log_is_empty(tmp_path: Path) -> None:
     metrics = MetricsLog(tmp_path / "run")
-    assert (metrics.time_s, metrics.measured_before) == (0.0, None)
+    assert (metrics.time_s, metrics.measured_at(0)) == (0.0, None)
     metrics.close()
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
 
@@ -48,8 +48,9 @@ def test_rows_of_undone_steps_are_removed(tmp_path: Path, step: int, time_s: flo
     metrics = MetricsLog(tmp_path, step)
     assert steps_of(path) == list(range(step + 1))
     assert metrics.time_s == time_s
-    assert metrics.measured_before is not None
-    assert metrics.measured_before["evaluation/full_accuracy"] == 0.1
+    before = metrics.measured_at(0)
+    assert before is not None and before["evaluation/full_accuracy"] == 0.1
+    assert metrics.measured_at(step + 1) is None
     metrics.write(step + 1, 9.0, {})
     metrics.close()
     assert steps_of(path) == list(range(step + 2))

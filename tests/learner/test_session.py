@@ -43,8 +43,10 @@ def test_a_whole_run_trains_pushes_measures_and_reports(start):
         assert isinstance(summary[key], float), key
 
     rows = run.rows()
-    assert [row["step"] for row in rows] == [0, 1, 2, 2, 3, 3]
     steps = [row for row in rows if "learner/loss_nats" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3]
+    versions = [row["evaluation/version"] for row in rows if "evaluation/version" in row]
+    assert versions == [summary["version_before"], 2, summary["version_after"]] == [0, 2, 3]
     assert [row["learner/trajectories"] for row in steps] == [12, 12, 12]
     assert all(row["learner/ratio_clipped_share"] > 0 for row in steps)
     measured = [row["evaluation/samples"] for row in rows if "evaluation/samples" in row]
@@ -54,12 +56,13 @@ def test_a_whole_run_trains_pushes_measures_and_reports(start):
         for view in ("full", "crop"):
             assert summary[f"{view}_cut_share_{when}"] == row[f"evaluation/{view}_cut_share"]
     assert summary["full_cut_share_before"] > 0
+    assert measuring_rows(run)[0]["evaluation/full_cut_share"] == pytest.approx(1 / 3)
     assert "evaluation.max_response_tokens = 4" in run.output()
 
     checkpoints = list_checkpoints(run.folder / "checkpoints")
     assert [path.name[-1] for path in checkpoints] == ["1", "2", "3"]
     assert_same(run.received("rollout-0", 0), student_at(run, Path(run.config.model.path)))
-    for version in (1, 2):  # the last weights are not pushed: nobody would use them
+    for version in (1, 2, 3):  # the last are pushed to be measured
         assert_same(run.received("rollout-0", version), student_at(run, checkpoints[version - 1]))
 
     scenes = json.loads((run.folder / "scenes.json").read_text())["scenes"]
@@ -69,6 +72,36 @@ def test_a_whole_run_trains_pushes_measures_and_reports(start):
         assert scene["before"]["version"] == 0 and scene["after"]["version"] == 3
         assert scene["after"]["full"]["tokens"][0]["divergence_nats"] >= -1e-6
     assert list((run.folder / "tensorboard").iterdir())
+
+
+def measuring_rows(run) -> list[dict]:
+    return [row for row in run.rows() if "evaluation/version" in row]
+
+
+@pytest.mark.parametrize("keeps_copies", [True, False])
+def test_measured_weights_are_answered_whatever_a_server_can_keep(start, keeps_copies):
+    """Without a copy the next push waits, and with several servers one copy is enough."""
+    run = start(evaluation={"every_steps": 1}, broker={"max_staleness": 1}, rollout={"servers": 2})
+    learner = run.start_learner()
+    run.start_rollout(0, Script(keeps_copies=False))
+    run.start_rollout(1, Script(keeps_copies=keeps_copies))
+    assert run.finish(learner) == 0, run.output()
+    found = measuring_rows(run)
+    assert [row["evaluation/version"] for row in found] == [0, 1, 2, 3]
+    assert [row["evaluation/samples"] for row in found] == [12, 5, 5, 12]
+    assert [row["step"] for row in run.steps()] == [1, 2, 3]
+
+
+def test_a_run_that_nobody_measures_goes_on_and_says_so(start):
+    run = start(evaluation={"timeout_s": 0.5, "every_steps": 1}, checkpoint={"every_steps": 1})
+    learner = run.start_learner()
+    run.start_rollout(0, Script(answers=False))
+    assert run.finish(learner) == 0, run.output()
+    assert measuring_rows(run) == [] and run.summary()["steps"] == 3
+    assert run.summary()["full_accuracy_after"] is None
+    for version in range(4):
+        assert f"version {version} is not measured: 0 of " in run.output()
+    assert not (run.folder / "scenes.json").exists()
 
 
 def test_a_killed_learner_goes_on_from_its_checkpoint(start):

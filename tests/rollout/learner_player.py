@@ -34,7 +34,7 @@ class LearnerPlayer:
 
     def __init__(self, broker: BrokerClient, history: int) -> None:
         self._broker = broker
-        self._history = history
+        self.history = history
         self._name = f"push-{secrets.token_hex(4)}"  # an engine may still know an earlier player's
         self._pushes = 0
 
@@ -47,6 +47,7 @@ class LearnerPlayer:
         servers: int = 1,
         pause_mode: str = "retract",
         break_off: bool = False,
+        is_measured: bool = False,
     ) -> None:
         """One push in two buckets; `break_off` dies between them."""
         members = await self._broker.watch_members(servers, WAIT_S)
@@ -63,12 +64,13 @@ class LearnerPlayer:
         )
         update = WeightUpdate(
             version=version,
-            history=self._history,
+            history=self.history,
             attempt=attempt,
             recipients=ranks,
             source=group,
             buckets=tuple(bucket_of(part) for part in parts),
             pause_mode=pause_mode,
+            is_measured=is_measured,
         )
         await self._broker.announce(update)
         await asyncio.to_thread(trainer.join)
@@ -84,7 +86,7 @@ class LearnerPlayer:
         source = PushGroup(name="none", host="127.0.0.1", port=1, backend="gloo", world_size=2)
         update = WeightUpdate(
             version=version,
-            history=self._history,
+            history=self.history,
             attempt=attempt,
             recipients=dict.fromkeys(members.acknowledged, 1),
             source=source,

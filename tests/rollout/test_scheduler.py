@@ -1,13 +1,17 @@
 """The compute thread: determinism under load, fairness, failures that cost one batch."""
 
+import copy
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
+from rollout.embedded.job import Job
+from rollout.embedded.pinned import SHARE, PinnedJobs
 from rollout.embedded.sampler import Prompt, SamplingLaw, generate, new_sequences, prompt_logprobs
-from rollout.embedded.scheduler import Job, Limits, Scheduler
+from rollout.embedded.scheduler import Limits, Scheduler
 
 
 @pytest.fixture
@@ -165,3 +169,101 @@ def test_a_sequence_that_is_finished_between_two_steps_computes_no_more(schedule
     scheduler.submit(each)
     each.done.result(60)
     assert [len(sequence.token_ids) for sequence in each.sequences] == [3, 12]
+
+
+# ---- pinned weights ------------------------------------------------------------------------------
+@pytest.fixture
+def changing(other_model):
+    """A model whose weights a test may change."""
+    return copy.deepcopy(other_model)
+
+
+def pinned_job(length: int = 9, *, tokens: int = 6, seed: int = 0, version: str = "0") -> Job:
+    law = SamplingLaw(tokens, temperature=0, logit_bias=tuple((token, -1e9) for token in range(7)))
+    sequences = new_sequences(prompt(length, seed), law, 1, seed)
+    return Job(f"pinned-{seed}", sequences, pinned=version)
+
+
+def test_pinned_weights_answer_as_they_were_whatever_is_served_now(model, changing):
+    with closing(model_server(changing)) as scheduler:
+        assert scheduler.pin("0").result(60) and not scheduler.pin("1").result(60)
+        scheduler.run(lambda: changing.load_state_dict(model.state_dict())).result(60)
+        scheduler.run(lambda: setattr(scheduler, "version", "1")).result(60)
+        # More than fit a batch, of two lengths, beside jobs on the new weights.
+        jobs = [pinned_job(9 + number % 2, seed=number) for number in range(5)]
+        served = job(seed=50)
+        for each in [*jobs, served]:
+            scheduler.submit(each)
+        for each in [*jobs, served]:
+            each.done.result(60)
+        original = scheduler._pinned._models["0"]
+        for number, each in enumerate(jobs):
+            (sequence,) = each.sequences
+            (expected,) = generate(original, sequence.prompt, sequence.law, 1, number)
+            assert sequence.token_ids == expected.token_ids
+            assert set(sequence.versions) == {"0"}
+        assert {v for s in served.sequences for v in s.versions} == {"1"}
+        assert scheduler.num_jobs == 0 and scheduler.tokens_generated == 5 * 6 + 2 * 12
+        different = [pinned_job(seed=number) for number in range(8)]
+        new = [generate(model, e.sequences[0].prompt, e.sequences[0].law, 1, 0) for e in different]
+        old = [
+            generate(original, e.sequences[0].prompt, e.sequences[0].law, 1, 0) for e in different
+        ]
+        assert [s.token_ids for (s,) in new] != [s.token_ids for (s,) in old], "it would not show"
+
+
+def model_server(model) -> Scheduler:
+    scheduler = Scheduler(model, version="0", threads=1)
+    scheduler.start()
+    return scheduler
+
+
+def test_jobs_of_weights_that_are_not_pinned_any_more_fail_alone(scheduler):
+    assert scheduler.pin("0").result(60) and scheduler.pinned_versions == ("0",)
+    scheduler.pause("retract").result(60)
+    lost, good = pinned_job(), job()
+    for each in (lost, good):
+        scheduler.submit(each)
+    scheduler.unpin("0").result(60)
+    scheduler.resume().result(60)
+    with pytest.raises(KeyError):
+        lost.done.result(60)
+    good.done.result(60)
+
+
+def test_a_pause_keeps_what_pinned_weights_have_computed(scheduler):
+    scheduler.pin("0").result(60)
+    long = pinned_job(tokens=400)
+    scheduler.submit(long)
+    while not long.sequences[0].token_ids:
+        scheduler.run(lambda: None).result(60)
+    scheduler.pause("retract").result(60)
+    assert scheduler.unfinished_jobs() == [], "an update does not wait for it"
+    assert scheduler.run(lambda: scheduler.can_flush).result(60)
+    scheduler.resume().result(60)
+    long.done.result(60)
+    assert long.sequences[0].num_retractions == 0
+
+
+def test_aborted_pinned_jobs_keep_their_tokens_and_leave_nothing(scheduler):
+    scheduler.pin("0").result(60)
+    jobs = [pinned_job(9, tokens=900, seed=1), pinned_job(12, tokens=900, seed=2)]
+    for each in jobs:
+        scheduler.submit(each)
+    scheduler.abort(lambda each: True).result(60)
+    for each in jobs:
+        each.done.result(60)
+        assert each.sequences[0].finish_reason["type"] == "abort"
+    assert not scheduler._pinned.has_work
+
+
+def test_pinned_jobs_get_their_share_beside_other_work_and_all_of_it_alone():
+    pinned = PinnedJobs()
+    assert not pinned.is_due(is_alone=True)
+    pinned.submit(pinned_job())
+    turns = []
+    for _ in range(400):
+        turns.append(pinned.is_due(is_alone=False))
+        pinned.note(**{"own_s" if turns[-1] else "others_s": 1.0})
+    assert sum(turns) == pytest.approx(400 * SHARE, abs=2)
+    assert all(pinned.is_due(is_alone=True) for _ in range(3))

@@ -23,7 +23,7 @@ from common.rendering import Renderer
 from common.types import Group
 from rollout.member import Member, RunningEngine
 from rollout.pool import Pool
-from tests.broker.support import running_broker
+from tests.broker.support import make_service, running_broker
 from tests.rollout.learner_player import LearnerPlayer, learner_at
 from tests.rollout.support import reference_logprobs, run_config
 from tests.tiny_world import make_dataset
@@ -65,7 +65,7 @@ def config_for(
 ) -> RunConfig:
     settings = {"trajectories_per_sample": NUM_TRAJECTORIES, "max_response_tokens": 6, **rollout}
     tree = run_config(checkpoint, engine_urls=urls, **settings).model_dump()
-    tree["data"]["train"] = str(train)
+    tree["data"] |= {"train": str(train), "heldout": str(train)}
     tree["broker"]["address"] = address
     tree["cluster"]["drain_s"] = 10.0
     return build(tree)
@@ -95,7 +95,11 @@ async def started_run(
     samples, _ = read_samples(train)
     rules = Rules(4, 1, NUM_TRAJECTORIES, 60.0, 2, None)
     source = SampleSource(samples, epochs=4, seed=0)
-    async with running_broker(rules, source, images=train.parent, drain_s=2.0) as running:
+    heldout = {sample.sample_id: sample for sample in samples}
+    service = make_service(source, rules, heldout=heldout)
+    async with running_broker(
+        rules, source, images=train.parent, drain_s=2.0, service=service
+    ) as running:
         elsewhere = train if has_images else tmp_path / "not here" / "samples.parquet"
         config = config_for(checkpoint, urls, elsewhere, running.address, **rollout)
         stop = asyncio.Event()

@@ -128,7 +128,19 @@ def broker_requests() -> list[p.Record]:
         p.Resume(step=0, **who), p.CommitStep(step=0, oldest=0, **who),
         p.AnnounceWeights(update=update, **who), p.WatchWeights(seen_serial=0, wait_s=0, **who),
         p.AckWeights(history=0, version=0, **who), p.WatchMembers(at_least=0, wait_s=0, **who),
-        p.Finish(reason="", **who),
+        p.Finish(reason="", **who), *_measuring_requests(who),
+    ]  # fmt: skip
+
+
+def _measuring_requests(who: dict[str, Any]) -> list[p.Record]:
+    return [
+        p.OrderMeasurement(
+            number=1, history=0, version=0, sample_ids=("s0",), max_tokens=1, **who
+        ),
+        p.ReadMeasurement(number=1, seen=0, is_pinned=False, wait_s=0, **who),
+        p.DropMeasurement(number=1, **who),
+        p.LeaseAnswers(history=0, serving_version=0, max_items=1, wait_s=0, **who),
+        p.SubmitAnswers(number=1, **who),
     ]  # fmt: skip
 
 

@@ -76,8 +76,10 @@ class TimedClient(BrokerClient):
             self._engine.report = PushReport(time.monotonic())
         return news
 
-    async def ack_weights(self, version: int, history: int = 0) -> protocol.Done:
-        done = await super().ack_weights(version, history)
+    async def ack_weights(
+        self, version: int, history: int = 0, is_pinned: bool = False
+    ) -> protocol.Done:
+        done = await super().ack_weights(version, history, is_pinned)
         report = self._engine.report
         report.acknowledged_at = time.monotonic()
         self._pipe.send(report)
