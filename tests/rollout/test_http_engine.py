@@ -140,7 +140,7 @@ def test_more_tokens_than_were_asked_for_are_useless():
 
 async def test_errors_carry_the_servers_message(embedded_url):
     async with client(embedded_url) as engine:
-        with pytest.raises(RequestRejected, match=r"HTTP 400.*image_data\[0\] cannot be decoded"):
+        with pytest.raises(RequestRejected, match=r"HTTP 400.*picture 0 cannot be decoded"):
             await engine.generate(request(prompt_token_ids=np.array([5], dtype=np.int32)))
         with pytest.raises(EngineError, match="/end_weight_update: HTTP 400: no weight-update"):
             await engine.end_update()
