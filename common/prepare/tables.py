@@ -136,7 +136,8 @@ def _type_of(kinds: set[type]) -> pa.DataType:
 # ---- Parquet -------------------------------------------------------------------------------------
 def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, Cells]]:
     number = 0
-    with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
+    # Either of the two alone has no effect (pyarrow 26.0.1): a whole column chunk would be read.
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
             names = batch.schema.names
             for row in zip(*map(cells_of, batch.columns), strict=True):

@@ -94,7 +94,7 @@ def plan_of(options: argparse.Namespace, target: Target, view: View) -> Plan:
         view=view,
         thinking=bool(options.thinking) if is_ours else options.thinking,
         limits=checked_limits(options.min_pixels, options.max_pixels),
-        is_thinking_sent=not is_ours,
+        is_ours=is_ours,
         concurrency=max(1, options.concurrency),
     )
     teacher = teacher_of(options.crop_margin, options.crop_scale)

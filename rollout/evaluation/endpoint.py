@@ -193,12 +193,14 @@ def chat_body(
     max_tokens: int,
     temperature: float = 0.0,
     thinking: bool | None = None,
+    is_ours: bool = False,
 ) -> dict[str, Any]:
     """The JSON of POST /chat/completions: the picture first, then the text, nothing else.
 
     Args:
         data_url: of the picture; None: there is none.
         thinking: what the chat template is told about it; None: nothing.
+        is_ours: the server is one that we have started, with `thinking` as its default.
     """
     picture = [] if data_url is None else [{"type": "image_url", "image_url": {"url": data_url}}]
     content = [*picture, {"type": "text", "text": text}]
@@ -208,7 +210,10 @@ def chat_body(
         "temperature": temperature,
         "max_tokens": max_tokens,
     }
-    if thinking is not None:
+    if is_ours:
+        # SGLang 0.5.23 takes it from the checkpoint's generation_config.json, also when greedy.
+        body["repetition_penalty"] = 1.0
+    elif thinking is not None:
         body["chat_template_kwargs"] = {"enable_thinking": thinking}
     return body
 

@@ -104,7 +104,8 @@ class Asker:
                 url,
                 max_tokens=self.settings.max_tokens,
                 temperature=self.settings.temperature,
-                thinking=self.settings.thinking if self.settings.is_thinking_sent else None,
+                thinking=self.settings.thinking,
+                is_ours=self.settings.is_ours,
             )
             answer = await client.ask(body)
         except (EngineError, DataError) as error:

@@ -19,7 +19,7 @@ class Settings:
     thinking: bool | None = None  # None: the endpoint's choice
     limits: PixelLimits = field(default_factory=PixelLimits)
     temperature: float = 0.0
-    is_thinking_sent: bool = True  # false: the server has been started so
+    is_ours: bool = False  # we have started the server, with that thinking
     concurrency: int = 32
 
 

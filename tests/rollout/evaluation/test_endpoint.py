@@ -60,6 +60,11 @@ def test_body_speaks_of_thinking_only_where_it_is_asked_for(thinking: bool) -> N
     assert body["messages"][0]["content"] == [{"type": "text", "text": "what?"}]
 
 
+def test_body_for_our_own_server_leaves_no_sampling_setting_to_the_checkpoint() -> None:
+    body = chat_body("m", "what?", None, max_tokens=7, thinking=True, is_ours=True)
+    assert body["repetition_penalty"] == 1.0 and "chat_template_kwargs" not in body
+
+
 async def test_client_returns_text_reason_and_tokens() -> None:
     assert await ask(lambda text, earlier: Said("two words", "length")) == (
         Answer("two words", "length", 2),
