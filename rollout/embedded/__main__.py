@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def main() -> None:
         exit_with(error)
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m rollout.embedded", description=__doc__)
     parser.add_argument("--model-path", required=True, help="Hugging Face folder")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
@@ -58,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--stop-with-parent", action="store_true", help="end when the parent process has died"
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:

@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import threading
-from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -51,23 +50,22 @@ def run_engine(checkpoint: str, port: int, timeout_s: float, die_at: dict | None
     """The embedded engine, with POST /test/die_at {"path", "when", "how"} beside its endpoints."""
     _log_to(log)
     torch.set_num_threads(1)
-    from rollout.embedded.__main__ import serve
+    from rollout.embedded.__main__ import parse_arguments, serve
     from rollout.embedded.server import EngineServer
 
     original = EngineServer.application
     switch = DeathSwitch(die_at)
 
-    def application(self: EngineServer, gate: Gate) -> web.Application:
-        app = original(self, gate)
+    def application(self: EngineServer, gate: Gate, **options: bool) -> web.Application:
+        app = original(self, gate, **options)
         app.middlewares.append(switch.middleware)
         app.router.add_post("/test/die_at", switch.set)
         return app
 
     EngineServer.application = application  # type: ignore[method-assign]
-    arguments = Namespace(
-        model_path=checkpoint, host="127.0.0.1", port=port, dtype="float32", threads=1,
-        weight_version="default", deterministic=False, update_timeout_s=timeout_s,
-        api_key_file=None, without_key=True,
+    arguments = parse_arguments(
+        ["--model-path", checkpoint, "--port", str(port), "--threads", "1", "--without-key",
+         "--update-timeout-s", str(timeout_s)]
     )  # fmt: skip
     asyncio.run(serve(arguments, asyncio.Event()))
 

@@ -145,8 +145,8 @@ def install() -> None:
 
     application = EngineServer.application
 
-    def with_faults(server: EngineServer, gate: Gate) -> web.Application:
-        app = application(server, gate)
+    def with_faults(server: EngineServer, gate: Gate, **options: bool) -> web.Application:
+        app = application(server, gate, **options)
         app.middlewares.append(faults)  # behind the gate
         return app
 
