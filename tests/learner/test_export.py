@@ -390,7 +390,7 @@ def test_sglang_serves_an_exported_teacher(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
     picture = BytesIO()
     Image.fromarray(pixels).save(picture, "PNG")
-    server = Served(tmp_path / "teacher", tmp_path)
+    server = Served(tmp_path / "teacher", tmp_path, "sglang")
     try:
         server.wait(120)
         options = {"temperature": 1.0, "seed": 1, "max_tokens": 8}

@@ -49,6 +49,7 @@ class Kind:
         size: of the picture, width and height in pixels; 16 x 16 are one token.
         num_placeholders: in the prompt, for one picture.
         reason: all that is said, or its beginning.
+        before: the same in a run, whose worker sees it before the engine does.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Kind:
     size: tuple[int, int] = (64, 64)
     num_placeholders: int = 1
     content: bytes | None = None  # of the picture's file, in place of one of that size
+    before: str = ""
 
     def picture(self) -> bytes:
         if self.content is not None:
@@ -76,7 +78,7 @@ KINDS = (
          f"model's maximum context length of {CONTEXT_TOKENS} tokens. You requested a total of ",
          problem=PROBLEM + " which" * 220),
     Kind("no picture", "/generate: HTTP 400: it is none of PNG, JPEG, WEBP, GIF, BMP",
-         content=b"hello"),
+         content=b"hello", before="image "),
     Kind("a picture too few", "/generate: HTTP 500: Internal Server Error", RequestFailed,
          num_placeholders=2),
 )  # fmt: skip
@@ -212,7 +214,8 @@ async def test_a_run_quarantines_them_and_gets_the_others(
 
 def check_record(record: Quarantined, kind: Kind) -> None:
     print(f"{kind.name}: {record.line()}")
-    assert record.reason.startswith(kind.reason), record.reason
+    assert record.reason.startswith(kind.before or kind.reason), record.reason
+    assert not kind.before or "it is no PNG, JPEG" in record.reason
     assert (record.where, record.attempts) == ("rollout", MAX_ATTEMPTS), kind.name
 
 
