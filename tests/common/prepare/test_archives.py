@@ -133,7 +133,11 @@ def test_what_is_unpacked_may_be_written_and_not_run(tmp_path: Path) -> None:
     assert (tmp_path / "root/a.jpg").stat().st_mode & 0o7111 == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"no tar" * 200)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive", gzip.compress(b"no tar" * 200)],
+    ids=["nothing", "no gzip", "no tar"],  # of their own: a gzip header holds the time
+)
 def test_what_is_no_archive_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.tar.gz").write_bytes(content)
     with pytest.raises(DataError, match=r"damaged or cut off.*Fix: download it anew"):
