@@ -199,6 +199,7 @@ class Judge:
         assert f"step-{training.version:06d}" in names and len(names) <= 2, names
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_checkpoint_that_loads(
     jobs: Connection, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def load_on_ranks(ranks: Ranks, config: RunConfig, folder: Path) -> tuple[dict[s
     return training.state(), str(torch.rand(4).tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_rank", [0, 2], ids=["whole", "lora"])
 def test_two_ranks_save_what_one_and_four_load(
     tiny_checkpoint: Path, tmp_path: Path, lora_rank: int

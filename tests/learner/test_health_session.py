@@ -68,6 +68,7 @@ def health_of(run: Run) -> dict:
     return json.loads((run.folder / "health.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_gate_that_warns_changes_nothing_else(start):
     run, learner = begin(start, "warn", long_at(3, 4))
     summary = finish(run, learner)

@@ -168,6 +168,7 @@ def compare(world_size: int, cases: list[Case], timeout_s: float = 120.0) -> Non
             assert all(np.array_equal(found[number][n], of_ranks[0][number][n]) for n in off)
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one_process_does(folders):
     compare(
         2,

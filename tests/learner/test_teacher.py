@@ -379,6 +379,7 @@ def _train_sharded(rank: int, folder: str, dtype: torch.dtype) -> None:
     os._exit(0)  # gloo's threads now and then abort an interpreter that ends in good order
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
 def test_sharded_teacher_equals_a_whole_one(dtype, tmp_path):
     model = stack()

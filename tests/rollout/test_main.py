@@ -95,6 +95,7 @@ def _address(folder: Path) -> str:
     return json.loads((folder / "broker.json").read_text())["address"]
 
 
+@pytest.mark.slow
 async def test_the_end_of_a_run_ends_the_processes(tmp_path, checkpoint, model):
     with started_run(tmp_path, checkpoint) as run:
         async with learner_at(run.address) as (broker, learner):
@@ -108,6 +109,7 @@ async def test_the_end_of_a_run_ends_the_processes(tmp_path, checkpoint, model):
         assert "giving back" not in run.log
 
 
+@pytest.mark.slow
 async def test_sigterm_drains_and_says_goodbye(tmp_path, checkpoint, model, embedded_url):
     with started_run(tmp_path, checkpoint, engine_urls=(embedded_url,)) as run:
         async with learner_at(run.address) as (broker, learner):
@@ -198,6 +200,7 @@ def started_on(model: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_engine_that_cannot_start_is_one_error_with_its_log(tmp_path, checkpoint):
     shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
     tensors = load_file(tmp_path / "model.safetensors")

@@ -35,6 +35,7 @@ from tests.rollout.support import alive
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "deploy" / "quickstart" / "checkpoint"
 KEY = "a-key-of-the-tests"
+PYTHON = ["--sglang.python", sys.executable]  # where nothing is started, SGLang may be missing
 QUESTION = "Which digit is on the red tag?"
 THINKS_BY_DEFAULT = r"""
 {%- if enable_thinking is defined and enable_thinking is false -%}
@@ -49,7 +50,7 @@ def test_short_flags_stand_for_keys_of_the_configuration(tmp_path: Path) -> None
     key = tmp_path / "key"
     config = read_arguments(
         [str(QUICKSTART), "--host=0.0.0.0", "--port", "4000", "--api-key-file", str(key),
-         "--weights.dtype", "float32"]
+         "--weights.dtype", "float32", *PYTHON]
     )  # fmt: skip
     assert (config.rollout.host, config.rollout.port) == ("0.0.0.0", 4000)
     assert config.sglang.api_key_file == key
@@ -60,7 +61,7 @@ def test_short_flags_stand_for_keys_of_the_configuration(tmp_path: Path) -> None
 def test_it_listens_on_loopback_by_default_whatever_engine_the_run_had(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('[rollout]\nengine = "embedded"\n[model]\npath = "elsewhere"\n')
-    config = read_arguments([str(QUICKSTART), "--config", str(file)])
+    config = read_arguments([str(QUICKSTART), "--config", str(file), *PYTHON])
     assert (config.rollout.host, config.rollout.port) == ("127.0.0.1", 30000)
     assert (config.rollout.engine, config.model.path) == ("sglang", str(QUICKSTART))
 
@@ -132,7 +133,7 @@ def test_an_option_first_is_refused() -> None:
 
 
 def test_the_model_is_called_like_its_folder_and_does_not_think() -> None:
-    flags = server_flags(read_arguments([str(QUICKSTART)]))
+    flags = server_flags(read_arguments([str(QUICKSTART), *PYTHON]))
     assert flags[flags.index("--served-model-name") + 1] == "checkpoint"
     assert "--default-chat-template-kwargs" not in flags  # this template knows no switch
 
@@ -147,21 +148,23 @@ def test_a_template_with_a_switch_is_given_the_configured_mode(tmp_path: Path, p
     own = ["--prompt.chat_template", str(folder / place)] if place == "own.jinja" else []
     for thinking in (False, True):
         mode = ["--prompt.thinking", str(thinking).lower()]
-        flags = server_flags(read_arguments([str(folder), *own, *mode]))
+        flags = server_flags(read_arguments([str(folder), *own, *mode, *PYTHON]))
         assert json.loads(flags[-1]) == {"enable_thinking": thinking}
 
 
 def test_of_several_templates_the_default_is_served(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     shutil.copytree(QUICKSTART, folder)
-    assert "--hf-chat-template-name" not in server_flags(read_arguments([str(folder)]))
+    assert "--hf-chat-template-name" not in server_flags(read_arguments([str(folder), *PYTHON]))
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "a.jinja").write_text("another")
-    flags = server_flags(read_arguments([str(folder)]))
+    flags = server_flags(read_arguments([str(folder), *PYTHON]))
     assert flags[flags.index("--hf-chat-template-name") + 1] == "default"
     (tmp_path / "own.jinja").write_text("own")
     own = ["--prompt.chat_template", str(tmp_path / "own.jinja")]
-    assert "--hf-chat-template-name" not in server_flags(read_arguments([str(folder), *own]))
+    assert "--hf-chat-template-name" not in server_flags(
+        read_arguments([str(folder), *own, *PYTHON])
+    )
 
 
 DEAD_PROXIES = {
