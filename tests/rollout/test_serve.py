@@ -299,7 +299,7 @@ def chat_body(picture: bytes, **options: Any) -> dict[str, Any]:
 
 
 def ask(served: Served, picture: bytes, key: str = KEY, **options: Any) -> dict[str, Any]:
-    body = chat_body(picture, model="thinker", **options)
+    body = chat_body(picture, **{"model": "thinker", **options})
     request = urllib.request.Request(
         f"{served.url}/v1/chat/completions",
         json.dumps(body).encode(),
