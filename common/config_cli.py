@@ -157,16 +157,29 @@ def _suggest(word: str, known: Any) -> str:
     return f"Fix: did you mean {close[0]}?" if close else f"Fix: use one of {', '.join(known)}"
 
 
+def toml_of(path: Path, name: str, examples: str) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Args:
+        name: of the file in errors.
+        examples: folder with files of its kind.
+
+    Raises:
+        ConfigError: it is not there, or cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{name}: no such file. Fix: see {examples}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{name}: {error}. Fix: mend the file") from None
+
+
 def _read_toml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, dict[str, Any]]:
     """The file's sections, on top of those of the file that it `extends`."""
     if path in extended_by:
         raise ConfigError(f"--config {path} extends itself. Fix: break the circle")
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"--config {path}: no such file. Fix: see deploy/configs/") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"--config {path}: {error}. Fix: mend the file") from None
+    tree = toml_of(path, f"--config {path}", "deploy/configs/")
     base: dict[str, dict[str, Any]] = {}
     if "extends" in tree:
         base = _read_toml((path.parent / str(tree.pop("extends"))).resolve(), (*extended_by, path))

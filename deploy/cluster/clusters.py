@@ -21,7 +21,6 @@ import re
 import socket
 import subprocess
 import threading
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any
 
 from pydantic import Field, IPvAnyAddress, ValidationError
 
+from common.config_cli import toml_of
 from common.errors import ConfigError, VisionOpdError
 from common.section import Section
 from deploy.cluster.nodes import Node
@@ -75,14 +75,7 @@ def read_cluster(path: Path) -> list[Node]:
     Raises:
         ConfigError: names the file, the key, the value and the mend.
     """
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"--cluster {path}: no such file. Fix: see deploy/configs/clusters/"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"--cluster {path}: {error}. Fix: mend the file") from None
+    tree = toml_of(path, f"--cluster {path}", "deploy/configs/clusters/")
     try:
         tables = ClusterFile.model_validate(tree).node
     except ValidationError as error:

@@ -12,14 +12,13 @@
 Paths are relative to the file, in overrides as well.
 """
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from common.config_cli import USAGE
+from common.config_cli import USAGE, toml_of
 from common.errors import ConfigError
 from common.section import Section
 from deploy.study.columns import COLUMNS, DEFAULT_COLUMNS
@@ -106,12 +105,7 @@ def read_study(path: Path) -> StudyFile:
     Raises:
         ConfigError: one line with file, key, value and mend.
     """
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. Fix: see deploy/configs/studies/") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: {error}. Fix: mend the file") from None
+    tree = toml_of(path, str(path), "deploy/configs/studies/")
     try:
         found = StudyFile.model_validate(tree)
     except ValidationError as error:
