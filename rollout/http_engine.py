@@ -27,6 +27,7 @@ from rollout.engine import (
     Scores,
 )
 from rollout.engine_key import bearer
+from rollout.server_errors import said
 
 _BAN = -1e9  # added to a logit; finite, so that log-probs of other tokens stay finite
 _HEALTH_S = 30.0  # SGLang gives itself 20 for the token that it makes
@@ -405,11 +406,4 @@ def _told(error: Exception) -> str:
 
 
 def _message(content: bytes) -> str:
-    """What a server said is wrong: {"error": {"message"}}, {"error"}, {"message"} or plain text."""
-    try:
-        body = json.loads(content)
-    except ValueError:
-        body = content.decode(errors="replace")
-    while isinstance(body, dict):
-        body = body.get("error", body.get("message", json.dumps(body)))
-    return " ".join(str(body).split())[:500]
+    return said(content, ("error", "message"), 500)

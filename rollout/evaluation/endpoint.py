@@ -24,6 +24,7 @@ from common.errors import ConfigError, EngineError
 from common.lifecycle import backoff
 from common.network import is_loopback
 from rollout.engine_key import bearer
+from rollout.server_errors import said
 
 _RETRIED = (408, 409, 425, 429)  # of the 4xx
 _OF_THE_ENDPOINT = (401, 403, 404)  # whatever is asked: another key, no such model
@@ -267,11 +268,4 @@ def _shown(content: Any) -> str:
 
 
 def _message(content: bytes) -> str:
-    """What a server said is wrong: {"error": {"message"}}, {"message"}, {"detail"} or text."""
-    try:
-        body = json.loads(content)
-    except ValueError:
-        body = content.decode(errors="replace")
-    while isinstance(body, dict):
-        body = body.get("error", body.get("message", body.get("detail", json.dumps(body))))
-    return " ".join(str(body).split())[:_SHOWN]
+    return said(content, ("error", "message", "detail"), _SHOWN)
