@@ -16,6 +16,7 @@ from common.errors import DataError
 
 Row = dict[str, Any]
 _BATCH_ROWS = 4096
+_BUFFER_BYTES = 2**20
 # Of Arrow, for files that are damaged or hold what it cannot read.
 READ_ERRORS = (
     OSError, ValueError, NotImplementedError, LookupError, TypeError, MemoryError,
@@ -40,6 +41,18 @@ class Kind:
     words: str  # "text"
     mend: str
     admits: Callable[[pa.DataType], bool]
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """For reading a few rows at a time: what is held of a column is a buffer, not all of it.
+
+    Pictures may be in it. Either setting alone has no effect (pyarrow 26.0.1,
+    findings/pyarrow_buffer_size_alone_bounds_nothing.sh).
+
+    Raises:
+        READ_ERRORS: it is no Parquet file, or cannot be read.
+    """
+    return pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
 
 
 def read_rows(

@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 
 from common.bad_rows import BadField
 from common.errors import ConfigError
-from common.parquet_rows import READ_ERRORS, cells_of
+from common.parquet_rows import READ_ERRORS, cells_of, open_parquet
 from common.prepare.source import Cells
 
 _ROWS_AT_ONCE = 32  # of Parquet: each may hold a picture
-_BUFFER_BYTES = 2**20  # else a whole row group is in memory
 _MAX_LINE_BYTES = 2**26
 _READS = {".jsonl": "lines of JSON", ".parquet": "Parquet"}
 _LARGEST = 2**63
@@ -136,8 +135,7 @@ def _type_of(kinds: set[type]) -> pa.DataType:
 # ---- Parquet -------------------------------------------------------------------------------------
 def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, Cells]]:
     number = 0
-    # Either of the two alone has no effect (pyarrow 26.0.1): a whole column chunk would be read.
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+    with open_parquet(path) as file:
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
             names = batch.schema.names
             for row in zip(*map(cells_of, batch.columns), strict=True):

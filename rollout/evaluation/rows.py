@@ -12,20 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.bad_rows import shortened
 from common.dataset_paths import leaves
 from common.errors import DataError
+from common.parquet_rows import READ_ERRORS, open_parquet
 
 _BATCH_ROWS = 8
-_READ_BYTES = 2**20  # at once
-# Of Arrow, for files that are damaged or hold what it cannot read.
-_READ_ERRORS = (
-    OSError, ValueError, NotImplementedError, LookupError, TypeError, MemoryError,
-    pa.ArrowException,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,8 +105,8 @@ def parquet_rows(
 ) -> Rows:
     """Only the named columns are read; optional None: all. Raises DataError, now or row by row."""
     try:
-        files = {path: _opened(path) for path in paths}
-    except _READ_ERRORS as error:
+        files = {path: open_parquet(path) for path in paths}
+    except READ_ERRORS as error:
         raise _unreadable(", ".join(map(str, paths)), error) from error
     for path, file in files.items():
         missing = [name for name in required if name not in file.schema_arrow.names]
@@ -124,11 +118,6 @@ def parquet_rows(
     count = sum(file.metadata.num_rows for file in files.values())
     names = None if optional is None else {*required, *optional}
     return Rows(count, _parquet_rows(files, names))
-
-
-def _opened(path: Path) -> pq.ParquetFile:
-    """Without the default's read-ahead, which keeps the whole file in memory (pyarrow 26)."""
-    return pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_BYTES)
 
 
 def csv_rows(path: Path) -> Rows:
@@ -166,7 +155,7 @@ def _parquet_rows(files: Mapping[Path, pq.ParquetFile], names: set[str] | None) 
                 for cells in batch.to_pylist():
                     yield Row(path, number, cells)
                     number += 1
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             if isinstance(error, DataError):
                 raise
             raise _unreadable(f"{path} from row {number}", error) from error
