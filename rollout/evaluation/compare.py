@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from common.errors import ConfigError
 from common.statistics import gap_interval, mcnemar_exact
+from rollout.evaluation.identity import changes, flat
 from rollout.evaluation.stored_result import StoredItem, StoredResult, StoredSet
 
 _LEAST_A_PART = 4  # items for each value of a field on average: pairs and names are no categories
@@ -142,10 +143,8 @@ def identity_differences(
     Args:
         sets: whose keys count.
     """
-    old, new = (dict(_flat(_of_sets(identity, sets))) for identity in (a, b))
-    for key in dict.fromkeys((*old, *new)):
-        if old.get(key) != new.get(key):
-            yield Difference(key, old.get(key), new.get(key))
+    for found in changes(_of_sets(a, sets), _of_sets(b, sets)):
+        yield Difference(*found)
 
 
 def compare_sets(name: str, a: StoredSet, b: StoredSet) -> SetComparison:
@@ -184,7 +183,7 @@ def _parts(pairs: Sequence[Pair]) -> Iterator[tuple[str, Counts]]:
 
 
 def _check_keys(despite: Collection[str], identities: Iterable[Mapping[str, Any]]) -> None:
-    known = dict.fromkeys(key for identity in identities for key, _ in _flat(identity))
+    known = dict.fromkeys(key for identity in identities for key, _ in flat(identity))
     for name in despite:
         if not any(_covers(name, key) for key in known):
             raise ConfigError(
@@ -200,11 +199,3 @@ def _covers(name: str, key: str) -> bool:
 def _of_sets(identity: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:
     kept = {name: value for name, value in identity.get("sets", {}).items() if name in sets}
     return {**identity, "sets": kept}
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

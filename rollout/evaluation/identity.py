@@ -89,7 +89,7 @@ def stored(folder: Path) -> dict[str, Any]:
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Keys with other values, as "sets.vstar.revision", and both values; a missing one is None."""
-    old, new = dict(_flat(before)), dict(_flat(now))
+    old, new = dict(flat(before)), dict(flat(now))
     keys = [*old, *(key for key in new if key not in old)]
     return [(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
 
@@ -97,17 +97,18 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str
 def _of_replies(document: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the replies."""
     parts = {"model": document.get("model"), "weights": document.get("weights")}
-    flat = dict(_flat(document["identity"]))
-    return parts | {k: v for k, v in flat.items() if not _may_change(k)}
+    found = flat(document["identity"])
+    return parts | {key: value for key, value in found if not _may_change(key)}
 
 
 def _may_change(key: str) -> bool:
     return key.startswith("judge.") or key.rpartition(".")[2] in _MAY_CHANGE
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys of a tree as "sets.vstar.revision", and their values."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
