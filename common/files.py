@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,32 @@ def replace_text(path: Path, text: str, is_synced: bool = False) -> None:
     Args:
         is_synced: the new one outlives a power cut, too.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
         if is_synced:
             sync(part)
+    if is_synced:
+        sync(path.parent)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, writer: str = "") -> Iterator[Path]:
+    """A file to write to, which takes the place of `path` when the block ends well.
+
+    Args:
+        writer: tells those apart who may write the same file at once.
+
+    Raises:
+        OSError: it cannot.
+    """
+    part = path.with_name(f".{path.name}{writer and '.'}{writer}.part")
+    try:
+        yield part
         os.replace(part, path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)  # on a full disk it is in the way
         raise
-    if is_synced:
-        sync(path.parent)
 
 
 class NotPrivate(Exception):

@@ -17,6 +17,7 @@ from PIL import Image
 from common.bad_rows import BadField
 from common.dataset_files import PICTURES, Row
 from common.errors import DataError
+from common.files import replacing
 from common.picture_checks import read_picture_file
 from common.picture_grid import check_shape
 from common.pictures import DECODE_ERRORS, Decoded, decode_file, encode_png, reason_of
@@ -24,13 +25,12 @@ from common.prepare.boxes import in_pixels
 from common.prepare.source import PictureSource, SourceRow
 from common.types import Box
 from common.views.kinds.red_box import with_red_box
-from common.views.regions import cut, with_margin
+from common.views.regions import evidence_cut
 
 _SUFFIXES = {
     "PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif",
 }  # fmt: skip
 _JPEG_QUALITY = 95
-_CORNERS = ("x1", "y1", "x2", "y2")
 Corners = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclusive
 
 
@@ -98,8 +98,7 @@ def dataset_row(source: SourceRow, looks: Looks) -> Row:
     if looks.red_box is None:
         image = _keep(looked, looks)
     else:
-        line = looks.red_box
-        evidence = Box(**dict(zip(_CORNERS, _needed(box, box_field), strict=True)))
+        line, evidence = looks.red_box, _as_box(_needed(box, box_field))
         image = _save(with_red_box(clean, evidence, line.line_pixels, line.colour), looks)
     ours = {
         "sample_id": source.sample_id,
@@ -127,9 +126,7 @@ def _crop(
         return _keep(_look(source.crop, crop_field), looks)
     if looks.crops is None or box is None:
         return None
-    evidence = Box(**dict(zip(_CORNERS, box, strict=True)))
-    wide = with_margin(evidence, looks.crops.margin, clean.size)
-    made = cut(clean, wide, looks.crops.scale)
+    made = evidence_cut(clean, _as_box(box), looks.crops.margin, looks.crops.scale)
     try:
         check_shape(*made.size)
     except DataError as error:
@@ -142,6 +139,11 @@ def _needed(box: Corners | None, field: str) -> Corners:
         mend = "give the box that is to be drawn, or leave --red-box out"
         raise BadField(field, None, "nothing there", mend)
     return box
+
+
+def _as_box(corners: Corners) -> Box:
+    x1, y1, x2, y2 = corners
+    return Box(x1=x1, y1=y1, x2=x2, y2=y2)
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -208,6 +210,5 @@ def _write(content: bytes, target: Path) -> None:
     """Whole or not there. Raises OSError."""
     if target.exists():
         return
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, target)
+    with replacing(target, str(os.getpid())) as part:
+        part.write_bytes(content)

@@ -3,16 +3,15 @@
 The Parquet file is written last, so it is whole or not there.
 """
 
-import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from common.bad_rows import BadField
 from common.dataset_files import PICTURES, Row, RowWriter
 from common.errors import ConfigError, DataError
+from common.files import replacing
 from common.prepare.conversion import Result
 
 PARQUET = "train.parquet"
@@ -69,7 +68,10 @@ def prepare(
     try:
         (out / PICTURES).mkdir(parents=True, exist_ok=True)
         with RowWriter(out / PARQUET, extra) as writer:
-            with _replacing(out / LEFT_OUT) as file:
+            with (
+                replacing(out / LEFT_OUT) as part,
+                part.open("w", encoding="utf-8", errors="backslashreplace") as file,
+            ):
 
                 def tell(line: str) -> None:
                     file.write(f"{line}\n")
@@ -103,16 +105,3 @@ def _good(results: Iterable[Result], prepared: Prepared, left_out: Report) -> It
 def _check_any(prepared: Prepared) -> None:
     if not prepared.num_rows:
         raise DataError(f"no row can be used. {prepared.first or 'There is none'}")
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that is there, whole, when the block ends well. Raises OSError."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            yield file
-        os.replace(part, path)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -30,6 +30,11 @@ def moved_at_random(box: Box, size: tuple[int, int], seed: int) -> Box:
     return Box(x1=x1, y1=y1, x2=x1 + box.x2 - box.x1, y2=y1 + box.y2 - box.y1)
 
 
+def evidence_cut(picture: Image.Image, box: Box, margin: float, scale: float) -> Image.Image:
+    """The teacher's crop (paper section 3): `box` and its margin, enlarged. Raises DataError."""
+    return cut(picture, with_margin(box, margin, picture.size), scale)
+
+
 def cut(picture: Image.Image, box: Box, scale: float) -> Image.Image:
     """The part of `picture` inside `box`, enlarged by `scale` (bicubic)."""
     crop = picture.crop((box.x1, box.y1, box.x2, box.y2))

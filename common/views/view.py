@@ -21,7 +21,6 @@ class View:
     roles: ClassVar[frozenset[Role]]  # who may be shown it in training
     is_seeded: ClassVar[bool] = False  # else the seed has no say
     shows_answer: ClassVar[bool] = False  # a LABEL
-    changes_picture: ClassVar[bool] = True  # false: its pixels are those of the picture's file
 
     def source(self, sample: Sample) -> ImageRef:
         """The picture that it is made of."""

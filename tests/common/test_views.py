@@ -92,7 +92,7 @@ def test_a_view_has_the_size_that_the_row_foretells_and_leaves_the_file_alone(
     assert shown.picture.mode == "RGB" and shown.problem.count("<image>") == 1
     assert store.open(sample.image).tobytes() == before
     is_same = shown.picture.tobytes() == before
-    assert is_same or view_named(name).changes_picture
+    assert is_same == (name in ("answer_hint", "box_text", "full"))
 
 
 @pytest.mark.parametrize("name", views())

@@ -14,7 +14,6 @@ class AnswerHint(View):
     name = "answer_hint"
     roles = frozenset({"teacher"})
     shows_answer = True
-    changes_picture = False
 
     def text(self, problem: str, sample: Sample, settings: ViewSettings, answer: str | None) -> str:
         if answer is None:

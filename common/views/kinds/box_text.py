@@ -15,7 +15,6 @@ _UNITS = 1000  # that a side has
 class BoxText(View):
     name = "box_text"
     roles = frozenset({"teacher"})
-    changes_picture = False
 
     def size(self, sample: Sample, settings: ViewSettings) -> Size | None:
         return None if sample.box is None else super().size(sample, settings)

@@ -4,7 +4,7 @@ from PIL import Image
 
 from common.errors import DataError
 from common.types import Box, ImageRef, Sample
-from common.views.regions import cut, scaled_size, with_margin
+from common.views.regions import evidence_cut, scaled_size, with_margin
 from common.views.settings import ViewSettings
 from common.views.view import Size, View
 
@@ -26,14 +26,13 @@ class Crop(View):
     ) -> Image.Image:
         if sample.crop is not None:
             return opened
-        return cut(opened, region(sample, settings), settings.crop_scale)
+        return evidence_cut(opened, _box(sample), settings.crop_margin, settings.crop_scale)
 
 
 def region(sample: Sample, settings: ViewSettings) -> Box:
     """The evidence with its margin, in the full picture. Raises DataError where there is none."""
-    if sample.box is None:
-        raise DataError(f"sample {sample.sample_id} has neither a crop nor a box")
-    return with_margin(sample.box, settings.crop_margin, (sample.image.width, sample.image.height))
+    size = (sample.image.width, sample.image.height)
+    return with_margin(_box(sample), settings.crop_margin, size)
 
 
 def size_of_cut(sample: Sample, settings: ViewSettings) -> Size | None:
@@ -42,6 +41,12 @@ def size_of_cut(sample: Sample, settings: ViewSettings) -> Size | None:
         return None
     box = region(sample, settings)
     return scaled_size((box.x2 - box.x1, box.y2 - box.y1), settings.crop_scale)
+
+
+def _box(sample: Sample) -> Box:
+    if sample.box is None:
+        raise DataError(f"sample {sample.sample_id} has neither a crop nor a box")
+    return sample.box
 
 
 VIEW = Crop()

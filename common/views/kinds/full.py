@@ -6,7 +6,6 @@ from common.views.view import View
 class Full(View):
     name = "full"
     roles = frozenset({"student", "teacher"})
-    changes_picture = False
 
 
 VIEW = Full()

@@ -23,7 +23,7 @@ from common.dataset_columns import box_of
 from common.errors import ConfigError
 from common.pictures import decode_picture, encode_png
 from common.scoring.option_letters import option_of
-from common.views.regions import cut, with_margin
+from common.views.regions import evidence_cut
 from common.views.texts import IMAGE_PLACEHOLDER
 from rollout.evaluation import prompts
 from rollout.evaluation.figures import Figure, accuracy_by
@@ -146,9 +146,7 @@ def _cut(row: Row, picture: bytes, teacher: TeacherSection) -> bytes | None:
     except BadField as error:
         raise row.error("box", error.problem, error.mend) from None
     assert box is not None
-    return encode_png(
-        cut(whole, with_margin(box, teacher.crop_margin, whole.size), teacher.crop_scale)
-    )
+    return encode_png(evidence_cut(whole, box, teacher.crop_margin, teacher.crop_scale))
 
 
 def _field(row: Row, *names: str) -> str:
