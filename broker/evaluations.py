@@ -10,6 +10,7 @@ passed over. Nothing here is journaled: after a restart of the broker the learne
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from broker.entry import Owner
@@ -151,7 +152,7 @@ class Evaluations:
             Refusal: unknown_measurement: a broker that restarted knows of none.
         """
         found = self._of(number)
-        answers = tuple(list(found.answers.values())[seen : seen + most])
+        answers = tuple(islice(found.answers.values(), seen, seen + most))
         news = News(answers, any(server.keeps(found.order) for server in self._servers.values()))
         return news if answers or news.is_pinned != is_pinned else None
 

@@ -103,9 +103,9 @@ class Renderer:
         """
         try:
             fitted = self.fitted(shown.picture)
-            is_ready = fitted is shown.picture and content is not None and is_plain_png(content)
-            image = content if is_ready and content is not None else encode_png(fitted)
-            return image, shown_digest(shown.problem, fitted)
+            if content is None or fitted is not shown.picture or not is_plain_png(content):
+                content = encode_png(fitted)
+            return content, shown_digest(shown.problem, fitted)
         except DataError:
             raise
         except DECODE_ERRORS as error:  # no memory for it, say

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker.protocol import Answer
+from broker.protocol import Answer, EvaluationView
 from common.rendering import Renderer
 from common.scoring.answers import is_correct
 from common.types import Sample
 
 logger = logging.getLogger(__name__)
-VIEWS = 2  # items a sample: the full image, then the crop (`broker.evaluations`)
+VIEWS = len(EvaluationView)  # items a sample: the full image, then the crop
 
 
 @dataclass(frozen=True)

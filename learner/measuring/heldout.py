@@ -189,7 +189,7 @@ class Heldout:
 
     def _shown(self, one: _UnderWay) -> Responses:
         """Answers to the samples that are shown, the same on all ranks; none: not asked."""
-        measurement, shown = one.measurement, min(self._config.shown, len(self._all))
+        measurement, shown = one.measurement, self._num_shown
         found: Responses = [None] * shown
         if measurement is not None:
             answers = measurement.answers
@@ -218,7 +218,8 @@ class Heldout:
         samples, bad_rows = read_samples(path)
         for bad_row in bad_rows:
             logger.warning("left out: %s %s", path, bad_row)
-        self._all = samples
+        shown = samples[: config.evaluation.shown]
+        self._num_shown = len(shown)
         renderer = Renderer(config.model.path, config.prompt)
         settings = ViewSettings.of(config).measuring()
         views = PromptViews(renderer, ImageStore(path.parent), settings, positions, _CACHE_BYTES)
@@ -226,7 +227,7 @@ class Heldout:
         self._evaluation = Evaluation(renderer, samples, answers)
         self._scenes = Scenes(
             folder,
-            samples[: config.evaluation.shown],
+            shown,
             answers,
             path.parent,
             views,

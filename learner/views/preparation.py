@@ -67,9 +67,9 @@ class Preparation:
         if self._views.has_contrast:
             contrasts = self._views.contrasts(samples, seeds)
         views = zip(students, teachers, contrasts, strict=True)
-        for group, (student, teacher, contrast) in zip(groups, views, strict=True):
+        for group, seed, (student, teacher, contrast) in zip(groups, seeds, views, strict=True):
             try:
-                prepared.append(self._group(step - 1, group, student, teacher, contrast))
+                prepared.append(self._group(step - 1, group, seed, student, teacher, contrast))
             except DataError as error:
                 refused[group.group_id] = str(error)[:500]
                 logger.warning("step %d: group %s refused: %s", step, group.group_id, error)
@@ -91,6 +91,7 @@ class Preparation:
         self,
         version: int,
         group: Group,
+        seed: int,
         student: PromptView | DataError,
         teacher: PromptView | DataError,
         contrast: PromptView | DataError | None,
@@ -104,7 +105,7 @@ class Preparation:
             raise teacher
         if isinstance(contrast, DataError):
             raise contrast
-        self._check_view(group, student)
+        self._check_view(group, seed, student)
         self._check_prompt(group, student)
         self._check_length(group.sample, teacher, "teacher")
         return PreparedGroup(
@@ -149,12 +150,11 @@ class Preparation:
         if self._is_vision_token[ids].any():
             raise DataError(f"trajectory {trajectory.index} holds a vision token")
 
-    def _check_view(self, group: Group, view: PromptView) -> None:
+    def _check_view(self, group: Group, seed: int, view: PromptView) -> None:
         """Text and pixels to the last bit: another view, seed, setting or file is another digest.
 
         Without it the student would be trained on a view that nobody has answered to.
         """
-        seed = derived_seed(self._config.run.seed, group.group_id)
         ours = record_of(self._settings.student, self._settings, seed, view.sha256)
         if group.view != ours:
             raise DataError(
