@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from common.config import RunConfig
 from common.config_cli import dump_toml
+from common.files import replace_text
 from common.served_names import pushed_name
 from learner.model.student import load_student, named_weights
 from tests.learner import scripted_rollout
@@ -81,7 +82,8 @@ class Run:
         self, module: str, name: str = "", environment: Mapping[str, str] | None = None
     ) -> BaseProcess:
         """Its output is in NAME.out, by default the module's."""
-        (self.folder / "config.toml").write_text(dump_toml(self.config))
+        # Whole at any time: the process started before this one may be reading it.
+        replace_text(self.folder / "config.toml", dump_toml(self.config))
         arguments = ["--config", str(self.folder / "config.toml")]
         output = self.folder / f"{name or module}.out"
         return self.start(run_module, module, arguments, output, environment or {})
