@@ -259,8 +259,9 @@ def _check_answer(plan: Plan, report: Report) -> None:
     asked, trained = report.answer["prompt_tokens"], len(prompt.input_ids)
     said = f"{asked} tokens were asked, {trained} are trained"
     report.check("the served prompt is the trained one", asked == trained, said)
-    thought = bool(report.answer["reasoning"]) or _THINK in (report.answer["text"] or "")
-    report.check("the answer has no thinking in it", not thought, repr(report.answer["text"]))
+    # Random weights may write any token, <think> too: what counts is what the server makes of it.
+    thought = report.answer["reasoning"]
+    report.check("the server takes no part of the answer for thinking", not thought, repr(thought))
 
 
 def _asked(plan: Plan) -> Sample:
