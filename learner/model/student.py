@@ -12,6 +12,7 @@ from common.config import ModelSection
 from common.errors import ConfigError
 from common.model_files import FAMILIES
 from common.model_loading import load_image_text_model
+from common.patch_embedding import multiply_patches
 from learner.model import tree_attention
 from learner.model.delta_net import follow_layouts
 from learner.model.last_layer import NarrowLayer, narrow_last_layer
@@ -51,6 +52,7 @@ def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> 
         {"text_config": tree_attention.register(), "vision_config": _vision_attention(config)}
     )
     follow_layouts(model)
+    multiply_patches(model)
     narrow_last_layer(model)
     model.to(device)
     if config.freeze_vision_tower:

@@ -138,10 +138,12 @@ def load_model(model_path: str, dtype: str, threads: int | None) -> Any:
     if threads is not None:
         torch.set_num_threads(threads)
     from common.model_loading import load_image_text_model
+    from common.patch_embedding import multiply_patches
     from rollout.embedded.weights import take_served_dtypes
 
     model = load_image_text_model(model_path, "--model-path")
     take_served_dtypes(model, getattr(torch, dtype))
+    multiply_patches(model)
     return model.eval().requires_grad_(False)
 
 
