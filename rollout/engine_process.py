@@ -21,6 +21,7 @@ import aiohttp
 
 from common.addresses import join_address, split_address
 from common.config import RunConfig
+from common.cpu_threads import sleeping_threads
 from common.errors import EngineError
 from common.log_files import RotatingLog, identity, identity_of, spawn_logged
 from common.network import GLOO_INTERFACE, free_port, interface_towards, is_loopback
@@ -287,7 +288,7 @@ def engine_environment(config: RunConfig) -> dict[str, str]:
 def _embedded_environment(config: RunConfig) -> dict[str, str]:
     project = str(Path(__file__).resolve().parent.parent)
     paths = [project, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, **sleeping_threads(), "PYTHONPATH": os.pathsep.join(paths)}
     if config.rollout.threads is not None:
         environment["OMP_NUM_THREADS"] = str(config.rollout.threads)
     return environment

@@ -13,6 +13,7 @@ from pathlib import Path
 from common.addresses import join_address
 from common.cluster_config import PoolSection
 from common.config import RunConfig
+from common.cpu_threads import sleeping_threads
 from deploy.cluster.pools import PoolName, process_name
 
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -98,6 +99,7 @@ def learner_roles(
                 "WORLD_SIZE": str(len(seats)),
                 # Of the GPUs that the process sees: Ray shows each process its own alone.
                 "LOCAL_RANK": "0" if config.learner_pool.gpus else str(_before(seats, rank)),
+                **sleeping_threads(),
                 "MASTER_ADDR": first.host,
                 "MASTER_PORT": str(first.port),
                 **_interfaces(seat),

@@ -71,6 +71,7 @@ def test_a_learner_alone_on_a_laptop() -> None:
         "RANK": "0",
         "WORLD_SIZE": "1",
         "LOCAL_RANK": "0",
+        "OMP_WAIT_POLICY": "PASSIVE",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "5000",
         "GLOO_SOCKET_IFNAME": "lo",

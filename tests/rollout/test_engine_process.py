@@ -174,6 +174,17 @@ def test_the_environment_of_sglang_is_not_ours(monkeypatch: pytest.MonkeyPatch) 
     assert threads["OMP_NUM_THREADS"] == "3"
 
 
+@pytest.mark.parametrize(("ours", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_the_embedded_engine_sleep_unless_told(
+    monkeypatch: pytest.MonkeyPatch, ours: str | None, expected: str
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if ours is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", ours)
+    config = build({"rollout": {"engine": "embedded"}})
+    assert engine_environment(config)["OMP_WAIT_POLICY"] == expected
+
+
 def test_the_embedded_engine_runs_in_our_environment() -> None:
     config = build({"rollout": {"engine": "embedded"}})
     assert engine_command(config, "127.0.0.1", 4000)[:3] == [
