@@ -188,6 +188,9 @@ RUNS = {
         f'bash -c "{LAUNCH} {SMALL} --run.folder {{folder}}/run'
         f' && {PYTHON} -m deploy.explain {{folder}}/run"'
     ),
+    f"{PYTHON} -m deploy.check_gpu": (
+        f"{PYTHON} -m deploy.check_gpu --only versions push faults --threads 1 --out {{folder}}"
+    ),
     "tests/run.sh -q tests/broker": "tests/run.sh -q tests/broker --collect-only",
     ".ci/run": "bash -n .ci/run",  # it is what runs this
     "tests/bench/effect.py --seeds 5 --controls": (

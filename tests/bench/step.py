@@ -5,8 +5,8 @@
 
 One step: teacher and student forward, objective, backward, clipping, AdamW, teacher update; the
 same batches, model, optimizer, dtype, micro-batch budget and recomputation on both sides, in turns,
-in one process. Ours: `learner.trainer`. The other: `tests/bench/stepping/published.py`, where it is
-written what "the published way" does. Lengths and models: `tests/bench/stepping/shapes.py`.
+in one process. Ours: `learner.trainer`. The other: `learner/checking/published.py`, where it is
+written what "the published way" does. Lengths and models: `learner/checking/shapes.py`.
 
 `speedup`: seconds of the published step over ours, for each family: the median of pairs.
 `tokens_per_s` counts tokens as the published way has them (every response with its prompt), so that
@@ -53,16 +53,22 @@ def main(argv: list[str] | None = None) -> int:
 def measure(family: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
+    from learner.checking.published import PublishedTrainer
+    from learner.checking.shapes import (
+        make_batch,
+        make_config,
+        make_model,
+        scaled_lengths,
+        tenth_of_4b,
+    )
     from learner.model.student import prepare_to_train
-    from tests.bench.stepping.published import PublishedTrainer
-    from tests.bench.stepping.shapes import make_batch, make_config, make_model, scaled_lengths
 
     torch.set_num_threads(options.threads)
     lengths = scaled_lengths(options.scale)
     config = make_config(lengths, options.groups, options.dtype)
     device = torch.device(options.device)
     model = prepare_to_train(
-        make_model(family, options.vocabulary, options.layers), config.model, device
+        make_model(family, tenth_of_4b(options.layers, options.vocabulary)), config.model, device
     )
     trainer = PublishedTrainer(config, model, total_steps=100)
     seconds: dict[str, list[float]] = {"published": [], "ours": []}

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from common.config import ModelSection
+from learner.checking.published import PublishedTrainer
+from learner.checking.shapes import make_batch, make_config, make_model, scaled_lengths, tenth_of_4b
 from learner.measuring.step_figures import StepFigures
 from learner.measuring.stopwatch import Stopwatch
 from learner.model.ranks import Ranks
 from learner.model.student import prepare_to_train
-from tests.bench.stepping.published import PublishedTrainer
-from tests.bench.stepping.shapes import make_batch, make_config, make_model, scaled_lengths
 from tests.bench.written import figures_of
 
 FAMILIES = ("qwen3_vl", "qwen3_5")
@@ -40,7 +40,7 @@ def test_both_ways_compute_the_same_gradient(family: str) -> None:
     )
     cpu = torch.device("cpu")
     section = ModelSection(gradient_checkpointing=False)
-    model = prepare_to_train(make_model(family, 512, layers=4), section, cpu)
+    model = prepare_to_train(make_model(family, tenth_of_4b(4, 512)), section, cpu)
     trainer = PublishedTrainer(config, model, total_steps=10)
     groups = make_batch(1, 2, lengths, model, 512).groups
 

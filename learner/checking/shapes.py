@@ -38,18 +38,49 @@ def scaled_lengths(scale: float) -> Lengths:
     return Lengths(**{name: max(2, round(n / scale)) for name, n in PUBLISHED.items()})
 
 
-def make_model(family: str, vocabulary: int, layers: int) -> Any:
-    """Random float32 weights; decoder of 256, vision tower of 128: a tenth of a 4B model's."""
+@dataclass(frozen=True)
+class ModelSize:
+    """Of a random model; a decoder's layer in four attends, where the family has other ones."""
+
+    layers: int
+    hidden: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    delta_keys: int  # heads of a gated delta net
+    delta_values: int
+    delta_width: int
+    vocabulary: int
+    tower_depth: int
+    tower_hidden: int
+    tower_mlp: int
+    tower_heads: int
+
+
+def tenth_of_4b(layers: int, vocabulary: int) -> ModelSize:
+    """Decoder of 256, vision tower of 128."""
+    return ModelSize(layers, 256, 960, 4, 1, 64, 4, 8, 64, vocabulary, 8, 128, 480, 2)
+
+
+def qwen3_5_4b(layers: int = 32) -> ModelSize:
+    """As `deploy.planning.shape` has it: 4.5 billion parameters with all layers."""
+    return ModelSize(layers, 2560, 9216, 16, 4, 256, 16, 32, 128, 248_320, 24, 1024, 4096, 16)
+
+
+def make_model(family: str, size: ModelSize, device: torch.device | str = "cpu") -> Any:
+    """Random float32 weights of "qwen3_vl" or "qwen3_5"."""
     import transformers
 
     torch.manual_seed(0)
     text: dict[str, Any] = {
-        "vocab_size": vocabulary,
-        "hidden_size": 256,
-        "intermediate_size": 960,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
+        "vocab_size": size.vocabulary,
+        "hidden_size": size.hidden,
+        "intermediate_size": size.mlp,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+        "head_dim": size.head_width,
         "max_position_embeddings": 32768,
         "tie_word_embeddings": True,
         "eos_token_id": 2,
@@ -57,14 +88,14 @@ def make_model(family: str, vocabulary: int, layers: int) -> Any:
         "bos_token_id": None,
     }
     vision = {
-        "depth": 8,
-        "hidden_size": 128,
-        "intermediate_size": 480,
-        "num_heads": 2,
+        "depth": size.tower_depth,
+        "hidden_size": size.tower_hidden,
+        "intermediate_size": size.tower_mlp,
+        "num_heads": size.tower_heads,
         "patch_size": 16,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
-        "out_hidden_size": 256,
+        "out_hidden_size": size.hidden,
         "num_position_embeddings": 2304,
     }
     tokens = {
@@ -75,38 +106,47 @@ def make_model(family: str, vocabulary: int, layers: int) -> Any:
         "tie_word_embeddings": True,
     }
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_interleaved": True}
-    if family == "qwen3_vl":
-        config = transformers.Qwen3VLConfig(
+    half = size.head_width // 2
+    with torch.device(device):
+        if family == "qwen3_vl":
+            sections = _sections(half)
+            config = transformers.Qwen3VLConfig(
+                text_config={**text, "rope_parameters": {**rope, "mrope_section": sections}},
+                vision_config={**vision, "deepstack_visual_indexes": [2, 4, 6]},
+                **tokens,
+            )
+            return transformers.Qwen3VLForConditionalGeneration(config)
+        share = 0.25 if size.head_width >= 256 else 0.5
+        rope |= {"partial_rotary_factor": share, "mrope_section": _sections(round(half * share))}
+        config = transformers.Qwen3_5Config(
             text_config={
                 **text,
-                "head_dim": 64,
-                "rope_parameters": {**rope, "mrope_section": [12, 10, 10]},
+                "linear_key_head_dim": size.delta_width,
+                "linear_value_head_dim": size.delta_width,
+                "linear_num_key_heads": size.delta_keys,
+                "linear_num_value_heads": size.delta_values,
+                "linear_conv_kernel_dim": 4,
+                "layer_types": [
+                    "full_attention" if n % 4 == 3 else "linear_attention"
+                    for n in range(size.layers)
+                ],
+                "rope_parameters": rope,
             },
-            vision_config={**vision, "deepstack_visual_indexes": [2, 4, 6]},
+            vision_config=vision,
             **tokens,
         )
-        return transformers.Qwen3VLForConditionalGeneration(config)
-    config = transformers.Qwen3_5Config(
-        text_config={
-            **text,
-            "head_dim": 64,
-            "linear_key_head_dim": 64,
-            "linear_value_head_dim": 64,
-            "linear_num_key_heads": 4,
-            "linear_num_value_heads": 8,
-            "linear_conv_kernel_dim": 4,
-            "layer_types": [
-                "full_attention" if n % 4 == 3 else "linear_attention" for n in range(layers)
-            ],
-            "rope_parameters": {**rope, "partial_rotary_factor": 0.5, "mrope_section": [6, 5, 5]},
-        },
-        vision_config=vision,
-        **tokens,
-    )
-    return transformers.Qwen3_5ForConditionalGeneration(config)
+        return transformers.Qwen3_5ForConditionalGeneration(config)
 
 
-def make_batch(step: int, groups: int, lengths: Lengths, model: Any, vocabulary: int):
+def _sections(half: int) -> list[int]:
+    """Frequencies for time, height and width."""
+    third = half // 3
+    return [half - 2 * third, third, third]
+
+
+def make_batch(
+    step: int, groups: int, lengths: Lengths, model: Any, vocabulary: int
+) -> PreparedBatch:
     """Random pixels, questions and responses; lengths of responses vary by a third."""
     rng = np.random.default_rng(step)
     return PreparedBatch(
@@ -114,7 +154,9 @@ def make_batch(step: int, groups: int, lengths: Lengths, model: Any, vocabulary:
     )
 
 
-def _group(name: str, lengths: Lengths, model: Any, vocabulary: int, rng) -> PreparedGroup:
+def _group(
+    name: str, lengths: Lengths, model: Any, vocabulary: int, rng: np.random.Generator
+) -> PreparedGroup:
     question = rng.integers(FIRST_TEXT_TOKEN, vocabulary, lengths.text - 2)
     low, high = round(lengths.response * 2 / 3), round(lengths.response * 4 / 3)
     sizes = rng.integers(max(2, low), high + 1, TRAJECTORIES)
@@ -131,7 +173,9 @@ def _group(name: str, lengths: Lengths, model: Any, vocabulary: int, rng) -> Pre
     )
 
 
-def _view(image_tokens: int, question: np.ndarray, model: Any, rng) -> PromptView:
+def _view(
+    image_tokens: int, question: np.ndarray, model: Any, rng: np.random.Generator
+) -> PromptView:
     from learner.model.student import prompt_positions
 
     height = max(1, round(math.sqrt(image_tokens / 1.4)))  # a picture of 7 : 5

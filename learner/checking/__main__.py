@@ -1,0 +1,55 @@
+"""`python -m learner.checking PART --out FILE`: one part of `python -m deploy.check_gpu`.
+
+A process of its own a part: what a fault on the device leaves behind ends with it.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+import common.torchvision_compat  # noqa: F401  (must come before transformers)
+from learner.checking import findings
+from learner.checking.faults import check_faults
+from learner.checking.findings import Finding
+from learner.checking.kernels import check_kernels
+from learner.checking.sizes import SMALL, TRUE
+from learner.checking.step import check_step, plan_for
+from learner.checking.versions import check_versions
+
+PARTS = ("versions", "kernels", "step", "faults")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m learner.checking", allow_abbrev=False)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--out", type=Path, required=True, help="findings are added, a line each")
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--small", action="store_true", help="sizes for a CPU")
+    parser.add_argument("--threads", type=int, help="of the CPU")
+    options = parser.parse_args(argv)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.backends.cudnn.allow_tf32 = False  # references are float32 indeed
+    device = torch.device(options.device)
+    for finding in check(options.part, device, options.small):
+        findings.append(options.out, finding)
+
+
+def check(part: str, device: torch.device, is_small: bool) -> Iterator[Finding]:
+    """All findings of one of PARTS. An error of one check ends its part."""
+    is_gpu = device.type == "cuda"
+    if part == "versions":
+        return check_versions(device)
+    if part == "kernels":
+        dtype = torch.bfloat16 if is_gpu else torch.float32
+        return check_kernels(SMALL if is_small else TRUE, device, dtype)
+    if part == "step":
+        plan = plan_for(is_small, torch.cuda.mem_get_info(device)[0] if is_gpu else None)
+        return check_step(plan, device, "bfloat16" if is_gpu else "float32")
+    return check_faults(device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""A whole step in the proportions of the published run, with random weights, beside the published
+way in the same process.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from learner.checking.findings import Finding
+from learner.checking.published import PublishedTrainer
+from learner.checking.shapes import (
+    TRAJECTORIES,
+    Lengths,
+    ModelSize,
+    make_batch,
+    make_config,
+    make_model,
+    qwen3_5_4b,
+    scaled_lengths,
+    tenth_of_4b,
+)
+from learner.model.student import prepare_to_train
+
+GIB = 2**30
+# Of a parameter: master, gradient, two moments, average in float32; teacher and cast in bfloat16.
+_BYTES_A_PARAMETER = 5 * 4 + 2 * 2
+_ROOM = 18 * GIB  # activations, logits and CUDA's own
+
+
+@dataclass(frozen=True)
+class Plan:
+    size: ModelSize
+    lengths: Lengths
+    groups: int
+    repeats: int
+
+
+def plan_for(is_small: bool, free_bytes: int | None) -> Plan:
+    """
+    Args:
+        free_bytes: of the device; of a true model so many layers are taken as fit. None: no bound.
+    """
+    if is_small:
+        return Plan(tenth_of_4b(4, 512), scaled_lengths(64), groups=1, repeats=1)
+    return Plan(replace(qwen3_5_4b(), layers=layers_that_fit(free_bytes)), scaled_lengths(1), 2, 3)
+
+
+def layers_that_fit(free_bytes: int | None) -> int:
+    """Of Qwen3.5-4B, in fours: three gated delta nets and one of attention. At least four."""
+    layers = qwen3_5_4b().layers
+    if free_bytes is None:
+        return layers
+    four, eight = _bytes_of(4), _bytes_of(8)
+    more: int = int(free_bytes - _ROOM - four) // (eight - four)
+    return int(max(4, min(layers, 4 + 4 * more)))
+
+
+def _bytes_of(layers: int) -> int:
+    model = make_model("qwen3_5", qwen3_5_4b(layers), "meta")
+    parameters: int = sum(p.numel() for p in model.parameters())
+    return _BYTES_A_PARAMETER * parameters
+
+
+def check_step(plan: Plan, device: torch.device, dtype: str) -> Iterator[Finding]:
+    """Seconds, tokens a second, memory and operators of ours, then of the published way."""
+    config = make_config(plan.lengths, plan.groups, dtype)
+    model = prepare_to_train(make_model("qwen3_5", plan.size, device), config.model, device)
+    trainer = PublishedTrainer(config, model, total_steps=100)
+
+    def batch() -> Any:
+        version = trainer.version + 1
+        return make_batch(version, plan.groups, plan.lengths, model, plan.size.vocabulary)
+
+    ours, metrics = _measured(lambda: trainer.step(batch()), plan.repeats, device)
+    tokens = sum(g.student.num_tokens + len(r) for g in batch().groups for r in g.responses)
+    with _Operators() as operators:
+        trainer.step(batch())
+    figures = {
+        "layers": plan.size.layers,
+        "groups": plan.groups,
+        "responses_a_group": TRAJECTORIES,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": ours.seconds,
+        "tokens_per_s": tokens / ours.seconds,
+        "peak_gib": ours.peak_gib,
+        "operators": operators.count,
+        "is_finite": all(p.isfinite().all().item() for p in model.parameters()),
+        **{k.replace("time/", "part_"): v for k, v in metrics.metrics.items() if "time/" in k},
+    }
+    outcome = "ok" if figures["is_finite"] and metrics.is_updated else "failed"
+    yield Finding("step", "ours", outcome, figures)  # type: ignore[arg-type]
+    published, _ = _measured(lambda: trainer.published_step(batch()), plan.repeats, device)
+    figures = {
+        "seconds": published.seconds,
+        "tokens_per_s": tokens / published.seconds,
+        "peak_gib": published.peak_gib,
+        "speedup": published.seconds / ours.seconds,
+    }
+    yield Finding("step", "published way", "ok", figures)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    seconds: float  # median
+    peak_gib: float | None  # on GPUs
+
+
+def _measured(step: Callable[[], Any], repeats: int, device: torch.device) -> tuple[_Measured, Any]:
+    """After one step that is not counted."""
+    step()
+    seconds: list[float] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    for _ in range(repeats):
+        with _timed(seconds, device):
+            result = step()
+    peak = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
+    return _Measured(statistics.median(seconds), peak), result
+
+
+@contextmanager
+def _timed(seconds: list[float], device: torch.device) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds.append(time.perf_counter() - began)
+
+
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts operators that are no views: each is a launch, or several."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
