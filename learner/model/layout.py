@@ -5,9 +5,11 @@
 
 A *root* is a prompt (or, without sharing, a prompt with its response); *branches* go on where their
 root ends. A tree is one root with its branches. Nothing else in a row sees each other, and nothing
-is padded, but for the kernels that want a batch: `Batch` is the index of one.
-Axes: L tokens of the row, S segments, M tokens of the longest segment; G trees whose roots are
-equally long, P tokens of such a root, R tokens of the longest tree's branches.
+is padded, but for the kernels that want a batch: `Batch` is the index of one. Kernels of ragged
+tensors take `Sequences`: roots one after the other, and branches likewise.
+Axes: L tokens of the row, S segments, M tokens of the longest segment, T tokens of some segments
+one after the other; G trees whose roots are equally long, P tokens of such a root, R tokens of the
+longest tree's branches.
 """
 
 from collections.abc import Sequence
@@ -53,6 +55,23 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Sequences:
+    """Segments of a row one after the other, as the kernels for ragged tensors take them.
+
+    `row.index_select(0, tokens_T)` puts a row's tokens, [L, ...], in this order: [T, ...].
+    """
+
+    tokens_T: Tensor  # int64: place in the row
+    starts_S: Tensor  # int32 [S + 1]: where each sequence starts in T, then T itself
+    starts_on_host: Tensor  # the same on the CPU: kernels plan by them without a synchronisation
+    longest: int  # tokens
+
+    def to(self, device: torch.device) -> "Sequences":
+        """All but `starts_on_host`."""
+        return replace(self, tokens_T=self.tokens_T.to(device), starts_S=self.starts_S.to(device))
+
+
+@dataclass(frozen=True)
 class Alike:
     """Trees whose roots are equally long: attention takes them together."""
 
@@ -80,6 +99,10 @@ class Layout:
     roots: Batch
     branches: Batch | None  # of all trees, in their order
     root_of_branch_S: Tensor  # int64, into the roots
+    flat_roots: Sequences
+    flat_branches: Sequences | None  # of all trees, in their order
+    flat_branches_by_root: Sequences | None  # the same tokens; a tree's branches are one sequence
+    place_in_flat_L: Tensor  # int64: of each token in cat(flat roots, flat branches)
     place_L: Tensor  # int64: of each token in cat(roots.flatten(0, 1), branches.flatten(0, 1))
     alike: tuple[Alike, ...]
     place_in_alike_L: Tensor  # int64: in cat of all their roots, then all their branches, flattened
@@ -94,12 +117,23 @@ class Layout:
         parts = [part.flatten(0, 1) for part in (roots_SM, branches_SM) if part is not None]
         return torch.cat(parts).index_select(0, self.place_L)
 
+    def unflattened(self, roots: Tensor, branches: Tensor | None) -> Tensor:
+        """The inverse of `flat_roots` and `flat_branches`: [T, ...] each -> [L, ...]."""
+        flat = roots if branches is None else torch.cat([roots, branches])
+        return flat.index_select(0, self.place_in_flat_L)
+
     def to(self, device: torch.device) -> "Layout":
         return replace(
             self,
             roots=self.roots.to(device),
             branches=self.branches and self.branches.to(device),
             root_of_branch_S=self.root_of_branch_S.to(device),
+            flat_roots=self.flat_roots.to(device),
+            flat_branches=self.flat_branches and self.flat_branches.to(device),
+            flat_branches_by_root=(
+                self.flat_branches_by_root and self.flat_branches_by_root.to(device)
+            ),
+            place_in_flat_L=self.place_in_flat_L.to(device),
             place_L=self.place_L.to(device),
             alike=tuple(group.to(device) for group in self.alike),
             place_in_alike_L=self.place_in_alike_L.to(device),
@@ -121,6 +155,7 @@ def plan_layout(sizes: Sequence[tuple[int, Sequence[int]]]) -> Layout:
     roots = _batch([tree.start for tree in trees], [tree.root for tree in trees])
     parents = np.repeat(np.arange(len(trees)), [len(tree.branches) for tree in trees])
     branches = _batch(*_branch_segments(trees)) if len(parents) else None
+    flat_roots, flat_branches, by_root = _flat(trees)
     alike = tuple(_alike(group) for group in _by_root(trees))
     parts = [group.roots for group in alike] + [group.branches for group in alike]
     return Layout(
@@ -128,10 +163,38 @@ def plan_layout(sizes: Sequence[tuple[int, Sequence[int]]]) -> Layout:
         roots,
         branches,
         torch.from_numpy(parents),
+        flat_roots,
+        flat_branches,
+        by_root,
+        _place_in_flat(flat_roots, flat_branches),
         _places(start, roots, branches),
         alike,
         _places(start, *parts),
     )
+
+
+def _flat(trees: Sequence[Tree]) -> tuple[Sequences, Sequences | None, Sequences | None]:
+    """Roots, branches, and the branches of each tree as one sequence."""
+    roots = _sequences([tree.start for tree in trees], [tree.root for tree in trees])
+    starts, lengths = _branch_segments(trees)
+    if not starts:
+        return roots, None, None
+    rooms = [tree.end - tree.branches_start for tree in trees]
+    by_root = _sequences([tree.branches_start for tree in trees], rooms)
+    return roots, _sequences(starts, lengths), by_root
+
+
+def _sequences(starts: Sequence[int], lengths: Sequence[int]) -> Sequences:
+    ends = np.cumsum(lengths)
+    before = ends - lengths
+    tokens = np.arange(ends[-1]) + np.repeat(starts - before, lengths)
+    starts_S = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
+    return Sequences(torch.from_numpy(tokens), starts_S, starts_S, max(lengths))
+
+
+def _place_in_flat(roots: Sequences, branches: Sequences | None) -> Tensor:
+    order_L = torch.cat([part.tokens_T for part in (roots, branches) if part is not None])
+    return torch.empty_like(order_L).index_copy_(0, order_L, torch.arange(len(order_L)))
 
 
 def _by_root(trees: Sequence[Tree]) -> list[list[Tree]]:
