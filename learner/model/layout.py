@@ -5,9 +5,10 @@
 
 A *root* is a prompt (or, without sharing, a prompt with its response); *branches* go on where their
 root ends. A tree is one root with its branches. Nothing else in a row sees each other, and nothing
-is padded, but for the kernels that want a batch: `Batch` is the index of one.
-Axes: L tokens of the row, S segments, M tokens of the longest segment; G trees whose roots are
-equally long, P tokens of such a root, R tokens of the longest tree's branches.
+is padded, but for the kernels that want a batch: `Batch` is the index of one. Kernels of ragged
+tensors take `Sequences`: roots one after the other, and branches likewise.
+Axes: L tokens of the row, S segments, M tokens of the longest segment, T tokens of some segments
+one after the other.
 """
 
 from collections.abc import Sequence
@@ -52,37 +53,36 @@ class Batch:
         return Batch(self.index_SM.to(device), self.is_token_SM.to(device))
 
 
-@dataclass(frozen=True)
-class Alike:
-    """Trees whose roots are equally long: attention takes them together."""
+@dataclass(frozen=True, eq=False)  # known by identity: what a kernel plans by it can be kept
+class Sequences:
+    """Segments of a row one after the other, as the kernels for ragged tensors take them.
 
-    roots: Batch  # [G, P], all tokens
-    branches: Batch | None  # [G, R]: all branches of a tree side by side; none: no tree has any
-    branch_GR: Tensor  # int64: number of the token's branch; -1 where there is no token
-    own: Batch  # [S, M] into G * R: each branch by itself
-    place_GR: Tensor  # int64: of each token in own.flatten(); 0 where there is no token
+    `row.index_select(0, tokens_T)` puts a row's tokens, [L, ...], in this order: [T, ...].
+    """
 
-    def to(self, device: torch.device) -> "Alike":
-        return Alike(
-            self.roots.to(device),
-            self.branches and self.branches.to(device),
-            self.branch_GR.to(device),
-            self.own.to(device),
-            self.place_GR.to(device),
-        )
+    tokens_T: Tensor  # int64: place in the row
+    starts_S: Tensor  # int32 [S + 1]: where each sequence starts in T, then T itself
+    starts_on_host: Tensor  # the same on the CPU: kernels plan by them without a synchronisation
+    longest: int  # tokens
+
+    def to(self, device: torch.device) -> "Sequences":
+        """All but `starts_on_host`."""
+        return replace(self, tokens_T=self.tokens_T.to(device), starts_S=self.starts_S.to(device))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Trees of one row, its segments as two batches, and its trees by the length of their roots."""
+    """Trees of one row, and its segments: as two batches, and one after the other."""
 
     trees: tuple[Tree, ...]
     roots: Batch
     branches: Batch | None  # of all trees, in their order
     root_of_branch_S: Tensor  # int64, into the roots
+    flat_roots: Sequences
+    flat_branches: Sequences | None  # of all trees, in their order
+    flat_branches_by_root: Sequences | None  # the same tokens; a tree's branches are one sequence
+    place_in_flat_L: Tensor  # int64: of each token in cat(flat roots, flat branches)
     place_L: Tensor  # int64: of each token in cat(roots.flatten(0, 1), branches.flatten(0, 1))
-    alike: tuple[Alike, ...]
-    place_in_alike_L: Tensor  # int64: in cat of all their roots, then all their branches, flattened
     asked_M: Tensor | None = None  # int64: the tokens whose last hidden states are asked for
 
     @property
@@ -94,15 +94,25 @@ class Layout:
         parts = [part.flatten(0, 1) for part in (roots_SM, branches_SM) if part is not None]
         return torch.cat(parts).index_select(0, self.place_L)
 
+    def unflattened(self, roots: Tensor, branches: Tensor | None) -> Tensor:
+        """The inverse of `flat_roots` and `flat_branches`: [T, ...] each -> [L, ...]."""
+        if branches is None:
+            return roots  # as they lie in the row
+        return torch.cat([roots, branches]).index_select(0, self.place_in_flat_L)
+
     def to(self, device: torch.device) -> "Layout":
         return replace(
             self,
             roots=self.roots.to(device),
             branches=self.branches and self.branches.to(device),
             root_of_branch_S=self.root_of_branch_S.to(device),
+            flat_roots=self.flat_roots.to(device),
+            flat_branches=self.flat_branches and self.flat_branches.to(device),
+            flat_branches_by_root=(
+                self.flat_branches_by_root and self.flat_branches_by_root.to(device)
+            ),
+            place_in_flat_L=self.place_in_flat_L.to(device),
             place_L=self.place_L.to(device),
-            alike=tuple(group.to(device) for group in self.alike),
-            place_in_alike_L=self.place_in_alike_L.to(device),
             asked_M=None if self.asked_M is None else self.asked_M.to(device),
         )
 
@@ -121,43 +131,42 @@ def plan_layout(sizes: Sequence[tuple[int, Sequence[int]]]) -> Layout:
     roots = _batch([tree.start for tree in trees], [tree.root for tree in trees])
     parents = np.repeat(np.arange(len(trees)), [len(tree.branches) for tree in trees])
     branches = _batch(*_branch_segments(trees)) if len(parents) else None
-    alike = tuple(_alike(group) for group in _by_root(trees))
-    parts = [group.roots for group in alike] + [group.branches for group in alike]
+    flat_roots, flat_branches, by_root = _flat(trees)
     return Layout(
         tuple(trees),
         roots,
         branches,
         torch.from_numpy(parents),
+        flat_roots,
+        flat_branches,
+        by_root,
+        _place_in_flat(flat_roots, flat_branches),
         _places(start, roots, branches),
-        alike,
-        _places(start, *parts),
     )
 
 
-def _by_root(trees: Sequence[Tree]) -> list[list[Tree]]:
-    by_length: dict[int, list[Tree]] = {}
-    for tree in trees:
-        by_length.setdefault(tree.root, []).append(tree)
-    return list(by_length.values())
-
-
-def _alike(trees: Sequence[Tree]) -> Alike:
-    roots = _batch([tree.start for tree in trees], [tree.root for tree in trees])
+def _flat(trees: Sequence[Tree]) -> tuple[Sequences, Sequences | None, Sequences | None]:
+    """Roots, branches, and the branches of each tree as one sequence."""
+    roots = _sequences([tree.start for tree in trees], [tree.root for tree in trees])
+    starts, lengths = _branch_segments(trees)
+    if not starts:
+        return roots, None, None
     rooms = [tree.end - tree.branches_start for tree in trees]
-    width = max(rooms)
-    branches = _batch([tree.branches_start for tree in trees], rooms) if width else None
-    branch_GR = np.full((len(trees), width), -1, dtype=np.int64)
-    lengths = [length for tree in trees for length in tree.branches]
-    numbers = np.repeat(np.arange(len(lengths)), lengths)
-    starts: list[int] = []
-    first = 0
-    for number, (tree, room) in enumerate(zip(trees, rooms, strict=True)):
-        branch_GR[number, :room] = numbers[first : first + room]
-        first += room
-        starts += (number * width + np.cumsum([0, *tree.branches])[:-1]).tolist()
-    own = _batch(starts, lengths) if lengths else _batch([0], [0])
-    place_GR = _places(branch_GR.size, own)
-    return Alike(roots, branches, torch.from_numpy(branch_GR), own, place_GR.view(branch_GR.shape))
+    by_root = _sequences([tree.branches_start for tree in trees], rooms)
+    return roots, _sequences(starts, lengths), by_root
+
+
+def _sequences(starts: Sequence[int], lengths: Sequence[int]) -> Sequences:
+    ends = np.cumsum(lengths)
+    before = ends - lengths
+    tokens = np.arange(ends[-1]) + np.repeat(starts - before, lengths)
+    starts_S = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
+    return Sequences(torch.from_numpy(tokens), starts_S, starts_S, max(lengths))
+
+
+def _place_in_flat(roots: Sequences, branches: Sequences | None) -> Tensor:
+    order_L = torch.cat([part.tokens_T for part in (roots, branches) if part is not None])
+    return torch.empty_like(order_L).index_copy_(0, order_L, torch.arange(len(order_L)))
 
 
 def _branch_segments(trees: Sequence[Tree]) -> tuple[list[int], list[int]]:

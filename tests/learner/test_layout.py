@@ -1,3 +1,4 @@
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,3 +41,40 @@ def test_every_token_is_in_one_segment(sizes):
     batches = [b for b in (layout.roots, layout.branches) if b is not None]
     places = torch.cat([batch.index_SM[batch.is_token_SM] for batch in batches])
     assert sorted(places.tolist()) == list(range(layout.num_tokens))
+
+
+def test_sequences_are_the_segments_one_after_the_other():
+    layout = plan_layout([(3, [2, 0, 1]), (2, []), (1, [2])])
+    roots, branches, by_root = (
+        layout.flat_roots,
+        layout.flat_branches,
+        layout.flat_branches_by_root,
+    )
+    assert branches is not None and by_root is not None
+    assert roots.tokens_T.tolist() == [0, 1, 2, 6, 7, 8] and roots.longest == 3
+    assert roots.starts_S.tolist() == [0, 3, 5, 6]
+    assert branches.tokens_T.tolist() == by_root.tokens_T.tolist() == [3, 4, 5, 9, 10]
+    assert branches.starts_S.tolist() == [0, 2, 3, 5] and branches.longest == 2
+    assert by_root.starts_S.tolist() == [0, 3, 3, 5] and by_root.longest == 3
+    assert roots.starts_S.dtype == torch.int32 and roots.tokens_T.dtype == torch.int64
+
+
+@given(SIZES)
+def test_sequences_and_back_give_the_row_again(sizes):
+    layout = plan_layout(sizes)
+    row = torch.arange(2 * layout.num_tokens).view(-1, 2)
+    roots, branches = layout.flat_roots, layout.flat_branches
+    assert (branches is None) == (len(layout.root_of_branch_S) == 0)
+    of_branches = None if branches is None else row.index_select(0, branches.tokens_T)
+    of_roots = row.index_select(0, roots.tokens_T)
+    assert torch.equal(layout.unflattened(of_roots, of_branches), row)
+    assert roots.starts_on_host.tolist() == np.cumsum([0, *(t.root for t in layout.trees)]).tolist()
+
+
+def test_a_layout_moves_but_for_what_the_host_plans_by():
+    there = plan_layout([(3, [2])]).to(torch.device("meta"))
+    assert there.flat_branches is not None and there.flat_branches_by_root is not None
+    for sequences in (there.flat_roots, there.flat_branches, there.flat_branches_by_root):
+        assert sequences.tokens_T.is_meta and sequences.starts_S.is_meta
+        assert sequences.starts_on_host.device.type == "cpu"
+    assert there.place_in_flat_L.is_meta

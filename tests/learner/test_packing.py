@@ -13,10 +13,11 @@ from common.config import ModelSection
 from common.errors import ConfigError
 from common.rendering import Renderer
 from learner.model import tree_attention
-from learner.model.layout import plan_layout
 from learner.model.packing import pack, packed_tokens
+from learner.model.ragged_attention import RaggedFlash
 from learner.model.student import load_student, prompt_positions, response_hidden_states
 from learner.views.inputs import PromptView
+from tests.learner.ragged_on_cpu import ragged_on_cpu  # noqa: F401
 from tests.tiny_model import FAMILIES, PROBLEM, make_tiny_checkpoint
 
 SIZES = [(64, 48), (32, 32), (96, 16)]  # pixels at a patch of 8
@@ -135,13 +136,14 @@ def gradients_of(model, output: torch.Tensor, direction: torch.Tensor) -> dict[s
     return {n: copy.deepcopy(p.grad) for n, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("attend", ["merged", "masked"])
+@pytest.mark.usefixtures("ragged_on_cpu")
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
 @pytest.mark.parametrize("share_prefix", [True, False])
 def test_outputs_and_all_gradients_equal_the_plain_forward(
-    model, plain, checkpoint, share_prefix: bool, attend: str, monkeypatch
+    model, plain, checkpoint, share_prefix: bool, device: str, monkeypatch
 ):
-    if attend == "masked":  # what GPUs use
-        monkeypatch.setattr(tree_attention, "_merged", tree_attention._masked)
+    if device == "gpu":
+        monkeypatch.setattr(tree_attention, "kernels_for", lambda tensor: RaggedFlash())
     monkeypatch.setattr(modeling_qwen3_5, "torch_chunk_gated_delta_rule", plain_delta_rule)
     renderer = Renderer(str(checkpoint))
     generator = np.random.default_rng(1)
@@ -239,35 +241,6 @@ def test_an_image_goes_through_the_vision_tower_once(model, checkpoint: Path):
     finally:
         handle.remove()
     assert seen == [len(prompts), len(prompts)]
-
-
-def test_the_masked_and_the_merged_attention_agree_on_several_trees():
-    torch.manual_seed(0)
-    layout = plan_layout([(4, [3, 1, 5]), (4, []), (4, [2])])
-    (alike,) = layout.alike
-    trees, tokens = alike.branch_GR.shape
-    shapes = [(trees, 2, tokens, 8)] * 3 + [(trees, 2, 4, 8)] * 2
-    leaves = [torch.randn(s, dtype=torch.double, requires_grad=True) for s in shapes]
-    is_token = (alike.branch_GR >= 0)[:, None, :, None]
-    direction = torch.randn(shapes[0], dtype=torch.double) * is_token
-    results = []
-    for attend in (tree_attention._merged, tree_attention._masked):
-        output = attend(tuple(leaves[:3]), (leaves[0], *leaves[3:]), alike, 0.3)
-        gradients = torch.autograd.grad((output * direction).sum(), leaves)
-        of_branches = [gradient * is_token for gradient in gradients[:3]]
-        results.append((output * is_token, *of_branches, *gradients[3:]))
-    for merged, masked in zip(*results, strict=True):
-        torch.testing.assert_close(merged, masked)
-
-
-def test_a_branch_mask_is_as_defined():
-    mask = tree_attention.branch_mask(torch.tensor([[0, 0, 1, -1]]), 2)
-    assert mask[0, 0].int().tolist() == [
-        [1, 1, 1, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0],
-        [1, 1, 0, 0, 1, 0],
-        [1, 1, 0, 0, 0, 1],
-    ]
 
 
 def test_a_sliding_window_is_refused(tmp_path: Path):
