@@ -200,7 +200,7 @@ class record_layers:
 
 @pytest.mark.parametrize("share_prefix", [True, False])
 def test_float32_gradients_equal_the_exact_unshared_ones(checkpoint: Path, share_prefix: bool):
-    """To 1e-5 of each parameter's gradient; the recurrence of a delta net rounds a little more."""
+    """To 2e-5 of each parameter's gradient; the recurrence of a delta net rounds a little more."""
     model = load_student(ModelSection(path=str(checkpoint)), torch.device("cpu"))  # recomputes
     exact = copy.deepcopy(model).double()
     renderer = Renderer(str(checkpoint))
@@ -218,7 +218,7 @@ def test_float32_gradients_equal_the_exact_unshared_ones(checkpoint: Path, share
     found = gradients(model, torch.float32, share_prefix)
     for name, wanted in expected.items():
         error = (found[name] - wanted).norm() / wanted.norm().clamp(min=1e-6)
-        assert error < (5e-5 if "linear_attn" in name else 1e-5), (name, error.item())
+        assert error < (5e-5 if "linear_attn" in name else 2e-5), (name, error.item())
 
 
 def as_dtype(view: PromptView, dtype: torch.dtype) -> PromptView:
