@@ -26,7 +26,7 @@ while True:
 # Prints one word a line: what becomes of the connection to the host whose address is given.
 TALK = """
 import socket, sys
-link = socket.create_connection((sys.argv[1], 4000), 1)
+link = socket.create_connection((sys.argv[1], 4000), 3)
 print(link.recv(5).decode(), flush=True)
 link.settimeout(float(sys.argv[2]))
 try:

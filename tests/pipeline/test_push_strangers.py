@@ -12,7 +12,8 @@ from learner.push.group import PushGroup
 from rollout.embedded.weights import UpdateGroup
 from tests.hosts.listening import listening_ports
 
-HOST, NAME, TIMEOUT_S = "127.0.0.1", "push-x", 10.0
+HOST, NAME = "127.0.0.1", "push-x"
+TIMEOUT_S = 60.0  # the other rank has torch to import, on a machine that may be busy
 NOT_OURS = (b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # the first waits and says nothing
 
 
