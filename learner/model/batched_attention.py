@@ -47,7 +47,7 @@ class BatchedFlash:
     """In float32 or float64, or with sums in float32 for 16 bits."""
 
     def forward(
-        self, query_THD: Tensor, key_UKD: Tensor, value_UKD: Tensor, scope: Scope
+        self, scope: Scope, query_THD: Tensor, key_UKD: Tensor, value_UKD: Tensor
     ) -> tuple[Tensor, Tensor]:
         lots = _lots(scope.queries, scope.keys, scope.is_causal)
         outputs, lses = [], []
@@ -67,13 +67,13 @@ class BatchedFlash:
 
     def backward(
         self,
+        scope: Scope,
         gradient_THD: Tensor,
         query_THD: Tensor,
         key_UKD: Tensor,
         value_UKD: Tensor,
         output_THD: Tensor,
         lse_HT: Tensor,
-        scope: Scope,
     ) -> tuple[Tensor, Tensor, Tensor]:
         lots = _lots(scope.queries, scope.keys, scope.is_causal)
         lse_TH1 = lse_HT.T[..., None]

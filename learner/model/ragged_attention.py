@@ -35,20 +35,20 @@ class Attention(Protocol):
     """Kernels of one kind of device."""
 
     def forward(
-        self, query_THD: Tensor, key_UKD: Tensor, value_UKD: Tensor, scope: Scope
+        self, scope: Scope, query_THD: Tensor, key_UKD: Tensor, value_UKD: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Output [T, H, D], and log-sum-exp of the scores, [H, T], at least float32."""
         ...
 
     def backward(
         self,
+        scope: Scope,
         gradient_THD: Tensor,
         query_THD: Tensor,
         key_UKD: Tensor,
         value_UKD: Tensor,
         output_THD: Tensor,
         lse_HT: Tensor,
-        scope: Scope,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """To query, key and value.
 
@@ -67,7 +67,7 @@ class RaggedFlash:
     """
 
     def forward(
-        self, query_THD: Tensor, key_UKD: Tensor, value_UKD: Tensor, scope: Scope
+        self, scope: Scope, query_THD: Tensor, key_UKD: Tensor, value_UKD: Tensor
     ) -> tuple[Tensor, Tensor]:
         output_THD, lse_HT, *_ = torch.ops.aten._flash_attention_forward(
             query_THD,
@@ -86,13 +86,13 @@ class RaggedFlash:
 
     def backward(
         self,
+        scope: Scope,
         gradient_THD: Tensor,
         query_THD: Tensor,
         key_UKD: Tensor,
         value_UKD: Tensor,
         output_THD: Tensor,
         lse_HT: Tensor,
-        scope: Scope,
     ) -> tuple[Tensor, Tensor, Tensor]:
         to_query, to_key, to_value = torch.ops.aten._flash_attention_backward(
             gradient_THD,
@@ -122,11 +122,12 @@ class Plain:
     """
 
     def forward(
-        self, query_THD: Tensor, key_UKD: Tensor, value_UKD: Tensor, scope: Scope
+        self, scope: Scope, query_THD: Tensor, key_UKD: Tensor, value_UKD: Tensor
     ) -> tuple[Tensor, Tensor]:
+        query_TKGD = _grouped(query_THD, key_UKD)
         outputs, lses = [], []
         for queries, keys in _spans(scope):
-            scores_KGMN = _scores(query_THD[queries], key_UKD[keys], scope)
+            scores_KGMN = _scores(query_TKGD[queries], key_UKD[keys], scope)
             lse_KGM = scores_KGMN.logsumexp(dim=-1)
             weights_KGMN = (scores_KGMN - lse_KGM[..., None]).exp()
             output_MKGD = torch.einsum("kgmn,nkd->mkgd", weights_KGMN, value_UKD[keys])
@@ -136,33 +137,41 @@ class Plain:
 
     def backward(
         self,
+        scope: Scope,
         gradient_THD: Tensor,
         query_THD: Tensor,
         key_UKD: Tensor,
         value_UKD: Tensor,
         output_THD: Tensor,
         lse_HT: Tensor,
-        scope: Scope,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        heads = key_UKD.shape[1]
-        scale = query_THD.shape[-1] ** -0.5 if scope.scale is None else scope.scale
+        gradient_TKGD, query_TKGD, output_TKGD = (
+            _grouped(tensor, key_UKD) for tensor in (gradient_THD, query_THD, output_THD)
+        )
+        lse_KGT = lse_HT.reshape(*query_TKGD.shape[1:3], -1)
         # What the softmax takes off.
-        mean_HT = (gradient_THD * output_THD).sum(dim=-1).T
-        to_query, to_key, to_value = [], [], []
+        mean_KGT = (gradient_TKGD * output_TKGD).sum(dim=-1).permute(1, 2, 0)
+        found: tuple[list[Tensor], ...] = ([], [], [])
         for queries, keys in _spans(scope):
-            query_MKGD, gradient_MKGD = (
-                t[queries].unflatten(1, (heads, -1)) for t in (query_THD, gradient_THD)
-            )
-            lse_KGM, mean_KGM = (t[:, queries].unflatten(0, (heads, -1)) for t in (lse_HT, mean_HT))
-            scores_KGMN = _scores(query_THD[queries], key_UKD[keys], scope)
-            weights_KGMN = (scores_KGMN - lse_KGM[..., None]).exp()
+            query_MKGD, gradient_MKGD = query_TKGD[queries], gradient_TKGD[queries]
+            scores_KGMN = _scores(query_MKGD, key_UKD[keys], scope)
+            weights_KGMN = (scores_KGMN - lse_KGT[..., queries, None]).exp()
             to_weights_KGMN = torch.einsum("mkgd,nkd->kgmn", gradient_MKGD, value_UKD[keys])
-            to_scores_KGMN = weights_KGMN * (to_weights_KGMN - mean_KGM[..., None]) * scale
+            to_scores_KGMN = weights_KGMN * (to_weights_KGMN - mean_KGT[..., queries, None])
+            to_scores_KGMN *= _scale(query_MKGD, scope)
             to_query_MKGD = torch.einsum("kgmn,nkd->mkgd", to_scores_KGMN, key_UKD[keys])
-            to_query.append(to_query_MKGD.flatten(1, 2))
-            to_key.append(torch.einsum("kgmn,mkgd->nkd", to_scores_KGMN, query_MKGD))
-            to_value.append(torch.einsum("kgmn,mkgd->nkd", weights_KGMN, gradient_MKGD))
-        return torch.cat(to_query), torch.cat(to_key), torch.cat(to_value)
+            found[0].append(to_query_MKGD.flatten(1, 2))
+            found[1].append(torch.einsum("kgmn,mkgd->nkd", to_scores_KGMN, query_MKGD))
+            found[2].append(torch.einsum("kgmn,mkgd->nkd", weights_KGMN, gradient_MKGD))
+        to_query, to_key, to_value = map(torch.cat, found)
+        return to_query, to_key, to_value
+
+
+def _grouped(tensor_THD: Tensor, key_UKD: Tensor) -> Tensor:
+    """[T, K, G, D]: the heads by those of the keys that they see."""
+    tokens, heads, width = tensor_THD.shape
+    key_heads = key_UKD.shape[1]
+    return tensor_THD.reshape(tokens, key_heads, heads // key_heads, width)
 
 
 def _spans(scope: Scope) -> Iterator[tuple[slice, slice]]:
@@ -172,12 +181,14 @@ def _spans(scope: Scope) -> Iterator[tuple[slice, slice]]:
     return zip(queries, keys, strict=True)
 
 
-def _scores(query_MHD: Tensor, key_NKD: Tensor, scope: Scope) -> Tensor:
-    """[K, G, M, N]."""
-    scale = query_MHD.shape[-1] ** -0.5 if scope.scale is None else scope.scale
-    query_MKGD = query_MHD.unflatten(1, (key_NKD.shape[1], -1)) * scale
-    scores_KGMN = torch.einsum("mkgd,nkd->kgmn", query_MKGD, key_NKD)
+def _scores(query_MKGD: Tensor, key_NKD: Tensor, scope: Scope) -> Tensor:
+    scores_KGMN = torch.einsum("mkgd,nkd->kgmn", query_MKGD, key_NKD) * _scale(query_MKGD, scope)
     if not scope.is_causal:
         return scores_KGMN
     is_later_MN = torch.ones_like(scores_KGMN[0, 0], dtype=torch.bool).triu(1)
     return scores_KGMN.masked_fill(is_later_MN, -torch.inf)
+
+
+def _scale(query_MKGD: Tensor, scope: Scope) -> float:
+    width = query_MKGD.shape[-1]
+    return float(width**-0.5) if scope.scale is None else scope.scale

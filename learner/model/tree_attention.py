@@ -52,9 +52,12 @@ def tree_attention(
         )
         return output, None
     # The rotation leaves float32 where the rest is computed in bfloat16.
-    row = (tensor[0].transpose(0, 1).to(value_1KLD.dtype) for tensor in (query_1HLD, key_1KLD))
-    kernels = kernels_for(value_1KLD)
-    return attend(*row, value_1KLD[0].transpose(0, 1), layout, scaling, kernels)[None], None
+    query_LHD, key_LKD, value_LKD = (
+        tensor[0].transpose(0, 1).to(value_1KLD.dtype)
+        for tensor in (query_1HLD, key_1KLD, value_1KLD)
+    )
+    kernels = kernels_for(value_LKD)
+    return attend(query_LHD, key_LKD, value_LKD, layout, scaling, kernels)[None], None
 
 
 def kernels_for(tensor: Tensor) -> Attention:
@@ -91,13 +94,13 @@ class _TreeAttention(torch.autograd.Function):
         kernels: Attention,
     ) -> Tensor:
         roots, branches = _parts(layout, query_LHD, key_LKD, value_LKD)
-        output_RHD, lse_HR = kernels.forward(*roots, _on_themselves(layout.flat_roots, scale))
+        output_RHD, lse_HR = kernels.forward(_on_themselves(layout.flat_roots, scale), *roots)
         output_BHD = lse_HB = None
         if branches:
             on_roots, on_themselves = _of_branches(layout, scale)
             output_BHD, lse_HB = merged(
-                kernels.forward(branches[0], *roots[1:], on_roots),
-                kernels.forward(*branches, on_themselves),
+                kernels.forward(on_roots, branches[0], *roots[1:]),
+                kernels.forward(on_themselves, *branches),
             )
         output_LHD = layout.unflattened(output_RHD, output_BHD)
         ctx.save_for_backward(query_LHD, key_LKD, value_LKD, output_LHD, lse_HR, lse_HB)
@@ -109,13 +112,13 @@ class _TreeAttention(torch.autograd.Function):
         layout, scale, kernels = ctx.layout, ctx.scale, ctx.kernels
         *row, lse_HR, lse_HB = ctx.saved_tensors
         roots, branches = _parts(layout, gradients[0].contiguous(), *row)
-        to_roots = kernels.backward(*roots, lse_HR, _on_themselves(layout.flat_roots, scale))
+        to_roots = kernels.backward(_on_themselves(layout.flat_roots, scale), *roots, lse_HR)
         to_branches: Sequence[Tensor | None] = (None, None, None)
         if branches:
             on_roots, on_themselves = _of_branches(layout, scale)
             gradient, query, _, _, output = branches
-            across = kernels.backward(gradient, query, *roots[2:4], output, lse_HB, on_roots)
-            to_branches = kernels.backward(*branches, lse_HB, on_themselves)
+            across = kernels.backward(on_roots, gradient, query, *roots[2:4], output, lse_HB)
+            to_branches = kernels.backward(on_themselves, *branches, lse_HB)
             totals = (to_branches[0], *to_roots[1:])
             for total, part in zip(totals, across, strict=True):
                 total += part
