@@ -16,6 +16,18 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that others append to, with their ends; none if there is no file.
+
+    Not the last one where it is half written: by now, or for good by somebody who was killed.
+    Raises OSError.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]
+
+
 def sync(path: Path) -> None:
     """A file's content, or a folder's names, reach the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from common.forwards import with_forward
+
 
 def multiply_patches(model: nn.Module) -> None:
     """Every patch embedding of a model computes by one product, with the parameters that it has.
@@ -39,5 +41,4 @@ def _multiplying(plain: type[nn.Module]) -> type[nn.Module]:
         patches = hidden_states.view(-1, weight.shape[1]).to(weight.dtype)
         return functional.linear(patches, weight, self.proj.bias)
 
-    # Pickled by nobody; copy.deepcopy takes the class as it is.
-    return type(plain.__name__, (plain,), {"forward": forward, "__module__": plain.__module__})
+    return with_forward(plain, forward)

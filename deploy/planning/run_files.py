@@ -8,6 +8,7 @@ from typing import Any
 from common.config import RunConfig
 from common.config_cli import load
 from common.errors import ConfigError
+from common.files import whole_lines
 
 Row = dict[str, Any]
 
@@ -39,7 +40,8 @@ def read_run(folder: Path) -> RunFiles:
     config_file = folder / "config.toml"
     if not config_file.is_file():
         raise ConfigError(f"RUN = {str(folder)!r} holds no run. Fix: name a run folder")
-    rows = _rows(folder / "metrics.jsonl")
+    lines = whole_lines(folder / "metrics.jsonl")
+    rows: list[Row] = [json.loads(line) for line in lines if line.strip()]
     summary = folder / "summary.json"
     return RunFiles(
         folder,
@@ -48,11 +50,3 @@ def read_run(folder: Path) -> RunFiles:
         [row for row in rows if "evaluation/seconds" in row],
         json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else None,
     )
-
-
-def _rows(path: Path) -> list[Row]:
-    """Whole lines; the last one may be half written."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n") and line.strip()]

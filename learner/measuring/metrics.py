@@ -75,7 +75,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.files import replace_text
+from common.files import replace_text, whole_lines
 from common.full_disk import append_whole, when_there_is_room
 from learner.measuring.tensorboard import TensorboardFile
 
@@ -146,9 +146,7 @@ def _keep_rows(path: Path, step: int) -> list[Row]:
     """Leave only whole rows of steps up to `step` in the file, and return them."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]  # a killed learner may leave half a one
-    kept = [(line, row) for line in whole if (row := json.loads(line))["step"] <= step]
+    kept = [(line, row) for line in whole_lines(path) if (row := json.loads(line))["step"] <= step]
     replace_text(path, "".join(line for line, _ in kept))
     return [row for _, row in kept]
 

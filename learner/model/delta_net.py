@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import ConfigError
+from common.forwards import with_forward
 from learner.model.layout import Batch, Layout
 
 _PARTS = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "conv1d", "norm", "out_proj")
@@ -49,8 +50,7 @@ def _following(plain: type[nn.Module]) -> type[nn.Module]:
             return output
         return _forward(self, hidden_states[0], layout)
 
-    # Pickled by nobody; copy.deepcopy takes the class as it is.
-    return type(plain.__name__, (plain,), {"forward": forward, "__module__": plain.__module__})
+    return with_forward(plain, forward)
 
 
 def _forward(module: Any, hidden_LD: Tensor, layout: Layout) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from common.forwards import with_forward
 from learner.model.layout import Layout
 
 _PARTS = ("input_layernorm", "post_attention_layernorm", "mlp")
@@ -48,6 +49,4 @@ def _narrowing(plain: type[nn.Module]) -> type[nn.Module]:
         narrowed: Tensor = hidden_1MD + self.mlp(self.post_attention_layernorm(hidden_1MD))
         return narrowed
 
-    return type(
-        plain.__name__, (plain, NarrowLayer), {"forward": forward, "__module__": plain.__module__}
-    )
+    return with_forward(plain, forward, NarrowLayer)
