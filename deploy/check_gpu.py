@@ -29,11 +29,11 @@ from deploy.exit_codes import ExitCode
 from deploy.planning.devices import gpu
 from deploy.planning.shape import KNOWN, ModelShape
 from learner.checking.findings import Finding, read
+from learner.checking.lengths import PUBLISHED
 
 PARTS = ("versions", "kernels", "faults", "push", "step")  # what is quick comes first
 SPEEDUP_GOAL, MFU_GOAL = 4.0, 0.35  # over the published way; of peak operations
 MODEL = "Qwen3.5-4B"
-IMAGE, CROP, TEXT, RESPONSE = 3290, 210, 76, 170  # tokens, as `learner.checking.shapes` has them
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,15 @@ class Check:
 
 def group_operations(shape: ModelShape, responses: int) -> float:
     """Of one group's step: the student three times (forward, and twice backward), teacher, head."""
-    tokens = responses * RESPONSE
+    lengths = PUBLISHED
 
-    def decoder(prompt: int) -> float:
-        inside = shape.operations(tokens, prompt + RESPONSE / 2)
-        return shape.operations(prompt, prompt / 2) + inside
+    def forward(image: int) -> float:
+        prompt = image + lengths.text
+        inside = shape.tree_operations(prompt, responses, lengths.response)
+        return shape.tower.operations(image) + inside
 
-    student = shape.tower.operations(IMAGE) + decoder(IMAGE + TEXT)
-    teacher = shape.tower.operations(CROP) + decoder(CROP + TEXT)
-    return 3 * student + teacher + 4 * 2 * shape.embedding_parameters * tokens
+    objective = shape.objective_operations(responses * lengths.response)
+    return 3 * forward(lengths.image) + forward(lengths.crop) + objective
 
 
 def main(argv: Sequence[str] | None = None) -> None:

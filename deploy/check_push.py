@@ -17,29 +17,26 @@ import torch
 from torch import Tensor
 
 from learner.checking import findings
-from learner.checking.findings import Figure, Finding
+from learner.checking.command import parsed, parser_of
+from learner.checking.findings import Figure, Finding, outcome_of
+from learner.push.buckets import MIB
 from learner.push.group import PushGroup
 from rollout.embedded.weights import UpdateGroup
 
 _HOST, _NAME = "127.0.0.1", "check-push"
 _TIMEOUT_S = 60.0
 _BUCKETS = 4
-_MIB = 2**20
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m deploy.check_push", allow_abbrev=False)
-    parser.add_argument("--out", type=Path, required=True, help="findings are added, a line each")
-    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
-    parser.add_argument("--small", action="store_true", help="sizes for a CPU")
-    parser.add_argument("--threads", type=int, help="of the CPU")
+    parser = parser_of("python -m deploy.check_push")
     parser.add_argument("--receive", metavar="BACKEND:PORT:BYTES", help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
+    options = parsed(parser, argv)
     if options.receive:
         backend, port, num_bytes = options.receive.split(":")
         receive(backend, int(port), int(num_bytes))
         return
-    for finding in check_push(options.device, (1 if options.small else 256) * _MIB):
+    for finding in check_push(options.device, (1 if options.small else 256) * MIB):
         findings.append(options.out, finding)
 
 
@@ -79,7 +76,7 @@ def by_broadcast(backend: str, device: torch.device, bucket_bytes: int) -> Findi
         "backend": backend,
     }
     remark = "" if is_same else "other bytes came than were sent"
-    return Finding("push", "broadcast", "ok" if is_same else "failed", figures, remark)
+    return Finding("push", "broadcast", outcome_of(is_same), figures, remark)
 
 
 def receive(backend: str, port: int, num_bytes: int) -> None:
@@ -120,7 +117,7 @@ def by_files(device: torch.device, bucket_bytes: int) -> Finding:
     is_same = read.stdout.strip() == _digest(bucket)
     figures = {"write_bytes_per_s": bucket_bytes / write_s, "read_s": read_s}
     remark = "" if is_same else f"other bytes were read than were written {read.stderr[-200:]}"
-    return Finding("push", "files", "ok" if is_same else "failed", figures, remark)
+    return Finding("push", "files", outcome_of(is_same), figures, remark)
 
 
 _READ = """

@@ -119,9 +119,7 @@ class _Cost:
 
     @property
     def objective(self) -> float:
-        """Student's and teacher's logits, and the gradients of the student's states and head."""
-        rows = self.n * self.work.response_tokens
-        return 4 * 2 * self.shape.embedding_parameters * rows
+        return self.shape.objective_operations(self.n * self.work.response_tokens)
 
     @property
     def teacher(self) -> float:
@@ -135,10 +133,8 @@ class _Cost:
         return once * models * (2 if contrast else 1)
 
     def _decoder(self, prompt: float) -> float:
-        responses = self.n * self.work.response_tokens
-        inside = self.shape.operations(responses, prompt + self.work.response_tokens / 2)
         prompts = 1 if self.shares else self.n
-        return prompts * self.shape.operations(prompt, prompt / 2) + inside
+        return self.shape.tree_operations(prompt, self.n, self.work.response_tokens, prompts)
 
     # ---- seconds of a step -----------------------------------------------------------------------
     def learner_s(self, operations: float) -> float:

@@ -110,6 +110,24 @@ class ModelShape:
         attention = 4 * self.full_layers * self.heads * self.head_width * mean_context
         return tokens * (2 * self.layer_parameters + attention)
 
+    def tree_operations(
+        self, prompt: float, responses: float, response: float, prompts: int = 1
+    ) -> float:
+        """Forward through the decoder layers, of a prompt and the responses that go on from it.
+
+        Args:
+            prompt: tokens.
+            responses: how many.
+            response: tokens of each.
+            prompts: how often the prompt is computed.
+        """
+        inside = self.operations(responses * response, prompt + response / 2)
+        return prompts * self.operations(prompt, prompt / 2) + inside
+
+    def objective_operations(self, rows: float) -> float:
+        """Student's and teacher's logits, and the gradients of the student's states and head."""
+        return 4 * 2 * self.embedding_parameters * rows
+
     def lora_parameters(self, rank: int) -> int:
         """Of adapters on every linear layer of the decoder."""
         query, kv = self.heads * self.head_width, self.kv_heads * self.head_width

@@ -3,14 +3,13 @@
 A process of its own a part: what a fault on the device leaves behind ends with it.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from learner.checking import findings
+from learner.checking.command import parsed, parser_of
 from learner.checking.faults import check_faults
 from learner.checking.findings import Finding
 from learner.checking.kernels import check_kernels
@@ -22,15 +21,9 @@ PARTS = ("versions", "kernels", "step", "faults")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m learner.checking", allow_abbrev=False)
+    parser = parser_of("python -m learner.checking")
     parser.add_argument("part", choices=PARTS)
-    parser.add_argument("--out", type=Path, required=True, help="findings are added, a line each")
-    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
-    parser.add_argument("--small", action="store_true", help="sizes for a CPU")
-    parser.add_argument("--threads", type=int, help="of the CPU")
-    options = parser.parse_args(argv)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    options = parsed(parser, argv)
     torch.backends.cudnn.allow_tf32 = False  # references are float32 indeed
     device = torch.device(options.device)
     for finding in check(options.part, device, options.small):

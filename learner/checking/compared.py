@@ -1,12 +1,12 @@
 """A computation held to a reference in higher precision, forward and backward."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from learner.checking.findings import Finding
+from learner.checking.findings import Finding, outcome_of
 
 # A kernel may round otherwise than plain operators of its dtype, but not much worse.
 _ALLOWED = 4.0  # times the error of the plain way
@@ -21,7 +21,6 @@ def compare(
     plain: Computation,
     inputs: Mapping[str, Tensor],
     dtype: torch.dtype,
-    synchronize: Callable[[], None],
 ) -> Finding:
     """The kernel in `dtype` and the plain way in `dtype`, both against the plain way in float32.
 
@@ -33,11 +32,9 @@ def compare(
         plain: the same in plain operators.
         inputs: float32; their gradients are compared by name.
     """
-    direction = torch.Generator(device="cpu").manual_seed(1)
-    exact = _results(plain, inputs, torch.float32, direction)
-    rounded = _results(plain, inputs, dtype, direction)
-    found = _results(kernel, inputs, dtype, direction)
-    synchronize()
+    exact = _results(plain, inputs, torch.float32)
+    rounded = exact if dtype == torch.float32 else _results(plain, inputs, dtype)
+    found = _results(kernel, inputs, dtype)
     figures: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
     failed = []
     for part in exact:
@@ -47,7 +44,7 @@ def compare(
         if not error <= _ALLOWED * of_plain + _FLOOR:  # NaN fails, too
             failed.append(part)
     remark = f"too far from the float32 reference: {', '.join(failed)}" if failed else ""
-    return Finding("kernels", name, "failed" if failed else "ok", figures, remark)
+    return Finding("kernels", name, outcome_of(not failed), figures, remark)
 
 
 def relative_error(found: Tensor, exact: Tensor) -> float:
@@ -57,18 +54,12 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 
 def _results(
-    compute: Computation,
-    inputs: Mapping[str, Tensor],
-    dtype: torch.dtype,
-    direction: torch.Generator,
+    compute: Computation, inputs: Mapping[str, Tensor], dtype: torch.dtype
 ) -> dict[str, Tensor]:
     leaves = {name: tensor.detach().to(dtype).requires_grad_() for name, tensor in inputs.items()}
     output = compute(*leaves.values())
-    direction.manual_seed(1)
+    direction = torch.Generator().manual_seed(1)  # the same for all
     towards = torch.randn(output.shape, generator=direction).to(output)
     gradients = torch.autograd.grad(output, list(leaves.values()), towards)
-    return {"output": output.detach(), **_named(list(leaves), gradients)}
-
-
-def _named(names: Sequence[str], gradients: Sequence[Tensor]) -> dict[str, Tensor]:
-    return {f"gradient_of_{name}": g for name, g in zip(names, gradients, strict=True)}
+    named = {f"gradient_of_{name}": g for name, g in zip(leaves, gradients, strict=True)}
+    return {"output": output.detach(), **named}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from common.config import OptimizerSection
-from learner.checking.findings import Finding, Outcome
+from learner.checking.findings import Finding, outcome_of
 from learner.optim import Optimizer
 
 _WAIT_S = 120.0
@@ -39,7 +39,7 @@ def bad_gradient(device: torch.device) -> Finding:
     _, _, is_updated = optimizer.step(1)
     is_kept = not is_updated and bool((weight == 1).all())
     remark = "" if is_kept else "it was taken"
-    return Finding("faults", "gradient that is not finite", _outcome(is_kept), remark=remark)
+    return Finding("faults", "gradient that is not finite", outcome_of(is_kept), remark=remark)
 
 
 def out_of_memory(device: torch.device) -> Finding:
@@ -54,7 +54,7 @@ def out_of_memory(device: torch.device) -> Finding:
     torch.cuda.empty_cache()
     after, _ = torch.cuda.mem_get_info(device)
     is_good = bool(said) and after >= before - 2**28
-    return Finding("faults", "out of memory", _outcome(is_good), {"free_bytes": after}, said)
+    return Finding("faults", "out of memory", outcome_of(is_good), {"free_bytes": after}, said)
 
 
 def device_assertion() -> Finding:
@@ -66,8 +66,4 @@ def device_assertion() -> Finding:
         is_good, remark = ended.returncode == 3, f"exit code {ended.returncode}"
     except subprocess.TimeoutExpired:
         is_good, remark = False, f"no end within {_WAIT_S:g} s"
-    return Finding("faults", "assertion on the device", _outcome(is_good), remark=remark)
-
-
-def _outcome(is_good: bool) -> Outcome:
-    return "ok" if is_good else "failed"
+    return Finding("faults", "assertion on the device", outcome_of(is_good), remark=remark)

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from common.files import whole_lines
+
 Outcome = Literal["ok", "failed", "skipped"]
 Figure = float | int | str | bool | None
 
@@ -28,6 +30,10 @@ class Finding:
     remark: str = ""
 
 
+def outcome_of(is_good: bool) -> Outcome:
+    return "ok" if is_good else "failed"
+
+
 def append(path: Path, finding: Finding) -> None:
     """Add a line to the file. Raises OSError."""
     with path.open("a", encoding="utf-8") as file:
@@ -36,7 +42,4 @@ def append(path: Path, finding: Finding) -> None:
 
 def read(path: Path) -> list[Finding]:
     """All whole lines; none if there is no file. Raises OSError."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [Finding(**json.loads(line)) for line in lines if line.endswith("\n")]
+    return [Finding(**json.loads(line)) for line in whole_lines(path)]

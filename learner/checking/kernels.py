@@ -1,6 +1,6 @@
 """Each kernel of a step against float32, forward and gradients, in the shapes of one group."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.config import ObjectiveSection
 from common.patch_embedding import multiply_patches
 from learner.checking.compared import compare
-from learner.checking.findings import Finding
+from learner.checking.findings import Finding, outcome_of
 from learner.checking.plain import (
     branch_convolution,
     gated_delta_rule,
@@ -37,18 +37,14 @@ def check_kernels(size: Size, device: torch.device, dtype: torch.dtype) -> Itera
     Args:
         dtype: of the run; on CPUs float32, whose kernels are then the reference's.
     """
-    wait = _waiting_for(device)
-    for check in (attention, delta_net, head):
+    for check in (attention, delta_net, head, patch_embedding):
         torch.manual_seed(0)
-        yield check(size, device, dtype, wait)
-    yield patch_embedding(size, device, dtype, wait)
+        yield check(size, device, dtype)
     yield checksum(size, device)
 
 
 # ---- attention -----------------------------------------------------------------------------------
-def attention(
-    size: Size, device: torch.device, dtype: torch.dtype, wait: Callable[[], None]
-) -> Finding:
+def attention(size: Size, device: torch.device, dtype: torch.dtype) -> Finding:
     """One tree: a prompt and its responses, grouped heads."""
     branches = (size.branch,) * BRANCHES
     layout = plan_layout([(size.root, branches)]).to(device)
@@ -78,13 +74,11 @@ def attention(
         "key": torch.randn(length, kv_heads, size.width, device=device),
         "value": torch.randn(length, kv_heads, size.width, device=device),
     }
-    return compare("tree attention", kernel, plain, inputs, dtype, wait)
+    return compare("tree attention", kernel, plain, inputs, dtype)
 
 
 # ---- gated delta net -----------------------------------------------------------------------------
-def delta_net(
-    size: Size, device: torch.device, dtype: torch.dtype, wait: Callable[[], None]
-) -> Finding:
+def delta_net(size: Size, device: torch.device, dtype: torch.dtype) -> Finding:
     """A whole layer with two key and four value heads; its states fork at the root's end."""
     module = _delta_module(size).to(device)
     layout = plan_layout([(size.root, (size.branch,) * BRANCHES)]).to(device)
@@ -101,7 +95,7 @@ def delta_net(
     length = size.root + BRANCHES * size.branch
     hidden_LD = torch.randn(length, size.hidden, device=device)
     inputs = {"hidden": hidden_LD, **{n: p.detach() for n, p in module.named_parameters()}}
-    return compare("gated delta net", kernel, plain, inputs, dtype, wait)
+    return compare("gated delta net", kernel, plain, inputs, dtype)
 
 
 def _delta_module(size: Size) -> Any:
@@ -155,7 +149,7 @@ def _projected(hidden_LD: Tensor, weights: Mapping[str, Tensor], name: str) -> T
 
 
 # ---- output head and objective -------------------------------------------------------------------
-def head(size: Size, device: torch.device, dtype: torch.dtype, wait: Callable[[], None]) -> Finding:
+def head(size: Size, device: torch.device, dtype: torch.dtype) -> Finding:
     """The divergence of a response's tokens, from hidden states and the head's weight."""
     rows, top_k = size.branch, min(_TOP_K, size.vocabulary // 4)
     teacher_TD = torch.randn(rows, size.hidden, device=device)
@@ -184,13 +178,11 @@ def head(size: Size, device: torch.device, dtype: torch.dtype, wait: Callable[[]
         "hidden": torch.randn(rows, size.hidden, device=device),
         "weight": torch.randn(size.vocabulary, size.hidden, device=device) * scale,
     }
-    return compare("objective", kernel, plain, inputs, dtype, wait)
+    return compare("objective", kernel, plain, inputs, dtype)
 
 
 # ---- vision and pushes ---------------------------------------------------------------------------
-def patch_embedding(
-    size: Size, device: torch.device, dtype: torch.dtype, wait: Callable[[], None]
-) -> Finding:
+def patch_embedding(size: Size, device: torch.device, dtype: torch.dtype) -> Finding:
     """The convolution of a vision tower, as the product that the learner makes of it."""
     module = _PatchEmbed().to(device)
     multiply_patches(module)
@@ -207,7 +199,7 @@ def patch_embedding(
         "patches": torch.randn(size.patches, 1536, device=device),
         "weight": torch.randn(64, 3, 2, 16, 16, device=device) / 1536**0.5,
     }
-    return compare("patch embedding", kernel, plain, inputs, dtype, wait)
+    return compare("patch embedding", kernel, plain, inputs, dtype)
 
 
 class _PatchEmbed(torch.nn.Module):
@@ -220,13 +212,9 @@ class _PatchEmbed(torch.nn.Module):
 
 def checksum(size: Size, device: torch.device) -> Finding:
     """Of a tensor on the device, against that of the same bytes on the CPU."""
-    content = torch.randint(256, (size.mib * 2**20 // 64 - 3,), dtype=torch.uint8, device=device)
+    content = torch.randint(256, (size.checksum_bytes,), dtype=torch.uint8, device=device)
     found, expected = cuda_checksum([content]), cuda_checksum([content.cpu()])
     is_same = found == expected
     remark = "" if is_same else f"{found} on {device.type}, {expected} on the CPU"
     figures = {"bytes": content.numel()}
-    return Finding("kernels", "checksum", "ok" if is_same else "failed", figures, remark)
-
-
-def _waiting_for(device: torch.device) -> Callable[[], None]:
-    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    return Finding("kernels", "checksum", outcome_of(is_same), figures, remark)

@@ -1,8 +1,7 @@
-"""Models and batches in the proportions of the published run, divided by a scale.
+"""Models and batches in the proportions of the published run.
 
-Published (4B models; spec 1.4 and 9.3): prompt 3,366 tokens of which image 3,290; crop prompt 289
-of which image 210; response 170; n = 8. Lengths are divided by `scale`; the model keeps, as far as
-whole heads allow, the published proportions of decoder, vision tower and output head.
+Lengths are those of `learner.checking.lengths`; a small model keeps, as far as whole heads allow,
+the published proportions of decoder, vision tower and output head.
 """
 
 import math
@@ -13,29 +12,11 @@ import numpy as np
 import torch
 
 from common.config import RunConfig
+from learner.checking.lengths import Lengths
 from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
 
 IMAGE_TOKEN, FIRST_TEXT_TOKEN = 5, 16
-PUBLISHED = {"image": 3290, "text": 76, "crop": 210, "response": 170}
 TRAJECTORIES = 8
-MICRO_BATCH_TOKENS = 9216  # of a student, as published
-
-
-@dataclass(frozen=True)
-class Lengths:
-    image: int
-    text: int
-    crop: int
-    response: int
-
-    @property
-    def micro_batch_tokens(self) -> int:
-        per_sequence = self.image + self.text + self.response
-        return round(MICRO_BATCH_TOKENS / 3536 * per_sequence)
-
-
-def scaled_lengths(scale: float) -> Lengths:
-    return Lengths(**{name: max(2, round(n / scale)) for name, n in PUBLISHED.items()})
 
 
 @dataclass(frozen=True)

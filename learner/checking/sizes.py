@@ -1,11 +1,14 @@
-"""At what size a check runs: as a GPU will meet it, or so small that a CPU is done in seconds."""
+"""At what size kernels are checked: as a GPU meets them, or so small that a CPU takes seconds."""
 
 from dataclasses import dataclass
+
+BRANCHES = 8  # responses of a group
 
 
 @dataclass(frozen=True)
 class Size:
-    """
+    """One group of a model.
+
     Args:
         root: tokens of a prompt with its picture.
         branch: tokens of a response.
@@ -13,8 +16,8 @@ class Size:
         width: of a head.
         vocabulary: words.
         hidden: width of the residual stream.
-        mib: of a tensor whose checksum is taken.
-        patches: of pictures, each one longer than the one before.
+        checksum_bytes: of the tensor whose checksum is taken.
+        patches: of the picture.
     """
 
     root: int
@@ -23,10 +26,10 @@ class Size:
     width: int
     vocabulary: int
     hidden: int
-    mib: int
+    checksum_bytes: int
     patches: int
 
 
-TRUE = Size(3400, 169, 16, 256, 248_320, 2560, 1024, 13_360)  # Qwen3.5-4B, one group
-SMALL = Size(96, 9, 4, 32, 512, 64, 1, 64)
-BRANCHES = 8  # responses of a group
+# A checksum works on words of four bytes: three are missing to a whole one.
+TRUE = Size(3400, 169, 16, 256, 248_320, 2560, 2**24 - 3, 13_360)  # Qwen3.5-4B
+SMALL = Size(96, 9, 4, 32, 512, 64, 2**14 - 3, 64)

@@ -5,27 +5,26 @@ way in the same process.
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner.checking.findings import Finding
+from learner.checking.lengths import PUBLISHED, Lengths, scaled_lengths
 from learner.checking.published import PublishedTrainer
 from learner.checking.shapes import (
     TRAJECTORIES,
-    Lengths,
     ModelSize,
     make_batch,
     make_config,
     make_model,
     qwen3_5_4b,
-    scaled_lengths,
     tenth_of_4b,
 )
 from learner.model.student import prepare_to_train
+from learner.views.inputs import PreparedBatch
 
 GIB = 2**30
 # Of a parameter: master, gradient, two moments, average in float32; teacher and cast in bfloat16.
@@ -48,7 +47,7 @@ def plan_for(is_small: bool, free_bytes: int | None) -> Plan:
     """
     if is_small:
         return Plan(tenth_of_4b(4, 512), scaled_lengths(64), groups=1, repeats=1)
-    return Plan(replace(qwen3_5_4b(), layers=layers_that_fit(free_bytes)), scaled_lengths(1), 2, 3)
+    return Plan(qwen3_5_4b(layers_that_fit(free_bytes)), PUBLISHED, groups=2, repeats=3)
 
 
 def layers_that_fit(free_bytes: int | None) -> int:
@@ -73,14 +72,15 @@ def check_step(plan: Plan, device: torch.device, dtype: str) -> Iterator[Finding
     model = prepare_to_train(make_model("qwen3_5", plan.size, device), config.model, device)
     trainer = PublishedTrainer(config, model, total_steps=100)
 
-    def batch() -> Any:
+    def batch() -> PreparedBatch:
         version = trainer.version + 1
         return make_batch(version, plan.groups, plan.lengths, model, plan.size.vocabulary)
 
-    ours, metrics = _measured(lambda: trainer.step(batch()), plan.repeats, device)
-    tokens = sum(g.student.num_tokens + len(r) for g in batch().groups for r in g.responses)
+    ours, metrics = _measured(trainer.step, batch, plan.repeats, device)
+    last = batch()
+    tokens = sum(g.student.num_tokens + len(r) for g in last.groups for r in g.responses)
     with _Operators() as operators:
-        trainer.step(batch())
+        trainer.step(last)
     figures = {
         "layers": plan.size.layers,
         "groups": plan.groups,
@@ -95,7 +95,7 @@ def check_step(plan: Plan, device: torch.device, dtype: str) -> Iterator[Finding
     }
     outcome = "ok" if figures["is_finite"] and metrics.is_updated else "failed"
     yield Finding("step", "ours", outcome, figures)  # type: ignore[arg-type]
-    published, _ = _measured(lambda: trainer.published_step(batch()), plan.repeats, device)
+    published, _ = _measured(trainer.published_step, batch, plan.repeats, device)
     figures = {
         "seconds": published.seconds,
         "tokens_per_s": tokens / published.seconds,
@@ -111,26 +111,31 @@ class _Measured:
     peak_gib: float | None  # on GPUs
 
 
-def _measured(step: Callable[[], Any], repeats: int, device: torch.device) -> tuple[_Measured, Any]:
-    """After one step that is not counted."""
-    step()
+def _measured(
+    step: Callable[[PreparedBatch], Any],
+    batch: Callable[[], PreparedBatch],
+    repeats: int,
+    device: torch.device,
+) -> tuple[_Measured, Any]:
+    """After one step that is not counted; batches are made outside of the time."""
+    step(batch())
     seconds: list[float] = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     for _ in range(repeats):
-        with _timed(seconds, device):
-            result = step()
+        prepared = batch()
+        _wait_for(device)
+        began = time.perf_counter()
+        result = step(prepared)
+        _wait_for(device)
+        seconds.append(time.perf_counter() - began)
     peak = torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else None
     return _Measured(statistics.median(seconds), peak), result
 
 
-@contextmanager
-def _timed(seconds: list[float], device: torch.device) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
+def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    seconds.append(time.perf_counter() - began)
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]

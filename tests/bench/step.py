@@ -53,12 +53,12 @@ def main(argv: list[str] | None = None) -> int:
 def measure(family: str, options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
+    from learner.checking.lengths import scaled_lengths
     from learner.checking.published import PublishedTrainer
     from learner.checking.shapes import (
         make_batch,
         make_config,
         make_model,
-        scaled_lengths,
         tenth_of_4b,
     )
     from learner.model.student import prepare_to_train

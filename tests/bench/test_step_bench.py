@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from common.config import ModelSection
+from learner.checking.lengths import scaled_lengths
 from learner.checking.published import PublishedTrainer
-from learner.checking.shapes import make_batch, make_config, make_model, scaled_lengths, tenth_of_4b
+from learner.checking.shapes import make_batch, make_config, make_model, tenth_of_4b
 from learner.measuring.step_figures import StepFigures
 from learner.measuring.stopwatch import Stopwatch
 from learner.model.ranks import Ranks
