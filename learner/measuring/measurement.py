@@ -158,8 +158,10 @@ class Measurement:
                 continue
             seen += len(news.answers)
             self._take(news)
-            kept_at = time.monotonic() if self._is_kept else kept_at
-            if time.monotonic() - kept_at > self._grace_s:
+            now = time.monotonic()
+            if self._is_kept:
+                kept_at = now
+            elif now - kept_at > self._grace_s:
                 raise CopyLost("the servers that kept a copy of its weights are gone")
 
     @property
