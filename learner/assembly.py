@@ -220,6 +220,7 @@ def _publisher(
         is_interrupted=lambda: feed.is_over,
         is_shared=ranks.world_size > 1,
         verify_timeout_s=config.rollout.request_timeout_s,
+        is_greeting=not config.rollout.engine_urls,
     )
 
 

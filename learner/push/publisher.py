@@ -27,6 +27,7 @@ from broker.client import BrokerClient
 from broker.protocol import Role
 from common.config import WeightsSection
 from common.errors import VisionOpdError, WeightSyncError
+from common.push_groups import PREFIX
 from common.served_names import pushed_name
 from common.types import PushGroup as GroupRecord
 from common.types import WeightChecksums, WeightFiles, WeightProbe, WeightUpdate
@@ -91,6 +92,8 @@ class Publisher:
             worker.
         is_shared: other ranks hold parts of the weights. They take part in each probe and snapshot,
             so there is one with every push, and none at other times.
+        is_greeting: servers join as `common.push_groups` has it. Those that others have started
+            (rollout.engine_urls) may be plain SGLang, which takes nothing before the first bucket.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Publisher:
         is_interrupted: Callable[[], bool] = lambda: False,
         is_shared: bool = False,
         verify_timeout_s: float = 0.0,
+        is_greeting: bool = True,
     ) -> None:
         self._is_shared = is_shared
         self._verify_timeout_s = verify_timeout_s
@@ -130,7 +134,7 @@ class Publisher:
         # A server may still be in a group of the learner before: the same name would mislead it.
         # Nor can anybody guess it who does not hear the announcement: it is the key of all that the
         # group's members tell each other in a store that asks nobody who he is.
-        self._group_prefix = f"push-{secrets.token_hex(16)}"
+        self._group_prefix = f"{PREFIX if is_greeting else 'push-'}{secrets.token_hex(16)}"
         self._groups_made = 0
         self._pushes = 0
         self._version, self._attempt = -1, -1  # of the last announcement

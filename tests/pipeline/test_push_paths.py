@@ -18,6 +18,7 @@ import torch
 from broker.protocol import Members
 from common.config import RunConfig
 from common.config_cli import build
+from common.push_groups import PREFIX
 from common.rendering import Renderer
 from common.types import WeightUpdate
 from learner.model.student import load_student, named_weights, prompt_positions
@@ -131,7 +132,7 @@ class Pair:
 
 @contextlib.asynccontextmanager
 async def started(
-    url: str, checkpoint: Path, folder: Path, **weights: object
+    url: str, checkpoint: Path, folder: Path, is_greeting: bool = True, **weights: object
 ) -> AsyncIterator[Pair]:
     config = build(
         {
@@ -150,8 +151,9 @@ async def started(
         snapshot = snapshot_of(config.weights, named_weights(model))
         files = weight_folder(config.weights, folder, model)
         with Publisher(
-            config.weights, line, 0, snapshot, 1, 30, 0.5, checks=checks, files=files
-        ) as publisher:
+            config.weights, line, 0, snapshot, 1, 30, 0.5, checks=checks, files=files,
+            is_greeting=is_greeting,
+        ) as publisher:  # fmt: skip
             pair = Pair(config, model, engine, line, receiver, publisher, serving, renderer)
             try:
                 yield pair
@@ -171,6 +173,23 @@ async def test_every_push_brings_the_learner_s_weights(url, checkpoint, tmp_path
         if transport == "files":
             kept = sorted(path.name for path in tmp_path.glob("version-*"))
             assert kept == ["version-000002-2", "version-000003-3", "version-000004-4"]
+
+
+@pytest.mark.parametrize("is_greeting", [True, False])
+async def test_servers_of_others_are_sent_nothing_before_the_first_bucket(
+    url, checkpoint, tmp_path, is_greeting
+):
+    """By its name a server knows how a group is joined; plain SGLang knows one way alone."""
+    names: list[str] = []
+
+    def note_name(update: WeightUpdate) -> WeightUpdate:
+        names.append(update.source.name)
+        return update
+
+    async with started(url, checkpoint, tmp_path, is_greeting) as pair:
+        await pair.push(0, note_name)
+        await pair.check_responses(0)
+    assert [name.startswith(PREFIX) for name in names] == [is_greeting]
 
 
 @pytest.mark.parametrize("part", ["visual", "language_model.embed_tokens"])

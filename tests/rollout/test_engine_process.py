@@ -10,17 +10,21 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from aiohttp import web
 
 from common.config import RunConfig
 from common.config_cli import build
 from common.errors import ConfigError, EngineError
 from common.log_files import RotatingLog, spawn_logged
+from common.push_groups import PREFIX
+from learner.push.group import PushGroup
 from rollout import engine_process
 from rollout.engine_process import EngineLog, EngineProcess, engine_command, engine_environment
 from rollout.sglang import command
@@ -349,21 +353,35 @@ def _create_c10d_store(hostname, port, rank, world_size, timeout, use_libuv=True
 """
 
 
+MAKE_GROUP = """
+import os
+def _new_process_group_helper(size, rank, ranks, backend, store, group_name, timeout=None):
+    print(group_name, "made with", os.environ.get("TORCH_NCCL_BLOCKING_WAIT"))
+"""
+
+
 def run_launch(
     folder: Path,
     then: str,
     parameters: str = "timeout=None, rank=-1",
     rendezvous: str = RENDEZVOUS,
+    make_group: str = MAKE_GROUP,
+    has_torch: bool = False,
     **env: str,
 ) -> str:
-    """What `then` prints in a process that SGLang has spawned, or how that one failed."""
+    """What `then` prints in a process that SGLang has spawned, or how that one failed.
+
+    `has_torch`: the real one, not what launch.py needs of it.
+    """
     utils = folder / "sglang" / "srt" / "utils"
     utils.mkdir(parents=True)
-    torch = folder / "torch" / "distributed"
-    torch.mkdir(parents=True)
-    (torch / "rendezvous.py").write_text(rendezvous)
-    for package in (torch, torch.parent):
-        (package / "__init__.py").touch()
+    if not has_torch:
+        torch = folder / "torch" / "distributed"
+        torch.mkdir(parents=True)
+        (torch / "rendezvous.py").write_text(rendezvous)
+        (torch / "distributed_c10d.py").write_text(make_group)
+        (torch.parent / "__init__.py").touch()
+        (torch / "__init__.py").write_text("class ProcessGroup: pass\n")
     (utils / "common.py").write_text(
         f"def init_custom_process_group({parameters}):\n    return locals()\n"
     )
@@ -423,6 +441,65 @@ def test_its_rendezvous_listens_at_its_address_alone(tmp_path: Path) -> None:
 def test_a_torch_without_that_function_is_refused(tmp_path: Path) -> None:
     failure = run_launch(tmp_path, "", rendezvous="")
     assert failure.startswith("1 ") and "would listen on every interface" in failure
+
+
+def test_groups_of_others_are_made_as_torch_makes_them(tmp_path: Path) -> None:
+    then = (
+        "from torch.distributed.distributed_c10d import _new_process_group_helper as make\n"
+        "make(1, 0, [], 'nccl', None, 'default', timeout=None)"
+    )
+    assert run_launch(tmp_path, then) == "default made with None"
+
+
+@pytest.mark.parametrize("make_group", ["", "def _new_process_group_helper(size, name): pass"])
+def test_a_torch_that_makes_groups_otherwise_is_refused(tmp_path: Path, make_group: str) -> None:
+    failure = run_launch(tmp_path, "", make_group=make_group)
+    assert failure.startswith("1 ") and "would end the server" in failure
+    assert "Fix: install sglang==0.5.23" in failure.splitlines()[-1]
+
+
+AS_SGLANG = """
+import os, torch, torch.distributed as dist
+from datetime import timedelta
+from torch.distributed import distributed_c10d
+
+class Gloo(dist.ProcessGroupGloo):
+    def __init__(self, *arguments, **named):
+        print("made with", os.environ.get("TORCH_NCCL_BLOCKING_WAIT"), flush=True)
+        super().__init__(*arguments, **named)
+
+def init_custom_process_group(port, rank, group_name):
+    from torch.distributed.distributed_c10d import _new_process_group_helper
+    timeout = timedelta(seconds=60)
+    store = dist.TCPStore("127.0.0.1", port, 2, timeout=timeout)
+    group, _ = _new_process_group_helper(
+        2, rank, [], dist.Backend("gloo"), dist.PrefixStore(group_name, store),
+        group_name=group_name, backend_options=None, timeout=timeout, device_id=None,
+    )
+    distributed_c10d._world.pg_group_ranks[group] = {0: 0, 1: 1}
+    return group
+
+distributed_c10d.ProcessGroupGloo = Gloo
+group = init_custom_process_group(PORT, 1, NAME)
+print("joined, then", os.environ.get("TORCH_NCCL_BLOCKING_WAIT"), flush=True)
+bucket = torch.zeros(2)
+dist.broadcast(bucket, src=0, group=group)
+print(bucket.tolist(), flush=True)
+os._exit(0)  # at the interpreter's end torch's threads now and then abort
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo's interface is named")
+def test_its_push_groups_are_joined_as_the_learner_joins_them(tmp_path: Path) -> None:
+    """What SGLang 0.5.23 does, in a process of its own, against the learner's side."""
+    group = PushGroup(f"{PREFIX}x", "127.0.0.1", 2, "gloo", 60.0)  # the other imports torch
+    then = AS_SGLANG.replace("PORT", str(group.port)).replace("NAME", repr(group.name))
+    with ThreadPoolExecutor(1) as thread:
+        server = thread.submit(run_launch, tmp_path, then, has_torch=True, GLOO_SOCKET_IFNAME="lo")
+        group.join()
+        group.broadcast(torch.tensor([3.0, 4.0]))
+        assert server.result().splitlines() == ["made with 1", "joined, then None", "[3.0, 4.0]"]
+    group.close()
 
 
 @pytest.mark.parametrize(("before", "within"), [(0o000, "0o22"), (0o022, "0o22"), (0o077, "0o77")])
