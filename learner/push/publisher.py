@@ -258,7 +258,8 @@ class Publisher:
             else:
                 peers = self._wait_for_signs_of_life()
             try:
-                self._push_once(version, peers, is_retry=attempt > 0)
+                with self._snapshot.sending.entered():
+                    self._push_once(version, peers, is_retry=attempt > 0)
             except VisionOpdError:  # the line to the broker
                 raise
             except (RuntimeError, OSError) as error:  # torch.distributed's errors, or files
@@ -320,6 +321,7 @@ class Publisher:
             world_size=next_rank,
             backend=self._backend,
             timeout_s=self._config.timeout_s,
+            within=self._snapshot.sending.entered,
         )
 
     def _record(self, group: PushGroup) -> GroupRecord:
