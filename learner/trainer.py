@@ -26,6 +26,7 @@ from learner.model.packing import pack
 from learner.model.ranks import Ranks, agree_on_max
 from learner.model.student import response_hidden_states
 from learner.model.teacher import Teacher
+from learner.model.transfer import sent
 from learner.objective.head import head_of
 from learner.objective.loss import (
     ObjectiveResult,
@@ -211,11 +212,11 @@ class Trainer:
             num_sequences=num_sequences,
             num_tokens=num_tokens,
             dtype=torch.float32,
-        ).to(self._device)
+        )
         ids_T = np.concatenate([ids for group in groups for ids in group.responses])
         logprobs_T = np.concatenate([values for g in groups for values in g.rollout_logprobs])
         return ResponseTokens(
-            torch.from_numpy(ids_T).to(self._device),
-            torch.from_numpy(logprobs_T).to(self._device),
-            shares_T * multipliers_of(scores, groups),
+            sent(torch.from_numpy(ids_T), self._device),
+            sent(torch.from_numpy(logprobs_T), self._device),
+            sent(shares_T, self._device) * multipliers_of(scores, groups),
         )

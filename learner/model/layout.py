@@ -12,11 +12,13 @@ one after the other.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from learner.model.transfer import on_device
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Batch:
         return taken * self.is_token_SM.view(*self.index_SM.shape, *[1] * (row_L.ndim - 1))
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.index_SM.to(device), self.is_token_SM.to(device))
+        return on_device(self, device)
 
 
 @dataclass(frozen=True, eq=False)  # known by identity: what a kernel plans by it can be kept
@@ -67,7 +69,7 @@ class Sequences:
 
     def to(self, device: torch.device) -> "Sequences":
         """All but `starts_on_host`."""
-        return replace(self, tokens_T=self.tokens_T.to(device), starts_S=self.starts_S.to(device))
+        return on_device(self, device)
 
 
 @dataclass(frozen=True)
@@ -101,20 +103,7 @@ class Layout:
         return torch.cat([roots, branches]).index_select(0, self.place_in_flat_L)
 
     def to(self, device: torch.device) -> "Layout":
-        return replace(
-            self,
-            roots=self.roots.to(device),
-            branches=self.branches and self.branches.to(device),
-            root_of_branch_S=self.root_of_branch_S.to(device),
-            flat_roots=self.flat_roots.to(device),
-            flat_branches=self.flat_branches and self.flat_branches.to(device),
-            flat_branches_by_root=(
-                self.flat_branches_by_root and self.flat_branches_by_root.to(device)
-            ),
-            place_in_flat_L=self.place_in_flat_L.to(device),
-            place_L=self.place_L.to(device),
-            asked_M=None if self.asked_M is None else self.asked_M.to(device),
-        )
+        return on_device(self, device)
 
 
 def plan_layout(sizes: Sequence[tuple[int, Sequence[int]]]) -> Layout:

@@ -10,8 +10,8 @@
     model.lm_head                        a group if it has a weight of its own
 
 A group's weights are gathered before its forward and before its backward and given up after each;
-outside of those every parameter is a DTensor, Shard(0), in float32. `get_image_features` and the
-embedding may thus be called by themselves, before or within the root's forward. Gradients are
+outside of those every parameter is a DTensor, Shard(0), in float32. Tower, embedding and decoder
+may thus be called by themselves, or within the root's forward. Gradients are
 SUMMED over the ranks in float32: the loss of each rank has the whole step's denominators.
 
 FSDP2: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
@@ -236,7 +236,7 @@ def _sum_gradients(module: FSDPModule) -> None:
 
 
 def _settle_root(root: Any) -> None:
-    """FSDP takes what is called first for the root, and get_image_features may come first."""
+    """FSDP takes what is called first for the root, and that is a part of it."""
     root.settle_sharding = lambda: None
     register_fsdp_forward_method(root, "settle_sharding")
     root.settle_sharding()

@@ -18,6 +18,7 @@ from learner.model.delta_net import follow_layouts
 from learner.model.last_layer import NarrowLayer, narrow_last_layer
 from learner.model.lora import base_names, merged_weight
 from learner.model.packing import PackedRow
+from learner.model.vision import add_features_by_place, embed, image_features
 
 
 def choose_device(name: str) -> torch.device:
@@ -43,16 +44,21 @@ def load_student(config: ModelSection, device: torch.device) -> Any:
 def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> Any:
     """Make a loaded model compute packed rows, and recompute or freeze what the config says.
 
+    For the whole process cuDNN's attention is turned off: it plans anew, for up to half a second,
+    for every length of a picture (pytorch issue 191576), and the flash kernels are as fast.
+
     Raises:
         ConfigError: a model of another form, or layers that cannot be packed.
     """
     _check_form(model)
     _check_layers(model)
+    torch.backends.cuda.enable_cudnn_sdp(False)
     model.set_attn_implementation(
         {"text_config": tree_attention.register(), "vision_config": _vision_attention(config)}
     )
     follow_layouts(model)
     multiply_patches(model)
+    add_features_by_place(model)
     narrow_last_layer(model)
     model.to(device)
     if config.freeze_vision_tower:
@@ -81,28 +87,18 @@ def response_hidden_states(
     with torch.autocast(row.input_ids_L.device.type, dtype=dtype, enabled=is_mixed):
         with around_vision or nullcontext():
             features = image_features(model, row)
-        output = model.base_model(
-            input_ids=row.input_ids_L[None],
+        embedded_1LD, rest = embed(model, row, features)
+        output = model.base_model.language_model(
+            inputs_embeds=embedded_1LD,
             position_ids=row.position_ids_3L[:, None],
-            mm_encoder_outputs={"image": features},
             use_cache=False,
             layout=row.layout,
+            **rest,
         )
     hidden: Tensor = output.last_hidden_state[0]  # [M, D] of what is asked for, or [L, D] of all
     is_narrow = isinstance(model.base_model.language_model.layers[-1], NarrowLayer)
     hidden_ND = hidden.index_select(0, row.predicting_N if is_narrow else row.places_N)
     return hidden_ND.to(dtype) if dtype != torch.float32 else hidden_ND
-
-
-def image_features(model: Any, row: PackedRow) -> Any:
-    """The vision tower's output for the images of a row: each is encoded once."""
-    features = model.base_model.get_image_features(
-        row.pixel_values, row.image_grid_thw, return_dict=True
-    )
-    features.pooler_output = [features.pooler_output[i] for i in row.image_of_root]
-    if (layers := getattr(features, "deepstack_features", None)) is not None:
-        features.deepstack_features = [[layer[i] for i in row.image_of_root] for layer in layers]
-    return features
 
 
 def prompt_positions(model: Any, input_ids: Tensor, types: Tensor, grid_thw: Tensor) -> Tensor:
@@ -159,8 +155,7 @@ def _check_form(model: Any) -> None:
     is_known = isinstance(layers, nn.ModuleList) and isinstance(
         getattr(root, "visual", None), nn.Module
     )
-    needed = ("get_image_features", "get_rope_index")
-    if not is_known or not all(hasattr(root, name) for name in needed):
+    if not is_known or not hasattr(root, "get_rope_index"):
         raise ConfigError(
             f"model.path: a {type(model).__name__} cannot be trained here: it has not the parts of "
             f"a Qwen-VL model (language_model.layers, visual). Fix: choose one of the {FAMILIES} "
