@@ -4,6 +4,7 @@ Frozen pydantic models, built once in each process's `main` and passed down by s
 files and command lines is `common.config_cli`'s job.
 """
 
+import math
 from pathlib import Path
 from typing import Literal, Self
 
@@ -40,8 +41,12 @@ class ModelSection(Section):
     share_prefix: bool = Field(
         True, description="Compute a group's image and question once for all its responses."
     )
-    gradient_checkpointing: bool = Field(
-        True, description="Recompute activations in the backward pass (saves memory)."
+    gradient_checkpointing: bool | float = Field(
+        True,
+        ge=0,
+        le=1,
+        description="Recompute activations in the backward pass, which saves memory; a number: in "
+        "that share of the layers.",
     )
     freeze_vision_tower: bool = Field(False, description="Do not train the vision tower.")
     lora_rank: int = Field(
@@ -49,6 +54,14 @@ class ModelSection(Section):
     )
     lora_alpha: float = Field(32.0, gt=0, description="Adapters are scaled by alpha / rank.")
     max_prompt_tokens: int = Field(8192, gt=0, description="Tokens; longer prompts are refused.")
+
+    def num_recomputed(self, layers: int) -> int:
+        """Of so many first layers of a stack: the share, rounded down."""
+        return math.floor(layers * float(self.gradient_checkpointing) + 1e-9)
+
+    def recomputes(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, is computed anew in the backward pass."""
+        return self.num_recomputed(layer + 1) > self.num_recomputed(layer)
 
 
 class PromptSection(Section):

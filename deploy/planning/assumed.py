@@ -143,7 +143,7 @@ class _Cost:
 
     def backward_s(self) -> float:
         model = self.config.model
-        passes = 1.0 if model.gradient_checkpointing else 0.0
+        passes = float(model.gradient_checkpointing)
         of_student = passes + (1.0 if model.lora_rank else 2.0)
         of_vision = 0.0 if model.freeze_vision_tower else passes + 2.0
         computing_s = self.learner_s(of_student * self.student + of_vision * self.vision)
@@ -151,7 +151,10 @@ class _Cost:
         return computing_s + max(0.0, self.gathering_s() - computing_s - forward_s)
 
     def gathering_s(self) -> float:
-        """FSDP's: weights before forward and backward, and gradients, of every micro-batch."""
+        """FSDP's: weights before forward and backward, and gradients, of every micro-batch.
+
+        What is recomputed is gathered for the backward pass anyway.
+        """
         ranks = self.layout.ranks
         if ranks == 1:
             return 0.0
@@ -159,10 +162,7 @@ class _Cost:
         a_batch = max(1, int(room // self.student_tokens))
         batches = math.ceil(self.groups / a_batch)
         width = _bytes(self.config.model.dtype)
-        passes = 3 if self.config.model.gradient_checkpointing else 2
-        sent = passes * width * self.shape.parameters + 4 * trained_parameters(
-            self.config, self.shape
-        )
+        sent = 2 * width * self.shape.parameters + 4 * trained_parameters(self.config, self.shape)
         return batches * sent * (ranks - 1) / ranks / self.link
 
     def optimizer_s(self) -> float:

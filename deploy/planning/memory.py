@@ -6,7 +6,7 @@ tensors that autograd keeps of a decoder layer, and are the least certain figure
 
 from dataclasses import dataclass
 
-from common.config import RunConfig
+from common.config import ModelSection, RunConfig
 from deploy.planning.assumed import group_tokens, trained_parameters
 from deploy.planning.devices import Device
 from deploy.planning.layout import Layout
@@ -104,16 +104,19 @@ def activation_bytes(config: RunConfig, shape: ModelShape, work: Workload) -> fl
     tower = shape.tower
     patches = groups * work.image_tokens * tower.merge**2
     block = 10 * tower.width + 3 * tower.mlp_width
-    if config.model.gradient_checkpointing:
-        decoder = shape.layers * shape.width + layer
-        vision = tower.depth * tower.width + block
-    else:
-        decoder, vision = shape.layers * layer, tower.depth * block
+    decoder = _kept(config.model, shape.layers, shape.width, layer)
+    vision = _kept(config.model, tower.depth, tower.width, block)
     if config.model.freeze_vision_tower:
         vision = block
     rows = n * work.response_tokens * groups
     chunk = min(CHUNK_BYTES, rows * shape.vocabulary * 4)
     return width * (largest * decoder + patches * vision) + chunk
+
+
+def _kept(model: ModelSection, layers: int, width: int, layer: int) -> int:
+    """Of a stack, by token: recomputed layers keep their input, and one of them is whole."""
+    recomputed = model.num_recomputed(layers)
+    return recomputed * width + (layers - recomputed) * layer + (layer if recomputed else 0)
 
 
 def server_memory(

@@ -64,7 +64,7 @@ def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> 
     if config.freeze_vision_tower:
         model.base_model.visual.requires_grad_(False)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        _recompute(model, config)
     model.train()
     return model
 
@@ -113,6 +113,14 @@ def prompt_positions(model: Any, input_ids: Tensor, types: Tensor, grid_thw: Ten
         input_ids[None], mm_token_type_ids=types[None], image_grid_thw=grid_thw
     )[0]
     return positions_31P[:, 0]
+
+
+def _recompute(model: Any, config: ModelSection) -> None:
+    """Of decoder and vision tower, the layers that the config says."""
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for stack in (model.base_model.language_model.layers, model.base_model.visual.blocks):
+        for number, layer in enumerate(stack):
+            layer.gradient_checkpointing = config.recomputes(number)
 
 
 class NamedWeights(Mapping[str, Tensor]):

@@ -38,6 +38,7 @@ def test_without_a_shared_prefix_each_response_pays_for_its_prompt():
     [
         ({}, 2, 2),
         ({"gradient_checkpointing": True}, 3, 3),
+        ({"gradient_checkpointing": 0.25}, 2.25, 2.25),
         ({"freeze_vision_tower": True}, 2, 0),
         ({"lora_rank": 4}, 1, 2),
     ],

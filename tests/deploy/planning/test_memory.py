@@ -60,6 +60,8 @@ def test_activations_by_hand():
     assert found == 2 * (28 * 3 * layer + 20 * 2 * block) + logits
     recomputed = activation_bytes(config(model={"gradient_checkpointing": True}), SHAPE, WORK)
     assert recomputed == 2 * (28 * (3 * 6 + layer) + 20 * (2 * 4 + block)) + logits
+    half = activation_bytes(config(model={"gradient_checkpointing": 0.5}), SHAPE, WORK)
+    assert half == 2 * (28 * (6 + 2 * layer + layer) + 20 * (4 + block + block)) + logits
     twice = activation_bytes(config(learner={"micro_batch_tokens": 56}), SHAPE, WORK)
     assert twice == pytest.approx(2 * found)
 
