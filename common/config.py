@@ -356,8 +356,11 @@ class LearnerSection(Section):
     )
     groups_per_step: int = Field(96, gt=0, description="Groups (samples) an optimizer step.")
     max_steps: int | None = Field(None, gt=0, description="Stop after these steps; none: all data.")
-    micro_batch_tokens: int = Field(
-        9216, gt=0, description="Student tokens in one forward pass; bounds memory."
+    micro_batch_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="Student tokens in one forward pass; bounds memory. none: what the learner's "
+        "GPUs have room for, as deploy.plan counts it; else 9216.",
     )
     teacher_batch_tokens: int = Field(
         18432, gt=0, description="Teacher tokens in one forward pass (it keeps no activations)."
@@ -382,6 +385,11 @@ class LearnerSection(Section):
     batch_timeout_s: float = Field(
         1800.0, gt=0, description="Seconds without a batch after which the run has failed."
     )
+
+    @property
+    def student_batch_tokens(self) -> int:
+        """`micro_batch_tokens`; where nothing sets them, two groups of the published run."""
+        return self.micro_batch_tokens or 9216
 
 
 class WeightsSection(Section):

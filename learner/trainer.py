@@ -154,7 +154,7 @@ class Trainer:
         parts = micro_batches(
             groups,
             lambda group: group.student,
-            self._config.learner.micro_batch_tokens,
+            self._config.learner.student_batch_tokens,
             self._config.model.share_prefix,
         )
         for number, part in enumerate(self._rounds(parts)):

@@ -158,7 +158,7 @@ class _Cost:
         ranks = self.layout.ranks
         if ranks == 1:
             return 0.0
-        room = self.config.learner.micro_batch_tokens
+        room = self.config.learner.student_batch_tokens
         a_batch = max(1, int(room // self.student_tokens))
         batches = math.ceil(self.groups / a_batch)
         width = _bytes(self.config.model.dtype)

@@ -95,7 +95,7 @@ def activation_bytes(config: RunConfig, shape: ModelShape, work: Workload) -> fl
     """What a micro-batch keeps for its backward pass, and the objective's chunk."""
     n = config.rollout.trajectories_per_sample
     tokens = group_tokens(work.prompt_tokens, work, n, config.model.share_prefix)
-    largest = max(tokens, min(config.learner.micro_batch_tokens, tokens * 96))
+    largest = max(tokens, min(config.learner.student_batch_tokens, tokens * 96))
     groups = largest / tokens
     width = 2 if config.model.dtype == "bfloat16" else 4
     query = shape.heads * shape.head_width

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from common.config import RunConfig
 from deploy.planning.layout import Layout, Machines
 from deploy.planning.memory import LearnerMemory, ServerMemory, learner_memory, server_memory
+from deploy.planning.micro_batches import sized
 from deploy.planning.rates import Rates
 from deploy.planning.shape import ModelShape
 from deploy.planning.simulation import STEPS, Outcome, Setup, simulate
@@ -97,8 +98,8 @@ def predict(
     rates: Rates,
 ) -> Prediction:
     capacity, outcome = _with_best_capacity(config, rates, layout.servers, max_staleness)
-    of_learner = learner_memory(config, shape, work, layout)
     device = machines.learner_device
+    of_learner = learner_memory(sized(config, shape, work, layout, device), shape, work, layout)
     kept = of_learner.total if layout.is_shared else 0.0
     of_server = server_memory(config, shape, work, layout, machines.rollout_device, kept)
     return Prediction(
