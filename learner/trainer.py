@@ -21,7 +21,7 @@ import torch
 from common.config import RunConfig
 from learner.measuring.step_figures import StepFigures, counts_of_step
 from learner.measuring.stopwatch import Stopwatch
-from learner.micro_batches import micro_batches
+from learner.micro_batches import micro_batches, named_if_too_large
 from learner.model.packing import pack
 from learner.model.ranks import Ranks, agree_on_max
 from learner.model.student import response_hidden_states
@@ -96,7 +96,8 @@ class Trainer:
         figures = StepFigures(self._config.objective.importance_clip, self._device)
         groups, sequences, tokens = counts_of_step(batch, self._ranks)
         if groups:
-            self._accumulate(batch.groups, (sequences, tokens), figures, watch)
+            with named_if_too_large(self._config.learner.student_batch_tokens):
+                self._accumulate(batch.groups, (sequences, tokens), figures, watch)
         metrics = figures.metrics(batch, self._ranks)
         metrics["learner/skipped_steps"] = self.optimizer.skipped_steps
         worst = figures.worst_sample(self._ranks)
