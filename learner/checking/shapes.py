@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from common.config import RunConfig
+from common.patching import Patching
 from learner.checking.lengths import Lengths
 from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
 
 IMAGE_TOKEN, FIRST_TEXT_TOKEN = 5, 16
 TRAJECTORIES = 8
+PATCHING = Patching((torch.arange(256) / 127.5 - 1).repeat(3, 1), side=16, merge=2, frames=2)
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,9 @@ def _view(
         np.concatenate([[7], np.full(height * width, IMAGE_TOKEN), [8], question])
     )
     types = (ids == IMAGE_TOKEN).long()
-    pixels = torch.from_numpy(rng.standard_normal((4 * height * width, 1536), dtype=np.float32))
-    return PromptView(ids, prompt_positions(model, ids, types, grid), pixels, grid)
+    shape = (height * PATCHING.side * 2, width * PATCHING.side * 2, 3)
+    pixels = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
+    return PromptView(ids, prompt_positions(model, ids, types, grid), pixels, grid, PATCHING)
 
 
 def make_config(lengths: Lengths, groups: int, dtype: str) -> RunConfig:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from learner.model.layout import Layout, plan_layout
+from learner.model.pictures import Pictures, pictures_of
 from learner.model.transfer import on_device
 from learner.views.inputs import PromptView
 
@@ -26,7 +27,7 @@ class PackedRow:
     input_ids_L: Tensor  # int64
     position_ids_3L: Tensor  # int64
     layout: Layout
-    pixel_values: Tensor
+    pictures: Pictures
     ids_on_host: np.ndarray  # input_ids_L
     grid_thw_on_host: Tensor  # int64 [images, 3]
     image_of_root: tuple[int, ...]  # row of the grids of each image in the row, in its order
@@ -72,7 +73,7 @@ def pack(
         input_ids_L=torch.from_numpy(ids_L),
         position_ids_3L=torch.cat([piece.position_ids for piece in pieces], dim=1),
         layout=replace(plan_layout(sizes), asked_M=torch.from_numpy(asked_M)),
-        pixel_values=torch.cat([p.pixel_values for p in prompts]),
+        pictures=pictures_of(prompts),
         ids_on_host=ids_L,
         grid_thw_on_host=torch.cat([p.image_grid_thw for p in prompts]),
         image_of_root=tuple(image for several in images for image in several),

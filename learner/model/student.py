@@ -86,7 +86,7 @@ def response_hidden_states(
     is_mixed = dtype != torch.float32 and not isinstance(model.base_model, FSDPModule)
     with torch.autocast(row.input_ids_L.device.type, dtype=dtype, enabled=is_mixed):
         with around_vision or nullcontext():
-            features = image_features(model, row)
+            features = image_features(model, row, dtype)
         embedded_1LD, rest = embed(model, row, features)
         output = model.base_model.language_model(
             inputs_embeds=embedded_1LD,

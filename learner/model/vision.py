@@ -26,15 +26,15 @@ class ImageFeatures:
     places_P: Tensor  # int64, into the row
 
 
-def image_features(model: Any, row: PackedRow) -> ImageFeatures:
+def image_features(model: Any, row: PackedRow, dtype: torch.dtype) -> ImageFeatures:
     """Each image goes through the tower once, however often it is in the row.
 
     Raises:
         ValueError: the row has more or fewer image tokens than its images.
     """
-    tower, device = model.base_model.visual, row.pixel_values.device
+    tower, device = model.base_model.visual, row.input_ids_L.device
     grid_N3 = row.grid_thw_on_host
-    output = tower(row.pixel_values, grid_thw=grid_N3, **_known(tower, grid_N3, device))
+    output = tower(row.pictures.patches(dtype), grid_thw=grid_N3, **_known(tower, grid_N3, device))
     sizes_N = (grid_N3.prod(-1) // tower.spatial_merge_size**2).tolist()
     places_P = np.flatnonzero(row.ids_on_host == model.config.image_token_id)
     expected = sum(sizes_N[image] for image in row.image_of_root)

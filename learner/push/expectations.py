@@ -26,7 +26,7 @@ from learner.objective.head import head_of, mixed_logits, without_grad
 from learner.push.buckets import Snapshot
 from learner.push.cuda_checksum import cuda_checksum
 from learner.push.probe_pictures import drawing, photograph
-from learner.views.inputs import PromptView
+from learner.views.inputs import PromptView, view_of
 
 _RESPONSE_TOKENS = 16
 _PROBLEM = f"{IMAGE_PLACEHOLDER}What is in the picture?"
@@ -182,8 +182,7 @@ def probe_view(renderer: Renderer, positions: Positions, picture: Image.Image) -
     ids, types, grid = map(
         torch.from_numpy, (prompt.input_ids, prompt.mm_token_type_ids, prompt.image_grid_thw)
     )
-    pixels = torch.from_numpy(prompt.pixel_values.copy())
-    return PromptView(ids, positions(ids, types, grid), pixels, grid)
+    return view_of(prompt, positions(ids, types, grid), renderer.patching)
 
 
 def _cpu_checksum(parts: Sequence[Tensor]) -> str:

@@ -77,7 +77,9 @@ def test_waits_of_transformers_own_way_are_seen(model: Any) -> None:
     view = group.student
     with DeviceWaits() as waits:
         features = model.base_model.get_image_features(
-            view.pixel_values, view.image_grid_thw, return_dict=True
+            view.patching.patches([view.pixels], torch.float32),
+            view.image_grid_thw,
+            return_dict=True,
         )
         embedded = model.get_input_embeddings()(view.input_ids[None])
         model.base_model.get_placeholder_mask(view.input_ids, embedded, features.pooler_output[0])

@@ -14,6 +14,7 @@ from common.dataset import Answers, read_answers
 from common.errors import ConfigError, DataError
 from common.types import FinishReason, Group, Trajectory, VersionSpan
 from common.views.settings import ViewSettings
+from common.patching import Patching
 from common.views.showing import derived_seed
 from learner.model.student import prompt_positions
 from learner.views.cache import ViewCache
@@ -154,7 +155,7 @@ def test_a_random_crop_is_placed_by_run_seed_and_group(world):
     def pixels(config, number: int) -> bytes:
         group = changed(world.group(0), group_id=f"0/{number}")
         batch = world.preparation(trainer, config).prepare(1, [group])
-        return batch.groups[0].teacher.pixel_values.numpy().tobytes()
+        return batch.groups[0].teacher.pixels.numpy().tobytes()
 
     assert pixels(config, 0) == pixels(config, 0)
     assert len({pixels(config, 0), pixels(config, 1), pixels(other_seed, 0)}) == 3
@@ -180,7 +181,7 @@ def test_views_rendered_together_equal_those_rendered_alone(world):
     for first, second in zip(together, alone, strict=True):
         assert torch.equal(first.input_ids, second.input_ids)
         assert torch.equal(first.position_ids, second.position_ids)
-        assert torch.equal(first.pixel_values, second.pixel_values)
+        assert torch.equal(first.pixels, second.pixels)
         assert torch.equal(first.image_grid_thw, second.image_grid_thw)
 
 
@@ -202,7 +203,7 @@ def test_the_answer_hint_follows_the_question_and_leaves_the_picture(world):
     answers = read_answers(world.config.data.train)
     (student,) = hinted_views(world, answers).students(world.samples[3:4])
     (teacher,) = hinted_views(world, answers).teachers(world.samples[3:4], [0])
-    assert torch.equal(student.pixel_values, teacher.pixel_values)
+    assert torch.equal(student.pixels, teacher.pixels)
     hint = world.renderer.tokenizer(" the tag is 3 ?", add_special_tokens=False)["input_ids"]
     text = teacher.input_ids.tolist()
     tail = len(student.input_ids) - student.input_ids.tolist()[::-1].index(
@@ -269,9 +270,11 @@ def test_the_contrast_view_is_the_teachers_without_detail(world):
     assert torch.equal(contrast.position_ids, teacher.position_ids)
     assert torch.equal(contrast.image_grid_thw, teacher.image_grid_thw)
     # The patches are 8 x 8, the squares too: each patch has one colour a channel.
-    channels = contrast.pixel_values.reshape(len(contrast.pixel_values), 3, -1)
-    assert (channels.amax(-1) - channels.amin(-1)).max() < 1e-6
-    detail = teacher.pixel_values.reshape(len(teacher.pixel_values), 3, -1)
+    flat, detail = (
+        view.patching.patches([view.pixels], torch.float32).view(-1, 3, 2 * 8 * 8)
+        for view in (contrast, teacher)
+    )
+    assert torch.equal(flat.amax(-1), flat.amin(-1))
     assert (detail.amax(-1) - detail.amin(-1)).min() > 0.1
 
 
@@ -293,8 +296,8 @@ def test_a_contrast_of_a_random_crop_is_of_the_same_crop(world):
     positions = functools.partial(prompt_positions, world.trainer().model)
     with open_training_views(config, world.renderer, positions) as views:
         contrasts = views.contrasts([world.samples[0]] * 3, [1, 1, 2])
-    assert torch.equal(contrasts[0].pixel_values, contrasts[1].pixel_values)
-    assert not torch.equal(contrasts[0].pixel_values, contrasts[2].pixel_values)
+    assert torch.equal(contrasts[0].pixels, contrasts[1].pixels)
+    assert not torch.equal(contrasts[0].pixels, contrasts[2].pixels)
 
 
 # ---- what comes next -----------------------------------------------------------------------------
@@ -375,3 +378,18 @@ def test_images_are_rendered_by_processes_beside_a_gpu_unless_told_otherwise():
     for configured, device, expected in ((None, "cuda", 4), (None, "cpu", 0), (2, "cpu", 2)):
         section = LearnerSection(render_processes=configured)
         assert render_processes(section, torch.device(device)) == expected
+def test_the_cache_holds_eight_times_the_pictures_that_it_could_as_model_inputs():
+    """Of the published size; ids and positions take 1 % of a view."""
+    patching = Patching(torch.zeros(3, 256), side=16, merge=2, frames=2)
+    pixels, ids = torch.zeros(47 * 32, 70 * 32, 3, dtype=torch.uint8), torch.arange(3290 + 76)
+    view = PromptView(ids, ids.expand(3, -1).clone(), pixels, torch.zeros(1, 3).long(), patching)
+    assert patching.patches([pixels], torch.float32).nbytes == 8 * pixels.nbytes
+    limit_bytes = LearnerSection().render_ahead_mib * 2**20
+    cache = ViewCache(limit_bytes)
+    keys = [(f"s{number}", "student", 0) for number in range(120)]
+    for key in keys:
+        cache.put(key, view)
+    assert sum(key in cache for key in keys) == 105  # more than the 96 groups of a step
+    assert limit_bytes // (view.num_bytes + 7 * pixels.nbytes) == 13
+
+

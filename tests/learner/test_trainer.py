@@ -123,7 +123,7 @@ def plain_logprobs(model, view, ids) -> torch.Tensor:
         input_ids=tokens,
         attention_mask=torch.ones_like(tokens),
         mm_token_type_ids=(tokens == image_token).long(),
-        pixel_values=view.pixel_values,
+        pixel_values=view.patching.patches([view.pixels], torch.float32),
         image_grid_thw=view.image_grid_thw,
         use_cache=False,
     ).logits[0]
