@@ -368,8 +368,8 @@ class LearnerSection(Section):
     render_processes: int | None = Field(
         None,
         ge=0,
-        description="Processes that decode images ahead of need; 0: a thread does it; none: 4 "
-        "beside a GPU, else 0.",
+        description="Processes a rank that decode images ahead of need; 0: a thread does it; none: "
+        "4 beside a GPU, else 0.",
     )
     render_ahead_mib: int = Field(
         1024, gt=0, description="MiB of rendered images kept, those needed soon included."

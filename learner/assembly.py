@@ -113,13 +113,12 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
     with ExitStack() as stack:
         processes = render_processes(config.learner, ranks.device)
         views = stack.enter_context(open_training_views(config, renderer, positions, processes))
-        is_ahead = processes > 0 and ranks.world_size == 1
         preparation = Preparation(
             config,
             renderer,
             views,
             model.get_output_embeddings().weight.shape[0],
-            upcoming_samples(config) if is_ahead else None,
+            upcoming_samples(config) if processes else None,
         )
         preparation.look_ahead(step)
         feed = _feed(config, ranks, preparation, step)

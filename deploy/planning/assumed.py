@@ -193,10 +193,9 @@ class _Cost:
         processes = self.config.learner.render_processes
         if processes is None:
             processes = 4 if self.machines.learner_device.is_gpu else 0
-        if processes and self.layout.ranks == 1:
-            return 0.0  # rendered ahead of need
-        at_once = max(1, processes)
-        return self.groups * _DECODING_S / at_once if self.machines.has_gpus else 0.0
+        if processes or not self.machines.has_gpus:
+            return 0.0  # every rank renders ahead of need, beside the step
+        return self.groups * _DECODING_S
 
     def evaluation_s(self) -> float:
         """Full image and crop, answered greedily; the servers share the samples."""

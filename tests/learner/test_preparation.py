@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import itertools
 import re
 
 import numpy as np
@@ -8,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from broker.shards import split_by_load
 from broker.source import SampleSource
 from common.config import LearnerSection
 from common.dataset import Answers, read_answers
 from common.errors import ConfigError, DataError
+from common.patching import Patching
 from common.types import FinishReason, Group, Trajectory, VersionSpan
 from common.views.settings import ViewSettings
-from common.patching import Patching
 from common.views.showing import derived_seed
 from learner.model.student import prompt_positions
 from learner.views.cache import ViewCache
@@ -303,15 +305,29 @@ def test_a_contrast_of_a_random_crop_is_of_the_same_crop(world):
 # ---- what comes next -----------------------------------------------------------------------------
 def test_the_next_samples_are_those_of_the_brokers_source(world):
     source = SampleSource(world.samples, epochs=2, shuffle=True, seed=3)
-    upcoming = UpcomingSamples(source, run_seed=3, num_groups=8)
+    upcoming = UpcomingSamples(source, run_seed=3, groups_per_step=4)
     expected = [source.at(index) for index in range(24)]
-    at_start = upcoming.from_step(0, groups_per_step=4)
+    at_start = upcoming.after(0)
     assert at_start.samples == [a.sample for a in expected[:8]]
     assert at_start.seeds == [derived_seed(3, a.group_id) for a in expected[:8]]
-    assert upcoming.from_step(2, groups_per_step=4).samples == [a.sample for a in expected[8:16]]
-    assert upcoming.after(expected[9].group_id).samples == [a.sample for a in expected[10:18]]
-    assert upcoming.after(expected[20].group_id).samples == [a.sample for a in expected[21:]]
-    assert upcoming.after(expected[23].group_id).samples == []
+    assert upcoming.after(2).samples == [a.sample for a in expected[8:16]]
+    assert upcoming.after(2, expected[9].group_id).samples == [a.sample for a in expected[10:18]]
+    assert upcoming.after(5, expected[20].group_id).samples == [a.sample for a in expected[21:]]
+    assert upcoming.after(6, expected[23].group_id).samples == []
+
+
+def test_a_rank_foresees_all_of_the_next_step_whatever_share_of_the_last_it_had(world):
+    source = SampleSource(world.samples, epochs=9, shuffle=True, seed=3)
+    upcoming = UpcomingSamples(source, run_seed=3, groups_per_step=12)
+    rng = np.random.default_rng(0)
+    for step, quarantined, ranks in itertools.product((1, 2, 5), (0, 1, 7), (2, 3, 5, 12)):
+        start = (step - 1) * 12 + quarantined  # so many of earlier ones are not trained on
+        following = {derived_seed(3, source.at(start + n).group_id) for n in range(12, 24)}
+        for share in split_by_load(rng.integers(1, 1000, 12).tolist(), ranks):
+            window = upcoming.after(step, source.at(start + share[-1]).group_id)
+            assert following <= set(window.seeds) and len(window.seeds) == 24
+            if not quarantined:
+                assert following == set(window.seeds[:12])
 
 
 def test_a_batch_lets_its_successors_be_rendered(world):
@@ -365,19 +381,6 @@ def test_expected_views_are_the_last_to_go(world):
     assert cache.has_room_for(3) and held() == [1, 3, 5]
 
 
-def test_a_view_larger_than_the_cache_is_not_kept(world):
-    (view,) = world.views(world.trainer()).students(world.samples[:1])
-    assert isinstance(view, PromptView)
-    cache = ViewCache(view.num_bytes - 1)
-    cache.expect([("s", "student", 0)])
-    cache.put(("s", "student", 0), view)
-    assert ("s", "student", 0) not in cache and not cache.has_room_for(1)
-
-
-def test_images_are_rendered_by_processes_beside_a_gpu_unless_told_otherwise():
-    for configured, device, expected in ((None, "cuda", 4), (None, "cpu", 0), (2, "cpu", 2)):
-        section = LearnerSection(render_processes=configured)
-        assert render_processes(section, torch.device(device)) == expected
 def test_the_cache_holds_eight_times_the_pictures_that_it_could_as_model_inputs():
     """Of the published size; ids and positions take 1 % of a view."""
     patching = Patching(torch.zeros(3, 256), side=16, merge=2, frames=2)
@@ -393,3 +396,16 @@ def test_the_cache_holds_eight_times_the_pictures_that_it_could_as_model_inputs(
     assert limit_bytes // (view.num_bytes + 7 * pixels.nbytes) == 13
 
 
+def test_a_view_larger_than_the_cache_is_not_kept(world):
+    (view,) = world.views(world.trainer()).students(world.samples[:1])
+    assert isinstance(view, PromptView)
+    cache = ViewCache(view.num_bytes - 1)
+    cache.expect([("s", "student", 0)])
+    cache.put(("s", "student", 0), view)
+    assert ("s", "student", 0) not in cache and not cache.has_room_for(1)
+
+
+def test_images_are_rendered_by_processes_beside_a_gpu_unless_told_otherwise():
+    for configured, device, expected in ((None, "cuda", 4), (None, "cpu", 0), (2, "cpu", 2)):
+        section = LearnerSection(render_processes=configured)
+        assert render_processes(section, torch.device(device)) == expected

@@ -55,6 +55,14 @@ def test_a_rank_does_its_groups_alone_and_its_share_of_the_weights():
     assert one.optimizer_s.value == pytest.approx(28 * 1820 / (100 * devices.DECODE_SHARE))
 
 
+def test_images_rendered_ahead_keep_no_rank_waiting():
+    for ranks, groups in ((1, 8), (4, 2)):
+        here = rates(Layout(1, ranks, 1))  # render_processes = 0
+        assert here.prepare_s.value == pytest.approx(groups * 0.05)
+        ahead = rates(Layout(1, ranks, 1), learner={"render_processes": 1})
+        assert ahead.prepare_s.value == 0.0
+
+
 def test_a_slow_link_holds_up_the_backward_pass():
     """Two groups a rank, one a micro-batch: weights twice in bfloat16, gradients in float32."""
     slow = replace(MACHINES, learner_device=replace(DEVICE, link=1.0))
