@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+CHUNK = 64  # tokens of a sequence that a kernel of linear attention takes at once
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -64,10 +66,16 @@ class Sequences:
     starts_S: Tensor  # int32 [S + 1]: where each sequence starts in T, then T itself
     starts_on_host: Tensor  # the same on the CPU: kernels plan by them without a synchronisation
     longest: int  # tokens
+    chunks_N: Tensor  # int32 [N, 2]: of each chunk, its sequence, and its number in the sequence
 
     def to(self, device: torch.device) -> "Sequences":
         """All but `starts_on_host`."""
-        return replace(self, tokens_T=self.tokens_T.to(device), starts_S=self.starts_S.to(device))
+        return replace(
+            self,
+            tokens_T=self.tokens_T.to(device),
+            starts_S=self.starts_S.to(device),
+            chunks_N=self.chunks_N.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,14 @@ def _sequences(starts: Sequence[int], lengths: Sequence[int]) -> Sequences:
     before = ends - lengths
     tokens = np.arange(ends[-1]) + np.repeat(starts - before, lengths)
     starts_S = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
-    return Sequences(torch.from_numpy(tokens), starts_S, starts_S, max(lengths))
+    chunks_N = torch.from_numpy(_chunks(lengths))
+    return Sequences(torch.from_numpy(tokens), starts_S, starts_S, max(lengths), chunks_N)
+
+
+def _chunks(lengths: Sequence[int]) -> np.ndarray:
+    counts = -(-np.asarray(lengths) // CHUNK)
+    numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.stack([np.repeat(np.arange(len(counts)), counts), numbers], axis=1).astype(np.int32)
 
 
 def _place_in_flat(roots: Sequences, branches: Sequences | None) -> Tensor:

@@ -5,7 +5,7 @@
       visual (patches, mergers, ...)     a group
       language_model.embed_tokens        a group; also read as the head if the head is tied
       language_model.layers[i]           a group each
-        linear_attn (A_log)              a small one beside, in float32 (common.weight_dtypes)
+        linear_attn (A_log, dt_bias)     a small one beside, in float32 (common.weight_dtypes)
       language_model (final norm)        a group
     model.lm_head                        a group if it has a weight of its own
 
@@ -36,7 +36,7 @@ from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 from torch.nn import functional
 
 from common.errors import ConfigError
-from common.weight_dtypes import is_served_in_float32
+from common.weight_dtypes import is_computed_in_float32
 
 _NORM_FLOOR = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
@@ -58,7 +58,7 @@ def shard_model(
     Args:
         mesh: of one dimension (`learner.model.ranks`).
         dtype: of weights and activations in forward and backward, whatever the masters' is, but
-            for weights that servers hold in float32: so does every rank. No autocast is needed, nor
+            for the decays of a gated delta net, which stay float32. No autocast is needed, nor
             wanted: it would undo part of it.
         offload: masters, gradients and so the optimizer's moments are in main memory.
         reduce_dtype: in which gradients are summed.
@@ -210,7 +210,7 @@ def _kept_in_float32(model: nn.Module) -> dict[nn.Module, set[nn.Parameter]]:
     """The parameters that are computed with in float32, by the module that holds them."""
     found: dict[nn.Module, set[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if is_served_in_float32(name):
+        if is_computed_in_float32(name):
             holder = model.get_submodule(name.rpartition(".")[0])
             found.setdefault(holder, set()).add(parameter)
     return found

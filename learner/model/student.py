@@ -15,6 +15,7 @@ from common.model_loading import load_image_text_model
 from common.patch_embedding import multiply_patches
 from learner.model import tree_attention
 from learner.model.delta_net import follow_layouts
+from learner.model.fused import fuse
 from learner.model.last_layer import NarrowLayer, narrow_last_layer
 from learner.model.lora import base_names, merged_weight
 from learner.model.packing import PackedRow
@@ -52,6 +53,7 @@ def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> 
         {"text_config": tree_attention.register(), "vision_config": _vision_attention(config)}
     )
     follow_layouts(model)
+    fuse(model)
     multiply_patches(model)
     narrow_last_layer(model)
     model.to(device)

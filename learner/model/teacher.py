@@ -31,7 +31,7 @@ from torch.distributed.tensor import DTensor
 
 from common.config import ModelSection, TeacherSection
 from common.errors import ConfigError
-from common.weight_dtypes import is_served_in_float32
+from common.weight_dtypes import is_computed_in_float32
 from learner.model.sharding import copy_into, local_part
 
 
@@ -275,8 +275,8 @@ def _in_float32(tensor: Tensor) -> Tensor:
 
 
 def _as_dtype(name: str, tensor: Tensor, dtype: torch.dtype, is_copy: bool = False) -> Tensor:
-    """But for what a server holds in float32: so does a teacher that looks at the same tokens."""
-    is_cast = tensor.is_floating_point() and not is_served_in_float32(name)
+    """But for what the student computes with in float32."""
+    is_cast = tensor.is_floating_point() and not is_computed_in_float32(name)
     wanted = dtype if is_cast else tensor.dtype
     return tensor.detach().to(wanted, copy=is_copy)
 

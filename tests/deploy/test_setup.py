@@ -21,6 +21,7 @@ REQUIREMENTS = (
     "deploy/constraints-cpu.txt",
     "deploy/requirements-sglang-cpu.txt",
     "deploy/requirements-sglang-gpu.txt",
+    "deploy/requirements-kernels.txt",
 )
 FAKE_PYTHON = """#!/usr/bin/env bash
 asked="$*"
@@ -29,6 +30,7 @@ case "$asked" in
   "-m pip --version") ;;
   "-m pip "*)
     echo "${asked#-m pip --disable-pip-version-check }" >>"$CALLS"
+    if [[ "$asked" == *--target* ]]; then mkdir -p "$KERNELS"; fi
     sleep "${PIP_SECONDS:-0}"
     if [[ "$asked" == *"torch torchvision" && -n "${NO_CPU_BUILD:-}" ]]; then exit 1; fi
     if [[ "$asked" == *"-e "* && -n "${CUT_OFF:-}" ]]; then kill -9 $PPID; fi
@@ -67,7 +69,13 @@ class Checkout:
         path = f"{self.root / 'tools'}{os.pathsep}{os.environ['PATH']}"
         return subprocess.Popen(
             [self.root / "deploy" / "setup.sh", *arguments],
-            env={**os.environ, "PATH": path, "CALLS": str(self._log), **environment},
+            env={
+                **os.environ,
+                "PATH": path,
+                "CALLS": str(self._log),
+                "KERNELS": str(self.root / ".cache" / "kernels"),
+                **environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -211,6 +219,28 @@ def test_an_sglang_that_cannot_be_imported_is_no_environment(checkout: Checkout)
     assert code == 1 and "ImportError: broken" in output
     assert "SGLang cannot be imported. Fix: " in output.splitlines()[-1]
     assert not (checkout.root / ".venv-sglang" / "set-up-sglang").exists()
+
+
+def test_kernels_come_by_themselves_and_again_when_others_are_wanted(checkout: Checkout) -> None:
+    requirements = checkout.root / "deploy/requirements-kernels.txt"
+    folder = checkout.root / ".cache" / "kernels"
+    call = f"install --quiet --no-deps --target {folder} -r {requirements}"
+    code, output = checkout.set_up("kernels")
+    assert code == 0, output
+    assert checkout.calls() == [call] and not (checkout.venv / "set-up-kernels").exists()
+    assert checkout.set_up("kernels") == (0, "")
+    with requirements.open("a") as file:
+        file.write("# one more\n")
+    (folder / "old").touch()
+    assert checkout.set_up("kernels")[0] == 0
+    assert checkout.calls() == [call] and not (folder / "old").exists()
+
+
+def test_kernels_need_an_environment_to_be_set_up_by(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.venv)
+    code, output = checkout.set_up("kernels")
+    assert code == 1 and output.startswith("set-up failed: no .venv") and "Fix: run " in output
+    assert not (checkout.root / ".cache" / "kernels").exists()
 
 
 def installed(checkout: Checkout) -> list[str]:

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import ConfigError
-from common.weight_dtypes import is_served_in_float32
+from common.weight_dtypes import is_computed_in_float32
 from learner.model.lora import (
     adapter_state,
     add_adapters,
@@ -67,6 +67,9 @@ def load(case: Case) -> Any:
     from transformers import AutoModelForImageTextToText
 
     model = AutoModelForImageTextToText.from_pretrained(case.folder, dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        if name.endswith(".dt_bias"):
+            parameter.data -= 1 / 3  # the 1 that it starts as is one in bfloat16 too
     if case.freezes_vision:
         model.base_model.visual.requires_grad_(False)
     if case.lora_rank:
@@ -206,7 +209,7 @@ def bfloat16_figures(ranks: Ranks, case: Case) -> dict[str, Any]:
     for sharded_one in (model, teacher):
         shard_model(sharded_one, ranks.mesh, torch.bfloat16)
     for name, parameter in plain.named_parameters():
-        if not is_served_in_float32(name):
+        if not is_computed_in_float32(name):
             parameter.data = parameter.data.bfloat16()
     head = model.get_output_embeddings().weight
     outputs = [hidden_states(m, case, 1 + ranks.rank) for m in (plain, model)]
