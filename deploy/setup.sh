@@ -22,7 +22,6 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 goal=${1:-run}
-constraints="$root/deploy/constraints-cpu.txt"
 sglang_on_cpus="$root/deploy/requirements-sglang-cpu.txt"
 sglang_itself="$root/deploy/requirements-sglang-gpu.txt"
 xgrammar=xgrammar==0.2.7 # what sglang 0.5.23 pins
@@ -61,10 +60,13 @@ has_gpu() {
 
 # What pip installs for a goal, beside torch.
 extras_of() {
+  local kernels=""
+  if [ "$flavour" = gpu ]; then kernels=,gpu; fi
   case "$1" in
     broker) echo "cluster${EXTRAS:+,$EXTRAS}" ;;
-    learner | rollout) echo "$1,cluster${EXTRAS:+,$EXTRAS}" ;;
-    run) echo "learner,rollout,cluster,quickstart${EXTRAS:+,$EXTRAS}" ;;
+    learner) echo "learner$kernels,cluster${EXTRAS:+,$EXTRAS}" ;;
+    rollout) echo "rollout,cluster${EXTRAS:+,$EXTRAS}" ;;
+    run) echo "learner$kernels,rollout,cluster,quickstart${EXTRAS:+,$EXTRAS}" ;;
     dev) echo "$(extras_of run),dev" ;;
     sglang) echo "sglang,$xgrammar" ;;
   esac
@@ -125,18 +127,18 @@ install_cpu_torch() {
 }
 
 install_gpu_torch() {
-  pip install --quiet torch torchvision || fail "pip could not install torch. Fix: mend what it says above"
+  pip install --quiet -c "$constraints" torch torchvision ||
+    fail "pip could not install torch. Fix: mend what it says above"
 }
 
 install_ours() {
-  if [ "$flavour" = cpu ]; then set -- -c "$constraints"; fi
-  pip install --quiet "$@" -e "${root}[${extras}]" || fail_at_pip
+  pip install --quiet -c "$constraints" -e "${root}[${extras}]" || fail_at_pip
 }
 
 # On a CPU without its dependencies, which are CUDA's; xgrammar's is Triton.
 install_sglang() {
   if [ "$flavour" = gpu ]; then
-    pip install --quiet -r "$sglang_itself" || fail_at_pip
+    pip install --quiet -c "$constraints" -r "$sglang_itself" || fail_at_pip
     return
   fi
   pip install --quiet -c "$constraints" -r "$sglang_on_cpus" || fail_at_pip
@@ -192,6 +194,11 @@ import torch
 flavour, folder = sys.argv[1:]
 if flavour == "cpu" and torch.version.cuda:
     sys.exit(f"torch {torch.__version__} is a CUDA build. Fix: remove {folder} and run again")
+if flavour == "gpu" and not torch.version.cuda:
+    sys.exit(
+        f"torch {torch.__version__} is no CUDA build. Fix: see that pip's index and pages "
+        f"(pip config list) have one, remove {folder} and run again"
+    )
 PYTHON
 }
 
@@ -230,6 +237,7 @@ case "${FLAVOUR:-}" in
   "") if has_gpu; then flavour=gpu; else flavour=cpu why="no NVIDIA GPU is visible${gpu_says:+: ${gpu_says%%$'\n'*}}"; fi ;;
   *) fail "FLAVOUR=$FLAVOUR is no build. Fix: FLAVOUR=gpu or FLAVOUR=cpu" ;;
 esac
+constraints="$root/deploy/constraints-$flavour.txt"
 case "$goal" in
   run | dev | broker | learner | rollout)
     venv="$root/.venv"

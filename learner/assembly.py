@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from common.config import RunConfig
+from common.kernels import Kernels
 from common.rendering import Renderer
 from learner.checkpoint import discard_after, find_checkpoint, restore
 from learner.feed import Feed
@@ -28,6 +29,7 @@ from learner.push.probe_pictures import drawing
 from learner.push.publisher import Publisher, snapshot_of, weight_folder
 from learner.session import Session
 from learner.signals import Signals
+from learner.start_check import start_check
 from learner.trainer import DTYPES, Trainer
 from learner.views.inputs import PreparedGroup
 from learner.views.preparation import Preparation
@@ -44,6 +46,7 @@ class _Process:
     watch: HealthWatch
     signals: Signals
     began: float  # on time.monotonic's clock
+    kernels: Kernels
     past_s: float | None = None  # that the run had lasted before; None: its log is not open yet
 
 
@@ -63,11 +66,13 @@ def run(config: RunConfig, began: float) -> None:
     if config.learner.threads is not None:
         torch.set_num_threads(config.learner.threads)
     device = choose_device(config.learner.device)
+    kernels = start_check(config, on_gpu=device.type == "cuda")
+    logger.info("kernels: %s", kernels)
     ranks = init_ranks(config.learner.rank_timeout_s, device, needs_group=config.learner.offload)
     try:
         with rank_failures(ranks, "training"):
             watch = HealthWatch(config, is_kept=ranks.is_first)
-            process = _Process(watch, Signals(watch.resume), began)
+            process = _Process(watch, Signals(watch.resume), began, kernels)
             while (decision := _live(config, ranks, process)) is not None:
                 _free_memory(device)
                 _go_back(config, ranks, watch, decision)
@@ -122,7 +127,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
             upcoming_samples(config) if is_ahead else None,
         )
         preparation.look_ahead(step)
-        feed = _feed(config, ranks, preparation, step)
+        feed = _feed(config, ranks, preparation, step, process.kernels)
         process.signals.attach(feed)
         stack.callback(process.signals.detach)
         _enter_in_turn(stack, feed, ranks)
@@ -179,7 +184,9 @@ def _models(config: RunConfig, ranks: Ranks, step: int) -> tuple[Any, Teacher]:
     return model, teacher
 
 
-def _feed(config: RunConfig, ranks: Ranks, preparation: Preparation, step: int) -> Feed:
+def _feed(
+    config: RunConfig, ranks: Ranks, preparation: Preparation, step: int, kernels: Kernels
+) -> Feed:
     return Feed(
         config,
         config.broker.address,
@@ -188,6 +195,7 @@ def _feed(config: RunConfig, ranks: Ranks, preparation: Preparation, step: int) 
         step,
         rank=ranks.rank,
         world_size=ranks.world_size,
+        kernels=kernels,
     )
 
 

@@ -10,6 +10,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from common.config import ModelSection
 from common.errors import ConfigError
+from common.gpus import refuse_idle_gpus
 from common.model_files import FAMILIES
 from common.model_loading import load_image_text_model
 from common.patch_embedding import multiply_patches
@@ -21,9 +22,15 @@ from learner.model.packing import PackedRow
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is a GPU where there is one."""
+    """ "auto" is a GPU where there is one.
+
+    Raises:
+        ConfigError: there is one that torch cannot use.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("learner.device = cuda: no GPU is usable. Fix: learner.device = cpu")
+    if name == "auto" and not torch.cuda.is_available():
+        refuse_idle_gpus(torch.__version__)
     return torch.device(
         "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"
     )

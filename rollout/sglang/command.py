@@ -4,16 +4,14 @@ Nothing is started here. What the configuration cannot mean is refused before th
 loading a model takes.
 """
 
-import functools
-import json
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError
+from common.gpus import usable_gpus
+from common.kernels import has_delta_layers
 from common.proxies import without_proxy_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,8 +20,6 @@ _HERE = Path(__file__).resolve().parent
 _CPU_TOTAL_TOKENS = 65536  # SGLang would take most of the machine's memory
 _CPU_PREFILL_TOKENS = 1024  # computed in one go; a pause waits for the end of that
 _LONGEST_TMPDIR = 60  # bytes
-_GPU_S = 20.0  # that nvidia-smi may take: it starts the driver
-_NO_DEVICES = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; Slurm says the last one
 _CPU_STATES_PER_REQUEST = 4  # slots of linear attention: running, cached prefix, and spare
 
 # Flags that the configuration sets, with the key that does it.
@@ -153,7 +149,7 @@ def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
     words = [str(word) for pair in flags.items() if pair[1] is not None for word in pair]
     if not has_gpu():
         words.append("--sleep-on-idle")  # else an idle server keeps a whole core busy
-    if not has_gpu() and has_linear_attention(config.model.path):
+    if not has_gpu() and has_delta_layers(config.model.path):
         # Its states cannot be snapshotted on a CPU, which scheduling ahead would need.
         words.append("--disable-overlap-schedule")
     return [str(find_python(config)), str(_HERE / "launch.py"), *words, *config.sglang.extra_flags]
@@ -185,7 +181,7 @@ def sglang_environment(config: RunConfig) -> dict[str, str]:
         environment["SGLANG_USE_CPU_ENGINE"] = "1"
         # Small models are slower with more, and servers share the machine.
         environment.setdefault("OMP_NUM_THREADS", "1")
-        if has_linear_attention(config.model.path):
+        if has_delta_layers(config.model.path):
             environment["SGLANG_MAMBA_CONV_DTYPE"] = "float32"
     return environment
 
@@ -229,40 +225,13 @@ def check_extra_flags(words: tuple[str, ...]) -> None:
                 raise _refused(f"{flag} {value}".strip(), f"{reason}. Fix: leave it out")
 
 
-@functools.cache
 def has_gpu() -> bool:
     """Whether an NVIDIA GPU can be used here: there is one, and CUDA_VISIBLE_DEVICES leaves it us.
 
     Raises:
         ConfigError: nvidia-smi does not answer.
     """
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in _NO_DEVICES:
-        return False
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return False
-    try:
-        answer = subprocess.run([tool, "-L"], capture_output=True, check=False, timeout=_GPU_S)
-    except subprocess.TimeoutExpired:
-        raise ConfigError(
-            f"nvidia-smi does not answer within {_GPU_S:g} s. Fix: mend the GPU's driver, or set "
-            "CUDA_VISIBLE_DEVICES to nothing to run on CPUs"
-        ) from None
-    return answer.returncode == 0
-
-
-def has_linear_attention(model_path: str) -> bool:
-    """Whether a model folder holds a hybrid such as Qwen3.5. False for a name on the hub."""
-    try:
-        config = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    parts = [config, config.get("text_config") or {}]
-    return any(
-        str(part.get("model_type", "")).startswith("qwen3_5")
-        or "linear_attention" in (part.get("layer_types") or ())
-        for part in parts
-    )
+    return bool(usable_gpus())
 
 
 def _on_a_cpu(
@@ -281,7 +250,7 @@ def _on_a_cpu(
         "--attention-backend": "torch_native",  # the default asks for Intel's AMX
         "--max-total-tokens": config.sglang.max_total_tokens or _CPU_TOTAL_TOKENS,
     }
-    if has_linear_attention(config.model.path):
+    if has_delta_layers(config.model.path):
         changed["--mamba-ssm-dtype"] = "float32"
         changed["--max-mamba-cache-size"] = max(128, _CPU_STATES_PER_REQUEST * requests)
     return changed

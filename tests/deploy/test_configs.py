@@ -63,6 +63,14 @@ def test_the_published_step_is_kept_where_its_model_is_trained() -> None:
         assert config.model.path.startswith("Qwen/Qwen3.5-")
 
 
+@pytest.mark.parametrize("name", sorted(MACHINES.keys() - ON_THE_LAPTOP))
+def test_first_starts_on_gpus_have_time(name: str) -> None:
+    """Kernels are compiled, CUDA graphs captured, and NCCL starts within the first push."""
+    config = load(["--config", str(config_of(name))])
+    assert config.rollout.start_timeout_s >= 1800
+    assert config.weights.timeout_s >= 60
+
+
 def test_a_gpu_that_is_shared_takes_weights_from_files() -> None:
     """NCCL refuses two ranks on one GPU, and Ray's shares limit no memory."""
     config = load(["--config", str(config_of("one_gpu"))])

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from common import gpus
 from common.config import RunConfig
 from common.config_cli import build
 from common.errors import ConfigError, EngineError
@@ -533,13 +534,11 @@ async def test_stop_ends_what_the_engine_has_started(tmp_path: Path) -> None:
 
 def test_no_visible_device_means_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    executable(tmp_path / "nvidia-smi", "#!/bin/sh\nexit 0\n")
+    executable(tmp_path / "nvidia-smi", "#!/bin/sh\necho NVIDIA H100, 81559 MiB, 580.65.06\n")
     monkeypatch.setenv("PATH", str(tmp_path))
     for visible, expected in (("", False), ("-1", False), ("0", True), ("GPU-5a", True)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        command.has_gpu.cache_clear()
         assert command.has_gpu() is expected
-    command.has_gpu.cache_clear()
 
 
 def test_an_nvidia_smi_that_hangs_is_one_line(
@@ -549,12 +548,10 @@ def test_an_nvidia_smi_that_hangs_is_one_line(
     executable(tmp_path / "nvidia-smi", f"#!/bin/sh\nexec {shutil.which('sleep')} 100\n")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(command, "_GPU_S", 0.2)
-    command.has_gpu.cache_clear()
+    monkeypatch.setattr(gpus, "_PATIENCE_S", 0.2)
     told = r"nvidia-smi does not answer within 0\.2 s\. Fix: mend .*or set CUDA_VISIBLE_DEVICES"
     with pytest.raises(ConfigError, match=told):
         command.has_gpu()
-    command.has_gpu.cache_clear()
 
 
 def executable(path: Path, text: str) -> None:
