@@ -10,9 +10,11 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError
+from common.files import json_object_or_empty
 from common.gpus import usable_gpus
 from common.kernels import has_delta_layers
 from common.proxies import without_proxy_for
+from rollout.sglang.states import Demand, memory_ratio
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv-sglang"
@@ -20,6 +22,7 @@ _HERE = Path(__file__).resolve().parent
 _CPU_TOTAL_TOKENS = 65536  # SGLang would take most of the machine's memory
 _CPU_PREFILL_TOKENS = 1024  # computed in one go; a pause waits for the end of that
 _LONGEST_TMPDIR = 60  # bytes
+_PICTURES_MIB = 512  # of 17 MiB each: 3,400 tokens of 2,560 numbers in bfloat16
 _CPU_STATES_PER_REQUEST = 4  # slots of linear attention: running, cached prefix, and spare
 
 # Flags that the configuration sets, with the key that does it.
@@ -144,7 +147,9 @@ def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
         "--schedule-policy": "lpm",
         "--log-level-http": "warning",  # a line for each request would hide what matters
     }
-    if not has_gpu():
+    if has_gpu():
+        flags |= _division(config, requests)
+    else:
         flags = _on_a_cpu(config, flags, requests)
     words = [str(word) for pair in flags.items() if pair[1] is not None for word in pair]
     if not has_gpu():
@@ -169,8 +174,8 @@ def sglang_environment(config: RunConfig) -> dict[str, str]:
         # One patience serves both in SGLang: joining a group, and each broadcast in it. Neither
         # may keep a server silent for longer than the learner waits for it.
         "VISION_OPD_GROUP_TIMEOUT_S": f"{config.weights.timeout_s:g}",
-        # Its cache of image embeddings outlives new weights, and /flush_cache too.
-        "SGLANG_VLM_CACHE_SIZE_MB": "0",
+        # Of encoded pictures: else one is encoded again for each batch that has a response to it.
+        "SGLANG_VLM_CACHE_SIZE_MB": str(_PICTURES_MIB),
     }
     if Path(config.model.path).is_dir():
         environment["HF_HUB_OFFLINE"] = "1"
@@ -232,6 +237,24 @@ def has_gpu() -> bool:
         ConfigError: nvidia-smi does not answer.
     """
     return bool(usable_gpus())
+
+
+def _division(config: RunConfig, requests: int) -> dict[str, object]:
+    """Of a GPU's memory, where a model has recurrent states and they are as we know them."""
+    model = json_object_or_empty(Path(config.model.path) / "config.json")
+    if not has_delta_layers(config.model.path):
+        return {}
+    rollout = config.rollout
+    demand = Demand(
+        requests=requests + 1,
+        prompts=rollout.max_concurrent_groups,
+        prompt_tokens=config.model.max_prompt_tokens,
+        response_tokens=rollout.max_response_tokens,
+    )
+    try:
+        return {"--mamba-full-memory-ratio": f"{memory_ratio(model, demand):.3g}"}
+    except (KeyError, TypeError, ZeroDivisionError):
+        return {}  # SGLang's own
 
 
 def _on_a_cpu(

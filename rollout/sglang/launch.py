@@ -7,8 +7,8 @@ weights.
 
 SGLang starts its other processes by spawning, and each of those imports this file anew: what stands
 at module level holds in all of them. SGLang's environment has none of our packages: nothing of ours
-may be imported here; door.py, media.py and common/http_gate.py, which need nothing, are read by
-their paths.
+may be imported here; door.py, media.py, image_cache.py and common/http_gate.py, which need nothing,
+are read by their paths.
 
 Environment:
     VISION_OPD_GROUP_TIMEOUT_S: seconds that a weight-update group may be silent.
@@ -238,6 +238,7 @@ bound_group_timeout(
 )
 
 listen_where_told()
+read_part(_HERE / "image_cache.py").forget_pictures_with_weights()
 
 if __name__ == "__main__":
     serve(sys.argv[1:], _key)

@@ -155,7 +155,9 @@ def test_linear_attention_on_a_cpu_needs_exact_states(
     assert environment["SGLANG_MAMBA_CONV_DTYPE"] == "float32"
     assert environment["HF_HUB_OFFLINE"] == "1"
     has_gpu(monkeypatch, True)
-    assert "--disable-overlap-schedule" not in engine_command(config, "127.0.0.1", 4000)
+    words = engine_command(config, "127.0.0.1", 4000)
+    assert "--disable-overlap-schedule" not in words
+    assert "--mamba-full-memory-ratio" not in words  # a model that does not tell its sizes
 
 
 def test_the_environment_of_sglang_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +171,7 @@ def test_the_environment_of_sglang_is_not_ours(monkeypatch: pytest.MonkeyPatch) 
         assert absent not in environment
     assert environment["VISION_OPD_GROUP_TIMEOUT_S"] == "7.5"
     assert environment["VISION_OPD_PARENT_PID"] == str(os.getpid())
-    assert environment["SGLANG_VLM_CACHE_SIZE_MB"] == "0"
+    assert environment["SGLANG_VLM_CACHE_SIZE_MB"] == "512"
     assert environment["PATH"] == os.environ["PATH"]
     threads = engine_environment(sglang_config(rollout={"threads": 3}))
     assert threads["OMP_NUM_THREADS"] == "3"
@@ -350,11 +352,22 @@ def _create_c10d_store(hostname, port, rank, world_size, timeout, use_libuv=True
 """
 
 
+UPDATER = """
+class SchedulerWeightUpdaterManager:
+    def update_weights_from_disk(self, request):
+        return request
+    def update_weights_from_distributed(self, request):
+        raise OSError(request)
+    update_weights_from_tensor = update_weights_from_ipc = update_weights_from_disk
+"""
+
+
 def run_launch(
     folder: Path,
     then: str,
     parameters: str = "timeout=None, rank=-1",
     rendezvous: str = RENDEZVOUS,
+    updater: str = UPDATER,
     **env: str,
 ) -> str:
     """What `then` prints in a process that SGLang has spawned, or how that one failed."""
@@ -365,6 +378,10 @@ def run_launch(
     (torch / "rendezvous.py").write_text(rendezvous)
     for package in (torch, torch.parent):
         (package / "__init__.py").touch()
+    managers = folder / "sglang" / "srt" / "managers"
+    (managers / "scheduler_components").mkdir(parents=True)
+    (managers / "scheduler_components" / "weight_updater.py").write_text(updater)
+    (managers / "mm_schedule.py").write_text("embedding_cache = None\n")
     (utils / "common.py").write_text(
         f"def init_custom_process_group({parameters}):\n    return locals()\n"
     )
@@ -419,6 +436,27 @@ def test_its_rendezvous_listens_at_its_address_alone(tmp_path: Path) -> None:
         f"print(create('127.0.0.1', {port}, 0, 1, None), create('127.0.0.1', {port}, 1, 2, None))"
     )
     assert run_launch(tmp_path, then) == f"(('127.0.0.1', {port}), '127.0.0.1') torch's own"
+
+
+def test_encoded_pictures_are_forgotten_with_the_weights_that_encoded_them(tmp_path: Path) -> None:
+    """Also where an update failed: some of its weights may have come."""
+    then = (
+        "from sglang.srt.managers import mm_schedule\n"
+        "from sglang.srt.managers.scheduler_components import weight_updater\n"
+        "manager = weight_updater.SchedulerWeightUpdaterManager()\n"
+        "print(manager.update_weights_from_disk(7))\n"  # before there is a cache
+        "mm_schedule.embedding_cache = {1: 2}\n"
+        "print(manager.update_weights_from_disk(8), mm_schedule.embedding_cache)\n"
+        "mm_schedule.embedding_cache[3] = 4\n"
+        "try: manager.update_weights_from_distributed('lost')\n"
+        "except OSError as error: print(error, mm_schedule.embedding_cache)"
+    )
+    assert run_launch(tmp_path, then).splitlines() == ["7", "8 {}", "lost {}"]
+
+
+def test_an_sglang_with_another_updater_is_refused(tmp_path: Path) -> None:
+    failure = run_launch(tmp_path, "", updater="class SchedulerWeightUpdaterManager: pass\n")
+    assert failure.startswith("1 ") and "older weights encoded them. Fix: install" in failure
 
 
 def test_a_torch_without_that_function_is_refused(tmp_path: Path) -> None:
