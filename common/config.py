@@ -341,6 +341,12 @@ class LearnerSection(Section):
     ranks: int = Field(
         1, gt=0, description="Learner processes that share one model (FSDP2), one a GPU."
     )
+    shard_ranks: int | None = Field(
+        None,
+        gt=0,
+        description="Neighbouring ranks that hold one copy of the model between them (HSDP); none: "
+        "those of a machine if there are several, else all.",
+    )
     groups_per_step: int = Field(96, gt=0, description="Groups (samples) an optimizer step.")
     max_steps: int | None = Field(None, gt=0, description="Stop after these steps; none: all data.")
     micro_batch_tokens: int = Field(
@@ -515,6 +521,11 @@ class RunConfig(Section):
             raise ValueError(
                 f"learner.ranks = {self.learner.ranks}: each needs a group of every step. "
                 "Fix: raise learner.groups_per_step, or use fewer ranks"
+            )
+        if self.learner.ranks % (self.learner.shard_ranks or 1):
+            raise ValueError(
+                f"learner.shard_ranks = {self.learner.shard_ranks}: {self.learner.ranks} ranks "
+                "cannot be divided into replicas of as many. Fix: a divisor of learner.ranks"
             )
         if self.learner.ranks % (self.learner_pool.nodes or 1):
             raise ValueError(

@@ -29,14 +29,14 @@ from torch import Tensor
 
 from common.errors import CheckpointError, ConfigError, VisionOpdError
 from common.files import replace_json, sha256_of_file, sync, sync_tree
-from common.model_files import INDEX
+from common.model_files import INDEX, weight_files
 from common.output import ends_with_its_reader
 from learner.checkpoint.export_dtypes import DTYPES, START, Dtypes, dtypes_of
 from learner.checkpoint.export_settings import read_settings
 from learner.checkpoint.folder import check_files, read_state, readable, unusable
 from learner.checkpoint.paths import START_CONFIG, STATE, TEACHER, UNKNOWN
 from learner.checkpoint.side_files import CONFIG, TEMPLATES, list_side_files, write_side_files
-from learner.checkpoint.tensor_files import TensorFiles, Written, model_files, write_model
+from learner.checkpoint.tensor_files import TensorFiles, Written, write_model
 
 MANIFEST = "MANIFEST.json"
 MODELS = ("student", "teacher")
@@ -92,7 +92,7 @@ def export(
     """
     _check_paths(checkpoint, out)
     state = read_state(checkpoint) if (checkpoint / STATE).exists() else None
-    weights = _weight_files(checkpoint, model)
+    weights = _files_of(checkpoint, model)
     unknown = [checkpoint / UNKNOWN] if state is not None and UNKNOWN in state["files"] else []
     if state is not None:
         used = {str(path.relative_to(checkpoint)) for path in (*weights, *unknown)}
@@ -166,7 +166,7 @@ def _check_paths(checkpoint: Path, out: Path) -> None:
         )
 
 
-def _weight_files(checkpoint: Path, model: str) -> list[Path]:
+def _files_of(checkpoint: Path, model: str) -> list[Path]:
     if model == "teacher":
         if not (checkpoint / STATE).exists() or not (checkpoint / TEACHER).is_file():
             raise ConfigError(
@@ -175,7 +175,7 @@ def _weight_files(checkpoint: Path, model: str) -> list[Path]:
             )
         return [checkpoint / TEACHER]
     with readable(checkpoint / INDEX):
-        files = model_files(checkpoint)
+        files = weight_files(checkpoint)
     for path in files:
         if not path.is_file():
             raise unusable(path, "it is missing")

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from common.errors import CheckpointError
+from common.model_files import weight_files
 from learner.checkpoint.cut import Trained
 from learner.checkpoint.folder import Checkpoint, readable, unusable
 from learner.checkpoint.paths import ADAPTERS, OPTIMIZER, RANDOM, TEACHER
-from learner.checkpoint.tensor_files import Form, TensorFiles, forms_of, model_files
+from learner.checkpoint.tensor_files import Form, TensorFiles, forms_of
 from learner.checkpoint.tensors import fill, is_close, rank_here
 from learner.model.lora import adapter_state, base_names, load_adapters, merged_weight
 from learner.model.teacher import Teacher
@@ -52,7 +53,7 @@ def load_student(folder: Path, model: nn.Module, names_in_files: Mapping[str, st
     tensors = model.state_dict(keep_vars=True)
     forms = forms_of({name: tensors[name] for name in base_names(model)})
     with readable(folder):
-        paths = model_files(folder)
+        paths = weight_files(folder)
     with _opened(folder, *paths) as files:
         stored = {name: names_in_files.get(name, name) for name in forms}
         if files.forms != {stored[name]: form for name, form in forms.items()}:
@@ -81,12 +82,13 @@ def load_teacher(folder: Path, teacher: Teacher) -> None:
     Raises:
         CheckpointError: there is none, or it is of another model.
     """
-    if not teacher.named_master():
+    if not teacher.kept():
         return
     path = folder / TEACHER
     with _opened(path, path) as weights:
         try:
-            teacher.load_master(weights)
+            shapes = {name: form.shape for name, form in weights.forms.items()}
+            teacher.load_by(lambda target, name: fill(target, weights, name), shapes)
         except ValueError as error:
             raise unusable(path, f"it is of another model: {error}") from error
 
@@ -121,13 +123,9 @@ def _load_random_states(folder: Path) -> None:
     path = folder / RANDOM
     with _opened(path, path) as states:
         if f"cpu.{rank}" in states:
-            torch.set_rng_state(_owned(states[f"cpu.{rank}"]))
+            torch.set_rng_state(states[f"cpu.{rank}"])
         if f"cuda.{rank}" in states and torch.cuda.is_available():
-            torch.cuda.set_rng_state(_owned(states[f"cuda.{rank}"]))
-
-
-def _owned(tensor: Tensor) -> Tensor:
-    return tensor.clone()  # the file's memory goes when the file is closed
+            torch.cuda.set_rng_state(states[f"cuda.{rank}"])
 
 
 def _difference(files: TensorFiles, forms: Mapping[str, Form]) -> str:

@@ -136,13 +136,14 @@ def load_adapters(model: nn.Module, adapters: Mapping[str, Tensor]) -> None:
 
 
 def _adapt(linear: nn.Linear, rank: int, alpha: float, random: torch.Generator) -> None:
-    weight = linear.weight
+    # Drawn numbers are kept where the weight is only announced.
+    device = torch.device("cpu") if linear.weight.is_meta else linear.weight.device
     # x A^T is then about as large as x, whatever the width.
     lora_a = torch.randn(rank, linear.in_features, generator=random) / linear.in_features**0.5
     linear.__class__ = AdaptedLinear
     adapted = cast(AdaptedLinear, linear)
-    adapted.lora_a = nn.Parameter(lora_a.to(weight.device))
-    adapted.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank, device=weight.device))
+    adapted.lora_a = nn.Parameter(lora_a.to(device))
+    adapted.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
     adapted.lora_scale = alpha / rank
 
 
@@ -150,5 +151,5 @@ def _difference(module: AdaptedLinear) -> Tensor:
     """(alpha / rank) B A, float32."""
     lora_a, lora_b = module.lora_a.detach(), module.lora_b.detach()
     if isinstance(lora_a, DTensor):  # the rows of B that a rank has give its rows of the product
-        lora_a = lora_a.redistribute(placements=[Replicate()])
+        lora_a = lora_a.redistribute(placements=[Replicate()] * lora_a.device_mesh.ndim)
     return module.lora_scale * (lora_b.float() @ lora_a.float())

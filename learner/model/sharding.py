@@ -51,12 +51,14 @@ def shard_model(
     """Shard an image-text model over the ranks of `mesh`, in place.
 
     Every rank must hold the same weights; they may be on the CPU, and go to the mesh's device group
-    by group. Those that are trained are float32; frozen ones and a teacher's keep their dtype. Set
-    requires_grad, checkpointing and adapters before, and make copies (the teacher) before: a
-    sharded model cannot be deep-copied. Make the optimizer after.
+    by group. Where they are on the meta device each rank gets memory for its shards alone, which
+    are then to be filled. Those that are trained are float32; frozen ones and a teacher's keep
+    their dtype. Set requires_grad, checkpointing and adapters before, and make copies (the
+    teacher) before: a sharded model cannot be deep-copied. Make the optimizer after.
 
     Args:
-        mesh: of one dimension (`learner.model.ranks`).
+        mesh: of one dimension, or of two: weights are then sharded along the second, and each
+            of the first has them all (`learner.model.ranks`).
         dtype: of weights and activations in forward and backward, whatever the masters' is, but
             for weights that servers hold in float32: so does every rank. No autocast is needed, nor
             wanted: it would undo part of it.
@@ -94,9 +96,20 @@ def shard_model(
     for module, parameters in apart.items():
         shard(module, torch.float32, set(module.parameters()) - parameters)
     if is_tied:
+        head.weight = None  # or it would get memory of its own
+    _allocate(model, torch.device("cpu") if offload else _device(mesh))
+    if is_tied:
         head.weight = embedding.weight
         head.__class__ = _TiedHead
     _settle_root(root)
+
+
+def part_of_rank(model: nn.Module) -> tuple[int, int, bool]:
+    """Which part of how many this rank has of a model, and whether it is the first to have it."""
+    mesh = next((p.device_mesh for p in model.parameters() if isinstance(p, DTensor)), None)
+    if mesh is None:
+        return 0, 1, True
+    return mesh.get_local_rank(-1), mesh.size(-1), mesh.ndim == 1 or mesh.get_local_rank(0) == 0
 
 
 def whole_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -167,7 +180,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
     norms = torch.stack(list(torch._foreach_norm(shards)))
     square = norms.double().square().sum()
     if isinstance(first, DTensor):
-        dist.all_reduce(square, group=first.device_mesh.get_group())
+        dist.all_reduce(square, group=first.device_mesh.get_group(-1))  # of one replica
     norm: float = square.sqrt().item()
     torch._foreach_mul_(shards, min(1.0, max_norm / (norm + _NORM_FLOOR)))
     return norm
@@ -191,10 +204,16 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         of_this_rank = DTensor.from_local(
-            gradient.float(), context.mesh, [Partial()], run_check=False
+            gradient.float(), context.mesh, [Partial()] * context.mesh.ndim, run_check=False
         )
         shard = of_this_rank.redistribute(placements=context.placements)
         return shard.to(context.weight_device), None
+
+
+def _allocate(model: nn.Module, device: torch.device) -> None:
+    """Memory for what is on the meta device; what is in it is not defined."""
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
 
 
 def _policy(dtype: torch.dtype, reduce_dtype: torch.dtype) -> MixedPrecisionPolicy:

@@ -11,7 +11,11 @@ from torch.distributed.fsdp import FSDPModule
 from common.config import ModelSection
 from common.errors import ConfigError
 from common.model_files import FAMILIES
-from common.model_loading import load_image_text_model
+from common.model_loading import (
+    is_stored_as_it_is,
+    load_image_text_model,
+    outline_image_text_model,
+)
 from common.patch_embedding import multiply_patches
 from learner.model import tree_attention
 from learner.model.delta_net import follow_layouts
@@ -32,11 +36,20 @@ def choose_device(name: str) -> torch.device:
 def load_student(config: ModelSection, device: torch.device) -> Any:
     """The model with float32 master weights, ready to train.
 
+    Args:
+        device: "meta": its parameters have no memory yet, and its files are read later, in parts
+            (`learner.loading`). Those of a family whose tensors transformers joins or splits are
+            on the CPU also then.
+
     Raises:
         ConfigError: no such model, one that is not whole or not finite, one that cannot be packed,
             or options that do not fit together.
     """
-    model = load_image_text_model(config.path)
+    if device.type != "meta":
+        return prepare_to_train(load_image_text_model(config.path), config, device)
+    model = outline_image_text_model(config.path)
+    if not is_stored_as_it_is(model):
+        model = load_image_text_model(config.path)
     return prepare_to_train(model, config, device)
 
 
@@ -54,7 +67,8 @@ def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> 
     follow_layouts(model)
     multiply_patches(model)
     narrow_last_layer(model)
-    model.to(device)
+    if device.type != "meta":
+        model.to(device)
     if config.freeze_vision_tower:
         model.base_model.visual.requires_grad_(False)
     if config.gradient_checkpointing:

@@ -21,7 +21,7 @@ all of them in float32; it is off by up to 1 % of the distance between teacher a
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -38,9 +38,9 @@ from learner.model.sharding import copy_into, local_part
 class Teacher:
     """Owns the teacher's weights.
 
-    Make it from a whole student, whose frozen parts and adapters are in place. To shard: give
+    Make it from a student whose frozen parts and adapters are in place. To shard: give
     `will_shard`, shard the student and `model` alike (the same mesh, the same modules), then call
-    `reshard`.
+    `reshard`; until then the student may be on the meta device.
 
     Args:
         student: its parameters are the teacher's start; those that train are float32.
@@ -72,7 +72,7 @@ class Teacher:
         if config.policy == "ema" and config.ema_rate > 0:
             self._moving = [n for n, p in student.named_parameters() if p.requires_grad]
         self._has_master = bool(self._moving) and dtype != torch.float32
-        self._needs_reshard = will_shard and self._has_master
+        self._needs_reshard = will_shard and self._copy is not None
         self._master: dict[str, Tensor] = {}
         if self._has_master and not will_shard:
             self._take_master()
@@ -107,10 +107,15 @@ class Teacher:
         No copies: save them before the next `update`. On any device: the shards of a sharded model
         may be in main memory, and then need `.to(device)` one by one before `full_tensor()`.
         """
-        assert not self._needs_reshard, "reshard must come first"
-        return {name: _in_float32(tensor) for name, tensor in self._kept().items()}
+        return {name: _in_float32(tensor) for name, tensor in self.kept().items()}
 
-    @torch.no_grad()
+    def kept(self) -> dict[str, Tensor]:
+        """The tensors of `named_master` as they live: each where it has most bits, in its dtype."""
+        assert not self._needs_reshard, "reshard must come first"
+        if not self._is_saved:
+            return {}
+        return _parameters(self.model) | self._master | _persistent_buffers(self.model)
+
     def load_master(self, weights: Mapping[str, Tensor]) -> None:
         """Take over what `named_master` gave, bit for bit.
 
@@ -120,11 +125,26 @@ class Teacher:
         Raises:
             ValueError: they are of another model.
         """
-        assert not self._needs_reshard, "reshard must come first"
-        kept = self._kept()
-        _check_forms(weights, kept)
+        shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        self.load_by(lambda target, name: _write(target, weights[name]), shapes)
+
+    @torch.no_grad()
+    def load_by(
+        self, put: Callable[[Tensor, str], None], shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        """The same from wherever the weights are.
+
+        Args:
+            put: fills one of `kept`, sharded or not, with the weight of this name.
+            shapes: of whole weights by name.
+
+        Raises:
+            ValueError: they are of another model.
+        """
+        kept = self.kept()
+        _check_forms(shapes, kept)
         for name, tensor in kept.items():
-            _write(tensor, weights[name])
+            put(tensor, name)
         if self._has_master:
             computing = _parameters(self.model)
             for name, tensor in self._master.items():
@@ -132,14 +152,16 @@ class Teacher:
         self._needs_load = False
 
     def reshard(self) -> None:
-        """The student and `model` have just been sharded: make the master of this rank's shard.
+        """The student and `model` have just been sharded: take the start, shard by shard.
 
         It is taken from the student, so this is for the time before the first step, or before
-        `load_master`.
+        `load_master`. A "fixed" teacher is another model, and already what it is.
         """
+        self._needs_reshard = False
+        if self._copy is not None and self._config.policy != "fixed":
+            self._copy_student()
         if self._has_master:
             self._take_master()
-        self._needs_reshard = False
 
     # ---- weights ---------------------------------------------------------------------------------
     @torch.no_grad()
@@ -149,12 +171,6 @@ class Teacher:
         for name in self._moving:
             self._master[name] = _float32_like(students[name], self._config.offload)
             _write(self._master[name], students[name])
-
-    def _kept(self) -> dict[str, Tensor]:
-        """Each tensor of the teacher where it has most bits."""
-        if not self._is_saved:
-            return {}
-        return _parameters(self.model) | self._master | _persistent_buffers(self.model)
 
     def _average(self) -> None:
         assert not self._needs_reshard, "reshard must come first"
@@ -171,6 +187,7 @@ class Teacher:
         if self._config.offload and torch.cuda.is_available():
             torch.cuda.synchronize()  # the master in main memory may be read from now on
 
+    @torch.no_grad()
     def _copy_student(self) -> None:
         students = _parameters(self._student)
         for name, tensor in _parameters(self.model).items():
@@ -210,14 +227,18 @@ def _load_fixed(path: str, student: Any, dtype: torch.dtype) -> nn.Module:
         gradient_checkpointing=False,
     )
     try:
-        model = load_student(section, torch.device("cpu"))  # float32 must not fill the GPU
+        is_outline = any(p.is_meta for p in student.parameters())
+        # Not on the student's GPU: float32 must not fill it.
+        model = load_student(section, torch.device("meta" if is_outline else "cpu"))
     except ConfigError as error:
         raise ConfigError(str(error).replace("model.path", "teacher.path")) from error
     _check_fit(path, model, student)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
         parameter.data = _as_dtype(name, parameter, dtype)
-    fixed: nn.Module = model.to(next(student.parameters()).device).eval()
+    if not is_outline:
+        model.to(next(student.parameters()).device)
+    fixed: nn.Module = model.eval()
     return fixed
 
 
@@ -288,13 +309,13 @@ def _write(target: Tensor, source: Tensor) -> None:
     copy_into(target, source)
 
 
-def _check_forms(weights: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
-    if missing := sorted(ours.keys() - weights.keys()):
+def _check_forms(shapes: Mapping[str, tuple[int, ...]], ours: Mapping[str, Tensor]) -> None:
+    if missing := sorted(ours.keys() - shapes.keys()):
         raise ValueError(f"it lacks {missing[0]} (and {len(missing) - 1} others)")
-    if unknown := sorted(weights.keys() - ours.keys()):
+    if unknown := sorted(shapes.keys() - ours.keys()):
         raise ValueError(f"it has {unknown[0]} (and {len(unknown) - 1} others), unknown here")
     for name, tensor in ours.items():
-        if weights[name].shape != tensor.shape:
+        if shapes[name] != tuple(tensor.shape):
             raise ValueError(
-                f"its {name} has the shape {list(weights[name].shape)}, not {list(tensor.shape)}"
+                f"its {name} has the shape {list(shapes[name])}, not {list(tensor.shape)}"
             )
