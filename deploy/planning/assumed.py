@@ -64,7 +64,7 @@ def assumed_rates(
         push_s=assumed(push_s, f"{PUSH_RATE / 1e9:g} GB/s end to end"),
         pause_s=assumed(push_s, "the whole push"),
         evaluation_sample_s=assumed(cost.evaluation_s(), note),
-        checkpoint_s=assumed(4 * shape.parameters * 4 / HOST_RATE / layout.ranks, "copy to memory"),
+        checkpoint_s=assumed(4 * shape.parameters * 4 / HOST_RATE / cost.shards, "copy to memory"),
         startup_s=assumed(_STARTUP_S if machines.has_gpus else _STARTUP_S / 6, "a guess"),
     )
 
@@ -92,7 +92,15 @@ class _Cost:
     def link(self) -> float:
         """Bytes/s at which a rank gets the others' shards."""
         inside = self.machines.learner_device.link
-        return inside if self.layout.learner_nodes == 1 else min(inside, NETWORK_RATE)
+        return min(inside, NETWORK_RATE) if self._shards_cross else inside
+
+    @property
+    def shards(self) -> int:
+        return self.layout.shards(self.config)
+
+    @property
+    def _shards_cross(self) -> bool:
+        return self.shards * self.layout.learner_nodes > self.layout.ranks
 
     @property
     def push_link(self) -> float:
@@ -151,22 +159,24 @@ class _Cost:
         return computing_s + max(0.0, self.gathering_s() - computing_s - forward_s)
 
     def gathering_s(self) -> float:
-        """FSDP's: weights before forward and backward, and gradients, of every micro-batch."""
-        ranks = self.layout.ranks
-        if ranks == 1:
-            return 0.0
+        """FSDP's: weights before forward and backward, and gradients, of every micro-batch.
+
+        Replicas add up each rank's gradients in a ring, which takes them twice over the network.
+        """
+        shards, replicas = self.shards, self.layout.ranks // self.shards
         room = self.config.learner.micro_batch_tokens
         a_batch = max(1, int(room // self.student_tokens))
         batches = math.ceil(self.groups / a_batch)
         width = _bytes(self.config.model.dtype)
         passes = 3 if self.config.model.gradient_checkpointing else 2
-        sent = passes * width * self.shape.parameters + 4 * trained_parameters(
-            self.config, self.shape
-        )
-        return batches * sent * (ranks - 1) / ranks / self.link
+        gradients = 4 * trained_parameters(self.config, self.shape)
+        gathered = passes * width * self.shape.parameters + gradients
+        added = 2 * gradients / shards * (replicas - 1) / replicas
+        network = min(self.machines.learner_device.link, NETWORK_RATE)
+        return batches * (gathered * (shards - 1) / shards / self.link + added / network)
 
     def optimizer_s(self) -> float:
-        mine = trained_parameters(self.config, self.shape) / self.layout.ranks
+        mine = trained_parameters(self.config, self.shape) / self.shards
         device = self.machines.learner_device
         rate = min(device.bandwidth, HOST_RATE) if self._offloads else device.bandwidth
         return _PARAMETER_BYTES * mine / (rate * DECODE_SHARE)
@@ -174,7 +184,7 @@ class _Cost:
     def average_s(self) -> float:
         if self.config.teacher.policy != "ema":
             return 0.0
-        mine = trained_parameters(self.config, self.shape) / self.layout.ranks
+        mine = trained_parameters(self.config, self.shape) / self.shards
         device = self.machines.learner_device
         offloads = self._offloads or (self.config.teacher.offload and device.is_gpu)
         rate = min(device.bandwidth, HOST_RATE) if offloads else device.bandwidth

@@ -57,12 +57,12 @@ class ServerMemory:
 def learner_memory(
     config: RunConfig, shape: ModelShape, work: Workload, layout: Layout
 ) -> LearnerMemory:
-    ranks, size = layout.ranks, shape.parameters
+    shards, size = layout.shards(config), shape.parameters
     trained = trained_parameters(config, shape)
     width = 2 if config.model.dtype == "bfloat16" else 4
-    masters, gradients, moments = 4 * size / ranks, 4 * trained / ranks, 8 * trained / ranks
-    copy = width * size / ranks
-    average = 4 * trained / ranks if width == 2 else 0.0
+    masters, gradients, moments = 4 * size / shards, 4 * trained / shards, 8 * trained / shards
+    copy = width * size / shards
+    average = 4 * trained / shards if width == 2 else 0.0
     if config.teacher.policy == "current":
         copy = 0.0
     if config.teacher.policy != "ema":
@@ -76,7 +76,7 @@ def learner_memory(
         host, average = average, 0.0
     # Two layers are whole at a time, and the embedding while the objective reads it as the head.
     gathered = 0.0
-    if ranks > 1 or config.learner.offload:
+    if layout.ranks > 1 or config.learner.offload:
         gathered = width * (
             2 * shape.layer_parameters / shape.layers + shape.embedding_parameters
         ) + (4 * shape.embedding_parameters)

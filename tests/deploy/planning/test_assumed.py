@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from deploy.planning import devices
+from deploy.planning import assumed, devices
 from deploy.planning.assumed import assumed_rates
 from deploy.planning.layout import Layout
 from tests.deploy.planning.shapes import DEVICE, MACHINES, SHAPE, WORK, config
@@ -63,6 +63,22 @@ def test_a_slow_link_holds_up_the_backward_pass():
     assert together == pytest.approx(gathering_s)
     fast = rates(Layout(1, 4, 1), replace(MACHINES, learner_device=replace(DEVICE, link=1e9)))
     assert fast.backward_s.value == pytest.approx(2 * 2 * (PROMPT + RESPONSES + VISION) / RATE)
+
+
+def test_between_machines_gradients_alone_travel(monkeypatch):
+    """One group a rank; four shards a machine, whose gradients two machines add up in a ring."""
+    monkeypatch.setattr(assumed, "NETWORK_RATE", 0.5)
+    slow = replace(MACHINES, learner_device=replace(DEVICE, link=1.0))
+    found = rates(Layout(1, 8, 1, learner_nodes=2), slow)
+    inside_s = (2 * 2 + 4) * 1820 * (3 / 4) / 1.0
+    between_s = 2 * (4 * 1820 / 4) * (1 / 2) / 0.5
+    together = found.vision_s.value + found.student_s.value + found.backward_s.value
+    assert together == pytest.approx(inside_s + between_s)
+    assert found.optimizer_s.value == pytest.approx(rates(Layout(1, 4, 1)).optimizer_s.value)
+    one_mesh = rates(Layout(1, 8, 1, learner_nodes=2), slow, learner={"shard_ranks": 8, "ranks": 8})
+    across_s = (2 * 2 + 4) * 1820 * (7 / 8) / 0.5
+    together = one_mesh.vision_s.value + one_mesh.student_s.value + one_mesh.backward_s.value
+    assert together == pytest.approx(across_s)
 
 
 def test_generation():

@@ -33,6 +33,12 @@ def test_ranks_share_all_but_the_gathered_layers_and_the_snapshot():
     assert found.push == 2 * SIZE
 
 
+def test_replicas_hold_as_much_as_one_of_them_would():
+    run = config()
+    one, two = Layout(1, 4, 1), Layout(1, 8, 1, learner_nodes=2)
+    assert learner_memory(run, SHAPE, WORK, two) == learner_memory(run, SHAPE, WORK, one)
+
+
 def test_float32_needs_no_second_copy_of_the_average():
     found = memory(model={"dtype": "float32"}, weights={"dtype": "float32"})
     assert found.teacher == 4 * SIZE and found.push == 4 * SIZE
