@@ -17,6 +17,7 @@ from learner.feed import Feed
 from learner.measuring.heldout import Heldout
 from learner.measuring.metrics import MetricsLog, NoLog
 from learner.measuring.watch import HealthWatch, RollBack
+from learner.model.frozen import narrow_frozen
 from learner.model.lora import add_adapters
 from learner.model.ranks import Ranks, init_ranks, meet, rank_failures
 from learner.model.sharding import shard_model
@@ -169,6 +170,7 @@ def _models(config: RunConfig, ranks: Ranks, step: int) -> tuple[Any, Teacher]:
     if config.model.lora_rank:
         add_adapters(model, config.model.lora_rank, config.model.lora_alpha, config.run.seed)
     dtype = DTYPES[config.model.dtype]
+    narrow_frozen(model, dtype)
     is_sharded = ranks.mesh is not None
     teacher = Teacher(model, config.teacher, dtype, step, will_shard=is_sharded)
     if ranks.mesh is not None:

@@ -22,6 +22,7 @@ from common.config import RunConfig
 from learner.measuring.step_figures import StepFigures, counts_of_step
 from learner.measuring.stopwatch import Stopwatch
 from learner.micro_batches import micro_batches
+from learner.model.held import held, held_over
 from learner.model.packing import pack
 from learner.model.ranks import Ranks, agree_on_max
 from learner.model.student import response_hidden_states
@@ -147,7 +148,9 @@ class Trainer:
         watch: Stopwatch,
     ) -> None:
         """Add the step's gradient to the parameters'."""
-        scores = self._scorer.scores(groups, watch)
+        is_held = self._config.learner.offload and self._ranks.world_size == 1
+        with held(self.teacher.model, is_held):
+            scores = self._scorer.scores(groups, watch)
         if self._filler is not None:
             scores[self._filler.group_id] = self._scorer.filler_score(self._filler)
         parts = micro_batches(
@@ -156,7 +159,7 @@ class Trainer:
             self._config.learner.micro_batch_tokens,
             self._config.model.share_prefix,
         )
-        for number, part in enumerate(self._rounds(parts)):
+        for number, part in enumerate(held_over(self.model, self._rounds(parts), is_held)):
             result, responses = self._objective(part, scores, denominators, watch)
             is_filler = number >= len(parts)
             with watch.part("backward"):

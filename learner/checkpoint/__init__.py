@@ -6,7 +6,8 @@
             config.json                     as the start has it, but for the dtype
             tokenizer, processor, ...       all other small files of the start, byte for byte; with
                                             prompt.chat_template in the place of its template
-            teacher/weights.safetensors     float32 master; absent if it has no weights of its own
+            teacher/weights.safetensors     float32 master, without what the student does not train
+                                            either; absent if it has no weights of its own
             training/adapters.safetensors   if model.lora_rank > 0; the student has them merged in
             training/optimizer.safetensors  AdamW: exp_avg.NAME, exp_avg_sq.NAME, step.NAME
             training/random.safetensors     states of torch's generators: cpu.RANK, cuda.RANK
@@ -37,8 +38,8 @@ there to be exported or started from: the broker has forgotten the steps behind 
     learner.checkpoint.files     the files of one checkpoint
     learner.checkpoint.folder    which are complete, kept, removed
     learner.checkpoint.restore   back into a trainer
-    learner.checkpoint.export_settings, export_dtypes    what learner.export makes of one; with
-                                 generation_config, thinking_default, local_traces
+    learner.checkpoint.export_settings, export_dtypes, export_teacher    what learner.export makes
+                                 of one; with generation_config, thinking_default, local_traces
 """
 
 from learner.checkpoint.checkpointer import Checkpointer

@@ -50,7 +50,7 @@ def load_student(folder: Path, model: nn.Module, names_in_files: Mapping[str, st
     if adapters:
         _load_adapters(folder / ADAPTERS, model)
     tensors = model.state_dict(keep_vars=True)
-    forms = forms_of({name: tensors[name] for name in base_names(model)})
+    forms = {name: _in_files(tensors[name]) for name in base_names(model)}
     with readable(folder):
         paths = model_files(folder)
     with _opened(folder, *paths) as files:
@@ -60,11 +60,24 @@ def load_student(folder: Path, model: nn.Module, names_in_files: Mapping[str, st
         for name in forms:
             if f"{name.removesuffix('.weight')}.lora_a" not in adapters:
                 fill(tensors[name], files, stored[name])
-            elif not is_close(merged_weight(model, name), files, stored[name]):
+            elif not is_close(
+                merged_weight(model, name), files, stored[name], _rounding(tensors[name])
+            ):
                 raise CheckpointError(
                     f"{folder}: its {name} is not that of this model and its adapters. Fix: set "
                     "model.path and model.lora_alpha as in the run that wrote it"
                 )
+
+
+def _in_files(tensor: Tensor) -> Form:
+    """Files hold floats in float32, whatever those are held in that are not trained."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return Form(dtype, tuple(tensor.shape))
+
+
+def _rounding(base: Tensor) -> float:
+    """Relative, between a checkpoint and weights under adapters, which it may hold unrounded."""
+    return 2**-8 if base.dtype == torch.bfloat16 else 1e-5
 
 
 def _load_adapters(path: Path, model: nn.Module) -> None:

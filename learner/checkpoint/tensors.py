@@ -62,10 +62,11 @@ def fill(target: Tensor, files: TensorFiles, name: str) -> None:
 
 
 @torch.no_grad()
-def is_close(live: Tensor, files: TensorFiles, name: str) -> bool:
+def is_close(live: Tensor, files: TensorFiles, name: str, rounding: float = 1e-5) -> bool:
     """Whether this rank's part of a live tensor is that of the files, but for rounding."""
     local = local_part(live)
-    return torch.allclose(local, _read_as(live, files, name).to(local.device), atol=1e-5)
+    stored = _read_as(live, files, name).to(local.device)
+    return torch.allclose(local, stored, rtol=rounding, atol=1e-5)
 
 
 def _read_as(tensor: Tensor, files: TensorFiles, name: str) -> Tensor:

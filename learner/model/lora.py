@@ -5,7 +5,12 @@
 so that at first the model is the base model, bit by bit. Linear layers are changed in place: the
 base weights keep their names in `state_dict()`; `<layer>.lora_a` and `<layer>.lora_b` join them.
 Rollout servers and Hugging Face checkpoints get merged weights, W + (alpha / rank) B A, under the
-base names; they need no second model, since each is made when it is asked for.
+base names; they need no second model, since each is made when it is asked for. Servers do not get
+adapters by themselves, since SGLang 0.5.23 cannot take these: it adapts no in_proj_a and in_proj_b
+of a gated delta net (`supported_lora_modules` of models/qwen3_5.py) and knows no in_proj_qkv with
+one A (lora/lora.py); it takes them pickled, or by name of a folder; its weight checksums see
+parameters alone, so nobody could tell which adapter answers; and with --enable-lora it gives up the
+fused projections.
 
 Works before and after sharding: of a sharded model merged weights are sharded as their W is.
 """
@@ -93,9 +98,10 @@ def merged_weight(model: nn.Module, name: str) -> Tensor:
 
 
 def iterate_merged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """`merged_weight` of each of `base_names`, one in memory at a time."""
+    """`merged_weight` of each of `base_names`, floats in float32, one in memory at a time."""
     for name in base_names(model):
-        yield name, merged_weight(model, name)
+        weight = merged_weight(model, name)
+        yield name, weight.float() if weight.is_floating_point() else weight
 
 
 def merged_weights(model: nn.Module) -> dict[str, Tensor]:

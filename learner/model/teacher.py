@@ -10,10 +10,12 @@
     fixed         another model                           nothing
 
 The forward pass runs on a copy in the compute dtype (but for what stays float32, see
-common.weight_dtypes). A moving average needs float32 beside it: its
-steps are rate * lr wide and would be rounded away in bfloat16. That master is on the student's
-device or in main memory; if float32 is the compute dtype, the copy itself is the master, wherever
-it is. Buffers stay as they are (a copy of the student takes them too).
+common.weight_dtypes). What the student does not train is no copy but the student's own, and no
+part of a checkpoint's teacher: under LoRA the teacher is its adapters. A moving average needs
+float32 beside the copy: its steps are rate * lr wide and would be rounded away in bfloat16. That
+master is on the student's device or in main memory; if float32 is the compute dtype, the copy
+itself is the master, wherever it is. Buffers stay as they are (a copy of the student takes them
+too).
 Parameters are matched by name, and worked on shard by shard where FSDP2 has sharded them. Of
 adapters A and B are averaged apart. That is not the average of the merged weights, which would need
 all of them in float32; it is off by up to 1 % of the distance between teacher and student at lr
@@ -31,7 +33,7 @@ from torch.distributed.tensor import DTensor
 
 from common.config import ModelSection, TeacherSection
 from common.errors import ConfigError
-from common.weight_dtypes import is_served_in_float32
+from learner.model.frozen import as_computed, share_shards, shareable
 from learner.model.sharding import copy_into, local_part
 
 
@@ -65,9 +67,11 @@ class Teacher:
         self._student = student
         self._config = config
         self._step = step
-        self._copy = _start(student, config, dtype)
-        self._is_saved = config.policy not in ("current", "fixed")
-        self._needs_load = self._is_saved and step > 0
+        copies = config.policy not in ("current", "fixed")
+        self._shared = shareable(student, dtype) if copies else frozenset()
+        self._copy = _start(student, config, dtype, self._shared)
+        self._is_saved = copies
+        self._needs_load = copies and step > 0
         self._moving: list[str] = []
         if config.policy == "ema" and config.ema_rate > 0:
             self._moving = [n for n, p in student.named_parameters() if p.requires_grad]
@@ -103,7 +107,8 @@ class Teacher:
     def named_master(self) -> dict[str, Tensor]:
         """What a checkpoint saves: the teacher, by parameter name, tied ones once.
 
-        float32, with persistent buffers (integers as they are); empty for "current" and "fixed".
+        float32, with persistent buffers (integers as they are); without what it shares with the
+        student; empty for "current" and "fixed".
         No copies: save them before the next `update`. On any device: the shards of a sharded model
         may be in main memory, and then need `.to(device)` one by one before `full_tensor()`.
         """
@@ -115,14 +120,15 @@ class Teacher:
         """Take over what `named_master` gave, bit for bit.
 
         Args:
-            weights: whole tensors, on any device, or shards as they were given.
+            weights: whole tensors, on any device, or shards as they were given. What is shared
+                with the student may be among them, and is left alone.
 
         Raises:
             ValueError: they are of another model.
         """
         assert not self._needs_reshard, "reshard must come first"
         kept = self._kept()
-        _check_forms(weights, kept)
+        _check_forms(weights, kept, self._shared)
         for name, tensor in kept.items():
             _write(tensor, weights[name])
         if self._has_master:
@@ -134,9 +140,11 @@ class Teacher:
     def reshard(self) -> None:
         """The student and `model` have just been sharded: make the master of this rank's shard.
 
-        It is taken from the student, so this is for the time before the first step, or before
-        `load_master`.
+        From now on they share their shards, too. The master is taken from the student, so this is
+        for the time before the first step, or before `load_master`.
         """
+        if self._shared and self._copy is not None:
+            share_shards(self._copy, self._student, self._shared)
         if self._has_master:
             self._take_master()
         self._needs_reshard = False
@@ -154,7 +162,12 @@ class Teacher:
         """Each tensor of the teacher where it has most bits."""
         if not self._is_saved:
             return {}
-        return _parameters(self.model) | self._master | _persistent_buffers(self.model)
+        own = self._own_parameters()
+        return own | self._master | _persistent_buffers(self.model)
+
+    def _own_parameters(self) -> dict[str, Tensor]:
+        every = _parameters(self.model)
+        return {name: tensor for name, tensor in every.items() if name not in self._shared}
 
     def _average(self) -> None:
         assert not self._needs_reshard, "reshard must come first"
@@ -173,7 +186,7 @@ class Teacher:
 
     def _copy_student(self) -> None:
         students = _parameters(self._student)
-        for name, tensor in _parameters(self.model).items():
+        for name, tensor in self._own_parameters().items():
             _write(tensor, students[name])
         buffers = dict(self._student.named_buffers())
         for name, tensor in self.model.named_buffers():
@@ -181,22 +194,28 @@ class Teacher:
 
 
 # ---- the start -----------------------------------------------------------------------------------
-def _start(student: nn.Module, config: TeacherSection, dtype: torch.dtype) -> nn.Module | None:
+def _start(
+    student: nn.Module, config: TeacherSection, dtype: torch.dtype, shared: frozenset[str]
+) -> nn.Module | None:
     if config.policy == "current":
         return None
     if config.policy == "fixed":
         assert config.path is not None  # the configuration has checked
         return _load_fixed(config.path, student, dtype)
-    return _frozen_copy(student, dtype)
+    return _frozen_copy(student, dtype, shared)
 
 
-def _frozen_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _frozen_copy(model: nn.Module, dtype: torch.dtype, shared: frozenset[str]) -> nn.Module:
     """Parameters in `dtype`, ties kept. Buffers keep theirs: rotary frequencies need float32."""
+
+    def copied(name: str, parameter: nn.Parameter) -> nn.Parameter:
+        if name in shared:
+            return parameter
+        copy_in_dtype = as_computed(name, parameter, dtype, is_copy=True)
+        return nn.Parameter(copy_in_dtype, requires_grad=False)
+
     # Told of the parameters, deepcopy makes no second model in float32 on the way.
-    parameters = {
-        id(p): nn.Parameter(_as_dtype(name, p, dtype, is_copy=True), requires_grad=False)
-        for name, p in model.named_parameters()
-    }
+    parameters = {id(p): copied(name, p) for name, p in model.named_parameters()}
     return copy.deepcopy(model, parameters).eval()
 
 
@@ -216,7 +235,7 @@ def _load_fixed(path: str, student: Any, dtype: torch.dtype) -> nn.Module:
     _check_fit(path, model, student)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
-        parameter.data = _as_dtype(name, parameter, dtype)
+        parameter.data = as_computed(name, parameter, dtype)
     fixed: nn.Module = model.to(next(student.parameters()).device).eval()
     return fixed
 
@@ -274,13 +293,6 @@ def _in_float32(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", torch.float32)  # the GPU may have no room for a model in float32
 
 
-def _as_dtype(name: str, tensor: Tensor, dtype: torch.dtype, is_copy: bool = False) -> Tensor:
-    """But for what a server holds in float32: so does a teacher that looks at the same tokens."""
-    is_cast = tensor.is_floating_point() and not is_served_in_float32(name)
-    wanted = dtype if is_cast else tensor.dtype
-    return tensor.detach().to(wanted, copy=is_copy)
-
-
 def _write(target: Tensor, source: Tensor) -> None:
     """Into `target`'s memory, rounded to its dtype: of a whole source its shard."""
     if isinstance(target, DTensor) and isinstance(source, DTensor):
@@ -288,10 +300,12 @@ def _write(target: Tensor, source: Tensor) -> None:
     copy_into(target, source)
 
 
-def _check_forms(weights: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+def _check_forms(
+    weights: Mapping[str, Tensor], ours: Mapping[str, Tensor], shared: frozenset[str]
+) -> None:
     if missing := sorted(ours.keys() - weights.keys()):
         raise ValueError(f"it lacks {missing[0]} (and {len(missing) - 1} others)")
-    if unknown := sorted(weights.keys() - ours.keys()):
+    if unknown := sorted(weights.keys() - ours.keys() - shared):
         raise ValueError(f"it has {unknown[0]} (and {len(unknown) - 1} others), unknown here")
     for name, tensor in ours.items():
         if weights[name].shape != tensor.shape:

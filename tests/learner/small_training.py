@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from common.config import RunConfig
+from learner.model.frozen import narrow_frozen
 from learner.model.lora import add_adapters, base_names
 from learner.model.ranks import Ranks
 from learner.model.sharding import gather, shard_model
@@ -49,6 +50,7 @@ class SmallTraining:
         if config.model.lora_rank:
             add_adapters(model, config.model.lora_rank, config.model.lora_alpha, config.run.seed)
         dtype = DTYPES[config.model.dtype]
+        narrow_frozen(model, dtype)
         mesh = None if ranks is None else ranks.mesh
         self.teacher = Teacher(model, config.teacher, dtype, version, will_shard=mesh is not None)
         if mesh is not None:
