@@ -181,6 +181,12 @@ class SglangSection(Section):
     max_total_tokens: int | None = Field(
         None, gt=0, description="Tokens of the KV pool; none: SGLang's choice, 65536 on a CPU."
     )
+    max_states: int | None = Field(
+        None,
+        gt=0,
+        description="Slots for recurrent states (Qwen3.5), five a running request; none: SGLang's "
+        "choice, four on a CPU.",
+    )
     quantization: str | None = Field(None, description="SGLang's --quantization; none: none.")
     extra_flags: tuple[str, ...] = Field(
         (), description="Further flags of sglang.launch_server, word by word."

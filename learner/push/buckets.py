@@ -34,6 +34,7 @@ class Snapshot:
         weights: live tensors by name; they must not change from `begin` to the end of `gather`.
         dtype: that floating tensors are sent as, but for `is_served_in_float32`.
         is_kept: false for ranks that only take part in bringing shards together.
+        is_on_host: the room is main memory, pinned where the weights are on a GPU.
     """
 
     def __init__(
@@ -42,18 +43,21 @@ class Snapshot:
         dtype: torch.dtype,
         bucket_mib: float,
         is_kept: bool = True,
+        is_on_host: bool = False,
     ) -> None:
         self._weights = weights
         self._dtype = dtype
         self._is_kept = is_kept
         self.buckets = plan_buckets(weights, dtype, bucket_mib)
         self._is_sharded = any(isinstance(tensor, DTensor) for tensor in weights.values())
-        self.device = gather(next(iter(weights.values()))).device
+        source = gather(next(iter(weights.values()))).device
+        self.device = torch.device("cpu") if is_on_host else source
+        is_pinned = is_on_host and source.type == "cuda"
         self._contents = [
-            torch.empty(bucket.num_bytes if is_kept else 0, dtype=torch.uint8, device=self.device)
+            _room(bucket.num_bytes if is_kept else 0, self.device, is_pinned)
             for bucket in self.buckets
         ]
-        self._stream = _new_stream(self.device)
+        self._stream = _new_stream(source)
         self._num_ready = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -116,6 +120,10 @@ class Snapshot:
         with self._changed:
             self._num_ready, self._error = num_ready, error
             self._changed.notify_all()
+
+
+def _room(num_bytes: int, device: torch.device, is_pinned: bool) -> Tensor:
+    return torch.empty(num_bytes, dtype=torch.uint8, device=device, pin_memory=is_pinned)
 
 
 def _new_stream(device: torch.device) -> torch.cuda.Stream | None:

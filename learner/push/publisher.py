@@ -423,8 +423,17 @@ def weight_folder(config: WeightsSection, run_folder: Path, model: Any) -> Weigh
 def snapshot_of(
     config: WeightsSection, weights: Mapping[str, torch.Tensor], is_kept: bool = True
 ) -> Snapshot:
-    """Room for what one push sends, under the names that a server takes."""
-    return Snapshot(_Pushed(weights), getattr(torch, config.dtype), config.bucket_mib, is_kept)
+    """Room for what one push sends, under the names that a server takes.
+
+    In main memory if it goes to files anyway: a GPU that is shared has none to spare.
+    """
+    return Snapshot(
+        _Pushed(weights),
+        getattr(torch, config.dtype),
+        config.bucket_mib,
+        is_kept,
+        is_on_host=config.transport == "files",
+    )
 
 
 class _Pushed(Mapping[str, torch.Tensor]):

@@ -40,6 +40,7 @@ _OURS = {
     "--quantization": "sglang.quantization",
     "--max-running-requests": "rollout.max_concurrent_groups",
     "--max-total-tokens": "sglang.max_total_tokens",
+    "--max-mamba-cache-size": "sglang.max_states",
     "--api-key": "sglang.api_key_file",
     "--admin-api-key": "sglang.api_key_file",
     "--revision": "model.revision",
@@ -143,6 +144,7 @@ def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
         "--quantization": config.sglang.quantization,
         "--max-running-requests": requests + 1,  # the probe after a push finds room
         "--max-total-tokens": config.sglang.max_total_tokens,
+        "--max-mamba-cache-size": config.sglang.max_states,
         # A group's responses are all asked for again after a pause: let the first of them compute
         # the prompt and the others find it.
         "--schedule-policy": "lpm",
@@ -283,7 +285,8 @@ def _on_a_cpu(
     }
     if has_linear_attention(config.model.path):
         changed["--mamba-ssm-dtype"] = "float32"
-        changed["--max-mamba-cache-size"] = max(128, _CPU_STATES_PER_REQUEST * requests)
+        slots = config.sglang.max_states or max(128, _CPU_STATES_PER_REQUEST * requests)
+        changed["--max-mamba-cache-size"] = slots
     return changed
 
 

@@ -66,6 +66,7 @@ def test_sglang_gets_its_flags_from_the_configuration(monkeypatch: pytest.Monkey
             "memory_fraction": 0.5,
             "context_tokens": 9000,
             "max_total_tokens": 100000,
+            "max_states": 165,
             "quantization": "fp8",
             "extra_flags": ["--attention-backend", "fa3", "--dp-size=1"],
         },
@@ -85,6 +86,7 @@ def test_sglang_gets_its_flags_from_the_configuration(monkeypatch: pytest.Monkey
         ),
         *("--context-length", "9000", "--quantization", "fp8"),
         *("--max-running-requests", "33", "--max-total-tokens", "100000"),
+        *("--max-mamba-cache-size", "165"),
         *("--schedule-policy", "lpm", "--log-level-http", "warning"),
         *("--attention-backend", "fa3", "--dp-size=1"),
     ]
@@ -153,6 +155,9 @@ def test_linear_attention_on_a_cpu_needs_exact_states(
     environment = engine_environment(config)
     assert environment["SGLANG_MAMBA_CONV_DTYPE"] == "float32"
     assert environment["HF_HUB_OFFLINE"] == "1"
+    few = sglang_config(model={"path": str(tmp_path)}, sglang={"max_states": 9})
+    words = engine_command(few, "127.0.0.1", 4000)
+    assert words[words.index("--max-mamba-cache-size") + 1] == "9"
     has_gpu(monkeypatch, True)
     assert "--disable-overlap-schedule" not in engine_command(config, "127.0.0.1", 4000)
 
@@ -228,6 +233,7 @@ def test_sglang_is_told_the_interface_that_leads_to_the_learner(
         ("--quantization", "sglang.quantization"),
         ("--max-running-requests", "rollout.max_concurrent_groups"),
         ("--max-total-tokens", "sglang.max_total_tokens"),
+        ("--max-mamba-cache-size", "sglang.max_states"),
         ("--api-key", "sglang.api_key_file"),
         ("--admin-api-key", "sglang.api_key_file"),
         ("--revision", "model.revision"),
