@@ -37,6 +37,7 @@ class ModelSize:
     tower_hidden: int
     tower_mlp: int
     tower_heads: int
+    is_tied: bool = True  # head and embedding
 
 
 def tenth_of_4b(layers: int, vocabulary: int) -> ModelSize:
@@ -63,7 +64,7 @@ def make_model(family: str, size: ModelSize, device: torch.device | str = "cpu")
         "num_key_value_heads": size.kv_heads,
         "head_dim": size.head_width,
         "max_position_embeddings": 32768,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": size.is_tied,
         "eos_token_id": 2,
         "pad_token_id": 0,
         "bos_token_id": None,
@@ -84,7 +85,7 @@ def make_model(family: str, size: ModelSize, device: torch.device | str = "cpu")
         "video_token_id": 6,
         "vision_start_token_id": 7,
         "vision_end_token_id": 8,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": size.is_tied,
     }
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_interleaved": True}
     half = size.head_width // 2

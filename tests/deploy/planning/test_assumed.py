@@ -65,6 +65,50 @@ def test_a_slow_link_holds_up_the_backward_pass():
     assert fast.backward_s.value == pytest.approx(2 * 2 * (PROMPT + RESPONSES + VISION) / RATE)
 
 
+def test_what_is_recomputed_is_not_gathered_again():
+    slow = replace(MACHINES, learner_device=replace(DEVICE, link=1.0))
+    found = rates(Layout(1, 4, 1), slow, model={"gradient_checkpointing": True})
+    together = found.vision_s.value + found.student_s.value + found.backward_s.value
+    assert together == pytest.approx(2 * (2 * 2 + 4) * 1820 * (3 / 4) / 1.0)
+
+
+def test_an_offloaded_model_is_updated_by_so_many_threads():
+    """Masters and gradients of a model that is held on its GPU cross to it and back once a step."""
+    for threads, rate in ((2, 2 * devices.THREAD_RATE), (10**6, devices.MEMORY_RATE)):
+        found = rates(learner={"offload": True, "threads": threads})
+        expected = 28 * 1820 / rate + 8 * 1820 / devices.HOST_RATE
+        assert found.optimizer_s.value == pytest.approx(expected)
+        average = 14 * 1820 / rate + 2 * 1820 / devices.HOST_RATE
+        assert found.teacher_update_s.value == pytest.approx(average)
+
+
+def test_offloaded_ranks_wait_for_main_memory_in_every_micro_batch():
+    fast = replace(MACHINES, learner_device=replace(DEVICE, link=1e30, operations=1e30))
+    found = rates(Layout(1, 4, 1), fast, learner={"offload": True})
+    crossing_s = 2 * (8 + 4) * 1820 / 4 / devices.HOST_RATE
+    assert found.backward_s.value == pytest.approx(crossing_s)
+
+
+def test_a_checkpoint_is_copied_by_one_rank():
+    found = rates(Layout(1, 4, 1)).checkpoint_s.value
+    assert found == pytest.approx(16 * 1820 / devices.PAGEABLE_RATE)
+    adapters = rates(model={"lora_rank": 4, "freeze_vision_tower": True}).checkpoint_s.value
+    copied = 16 * SHAPE.lora_parameters(4) + 4 * 1820
+    assert adapters == pytest.approx(copied / devices.PAGEABLE_RATE)
+
+
+def test_evaluation_decodes_every_token():
+    """Two views of a sample; what is read once a token serves all that is answered at a time."""
+    found = rates(rollout={"max_concurrent_groups": 1})
+    operations = (VISION + PROMPT + 4 * 2 * (864 + 300)) / (1000 * devices.PREFILL_SHARE)
+    cache = 4 * 18 * 22 * 2 / (100 * devices.DECODE_SHARE)
+    expected = 2 * (found.group_alone_s.value / 2 + operations + cache)
+    assert found.evaluation_sample_s.value == pytest.approx(expected)
+    assert rates(
+        Layout(2, 1, 1), rollout={"max_concurrent_groups": 1}
+    ).evaluation_sample_s.value == (pytest.approx(expected / 2))
+
+
 def test_generation():
     """Weights are read once a token for all; prompt, products and cache are each group's own."""
     found = rates()
