@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from broker.membership import Member
 from broker.protocol import Hello
 from broker.refusal import Refusal
-from common.versions import CODE, MEANING, NUMBERS
+from common.versions import CODE, COLLECTIVES, MEANING, NUMBERS
 from common.wire import PROTOCOL_VERSION
 
 _MISMATCH = "version_mismatch"
@@ -37,6 +37,13 @@ def check_hello(hello: Hello, ours: Mapping[str, str], members: Iterable[Member]
                 f"{_named(hello.member_id, hello.details)} has {found}: the same text or picture "
                 "would become other tokens or pixels there. Fix: deploy/setup.sh from the same "
                 "commit on that node, or the same image on every node",
+            )
+        if found := _differences(hello.versions, other, COLLECTIVES):
+            raise Refusal(
+                _MISMATCH,
+                f"{_named(hello.member_id, hello.details)} has {found}: no group of them comes "
+                "about, and no push would arrive. Fix: deploy/setup.sh (and deploy/setup.sh "
+                'sglang) from the same commit on that node, or weights.transport = "files"',
             )
     remarks = (_differences(hello.versions, other, NUMBERS) for other in others)
     return next(filter(None, remarks), "")

@@ -4,6 +4,7 @@ Frozen pydantic models, built once in each process's `main` and passed down by s
 files and command lines is `common.config_cli`'s job.
 """
 
+import math
 from pathlib import Path
 from typing import Literal, Self
 
@@ -40,8 +41,12 @@ class ModelSection(Section):
     share_prefix: bool = Field(
         True, description="Compute a group's image and question once for all its responses."
     )
-    gradient_checkpointing: bool = Field(
-        True, description="Recompute activations in the backward pass (saves memory)."
+    gradient_checkpointing: bool | float = Field(
+        True,
+        ge=0,
+        le=1,
+        description="Recompute activations in the backward pass, which saves memory; a number: in "
+        "that share of the layers.",
     )
     freeze_vision_tower: bool = Field(False, description="Do not train the vision tower.")
     lora_rank: int = Field(
@@ -49,6 +54,14 @@ class ModelSection(Section):
     )
     lora_alpha: float = Field(32.0, gt=0, description="Adapters are scaled by alpha / rank.")
     max_prompt_tokens: int = Field(8192, gt=0, description="Tokens; longer prompts are refused.")
+
+    def num_recomputed(self, layers: int) -> int:
+        """Of so many first layers of a stack: the share, rounded down."""
+        return math.floor(layers * float(self.gradient_checkpointing) + 1e-9)
+
+    def recomputes(self, layer: int) -> bool:
+        """Whether a layer, counted from 0, is computed anew in the backward pass."""
+        return self.num_recomputed(layer + 1) > self.num_recomputed(layer)
 
 
 class PromptSection(Section):
@@ -180,6 +193,12 @@ class SglangSection(Section):
     )
     max_total_tokens: int | None = Field(
         None, gt=0, description="Tokens of the KV pool; none: SGLang's choice, 65536 on a CPU."
+    )
+    max_states: int | None = Field(
+        None,
+        gt=0,
+        description="Slots for recurrent states (Qwen3.5), five a running request; none: SGLang's "
+        "choice, four on a CPU.",
     )
     quantization: str | None = Field(None, description="SGLang's --quantization; none: none.")
     extra_flags: tuple[str, ...] = Field(
@@ -341,10 +360,19 @@ class LearnerSection(Section):
     ranks: int = Field(
         1, gt=0, description="Learner processes that share one model (FSDP2), one a GPU."
     )
+    shard_ranks: int | None = Field(
+        None,
+        gt=0,
+        description="Neighbouring ranks that hold one copy of the model between them (HSDP); none: "
+        "those of a machine if there are several, else all.",
+    )
     groups_per_step: int = Field(96, gt=0, description="Groups (samples) an optimizer step.")
     max_steps: int | None = Field(None, gt=0, description="Stop after these steps; none: all data.")
-    micro_batch_tokens: int = Field(
-        9216, gt=0, description="Student tokens in one forward pass; bounds memory."
+    micro_batch_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="Student tokens in one forward pass; bounds memory. none: what the learner's "
+        "GPUs have room for, as deploy.plan counts it; else 9216.",
     )
     teacher_batch_tokens: int = Field(
         18432, gt=0, description="Teacher tokens in one forward pass (it keeps no activations)."
@@ -352,8 +380,8 @@ class LearnerSection(Section):
     render_processes: int | None = Field(
         None,
         ge=0,
-        description="Processes that decode images ahead of need; 0: a thread does it; none: 4 "
-        "beside a GPU, else 0.",
+        description="Processes a rank that decode images ahead of need; 0: a thread does it; none: "
+        "4 beside a GPU, else 0.",
     )
     render_ahead_mib: int = Field(
         1024, gt=0, description="MiB of rendered images kept, those needed soon included."
@@ -369,6 +397,11 @@ class LearnerSection(Section):
     batch_timeout_s: float = Field(
         1800.0, gt=0, description="Seconds without a batch after which the run has failed."
     )
+
+    @property
+    def student_batch_tokens(self) -> int:
+        """`micro_batch_tokens`; where nothing sets them, two groups of the published run."""
+        return self.micro_batch_tokens or 9216
 
 
 class WeightsSection(Section):
@@ -515,6 +548,11 @@ class RunConfig(Section):
             raise ValueError(
                 f"learner.ranks = {self.learner.ranks}: each needs a group of every step. "
                 "Fix: raise learner.groups_per_step, or use fewer ranks"
+            )
+        if self.learner.ranks % (self.learner.shard_ranks or 1):
+            raise ValueError(
+                f"learner.shard_ranks = {self.learner.shard_ranks}: {self.learner.ranks} ranks "
+                "cannot be divided into replicas of as many. Fix: a divisor of learner.ranks"
             )
         if self.learner.ranks % (self.learner_pool.nodes or 1):
             raise ValueError(

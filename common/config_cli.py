@@ -219,11 +219,12 @@ def _is_optional(annotation: Any) -> bool:
 
 
 def _type_name(annotation: Any) -> str:
+    if annotation is type(None):
+        return "none"
     if get_origin(annotation) is Literal:
         return "|".join(str(choice) for choice in get_args(annotation))
     if get_origin(annotation) is types.UnionType:
-        names = [_type_name(part) for part in get_args(annotation) if part is not type(None)]
-        return "|".join([*names, "none"])
+        return "|".join(_type_name(part) for part in get_args(annotation))
     if get_origin(annotation) is tuple:
         parts = get_args(annotation)
         return ",".join("..." if part is Ellipsis else _type_name(part) for part in parts)

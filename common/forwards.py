@@ -1,6 +1,6 @@
 """Modules of transformers that compute in another way, with the parameters that they have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -17,5 +17,12 @@ def with_forward(
         forward: with `self`; it may call `plain.forward`.
         mark: a class without content that tells such modules from others.
     """
+    return with_methods(plain, {"forward": forward}, mark)
+
+
+def with_methods(
+    plain: type[nn.Module], methods: Mapping[str, Callable[..., Any]], mark: type = object
+) -> type[nn.Module]:
+    """As `with_forward`, for any methods."""
     bases = (plain,) if mark is object else (plain, mark)
-    return type(plain.__name__, bases, {"forward": forward, "__module__": plain.__module__})
+    return type(plain.__name__, bases, {**methods, "__module__": plain.__module__})

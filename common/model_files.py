@@ -52,6 +52,32 @@ def check_model_files(folder: Path, where: str, use: Use = ALL) -> None:
         _check_weights(folder, where)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a model's tensors, all in its folder.
+
+    Raises:
+        OSError, ValueError: its index is unreadable, or names a file elsewhere.
+    """
+    if not (folder / INDEX).exists():
+        return [folder / SINGLE]
+    weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        # By its name alone: the hub's cache keeps the file itself behind a link.
+        if Path(name).name != name or name == "..":
+            raise ValueError(f"{INDEX} names {name!r}, which is no file of this folder")
+    return [folder / name for name in names]
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header as it stands, and where the tensors' bytes begin.
+
+    Raises:
+        OSError, ValueError, struct.error: it is none.
+    """
+    return _header(path, path.stat().st_size)
+
+
 def some_of(names: Iterable[str]) -> str:
     """The first names in order, and how many more there are."""
     ordered = sorted(names)

@@ -1,17 +1,23 @@
 """A whole model or a refusal: transformers fills what a checkpoint lacks with random numbers."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import ConfigError
-from common.model_files import FAMILIES, Use, check_model_files, some_of
+from common.model_files import (
+    FAMILIES,
+    Use,
+    check_model_files,
+    read_header,
+    some_of,
+    weight_files,
+)
 
 _OTHER_HEADS = "mtp."
 _REPORT = "transformers.modeling_utils"  # the logger that tells what was missing in many lines
@@ -31,22 +37,53 @@ def load_image_text_model(folder: str, key: str = "model.path") -> Any:
             finite, with their names.
     """
     from transformers import AutoModelForImageTextToText
+
+    where = f"{key} = {folder!r}"
+    model = _checked(
+        folder, where, lambda how: AutoModelForImageTextToText.from_pretrained(folder, **how)
+    )
+    check_finite(model.state_dict(), where)
+    return model
+
+
+def outline_image_text_model(folder: str, key: str = "model.path") -> Any:
+    """The same model before its files are read: its float32 parameters are on the meta device.
+
+    Only the files' headers are read, and checked as `load_image_text_model` does; what is not
+    finite shows when the tensors come. What no file holds (rotary frequencies) is there, on the
+    CPU. Ties are made.
+
+    Raises:
+        ConfigError: as `load_image_text_model`, but for what is not finite.
+    """
+    return _checked(folder, f"{key} = {folder!r}", lambda how: _outline(Path(folder), how))
+
+
+def is_stored_as_it_is(model: Any) -> bool:
+    """Whether each of a loaded model's tensors is one of the files, under whatever name."""
+    from transformers.core_model_loading import WeightConverter
+
+    conversions = getattr(model, "_weight_conversions", None) or ()
+    return not any(isinstance(conversion, WeightConverter) for conversion in conversions)
+
+
+def _checked(folder: str, where: str, load: Callable[[dict[str, Any]], Any]) -> Any:
+    """Args: load: from options of `from_pretrained` to a model and transformers' loading info."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    where = f"{key} = {folder!r}"
     check_model_files(Path(folder), where, Use(prompts=False))
+    how = {
+        "dtype": torch.float32,
+        "local_files_only": True,
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # they are refused below, by name
+    }
     try:
         with _only_errors(_REPORT):
-            model, report = AutoModelForImageTextToText.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are refused below, by name
-            )
+            model, report = load(how)
     except MemoryError:
         raise
     except Exception as error:  # a config.json can be wrong in more ways than transformers names
@@ -56,8 +93,47 @@ def load_image_text_model(folder: str, key: str = "model.path") -> Any:
             f"Fix: name a Hugging Face folder of an image-text model, such as {FAMILIES}"
         ) from error
     check_report(report, where)
-    check_finite(model, where)
     return model
+
+
+class _Announced:
+    """Takes a file's tensor's place while transformers loads: it has a shape and no memory."""
+
+    def __init__(self, shape: list[int]) -> None:
+        self.shape = shape
+
+    def __getitem__(self, _: object) -> "_Announced":
+        return self
+
+    def to(self, device: object = None, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.empty(self.shape, dtype=dtype, device="meta")
+
+
+def _outline(folder: Path, how: dict[str, Any]) -> Any:
+    """transformers renames, ties and reports as ever, and fills buffers that no file holds."""
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, GenerationConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    has_generation = (folder / "generation_config.json").is_file()
+    model, report = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)].from_pretrained(
+        None,
+        config=config,
+        state_dict=_announced(folder),
+        generation_config=GenerationConfig.from_pretrained(folder) if has_generation else None,
+        **how,
+    )
+    model.name_or_path = model.config.name_or_path = str(folder)
+    return model, report
+
+
+def _announced(folder: Path) -> dict[str, _Announced]:
+    headers = [read_header(path)[0] for path in weight_files(folder)]
+    return {
+        name: _Announced(form["shape"])
+        for header in headers
+        for name, form in header.items()
+        if name != "__metadata__"
+    }
 
 
 def check_report(report: Mapping[str, Any], where: str) -> None:
@@ -89,10 +165,19 @@ def _strange(names: Iterable[str]) -> set[str]:
     return {name for name in names if not name.startswith(_OTHER_HEADS)}
 
 
-def check_finite(model: nn.Module, where: str) -> None:
-    """Refuse NaN and infinity anywhere in the weights."""
-    broken = [name for name, tensor in model.state_dict().items() if not _is_finite(tensor)]
-    if broken:
+def check_finite(
+    weights: Mapping[str, torch.Tensor],
+    where: str,
+    of_all: Callable[[Sequence[bool]], Sequence[bool]] = lambda flags: flags,
+) -> None:
+    """Refuse NaN and infinity anywhere in the weights.
+
+    Args:
+        of_all: where each rank has a part of every tensor: from this rank's verdicts to those of
+            all ranks together.
+    """
+    is_broken = of_all([not _is_finite(tensor) for tensor in weights.values()])
+    if broken := [name for name, flag in zip(weights, is_broken, strict=True) if flag]:
         raise ConfigError(
             f"{where} has tensors with NaN or infinity: {some_of(broken)}. "
             "Fix: name a checkpoint from before it diverged, or download it anew"

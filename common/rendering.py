@@ -1,4 +1,4 @@
-"""(problem text, picture) -> token ids and pixels. The only user of the processor.
+"""(problem text, picture) -> token ids and 8-bit pixels. The only user of the processor.
 
 Rollout, student and teacher all render here, so there is one pixel path and one template
 (the published code has two, spec section 1.6).
@@ -18,6 +18,7 @@ from common.config import PromptSection
 from common.control_tokens import check_plain, control_tokens
 from common.end_tokens import end_token_ids_in
 from common.errors import ConfigError, DataError
+from common.patching import patching_of
 from common.picture_sizes import PictureSizes
 from common.pictures import DECODE_ERRORS, encode_png, is_plain_png, reason_of
 from common.views.showing import Shown, shown_digest
@@ -30,11 +31,11 @@ _SAMPLE_PROBLEM = f"{IMAGE_PLACEHOLDER}What is in the picture?"
 
 @dataclass(frozen=True)
 class RenderedPrompt:
-    """A prompt as the model takes it; image placeholders are expanded."""
+    """A prompt whose image placeholder is expanded, and the picture that stands there."""
 
     input_ids: np.ndarray  # int64 [P]
     mm_token_type_ids: np.ndarray  # int64 [P]: 1 at image tokens, 0 elsewhere
-    pixel_values: np.ndarray  # float32 [patches, channels * temporal * patch * patch]
+    pixels: np.ndarray  # uint8 [height, width, 3], of the size that the model sees
     image_grid_thw: np.ndarray  # int64 [1, 3]: patches in time, height, width
     sha256: str  # shown_digest of what was rendered
 
@@ -66,6 +67,7 @@ class Renderer:
             (token.content, token.special) for token in self.tokenizer.added_tokens_decoder.values()
         )
         self._sizes = PictureSizes(self._processor.image_processor)
+        self.patching = patching_of(self._processor.image_processor)
         self._template = self._take_template(model_path)
         self._options = template_options(self._template, self._prompt)
         self._check_template(model_path)
@@ -80,8 +82,7 @@ class Renderer:
 
     def prompt_token_ids(self, problem: str) -> np.ndarray:
         """int32 [P]: the prompt with ONE placeholder for the image, as rollout engines want it."""
-        ids = self.tokenizer(self.text(problem), add_special_tokens=False)["input_ids"]
-        return np.asarray(ids, dtype=np.int32)
+        return self._token_ids([problem])[0].astype(np.int32)
 
     def fitted(self, picture: Image.Image) -> Image.Image:
         """RGB in the size that the model sees; a picture of that size as it is.
@@ -112,36 +113,19 @@ class Renderer:
             raise DataError(f"it cannot be shown: {reason_of(error)}") from error
 
     def prompt(self, problem: str, picture: Image.Image) -> RenderedPrompt:
-        """The prompt with its pixels and the image placeholders expanded."""
+        """The prompt with its pixels and the image placeholder expanded.
+
+        Raises:
+            DataError: as `text` and `fitted`.
+        """
         return self.prompts([problem], [picture])[0]
 
     def prompts(
         self, problems: Sequence[str], pictures: Sequence[Image.Image]
     ) -> list[RenderedPrompt]:
-        """Several prompts in one call of the processor, which is cheaper than one call each."""
+        """Several prompts in one call of the tokenizer, which is cheaper than one call each."""
         fitted = [self.fitted(picture) for picture in pictures]
-        batch = self._processor(
-            text=[self.text(problem) for problem in problems],
-            images=fitted,
-            return_tensors="np",
-            padding=True,
-            add_special_tokens=False,
-        )
-        grids = np.asarray(batch["image_grid_thw"], dtype=np.int64)
-        pixels = np.asarray(batch["pixel_values"], dtype=np.float32)
-        is_token = np.asarray(batch["attention_mask"], dtype=bool)
-        return [
-            RenderedPrompt(
-                input_ids=np.asarray(batch["input_ids"][row][is_token[row]], dtype=np.int64),
-                mm_token_type_ids=np.asarray(
-                    batch["mm_token_type_ids"][row][is_token[row]], dtype=np.int64
-                ),
-                pixel_values=part,
-                image_grid_thw=grids[row : row + 1],
-                sha256=shown_digest(problems[row], fitted[row]),
-            )
-            for row, part in enumerate(np.split(pixels, np.cumsum(grids.prod(axis=1))[:-1]))
-        ]
+        return list(map(self._with_picture, problems, self._token_ids(problems), fitted))
 
     def decode(self, token_ids: np.ndarray | list[int]) -> str:
         """Text of response tokens, special tokens left out."""
@@ -151,6 +135,28 @@ class Renderer:
     def token_texts(self, token_ids: np.ndarray | list[int]) -> list[str]:
         """Each token's own text, special tokens kept."""
         return [self.tokenizer.decode([int(token)]) for token in token_ids]
+
+    def _token_ids(self, problems: Sequence[str]) -> list[np.ndarray]:
+        """int64 [P] each, with one placeholder for the image."""
+        texts = [self.text(problem) for problem in problems]
+        found = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [np.asarray(ids, dtype=np.int64) for ids in found]
+
+    def _with_picture(self, problem: str, ids: np.ndarray, fitted: Image.Image) -> RenderedPrompt:
+        """As a Qwen processor expands the placeholder and marks its tokens."""
+        is_placeholder = ids == self.image_token_id
+        if (count := int(is_placeholder.sum())) != 1:
+            raise DataError(f"{count} {_IMAGE_TOKEN} in the tokens of {problem!r}, not 1")
+        grid = self.patching.grid_of(fitted.height, fitted.width)
+        num_tokens = int(grid.prod()) // self.patching.merge**2
+        input_ids = np.repeat(ids, np.where(is_placeholder, num_tokens, 1))
+        return RenderedPrompt(
+            input_ids=input_ids,
+            mm_token_type_ids=(input_ids == self.image_token_id).astype(np.int64),
+            pixels=np.array(fitted),  # a copy: of a Pillow picture's own bytes none can be written
+            image_grid_thw=grid,
+            sha256=shown_digest(problem, fitted),
+        )
 
     # ---- the template ----------------------------------------------------------------------------
     def _rendered(self, problem: str, ends: bool) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 CODE = "code"  # digest of what both ends of the wire share
 MEANING = ("transformers", "tokenizers", "pillow", "torchvision")  # other tokens, other pixels
+COLLECTIVES = ("nccl",)  # told by members that meet in a group of it
 NUMBERS = ("python", "numpy", "sglang")  # a difference is only told
 _SHARED = ("common", "broker")
 _ROOT = Path(__file__).resolve().parents[1]

@@ -21,9 +21,9 @@ from typing import Any
 
 from common.errors import ConfigError
 from common.files import replace_json, replace_text
+from common.gpus import usable_gpus
 from common.output import ends_with_its_reader
 from common.page import page, table, tile
-from deploy.cluster.clusters import gpu_models
 from deploy.cluster.roles import ROOT
 from deploy.exit_codes import ExitCode
 from deploy.planning.devices import gpu
@@ -114,8 +114,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 # ---- running -------------------------------------------------------------------------------------
 def run(options: argparse.Namespace) -> Check:
     """A process a part, one after the other; one that fails or is late ends nothing but itself."""
-    gpus = gpu_models()
-    device = gpus[0][0] if gpus else "CPU"
+    gpus = usable_gpus()
+    device = gpus[0].model if gpus else "CPU"
     print(f"{device}: {', '.join(options.only)}")
     began = time.monotonic()
     found: list[Finding] = []

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.push_groups import PREFIX
 from learner.checking import findings
 from learner.checking.command import parsed, parser_of
 from learner.checking.findings import Figure, Finding, outcome_of
@@ -23,7 +24,7 @@ from learner.push.buckets import MIB
 from learner.push.group import PushGroup
 from rollout.embedded.weights import UpdateGroup
 
-_HOST, _NAME = "127.0.0.1", "check-push"
+_HOST, _NAME = "127.0.0.1", f"{PREFIX}check"
 _TIMEOUT_S = 60.0
 _BUCKETS = 4
 
@@ -63,7 +64,6 @@ def by_broadcast(backend: str, device: torch.device, bucket_bytes: int) -> Findi
     ) as other:
         try:
             join_s = _seconds(group.join)
-            group.broadcast(bucket)  # the first one sets connections up
             took_s = [_seconds(lambda: _sent(group, bucket)) for _ in range(_BUCKETS)]
             said, _ = other.communicate(timeout=_TIMEOUT_S)
         finally:
@@ -86,7 +86,7 @@ def receive(backend: str, port: int, num_bytes: int) -> None:
         torch.cuda.set_device(device)
     group = UpdateGroup(_HOST, port, 1, 2, _NAME, backend, _TIMEOUT_S)
     bucket = torch.empty(num_bytes, dtype=torch.uint8, device=device)
-    for _ in range(1 + _BUCKETS):
+    for _ in range(_BUCKETS):
         group.receive_into(bucket)
     print(_digest(bucket), flush=True)
     group.close()

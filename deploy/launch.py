@@ -103,8 +103,10 @@ def _launch(config: RunConfig, options: Options, ray_named_by: str) -> int:
         ray_named_by: where the address of the Ray to join was given.
     """
     from common import lifecycle
+    from common.model_folder import with_local_models
     from deploy.preflight.check import check_room
     from deploy.preflight.environment import check_address
+    from deploy.preflight.gpus import check_gpus
     from deploy.supervision.begun_run import check_before
     from deploy.supervision.trusted_folder import check_trusted
 
@@ -120,6 +122,8 @@ def _launch(config: RunConfig, options: Options, ray_named_by: str) -> int:
     checked = _checked(config, options, folder)
     config = checked.config
     _set_up_sglang(config)
+    if config.cluster.address is None:
+        check_gpus(with_local_models(config))
     exit_code = 0
 
     async def supervised(stop: asyncio.Event) -> None:
@@ -156,8 +160,10 @@ def _say(line: str) -> None:
 
 def _dry_run(config: RunConfig, options: Options, ray_named_by: str) -> None:
     """On the described machines, on those of a Ray that runs, or on this one."""
+    from common.gpus import visible_gpus
     from deploy.cluster import clusters
     from deploy.cluster.dry_run import dry_run
+    from deploy.preflight.gpus import check_gpus, kernel_lines
 
     visible = None
     if options.cluster is not None:
@@ -166,12 +172,18 @@ def _dry_run(config: RunConfig, options: Options, ray_named_by: str) -> None:
         check_form(config.cluster.address, ray_named_by)
         nodes = clusters.ray_nodes(config.cluster.address)
     else:
-        visible = clusters.visible_gpus()
+        visible = visible_gpus()
         nodes = [clusters.this_machine()]
     folder = run_folder(config, time.localtime())
     is_here = options.cluster is None and config.cluster.address is None
     arguments = absolute_paths(options.arguments)
-    dry_run(config, arguments, nodes, folder, reserves_cpus=not is_here, visible=visible)
+    kernels = tuple(kernel_lines(config)) if is_here else ()
+    dry_run(
+        config, arguments, nodes, folder,
+        reserves_cpus=not is_here, visible=visible, kernels=kernels,
+    )  # fmt: skip
+    if is_here:
+        check_gpus(config)
 
 
 def _slurm(config: RunConfig, options: Options) -> None:

@@ -34,6 +34,7 @@ from deploy.planning.layout import (
     described_machines,
     layouts,
 )
+from deploy.planning.micro_batches import sized
 from deploy.planning.plan_text import Question, page, to_plan_json
 from deploy.planning.prediction import make_plan
 from deploy.planning.rates import Rates, read_rates, write_rates
@@ -125,7 +126,8 @@ def _plan(options: Options, given: list[str]) -> None:
     def rates_of(layout: Layout) -> Rates:
         if measured is not None:
             return measured.for_ranks(layout.ranks)
-        return assumed_rates(config, shape, work, machines, layout)
+        sized_config = sized(config, shape, work, layout, machines.learner_device)
+        return assumed_rates(sized_config, shape, work, machines, layout)
 
     plan = make_plan(config, shape, work, machines, found, rates_of)
     question = Question(config, tuple(given), shape, work, machines, _steps(config))
@@ -147,7 +149,8 @@ def _measured(
     here = _local_machines(config) or configured_machines(config, None, options.gpu)
     gpus = config.sglang.tensor_parallel if here.has_gpus else 0
     configured = Layout(config.rollout.servers, config.learner.ranks, gpus)
-    assumed = assumed_rates(config, *model, here, configured)
+    sized_config = sized(config, *model, configured, here.learner_device)
+    assumed = assumed_rates(sized_config, *model, here, configured)
     rates = calibrate(
         config, arguments, options.steps, assumed, lambda line: print(line, flush=True)
     )

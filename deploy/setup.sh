@@ -4,6 +4,7 @@
 #   deploy/setup.sh            .venv: what a run needs
 #   deploy/setup.sh dev        .venv: the tools of the tests as well
 #   deploy/setup.sh sglang     .venv-sglang: the SGLang server, which pins packages of its own
+#   deploy/setup.sh kernels    .cache/kernels: what -m kernels interprets, 0.9 GB (needs .venv)
 #
 # and on machines of one pool:
 #
@@ -22,9 +23,9 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 goal=${1:-run}
-constraints="$root/deploy/constraints-cpu.txt"
 sglang_on_cpus="$root/deploy/requirements-sglang-cpu.txt"
 sglang_itself="$root/deploy/requirements-sglang-gpu.txt"
+kernels="$root/deploy/requirements-kernels.txt"
 xgrammar=xgrammar==0.2.7 # what sglang 0.5.23 pins
 gpu_patience_s=${GPU_PATIENCE_S:-20}
 started=$SECONDS
@@ -61,10 +62,13 @@ has_gpu() {
 
 # What pip installs for a goal, beside torch.
 extras_of() {
+  local kernels=""
+  if [ "$flavour" = gpu ]; then kernels=,gpu; fi
   case "$1" in
     broker) echo "cluster${EXTRAS:+,$EXTRAS}" ;;
-    learner | rollout) echo "$1,cluster${EXTRAS:+,$EXTRAS}" ;;
-    run) echo "learner,rollout,cluster,quickstart${EXTRAS:+,$EXTRAS}" ;;
+    learner) echo "learner$kernels,cluster${EXTRAS:+,$EXTRAS}" ;;
+    rollout) echo "rollout,cluster${EXTRAS:+,$EXTRAS}" ;;
+    run) echo "learner$kernels,rollout,cluster,quickstart${EXTRAS:+,$EXTRAS}" ;;
     dev) echo "$(extras_of run),dev" ;;
     sglang) echo "sglang,$xgrammar" ;;
   esac
@@ -125,18 +129,18 @@ install_cpu_torch() {
 }
 
 install_gpu_torch() {
-  pip install --quiet torch torchvision || fail "pip could not install torch. Fix: mend what it says above"
+  pip install --quiet -c "$constraints" torch torchvision ||
+    fail "pip could not install torch. Fix: mend what it says above"
 }
 
 install_ours() {
-  if [ "$flavour" = cpu ]; then set -- -c "$constraints"; fi
-  pip install --quiet "$@" -e "${root}[${extras}]" || fail_at_pip
+  pip install --quiet -c "$constraints" -e "${root}[${extras}]" || fail_at_pip
 }
 
 # On a CPU without its dependencies, which are CUDA's; xgrammar's is Triton.
 install_sglang() {
   if [ "$flavour" = gpu ]; then
-    pip install --quiet -r "$sglang_itself" || fail_at_pip
+    pip install --quiet -c "$constraints" -r "$sglang_itself" || fail_at_pip
     return
   fi
   pip install --quiet -c "$constraints" -r "$sglang_on_cpus" || fail_at_pip
@@ -183,6 +187,28 @@ make_environment() {
   if [ "$goal" = sglang ]; then check_sglang; else check_ours; fi
 }
 
+# Of one that was cut off no stamp is left.
+make_kernels() {
+  local folder="$root/.cache/kernels" wanted
+  [ -x "$venv/bin/python" ] || fail "no .venv, whose pip gets the kernels. Fix: run $0 dev first"
+  wanted=$("$venv/bin/python" -V && cksum <"$kernels")
+  mkdir -p "$root/.cache"
+  lock_beside "$folder"
+  if [ -f "$folder/set-up" ] && [ "$(<"$folder/set-up")" = "$wanted" ]; then return; fi
+  say "kernels for GPUs and Triton's interpreter"
+  rm -rf "$folder"
+  pip install --quiet --no-deps --target "$folder" -r "$kernels" || fail_at_pip
+  printf '%s\n' "$wanted" >"$folder/set-up"
+}
+
+# Beside what is made itself, which several checkouts may share by a link.
+lock_beside() {
+  exec 9>"$(dirname "$(readlink -f "$1" || echo "$1")")/.setup.lock"
+  if command -v flock >/dev/null; then
+    flock 9 2>/dev/null || say "this file system knows no locks: run no second set-up meanwhile"
+  fi
+}
+
 check_torch() {
   "$venv/bin/python" - "$flavour" "${venv##*/}" <<'PYTHON'
 import sys
@@ -192,6 +218,11 @@ import torch
 flavour, folder = sys.argv[1:]
 if flavour == "cpu" and torch.version.cuda:
     sys.exit(f"torch {torch.__version__} is a CUDA build. Fix: remove {folder} and run again")
+if flavour == "gpu" and not torch.version.cuda:
+    sys.exit(
+        f"torch {torch.__version__} is no CUDA build. Fix: see that pip's index and pages "
+        f"(pip config list) have one, remove {folder} and run again"
+    )
 PYTHON
 }
 
@@ -230,6 +261,7 @@ case "${FLAVOUR:-}" in
   "") if has_gpu; then flavour=gpu; else flavour=cpu why="no NVIDIA GPU is visible${gpu_says:+: ${gpu_says%%$'\n'*}}"; fi ;;
   *) fail "FLAVOUR=$FLAVOUR is no build. Fix: FLAVOUR=gpu or FLAVOUR=cpu" ;;
 esac
+constraints="$root/deploy/constraints-$flavour.txt"
 case "$goal" in
   run | dev | broker | learner | rollout)
     venv="$root/.venv"
@@ -241,7 +273,12 @@ case "$goal" in
     requirements=("$sglang_itself" "$sglang_on_cpus" "$constraints")
     packages="SGLang and its packages: $(if [ "$flavour" = cpu ]; then echo about 100 MB; else echo many GB; fi)"
     ;;
-  *) fail "$goal is no environment. Fix: $0 [dev | sglang | broker | learner | rollout]" ;;
+  kernels)
+    venv="$root/.venv"
+    make_kernels
+    exit
+    ;;
+  *) fail "$goal is no environment. Fix: $0 [dev | sglang | kernels | broker | learner | rollout]" ;;
 esac
 if [ "$goal" = rollout ]; then
   case "${2:-}" in
@@ -253,11 +290,7 @@ fi
 extras=$(extras_of "$goal")
 unfinished="$venv/set-up.unfinished"
 if nothing_to_do; then exit 0; fi
-# Beside the environment itself, which several checkouts may share by a link.
-exec 9>"$(dirname "$(readlink -f "$venv" || echo "$venv")")/.setup.lock"
-if command -v flock >/dev/null; then
-  flock 9 2>/dev/null || say "this file system knows no locks: run no second set-up meanwhile"
-fi
+lock_beside "$venv"
 if nothing_to_do; then exit 0; fi # another call has made it meanwhile
 make_environment
 fingerprint "$goal" >"$venv/set-up-$goal"

@@ -85,7 +85,15 @@ async def progress(folder: Path) -> str:
         return "\n".join(["the broker has not been heard yet", *waits])
     status = Status.model_validate_json(answer["broker"])
     line = plain_line(status, answer["elapsed_s"])
-    return "\n".join(filter(None, [line, *waits, retry_text(status.data), *status.data.first]))
+    told = [line, kernels_text(status), *waits, retry_text(status.data), *status.data.first]
+    return "\n".join(filter(None, told))
+
+
+def kernels_text(status: Status) -> str:
+    """What the learner's first rank computes with; empty: it has not said so (yet)."""
+    told = (member.details.get("kernels", "") for member in status.members)
+    found = next(filter(None, told), "")
+    return f"kernels: {found}" if found else ""
 
 
 def _without_launcher(folder: Path, error: str) -> str:

@@ -11,24 +11,24 @@ import numpy as np
 import torch
 
 from common.config import RunConfig
+from common.kernels import Kernels
 from common.rendering import Renderer
 from learner.checkpoint import discard_after, find_checkpoint, restore
 from learner.feed import Feed
+from learner.loading import load_models
 from learner.measuring.heldout import Heldout
 from learner.measuring.metrics import MetricsLog, NoLog
 from learner.measuring.watch import HealthWatch, RollBack
-from learner.model.lora import add_adapters
 from learner.model.ranks import Ranks, init_ranks, meet, rank_failures
-from learner.model.sharding import shard_model
-from learner.model.student import choose_device, load_student, named_weights, prompt_positions
-from learner.model.teacher import Teacher
+from learner.model.student import choose_device, named_weights, prompt_positions
 from learner.push.expectations import Expectations, ordinary_tokens, probe_view
 from learner.push.follower import Follower
 from learner.push.probe_pictures import drawing
 from learner.push.publisher import Publisher, snapshot_of, weight_folder
 from learner.session import Session
 from learner.signals import Signals
-from learner.trainer import DTYPES, Trainer
+from learner.start_check import start_check
+from learner.trainer import Trainer
 from learner.views.inputs import PreparedGroup
 from learner.views.preparation import Preparation
 from learner.views.training import open_training_views, render_processes
@@ -44,6 +44,7 @@ class _Process:
     watch: HealthWatch
     signals: Signals
     began: float  # on time.monotonic's clock
+    kernels: Kernels
     past_s: float | None = None  # that the run had lasted before; None: its log is not open yet
 
 
@@ -63,11 +64,18 @@ def run(config: RunConfig, began: float) -> None:
     if config.learner.threads is not None:
         torch.set_num_threads(config.learner.threads)
     device = choose_device(config.learner.device)
-    ranks = init_ranks(config.learner.rank_timeout_s, device, needs_group=config.learner.offload)
+    kernels = start_check(config, on_gpu=device.type == "cuda")
+    logger.info("kernels: %s", kernels)
+    ranks = init_ranks(
+        config.learner.rank_timeout_s,
+        device,
+        needs_group=config.learner.offload,
+        shard_ranks=config.learner.shard_ranks,
+    )
     try:
         with rank_failures(ranks, "training"):
             watch = HealthWatch(config, is_kept=ranks.is_first)
-            process = _Process(watch, Signals(watch.resume), began)
+            process = _Process(watch, Signals(watch.resume), began, kernels)
             while (decision := _live(config, ranks, process)) is not None:
                 _free_memory(device)
                 _go_back(config, ranks, watch, decision)
@@ -104,25 +112,24 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
     """From the newest checkpoint to the end of the run, or to a roll-back."""
     assert config.run.folder is not None  # main has checked
     torch.manual_seed(config.run.seed)
-    checkpoint = find_checkpoint(config.run.folder / "checkpoints", config)
+    checkpoint = find_checkpoint(config.run.folder / "checkpoints", config, ranks)
     step = 0 if checkpoint is None else checkpoint.version
     process.watch.goes_on_from(step)
-    model, teacher = _models(config, ranks, step)
+    model, teacher = load_models(config, ranks, step)
     renderer = Renderer(config.model.path, config.prompt)
     positions = functools.partial(prompt_positions, model)
     with ExitStack() as stack:
         processes = render_processes(config.learner, ranks.device)
         views = stack.enter_context(open_training_views(config, renderer, positions, processes))
-        is_ahead = processes > 0 and ranks.world_size == 1
         preparation = Preparation(
             config,
             renderer,
             views,
             model.get_output_embeddings().weight.shape[0],
-            upcoming_samples(config) if is_ahead else None,
+            upcoming_samples(config) if processes else None,
         )
         preparation.look_ahead(step)
-        feed = _feed(config, ranks, preparation, step)
+        feed = _feed(config, ranks, preparation, step, process.kernels)
         process.signals.attach(feed)
         stack.callback(process.signals.detach)
         _enter_in_turn(stack, feed, ranks)
@@ -161,25 +168,9 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         session.run()
 
 
-def _models(config: RunConfig, ranks: Ranks, step: int) -> tuple[Any, Teacher]:
-    """Student and teacher as the run starts, on their device; a checkpoint's weights come later."""
-    # Sharding takes them to the GPUs piece by piece.
-    device = ranks.device if ranks.mesh is None else torch.device("cpu")
-    model = load_student(config.model, device)
-    if config.model.lora_rank:
-        add_adapters(model, config.model.lora_rank, config.model.lora_alpha, config.run.seed)
-    dtype = DTYPES[config.model.dtype]
-    is_sharded = ranks.mesh is not None
-    teacher = Teacher(model, config.teacher, dtype, step, will_shard=is_sharded)
-    if ranks.mesh is not None:
-        shard_model(model, ranks.mesh, dtype, config.learner.offload)
-        if teacher.model is not model:
-            shard_model(teacher.model, ranks.mesh, dtype, config.learner.offload)
-        teacher.reshard()
-    return model, teacher
-
-
-def _feed(config: RunConfig, ranks: Ranks, preparation: Preparation, step: int) -> Feed:
+def _feed(
+    config: RunConfig, ranks: Ranks, preparation: Preparation, step: int, kernels: Kernels
+) -> Feed:
     return Feed(
         config,
         config.broker.address,
@@ -188,6 +179,7 @@ def _feed(config: RunConfig, ranks: Ranks, preparation: Preparation, step: int) 
         step,
         rank=ranks.rank,
         world_size=ranks.world_size,
+        kernels=kernels,
     )
 
 
@@ -220,6 +212,7 @@ def _publisher(
         is_interrupted=lambda: feed.is_over,
         is_shared=ranks.world_size > 1,
         verify_timeout_s=config.rollout.request_timeout_s,
+        is_greeting=not config.rollout.engine_urls,
     )
 
 

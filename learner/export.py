@@ -21,7 +21,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,15 @@ from torch import Tensor
 
 from common.errors import CheckpointError, ConfigError, VisionOpdError
 from common.files import replace_json, sha256_of_file, sync, sync_tree
-from common.model_files import INDEX
+from common.model_files import INDEX, weight_files
 from common.output import ends_with_its_reader
 from learner.checkpoint.export_dtypes import DTYPES, START, Dtypes, dtypes_of
 from learner.checkpoint.export_settings import read_settings
+from learner.checkpoint.export_teacher import TeacherTensors, opened_teacher
 from learner.checkpoint.folder import check_files, read_state, readable, unusable
-from learner.checkpoint.paths import START_CONFIG, STATE, TEACHER, UNKNOWN
+from learner.checkpoint.paths import ADAPTERS, START_CONFIG, STATE, TEACHER, UNKNOWN
 from learner.checkpoint.side_files import CONFIG, TEMPLATES, list_side_files, write_side_files
-from learner.checkpoint.tensor_files import TensorFiles, Written, model_files, write_model
+from learner.checkpoint.tensor_files import TensorFiles, Written, write_model
 
 MANIFEST = "MANIFEST.json"
 MODELS = ("student", "teacher")
@@ -92,28 +93,35 @@ def export(
     """
     _check_paths(checkpoint, out)
     state = read_state(checkpoint) if (checkpoint / STATE).exists() else None
-    weights = _weight_files(checkpoint, model)
+    weights = _student_files(checkpoint)
+    is_teacher = model == "teacher"
+    if is_teacher:
+        _check_teacher(checkpoint)
     unknown = [checkpoint / UNKNOWN] if state is not None and UNKNOWN in state["files"] else []
     if state is not None:
         used = {str(path.relative_to(checkpoint)) for path in (*weights, *unknown)}
         used |= {CONFIG, INDEX, START_CONFIG, "run.toml", *list_side_files(checkpoint)}
+        used |= {TEACHER, ADAPTERS} if is_teacher else set()
         check_files(checkpoint, {n: d for n, d in state["files"].items() if n in used})
     dtypes = dtypes_of(dtype, state)
     settings = read_settings(checkpoint, state, dtypes.in_config)
-    names = state["names_in_files"] if state is not None and model == "teacher" else {}
     with _new_folder(out) as part:
         write_side_files(part, settings.files)
-        scale = _adapter_scale(checkpoint) if model == "teacher" else 0.0
-        written = _write_weights(weights, unknown, part, names, scale, dtypes, max_shard_bytes)
-        source = {
+        with (
+            _readable_weights(checkpoint),
+            _opened(checkpoint, weights, state if is_teacher else None) as tensors,
+            TensorFiles(unknown) as others,
+        ):
+            written = _write_weights(tensors, others, part, dtypes, max_shard_bytes)
+        facts = {
             "checkpoint": checkpoint.absolute().name,
             "version": None if state is None else state["version"],
             "model": model,
             "dtype": dtype,
             "thinking_default": settings.thinking_default,
         }
-        replace_json(part / MANIFEST, _manifest(part, source, written), is_synced=True)
-    return source
+        replace_json(part / MANIFEST, _manifest(part, facts, written), is_synced=True)
+    return facts
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -166,16 +174,17 @@ def _check_paths(checkpoint: Path, out: Path) -> None:
         )
 
 
-def _weight_files(checkpoint: Path, model: str) -> list[Path]:
-    if model == "teacher":
-        if not (checkpoint / STATE).exists() or not (checkpoint / TEACHER).is_file():
-            raise ConfigError(
-                f"{checkpoint / TEACHER}: there is no teacher (teacher.policy current and fixed "
-                "keep none). Fix: --model student"
-            )
-        return [checkpoint / TEACHER]
+def _check_teacher(checkpoint: Path) -> None:
+    if not (checkpoint / STATE).exists() or not (checkpoint / TEACHER).is_file():
+        raise ConfigError(
+            f"{checkpoint / TEACHER}: there is no teacher (teacher.policy current and fixed "
+            "keep none). Fix: --model student"
+        )
+
+
+def _student_files(checkpoint: Path) -> list[Path]:
     with readable(checkpoint / INDEX):
-        files = model_files(checkpoint)
+        files = weight_files(checkpoint)
     for path in files:
         if not path.is_file():
             raise unusable(path, "it is missing")
@@ -193,43 +202,43 @@ def _adapter_scale(checkpoint: Path) -> float:
         raise unusable(path, f"it cannot be read: {error}") from error
 
 
+def _opened(
+    checkpoint: Path, student_files: list[Path], state_of_teacher: dict[str, Any] | None
+) -> AbstractContextManager[TensorFiles | TeacherTensors]:
+    if state_of_teacher is None:
+        return TensorFiles(student_files)
+    names, scale = state_of_teacher["names_in_files"], _adapter_scale(checkpoint)
+    return opened_teacher(checkpoint, student_files, names, scale)
+
+
 def _write_weights(
-    weights: Sequence[Path],
-    unknown: Sequence[Path],
+    tensors: TensorFiles | TeacherTensors,
+    others: TensorFiles,
     folder: Path,
-    names: dict[str, str],
-    adapter_scale: float,
     dtypes: Dtypes,
     max_shard_bytes: int,
 ) -> dict[str, Written]:
-    """Adapters are merged into the weights that they lie beside, as those of a student are.
-
-    Args:
-        unknown: of tensors that go through as they are.
-        names: those in `weights` -> those in the new files, where they differ.
     """
+    Args:
+        others: tensors that go through as they are.
+    """
+    forms = {name: dtypes.form(name, form) for name, form in tensors.forms.items()}
+
+    def read(name: str) -> Tensor:
+        return others[name] if name in others else tensors[name].to(forms[name].dtype)
+
+    every = dict(sorted((forms | others.forms).items()))
+    return write_model(folder, every, read, max_shard_bytes)
+
+
+@contextmanager
+def _readable_weights(folder: Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        with TensorFiles(weights) as tensors, TensorFiles(unknown) as others:
-            base = [name for name in tensors if not name.endswith((".lora_a", ".lora_b"))]
-            sources = {names.get(name, name): name for name in base}
-            forms = {n: dtypes.form(n, tensors.forms[old]) for n, old in sources.items()}
-
-            def read(name: str) -> Tensor:
-                if name in others:
-                    return others[name]
-                tensor = tensors[sources[name]]
-                adapter = sources[name].removesuffix("weight") + "lora_"
-                if f"{adapter}a" in tensors:
-                    change = tensors[f"{adapter}b"] @ tensors[f"{adapter}a"]
-                    tensor = tensor.float() + adapter_scale * change
-                return tensor.to(forms[name].dtype)
-
-            every = dict(sorted((forms | others.forms).items()))
-            return write_model(folder, every, read, max_shard_bytes)
+        yield
     except SafetensorError as error:
-        raise unusable(weights[0].parent, f"its weights cannot be read: {error}") from error
+        raise unusable(folder, f"its weights cannot be read: {error}") from error
 
 
 # ---- what comes out ------------------------------------------------------------------------------

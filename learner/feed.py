@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 import uvloop
 
 from broker.client import BrokerClient, heartbeat_forever
-from broker.protocol import Resumed, Role, Welcome
+from broker.protocol import DETAIL_LENGTH, Resumed, Role, Welcome
 from broker.transport import zmq_link
 from common.config import RunConfig
 from common.errors import BrokerUnavailable
 from common.full_disk import WAITS_FOR_ROOM, waits_for_room
+from common.kernels import Kernels, pushes_over_nccl
 from common.versions import versions
 from learner.views.inputs import PreparedBatch
 from learner.views.preparation import Preparation
@@ -52,6 +53,7 @@ class Feed:
         rank, world_size: whose share of each batch is taken. Rank 0 must be in its feed before the
             others start theirs.
         request_timeout_s: seconds until a request is sent again; after some tries it fails.
+        kernels: in force here, which the broker is told.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Feed:
         request_timeout_s: float = 10.0,
         rank: int = 0,
         world_size: int = 1,
+        kernels: Kernels | None = None,
     ) -> None:
         self._config = config
         self._address = address
@@ -74,6 +77,11 @@ class Feed:
         self._rank = rank
         self._world_size = world_size
         self._versions = versions()
+        self._details = {"host": socket.gethostname()}
+        if kernels is not None:
+            self._details["kernels"] = str(kernels)[:DETAIL_LENGTH]
+            if kernels.nccl and pushes_over_nccl(config, on_gpu=True):
+                self._versions["nccl"] = kernels.nccl
         self._gauges: dict[str, float] = {}
         # SimpleQueue: `interrupt` is called by a signal handler, which may break into a get().
         self._queue: queue.SimpleQueue[PreparedBatch | BaseException | _End] = queue.SimpleQueue()
@@ -250,7 +258,7 @@ class Feed:
             self._address,
             self._member_id,
             Role.LEARNER,
-            details={"host": socket.gethostname()},
+            details=self._details,
             versions=self._versions,
             request_timeout_s=self._request_timeout_s,
             max_frame_bytes=limit,

@@ -4,9 +4,13 @@ Student and teacher have budgets of their own: the student keeps activations for
 and its prompts are long where the teacher's are short.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
+
+from common.errors import VisionOpdError
 from learner.model.packing import packed_tokens
 from learner.views.inputs import PreparedGroup, PromptView
 
@@ -26,6 +30,23 @@ def micro_batches(
         return packed_tokens(prompt_of(group).num_tokens, lengths, share_prefix)
 
     return fill_bins(groups, tokens, max_tokens)
+
+
+@contextmanager
+def named_if_too_large(max_tokens: int) -> Iterator[None]:
+    """Around the computing of micro-batches: a GPU without room for one tells what to change.
+
+    Raises:
+        VisionOpdError: in place of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise VisionOpdError(
+            f"learner.micro_batch_tokens = {max_tokens}: the GPU has no room for a micro-batch "
+            f"({str(error).splitlines()[0]}). Fix: lower it, raise model.gradient_checkpointing, "
+            "or use more learner.ranks"
+        ) from error
 
 
 def fill_bins(items: Sequence[Item], size_of: Callable[[Item], int], room: int) -> list[list[Item]]:

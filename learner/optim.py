@@ -1,10 +1,11 @@
 """AdamW, the learning-rate schedule, clipping, and the refusal of gradients that are not finite."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from common.config import OptimizerSection
 from learner.model.sharding import clip_gradients
@@ -78,6 +79,10 @@ class Optimizer:
             logger.warning("step %d: gradient norm is %s; no update made", step, norm)
         self._adamw.zero_grad(set_to_none=True)
         return norm, lr, is_finite
+
+    def before_update(self, act: Callable[[], None]) -> RemovableHandle:
+        """Call `act` whenever parameters and moments are about to change, until it is removed."""
+        return self._adamw.register_step_pre_hook(lambda *_: act())
 
     def clear(self) -> None:
         self._adamw.zero_grad(set_to_none=True)

@@ -19,6 +19,7 @@ from learner.micro_batches import micro_batches
 from learner.model.packing import pack
 from learner.model.student import response_hidden_states
 from learner.model.teacher import Teacher
+from learner.model.transfer import sent
 from learner.objective.head import MixedHeads, head_of
 from learner.objective.loss import sampled_logprobs
 from learner.objective.visual_advantage import token_multipliers
@@ -130,7 +131,7 @@ class Scorer:
                 mass=config.visual_advantage_mass,
             )
             joined_N = torch.from_numpy(np.concatenate(multipliers)).float()
-            found[group.group_id] = joined_N.to(self._device)
+            found[group.group_id] = sent(joined_N, self._device)
         return found
 
     def _sampled_logprobs(
@@ -141,7 +142,7 @@ class Scorer:
         responses = [ids for group in groups for ids in group.responses]
         if not responses:
             return []
-        ids_T = torch.from_numpy(np.concatenate(responses)).to(self._device)
+        ids_T = sent(torch.from_numpy(np.concatenate(responses)), self._device)
         logprobs_T = sampled_logprobs(heads, ids_T, self._config.rollout.temperature).cpu().numpy()
         ends = np.cumsum([len(ids) for ids in responses])[:-1]
         by_response = iter(np.split(logprobs_T, ends))

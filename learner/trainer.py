@@ -21,11 +21,13 @@ import torch
 from common.config import RunConfig
 from learner.measuring.step_figures import StepFigures, counts_of_step
 from learner.measuring.stopwatch import Stopwatch
-from learner.micro_batches import micro_batches
+from learner.micro_batches import micro_batches, named_if_too_large
+from learner.model.held import held, held_over
 from learner.model.packing import pack
 from learner.model.ranks import Ranks, agree_on_max
 from learner.model.student import response_hidden_states
 from learner.model.teacher import Teacher
+from learner.model.transfer import sent
 from learner.objective.head import head_of
 from learner.objective.loss import (
     ObjectiveResult,
@@ -95,7 +97,8 @@ class Trainer:
         figures = StepFigures(self._config.objective.importance_clip, self._device)
         groups, sequences, tokens = counts_of_step(batch, self._ranks)
         if groups:
-            self._accumulate(batch.groups, (sequences, tokens), figures, watch)
+            with named_if_too_large(self._config.learner.student_batch_tokens):
+                self._accumulate(batch.groups, (sequences, tokens), figures, watch)
         metrics = figures.metrics(batch, self._ranks)
         metrics["learner/skipped_steps"] = self.optimizer.skipped_steps
         worst = figures.worst_sample(self._ranks)
@@ -147,16 +150,18 @@ class Trainer:
         watch: Stopwatch,
     ) -> None:
         """Add the step's gradient to the parameters'."""
-        scores = self._scorer.scores(groups, watch)
+        is_held = self._config.learner.offload and self._ranks.world_size == 1
+        with held(self.teacher.model, is_held):
+            scores = self._scorer.scores(groups, watch)
         if self._filler is not None:
             scores[self._filler.group_id] = self._scorer.filler_score(self._filler)
         parts = micro_batches(
             groups,
             lambda group: group.student,
-            self._config.learner.micro_batch_tokens,
+            self._config.learner.student_batch_tokens,
             self._config.model.share_prefix,
         )
-        for number, part in enumerate(self._rounds(parts)):
+        for number, part in enumerate(held_over(self.model, self._rounds(parts), is_held)):
             result, responses = self._objective(part, scores, denominators, watch)
             is_filler = number >= len(parts)
             with watch.part("backward"):
@@ -211,11 +216,11 @@ class Trainer:
             num_sequences=num_sequences,
             num_tokens=num_tokens,
             dtype=torch.float32,
-        ).to(self._device)
+        )
         ids_T = np.concatenate([ids for group in groups for ids in group.responses])
         logprobs_T = np.concatenate([values for g in groups for values in g.rollout_logprobs])
         return ResponseTokens(
-            torch.from_numpy(ids_T).to(self._device),
-            torch.from_numpy(logprobs_T).to(self._device),
-            shares_T * multipliers_of(scores, groups),
+            sent(torch.from_numpy(ids_T), self._device),
+            sent(torch.from_numpy(logprobs_T), self._device),
+            sent(shares_T, self._device) * multipliers_of(scores, groups),
         )

@@ -34,10 +34,12 @@ def main() -> None:
     from common.model_folder import with_local_models
     from rollout.engine_process import check_engine
     from rollout.member import first_error
+    from rollout.sglang.packages import check_server
 
     configure_logging(f"rollout-{index}")
     try:
         check_engine(config)
+        check_server(config)
         config = with_local_models(config, has_weights=not config.rollout.engine_urls)
     except ConfigError as refusal:
         exit_with(refusal)

@@ -30,6 +30,7 @@ from rollout.http_engine import HttpEngine
 from rollout.pins import Pins
 from rollout.pool import Pool, Server
 from rollout.serving import Figures, Serving
+from rollout.sglang.packages import server_nccl
 from rollout.weights import WeightReceiver, follow_weights, weights_folder
 from rollout.worker import PromptRenderer, RolloutWorker
 
@@ -173,13 +174,14 @@ class Member:
     async def _broker(self, url: str, info: EngineInfo) -> Any:
         """Membership; whatever ends it, its leases are given back at once."""
         config = self._config
+        nccl = await asyncio.to_thread(server_nccl, config)
         async with BrokerClient(
             config.broker.address,
             self._member_id,
             Role.ROLLOUT,
             ranks=info.ranks,
             details={"host": socket.gethostname(), "pid": str(os.getpid()), "engine": url},
-            versions=self._versions | engine_version(config, info),
+            versions=self._versions | engine_version(config, info) | nccl,
             request_timeout_s=config.broker.member_timeout_s / 4,
             max_frame_bytes=config.broker.max_frame_mib * 2**20,
             link=zmq_link(config.broker, Role.ROLLOUT),

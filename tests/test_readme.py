@@ -141,6 +141,7 @@ RUNS = {
         f"{PYTHON} -m tests.rehearsal.run --help"
     ),
     "tests/run.sh -q -m sglang": "tests/run.sh -q -m sglang --collect-only",
+    "tests/run.sh -q -m kernels": "tests/run.sh -q -m kernels --collect-only",
     ".venv/bin/python tests/bench/push.py --json push.json": (
         ".venv/bin/python tests/bench/push.py --sizes 2 --servers 1 --repeats 1 "
         "--json {folder}/push.json"
@@ -169,6 +170,10 @@ RUNS = {
     ".venv/bin/python tests/bench/step.py --json step.json": (
         ".venv/bin/python tests/bench/step.py --scale 64 --groups 1 --layers 4 --repeats 1 "
         "--warmups 0 --json {folder}/step.json"
+    ),
+    ".venv/bin/python tests/bench/loading.py --json loading.json": (
+        ".venv/bin/python tests/bench/loading.py --megabytes 10 --ranks 2 --base HEAD "
+        "--json {folder}/loading.json"
     ),
     f"{LAUNCH} --dry-run": f"{LAUNCH} --dry-run",
     DESCRIBED: DESCRIBED,

@@ -17,6 +17,7 @@ CLAIM = "vision-opd"
 _CONFIG_FOLDER = "/etc/vision-opd"
 _USER = 1000  # of the images
 _LAUNCHER_CPUS = 1.0
+_SHM = "16Gi"  # of a worker pod's memory, at most
 _RETRIES = 3  # new clusters, each of which goes on with the run
 _KEEP_S = 600  # the cluster after its end, to look at
 _AFTER_DRAIN_S = 60
@@ -141,8 +142,13 @@ def _workers(name: str, group: _Group, config: RunConfig, growth: int) -> dict[s
     growth: pods that the group may come to have, as a multiple of those at first.
     """
     container = _container("ray-worker", group.image, group.cpus, group.gpus)
-    container["volumeMounts"] = [{"name": "shared", "mountPath": str(VOLUME)}]
+    container["volumeMounts"] = [
+        {"name": "shared", "mountPath": str(VOLUME)},
+        {"name": "memory", "mountPath": "/dev/shm"},
+    ]
     spec = _pod(container, config)
+    # A container's own has 64 MiB: NCCL's ranks and Ray's objects meet there.
+    spec["volumes"].append({"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": _SHM}})
     # The head's stays: Ray's autoscaler, in its pod, asks Kubernetes for more pods.
     spec["automountServiceAccountToken"] = False
     return {

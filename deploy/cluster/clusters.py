@@ -17,9 +17,7 @@ addresses from `host` on:
 import ipaddress
 import logging
 import os
-import re
 import socket
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,15 +28,13 @@ from pydantic import Field, IPvAnyAddress, ValidationError
 
 from common.config_cli import toml_of
 from common.errors import ConfigError, VisionOpdError
+from common.gpus import Gpu, usable_gpus
 from common.section import Section
 from deploy.cluster.nodes import Node
 
 ACCELERATOR = "ray.io/accelerator-type"  # a label that Ray gives by itself
 logger = logging.getLogger(__name__)
-_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
-_QUERY_TIMEOUT_S = 10.0
 _RAY_TIMEOUT_S = 60.0
-_MIB_A_GIB = 1024
 
 
 class NodeTable(Section):
@@ -110,55 +106,24 @@ def _first_problem(error: ValidationError) -> str:
 
 def this_machine() -> Node:
     """The machine that we are on, as a local Ray will see it."""
-    gpus = visible_gpus()
-    models = gpu_models() if gpus is None else gpu_models()[: len(gpus)]
-    model, gib = models[0] if models else ("", 0.0)
+    gpus = _gpus_here()
+    first = gpus[0] if gpus else Gpu("")
     return Node(
         socket.gethostname(),
         os.cpu_count() or 1,
-        len(models),
-        model,
-        gib,
-        labels={ACCELERATOR: model} if model else {},
+        len(gpus),
+        first.model,
+        first.gib,
+        labels={ACCELERATOR: first.model} if gpus else {},
     )
 
 
-def visible_gpus() -> list[str] | None:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves to us, as it names them; None: all."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is None:
-        return None
-    return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in ("", "-1", "NoDevFiles")]
-
-
-def gpu_models() -> list[tuple[str, float]]:
-    """(model, GiB) of each GPU of this machine; empty when there is no nvidia-smi."""
+def _gpus_here() -> tuple[Gpu, ...]:
     try:
-        answer = subprocess.run(
-            _QUERY, capture_output=True, text=True, timeout=_QUERY_TIMEOUT_S, check=True
-        ).stdout
-    except subprocess.TimeoutExpired:
-        logger.warning("nvidia-smi does not answer within %g s: no GPUs here", _QUERY_TIMEOUT_S)
-        return []
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return parse_gpus(answer)
-
-
-def parse_gpus(answer: str) -> list[tuple[str, float]]:
-    """Lines such as `NVIDIA H100 80GB HBM3, 81559 MiB`."""
-    gpus = []
-    for line in filter(str.strip, answer.splitlines()):
-        name, _, memory = line.rpartition(",")
-        mib = re.match(r"\s*(\d+) MiB", memory)
-        gpus.append((_model(name.strip()), int(mib[1]) / _MIB_A_GIB if mib else 0.0))
-    return gpus
-
-
-def _model(name: str) -> str:
-    """As Ray labels it: H100 of `NVIDIA H100 80GB HBM3`."""
-    found = re.match(r"\w+\s+([A-Z0-9]+)", name)
-    return found[1] if found else name
+        return usable_gpus()
+    except ConfigError as error:
+        logger.warning("%s: no GPUs here", str(error).partition(". Fix: ")[0])
+        return ()
 
 
 def ray_nodes(address: str) -> list[Node]:

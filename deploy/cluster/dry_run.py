@@ -27,6 +27,7 @@ def dry_run(
     *,
     reserves_cpus: bool = True,
     visible: Sequence[str] | None = None,
+    kernels: Sequence[tuple[str, str]] = (),
     show: Callable[[str], None] = print,
 ) -> None:
     """Show machines, places, and each process's environment and command.
@@ -35,6 +36,7 @@ def dry_run(
         arguments: a person's, for the configuration; their paths are absolute.
         folder: the run's.
         reserves_cpus: false on this machine, where that could only keep a process from starting.
+        kernels: what each kind of process computes with, where that is known.
         visible: how CUDA_VISIBLE_DEVICES names this machine's GPUs; None: by their indices.
 
     Raises:
@@ -43,6 +45,8 @@ def dry_run(
     show(f"Dry run of {config.run.name}: nothing is started, nothing is written.\n")
     show("Machines")
     show(_table(_machine(node) for node in nodes))
+    if kernels:
+        show(f"\nKernels\n{_table(kernels)}")
     pools = pools_of(config)
     if not reserves_cpus:
         pools = [replace(pool, cpus=0.0) for pool in pools]

@@ -63,11 +63,17 @@ def rollout_role(
     config: RunConfig, arguments: Sequence[str], rank: int, seat: Seat, broker_address: str
 ) -> Role:
     flags = ["--broker.address", broker_address]
+    on_gpus = config.rollout_pool.gpus > 0
     return Role(
         process_name("rollout", rank),
         "rollout",
         _command("rollout", config.rollout_pool, arguments, flags),
-        {"RANK": str(rank), **_interfaces(seat)},
+        {
+            "RANK": str(rank),
+            **_interfaces(seat),
+            # Of engines on CPUs rollout.threads alone decides: small models are slower with more.
+            **(_threads(config.rollout.threads, config.rollout_pool) if on_gpus else {}),
+        },
     )
 
 
@@ -103,6 +109,7 @@ def learner_roles(
                 "MASTER_ADDR": first.host,
                 "MASTER_PORT": str(first.port),
                 **_interfaces(seat),
+                **_threads(config.learner.threads, config.learner_pool),
             },
         )
         for rank, seat in enumerate(seats)
@@ -115,11 +122,21 @@ def _before(seats: Sequence[Seat], rank: int) -> int:
 
 
 def _interfaces(seat: Seat) -> dict[str, str]:
-    """gloo and NCCL would look for an interface by themselves, and take one that leads nowhere."""
-    if not seat.interface:
+    """gloo and NCCL would look for an interface by themselves, and take one that leads nowhere.
+
+    On one machine NCCL would take an outer one, where its bootstrap listens and asks nobody.
+    """
+    return dict.fromkeys(INTERFACE_VARIABLES, seat.interface) if seat.interface else {}
+
+
+def _threads(threads: int | None, pool: PoolSection) -> dict[str, str]:
+    """Of CPU work, as many as the pool reserves: Ray gives one, where it reserves none itself.
+
+    One CPU is left as it is: nobody has counted.
+    """
+    if threads is not None or pool.cpus < 2:
         return {}
-    names = INTERFACE_VARIABLES[:1] if seat.is_loopback else INTERFACE_VARIABLES
-    return dict.fromkeys(names, seat.interface)
+    return {"OMP_NUM_THREADS": f"{int(pool.cpus)}"}
 
 
 def _command(

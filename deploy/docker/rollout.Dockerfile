@@ -20,8 +20,8 @@ ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 WORKDIR /opt/vision-opd
 # SGLang first: many GB that stay the same while our code changes.
-COPY deploy/setup.sh deploy/constraints-cpu.txt deploy/requirements-sglang-cpu.txt \
-  deploy/requirements-sglang-gpu.txt deploy/
+COPY deploy/setup.sh deploy/constraints-cpu.txt deploy/constraints-gpu.txt \
+  deploy/requirements-sglang-cpu.txt deploy/requirements-sglang-gpu.txt deploy/
 COPY rollout/sglang/cpu rollout/sglang/cpu
 RUN --mount=type=cache,target=/var/cache/pip deploy/setup.sh sglang
 

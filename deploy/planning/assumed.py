@@ -14,16 +14,19 @@ from deploy.planning.devices import (
     HOST_RATE,
     LAUNCH_S,
     LEARNER_SHARE,
+    MEMORY_RATE,
     NETWORK_RATE,
+    PAGEABLE_RATE,
     PREFILL_SHARE,
     PUSH_RATE,
+    THREAD_RATE,
 )
 from deploy.planning.layout import Layout, Machines
 from deploy.planning.rates import Rate, Rates
 from deploy.planning.shape import ModelShape
 from deploy.planning.workload import LONGEST, Workload, assumed_spread
 
-_DECODING_S = 0.05  # of one image, on one core
+_DECODING_S = 0.25  # of a full image of 3,400 tokens on one core: decoding, resizing, patches
 _STARTUP_S = 60.0
 _PARAMETER_BYTES = 28  # read and written of a float32 weight, its gradient and two moments, a step
 _AVERAGE_BYTES = 14  # the same of the teacher's average and its copy
@@ -60,11 +63,14 @@ def assumed_rates(
         teacher_update_s=assumed(cost.average_s(), "memory traffic of the average"),
         other_s=assumed(0.0, "nothing else"),
         stall_s=assumed(cost.stall_s(), "copy or gather of the weights"),
-        prepare_s=assumed(cost.prepare_s(), f"{_DECODING_S:g} s an image"),
+        prepare_s=assumed(cost.prepare_s(), f"{_DECODING_S:g} s a full image, less a crop"),
         push_s=assumed(push_s, f"{PUSH_RATE / 1e9:g} GB/s end to end"),
         pause_s=assumed(push_s, "the whole push"),
         evaluation_sample_s=assumed(cost.evaluation_s(), note),
-        checkpoint_s=assumed(4 * shape.parameters * 4 / HOST_RATE / layout.ranks, "copy to memory"),
+        checkpoint_s=assumed(
+            checkpoint_bytes(config, shape) / cost.shards / PAGEABLE_RATE,
+            f"each rank copies its part at {PAGEABLE_RATE / 1e9:g} GB/s",
+        ),
         startup_s=assumed(_STARTUP_S if machines.has_gpus else _STARTUP_S / 6, "a guess"),
     )
 
@@ -92,7 +98,15 @@ class _Cost:
     def link(self) -> float:
         """Bytes/s at which a rank gets the others' shards."""
         inside = self.machines.learner_device.link
-        return inside if self.layout.learner_nodes == 1 else min(inside, NETWORK_RATE)
+        return min(inside, NETWORK_RATE) if self._shards_cross else inside
+
+    @property
+    def shards(self) -> int:
+        return self.layout.shards(self.config)
+
+    @property
+    def _shards_cross(self) -> bool:
+        return self.shards * self.layout.learner_nodes > self.layout.ranks
 
     @property
     def push_link(self) -> float:
@@ -143,7 +157,7 @@ class _Cost:
 
     def backward_s(self) -> float:
         model = self.config.model
-        passes = 1.0 if model.gradient_checkpointing else 0.0
+        passes = float(model.gradient_checkpointing)
         of_student = passes + (1.0 if model.lora_rank else 2.0)
         of_vision = 0.0 if model.freeze_vision_tower else passes + 2.0
         computing_s = self.learner_s(of_student * self.student + of_vision * self.vision)
@@ -151,34 +165,55 @@ class _Cost:
         return computing_s + max(0.0, self.gathering_s() - computing_s - forward_s)
 
     def gathering_s(self) -> float:
-        """FSDP's: weights before forward and backward, and gradients, of every micro-batch."""
-        ranks = self.layout.ranks
-        if ranks == 1:
-            return 0.0
-        room = self.config.learner.micro_batch_tokens
+        """FSDP's: weights before forward and backward, and gradients, of every micro-batch.
+
+        What is recomputed finds its weights gathered: two gathers, with activations kept or not.
+        Replicas add up each rank's gradients in a ring, which takes them twice over the network.
+        """
+        shards, replicas = self.shards, self.layout.ranks // self.shards
+        room = self.config.learner.student_batch_tokens
         a_batch = max(1, int(room // self.student_tokens))
         batches = math.ceil(self.groups / a_batch)
-        width = _bytes(self.config.model.dtype)
-        passes = 3 if self.config.model.gradient_checkpointing else 2
-        sent = passes * width * self.shape.parameters + 4 * trained_parameters(
-            self.config, self.shape
-        )
-        return batches * sent * (ranks - 1) / ranks / self.link
+        gradients = 4 * self.trained
+        gathered = 2 * _bytes(self.config.model.dtype) * self.shape.parameters + gradients
+        added = 2 * gradients / shards * (replicas - 1) / replicas
+        network = min(self.machines.learner_device.link, NETWORK_RATE)
+        crossing_s = 0.0
+        if self._offloads and self.layout.ranks > 1:  # shards, in float32, and their gradients
+            crossing_s = (8 * self.shape.parameters + gradients) / shards / HOST_RATE
+        sent_s = gathered * (shards - 1) / shards / self.link + added / network
+        return batches * (sent_s + crossing_s)
+
+    @property
+    def trained(self) -> int:
+        return trained_parameters(self.config, self.shape)
 
     def optimizer_s(self) -> float:
-        mine = trained_parameters(self.config, self.shape) / self.layout.ranks
-        device = self.machines.learner_device
-        rate = min(device.bandwidth, HOST_RATE) if self._offloads else device.bandwidth
-        return _PARAMETER_BYTES * mine / (rate * DECODE_SHARE)
+        """Masters and gradients of a model that is held on one GPU cross once a step, too."""
+        mine = self.trained / self.shards
+        if not self._offloads:
+            return _PARAMETER_BYTES * mine / (self._bandwidth * DECODE_SHARE)
+        crossing = 8 * mine if self.layout.ranks == 1 else 0.0
+        return _PARAMETER_BYTES * mine / self.host_rate + crossing / HOST_RATE
 
     def average_s(self) -> float:
         if self.config.teacher.policy != "ema":
             return 0.0
-        mine = trained_parameters(self.config, self.shape) / self.layout.ranks
-        device = self.machines.learner_device
-        offloads = self._offloads or (self.config.teacher.offload and device.is_gpu)
-        rate = min(device.bandwidth, HOST_RATE) if offloads else device.bandwidth
-        return _AVERAGE_BYTES * mine / (rate * DECODE_SHARE)
+        mine = self.trained / self.shards
+        on_host = self.config.teacher.offload and self.machines.learner_device.is_gpu
+        if not self._offloads and not on_host:
+            return _AVERAGE_BYTES * mine / (self._bandwidth * DECODE_SHARE)
+        crossing = _bytes(self.config.model.dtype) * mine  # the copy that computes
+        return _AVERAGE_BYTES * mine / self.host_rate + crossing / HOST_RATE
+
+    @property
+    def host_rate(self) -> float:
+        """Of memory traffic on the CPUs. Ray leaves a process that names no threads one."""
+        return min(MEMORY_RATE, THREAD_RATE * (self.config.learner.threads or 1))
+
+    @property
+    def _bandwidth(self) -> float:
+        return self.machines.learner_device.bandwidth
 
     @property
     def _offloads(self) -> bool:
@@ -193,23 +228,27 @@ class _Cost:
         processes = self.config.learner.render_processes
         if processes is None:
             processes = 4 if self.machines.learner_device.is_gpu else 0
-        if processes and self.layout.ranks == 1:
-            return 0.0  # rendered ahead of need
-        at_once = max(1, processes)
-        return self.groups * _DECODING_S / at_once if self.machines.has_gpus else 0.0
+        if processes or not self.machines.has_gpus:
+            return 0.0  # every rank renders ahead of need, beside the step
+        return self.groups * _DECODING_S * (1 + self.work.crop_tokens / self.work.image_tokens)
 
     def evaluation_s(self) -> float:
-        """Full image and crop, answered greedily; the servers share the samples."""
-        answers = self.vision + self.shape.operations(
-            self.work.prompt_tokens, self.work.prompt_tokens / 2
-        )
-        device, gpus = self.machines.rollout_device, max(1, self.layout.server_gpus)
-        operations = device.operations * PREFILL_SHARE * gpus * self.layout.servers
-        return 2 * answers / operations
+        """Full image and crop, answered greedily; the servers share the samples.
+
+        As many samples are answered at a time as there are groups' responses, so that the weights
+        which every token reads are read once for all of them.
+        """
+        alone_s, shared_s = self._answers_s(1)
+        at_once = self.config.rollout.max_concurrent_groups * self.n
+        return 2 * (alone_s / at_once + shared_s) / self.layout.servers
 
     # ---- rollout ---------------------------------------------------------------------------------
     def group_s(self) -> tuple[float, float]:
         """What a group takes by itself, and what it takes from the others on its server."""
+        return self._answers_s(self.n)
+
+    def _answers_s(self, n: int) -> tuple[float, float]:
+        """The same of n responses to one prompt."""
         device, gpus = self.machines.rollout_device, max(1, self.layout.server_gpus)
         operations = device.operations * PREFILL_SHARE * gpus
         bandwidth = device.bandwidth * DECODE_SHARE * gpus
@@ -219,10 +258,10 @@ class _Cost:
         read = self.shape.language_parameters * width / bandwidth
         alone_s = longest * (read + (LAUNCH_S if device.is_gpu else 0.0))
         prefill = self.vision + self.shape.operations(prompt, prompt / 2)
-        tokens = self.n * response
+        tokens = n * response
         decoding = tokens * 2 * (self.shape.layer_parameters + self.shape.embedding_parameters)
-        cache = self.shape.kv_numbers * (prompt + response / 2) + self.shape.state_numbers
-        return alone_s, (prefill + decoding) / operations + tokens * cache * width / bandwidth
+        cache = self.shape.kv_numbers * width * (prompt + response / 2) + self.shape.state_bytes
+        return alone_s, (prefill + decoding) / operations + tokens * cache / bandwidth
 
 
 def group_tokens(prompt: float, work: Workload, n: int, shares_prefix: bool) -> float:
@@ -236,6 +275,18 @@ def trained_parameters(config: RunConfig, shape: ModelShape) -> int:
     if config.model.lora_rank:
         return shape.lora_parameters(config.model.lora_rank) + tower
     return shape.language_parameters + tower
+
+
+def checkpoint_bytes(config: RunConfig, shape: ModelShape) -> int:
+    """In float32: weights, and of what is trained two moments and the teacher's average."""
+    tensors = 4 if config.teacher.policy not in ("current", "fixed") else 3
+    frozen = frozen_parameters(config, shape)
+    return 4 * (tensors * trained_parameters(config, shape) + frozen)
+
+
+def frozen_parameters(config: RunConfig, shape: ModelShape) -> int:
+    tower = shape.tower.parameters if config.model.freeze_vision_tower else 0
+    return tower + (shape.language_parameters if config.model.lora_rank else 0)
 
 
 def _bytes(dtype: str) -> int:

@@ -5,13 +5,20 @@ from dataclasses import dataclass, replace
 
 from common.errors import ConfigError
 
-LEARNER_SHARE = 0.40  # of peak operations: reference cost model of one step
+# Of peak operations, of a whole step with fla's kernels and fused norms: between the 0.25 and 0.35
+# that operations, traffic and launches counted at Qwen3.5-4B's shapes allow. Not measured.
+LEARNER_SHARE = 0.30
 PREFILL_SHARE = 0.50
 DECODE_SHARE = 0.60  # of memory bandwidth, while one token a sequence is computed
 PUSH_RATE = 8.5e9  # bytes/s end to end, gather and load included, as verl reports for NCCL
 LAUNCH_S = 1.5e-3  # of one decoding step beside memory traffic: scheduler and kernel launches
 NETWORK_RATE = 45e9  # bytes/s a GPU between machines: one 400 Gb/s port each, as used
-HOST_RATE = 20e9  # bytes/s between a GPU and main memory
+# Bytes/s between a GPU and main memory: what PCIe 4 x16 leaves of its 32e9 to copies of single
+# tensors; where memory is not pinned, the middle of 6 to 10e9, as one thread copies.
+HOST_RATE, PAGEABLE_RATE = 20e9, 8e9
+# AdamW and averages on CPUs, bytes/s: of a thread, the middle of 5 to 10e9; of all of them, half of
+# what the data sheet gives a socket with eight channels of DDR5-4800.
+THREAD_RATE, MEMORY_RATE = 7.5e9, 150e9
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,11 @@ class Layout:
     def rollout_gpus(self) -> int:
         return self.servers * self.server_gpus
 
+    def shards(self, config: RunConfig) -> int:
+        """Ranks that hold one copy of the model between them (`learner.shard_ranks`)."""
+        a_node = self.ranks // self.learner_nodes
+        return config.learner.shard_ranks or (a_node if a_node > 1 else self.ranks)
+
 
 @dataclass(frozen=True)
 class Machines:
@@ -115,10 +120,9 @@ def _placed(
     server_gpus: int,
     is_shared: bool = False,
 ) -> Layout | None:
-    """None: that many ranks cannot be spread evenly over machines, or have no groups to train."""
+    """None: ranks that cannot be spread evenly over machines or shards, or have no groups."""
     if ranks > config.learner.groups_per_step:
         return None
     nodes = -(-ranks // machines.gpus_a_node)
-    if ranks % nodes:
-        return None
-    return Layout(servers, ranks, server_gpus, nodes, is_shared)
+    split = Layout(servers, ranks, server_gpus, nodes, is_shared)
+    return None if ranks % nodes or ranks % split.shards(config) else split

@@ -102,7 +102,8 @@ def launch_flags(question: Question, prediction: Prediction) -> list[str]:
         if layout.is_shared:
             server, learner = server / 2, 0.5
             room = prediction.server_memory.room / question.machines.rollout_device.memory
-            changes["sglang.memory_fraction"] = (round(room, 2), config.sglang.memory_fraction)
+            if config.sglang.max_total_tokens is None:  # else its cache is of a fixed size
+                changes["sglang.memory_fraction"] = (round(room, 2), config.sglang.memory_fraction)
             changes["weights.backend"] = ("gloo", config.weights.backend)
         changes["rollout_pool.gpus"] = (server, config.rollout_pool.gpus)
         changes["learner_pool.gpus"] = (learner, config.learner_pool.gpus)

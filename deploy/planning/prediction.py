@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from common.config import RunConfig
 from deploy.planning.layout import Layout, Machines
 from deploy.planning.memory import LearnerMemory, ServerMemory, learner_memory, server_memory
+from deploy.planning.micro_batches import sized
 from deploy.planning.rates import Rates
 from deploy.planning.shape import ModelShape
 from deploy.planning.simulation import STEPS, Outcome, Setup, simulate
@@ -96,11 +97,12 @@ def predict(
     max_staleness: int,
     rates: Rates,
 ) -> Prediction:
-    capacity, outcome = _with_best_capacity(config, rates, layout.servers, max_staleness)
-    of_learner = learner_memory(config, shape, work, layout)
     device = machines.learner_device
+    of_learner = learner_memory(sized(config, shape, work, layout, device), shape, work, layout)
     kept = of_learner.total if layout.is_shared else 0.0
     of_server = server_memory(config, shape, work, layout, machines.rollout_device, kept)
+    groups = max(1, of_server.groups)
+    capacity, outcome = _with_best_capacity(config, rates, layout.servers, max_staleness, groups)
     return Prediction(
         layout,
         max_staleness,
@@ -115,13 +117,15 @@ def predict(
 
 
 def _with_best_capacity(
-    config: RunConfig, rates: Rates, servers: int, max_staleness: int
+    config: RunConfig, rates: Rates, servers: int, max_staleness: int, configured: int
 ) -> tuple[int, Outcome]:
     """As configured, unless that lets some servers take all groups of a step.
 
-    A server asks for as many groups as it has room for, and gets them while there are any.
+    A server asks for as many groups as it may, and gets them while there are any.
+
+    Args:
+        configured: groups a server, of which no more than have room.
     """
-    configured = config.rollout.max_concurrent_groups
     steps = max(8, min(config.learner.max_steps or STEPS, STEPS))
     even = math.ceil(rates.groups_per_step / servers)
     found: dict[int, Outcome] = {}

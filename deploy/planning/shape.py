@@ -70,6 +70,8 @@ class ModelShape:
     delta_keys: int = 0  # heads * width
     delta_values: int = 0
     delta_state: int = 0  # numbers of recurrent state a layer and sequence
+    delta_heads: int = 0  # of values; each has a decay and a gate
+    delta_taps: int = 3  # that its convolution remembers
 
     @property
     def embedding_parameters(self) -> int:
@@ -81,7 +83,7 @@ class ModelShape:
         query = self.heads * self.head_width
         full = self.width * (query * (2 if self.has_gate else 1) + query)
         full += 2 * self.width * self.kv_heads * self.head_width
-        delta = self.width * (2 * self.delta_keys + 3 * self.delta_values)
+        delta = self.width * (2 * self.delta_keys + 3 * self.delta_values + 2 * self.delta_heads)
         mlp = 3 * self.width * self.mlp_width
         delta_layers = self.layers - self.full_layers
         return self.layers * mlp + self.full_layers * full + delta_layers * delta
@@ -104,6 +106,12 @@ class ModelShape:
     def state_numbers(self) -> int:
         """Of recurrent state a sequence."""
         return (self.layers - self.full_layers) * self.delta_state
+
+    @property
+    def state_bytes(self) -> int:
+        """Of one state slot of SGLang: recurrent states in float32, a convolution's in 16 bits."""
+        convolution = self.delta_taps * (2 * self.delta_keys + self.delta_values)
+        return 4 * self.state_numbers + 2 * (self.layers - self.full_layers) * convolution
 
     def operations(self, tokens: float, mean_context: float) -> float:
         """Forward through the decoder layers, of tokens that attend to so many others."""
@@ -136,6 +144,7 @@ class ModelShape:
         delta = (self.width + 2 * self.delta_keys + self.delta_values) + 2 * (
             self.width + self.delta_values
         )
+        delta += 2 * (self.width + self.delta_heads)
         mlp = 3 * (self.width + self.mlp_width)
         others = self.layers - self.full_layers
         return rank * (self.layers * mlp + self.full_layers * full + others * delta)
@@ -157,6 +166,7 @@ def _qwen35(width: int, mlp_width: int, is_tied: bool) -> dict[str, Any]:
         "width": width, "layers": 32, "full_layers": 8, "heads": 16, "kv_heads": 4,
         "head_width": 256, "mlp_width": mlp_width, "vocabulary": 248320, "is_tied": is_tied,
         "has_gate": True, "delta_keys": 2048, "delta_values": 4096, "delta_state": 32 * 128 * 128,
+        "delta_heads": 32,
     }  # fmt: skip
 
 
@@ -229,6 +239,8 @@ def _from_config(config: Mapping[str, Any], source: str) -> ModelShape:
         delta_keys=keys if is_delta else 0,
         delta_values=value_heads * value_width if is_delta else 0,
         delta_state=value_heads * value_width * text.get("linear_key_head_dim", 0),
+        delta_heads=value_heads if is_delta else 0,
+        delta_taps=text.get("linear_conv_kernel_dim", 4) - 1,
     )
 
 

@@ -130,8 +130,8 @@ def _knob(part: str, config: RunConfig) -> str:
         ),
         "student forward": ("--model.share_prefix true", not model.share_prefix),
         "backward": (
-            "--model.gradient_checkpointing false if memory allows",
-            model.gradient_checkpointing,
+            "--model.gradient_checkpointing false, or 0.5, if memory allows",
+            bool(model.gradient_checkpointing),
         ),
         "optimizer": ("--learner.offload false if memory allows", config.learner.offload),
         "teacher update": ("--teacher.offload false if memory allows", config.teacher.offload),

@@ -18,10 +18,12 @@ from common.full_disk import WAITS_FOR_ROOM
 from common.log_files import LogStream, RotatingLog
 from common.logs import LineHandler, log_formatter
 from common.reading import Reading
-from deploy.cluster.clusters import nodes_from_ray
+from deploy.cluster.clusters import nodes_from_ray, this_machine
 from deploy.cluster.fit import fit
+from deploy.cluster.nodes import Node
 from deploy.cluster.pools import pools_of
 from deploy.exit_codes import ExitCode, code_of_end, code_of_error
+from deploy.planning.micro_batches import sized_here
 from deploy.scale import scale_supervisor
 from deploy.showing.kept import kept_text
 from deploy.showing.lookout import Lookout
@@ -56,6 +58,7 @@ async def live_run(
         async with connected_ray(config.cluster.address):
             lifecycle.set_on_signals(stop, at_once)  # Ray has taken the signals
             _check_room(config)
+            config = _with_sized_batches(config)
             if stop.is_set():
                 print("stopped before the run began: nothing was written", flush=True)
                 return ExitCode.INTERRUPTED
@@ -118,6 +121,22 @@ def _show_outcome(folder: Path) -> None:
             f"the report cannot be written: {error.strerror}. Fix: free space, then "
             f"python -m deploy.showing.report {folder}"
         )
+
+
+def _with_sized_batches(config: RunConfig) -> RunConfig:
+    """The run's own file then has their size, so that it goes on with the same one."""
+
+    def nodes() -> list[Node]:
+        import ray
+
+        if config.cluster.address is None:
+            return [this_machine()]  # which tells its GPUs' memory as well
+        return nodes_from_ray(ray.nodes())
+
+    sized = sized_here(config, nodes)
+    if sized != config:
+        print(f"learner.micro_batch_tokens = {sized.learner.micro_batch_tokens}, by the GPUs' room")
+    return sized
 
 
 def _check_room(config: RunConfig) -> None:

@@ -27,7 +27,7 @@ from learner.model.tree_attention import tree_attention
 from learner.objective.divergence import bucket_logprobs, divergence
 from learner.objective.head import HeadInputs
 from learner.objective.loss import ResponseTokens, SamplingLaw, objective
-from learner.push.cuda_checksum import cuda_checksum
+from learner.push.cuda_checksum import cuda_checksums
 
 _TOP_K = 100
 
@@ -213,7 +213,7 @@ class _PatchEmbed(torch.nn.Module):
 def checksum(size: Size, device: torch.device) -> Finding:
     """Of a tensor on the device, against that of the same bytes on the CPU."""
     content = torch.randint(256, (size.checksum_bytes,), dtype=torch.uint8, device=device)
-    found, expected = cuda_checksum([content]), cuda_checksum([content.cpu()])
+    found, expected = (cuda_checksums({"w": [one]})["w"] for one in (content, content.cpu()))
     is_same = found == expected
     remark = "" if is_same else f"{found} on {device.type}, {expected} on the CPU"
     figures = {"bytes": content.numel()}

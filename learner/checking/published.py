@@ -39,7 +39,7 @@ class PublishedTrainer(Trainer):
         sequences = [
             (group, number) for group in batch.groups for number in range(len(group.responses))
         ]
-        for part in fill_bins(sequences, _student_tokens, self._run.learner.micro_batch_tokens):
+        for part in fill_bins(sequences, _student_tokens, self._run.learner.student_batch_tokens):
             self._micro_batch(part, len(sequences)).backward()  # type: ignore[no-untyped-call]
         self.version += 1
         _, _, is_updated = self.optimizer.step(batch.step)

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from common.config import RunConfig
+from common.patching import Patching
 from learner.checking.lengths import Lengths
 from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
 
 IMAGE_TOKEN, FIRST_TEXT_TOKEN = 5, 16
 TRAJECTORIES = 8
+PATCHING = Patching((torch.arange(256) / 127.5 - 1).repeat(3, 1), side=16, merge=2, frames=2)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ModelSize:
     tower_hidden: int
     tower_mlp: int
     tower_heads: int
+    is_tied: bool = True  # head and embedding
 
 
 def tenth_of_4b(layers: int, vocabulary: int) -> ModelSize:
@@ -63,7 +66,7 @@ def make_model(family: str, size: ModelSize, device: torch.device | str = "cpu")
         "num_key_value_heads": size.kv_heads,
         "head_dim": size.head_width,
         "max_position_embeddings": 32768,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": size.is_tied,
         "eos_token_id": 2,
         "pad_token_id": 0,
         "bos_token_id": None,
@@ -84,7 +87,7 @@ def make_model(family: str, size: ModelSize, device: torch.device | str = "cpu")
         "video_token_id": 6,
         "vision_start_token_id": 7,
         "vision_end_token_id": 8,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": size.is_tied,
     }
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_interleaved": True}
     half = size.head_width // 2
@@ -166,8 +169,9 @@ def _view(
         np.concatenate([[7], np.full(height * width, IMAGE_TOKEN), [8], question])
     )
     types = (ids == IMAGE_TOKEN).long()
-    pixels = torch.from_numpy(rng.standard_normal((4 * height * width, 1536), dtype=np.float32))
-    return PromptView(ids, prompt_positions(model, ids, types, grid), pixels, grid)
+    shape = (height * PATCHING.side * 2, width * PATCHING.side * 2, 3)
+    pixels = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
+    return PromptView(ids, prompt_positions(model, ids, types, grid), pixels, grid, PATCHING)
 
 
 def make_config(lengths: Lengths, groups: int, dtype: str) -> RunConfig:

@@ -6,7 +6,8 @@
             config.json                     as the start has it, but for the dtype
             tokenizer, processor, ...       all other small files of the start, byte for byte; with
                                             prompt.chat_template in the place of its template
-            teacher/weights.safetensors     float32 master; absent if it has no weights of its own
+            teacher/weights.safetensors     float32 master, without what the student does not train
+                                            either; absent if it has no weights of its own
             training/adapters.safetensors   if model.lora_rank > 0; the student has them merged in
             training/optimizer.safetensors  AdamW: exp_avg.NAME, exp_avg_sq.NAME, step.NAME
             training/random.safetensors     states of torch's generators: cpu.RANK, cuda.RANK
@@ -14,31 +15,40 @@
                                             MTP head), unchanged; absent if there are none
             training/config.json            config.json of the start, with the dtype it came in
             run.toml                        the configuration
-            state.json                      version, run seed, digests of all other files, the
-                                            oldest step that can be gone back to, how the
-                                            student's files name tensors, each one's dtype in the
-                                            start, and the tokens that ended a response
+            state.json                      version, run seed, digests of all other files (of one
+                                            that n ranks wrote, n digests of its parts), the oldest
+                                            step that can be gone back to, how the student's files
+                                            name tensors, each one's dtype in the start, and the
+                                            tokens that ended a response
         scores.json                         accuracy on full images by version, where measured
 
 Every tensor is whole, under its parameter's name, so any number of ranks can load it, each reading
-its own part. The learning rate is a function of the version. A folder is written under another
-name, the broker is told, and then it is renamed: a name that ends in digits is complete, and the
-broker knows all steps that it holds. A learner that starts on a run folder goes on from the newest
-one, bit for bit. `--model.path RUN/checkpoints/step-000060` starts another run from the student.
+its own part. Ranks write the same files together, each its own rows of every tensor; of replicas
+(HSDP) the first writes. The files are those that one rank would have written. Ranks of a replica
+that are on several machines need a file system that keeps neighbouring bytes of two machines apart
+(parallel ones do, NFS does not promise it); by default those of a replica are on one machine.
+
+The learning rate is a function of the version. A folder is written under another name, the broker
+is told, and then it is renamed: a name that ends in digits is complete, and the broker knows all
+steps that it holds. A learner that starts on a run folder goes on from the newest one, bit for bit.
+`--model.path RUN/checkpoints/step-000060` starts another run from the student.
 
 The newest `checkpoint.keep` can be gone back to. Those of `checkpoint.keep_best` that are older are
 there to be exported or started from: the broker has forgotten the steps behind them.
 
     learner.checkpoint.checkpointer         saves while training goes on
-    learner.checkpoint.cut       what is saved, copied at one instant
-    learner.checkpoint.tensors   sharded tensors <-> whole ones
+    learner.checkpoint.cut       what is saved, as it is at one instant
+    learner.checkpoint.copy_on_write        live tensors, copied only if they are to change
+    learner.checkpoint.fellows   the ranks' writing threads among themselves
+    learner.checkpoint.tensors   from files into tensors, sharded or not
+    learner.checkpoint.tensor_files      safetensors files, in parts
     learner.checkpoint.start     what the start has beside the weights; with names, side_files,
                                  templates, config_dtype
     learner.checkpoint.files     the files of one checkpoint
     learner.checkpoint.folder    which are complete, kept, removed
     learner.checkpoint.restore   back into a trainer
-    learner.checkpoint.export_settings, export_dtypes    what learner.export makes of one; with
-                                 generation_config, thinking_default, local_traces
+    learner.checkpoint.export_settings, export_dtypes, export_teacher    what learner.export makes
+                                 of one; with generation_config, thinking_default, local_traces
 """
 
 from learner.checkpoint.checkpointer import Checkpointer

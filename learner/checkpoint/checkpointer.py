@@ -1,16 +1,18 @@
 """Saves checkpoints while training goes on.
 
-    save():  wait for the last write | copy everything to main memory |  -> training
-                                                          thread:  write > tell the broker > rename
-                                                                   > remove what is superseded
+    save():  wait for the last write | note every tensor |  -> training, up to the next update
+                                                     thread:  write > tell the broker > rename
+                                                              > remove what is superseded
 
-The training thread stands still for the copy alone (and for a write that is slower than the time
-between checkpoints). At most one write is under way; its error is raised by the next `save` or
-`wait`. On a full disk it waits for room, and gives back what it has taken. The copies stay in the
-main rank's main memory from one save to the next: four times the float32 weights with a teacher, as
-large as the files.
+Each rank writes its own part of the tensors, straight from where they live; the first rank does the
+rest. What is not written when the next update of the weights begins is copied to main memory then:
+at most this rank's part of all tensors, and for that long, or for a write that is slower than the
+time between checkpoints, the training thread stands still. At most one write is under way; its
+error is raised by the next `save` or `wait`, on all ranks. On a full disk it waits for room, and
+gives back what it has taken.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -25,7 +27,8 @@ from common.files import sync
 from common.full_disk import DiskFull, waits_for_room, when_there_is_room
 from common.rendering import Renderer
 from learner.checkpoint.cut import Cut, Trained, take_cut
-from learner.checkpoint.files import write_checkpoint
+from learner.checkpoint.fellows import Fellows
+from learner.checkpoint.files import write_checkpoint, write_parts
 from learner.checkpoint.folder import (
     list_checkpoints,
     oldest_target,
@@ -38,8 +41,8 @@ from learner.checkpoint.folder import (
     write_scores,
 )
 from learner.checkpoint.start import read_start
-from learner.checkpoint.tensors import HostMemory, is_main_rank
-from learner.model.ranks import default_group, is_any
+from learner.checkpoint.tensors import is_main_rank
+from learner.model.ranks import RankError, default_group, is_any
 
 logger = logging.getLogger(__name__)
 _WRITE_TIMEOUT_S = 1800.0  # a write that takes longer is an error
@@ -52,7 +55,7 @@ class Checkpointer:
 
     Make it before the first step: the version that the trainer has then needs no checkpoint, since
     it is the start, or was restored from one. With several ranks each has one, and all call `save`
-    at the same steps: tensors are gathered, the main rank writes.
+    at the same steps. Weights must change by `trainer.optimizer.step` alone, or after a `wait`.
 
     Args:
         folder: RUN/checkpoints.
@@ -77,7 +80,9 @@ class Checkpointer:
         self._start = read_start(config, trainer.model, renderer.end_token_ids)
         self._config = config
         self._commit = commit
-        self._memory = HostMemory()
+        self._fellows = Fellows()
+        self._cut: Cut | None = None  # that is being written
+        self._hook = trainer.optimizer.before_update(self._secure)
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._is_hurried = False  # a full disk is not waited for
@@ -89,16 +94,14 @@ class Checkpointer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._hook.remove()
         if kind is None:
             self._settle()
             if is_main_rank() and self._folder.is_dir():
                 self._remove_superseded()  # what was measured last may have changed the best
+            self._fellows.close()
         else:
-            self.hurry()
-            try:
-                self._settle()
-            except Exception as error:  # the one that ends the run is the one to see
-                logger.warning("a checkpoint was not written: %s", error)
+            self._give_up()
 
     def save(self, is_measured: bool = False) -> None:
         """Copy the trainer's state and begin to write it, unless this version has a checkpoint.
@@ -118,18 +121,21 @@ class Checkpointer:
         if not is_any(version != self._saved_version, default_group()):
             return
         waited_s = time.monotonic() - began
-        cut = take_cut(self._trainer, self._memory)
+        self._cut = take_cut(self._trainer)
         self._saved_version = version
         if is_measured and self._config.checkpoint.keep_best:
             self._awaited.add(version)
-        if cut is not None:
+        if is_main_rank():
             self._prepare_folder()
-            self._thread = threading.Thread(target=self._write, args=(cut,), name="checkpoint")
-            self._thread.start()
+        # A daemon: `__exit__` waits for it, and once that is given up nothing else is to.
+        self._thread = threading.Thread(
+            target=self._write, args=(self._cut,), name="checkpoint", daemon=True
+        )
+        self._thread.start()
         stall_s = time.monotonic() - began
         self.stall_s += stall_s
         logger.info(
-            "checkpoint of step %d: copied; training stood still for %.2f s, of which %.2f s for "
+            "checkpoint of step %d: begun; training stood still for %.2f s, of which %.2f s for "
             "the write before",
             version, stall_s, waited_s,
         )  # fmt: skip
@@ -170,13 +176,31 @@ class Checkpointer:
 
     def _settle(self) -> None:
         is_written = self.wait(_WRITE_TIMEOUT_S)
-        while not is_written and waits_for_room() and not self._is_hurried:
+        # The first rank waits for room, or gives up, for all of them.
+        while not is_written and self._may_still_come():
             is_written = self.wait(_LOOK_S)
         if not is_written:
             raise CheckpointError(
                 f"{self._folder}: a checkpoint is not written after {_WRITE_TIMEOUT_S:.0f} s. "
                 "Fix: see whether its disk still answers"
             )
+
+    def _give_up(self) -> None:
+        """Of another rank that may be gone no more is awaited than anywhere else."""
+        self.hurry()
+        own_s = _WRITE_TIMEOUT_S if is_main_rank() else self._config.learner.rank_timeout_s
+        try:
+            is_written = self.wait(own_s)
+        except Exception as error:  # the one that ends the run is the one to see
+            logger.warning("a checkpoint was not written: %s", error)
+            is_written = True
+        if is_written:
+            self._fellows.close()
+        else:
+            logger.warning("a checkpoint is not written after %.0f s, and is given up", own_s)
+
+    def _may_still_come(self) -> bool:
+        return (waits_for_room() or not is_main_rank()) and not self._is_hurried
 
     def _prepare_folder(self) -> None:
         """Make it, and forget scores of this version's undone past and of what is gone."""
@@ -191,12 +215,23 @@ class Checkpointer:
         if not scores.keys() <= kept:
             write_scores(self._folder, {v: scores[v] for v in scores.keys() & kept})
 
+    def _secure(self) -> None:
+        """The weights are about to change."""
+        if self._cut is not None:
+            began = time.monotonic()
+            self._cut.live.secure()
+            self.stall_s += time.monotonic() - began
+            self._cut = None
+
     # ---- the thread ------------------------------------------------------------------------------
     def _write(self, cut: Cut) -> None:
         began = time.monotonic()
         part = part_of(self._folder, cut.version)
         try:
-            self._write_and_rename(cut, part)
+            if is_main_rank():
+                self._lead(cut, part)
+            else:
+                self._fellows.follow(lambda: {**write_parts(part, cut, self._start)})
         except (OSError, DiskFull) as error:
             # ConnectionError is one too, and says what it means by itself.
             self._error = error if isinstance(error, ConnectionError) else _refused(part, error)
@@ -207,6 +242,17 @@ class Checkpointer:
         else:
             seconds = time.monotonic() - began
             logger.info("checkpoint of step %d written in %.2f s", cut.version, seconds)
+        finally:
+            cut.live.release()
+
+    def _lead(self, cut: Cut, part: Path) -> None:
+        try:
+            self._write_and_rename(cut, part)
+        except BaseException as error:
+            with contextlib.suppress(RankError):  # who is gone need not be told
+                self._fellows.end(error)
+            raise
+        self._fellows.end()
 
     def _write_and_rename(self, cut: Cut, part: Path) -> None:
         remove_leftovers(self._folder)
@@ -216,7 +262,7 @@ class Checkpointer:
 
         def write() -> None:
             try:
-                write_checkpoint(part, cut, self._start, self._config, oldest)
+                write_checkpoint(part, cut, self._start, self._config, oldest, self._fellows)
             except OSError:
                 shutil.rmtree(part, ignore_errors=True)  # others may need the room
                 raise

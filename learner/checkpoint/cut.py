@@ -1,7 +1,7 @@
-"""One consistent cut through a trainer, copied to main memory: all that a checkpoint holds."""
+"""One consistent cut through a trainer: all that a checkpoint holds, as it is between two steps."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,9 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from learner.checkpoint.tensors import HostMemory, is_main_rank
+from learner.checkpoint.copy_on_write import CopyOnWrite
+from learner.checkpoint.tensor_files import Form, Part
 from learner.model.lora import adapter_state, iterate_merged
 from learner.model.ranks import default_group
+from learner.model.sharding import part_of_rank
 from learner.model.teacher import Teacher
 from learner.optim import Optimizer
 
@@ -26,47 +28,72 @@ class Trained(Protocol):
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Whole tensors on the CPU, by the names that they have in the files."""
+class Tensors:
+    """Whole forms by the names that they have in the files, and this rank's rows of each."""
 
+    forms: dict[str, Form]
+    live: CopyOnWrite
+    prefix: str
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.live.read(f"{self.prefix}/{name}")
+
+    def called(self, names: Mapping[str, str]) -> tuple[dict[str, Form], dict[str, str]]:
+        """Forms by other names, and from those back to these."""
+        back = {names.get(name, name): name for name in self.forms}
+        return {other: self.forms[name] for other, name in back.items()}, back
+
+
+@dataclass(frozen=True)
+class Cut:
     version: int
-    student: dict[str, Tensor]  # by parameter name, adapters merged in
-    adapters: dict[str, Tensor]  # by themselves; empty: there are none
-    teacher: dict[str, Tensor]  # float32 master, by parameter name; empty: it has none of its own
-    optimizer: dict[str, Tensor]  # as `Optimizer.tensors` has them
+    part: Part  # that this rank has of every tensor
+    is_writer: bool  # false: another rank has the same part, and writes it
+    live: CopyOnWrite  # all tensors that are sharded, until `live.secure`
+    student: Tensors  # by parameter name, adapters merged in
+    adapters: Tensors  # by themselves; empty: there are none
+    teacher: Tensors  # float32 master, by parameter name; empty: it has none of its own
+    optimizer: Tensors  # as `Optimizer.tensors` has them
     optimizer_facts: dict[str, str]  # what is no tensor
     random: dict[str, Tensor]  # uint8, states of torch's generators: cpu.RANK, cuda.RANK
 
 
-def take_cut(trainer: Trained, memory: HostMemory) -> Cut | None:
-    """Copy everything; every rank calls it, between two steps.
+def take_cut(trainer: Trained) -> Cut:
+    """Of all tensors as they are; every rank calls it, between two steps.
 
-    Tensors are gathered one by one, and only the main rank keeps them.
-
-    Args:
-        memory: where the copies lie. What an earlier cut had there is overwritten.
-
-    Returns:
-        None on all ranks but the main one.
+    Nothing is copied but weights that adapters are merged into: those are made here, all ranks
+    together. The others must not change before `cut.live.secure()`.
     """
+    number, of, is_writer = part_of_rank(trainer.model)
+    part = Part(number, of)
+    live = CopyOnWrite(part)
 
-    def copies(part: str, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        found = ((name, memory.whole(f"{part}/{name}", tensor)) for name, tensor in tensors)
-        return {name: tensor for name, tensor in found if tensor is not None}
+    def tensors(
+        prefix: str, named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None
+    ) -> Tensors:
+        forms = {
+            name: live.add(
+                f"{prefix}/{name}", tensor, dtype if tensor.is_floating_point() else None
+            )
+            for name, tensor in named
+        }
+        return Tensors(forms, live, prefix)
 
-    cut = Cut(
+    return Cut(
         version=trainer.version,
-        student=copies("student", iterate_merged(trainer.model)),
-        adapters=copies("adapters", adapter_state(trainer.model).items()),
-        teacher=copies("teacher", trainer.teacher.named_master().items()),
-        optimizer=copies("optimizer", trainer.optimizer.tensors().items()),
+        part=part,
+        is_writer=is_writer,
+        live=live,
+        student=tensors("student", iterate_merged(trainer.model), torch.float32),
+        adapters=tensors("adapters", adapter_state(trainer.model).items()),
+        teacher=tensors("teacher", trainer.teacher.kept().items(), torch.float32),
+        optimizer=tensors("optimizer", trainer.optimizer.tensors().items()),
         optimizer_facts={
             "parameters": json.dumps(trainer.optimizer.parameter_names),
             "skipped_steps": str(trainer.optimizer.skipped_steps),
         },
         random=_random_states(),
     )
-    return cut if is_main_rank() else None
 
 
 def _random_states() -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,14 @@ from common.errors import CheckpointError
 from common.files import replace_json, sha256_of_file, sync
 from common.full_disk import when_there_is_room
 from learner.checkpoint.paths import STATE
+from learner.checkpoint.tensor_files import Part, digest_of_part
+from learner.model.ranks import Ranks, text_of_greatest
 
 _NAME = re.compile(r"step-(\d{6,})")
 _SCORES = "scores.json"
 _FACTS = {"version", "seed", "oldest", "names_in_files", "files"}
+
+Digests = dict[str, str | list[str]]  # sha256 by file; of one that n ranks wrote, those of n parts
 
 
 class Checkpoint(NamedTuple):
@@ -67,8 +72,13 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 # ---- find ----------------------------------------------------------------------------------------
-def find_checkpoint(folder: Path, config: RunConfig) -> Checkpoint | None:
+def find_checkpoint(
+    folder: Path, config: RunConfig, ranks: Ranks | None = None
+) -> Checkpoint | None:
     """The newest checkpoint, checked file by file; None: there is none.
+
+    Args:
+        ranks: each checks some of the files, and all hear what any of them found.
 
     Raises:
         CheckpointError: a file of it is missing, damaged or of another run.
@@ -85,7 +95,7 @@ def find_checkpoint(folder: Path, config: RunConfig) -> Checkpoint | None:
             f"{path / STATE}: the checkpoint is of run.seed = {state['seed']}, this run has "
             f"{config.run.seed}. Fix: set it back, or name a new run.folder"
         )
-    check_files(path, state["files"])
+    _check_together(path, state["files"], ranks)
     return Checkpoint(path, state["version"], state["names_in_files"])
 
 
@@ -106,15 +116,55 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def check_files(path: Path, digests: Mapping[str, str]) -> None:
+def check_files(path: Path, digests: Mapping[str, str | list[str]]) -> None:
     """Raises CheckpointError with the file that is missing or not as it was written."""
+    _check_parts(path, _parts_of(digests))
+
+
+def _check_together(
+    path: Path, digests: Mapping[str, str | list[str]], ranks: Ranks | None
+) -> None:
+    if ranks is None or ranks.world_size == 1:
+        check_files(path, digests)
+        return
+    problem = None
+    try:
+        _check_parts(path, _parts_of(digests)[ranks.rank :: ranks.world_size])
+    except CheckpointError as error:
+        problem = error
+    is_damaged, told = text_of_greatest(float(problem is not None), str(problem), ranks)
+    if is_damaged:
+        raise problem or CheckpointError(f"another rank cannot use the checkpoint: {told}")
+
+
+def _parts_of(digests: Mapping[str, str | list[str]]) -> list[tuple[str, Part | None, str]]:
+    """File, part (none: all of the file) and digest."""
+    found: list[tuple[str, Part | None, str]] = []
     for name, digest in digests.items():
+        if isinstance(digest, str):
+            found.append((name, None, digest))
+        else:
+            found += [(name, Part(n, len(digest)), own) for n, own in enumerate(digest)]
+    return found
+
+
+def _check_parts(path: Path, parts: Sequence[tuple[str, Part | None, str]]) -> None:
+    for name, part, digest in parts:
         if not (path / name).resolve().is_relative_to(path.resolve()):
             raise unusable(path / name, "it lies outside the checkpoint")
         if not (path / name).is_file():
             raise unusable(path / name, "it is missing")
-        if sha256_of_file(path / name) != digest:
+        if _digest(path / name, part) != digest:
             raise unusable(path / name, "it is damaged")
+
+
+def _digest(path: Path, part: Part | None) -> str | None:
+    if part is None:
+        return sha256_of_file(path)
+    try:
+        return digest_of_part(path, part)
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return None  # not even its header can be read
 
 
 def unusable(path: Path, problem: str) -> CheckpointError:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from common.model_loading import is_stored_as_it_is
+
 logger = logging.getLogger(__name__)
 
 
@@ -15,10 +17,9 @@ def names_in_files(model: Any, names: Iterable[str]) -> dict[str, str]:
 
     Servers know the latter alone, and for some families (Qwen2.5-VL) transformers has its own.
     """
-    from transformers.core_model_loading import WeightConverter, revert_weight_conversion
+    from transformers.core_model_loading import revert_weight_conversion
 
-    conversions = getattr(model, "_weight_conversions", None) or ()
-    if any(isinstance(conversion, WeightConverter) for conversion in conversions):
+    if not is_stored_as_it_is(model):
         logger.warning(
             "%s stores some weights joined or split; checkpoints hold them as transformers has "
             "them in memory: transformers loads them, SGLang may not",

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import CheckpointError
+from common.model_files import weight_files
 from learner.checkpoint.cut import Trained
 from learner.checkpoint.folder import Checkpoint, readable, unusable
 from learner.checkpoint.paths import ADAPTERS, OPTIMIZER, RANDOM, TEACHER
-from learner.checkpoint.tensor_files import Form, TensorFiles, forms_of, model_files
+from learner.checkpoint.tensor_files import Form, TensorFiles, forms_of
 from learner.checkpoint.tensors import fill, is_close, rank_here
 from learner.model.lora import adapter_state, base_names, load_adapters, merged_weight
 from learner.model.teacher import Teacher
@@ -50,9 +51,9 @@ def load_student(folder: Path, model: nn.Module, names_in_files: Mapping[str, st
     if adapters:
         _load_adapters(folder / ADAPTERS, model)
     tensors = model.state_dict(keep_vars=True)
-    forms = forms_of({name: tensors[name] for name in base_names(model)})
+    forms = {name: _in_files(tensors[name]) for name in base_names(model)}
     with readable(folder):
-        paths = model_files(folder)
+        paths = weight_files(folder)
     with _opened(folder, *paths) as files:
         stored = {name: names_in_files.get(name, name) for name in forms}
         if files.forms != {stored[name]: form for name, form in forms.items()}:
@@ -60,11 +61,24 @@ def load_student(folder: Path, model: nn.Module, names_in_files: Mapping[str, st
         for name in forms:
             if f"{name.removesuffix('.weight')}.lora_a" not in adapters:
                 fill(tensors[name], files, stored[name])
-            elif not is_close(merged_weight(model, name), files, stored[name]):
+            elif not is_close(
+                merged_weight(model, name), files, stored[name], _rounding(tensors[name])
+            ):
                 raise CheckpointError(
                     f"{folder}: its {name} is not that of this model and its adapters. Fix: set "
                     "model.path and model.lora_alpha as in the run that wrote it"
                 )
+
+
+def _in_files(tensor: Tensor) -> Form:
+    """Files hold floats in float32, whatever those are held in that are not trained."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return Form(dtype, tuple(tensor.shape))
+
+
+def _rounding(base: Tensor) -> float:
+    """Relative, between a checkpoint and weights under adapters, which it may hold unrounded."""
+    return 2**-8 if base.dtype == torch.bfloat16 else 1e-5
 
 
 def _load_adapters(path: Path, model: nn.Module) -> None:
@@ -81,12 +95,13 @@ def load_teacher(folder: Path, teacher: Teacher) -> None:
     Raises:
         CheckpointError: there is none, or it is of another model.
     """
-    if not teacher.named_master():
+    if not teacher.kept():
         return
     path = folder / TEACHER
     with _opened(path, path) as weights:
         try:
-            teacher.load_master(weights)
+            shapes = {name: form.shape for name, form in weights.forms.items()}
+            teacher.load_by(lambda target, name: fill(target, weights, name), shapes)
         except ValueError as error:
             raise unusable(path, f"it is of another model: {error}") from error
 
@@ -121,13 +136,9 @@ def _load_random_states(folder: Path) -> None:
     path = folder / RANDOM
     with _opened(path, path) as states:
         if f"cpu.{rank}" in states:
-            torch.set_rng_state(_owned(states[f"cpu.{rank}"]))
+            torch.set_rng_state(states[f"cpu.{rank}"])
         if f"cuda.{rank}" in states and torch.cuda.is_available():
-            torch.cuda.set_rng_state(_owned(states[f"cuda.{rank}"]))
-
-
-def _owned(tensor: Tensor) -> Tensor:
-    return tensor.clone()  # the file's memory goes when the file is closed
+            torch.cuda.set_rng_state(states[f"cuda.{rank}"])
 
 
 def _difference(files: TensorFiles, forms: Mapping[str, Form]) -> str:

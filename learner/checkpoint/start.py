@@ -16,11 +16,12 @@ from torch import nn
 
 from common.config import ModelSection, RunConfig
 from common.errors import ConfigError
+from common.model_files import weight_files
 from learner.checkpoint.names import known_names, names_in_files
 from learner.checkpoint.paths import START_CONFIG, STATE, UNKNOWN
 from learner.checkpoint.side_files import CONFIG, read_side_files
 from learner.checkpoint.templates import replace_default
-from learner.checkpoint.tensor_files import TensorFiles, model_files
+from learner.checkpoint.tensor_files import TensorFiles
 from learner.model.lora import base_names
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def _content(path: Path) -> bytes | None:
 
 def _weights(folder: Path) -> list[Path]:
     """Its own, and where it is a checkpoint what that keeps aside; none if in another format."""
-    return [path for path in (*model_files(folder), folder / UNKNOWN) if path.is_file()]
+    return [path for path in (*weight_files(folder), folder / UNKNOWN) if path.is_file()]
 
 
 def _dtypes(folder: Path, tensors: TensorFiles) -> dict[str, str] | None:

@@ -1,22 +1,28 @@
-"""Safetensors files, written and read one tensor at a time.
+"""Safetensors files, written and read one tensor, or one rank's part of it, at a time.
 
 The `safetensors` package writes a file from tensors that are all in memory, and copies each of them
 into bytes. Here a tensor is asked for when its turn comes, goes to the file from where it lies, and
 is hashed on the way: a file costs the memory of one tensor and is never read again for its hash.
+Reading maps no file into memory: mapped pages count as the process's own for as long as it is open.
+
+Ranks that share a model write its files together. Each tensor is cut along its first axis as FSDP2
+cuts it, part i of n is rank i's, and lies in one piece: a file is the same whoever writes it.
 """
 
 import hashlib
 import json
 import math
+import os
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from common.model_files import INDEX, SINGLE
+from common.files import sync
+from common.model_files import INDEX, SINGLE, read_header
 
 _CODES = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
@@ -25,6 +31,7 @@ _CODES = {
     torch.uint64: "U64", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
 }  # fmt: skip
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
+_PIECE_BYTES = 2**26  # read at once where the bytes cannot go straight to their place
 
 
 class Form(NamedTuple):
@@ -37,9 +44,29 @@ class Form(NamedTuple):
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def rows(self, part: "Part") -> tuple[int, int]:
+        """[begin, end) of a part along the first axis, as torch.chunk divides; [] has one row."""
+        size = self.shape[0] if self.shape else 1
+        step = -(-size // part.of)
+        return min(size, step * part.number), min(size, step * (part.number + 1))
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+
+class Part(NamedTuple):
+    """Which part of every tensor; the first has the file's header as well."""
+
+    number: int
+    of: int
+
+
+WHOLE = Part(0, 1)
+
 
 class Written(NamedTuple):
-    """A file as it was meant to be on the disk."""
+    """A file, or the part of it that this process wrote, as it was meant to be on the disk."""
 
     sha256: str
     num_bytes: int
@@ -56,35 +83,67 @@ def write_tensors(
     forms: Mapping[str, Form],
     read: Callable[[str], Tensor],
     metadata: Mapping[str, str] | None = None,
+    part: Part = WHOLE,
 ) -> Written:
-    """Write one file; its folder is made if need be.
+    """Write one file, or a part of it; its folder is made if need be.
 
     Args:
-        read: gives the CPU tensor of a name, in its form; called once a name.
+        forms: of the whole tensors.
+        read: gives the CPU tensor of a name, in its form, or the part's rows of it; called once a
+            name.
         metadata: goes into the header.
+        part: other processes write the others, before or after.
 
     Raises:
         OSError: the file cannot be written.
         ValueError: a tensor has not the form that was announced.
     """
-    # Widest elements first, so that each tensor begins at a multiple of its element's size.
-    names = sorted(forms, key=lambda name: (-forms[name].dtype.itemsize, name))
+    names = _in_file_order(forms)
     digest = hashlib.sha256()
+    num_bytes = 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        for content in _contents(names, forms, read, metadata or {}):
+    with _new(path) if part == WHOLE else _shared(path) as file:
+        for offset, content in _contents(names, forms, read, metadata or {}, part):
+            file.seek(offset)
             file.write(content)
             digest.update(content)
-        return Written(digest.hexdigest(), file.tell())
+            num_bytes += len(content)
+    if part != WHOLE:
+        sync(path)  # of another machine's writes the first rank's would tell nothing
+    return Written(digest.hexdigest(), num_bytes)
+
+
+def digest_of_part(path: Path, part: Part) -> str:
+    """What `write_tensors` gave for it, from the file itself.
+
+    Raises:
+        OSError, ValueError, KeyError, struct.error: it cannot be read.
+    """
+    header, start = read_header(path)
+    header.pop("__metadata__", None)
+    forms = {name: _form(entry) for name, entry in header.items()}
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        if part.number == 0:
+            digest.update(file.read(start))
+        for name in _in_file_order(forms):
+            begin, end = forms[name].rows(part)
+            file.seek(start + header[name]["data_offsets"][0] + begin * forms[name].row_bytes)
+            _update(digest, file, (end - begin) * forms[name].row_bytes)
+    return digest.hexdigest()
 
 
 def write_model(
-    folder: Path, forms: Mapping[str, Form], read: Callable[[str], Tensor], max_shard_bytes: int
+    folder: Path,
+    forms: Mapping[str, Form],
+    read: Callable[[str], Tensor],
+    max_shard_bytes: int,
+    part: Part = WHOLE,
 ) -> dict[str, Written]:
     """Write a model as Hugging Face has it: one file, or several and their index.
 
     Args:
-        read: as in `write_tensors`.
+        read, part: as in `write_tensors`; the index is of the first part.
         max_shard_bytes: of tensors in a file; a larger tensor gets a file of its own.
 
     Returns:
@@ -97,10 +156,11 @@ def write_model(
         file_name = SINGLE
         if len(shards) > 1:
             file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        part = {name: forms[name] for name in shard}
-        written[file_name] = write_tensors(folder / file_name, part, read, {"format": "pt"})
+        chosen = {name: forms[name] for name in shard}
+        facts = {"format": "pt"}
+        written[file_name] = write_tensors(folder / file_name, chosen, read, facts, part)
         weight_map |= dict.fromkeys(shard, file_name)
-    if len(shards) > 1:
+    if len(shards) > 1 and part.number == 0:
         total = sum(form.num_bytes for form in forms.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -128,14 +188,55 @@ def _contents(
     forms: Mapping[str, Form],
     read: Callable[[str], Tensor],
     metadata: Mapping[str, str],
-) -> Iterator[bytes | memoryview]:
-    yield _header(names, forms, metadata)
+    part: Part,
+) -> Iterator[tuple[int, bytes | memoryview]]:
+    """What a part has of a file, and where it begins in it."""
+    header = _header(names, forms, metadata)
+    if part.number == 0:
+        yield 0, header
+    offset = len(header)
     for name in names:
-        tensor = read(name)
-        if (tensor.dtype, tuple(tensor.shape)) != forms[name]:
-            raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {forms[name]}")
-        # A copy only where a tensor does not lie in one piece.
-        yield tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data
+        form = forms[name]
+        begin, end = form.rows(part)
+        if end > begin:
+            tensor = read(name)
+            shape = (end - begin, *form.shape[1:]) if form.shape else ()
+            if (tensor.dtype, tuple(tensor.shape)) != (form.dtype, shape):
+                raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {form}")
+            yield offset + begin * form.row_bytes, _bytes_of(tensor)
+        offset += form.num_bytes
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """A copy only where a tensor does not lie in one piece."""
+    content: memoryview = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data
+    return content
+
+
+def _in_file_order(forms: Mapping[str, Form]) -> list[str]:
+    """Widest elements first, so that each tensor begins at a multiple of its element's size."""
+    return sorted(forms, key=lambda name: (-forms[name].dtype.itemsize, name))
+
+
+def _form(entry: Mapping[str, Any]) -> Form:
+    return Form(_DTYPES[entry["dtype"]], tuple(entry["shape"]))
+
+
+def _new(path: Path) -> IO[bytes]:
+    return path.open("xb")
+
+
+def _shared(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb")
+
+
+def _update(digest: Any, file: IO[bytes], num_bytes: int) -> None:
+    while num_bytes:
+        content = file.read(min(num_bytes, 2**20))
+        if not content:
+            raise ValueError("it is cut off")
+        digest.update(content)
+        num_bytes -= len(content)
 
 
 def _shards(forms: Mapping[str, Form], max_bytes: int) -> list[list[str]]:
@@ -151,23 +252,6 @@ def _shards(forms: Mapping[str, Form], max_bytes: int) -> list[list[str]]:
 
 
 # ---- read ----------------------------------------------------------------------------------------
-def model_files(folder: Path) -> list[Path]:
-    """The files of a model's tensors, all in its folder.
-
-    Raises:
-        OSError, ValueError: its index is unreadable, or names a file elsewhere.
-    """
-    if not (folder / INDEX).exists():
-        return [folder / SINGLE]
-    weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-    names = sorted(set(weight_map.values()))
-    for name in names:
-        # By its name alone: the hub's cache keeps the file itself behind a link.
-        if Path(name).name != name or name == "..":
-            raise ValueError(f"{INDEX} names {name!r}, which is no file of this folder")
-    return [folder / name for name in names]
-
-
 class TensorFiles(Mapping[str, Tensor]):
     """The tensors of some files by name, read when they are asked for. A context manager.
 
@@ -180,36 +264,75 @@ class TensorFiles(Mapping[str, Tensor]):
 
         self.forms: dict[str, Form] = {}
         self.metadata: dict[str, str] = {}
-        self._file_of: dict[str, Any] = {}
-        with ExitStack() as stack:
-            for path in paths:
-                file = stack.enter_context(safe_open(path, framework="pt"))
-                self.metadata |= file.metadata() or {}
-                for name in file.keys():  # noqa: SIM118  (it is not a mapping)
-                    part = file.get_slice(name)
-                    dtype = _DTYPES[part.get_dtype()]
-                    self.forms[name] = Form(dtype, tuple(part.get_shape()))
-                    self._file_of[name] = file
-            self._open = stack.pop_all()
+        self._places: dict[str, tuple[int, int]] = {}  # descriptor, and where a tensor begins
+        descriptors: list[int] = []
+        self._close = weakref.finalize(self, _close, descriptors)
+        for path in paths:
+            with safe_open(path, framework="pt"):
+                pass  # it knows best whether a header is sound
+            header, start = read_header(path)
+            self.metadata |= header.pop("__metadata__", {})
+            descriptors.append(os.open(path, os.O_RDONLY))
+            for name, entry in header.items():
+                self.forms[name] = _form(entry)
+                self._places[name] = (descriptors[-1], start + entry["data_offsets"][0])
 
     def __enter__(self) -> "TensorFiles":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self._close()
 
     def __getitem__(self, name: str) -> Tensor:
         """The whole tensor, on the CPU."""
-        tensor: Tensor = self._file_of[name].get_tensor(name)
+        form = self.forms[name]
+        tensor = torch.empty(form.shape, dtype=form.dtype)
+        self.read_into(tensor, name)
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
+        return iter(self.forms)
 
     def __len__(self) -> int:
-        return len(self._file_of)
+        return len(self.forms)
 
-    def read_part(self, name: str, part: tuple[slice, ...]) -> Tensor:
-        """A rectangle of it; other bytes of the file are not touched."""
-        tensor: Tensor = self._file_of[name].get_slice(name)[part]
-        return tensor
+    def read_into(self, target: Tensor, name: str, part: tuple[slice, ...] | None = None) -> None:
+        """Fill a tensor, of any dtype on any device, with a rectangle of this one, or all of it.
+
+        Only the rows that it reaches into are read, some at a time.
+        """
+        shape = self.forms[name].shape or (1,)
+        rows, *others = part or tuple(slice(0, size) for size in shape)
+        if shape != self.forms[name].shape:
+            target = target.unsqueeze(0)
+        is_direct = _is_direct(target, self.forms[name].dtype) and target.shape[1:] == shape[1:]
+        step = max(1, _PIECE_BYTES // max(1, self.forms[name].row_bytes))
+        for begin in range(rows.start, rows.stop, step):
+            end = min(rows.stop, begin + step)
+            place = target[begin - rows.start : end - rows.start]
+            if is_direct:
+                self._read_rows(place, name, begin)
+            else:
+                piece = torch.empty((end - begin, *shape[1:]), dtype=self.forms[name].dtype)
+                self._read_rows(piece, name, begin)
+                place.copy_(piece[(slice(None), *others)])
+
+    def _read_rows(self, target: Tensor, name: str, begin: int) -> None:
+        """As many whole rows as the target has, which lies in one piece in main memory."""
+        descriptor, start = self._places[name]
+        rest = _bytes_of(target)
+        offset = start + begin * self.forms[name].row_bytes
+        while rest:
+            count = os.preadv(descriptor, [rest], offset)
+            if not count:
+                raise OSError(f"the file ends before its {name} does")
+            rest, offset = rest[count:], offset + count
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _is_direct(target: Tensor, dtype: torch.dtype) -> bool:
+    return target.device.type == "cpu" and target.dtype == dtype and target.is_contiguous()

@@ -1,7 +1,4 @@
-"""Between live tensors, which may be sharded over ranks, and whole ones in files.
-
-Here alone a sharded tensor becomes a whole one, and a whole one is spread over ranks again.
-"""
+"""Tensors of files into live ones, which may be sharded: each rank reads its own part."""
 
 import torch
 import torch.distributed as dist
@@ -10,45 +7,17 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from learner.checkpoint.tensor_files import TensorFiles
 from learner.model.ranks import default_group
-from learner.model.sharding import gather, local_part
+from learner.model.sharding import local_part
 
 
 def is_main_rank() -> bool:
-    """The one rank that writes files; true without torch.distributed."""
+    """The one rank that answers for a checkpoint; true without torch.distributed."""
     return rank_here() == 0
 
 
 def rank_here() -> int:
     """0 without torch.distributed."""
     return dist.get_rank(default_group()) if default_group() is not None else 0
-
-
-class HostMemory:
-    """Whole copies in main memory, which the next copies of the same tensors use again.
-
-    Fresh pages would cost more than the copying.
-    """
-
-    def __init__(self) -> None:
-        self._tensors: dict[str, Tensor] = {}
-
-    @torch.no_grad()
-    def whole(self, key: str, tensor: Tensor) -> Tensor | None:
-        """Copy a tensor; every rank must ask for the same ones in the same order.
-
-        Args:
-            key: names the copy; the one before under this key is overwritten.
-
-        Returns:
-            The whole tensor on the CPU on the main rank, None on the others.
-        """
-        tensor = gather(tensor)
-        if not is_main_rank():
-            return None
-        host = self._tensors.get(key)
-        if host is None or (host.dtype, host.shape) != (tensor.dtype, tensor.shape):
-            host = self._tensors[key] = torch.empty(tensor.shape, dtype=tensor.dtype)
-        return host.copy_(tensor)
 
 
 @torch.no_grad()
@@ -58,27 +27,23 @@ def fill(target: Tensor, files: TensorFiles, name: str) -> None:
     Raises:
         TypeError: it is sharded in a way that is neither Shard nor Replicate.
     """
-    local_part(target).copy_(_read_as(target, files, name))
+    local = local_part(target).detach()
+    if local.numel():
+        files.read_into(local, name, _part_of_whole(target))
 
 
 @torch.no_grad()
-def is_close(live: Tensor, files: TensorFiles, name: str) -> bool:
+def is_close(live: Tensor, files: TensorFiles, name: str, rounding: float = 1e-5) -> bool:
     """Whether this rank's part of a live tensor is that of the files, but for rounding."""
-    local = local_part(live)
-    return torch.allclose(local, _read_as(live, files, name).to(local.device), atol=1e-5)
+    found = torch.empty_like(live)
+    fill(found, files, name)
+    return torch.allclose(local_part(live), local_part(found), rtol=rounding, atol=1e-5)
 
 
-def _read_as(tensor: Tensor, files: TensorFiles, name: str) -> Tensor:
-    """A tensor of the files, or the part of it that this rank holds of `tensor`."""
-    if not isinstance(tensor, DTensor):
-        return files[name]
-    if tensor.to_local().numel() == 0:
-        return torch.empty_like(tensor.to_local(), device="cpu")
-    return files.read_part(name, _part_of_whole(tensor))
-
-
-def _part_of_whole(tensor: DTensor) -> tuple[slice, ...]:
+def _part_of_whole(tensor: Tensor) -> tuple[slice, ...] | None:
     """Which part of the whole this rank holds: cut along each axis of the mesh in its turn."""
+    if not isinstance(tensor, DTensor):
+        return None
     bounds = [(0, size) for size in tensor.shape]
     for axis, placement in enumerate(tensor.placements):
         if type(placement) is Replicate:

@@ -1,23 +1,41 @@
-"""Seconds by part of a step, with the device synchronised so that each part gets its own.
+"""Seconds by part of a step.
 
 A part inside another one is taken out of it: the parts never overlap, so they add up to the time
-that was spent in any of them.
+that was spent in any of them. On a GPU the parts are bounded by events in the stream, whose times
+are read when the seconds are asked for: the host never waits for the device to know the time.
 """
 
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 
 
+class Clock(Protocol):
+    def mark(self) -> Any:
+        """Now, in the order of the device's work."""
+
+    def seconds(self, earlier: Any, later: Any) -> float:
+        """Between two marks. May wait until the device has passed them."""
+
+
 class Stopwatch:
-    def __init__(self, device: torch.device) -> None:
-        self._is_cuda = device.type == "cuda"
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+    def __init__(self, device: torch.device, clock: Clock | None = None) -> None:
+        self._clock = clock or (_StreamClock(device) if device.type == "cuda" else _HostClock())
+        self._spans: list[tuple[str, Any, Any]] = []
         self._open: list[str] = []  # parts under way, the innermost last
-        self._since = 0.0  # when the innermost one's own time was last counted
+        self._since: Any = None  # when the innermost one's own time was last counted
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By part, of all that is over. Ask at the end of a step: it waits for the device."""
+        found: defaultdict[str, float] = defaultdict(float)
+        for name, earlier, later in self._spans:
+            found[name] += self._clock.seconds(earlier, later)
+        return dict(found)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -31,12 +49,32 @@ class Stopwatch:
 
     def _count(self) -> None:
         """Give the time since the last change to the part that was under way."""
-        now = self._now()
+        now = self._clock.mark()
         if self._open:
-            self.seconds[self._open[-1]] += now - self._since
+            self._spans.append((self._open[-1], self._since, now))
         self._since = now
 
-    def _now(self) -> float:
-        if self._is_cuda:
-            torch.cuda.synchronize()
+
+class _HostClock:
+    def mark(self) -> float:
         return time.perf_counter()
+
+    def seconds(self, earlier: float, later: float) -> float:
+        return later - earlier
+
+
+class _StreamClock:
+    """The stream that the calling thread computes on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def seconds(self, earlier: torch.cuda.Event, later: torch.cuda.Event) -> float:
+        later.synchronize()
+        milliseconds: float = earlier.elapsed_time(later)
+        return milliseconds / 1000

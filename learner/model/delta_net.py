@@ -3,11 +3,14 @@
 Its causal convolution and its recurrent state start anew at every root; a branch goes on from the
 convolution's taps and the state at the end of its root. Both are copied to all branches, so that
 their gradients are summed there. transformers' own module would carry them from one sequence of a
-row into the next.
+row into the next. GPUs compute by the kernels of `ragged_delta_net`; here is what defines it, and
+what CPUs do.
 Axes: S segments, M tokens of the longest, C channels of the convolution, H heads, D of a head.
 """
 
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ from torch.nn import functional
 
 from common.errors import ConfigError
 from common.forwards import with_forward
+from learner.model import ragged_delta_net
 from learner.model.layout import Batch, Layout
 
 _PARTS = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "conv1d", "norm", "out_proj")
@@ -48,17 +52,46 @@ def _following(plain: type[nn.Module]) -> type[nn.Module]:
         if layout is None:
             output: Tensor = plain.forward(self, hidden_states, *arguments, **rest)
             return output
-        return _forward(self, hidden_states[0], layout)
+        return _forward(self, hidden_states, layout)
 
     return with_forward(plain, forward)
 
 
-def _forward(module: Any, hidden_LD: Tensor, layout: Layout) -> Tensor:
+def _forward(module: Any, hidden_1LD: Tensor, layout: Layout) -> Tensor:
+    """[1, L, D]. Kernels for ragged tensors get the roots first, then the branches: then each is
+    one slice of the row, whose tensors are widest inside the layer.
+    """
+    if not ragged_delta_net.can_run(module, hidden_1LD):
+        return _computed(module, hidden_1LD, layout, _batched)
+    if layout.flat_branches is None:  # the row is its roots
+        return _computed(module, hidden_1LD, layout, ragged_delta_net.mixed_tokens)
+    order_L = torch.cat([layout.flat_roots.tokens_T, layout.flat_branches.tokens_T])
+    flat_1LD = hidden_1LD.index_select(1, order_L)
+    output_1LD = _computed(module, flat_1LD, layout, ragged_delta_net.mixed_tokens)
+    return output_1LD.index_select(1, layout.place_in_flat_L)
+
+
+def _computed(
+    module: Any, hidden_1LD: Tensor, layout: Layout, mixed_tokens: Callable[..., Tensor]
+) -> Tensor:
+    hidden_LD = hidden_1LD[0]
     mixed_LC = module.in_proj_qkv(hidden_LD)
     beta_LH = module.in_proj_b(hidden_LD).sigmoid()
+    # From the float32 masters, also where all else is bfloat16: `common.weight_dtypes`.
     step_LH = functional.softplus(module.in_proj_a(hidden_LD).float() + module.dt_bias)
     decay_LH = -module.A_log.float().exp() * step_LH
+    out_LHD = mixed_tokens(module, mixed_LC, decay_LH, beta_LH, layout)
+    gate_LHD = module.in_proj_z(hidden_LD).unflatten(-1, (-1, module.head_v_dim))
+    normed_LHD = module.norm(out_LHD.flatten(0, 1), gate_LHD.flatten(0, 1)).view_as(out_LHD)
+    # A row of its own, not a view of one: FSDP2 hangs its hooks on what a module returns.
+    output_1LD: Tensor = module.out_proj(normed_LHD.flatten(1)[None])
+    return output_1LD
 
+
+def _batched(
+    module: Any, mixed_LC: Tensor, decay_LH: Tensor, beta_LH: Tensor, layout: Layout
+) -> Tensor:
+    """[L, H, D] by transformers' reference, which takes a batch."""
     taps = module.conv_kernel_size - 1
     roots = layout.roots
     no_past_SKC = mixed_LC.new_zeros(len(roots.index_SM), taps, mixed_LC.shape[-1])
@@ -75,12 +108,7 @@ def _forward(module: Any, hidden_LD: Tensor, layout: Layout) -> Tensor:
             decay_LH,
             beta_LH,
         )
-    out_LHD = layout.joined(root_out, branch_out)
-    gate_LHD = module.in_proj_z(hidden_LD).unflatten(-1, (-1, module.head_v_dim))
-    normed_LHD = module.norm(out_LHD.flatten(0, 1), gate_LHD.flatten(0, 1)).view_as(out_LHD)
-    # A row of its own, not a view of one: FSDP2 hangs its hooks on what a module returns.
-    output_1LD: Tensor = module.out_proj(normed_LHD.flatten(1)[None])
-    return output_1LD
+    return layout.joined(root_out, branch_out)
 
 
 def _segments(
@@ -96,16 +124,17 @@ def _segments(
 
     A place without a token has decay 0 (in log space) and beta 0: it leaves the state alone.
     """
-    functions = _functions_of(module)
+    convolve = _reference(module, "causal_conv1d_fn")
+    apply_rule = _reference(module, "torch_chunk_gated_delta_rule")
     mixed_SCM = torch.cat([past_SKC, batch.of(mixed_LC)], dim=1).transpose(1, 2)
-    mixed_SCM = functions.causal_conv1d_fn(
+    mixed_SCM = convolve(
         mixed_SCM, module.conv1d.weight.squeeze(1), module.conv1d.bias, activation=module.activation
     )
     mixed_SMC = mixed_SCM[:, :, past_SKC.shape[1] :].transpose(1, 2)
     query, key, value = mixed_SMC.split([module.key_dim, module.key_dim, module.value_dim], dim=-1)
     query, key = (t.unflatten(-1, (-1, module.head_k_dim)) for t in (query, key))
     repeats = module.num_v_heads // module.num_k_heads
-    output, state = functions.torch_chunk_gated_delta_rule(
+    output, state = apply_rule(
         query.repeat_interleave(repeats, dim=2),
         key.repeat_interleave(repeats, dim=2),
         value.unflatten(-1, (-1, module.head_v_dim)),
@@ -118,10 +147,13 @@ def _segments(
     return output, state
 
 
-def _functions_of(module: Any) -> Any:
-    """transformers' file of the layer, whatever classes FSDP2 and we have laid over its own."""
+def _reference(module: Any, name: str) -> Any:
+    """A function of transformers' file of the layer, not the kernel that it may stand for.
+
+    The layer's class may have others of FSDP2 and of ours laid over it.
+    """
     files = (sys.modules[kind.__module__] for kind in type(module).__mro__)
-    return next(file for file in files if hasattr(file, "torch_chunk_gated_delta_rule"))
+    return inspect.unwrap(next(getattr(file, name) for file in files if hasattr(file, name)))
 
 
 def _ends(layout: Layout, taps: int, mixed_LC: Tensor) -> Tensor:

@@ -12,11 +12,15 @@ one after the other.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from learner.model.transfer import on_device
+
+CHUNK = 64  # tokens of a sequence that a kernel of linear attention takes at once
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Batch:
         return taken * self.is_token_SM.view(*self.index_SM.shape, *[1] * (row_L.ndim - 1))
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(self.index_SM.to(device), self.is_token_SM.to(device))
+        return on_device(self, device)
 
 
 @dataclass(frozen=True, eq=False)  # known by identity: what a kernel plans by it can be kept
@@ -64,10 +68,11 @@ class Sequences:
     starts_S: Tensor  # int32 [S + 1]: where each sequence starts in T, then T itself
     starts_on_host: Tensor  # the same on the CPU: kernels plan by them without a synchronisation
     longest: int  # tokens
+    chunks_N: Tensor  # int32 [N, 2]: of each chunk, its sequence, and its number in the sequence
 
     def to(self, device: torch.device) -> "Sequences":
         """All but `starts_on_host`."""
-        return replace(self, tokens_T=self.tokens_T.to(device), starts_S=self.starts_S.to(device))
+        return on_device(self, device)
 
 
 @dataclass(frozen=True)
@@ -101,20 +106,7 @@ class Layout:
         return torch.cat([roots, branches]).index_select(0, self.place_in_flat_L)
 
     def to(self, device: torch.device) -> "Layout":
-        return replace(
-            self,
-            roots=self.roots.to(device),
-            branches=self.branches and self.branches.to(device),
-            root_of_branch_S=self.root_of_branch_S.to(device),
-            flat_roots=self.flat_roots.to(device),
-            flat_branches=self.flat_branches and self.flat_branches.to(device),
-            flat_branches_by_root=(
-                self.flat_branches_by_root and self.flat_branches_by_root.to(device)
-            ),
-            place_in_flat_L=self.place_in_flat_L.to(device),
-            place_L=self.place_L.to(device),
-            asked_M=None if self.asked_M is None else self.asked_M.to(device),
-        )
+        return on_device(self, device)
 
 
 def plan_layout(sizes: Sequence[tuple[int, Sequence[int]]]) -> Layout:
@@ -161,7 +153,14 @@ def _sequences(starts: Sequence[int], lengths: Sequence[int]) -> Sequences:
     before = ends - lengths
     tokens = np.arange(ends[-1]) + np.repeat(starts - before, lengths)
     starts_S = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
-    return Sequences(torch.from_numpy(tokens), starts_S, starts_S, max(lengths))
+    chunks_N = torch.from_numpy(_chunks(lengths))
+    return Sequences(torch.from_numpy(tokens), starts_S, starts_S, max(lengths), chunks_N)
+
+
+def _chunks(lengths: Sequence[int]) -> np.ndarray:
+    counts = -(-np.asarray(lengths) // CHUNK)
+    numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.stack([np.repeat(np.arange(len(counts)), counts), numbers], axis=1).astype(np.int32)
 
 
 def _place_in_flat(roots: Sequences, branches: Sequences | None) -> Tensor:

@@ -5,7 +5,12 @@
 so that at first the model is the base model, bit by bit. Linear layers are changed in place: the
 base weights keep their names in `state_dict()`; `<layer>.lora_a` and `<layer>.lora_b` join them.
 Rollout servers and Hugging Face checkpoints get merged weights, W + (alpha / rank) B A, under the
-base names; they need no second model, since each is made when it is asked for.
+base names; they need no second model, since each is made when it is asked for. Servers do not get
+adapters by themselves, since SGLang 0.5.23 cannot take these: it adapts no in_proj_a and in_proj_b
+of a gated delta net (`supported_lora_modules` of models/qwen3_5.py) and knows no in_proj_qkv with
+one A (lora/lora.py); it takes them pickled, or by name of a folder; its weight checksums see
+parameters alone, so nobody could tell which adapter answers; and with --enable-lora it gives up the
+fused projections.
 
 Works before and after sharding: of a sharded model merged weights are sharded as their W is.
 """
@@ -136,13 +141,14 @@ def load_adapters(model: nn.Module, adapters: Mapping[str, Tensor]) -> None:
 
 
 def _adapt(linear: nn.Linear, rank: int, alpha: float, random: torch.Generator) -> None:
-    weight = linear.weight
+    # Drawn numbers are kept where the weight is only announced.
+    device = torch.device("cpu") if linear.weight.is_meta else linear.weight.device
     # x A^T is then about as large as x, whatever the width.
     lora_a = torch.randn(rank, linear.in_features, generator=random) / linear.in_features**0.5
     linear.__class__ = AdaptedLinear
     adapted = cast(AdaptedLinear, linear)
-    adapted.lora_a = nn.Parameter(lora_a.to(weight.device))
-    adapted.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank, device=weight.device))
+    adapted.lora_a = nn.Parameter(lora_a.to(device))
+    adapted.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
     adapted.lora_scale = alpha / rank
 
 
@@ -150,5 +156,5 @@ def _difference(module: AdaptedLinear) -> Tensor:
     """(alpha / rank) B A, float32."""
     lora_a, lora_b = module.lora_a.detach(), module.lora_b.detach()
     if isinstance(lora_a, DTensor):  # the rows of B that a rank has give its rows of the product
-        lora_a = lora_a.redistribute(placements=[Replicate()])
+        lora_a = lora_a.redistribute(placements=[Replicate()] * lora_a.device_mesh.ndim)
     return module.lora_scale * (lora_b.float() @ lora_a.float())

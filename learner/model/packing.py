@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from learner.model.layout import Layout, plan_layout
+from learner.model.pictures import Pictures, pictures_of
+from learner.model.transfer import on_device
 from learner.views.inputs import PromptView
 
 
@@ -25,9 +27,10 @@ class PackedRow:
     input_ids_L: Tensor  # int64
     position_ids_3L: Tensor  # int64
     layout: Layout
-    pixel_values: Tensor
-    image_grid_thw: Tensor
-    image_of_root: tuple[int, ...]  # row of image_grid_thw of each image in the row, in its order
+    pictures: Pictures
+    ids_on_host: np.ndarray  # input_ids_L
+    grid_thw_on_host: Tensor  # int64 [images, 3]
+    image_of_root: tuple[int, ...]  # row of the grids of each image in the row, in its order
     predicting_N: Tensor  # int64 into layout.asked_M, ordered by group, trajectory and token
 
     @property
@@ -37,15 +40,8 @@ class PackedRow:
         return self.layout.asked_M.index_select(0, self.predicting_N)
 
     def to(self, device: torch.device) -> "PackedRow":
-        return replace(
-            self,
-            input_ids_L=self.input_ids_L.to(device),
-            position_ids_3L=self.position_ids_3L.to(device),
-            layout=self.layout.to(device),
-            pixel_values=self.pixel_values.to(device),
-            image_grid_thw=self.image_grid_thw.to(device),
-            predicting_N=self.predicting_N.to(device),
-        )
+        """All but what is for the host; without a wait for the device."""
+        return on_device(self, device)
 
 
 def pack(
@@ -72,12 +68,14 @@ def pack(
         [start + piece.predicting for start, piece in zip(starts[:-1], pieces, strict=True)]
     )
     asked_M, predicting_N = np.unique(places_N, return_inverse=True)
+    ids_L = np.concatenate([piece.input_ids for piece in pieces])
     return PackedRow(
-        input_ids_L=torch.from_numpy(np.concatenate([piece.input_ids for piece in pieces])),
+        input_ids_L=torch.from_numpy(ids_L),
         position_ids_3L=torch.cat([piece.position_ids for piece in pieces], dim=1),
         layout=replace(plan_layout(sizes), asked_M=torch.from_numpy(asked_M)),
-        pixel_values=torch.cat([p.pixel_values for p in prompts]),
-        image_grid_thw=torch.cat([p.image_grid_thw for p in prompts]),
+        pictures=pictures_of(prompts),
+        ids_on_host=ids_L,
+        grid_thw_on_host=torch.cat([p.image_grid_thw for p in prompts]),
         image_of_root=tuple(image for several in images for image in several),
         predicting_N=torch.from_numpy(predicting_N),
     )

@@ -10,12 +10,14 @@ that port asks nobody who he is: off loopback the network itself must be trusted
 
 import contextlib
 import errno
+import hashlib
 import math
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -55,7 +57,7 @@ class Ranks:
     world_size: int
     device: torch.device
     timeout_s: float
-    mesh: DeviceMesh | None = None  # of one dimension; none: one rank without a group
+    mesh: DeviceMesh | None = None  # as `_mesh` makes it; none: one rank without a group
     group: dist.ProcessGroup | None = None  # the default one; none: as above
 
     @property
@@ -70,7 +72,10 @@ class Ranks:
 
 
 def init_ranks(
-    timeout_s: float, device: torch.device | None = None, needs_group: bool = False
+    timeout_s: float,
+    device: torch.device | None = None,
+    needs_group: bool = False,
+    shard_ranks: int | None = None,
 ) -> Ranks:
     """Join the other ranks, if the environment says that there are any.
 
@@ -79,9 +84,11 @@ def init_ranks(
             collective of the default group.
         device: "cuda" becomes the GPU number LOCAL_RANK; none: the CPU.
         needs_group: a single rank gets a group as well (sharding with offload needs one).
+        shard_ranks: over how many ranks the model is to be sharded; none: over those of a machine
+            where there are several machines with as many each, else over all.
 
     Raises:
-        ConfigError: the environment is incomplete, or a number in it cannot be.
+        ConfigError: the environment is incomplete, or a number in it or `shard_ranks` cannot be.
         RankError: the others did not come in time.
     """
     device = device or torch.device("cpu")
@@ -111,7 +118,7 @@ def init_ranks(
             f"{timeout_s:g} s: {_short(error)} Fix: see the logs of the other ranks; is "
             "MASTER_ADDR reachable from here?"
         ) from error
-    return _in_default_group(rank, world_size, device, timeout_s)
+    return _in_default_group(rank, world_size, device, timeout_s, shard_ranks)
 
 
 @contextlib.contextmanager
@@ -161,6 +168,18 @@ def default_group() -> dist.ProcessGroup | None:
     return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
 
 
+def side_group(timeout: timedelta) -> dist.ProcessGroup | None:
+    """A second group of the same ranks, on CPUs, for collectives of another thread.
+
+    All ranks make it. None: there is one rank alone.
+    """
+    if default_group() is None or dist.get_world_size() == 1:
+        return None
+    with gloo_towards(os.environ["MASTER_ADDR"]):
+        group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
+    return group
+
+
 def add_up(numbers: Sequence[float], group: dist.ProcessGroup | None) -> list[float]:
     """Sums over the ranks, number by number, in float64; all ranks call it with as many numbers.
 
@@ -208,9 +227,53 @@ def _alone(timeout_s: float, device: torch.device, needs_group: bool) -> Ranks:
     return _in_default_group(0, 1, device, timeout_s)
 
 
-def _in_default_group(rank: int, world_size: int, device: torch.device, timeout_s: float) -> Ranks:
-    mesh = init_device_mesh(device.type, (world_size,), mesh_dim_names=(MESH_DIMENSION,))
+def _in_default_group(
+    rank: int,
+    world_size: int,
+    device: torch.device,
+    timeout_s: float,
+    shard_ranks: int | None = None,
+) -> Ranks:
+    mesh = _mesh(device, world_size, shard_ranks or ranks_of_a_machine(_machine_of_each_rank()))
     return Ranks(rank, world_size, device, timeout_s, mesh, dist.group.WORLD)
+
+
+def _mesh(device: torch.device, world_size: int, shard_ranks: int) -> DeviceMesh:
+    """[ranks], or [replicas, ranks]: each replica is sharded over neighbouring ranks (HSDP)."""
+    if world_size % shard_ranks:
+        raise ConfigError(
+            f"learner.shard_ranks = {shard_ranks}: {world_size} ranks cannot be divided into "
+            "replicas of as many. Fix: a divisor of learner.ranks"
+        )
+    if shard_ranks == world_size:
+        return init_device_mesh(device.type, (world_size,), mesh_dim_names=(MESH_DIMENSION,))
+    shape = (world_size // shard_ranks, shard_ranks)
+    return init_device_mesh(device.type, shape, mesh_dim_names=("replicas", MESH_DIMENSION))
+
+
+def ranks_of_a_machine(machines: Sequence[int]) -> int:
+    """Over how many ranks a model is sharded so that only gradients travel between machines.
+
+    All of them, where there is one machine, or machines with one rank, which could not hold the
+    model whole, or where machines differ.
+
+    Args:
+        machines: of each rank, a number that tells machines apart.
+    """
+    size = list(machines).count(machines[0])
+    blocks = [set(machines[start : start + size]) for start in range(0, len(machines), size)]
+    are_equal = all(len(block) == 1 for block in blocks) and len(machines) == size * len(blocks)
+    are_apart = len(set.union(*blocks)) == len(blocks)
+    return size if size > 1 and are_equal and are_apart else len(machines)
+
+
+def _machine_of_each_rank() -> list[int]:
+    """By the kernel's boot: processes in containers of one machine share its GPUs' links."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    own = int.from_bytes(hashlib.sha256(boot).digest()[:7], "big")
+    found = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, torch.tensor([own]))
+    return [int(machine) for machine in found]
 
 
 def _backend(device: torch.device) -> str:

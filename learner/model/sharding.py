@@ -5,13 +5,13 @@
       visual (patches, mergers, ...)     a group
       language_model.embed_tokens        a group; also read as the head if the head is tied
       language_model.layers[i]           a group each
-        linear_attn (A_log)              a small one beside, in float32 (common.weight_dtypes)
+        linear_attn (A_log, dt_bias)     a small one beside, in float32 (common.weight_dtypes)
       language_model (final norm)        a group
     model.lm_head                        a group if it has a weight of its own
 
 A group's weights are gathered before its forward and before its backward and given up after each;
-outside of those every parameter is a DTensor, Shard(0), in float32. `get_image_features` and the
-embedding may thus be called by themselves, before or within the root's forward. Gradients are
+outside of those every parameter is a DTensor, Shard(0), in float32. Tower, embedding and decoder
+may thus be called by themselves, or within the root's forward. Gradients are
 SUMMED over the ranks in float32: the loss of each rank has the whole step's denominators.
 
 FSDP2: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
@@ -36,7 +36,7 @@ from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 from torch.nn import functional
 
 from common.errors import ConfigError
-from common.weight_dtypes import is_served_in_float32
+from common.weight_dtypes import is_computed_in_float32
 
 _NORM_FLOOR = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
@@ -51,14 +51,16 @@ def shard_model(
     """Shard an image-text model over the ranks of `mesh`, in place.
 
     Every rank must hold the same weights; they may be on the CPU, and go to the mesh's device group
-    by group. Those that are trained are float32; frozen ones and a teacher's keep their dtype. Set
-    requires_grad, checkpointing and adapters before, and make copies (the teacher) before: a
-    sharded model cannot be deep-copied. Make the optimizer after.
+    by group. Where they are on the meta device each rank gets memory for its shards alone, which
+    are then to be filled. Those that are trained are float32; frozen ones and a teacher's keep
+    their dtype. Set requires_grad, checkpointing and adapters before, and make copies (the
+    teacher) before: a sharded model cannot be deep-copied. Make the optimizer after.
 
     Args:
-        mesh: of one dimension (`learner.model.ranks`).
+        mesh: of one dimension, or of two: weights are then sharded along the second, and each
+            of the first has them all (`learner.model.ranks`).
         dtype: of weights and activations in forward and backward, whatever the masters' is, but
-            for weights that servers hold in float32: so does every rank. No autocast is needed, nor
+            for the decays of a gated delta net, which stay float32. No autocast is needed, nor
             wanted: it would undo part of it.
         offload: masters, gradients and so the optimizer's moments are in main memory.
         reduce_dtype: in which gradients are summed.
@@ -94,9 +96,20 @@ def shard_model(
     for module, parameters in apart.items():
         shard(module, torch.float32, set(module.parameters()) - parameters)
     if is_tied:
+        head.weight = None  # or it would get memory of its own
+    _allocate(model, torch.device("cpu") if offload else _device(mesh))
+    if is_tied:
         head.weight = embedding.weight
         head.__class__ = _TiedHead
     _settle_root(root)
+
+
+def part_of_rank(model: nn.Module) -> tuple[int, int, bool]:
+    """Which part of how many this rank has of a model, and whether it is the first to have it."""
+    mesh = next((p.device_mesh for p in model.parameters() if isinstance(p, DTensor)), None)
+    if mesh is None:
+        return 0, 1, True
+    return mesh.get_local_rank(-1), mesh.size(-1), mesh.ndim == 1 or mesh.get_local_rank(0) == 0
 
 
 def whole_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -167,7 +180,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
     norms = torch.stack(list(torch._foreach_norm(shards)))
     square = norms.double().square().sum()
     if isinstance(first, DTensor):
-        dist.all_reduce(square, group=first.device_mesh.get_group())
+        dist.all_reduce(square, group=first.device_mesh.get_group(-1))  # of one replica
     norm: float = square.sqrt().item()
     torch._foreach_mul_(shards, min(1.0, max_norm / (norm + _NORM_FLOOR)))
     return norm
@@ -191,10 +204,18 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         of_this_rank = DTensor.from_local(
-            gradient.float(), context.mesh, [Partial()], run_check=False
+            gradient.float(), context.mesh, [Partial()] * context.mesh.ndim, run_check=False
         )
         shard = of_this_rank.redistribute(placements=context.placements)
         return shard.to(context.weight_device), None
+
+
+def _allocate(model: nn.Module, device: torch.device) -> None:
+    """Memory for what is on the meta device; what is in it is not defined."""
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        model._apply(  # type: ignore[no-untyped-call]
+            lambda t: torch.empty_like(t, device=device) if t.is_meta else t
+        )
 
 
 def _policy(dtype: torch.dtype, reduce_dtype: torch.dtype) -> MixedPrecisionPolicy:
@@ -210,7 +231,7 @@ def _kept_in_float32(model: nn.Module) -> dict[nn.Module, set[nn.Parameter]]:
     """The parameters that are computed with in float32, by the module that holds them."""
     found: dict[nn.Module, set[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if is_served_in_float32(name):
+        if is_computed_in_float32(name):
             holder = model.get_submodule(name.rpartition(".")[0])
             found.setdefault(holder, set()).add(parameter)
     return found
@@ -236,7 +257,7 @@ def _sum_gradients(module: FSDPModule) -> None:
 
 
 def _settle_root(root: Any) -> None:
-    """FSDP takes what is called first for the root, and get_image_features may come first."""
+    """FSDP takes what is called first for the root, and that is a part of it."""
     root.settle_sharding = lambda: None
     register_fsdp_forward_method(root, "settle_sharding")
     root.settle_sharding()

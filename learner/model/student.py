@@ -10,20 +10,33 @@ from torch.distributed.fsdp import FSDPModule
 
 from common.config import ModelSection
 from common.errors import ConfigError
+from common.gpus import refuse_idle_gpus
 from common.model_files import FAMILIES
-from common.model_loading import load_image_text_model
+from common.model_loading import (
+    is_stored_as_it_is,
+    load_image_text_model,
+    outline_image_text_model,
+)
 from common.patch_embedding import multiply_patches
 from learner.model import tree_attention
 from learner.model.delta_net import follow_layouts
+from learner.model.fused import fuse
 from learner.model.last_layer import NarrowLayer, narrow_last_layer
 from learner.model.lora import base_names, merged_weight
 from learner.model.packing import PackedRow
+from learner.model.vision import add_features_by_place, embed, image_features
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is a GPU where there is one."""
+    """ "auto" is a GPU where there is one.
+
+    Raises:
+        ConfigError: there is one that torch cannot use.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("learner.device = cuda: no GPU is usable. Fix: learner.device = cpu")
+    if name == "auto" and not torch.cuda.is_available():
+        refuse_idle_gpus(torch.__version__)
     return torch.device(
         "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"
     )
@@ -32,33 +45,49 @@ def choose_device(name: str) -> torch.device:
 def load_student(config: ModelSection, device: torch.device) -> Any:
     """The model with float32 master weights, ready to train.
 
+    Args:
+        device: "meta": its parameters have no memory yet, and its files are read later, in parts
+            (`learner.loading`). Those of a family whose tensors transformers joins or splits are
+            on the CPU also then.
+
     Raises:
         ConfigError: no such model, one that is not whole or not finite, one that cannot be packed,
             or options that do not fit together.
     """
-    model = load_image_text_model(config.path)
+    if device.type != "meta":
+        return prepare_to_train(load_image_text_model(config.path), config, device)
+    model = outline_image_text_model(config.path)
+    if not is_stored_as_it_is(model):
+        model = load_image_text_model(config.path)
     return prepare_to_train(model, config, device)
 
 
 def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> Any:
     """Make a loaded model compute packed rows, and recompute or freeze what the config says.
 
+    For the whole process cuDNN's attention is turned off: it plans anew, for up to half a second,
+    for every length of a picture (pytorch issue 191576), and the flash kernels are as fast.
+
     Raises:
         ConfigError: a model of another form, or layers that cannot be packed.
     """
     _check_form(model)
     _check_layers(model)
+    torch.backends.cuda.enable_cudnn_sdp(False)
     model.set_attn_implementation(
         {"text_config": tree_attention.register(), "vision_config": _vision_attention(config)}
     )
     follow_layouts(model)
+    fuse(model)
     multiply_patches(model)
+    add_features_by_place(model)
     narrow_last_layer(model)
-    model.to(device)
+    if device.type != "meta":
+        model.to(device)
     if config.freeze_vision_tower:
         model.base_model.visual.requires_grad_(False)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        _recompute(model, config)
     model.train()
     return model
 
@@ -80,29 +109,19 @@ def response_hidden_states(
     is_mixed = dtype != torch.float32 and not isinstance(model.base_model, FSDPModule)
     with torch.autocast(row.input_ids_L.device.type, dtype=dtype, enabled=is_mixed):
         with around_vision or nullcontext():
-            features = image_features(model, row)
-        output = model.base_model(
-            input_ids=row.input_ids_L[None],
+            features = image_features(model, row, dtype)
+        embedded_1LD, rest = embed(model, row, features)
+        output = model.base_model.language_model(
+            inputs_embeds=embedded_1LD,
             position_ids=row.position_ids_3L[:, None],
-            mm_encoder_outputs={"image": features},
             use_cache=False,
             layout=row.layout,
+            **rest,
         )
     hidden: Tensor = output.last_hidden_state[0]  # [M, D] of what is asked for, or [L, D] of all
     is_narrow = isinstance(model.base_model.language_model.layers[-1], NarrowLayer)
     hidden_ND = hidden.index_select(0, row.predicting_N if is_narrow else row.places_N)
     return hidden_ND.to(dtype) if dtype != torch.float32 else hidden_ND
-
-
-def image_features(model: Any, row: PackedRow) -> Any:
-    """The vision tower's output for the images of a row: each is encoded once."""
-    features = model.base_model.get_image_features(
-        row.pixel_values, row.image_grid_thw, return_dict=True
-    )
-    features.pooler_output = [features.pooler_output[i] for i in row.image_of_root]
-    if (layers := getattr(features, "deepstack_features", None)) is not None:
-        features.deepstack_features = [[layer[i] for i in row.image_of_root] for layer in layers]
-    return features
 
 
 def prompt_positions(model: Any, input_ids: Tensor, types: Tensor, grid_thw: Tensor) -> Tensor:
@@ -117,6 +136,14 @@ def prompt_positions(model: Any, input_ids: Tensor, types: Tensor, grid_thw: Ten
         input_ids[None], mm_token_type_ids=types[None], image_grid_thw=grid_thw
     )[0]
     return positions_31P[:, 0]
+
+
+def _recompute(model: Any, config: ModelSection) -> None:
+    """Of decoder and vision tower, the layers that the config says."""
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for stack in (model.base_model.language_model.layers, model.base_model.visual.blocks):
+        for number, layer in enumerate(stack):
+            layer.gradient_checkpointing = config.recomputes(number)
 
 
 class NamedWeights(Mapping[str, Tensor]):
@@ -159,8 +186,7 @@ def _check_form(model: Any) -> None:
     is_known = isinstance(layers, nn.ModuleList) and isinstance(
         getattr(root, "visual", None), nn.Module
     )
-    needed = ("get_image_features", "get_rope_index")
-    if not is_known or not all(hasattr(root, name) for name in needed):
+    if not is_known or not hasattr(root, "get_rope_index"):
         raise ConfigError(
             f"model.path: a {type(model).__name__} cannot be trained here: it has not the parts of "
             f"a Qwen-VL model (language_model.layers, visual). Fix: choose one of the {FAMILIES} "

@@ -10,10 +10,12 @@
     fixed         another model                           nothing
 
 The forward pass runs on a copy in the compute dtype (but for what stays float32, see
-common.weight_dtypes). A moving average needs float32 beside it: its
-steps are rate * lr wide and would be rounded away in bfloat16. That master is on the student's
-device or in main memory; if float32 is the compute dtype, the copy itself is the master, wherever
-it is. Buffers stay as they are (a copy of the student takes them too).
+common.weight_dtypes). What the student does not train is no copy but the student's own, and no
+part of a checkpoint's teacher: under LoRA the teacher is its adapters. A moving average needs
+float32 beside the copy: its steps are rate * lr wide and would be rounded away in bfloat16. That
+master is on the student's device or in main memory; if float32 is the compute dtype, the copy
+itself is the master, wherever it is. Buffers stay as they are (a copy of the student takes them
+too).
 Parameters are matched by name, and worked on shard by shard where FSDP2 has sharded them. Of
 adapters A and B are averaged apart. That is not the average of the merged weights, which would need
 all of them in float32; it is off by up to 1 % of the distance between teacher and student at lr
@@ -21,7 +23,7 @@ all of them in float32; it is off by up to 1 % of the distance between teacher a
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -31,16 +33,16 @@ from torch.distributed.tensor import DTensor
 
 from common.config import ModelSection, TeacherSection
 from common.errors import ConfigError
-from common.weight_dtypes import is_served_in_float32
+from learner.model.frozen import as_computed, share_shards, shareable
 from learner.model.sharding import copy_into, local_part
 
 
 class Teacher:
     """Owns the teacher's weights.
 
-    Make it from a whole student, whose frozen parts and adapters are in place. To shard: give
+    Make it from a student whose frozen parts and adapters are in place. To shard: give
     `will_shard`, shard the student and `model` alike (the same mesh, the same modules), then call
-    `reshard`.
+    `reshard`; until then the student may be on the meta device.
 
     Args:
         student: its parameters are the teacher's start; those that train are float32.
@@ -65,14 +67,16 @@ class Teacher:
         self._student = student
         self._config = config
         self._step = step
-        self._copy = _start(student, config, dtype)
-        self._is_saved = config.policy not in ("current", "fixed")
-        self._needs_load = self._is_saved and step > 0
+        copies = config.policy not in ("current", "fixed")
+        self._shared = shareable(student, dtype) if copies else frozenset()
+        self._copy = _start(student, config, dtype, self._shared)
+        self._is_saved = copies
+        self._needs_load = copies and step > 0
         self._moving: list[str] = []
         if config.policy == "ema" and config.ema_rate > 0:
             self._moving = [n for n, p in student.named_parameters() if p.requires_grad]
         self._has_master = bool(self._moving) and dtype != torch.float32
-        self._needs_reshard = will_shard and self._has_master
+        self._needs_reshard = will_shard and self._copy is not None
         self._master: dict[str, Tensor] = {}
         if self._has_master and not will_shard:
             self._take_master()
@@ -103,28 +107,50 @@ class Teacher:
     def named_master(self) -> dict[str, Tensor]:
         """What a checkpoint saves: the teacher, by parameter name, tied ones once.
 
-        float32, with persistent buffers (integers as they are); empty for "current" and "fixed".
+        float32, with persistent buffers (integers as they are); without what it shares with the
+        student; empty for "current" and "fixed".
         No copies: save them before the next `update`. On any device: the shards of a sharded model
         may be in main memory, and then need `.to(device)` one by one before `full_tensor()`.
         """
-        assert not self._needs_reshard, "reshard must come first"
-        return {name: _in_float32(tensor) for name, tensor in self._kept().items()}
+        return {name: _in_float32(tensor) for name, tensor in self.kept().items()}
 
-    @torch.no_grad()
+    def kept(self) -> dict[str, Tensor]:
+        """The tensors of `named_master` as they live: each where it has most bits, in its dtype."""
+        assert not self._needs_reshard, "reshard must come first"
+        if not self._is_saved:
+            return {}
+        return self._own_parameters() | self._master | _persistent_buffers(self.model)
+
     def load_master(self, weights: Mapping[str, Tensor]) -> None:
         """Take over what `named_master` gave, bit for bit.
 
         Args:
-            weights: whole tensors, on any device, or shards as they were given.
+            weights: whole tensors, on any device, or shards as they were given. What is shared
+                with the student may be among them, and is left alone.
 
         Raises:
             ValueError: they are of another model.
         """
-        assert not self._needs_reshard, "reshard must come first"
-        kept = self._kept()
-        _check_forms(weights, kept)
+        shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        self.load_by(lambda target, name: _write(target, weights[name]), shapes)
+
+    @torch.no_grad()
+    def load_by(
+        self, put: Callable[[Tensor, str], None], shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        """The same from wherever the weights are.
+
+        Args:
+            put: fills one of `kept`, sharded or not, with the weight of this name.
+            shapes: of whole weights by name.
+
+        Raises:
+            ValueError: they are of another model.
+        """
+        kept = self.kept()
+        _check_forms(shapes, kept, self._shared)
         for name, tensor in kept.items():
-            _write(tensor, weights[name])
+            put(tensor, name)
         if self._has_master:
             computing = _parameters(self.model)
             for name, tensor in self._master.items():
@@ -132,14 +158,19 @@ class Teacher:
         self._needs_load = False
 
     def reshard(self) -> None:
-        """The student and `model` have just been sharded: make the master of this rank's shard.
+        """The student and `model` have just been sharded: take the start, shard by shard.
 
-        It is taken from the student, so this is for the time before the first step, or before
-        `load_master`.
+        From now on they share their shards, too. The start is taken from the student, so this is
+        for the time before the first step, or before `load_master`. A "fixed" teacher is another
+        model, and already what it is.
         """
+        self._needs_reshard = False
+        if self._shared and self._copy is not None:
+            share_shards(self._copy, self._student, self._shared)
+        if self._copy is not None and self._config.policy != "fixed":
+            self._copy_student()
         if self._has_master:
             self._take_master()
-        self._needs_reshard = False
 
     # ---- weights ---------------------------------------------------------------------------------
     @torch.no_grad()
@@ -150,11 +181,9 @@ class Teacher:
             self._master[name] = _float32_like(students[name], self._config.offload)
             _write(self._master[name], students[name])
 
-    def _kept(self) -> dict[str, Tensor]:
-        """Each tensor of the teacher where it has most bits."""
-        if not self._is_saved:
-            return {}
-        return _parameters(self.model) | self._master | _persistent_buffers(self.model)
+    def _own_parameters(self) -> dict[str, Tensor]:
+        every = _parameters(self.model)
+        return {name: tensor for name, tensor in every.items() if name not in self._shared}
 
     def _average(self) -> None:
         assert not self._needs_reshard, "reshard must come first"
@@ -171,9 +200,10 @@ class Teacher:
         if self._config.offload and torch.cuda.is_available():
             torch.cuda.synchronize()  # the master in main memory may be read from now on
 
+    @torch.no_grad()
     def _copy_student(self) -> None:
         students = _parameters(self._student)
-        for name, tensor in _parameters(self.model).items():
+        for name, tensor in self._own_parameters().items():
             _write(tensor, students[name])
         buffers = dict(self._student.named_buffers())
         for name, tensor in self.model.named_buffers():
@@ -181,22 +211,28 @@ class Teacher:
 
 
 # ---- the start -----------------------------------------------------------------------------------
-def _start(student: nn.Module, config: TeacherSection, dtype: torch.dtype) -> nn.Module | None:
+def _start(
+    student: nn.Module, config: TeacherSection, dtype: torch.dtype, shared: frozenset[str]
+) -> nn.Module | None:
     if config.policy == "current":
         return None
     if config.policy == "fixed":
         assert config.path is not None  # the configuration has checked
         return _load_fixed(config.path, student, dtype)
-    return _frozen_copy(student, dtype)
+    return _frozen_copy(student, dtype, shared)
 
 
-def _frozen_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _frozen_copy(model: nn.Module, dtype: torch.dtype, shared: frozenset[str]) -> nn.Module:
     """Parameters in `dtype`, ties kept. Buffers keep theirs: rotary frequencies need float32."""
+
+    def copied(name: str, parameter: nn.Parameter) -> nn.Parameter:
+        if name in shared:
+            return parameter
+        copy_in_dtype = as_computed(name, parameter, dtype, is_copy=True)
+        return nn.Parameter(copy_in_dtype, requires_grad=False)
+
     # Told of the parameters, deepcopy makes no second model in float32 on the way.
-    parameters = {
-        id(p): nn.Parameter(_as_dtype(name, p, dtype, is_copy=True), requires_grad=False)
-        for name, p in model.named_parameters()
-    }
+    parameters = {id(p): copied(name, p) for name, p in model.named_parameters()}
     return copy.deepcopy(model, parameters).eval()
 
 
@@ -210,14 +246,18 @@ def _load_fixed(path: str, student: Any, dtype: torch.dtype) -> nn.Module:
         gradient_checkpointing=False,
     )
     try:
-        model = load_student(section, torch.device("cpu"))  # float32 must not fill the GPU
+        is_outline = any(p.is_meta for p in student.parameters())
+        # Not on the student's GPU: float32 must not fill it.
+        model = load_student(section, torch.device("meta" if is_outline else "cpu"))
     except ConfigError as error:
         raise ConfigError(str(error).replace("model.path", "teacher.path")) from error
     _check_fit(path, model, student)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
-        parameter.data = _as_dtype(name, parameter, dtype)
-    fixed: nn.Module = model.to(next(student.parameters()).device).eval()
+        parameter.data = as_computed(name, parameter, dtype)
+    if not is_outline:
+        model.to(next(student.parameters()).device)
+    fixed: nn.Module = model.eval()
     return fixed
 
 
@@ -274,13 +314,6 @@ def _in_float32(tensor: Tensor) -> Tensor:
     return tensor.to("cpu", torch.float32)  # the GPU may have no room for a model in float32
 
 
-def _as_dtype(name: str, tensor: Tensor, dtype: torch.dtype, is_copy: bool = False) -> Tensor:
-    """But for what a server holds in float32: so does a teacher that looks at the same tokens."""
-    is_cast = tensor.is_floating_point() and not is_served_in_float32(name)
-    wanted = dtype if is_cast else tensor.dtype
-    return tensor.detach().to(wanted, copy=is_copy)
-
-
 def _write(target: Tensor, source: Tensor) -> None:
     """Into `target`'s memory, rounded to its dtype: of a whole source its shard."""
     if isinstance(target, DTensor) and isinstance(source, DTensor):
@@ -288,13 +321,15 @@ def _write(target: Tensor, source: Tensor) -> None:
     copy_into(target, source)
 
 
-def _check_forms(weights: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
-    if missing := sorted(ours.keys() - weights.keys()):
+def _check_forms(
+    shapes: Mapping[str, tuple[int, ...]], ours: Mapping[str, Tensor], shared: frozenset[str]
+) -> None:
+    if missing := sorted(ours.keys() - shapes.keys()):
         raise ValueError(f"it lacks {missing[0]} (and {len(missing) - 1} others)")
-    if unknown := sorted(weights.keys() - ours.keys()):
+    if unknown := sorted(shapes.keys() - ours.keys() - shared):
         raise ValueError(f"it has {unknown[0]} (and {len(unknown) - 1} others), unknown here")
     for name, tensor in ours.items():
-        if weights[name].shape != tensor.shape:
+        if shapes[name] != tuple(tensor.shape):
             raise ValueError(
-                f"its {name} has the shape {list(weights[name].shape)}, not {list(tensor.shape)}"
+                f"its {name} has the shape {list(shapes[name])}, not {list(tensor.shape)}"
             )

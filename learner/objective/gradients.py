@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from learner.objective.head import HeadInputs, slices, wide_dtype
+from learner.objective.head import HeadInputs, multiplies_wide, slices, wide_dtype
 
 
 class Gradients:
@@ -73,8 +73,10 @@ class Gradients:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, without a copy of the product where the dtypes agree."""
+    """total += left @ right, without a copy of the product where the dtypes or the device agree."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
+    elif multiplies_wide(left):
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
     else:
         total.add_(left @ right)

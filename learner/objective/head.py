@@ -30,6 +30,8 @@ class HeadInputs:
     softcap: float | None = None  # then they become cap * tanh(logits / cap)
 
 
+_MULTIPLYING_WIDE = {"cuda"}  # kinds of devices; `out_dtype` is unknown to the others
+
 MixedHeads = tuple[tuple[float, HeadInputs], ...]
 """Models whose logits are summed with these weights; one entry with weight 1 is a model alone."""
 
@@ -79,6 +81,12 @@ def wide_dtype(head: HeadInputs) -> torch.dtype:
     return torch.promote_types(head.hidden_TD.dtype, torch.float32)
 
 
+def multiplies_wide(factor: Tensor) -> bool:
+    """Whether products of such tensors may come in float32, in which a GPU adds them up anyway."""
+    is_narrow = factor.dtype in (torch.bfloat16, torch.float16)
+    return is_narrow and factor.device.type in _MULTIPLYING_WIDE
+
+
 def slices(length: int, width: int) -> Iterator[slice]:
     for start in range(0, length, width):
         yield slice(start, min(start + width, length))
@@ -94,7 +102,8 @@ def write_logits(
         into_TV: float32 or float64.
     """
     vocabulary = into_TV.shape[1]
-    if len(heads) == 1 and heads[0][1].hidden_TD.dtype == into_TV.dtype:
+    hidden_TD = heads[0][1].hidden_TD
+    if len(heads) == 1 and (hidden_TD.dtype == into_TV.dtype or multiplies_wide(hidden_TD)):
         mixed_logits(heads, rows, slice(0, vocabulary), temperature, out=into_TV)
         return
     for ids in slices(vocabulary, width):
@@ -107,7 +116,8 @@ def mixed_logits(
     """Logits over temperature of some rows and ids, [T, S], float32 or float64.
 
     Args:
-        out: takes them, if given; of the dtype of the first head's hidden states.
+        out: takes them, if given; of the dtype of the first head's hidden states, or float32 where
+            these multiply wide.
     """
     (weight, head), *others = heads
     logits_TS = _logits(head, rows, ids, out)
@@ -120,7 +130,11 @@ def mixed_logits(
 
 def _logits(head: HeadInputs, rows: slice, ids: slice, out: Tensor | None = None) -> Tensor:
     hidden_TD, weight_DS = head.hidden_TD[rows], head.weight_VD[ids].T
-    if head.bias_V is None:
+    if multiplies_wide(hidden_TD):
+        logits_TS = torch.mm(hidden_TD, weight_DS, out_dtype=torch.float32, out=out)
+        if head.bias_V is not None:
+            logits_TS.add_(head.bias_V[ids])
+    elif head.bias_V is None:
         logits_TS = torch.mm(hidden_TD, weight_DS, out=out)
     else:
         logits_TS = torch.addmm(head.bias_V[ids], hidden_TD, weight_DS, out=out)

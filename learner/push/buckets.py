@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from common.types import WeightBucket
 from common.weight_dtypes import is_served_in_float32
 from learner.model.sharding import gather
+from learner.push.streams import MakeStream, new_stream
 
 MIB = 2**20
 
@@ -34,6 +35,11 @@ class Snapshot:
         weights: live tensors by name; they must not change from `begin` to the end of `gather`.
         dtype: that floating tensors are sent as, but for `is_served_in_float32`.
         is_kept: false for ranks that only take part in bringing shards together.
+        make_stream: for copies of weights that are not shared, and for `sending`.
+        is_on_host: the room is main memory, pinned where the weights are on a GPU.
+
+    Attributes:
+        sending: the stream on which the copies are read; what runs there sees them whole.
     """
 
     def __init__(
@@ -42,18 +48,23 @@ class Snapshot:
         dtype: torch.dtype,
         bucket_mib: float,
         is_kept: bool = True,
+        make_stream: MakeStream = new_stream,
+        is_on_host: bool = False,
     ) -> None:
         self._weights = weights
         self._dtype = dtype
         self._is_kept = is_kept
         self.buckets = plan_buckets(weights, dtype, bucket_mib)
         self._is_sharded = any(isinstance(tensor, DTensor) for tensor in weights.values())
-        self.device = gather(next(iter(weights.values()))).device
+        source = gather(next(iter(weights.values()))).device
+        self.device = torch.device("cpu") if is_on_host else source
+        is_pinned = is_on_host and source.type == "cuda"
         self._contents = [
-            torch.empty(bucket.num_bytes if is_kept else 0, dtype=torch.uint8, device=self.device)
+            _room(bucket.num_bytes if is_kept else 0, self.device, is_pinned)
             for bucket in self.buckets
         ]
-        self._stream = _new_stream(self.device)
+        # Two: a copy must not queue behind a bucket that a slow server takes its time over.
+        self._copying, self.sending = make_stream(source), make_stream(source)
         self._num_ready = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -64,18 +75,17 @@ class Snapshot:
         if self._is_sharded:
             for content, bucket in zip(self._contents, self.buckets, strict=True):
                 self._gather_shards(content, bucket)
-        if self._stream is not None:
-            self._stream.wait_stream(torch.cuda.current_stream())
+        for stream in (self._copying, self.sending):  # after the copies: nobody else waits for them
+            stream.follow()
 
     def gather(self) -> None:
         """Copy every bucket; each is ready as soon as it is copied."""
         try:
             for number, bucket in enumerate(self.buckets):
                 if not self._is_sharded:
-                    with torch.cuda.stream(self._stream):
+                    with self._copying.entered():
                         fill(self._contents[number], bucket, self._weights, self._dtype)
-                    if self._stream is not None:
-                        self._stream.synchronize()
+                    self._copying.synchronize()
                 self._note(number + 1, None)
         except BaseException as error:
             self._note(self._num_ready, error)
@@ -108,9 +118,15 @@ class Snapshot:
 
     def _gather_shards(self, content: Tensor, bucket: WeightBucket) -> None:
         """All ranks call it, bucket by bucket."""
-        whole = {name: gather(self._weights[name]) for name in bucket.names}
+        whole = {name: self._gathered(name) for name in bucket.names}
         if self._is_kept:
             fill(content, bucket, whole, self._dtype)
+
+    @torch.no_grad()
+    def _gathered(self, name: str) -> Tensor:
+        """Cast first: what is sent as bfloat16 costs the ranks half the bytes."""
+        tensor = self._weights[name]
+        return gather(tensor.to(_sent_dtype(name, tensor, self._dtype)))
 
     def _note(self, num_ready: int, error: BaseException | None) -> None:
         with self._changed:
@@ -118,8 +134,8 @@ class Snapshot:
             self._changed.notify_all()
 
 
-def _new_stream(device: torch.device) -> torch.cuda.Stream | None:
-    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+def _room(num_bytes: int, device: torch.device, is_pinned: bool) -> Tensor:
+    return torch.empty(num_bytes, dtype=torch.uint8, device=device, pin_memory=is_pinned)
 
 
 def plan_buckets(

@@ -24,9 +24,9 @@ from learner.model.packing import pack
 from learner.model.student import response_hidden_states
 from learner.objective.head import head_of, mixed_logits, without_grad
 from learner.push.buckets import Snapshot
-from learner.push.cuda_checksum import cuda_checksum
+from learner.push.cuda_checksum import cuda_checksums
 from learner.push.probe_pictures import drawing, photograph
-from learner.views.inputs import PromptView
+from learner.views.inputs import PromptView, view_of
 
 _RESPONSE_TOKENS = 16
 _PROBLEM = f"{IMAGE_PLACEHOLDER}What is in the picture?"
@@ -149,15 +149,13 @@ def served_checksums(tensors: Mapping[str, Tensor]) -> WeightChecksums:
         tensors: as they are sent, by state_dict name, a tied head left out.
     """
     is_cuda = next(iter(tensors.values())).device.type == "cuda"
-    hash_of = cuda_checksum if is_cuda else _cpu_checksum
     served = served_tensors(tensors, has_tied_head="lm_head.weight" not in tensors)
-    return WeightChecksums(
-        kind="cuda" if is_cuda else "cpu",
-        by_name={
-            name: hash_of(_served_bytes(name, [tensors[part] for part in parts]))
-            for name, parts in served.items()
-        },
-    )
+    contents = {
+        name: _served_bytes(name, [tensors[part] for part in parts])
+        for name, parts in served.items()
+    }
+    by_name = cuda_checksums(contents) if is_cuda else _cpu_checksums(contents)
+    return WeightChecksums(kind="cuda" if is_cuda else "cpu", by_name=by_name)
 
 
 def _served_bytes(served_name: str, parts: Sequence[Tensor]) -> list[Tensor]:
@@ -182,9 +180,8 @@ def probe_view(renderer: Renderer, positions: Positions, picture: Image.Image) -
     ids, types, grid = map(
         torch.from_numpy, (prompt.input_ids, prompt.mm_token_type_ids, prompt.image_grid_thw)
     )
-    pixels = torch.from_numpy(prompt.pixel_values.copy())
-    return PromptView(ids, positions(ids, types, grid), pixels, grid)
+    return view_of(prompt, positions(ids, types, grid), renderer.patching)
 
 
-def _cpu_checksum(parts: Sequence[Tensor]) -> str:
-    return checksum(part.numpy().data for part in parts)
+def _cpu_checksums(contents: Mapping[str, Sequence[Tensor]]) -> dict[str, str]:
+    return {name: checksum(part.numpy().data for part in parts) for name, parts in contents.items()}

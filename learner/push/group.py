@@ -15,15 +15,17 @@ with a folder of mode 700 has no port.
 """
 
 import contextlib
-import os
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import distributed_c10d
 
+from common import push_groups
 from common.network import gloo_towards, listening_socket
 
 
@@ -31,15 +33,27 @@ class PushGroup:
     """One group from rendezvous to the end. Every call ends within `timeout_s` or raises.
 
     Listens as soon as it is made, so that `port` can be announced before anyone is waited for.
+
+    Args:
+        name: new to every rank; `common.push_groups.PREFIX` begins those whose ranks are told.
+        within: entered where the group is joined, e.g. a stream of the device. `broadcast` runs
+            where it is called.
     """
 
     def __init__(
-        self, name: str, host: str, world_size: int, backend: str, timeout_s: float
+        self,
+        name: str,
+        host: str,
+        world_size: int,
+        backend: str,
+        timeout_s: float,
+        within: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         self.name = name
         self.world_size = world_size
         self._host = host
         self._backend = backend
+        self._within = within
         self._timeout = timedelta(seconds=timeout_s)
         self._group: dist.ProcessGroup | None = None
         listening = listening_socket(host)
@@ -60,10 +74,13 @@ class PushGroup:
         Raises:
             RuntimeError: from torch (DistError and its kin), when one does not come in time.
         """
-        helper = distributed_c10d._new_process_group_helper
+        timeout_s = self._timeout.total_seconds()
+        self._group, _ = push_groups.join(self._make, self.name, timeout_s, self._within)
+
+    def _make(self) -> push_groups.Made:
         assert self._store is not None, "it is closed"
-        with _blocking_waits(), gloo_towards(self._host):
-            group, _ = helper(
+        with gloo_towards(self._host):
+            made: push_groups.Made = distributed_c10d._new_process_group_helper(
                 self.world_size,
                 0,
                 [],
@@ -72,8 +89,7 @@ class PushGroup:
                 group_name=distributed_c10d.GroupName(self.name),
                 timeout=self._timeout,
             )
-        distributed_c10d._world.pg_group_ranks[group] = {i: i for i in range(self.world_size)}
-        self._group = group
+        return made
 
     def broadcast(self, content: Tensor) -> None:
         """Send a tensor to every other rank; RuntimeError when one of them fails or is too slow."""
@@ -89,20 +105,6 @@ class PushGroup:
             is_broken: a rank failed. What NCCL still waits for is then given up, not waited for.
         """
         group, self._group = self._group, None
-        if group is not None and is_broken and self._backend == "nccl":
-            distributed_c10d._abort_process_group(group)
-        elif group is not None:
-            dist.destroy_process_group(group)
+        if group is not None:
+            push_groups.leave(group, is_broken)
         self._store = None
-
-
-@contextlib.contextmanager
-def _blocking_waits() -> Iterator[None]:
-    """For NCCL, which reads this when a group is made: a wait ends with an error after the timeout,
-    where its watchdog would end the whole process.
-    """
-    os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["TORCH_NCCL_BLOCKING_WAIT"]

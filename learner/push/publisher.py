@@ -27,6 +27,7 @@ from broker.client import BrokerClient
 from broker.protocol import Role
 from common.config import WeightsSection
 from common.errors import VisionOpdError, WeightSyncError
+from common.push_groups import PREFIX
 from common.served_names import pushed_name
 from common.types import PushGroup as GroupRecord
 from common.types import WeightChecksums, WeightFiles, WeightProbe, WeightUpdate
@@ -91,6 +92,8 @@ class Publisher:
             worker.
         is_shared: other ranks hold parts of the weights. They take part in each probe and snapshot,
             so there is one with every push, and none at other times.
+        is_greeting: servers join as `common.push_groups` has it. Those that others have started
+            (rollout.engine_urls) may be plain SGLang, which takes nothing before the first bucket.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Publisher:
         is_interrupted: Callable[[], bool] = lambda: False,
         is_shared: bool = False,
         verify_timeout_s: float = 0.0,
+        is_greeting: bool = True,
     ) -> None:
         self._is_shared = is_shared
         self._verify_timeout_s = verify_timeout_s
@@ -130,7 +134,7 @@ class Publisher:
         # A server may still be in a group of the learner before: the same name would mislead it.
         # Nor can anybody guess it who does not hear the announcement: it is the key of all that the
         # group's members tell each other in a store that asks nobody who he is.
-        self._group_prefix = f"push-{secrets.token_hex(16)}"
+        self._group_prefix = f"{PREFIX if is_greeting else 'push-'}{secrets.token_hex(16)}"
         self._groups_made = 0
         self._pushes = 0
         self._version, self._attempt = -1, -1  # of the last announcement
@@ -254,7 +258,8 @@ class Publisher:
             else:
                 peers = self._wait_for_signs_of_life()
             try:
-                self._push_once(version, peers, is_retry=attempt > 0)
+                with self._snapshot.sending.entered():
+                    self._push_once(version, peers, is_retry=attempt > 0)
             except VisionOpdError:  # the line to the broker
                 raise
             except (RuntimeError, OSError) as error:  # torch.distributed's errors, or files
@@ -316,6 +321,7 @@ class Publisher:
             world_size=next_rank,
             backend=self._backend,
             timeout_s=self._config.timeout_s,
+            within=self._snapshot.sending.entered,
         )
 
     def _record(self, group: PushGroup) -> GroupRecord:
@@ -423,8 +429,17 @@ def weight_folder(config: WeightsSection, run_folder: Path, model: Any) -> Weigh
 def snapshot_of(
     config: WeightsSection, weights: Mapping[str, torch.Tensor], is_kept: bool = True
 ) -> Snapshot:
-    """Room for what one push sends, under the names that a server takes."""
-    return Snapshot(_Pushed(weights), getattr(torch, config.dtype), config.bucket_mib, is_kept)
+    """Room for what one push sends, under the names that a server takes.
+
+    In main memory if it goes to files anyway: a GPU that is shared has none to spare.
+    """
+    return Snapshot(
+        _Pushed(weights),
+        getattr(torch, config.dtype),
+        config.bucket_mib,
+        is_kept,
+        is_on_host=config.transport == "files",
+    )
 
 
 class _Pushed(Mapping[str, torch.Tensor]):

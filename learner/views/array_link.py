@@ -21,7 +21,7 @@ import numpy as np
 _LENGTH = struct.Struct("!Q")
 _MAX_HEAD_BYTES = 2**24
 _MAX_ARRAY_BYTES = 2**34
-_DTYPES = ("int64", "float32")
+_DTYPES = ("int64", "uint8")
 
 
 class LinkClosed(Exception):
@@ -38,7 +38,7 @@ class ArrayLink:
         self._end = end
 
     def send(self, text: str, arrays: Sequence[np.ndarray] = ()) -> None:
-        """Send `text` and int64 or float32 arrays."""
+        """Send `text` and int64 or uint8 arrays."""
         blocks = [np.ascontiguousarray(array) for array in arrays]
         kinds = [[block.dtype.name, list(block.shape)] for block in blocks]
         head = json.dumps({"text": text, "arrays": kinds}).encode()
@@ -81,8 +81,11 @@ class ArrayLink:
         self._end.close()
 
     def _receive_array(self, dtype: str, shape: Sequence[int]) -> np.ndarray:
-        size = 4 * math.prod(shape)
-        if dtype not in _DTYPES or size > _MAX_ARRAY_BYTES or min(shape, default=0) < 0:
+        if (
+            dtype not in _DTYPES
+            or min(shape, default=0) < 0
+            or np.dtype(dtype).itemsize * math.prod(shape) > _MAX_ARRAY_BYTES
+        ):
             raise LinkClosed(f"an array of {dtype} {list(shape)} is not expected")
         array = np.empty(tuple(shape), dtype=dtype)
         self._fill(array.reshape(-1).view(np.uint8).data)

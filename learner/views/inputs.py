@@ -3,17 +3,22 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from common.patching import Patching
+from common.rendering import RenderedPrompt
 
 
 @dataclass(frozen=True)
 class PromptView:
-    """One prompt as the model takes it, image placeholders expanded."""
+    """One prompt, its image placeholder expanded, and its picture."""
 
     input_ids: Tensor  # int64 [P]
     position_ids: Tensor  # int64 [3, P]: time, height, width
-    pixel_values: Tensor  # float32 [patches, values of a patch]
-    image_grid_thw: Tensor  # int64 [images, 3]
+    pixels: Tensor  # uint8 [height, width, 3]
+    image_grid_thw: Tensor  # int64 [1, 3]: patches in time, height, width
+    patching: Patching  # makes the model's input of the pixels
     sha256: str = ""  # of text and pixels (common.views.showing.shown_digest), where it is known
 
     @property
@@ -22,8 +27,16 @@ class PromptView:
 
     @property
     def num_bytes(self) -> int:
-        tensors = (self.input_ids, self.position_ids, self.pixel_values, self.image_grid_thw)
+        tensors = (self.input_ids, self.position_ids, self.pixels, self.image_grid_thw)
         return sum(tensor.nbytes for tensor in tensors)
+
+
+def view_of(prompt: RenderedPrompt, position_ids: Tensor, patching: Patching) -> PromptView:
+    """A rendered prompt as tensors, which share its memory."""
+    ids, pixels, grid = map(
+        torch.from_numpy, (prompt.input_ids, prompt.pixels, prompt.image_grid_thw)
+    )
+    return PromptView(ids, position_ids, pixels, grid, patching, prompt.sha256)
 
 
 @dataclass(frozen=True)

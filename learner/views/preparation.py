@@ -73,18 +73,16 @@ class Preparation:
             except DataError as error:
                 refused[group.group_id] = str(error)[:500]
                 logger.warning("step %d: group %s refused: %s", step, group.group_id, error)
-        if self._upcoming is not None and groups:
-            window = self._upcoming.after(groups[-1].group_id)
-            self._views.look_ahead(window.samples, window.seeds)
+        self.look_ahead(step, groups[-1].group_id if groups else None)
         return PreparedBatch(step, tuple(prepared), refused)
 
-    def look_ahead(self, step: int) -> None:
-        """Begin to render for the steps after `step`, before the first batch is taken.
+    def look_ahead(self, step: int, last_group_id: str | None = None) -> None:
+        """Begin to render for the steps after `step`; the first time before any batch is taken.
 
         Returns at once; without render processes, or `upcoming`, it does nothing.
         """
         if self._upcoming is not None:
-            window = self._upcoming.from_step(step, self._config.learner.groups_per_step)
+            window = self._upcoming.after(step, last_group_id)
             self._views.look_ahead(window.samples, window.seeds)
 
     def _group(

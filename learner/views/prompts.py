@@ -25,7 +25,7 @@ from common.views.registry import view_named
 from common.views.settings import ViewSettings
 from common.views.showing import seed_for
 from learner.views.cache import ViewCache
-from learner.views.inputs import PromptView
+from learner.views.inputs import PromptView, view_of
 from learner.views.pool import RenderPool, View, WorkerLost
 from learner.views.renderer import ViewKey, ViewRenderer, ViewRequest
 
@@ -67,6 +67,7 @@ class PromptViews:
     ) -> None:
         self.has_contrast = contrast_pixels is not None
         self._renderer = ViewRenderer(renderer, images, settings, contrast_pixels)
+        self._patching = renderer.patching
         self._student_view = view_named(settings.student)
         self._teacher_view = view_named(settings.teacher)
         self._positions = positions
@@ -267,9 +268,4 @@ class PromptViews:
             if len(self._known_positions) >= MAX_KNOWN_POSITIONS:
                 self._known_positions.clear()
             self._known_positions[key] = self._positions(ids, types, grid)
-        # A part of several pictures' pixels would keep them all; its own need no copy.
-        is_part = prompt.pixel_values.base is not None
-        pixels = prompt.pixel_values.copy() if is_part else prompt.pixel_values
-        return PromptView(
-            ids, self._known_positions[key], torch.from_numpy(pixels), grid, prompt.sha256
-        )
+        return view_of(prompt, self._known_positions[key], self._patching)

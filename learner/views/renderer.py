@@ -16,11 +16,10 @@ from common.views.registry import view_named
 from common.views.settings import ViewSettings
 from common.views.showing import Shown, show
 
-PIXELS_AT_ONCE = 2**24  # rendered in one call of the processor
-# DataError, or the processor's own; StopIteration: more image tokens than pictures.
+# DataError, or what the template, the tokenizer or the resizing raises.
 _RENDER_ERRORS = (
     ValueError, OSError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError,
-    StopIteration, MemoryError,
+    MemoryError,
 )  # fmt: skip
 ViewKey = tuple[str, str, int]
 
@@ -71,10 +70,8 @@ class ViewRenderer:
                 found[number] = error
             except DECODE_ERRORS as error:  # of cutting or enlarging it
                 found[number] = DataError(f"cannot be shown: {str(error) or repr(error)}")
-        for part in _parts_of_similar_work([shown.picture for shown in all_shown]):
-            prompts = self._prompts(all_shown[part])
-            for number, prompt in zip(numbers[part], prompts, strict=True):
-                found[number] = prompt
+        for number, prompt in zip(numbers, self._prompts(all_shown), strict=True):
+            found[number] = prompt
         return [prompt for prompt in found if prompt is not None]
 
     def teacher_picture(self, sample: Sample, seed: int) -> Image.Image:
@@ -102,16 +99,3 @@ class ViewRenderer:
             if len(all_shown) == 1:
                 return [DataError(f"cannot be rendered: {str(error) or repr(error)}")]
             return [self._prompts([shown])[0] for shown in all_shown]
-
-
-def _parts_of_similar_work(pictures: Sequence[Image.Image]) -> list[slice]:
-    """Consecutive pictures, as many as PIXELS_AT_ONCE allows but at least one a part."""
-    parts: list[slice] = []
-    start, pixels = 0, 0
-    for number, picture in enumerate(pictures):
-        size = picture.width * picture.height
-        if number > start and pixels + size > PIXELS_AT_ONCE:
-            parts.append(slice(start, number))
-            start, pixels = number, 0
-        pixels += size
-    return [*parts, slice(start, len(pictures))] if pictures else parts

@@ -3,6 +3,10 @@
 The broker gives every step the first groups that are left, in the order of its sample source, and
 that order depends on the dataset and the seed alone. A group that is quarantined makes later ones
 move up; counting on from the last group that was taken allows for that.
+
+Several ranks share a step by the tokens that were generated, which nobody knows ahead: each rank
+foresees all of a step, and what turns out to be another's is the first to leave its cache. So every
+rank renders every view, by processes that have nothing else to do.
 """
 
 from dataclasses import dataclass
@@ -25,34 +29,39 @@ class Window:
 
 
 class UpcomingSamples:
-    """For a learner of a single rank: the ranks of several share each step. Not thread-safe.
+    """Not thread-safe.
 
     Args:
-        num_groups: in a window; fewer at the end of the data.
+        groups_per_step: of all ranks together.
     """
 
-    def __init__(self, source: SampleSource, run_seed: int, num_groups: int) -> None:
+    def __init__(self, source: SampleSource, run_seed: int, groups_per_step: int) -> None:
         self._source = source
         self._run_seed = run_seed
-        self._num_groups = num_groups
+        self._groups_per_step = groups_per_step
 
-    def from_step(self, step: int, groups_per_step: int) -> Window:
-        """When training goes on from `step`, unless a group was quarantined before it."""
-        return self._window(step * groups_per_step)
+    def after(self, step: int, last_group_id: str | None = None) -> Window:
+        """For the next STEPS_AHEAD steps; fewer groups at the end of the data.
 
-    def after(self, group_id: str) -> Window:
-        """After the last group of a step, "<epoch>/<position>"."""
-        epoch, position = map(int, group_id.split("/"))
-        return self._window(epoch * len(self._source.samples) + position + 1)
+        Args:
+            step: after which training goes on.
+            last_group_id: "<epoch>/<position>" of the last group that this rank had of it, which
+                may lie further on; None: it is not known.
+        """
+        start = step * self._groups_per_step
+        if last_group_id is not None:
+            epoch, position = map(int, last_group_id.split("/"))
+            start = max(start, epoch * len(self._source.samples) + position + 1)
+        return self._window(start)
 
     def _window(self, start: int) -> Window:
-        end = min(start + self._num_groups, self._source.num_groups)
+        end = min(start + STEPS_AHEAD * self._groups_per_step, self._source.num_groups)
         assignments = [self._source.at(index) for index in range(start, end)]
         seeds = [derived_seed(self._run_seed, a.group_id) for a in assignments]
         return Window([a.sample for a in assignments], seeds)
 
 
 def upcoming_samples(config: RunConfig) -> UpcomingSamples:
-    """Those of the next STEPS_AHEAD steps of a run. Raises as `foreseen_source`."""
-    num_groups = STEPS_AHEAD * config.learner.groups_per_step
-    return UpcomingSamples(foreseen_source(config), config.run.seed, num_groups)
+    """Those of a run. Raises as `foreseen_source`."""
+    source = foreseen_source(config)
+    return UpcomingSamples(source, config.run.seed, config.learner.groups_per_step)

@@ -71,7 +71,7 @@ def send_view(link: ArrayLink, view: RenderedPrompt | DataError) -> None:
         return
     link.send(
         view.sha256,
-        (view.input_ids, view.mm_token_type_ids, view.pixel_values, view.image_grid_thw),
+        (view.input_ids, view.mm_token_type_ids, view.pixels, view.image_grid_thw),
     )
 
 

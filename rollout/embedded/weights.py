@@ -14,6 +14,7 @@ from torch.distributed import distributed_c10d as c10d
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from common import push_groups
 from common.addresses import join_address
 from common.network import gloo_towards
 from common.served_names import checksum, padding_rows, pushed_name, served_tensors
@@ -41,19 +42,22 @@ class UpdateGroup:
         address = f"tcp://{join_address(host, port)}"
         store, _, _ = next(rendezvous(address, rank, world_size, timeout=timeout))
         store.set_timeout(timeout)
-        with gloo_towards(host):
-            group, _ = c10d._new_process_group_helper(
-                world_size,
-                rank,
-                [],
-                dist.Backend(backend),
-                PrefixStore(name, store),
-                group_name=name,  # type: ignore[arg-type]  # a NewType of str, private as well
-                backend_options=None,
-                timeout=timeout,
-            )
-        c10d._world.pg_group_ranks[group] = {rank: rank for rank in range(world_size)}
-        self._group = group
+
+        def make() -> push_groups.Made:
+            with gloo_towards(host):
+                made: push_groups.Made = c10d._new_process_group_helper(
+                    world_size,
+                    rank,
+                    [],
+                    dist.Backend(backend),
+                    PrefixStore(name, store),
+                    group_name=name,  # type: ignore[arg-type]  # a NewType of str, private as well
+                    backend_options=None,
+                    timeout=timeout,
+                )
+            return made
+
+        self._group, _ = push_groups.join(make, name, timeout_s)
 
     def receive(
         self, names: Sequence[str], dtypes: Sequence[torch.dtype], shapes: Sequence[Sequence[int]]
@@ -92,7 +96,7 @@ class UpdateGroup:
         dist.broadcast(tensor, src=0, group=self._group)
 
     def close(self) -> None:
-        dist.destroy_process_group(self._group)
+        push_groups.leave(self._group)
 
 
 def parse_dtypes(names: Iterable[str]) -> list[torch.dtype]:

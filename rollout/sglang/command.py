@@ -4,17 +4,17 @@ Nothing is started here. What the configuration cannot mean is refused before th
 loading a model takes.
 """
 
-import functools
-import json
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError
+from common.files import json_object_or_empty
+from common.gpus import usable_gpus
+from common.kernels import has_delta_layers
 from common.proxies import without_proxy_for
+from rollout.sglang.states import Demand, memory_ratio
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv-sglang"
@@ -22,8 +22,7 @@ _HERE = Path(__file__).resolve().parent
 _CPU_TOTAL_TOKENS = 65536  # SGLang would take most of the machine's memory
 _CPU_PREFILL_TOKENS = 1024  # computed in one go; a pause waits for the end of that
 _LONGEST_TMPDIR = 60  # bytes
-_GPU_S = 20.0  # that nvidia-smi may take: it starts the driver
-_NO_DEVICES = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; Slurm says the last one
+_PICTURES_MIB = 512  # of 17 MiB each: 3,400 tokens of 2,560 numbers in bfloat16
 _CPU_STATES_PER_REQUEST = 4  # slots of linear attention: running, cached prefix, and spare
 
 # Flags that the configuration sets, with the key that does it.
@@ -40,6 +39,7 @@ _OURS = {
     "--quantization": "sglang.quantization",
     "--max-running-requests": "rollout.max_concurrent_groups",
     "--max-total-tokens": "sglang.max_total_tokens",
+    "--max-mamba-cache-size": "sglang.max_states",
     "--api-key": "sglang.api_key_file",
     "--admin-api-key": "sglang.api_key_file",
     "--revision": "model.revision",
@@ -143,17 +143,20 @@ def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
         "--quantization": config.sglang.quantization,
         "--max-running-requests": requests + 1,  # the probe after a push finds room
         "--max-total-tokens": config.sglang.max_total_tokens,
+        "--max-mamba-cache-size": config.sglang.max_states,
         # A group's responses are all asked for again after a pause: let the first of them compute
         # the prompt and the others find it.
         "--schedule-policy": "lpm",
         "--log-level-http": "warning",  # a line for each request would hide what matters
     }
-    if not has_gpu():
+    if has_gpu():
+        flags |= _division(config, requests)
+    else:
         flags = _on_a_cpu(config, flags, requests)
     words = [str(word) for pair in flags.items() if pair[1] is not None for word in pair]
     if not has_gpu():
         words.append("--sleep-on-idle")  # else an idle server keeps a whole core busy
-    if not has_gpu() and has_linear_attention(config.model.path):
+    if not has_gpu() and has_delta_layers(config.model.path):
         # Its states cannot be snapshotted on a CPU, which scheduling ahead would need.
         words.append("--disable-overlap-schedule")
     return [str(find_python(config)), str(_HERE / "launch.py"), *words, *config.sglang.extra_flags]
@@ -173,8 +176,8 @@ def sglang_environment(config: RunConfig) -> dict[str, str]:
         # One patience serves both in SGLang: joining a group, and each broadcast in it. Neither
         # may keep a server silent for longer than the learner waits for it.
         "VISION_OPD_GROUP_TIMEOUT_S": f"{config.weights.timeout_s:g}",
-        # Its cache of image embeddings outlives new weights, and /flush_cache too.
-        "SGLANG_VLM_CACHE_SIZE_MB": "0",
+        # Of encoded pictures: else one is encoded again for each batch that has a response to it.
+        "SGLANG_VLM_CACHE_SIZE_MB": str(_PICTURES_MIB),
     }
     if Path(config.model.path).is_dir():
         environment["HF_HUB_OFFLINE"] = "1"
@@ -185,7 +188,7 @@ def sglang_environment(config: RunConfig) -> dict[str, str]:
         environment["SGLANG_USE_CPU_ENGINE"] = "1"
         # Small models are slower with more, and servers share the machine.
         environment.setdefault("OMP_NUM_THREADS", "1")
-        if has_linear_attention(config.model.path):
+        if has_delta_layers(config.model.path):
             environment["SGLANG_MAMBA_CONV_DTYPE"] = "float32"
     return environment
 
@@ -229,40 +232,31 @@ def check_extra_flags(words: tuple[str, ...]) -> None:
                 raise _refused(f"{flag} {value}".strip(), f"{reason}. Fix: leave it out")
 
 
-@functools.cache
 def has_gpu() -> bool:
     """Whether an NVIDIA GPU can be used here: there is one, and CUDA_VISIBLE_DEVICES leaves it us.
 
     Raises:
         ConfigError: nvidia-smi does not answer.
     """
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in _NO_DEVICES:
-        return False
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return False
-    try:
-        answer = subprocess.run([tool, "-L"], capture_output=True, check=False, timeout=_GPU_S)
-    except subprocess.TimeoutExpired:
-        raise ConfigError(
-            f"nvidia-smi does not answer within {_GPU_S:g} s. Fix: mend the GPU's driver, or set "
-            "CUDA_VISIBLE_DEVICES to nothing to run on CPUs"
-        ) from None
-    return answer.returncode == 0
+    return bool(usable_gpus())
 
 
-def has_linear_attention(model_path: str) -> bool:
-    """Whether a model folder holds a hybrid such as Qwen3.5. False for a name on the hub."""
-    try:
-        config = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    parts = [config, config.get("text_config") or {}]
-    return any(
-        str(part.get("model_type", "")).startswith("qwen3_5")
-        or "linear_attention" in (part.get("layer_types") or ())
-        for part in parts
+def _division(config: RunConfig, requests: int) -> dict[str, object]:
+    """Of a GPU's memory, where a model has recurrent states and they are as we know them."""
+    model = json_object_or_empty(Path(config.model.path) / "config.json")
+    if not has_delta_layers(config.model.path):
+        return {}
+    rollout = config.rollout
+    demand = Demand(
+        requests=requests + 1,
+        prompts=rollout.max_concurrent_groups,
+        prompt_tokens=config.model.max_prompt_tokens,
+        response_tokens=rollout.max_response_tokens,
     )
+    try:
+        return {"--mamba-full-memory-ratio": f"{memory_ratio(model, demand):.3g}"}
+    except (KeyError, TypeError, ZeroDivisionError):
+        return {}  # SGLang's own
 
 
 def _on_a_cpu(
@@ -281,9 +275,10 @@ def _on_a_cpu(
         "--attention-backend": "torch_native",  # the default asks for Intel's AMX
         "--max-total-tokens": config.sglang.max_total_tokens or _CPU_TOTAL_TOKENS,
     }
-    if has_linear_attention(config.model.path):
+    if has_delta_layers(config.model.path):
         changed["--mamba-ssm-dtype"] = "float32"
-        changed["--max-mamba-cache-size"] = max(128, _CPU_STATES_PER_REQUEST * requests)
+        slots = config.sglang.max_states or max(128, _CPU_STATES_PER_REQUEST * requests)
+        changed["--max-mamba-cache-size"] = slots
     return changed
 
 

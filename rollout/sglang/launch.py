@@ -7,8 +7,8 @@ weights.
 
 SGLang starts its other processes by spawning, and each of those imports this file anew: what stands
 at module level holds in all of them. SGLang's environment has none of our packages: nothing of ours
-may be imported here; door.py, media.py and common/http_gate.py, which need nothing, are read by
-their paths.
+may be imported here; door.py, media.py, image_cache.py, common/http_gate.py and
+common/push_groups.py, which need nothing of ours, are read by their paths.
 
 Environment:
     VISION_OPD_GROUP_TIMEOUT_S: seconds that a weight-update group may be silent.
@@ -81,6 +81,37 @@ def bound_group_timeout(init_group: types.FunctionType, timeout_s: float) -> Non
     init_group.__defaults__ = tuple(
         timeout if parameter.name == "timeout" else parameter.default for parameter in optional
     )
+
+
+def join_pushes_as_the_learner() -> None:
+    """Groups with our name are joined within their timeout, with the learner's first broadcast.
+
+    NCCL's waits in them end with an error, which SGLang answers. By default torch ends the whole
+    process: one dead server, or a learner that pauses in a push, would take all servers with it.
+    SGLang imports what is wrapped here when it makes a group.
+
+    Raises:
+        RuntimeError: this torch is another one than we know.
+    """
+    distributed: Any = importlib.import_module("torch.distributed.distributed_c10d")
+    make = getattr(distributed, "_new_process_group_helper", None)
+    if make is None or not {"group_name", "timeout"} <= inspect.signature(make).parameters.keys():
+        raise RuntimeError(
+            "torch.distributed has no _new_process_group_helper(group_name, timeout): a weight "
+            f"update that fails would end the server. {_KNOWN_SGLANG}"
+        )
+    push_groups = read_part(_HERE.parents[1] / "common" / "push_groups.py")
+    signature = inspect.signature(make)
+
+    def make_or_join(*arguments: Any, **named: Any) -> Any:
+        given = signature.bind(*arguments, **named).arguments
+        name = str(given["group_name"])
+        if not name.startswith(push_groups.PREFIX):
+            return make(*arguments, **named)
+        timeout_s = given["timeout"].total_seconds()
+        return push_groups.join(lambda: make(*arguments, **named), name, timeout_s)
+
+    distributed._new_process_group_helper = make_or_join
 
 
 def hide_in_logs(secret: str) -> None:
@@ -238,6 +269,8 @@ bound_group_timeout(
 )
 
 listen_where_told()
+join_pushes_as_the_learner()
+read_part(_HERE / "image_cache.py").forget_pictures_with_weights()
 
 if __name__ == "__main__":
     serve(sys.argv[1:], _key)

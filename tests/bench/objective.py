@@ -1,25 +1,34 @@
 #!/usr/bin/env python3
-"""What does the objective cost, beside the same computation with all logits in memory?
+"""What does the objective cost, beside all logits in memory, and beside TRL's chunked divergence?
 
     .venv/bin/python tests/bench/objective.py [--tokens 512,1024,2048] [--threads N] [--json FILE]
 
-Forward and backward of the divergence over the student's top 100 tokens and the tail, from hidden
-states and heads (float32), V = 248,320, importance weights off on both sides:
+Forward and backward of the Jensen-Shannon divergence, from hidden states and heads (float32),
+V = 248,320, importance weights off on all sides. Over the student's top 100 tokens and the tail:
 
 1. ours: learner.objective, which also gives the importance ratio and the entropy of each token
 2. materialised: plain autograd over the whole [T, V] logits of both models, the teacher's under
    no_grad and dropped as soon as its top tokens are gathered; no figures but the loss
 
-Each size has a child process for memory and one for time. Memory is the peak of bytes in tensors
-that live, counted by a dispatch mode at every operator (on CUDA: the allocator's peak), less
-inputs and less the gradients that both return. What operators hold inside them is not counted, on
-either side; `peak_rss_mib`, the growth of the process's largest resident set, has it, and the
-gradients. Time is taken in turn, ours and materialised, again and again; the ratio is paired by
-repetition. Other processes on the same cores hurt our side more, as it has more operators for
-threads to meet at: `--threads 1` then. A size whose materialised side would not fit into the memory
-that is available is measured on our side alone, and listed under `not_measured`.
+and over the whole vocabulary:
 
-`memory_ratio` and `time_ratio` are materialised over ours: the worst size's, of medians.
+3. ours_whole: the same as ours
+4. trl: ChunkedDivergenceFunction of TRL 1.16, which also gives the entropy of each token. Its wheel
+   is fetched into .cache on the first use. It makes all logits three times; ours once
+
+`differences` has how far losses and gradients of 2 are from 1, and of 4 from 3 (relative norms).
+
+Each size has a child process for the memory of each side and one for time. Memory is the peak of
+bytes in tensors that live, counted by a dispatch mode at every operator (on CUDA: the allocator's
+peak), less inputs and less the gradients that all return. What operators hold inside them is not
+counted, on any side; `peak_rss_mib`, the growth of the process's largest resident set, has it, and
+the gradients. Time is taken in turn, all sides, again and again; ratios are paired by repetition.
+Other processes on the same cores hurt our sides more, as they have more operators for threads to
+meet at: `--threads 1` then. A size whose materialised side would not fit into the memory that is
+available is measured without it; what is not measured is listed under `not_measured`.
+
+`memory_ratio` and `time_ratio` are materialised over ours; `vs_trl_memory` and `vs_trl_time` are
+ours_whole over trl, `top_k_vs_trl_*` ours over trl: of each the worst size's, of medians.
 """
 
 import argparse
@@ -42,14 +51,41 @@ sys.path[0] = str(ROOT)  # beside this file the packages `broker` and `rollout` 
 
 from common.lifecycle import stop_with_parent  # noqa: E402
 from tests.bench.figures import machine, spread  # noqa: E402
+from tests.bench.trl_divergence import chunked_divergence, fetch  # noqa: E402
 
 if TYPE_CHECKING:  # imported late at run time: the parent needs no torch
     from torch import Tensor
 
-GOALS = {"memory_ratio": ">= 20", "time_ratio": ">= 1"}
-SIDES = ("ours", "materialised")
+SIDES = ("ours", "materialised", "ours_whole", "trl")
+SAME = {"materialised": "ours", "trl": "ours_whole"}  # compute the same
 MIB = 2**20
 MATERIALISED_COPIES = 5  # [T, V] tensors that live at once, with some room
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One side's figure over another's."""
+
+    above: str
+    below: str
+    memory: str  # its key
+    time: str
+    worst: Callable[..., float]
+
+
+RATIOS = (
+    Ratio("materialised", "ours", "memory_ratio", "time_ratio", min),
+    Ratio("ours_whole", "trl", "vs_trl_memory", "vs_trl_time", max),
+    Ratio("ours", "trl", "top_k_vs_trl_memory", "top_k_vs_trl_time", max),
+)
+GOALS = {
+    "memory_ratio": ">= 20",
+    "time_ratio": ">= 1",
+    "vs_trl_memory": "<= 0.42",
+    "vs_trl_time": "<= 0.5",
+    "top_k_vs_trl_memory": "<= 0.31",
+    "top_k_vs_trl_time": "<= 0.27",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,23 +130,45 @@ def numbers(text: str) -> list[int]:
 
 # ---- one size, in children of this process -------------------------------------------------------
 def measure(options: argparse.Namespace, tokens: int) -> dict[str, Any]:
-    needed = MATERIALISED_COPIES * tokens * options.vocabulary * 4
-    fits = needed < available_bytes(options.device)
-    sides = SIDES if fits else SIDES[:1]
+    missing = why_missing(options, tokens)
+    sides = [side for side in SIDES if side not in missing]
     memory = {side: in_child("memory", options, tokens, [side]) for side in sides}
-    seconds = in_child("time", options, tokens, sides)
+    timed = in_child("time", options, tokens, sides)
     case: dict[str, Any] = {
         "tokens": tokens,
+        "missing": missing,
         "extra_mib": {side: memory[side]["extra"] / MIB for side in sides},
         "peak_rss_mib": {side: memory[side]["rss"] / MIB for side in sides},
         "loss": {side: memory[side]["loss"] for side in sides},
-        "seconds": {side: spread(seconds[side]) for side in sides},
+        "differences": timed["differences"],
+        "seconds": {side: spread(timed["seconds"][side]) for side in sides},
     }
-    if fits:
-        pairs = zip(seconds["ours"], seconds["materialised"], strict=True)
-        case["memory_ratio"] = memory["materialised"]["extra"] / memory["ours"]["extra"]
-        case["time_ratio"] = spread([theirs / ours for ours, theirs in pairs])
+    for ratio in RATIOS:
+        if ratio.above in sides and ratio.below in sides:
+            case |= ratios(case, ratio)
     return case
+
+
+def why_missing(options: argparse.Namespace, tokens: int) -> dict[str, str]:
+    """The sides that cannot be measured here."""
+    missing = {}
+    needed = MATERIALISED_COPIES * tokens * options.vocabulary * 4
+    if needed >= available_bytes(options.device):
+        missing["materialised"] = "it would not fit into memory"
+    try:
+        fetch()
+    except subprocess.SubprocessError as error:
+        missing["trl"] = f"its wheel cannot be fetched: {error}"
+    return missing
+
+
+def ratios(case: dict[str, Any], ratio: Ratio) -> dict[str, Any]:
+    mib, seconds = case["extra_mib"], case["seconds"]
+    pairs = zip(seconds[ratio.above]["all"], seconds[ratio.below]["all"], strict=True)
+    return {
+        ratio.memory: mib[ratio.above] / mib[ratio.below],
+        ratio.time: spread([above / below for above, below in pairs]),
+    }
 
 
 def in_child(task: str, options: argparse.Namespace, tokens: int, sides: Any) -> dict[str, Any]:
@@ -185,6 +243,14 @@ def small_problem(options: argparse.Namespace) -> Problem:
 
 
 def ours(work: Problem) -> "Tensor":
+    return ours_over(work, work.top_k)
+
+
+def ours_whole(work: Problem) -> "Tensor":
+    return ours_over(work, None)
+
+
+def ours_over(work: Problem, top_k: int | None) -> "Tensor":
     import torch
 
     from common.config import ObjectiveSection
@@ -199,7 +265,7 @@ def ours(work: Problem) -> "Tensor":
             torch.zeros(tokens, device=device),
             torch.full((tokens,), 1 / tokens, device=device),
         ),
-        ObjectiveSection(top_k=work.top_k, importance_clip=None),
+        ObjectiveSection(top_k=top_k, importance_clip=None),
         SamplingLaw(1.0, torch.empty(0, dtype=torch.int64, device=device)),
     )
     torch.autograd.backward(result.loss)
@@ -229,7 +295,25 @@ def materialised(work: Problem) -> "Tensor":
     return loss.detach()
 
 
-RUNS: dict[str, Callable[[Problem], "Tensor"]] = {"ours": ours, "materialised": materialised}
+def trl(work: Problem) -> "Tensor":
+    import torch
+
+    divergence_T, _ = chunked_divergence()(
+        *(work.student_hidden_TD, work.student_weight_VD, None),
+        *(work.teacher_hidden_TD, work.teacher_weight_VD, None),
+        0.5,
+    )
+    loss = divergence_T.mean()
+    torch.autograd.backward(loss)
+    return loss.detach()
+
+
+RUNS: dict[str, Callable[[Problem], "Tensor"]] = {
+    "ours": ours,
+    "materialised": materialised,
+    "ours_whole": ours_whole,
+    "trl": trl,
+}
 
 
 def time_child(options: argparse.Namespace) -> dict[str, Any]:
@@ -237,13 +321,28 @@ def time_child(options: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(options.threads)
     work, sides = problem(options), options.sides.split(",")
+    results = {side: result_of(RUNS[side], work) for side in sides}  # warms up, too
+    pairs = {side: (results[side], results[same]) for side, same in SAME.items() if side in results}
+    differences = {side: relative_distances(*pair) for side, pair in pairs.items()}
+    del results, pairs
     seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for number in range(options.repeats + 1):
+    for _ in range(options.repeats):
         for side in sides:
-            taken = seconds_of(RUNS[side], work)
-            if number:  # the first of each warms up
-                seconds[side].append(taken)
-    return seconds
+            seconds[side].append(seconds_of(RUNS[side], work))
+    return {"seconds": seconds, "differences": differences}
+
+
+def result_of(run: Callable[[Problem], "Tensor"], work: Problem) -> "dict[str, Tensor]":
+    forget_gradients(work)
+    loss = run(work)
+    hidden_TD, weight_VD = (leaf.grad for leaf in work.leaves())
+    return {"loss": loss, "hidden": hidden_TD, "weight": weight_VD}
+
+
+def relative_distances(
+    found: "dict[str, Tensor]", expected: "dict[str, Tensor]"
+) -> dict[str, float]:
+    return {n: ((found[n] - e).norm() / e.norm()).item() for n, e in expected.items()}
 
 
 def seconds_of(run: Callable[[Problem], "Tensor"], work: Problem) -> float:
@@ -328,15 +427,19 @@ CHILDREN: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 
 # ---- figures and tables --------------------------------------------------------------------------
 def summarize(by_size: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
-    both = [case for case in by_size if "memory_ratio" in case]
+    worst: dict[str, Any] = {}
+    for ratio in RATIOS:
+        cases = [case for case in by_size if ratio.time in case]
+        worst[ratio.memory] = ratio.worst((case[ratio.memory] for case in cases), default=None)
+        times = (case[ratio.time]["median"] for case in cases)
+        worst[ratio.time] = ratio.worst(times, default=None)
     return {
-        "memory_ratio": min((case["memory_ratio"] for case in both), default=None),
-        "time_ratio": min((case["time_ratio"]["median"] for case in both), default=None),
+        **worst,
         "by_size": by_size,
         "not_measured": [
-            f"materialised at {case['tokens']} tokens: it would not fit into memory"
+            f"{side} at {case['tokens']} tokens: {why}"
             for case in by_size
-            if "memory_ratio" not in case
+            for side, why in case["missing"].items()
         ],
         "load": {"hidden": options.hidden, "vocabulary": options.vocabulary,
                  "top_k": options.top_k, "dtype": "float32", "device": options.device,
@@ -346,22 +449,22 @@ def summarize(by_size: list[dict[str, Any]], options: argparse.Namespace) -> dic
 
 
 def print_header() -> None:
-    titles = ("ours MiB", "mater. MiB", "memory", "ours s", "mater. s", "time", "lowest", "highest")
-    print(f"{'tokens':>7}" + "".join(f"{title:>12}" for title in titles), flush=True)
+    print(f"{'tokens':>7}  {'ratio':<24}{'MiB':>20}{'':>10}{'seconds':>18}{'':>9}"
+          f"{'lowest':>9}{'highest':>9}", flush=True)  # fmt: skip
 
 
 def print_row(case: dict[str, Any]) -> None:
-    cells = [f"{case['tokens']:>7}"]
-    extra, seconds = case["extra_mib"], case["seconds"]
-    if "memory_ratio" in case:
-        cells += [f"{extra[side]:>12.1f}" for side in SIDES]
-        cells += [f"{case['memory_ratio']:>12.1f}"]
-        cells += [f"{seconds[side]['median']:>12.2f}" for side in SIDES]
-        cells += [f"{case['time_ratio'][key]:>12.2f}" for key in ("median", "min", "max")]
-    else:
-        cells += [f"{extra['ours']:>12.1f}", f"{'does not fit':>24}"]
-        cells += [f"{seconds['ours']['median']:>12.2f}"]
-    print("".join(cells), flush=True)
+    mib, seconds = case["extra_mib"], case["seconds"]
+    for ratio in RATIOS:
+        named = f"{case['tokens']:>7}  {ratio.above + ' / ' + ratio.below:<24}"
+        if ratio.time not in case:
+            print(f"{named}{'not measured':>20}", flush=True)
+            continue
+        sides, spent = (ratio.above, ratio.below), case[ratio.time]
+        cells = [f"{mib[side]:>10.1f}" for side in sides] + [f"{case[ratio.memory]:>10.2f}"]
+        cells += [f"{seconds[side]['median']:>9.2f}" for side in sides]
+        cells += [f"{spent[key]:>9.2f}" for key in ("median", "min", "max")]
+        print(named + "".join(cells), flush=True)
 
 
 def print_summary(document: dict[str, Any]) -> None:

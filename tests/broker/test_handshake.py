@@ -105,6 +105,16 @@ def test_another_numpy_or_python_is_only_told(caplog: pytest.LogCaptureFixture) 
     assert member_of(service, "r0").details["differs"] == "numpy 2.0.0 (l0 on host-of-l0: 2.4.6)"
 
 
+def test_members_that_could_not_meet_in_a_group_of_nccls_are_refused() -> None:
+    service = service_of()
+    hello(service, "l0", PACKAGES | {"nccl": "2.30.7"})
+    refused = hello(service, "r0", PACKAGES | {"nccl": "2.29.7"})
+    assert isinstance(refused, p.Refused) and refused.code == "version_mismatch"
+    expected = "r0 on host-of-r0 has nccl 2.29.7 (l0 on host-of-l0: 2.30.7): no group"
+    assert refused.message.startswith(expected) and "deploy/setup.sh sglang" in refused.message
+    assert isinstance(hello(service, "r1", PACKAGES), p.Welcome)  # it takes weights from files
+
+
 def test_members_that_tell_nothing_are_let_in() -> None:
     service = service_of()
     assert isinstance(hello(service, "r0", {}), p.Welcome)

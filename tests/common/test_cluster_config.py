@@ -65,6 +65,7 @@ def test_no_restarts_can_be_asked_for() -> None:
     [
         ({"learner": {"ranks": 3}, "learner_pool": {"nodes": 2}}, "cannot be spread evenly"),
         ({"learner": {"ranks": 97, "groups_per_step": 96}}, "each needs a group of every step"),
+        ({"learner": {"ranks": 6, "shard_ranks": 4}}, "cannot be divided into replicas"),
         ({"broker_pool": {"gpus": 1}}, "broker_pool.gpus: the broker uses none"),
         ({"rollout_pool": {"gpus": 2}}, "sglang.tensor_parallel = 1 GPUs"),
     ],

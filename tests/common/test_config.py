@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import RunConfig
+from common.config import ModelSection, RunConfig
 from common.config_cli import build, dump_toml, help_text, load
 from common.errors import ConfigError
 
@@ -53,6 +53,20 @@ def test_later_options_win_and_both_spellings_work(tmp_path: Path) -> None:
     assert (config.optimizer.lr, config.optimizer.weight_decay) == (3e-3, 0.5)
 
 
+@given(layers=st.integers(0, 64), hundredths=st.integers(0, 100))
+def test_a_share_of_a_stack_is_recomputed_evenly_spread(layers: int, hundredths: int) -> None:
+    model = ModelSection(gradient_checkpointing=hundredths / 100)
+    chosen = [model.recomputes(layer) for layer in range(layers)]
+    assert sum(chosen) == model.num_recomputed(layers) == layers * hundredths // 100
+    first, second = chosen[: layers // 2], chosen[layers // 2 : layers // 2 * 2]
+    assert abs(sum(first) - sum(second)) <= 1
+
+
+@pytest.mark.parametrize(("text", "of_seven"), [("true", 7), ("false", 0), ("1", 7), ("0.5", 3)])
+def test_recomputation_is_on_off_or_a_share(text: str, of_seven: int) -> None:
+    assert load(["--model.gradient_checkpointing", text]).model.num_recomputed(7) == of_seven
+
+
 def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('[data]\ntrain = "d/t.parquet"\n[model]\npath = "../m"\n')
     config = load(["--config", str(tmp_path / "a.toml")])
@@ -79,6 +93,7 @@ def test_a_file_extends_another_one(tmp_path: Path) -> None:
         (["--objective.top_k", "0"], ["objective.top_k", "'0'", "greater than 0"]),
         (["--objective.divergence", "kl"], ["'kl'", "jsd|forward_kl|reverse_kl"]),
         (["--optimizer.betas", "0.9"], ["optimizer.betas", "FLOAT,FLOAT"]),
+        (["--model.gradient_checkpointing", "2"], ["'2'", "equal to 1", "give BOOL|FLOAT."]),
         (["--learner.max_steps"], ["--learner.max_steps", "no value"]),
         (["stray"], ["'stray'", "--config FILE"]),
         (["--verbose", "1"], ["--verbose"]),

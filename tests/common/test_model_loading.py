@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from common.errors import ConfigError
-from common.model_loading import load_image_text_model
+from common.model_loading import load_image_text_model, outline_image_text_model
 from tests.tiny_model import FAMILIES, make_tiny_checkpoint, store_as_published
 
 FILE = "model.safetensors"
@@ -33,6 +34,10 @@ def refusal(folder: Path, key: str = "model.path") -> str:
     told = str(caught.value)
     assert told.startswith(f"{key} = '{folder}' ") and "Fix: " in told
     assert len(told.splitlines()) == 1
+    if "NaN" not in told:  # which the headers do not tell
+        with pytest.raises(ConfigError) as caught:
+            outline_image_text_model(str(folder), key)
+        assert str(caught.value) == told
     return told
 
 
@@ -43,6 +48,20 @@ def test_every_family_loads_tied_or_not(tmp_path: Path, family: str, is_tied: bo
     model = load_image_text_model(str(folder))
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert (head is embedding) == is_tied
+    assert_outlined(outline_image_text_model(str(folder)), model)
+
+
+def assert_outlined(outline: nn.Module, model: nn.Module) -> None:
+    """All that is known of a model before the tensors of its files are read, and no more."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    outlined = dict(outline.named_parameters(remove_duplicate=False))
+    assert outlined.keys() == parameters.keys() and all(p.is_meta for p in outlined.values())
+    for name, parameter in parameters.items():
+        assert (outlined[name].dtype, outlined[name].shape) == (torch.float32, parameter.shape)
+    assert len(set(outlined.values())) == len(set(parameters.values()))  # the same are tied
+    buffers, expected = dict(outline.named_buffers()), dict(model.named_buffers())
+    assert buffers.keys() == expected.keys()
+    assert all(torch.equal(buffers[name], buffer) for name, buffer in expected.items())
 
 
 def test_tensors_of_both_dtypes_come_in_float32_unrounded(folder: Path) -> None:

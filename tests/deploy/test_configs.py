@@ -8,6 +8,7 @@ import pytest
 import deploy.launch
 from common.config_cli import load
 from deploy.cluster.roles import ROOT
+from deploy.planning.memory import SLOTS_A_REQUEST
 
 CONFIGS = ROOT / "deploy" / "configs"
 MACHINES = {
@@ -63,12 +64,24 @@ def test_the_published_step_is_kept_where_its_model_is_trained() -> None:
         assert config.model.path.startswith("Qwen/Qwen3.5-")
 
 
+@pytest.mark.parametrize("name", sorted(MACHINES.keys() - ON_THE_LAPTOP))
+def test_first_starts_on_gpus_have_time(name: str) -> None:
+    """Kernels are compiled, CUDA graphs captured, and NCCL starts within the first push."""
+    config = load(["--config", str(config_of(name))])
+    assert config.rollout.start_timeout_s >= 1800
+    assert config.weights.timeout_s >= 60
+
+
 def test_a_gpu_that_is_shared_takes_weights_from_files() -> None:
     """NCCL refuses two ranks on one GPU, and Ray's shares limit no memory."""
     config = load(["--config", str(config_of("one_gpu"))])
     assert config.rollout_pool.gpus + config.learner_pool.gpus == 1
     assert config.weights.transport == "files"
-    assert config.sglang.memory_fraction == config.rollout_pool.gpus
+    requests = config.rollout.max_concurrent_groups * config.rollout.trajectories_per_sample
+    assert config.sglang.max_states == SLOTS_A_REQUEST * (requests + 1)
+    longest = config.model.max_prompt_tokens * config.rollout.max_concurrent_groups
+    longest += config.rollout.max_response_tokens * requests
+    assert config.sglang.max_total_tokens == longest
 
 
 @pytest.mark.parametrize(

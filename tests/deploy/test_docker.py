@@ -126,7 +126,7 @@ def build(tmp_path: Path) -> Build:
 @pytest.mark.parametrize(
     ("image", "extras", "set_ups"),
     [
-        ("learner", "learner,cluster,kuberay", ["deploy/setup.sh learner"]),
+        ("learner", "learner,gpu,cluster,kuberay", ["deploy/setup.sh learner"]),
         (
             "rollout",
             "rollout,cluster,kuberay",
@@ -141,7 +141,7 @@ def test_an_image_is_set_up_for_its_pool(
     assert build.set_ups == set_ups
     assert build.installed[-1].endswith(f"[{extras}]")
     # For GPUs, though the machine that builds has none; SGLang once, in its own layer.
-    assert not any("constraints-cpu" in line for line in build.installed)
+    assert all("constraints-gpu" in line for line in build.installed)
     sglang = [line for line in build.installed if "sglang" in line]
     assert len(sglang) == (1 if image == "rollout" else 0)
 

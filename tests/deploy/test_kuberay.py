@@ -63,6 +63,17 @@ def config_of_pods(config: RunConfig, folder: Path) -> RunConfig:
     return load(["--config", str(file)])
 
 
+def test_workers_have_memory_to_share_between_processes() -> None:
+    """A container's 64 MiB at /dev/shm end NCCL with "unhandled system error"."""
+    for name in ("rollout", "learner"):
+        spec = groups(config_with())[name]["template"]["spec"]
+        (mount,) = (
+            m for m in spec["containers"][0]["volumeMounts"] if m["mountPath"] == "/dev/shm"
+        )
+        (volume,) = (one for one in spec["volumes"] if one["name"] == mount["name"])
+        assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}
+
+
 def test_each_pool_finds_the_pods_that_have_its_image(tmp_path: Path) -> None:
     config = config_with(rollout_pool={"labels": ["pool=fast", "ray.io/accelerator-type=H100"]})
     found = groups(config)
@@ -134,6 +145,7 @@ def test_every_mount_has_its_volume_and_every_name_leads_somewhere() -> None:
     known = {
         "persistentVolumeClaim": ("claimName", found["PersistentVolumeClaim"]["metadata"]["name"]),
         "configMap": ("name", found["ConfigMap"]["metadata"]["name"]),
+        "emptyDir": ("medium", "Memory"),
     }
     for spec in pod_specs(config):
         volumes = {volume["name"]: volume for volume in spec.get("volumes", [])}

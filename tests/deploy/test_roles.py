@@ -10,6 +10,8 @@ from deploy.cluster.roles import Role, Seat, broker_role, learner_roles, rollout
 ARGUMENTS = ("--config", "RUN/config.toml")
 HERE = Seat("laptop", "127.0.0.1", "lo", 5000)
 BROKER = "tcp://10.0.0.1:4000"
+# NCCL too: of itself it takes an outer interface, where its bootstrap lets everybody in.
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 def seat(node: str, port: int = 0, interface: str = "eth0") -> Seat:
@@ -52,7 +54,7 @@ def test_a_rollout_knows_its_number_and_the_broker() -> None:
     role = rollout_role(config(), ARGUMENTS, 3, HERE, BROKER)
     assert (role.name, role.pool) == ("rollout-3", "rollout")
     assert role.command == command("rollout", "--broker.address", BROKER)
-    assert role.environment == {"RANK": "3", "GLOO_SOCKET_IFNAME": "lo"}
+    assert role.environment == {"RANK": "3", **LOOPBACK}
 
 
 def test_groups_are_told_the_interface_off_loopback_if_it_is_known() -> None:
@@ -74,7 +76,7 @@ def test_a_learner_alone_on_a_laptop() -> None:
         "OMP_WAIT_POLICY": "PASSIVE",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "5000",
-        "GLOO_SOCKET_IFNAME": "lo",
+        **LOOPBACK,
     }
 
 
@@ -96,6 +98,26 @@ def test_a_rank_that_ray_shows_its_own_gpu_alone_takes_the_first() -> None:
     seats = [seat("10.0.0.3")] * 2
     roles = learner_roles(config(learner_pool={"gpus": 1}), ARGUMENTS, seats, BROKER, 1)
     assert [role.environment["LOCAL_RANK"] for role in roles] == ["0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "threads", "expected"),
+    [(16, None, "16"), (1, None, None), (2.5, None, "2"), (16, 4, None)],
+)
+def test_a_learner_computes_on_the_cpus_that_its_pool_reserves(
+    cpus: float, threads: int | None, expected: str | None
+) -> None:
+    """Ray, which reserves none on one machine, would leave it a single thread."""
+    mine = config(learner_pool={"cpus": cpus}, learner={"threads": threads})
+    (role,) = learner_roles(mine, ARGUMENTS, [HERE], BROKER, 1)
+    assert role.environment.get("OMP_NUM_THREADS") == expected
+
+
+def test_engines_on_cpus_take_no_more_threads_than_they_are_told() -> None:
+    for gpus, expected in ((0, None), (1, "8")):
+        pool = {"cpus": 8, "gpus": gpus}
+        role = rollout_role(config(rollout_pool=pool), ARGUMENTS, 0, HERE, BROKER)
+        assert role.environment.get("OMP_NUM_THREADS") == expected
 
 
 def test_a_pool_may_have_a_python_of_its_own() -> None:

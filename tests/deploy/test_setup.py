@@ -1,13 +1,16 @@
 """deploy/setup.sh, with an interpreter that only writes down what it is asked to install."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from common.config_cli import build
 from common.errors import ConfigError
@@ -19,8 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = (
     "pyproject.toml",
     "deploy/constraints-cpu.txt",
+    "deploy/constraints-gpu.txt",
     "deploy/requirements-sglang-cpu.txt",
     "deploy/requirements-sglang-gpu.txt",
+    "deploy/requirements-kernels.txt",
 )
 FAKE_PYTHON = """#!/usr/bin/env bash
 asked="$*"
@@ -29,6 +34,7 @@ case "$asked" in
   "-m pip --version") ;;
   "-m pip "*)
     echo "${asked#-m pip --disable-pip-version-check }" >>"$CALLS"
+    if [[ "$asked" == *--target* ]]; then mkdir -p "$KERNELS"; fi
     sleep "${PIP_SECONDS:-0}"
     if [[ "$asked" == *"torch torchvision" && -n "${NO_CPU_BUILD:-}" ]]; then exit 1; fi
     if [[ "$asked" == *"-e "* && -n "${CUT_OFF:-}" ]]; then kill -9 $PPID; fi
@@ -67,7 +73,13 @@ class Checkout:
         path = f"{self.root / 'tools'}{os.pathsep}{os.environ['PATH']}"
         return subprocess.Popen(
             [self.root / "deploy" / "setup.sh", *arguments],
-            env={**os.environ, "PATH": path, "CALLS": str(self._log), **environment},
+            env={
+                **os.environ,
+                "PATH": path,
+                "CALLS": str(self._log),
+                "KERNELS": str(self.root / ".cache" / "kernels"),
+                **environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -111,10 +123,40 @@ def test_without_a_gpu_every_package_is_held_to_the_cpu_build(checkout: Checkout
     ]  # fmt: skip
 
 
-def test_with_a_gpu_torch_is_the_ordinary_one(checkout: Checkout) -> None:
+def test_with_a_gpu_every_package_is_held_to_sglangs_torch(checkout: Checkout) -> None:
+    """And the kernels of the gated delta rule come with it."""
     checkout.set_gpu(True)
     assert checkout.set_up()[0] == 0
-    assert all("-c " not in call for call in checkout.calls())
+    constraints = f"install --quiet -c {checkout.root}/deploy/constraints-gpu.txt"
+    torch, rest = checkout.calls()
+    assert torch == f"{constraints} torch torchvision"
+    assert rest.startswith(f"{constraints} -e ")
+    assert rest.endswith("[learner,gpu,rollout,cluster,quickstart]")
+    with (checkout.root / "deploy/constraints-gpu.txt").open("a") as file:
+        file.write("# one more\n")
+    assert checkout.set_up()[0] == 0 and len(checkout.calls()) == 2
+
+
+def test_the_gpu_constraints_are_what_the_rest_of_the_project_asks_for() -> None:
+    def pins(text: str) -> dict[str, str]:
+        return dict(re.findall(r"^([\w-]+)==([\w.]+)", text, re.MULTILINE))
+
+    found = pins((ROOT / "deploy/constraints-gpu.txt").read_text())
+    on_cpus = pins((ROOT / "deploy/constraints-cpu.txt").read_text())
+    assert found["transformers"] == on_cpus["transformers"]  # else CI tests another one
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for text in (*asked["learner"], *asked["rollout"], *asked["gpu"]):
+        wanted = Requirement(text)
+        if wanted.name in found:
+            assert found[wanted.name] in wanted.specifier, text
+
+
+@pytest.mark.sglang
+def test_the_gpu_constraints_have_the_torch_that_sglang_pins() -> None:
+    """With another one the two ends of a push may have another NCCL each."""
+    (metadata,) = (ROOT / ".venv-sglang").glob("lib/*/site-packages/sglang-*.dist-info/METADATA")
+    (torch,) = re.findall(r"^Requires-Dist: (torch==\S+)$", metadata.read_text(), re.MULTILINE)
+    assert torch in (ROOT / "deploy/constraints-gpu.txt").read_text().splitlines()
 
 
 def test_the_second_call_does_nothing_until_the_requirements_change(checkout: Checkout) -> None:
@@ -193,7 +235,8 @@ def test_sglang_comes_with_all_it_asks_for_where_there_is_a_gpu(checkout: Checko
     checkout.set_gpu(True)
     assert checkout.set_up("sglang", PYTHONPATH="")[0] == 0
     assert checkout.calls() == [
-        f"install --quiet -r {checkout.root}/deploy/requirements-sglang-gpu.txt",
+        f"install --quiet -c {checkout.root}/deploy/constraints-gpu.txt "
+        f"-r {checkout.root}/deploy/requirements-sglang-gpu.txt",
         "check PYTHONPATH=",
     ]
 
@@ -211,6 +254,28 @@ def test_an_sglang_that_cannot_be_imported_is_no_environment(checkout: Checkout)
     assert code == 1 and "ImportError: broken" in output
     assert "SGLang cannot be imported. Fix: " in output.splitlines()[-1]
     assert not (checkout.root / ".venv-sglang" / "set-up-sglang").exists()
+
+
+def test_kernels_come_by_themselves_and_again_when_others_are_wanted(checkout: Checkout) -> None:
+    requirements = checkout.root / "deploy/requirements-kernels.txt"
+    folder = checkout.root / ".cache" / "kernels"
+    call = f"install --quiet --no-deps --target {folder} -r {requirements}"
+    code, output = checkout.set_up("kernels")
+    assert code == 0, output
+    assert checkout.calls() == [call] and not (checkout.venv / "set-up-kernels").exists()
+    assert checkout.set_up("kernels") == (0, "")
+    with requirements.open("a") as file:
+        file.write("# one more\n")
+    (folder / "old").touch()
+    assert checkout.set_up("kernels")[0] == 0
+    assert checkout.calls() == [call] and not (folder / "old").exists()
+
+
+def test_kernels_need_an_environment_to_be_set_up_by(checkout: Checkout) -> None:
+    shutil.rmtree(checkout.venv)
+    code, output = checkout.set_up("kernels")
+    assert code == 1 and output.startswith("set-up failed: no .venv") and "Fix: run " in output
+    assert not (checkout.root / ".cache" / "kernels").exists()
 
 
 def installed(checkout: Checkout) -> list[str]:
@@ -280,12 +345,12 @@ def test_what_the_launcher_asks_for_is_made(
 
 def test_the_build_can_be_named_where_there_is_no_gpu(checkout: Checkout) -> None:
     assert checkout.set_up("learner", FLAVOUR="gpu")[0] == 0
-    assert all("-c " not in call for call in checkout.calls())
+    assert all("constraints-gpu" in call for call in checkout.calls())
     assert checkout.set_up("learner", FLAVOUR="gpu") == (0, "")
     checkout.set_gpu(True)
     _, output = checkout.set_up("learner", FLAVOUR="cpu")
     assert "CPU build (FLAVOUR=cpu)" in output
-    assert all("-c " in call for call in checkout.calls())
+    assert all("constraints-cpu" in call for call in checkout.calls())
 
 
 def test_an_unknown_build_is_one_clear_line(checkout: Checkout) -> None:

@@ -30,6 +30,7 @@ def run_on_ranks(
     *arguments: Any,
     timeout_s: float = 60.0,
     collective_timeout_s: float = 30.0,
+    shard_ranks: int | None = None,
 ) -> list[Any]:
     """What `function(ranks, *arguments)` returned on each rank. No process outlives the call.
 
@@ -38,12 +39,15 @@ def run_on_ranks(
             be plain values, arrays, or tensors that were turned into arrays.
         timeout_s: for all of it.
         collective_timeout_s: of the ranks' process group.
+        shard_ranks: as `init_ranks` has it.
 
     Raises:
         AssertionError: a rank raised (its traceback is in the message), died, or was too slow.
     """
     deadline = time.monotonic() + timeout_s
-    with started_ranks(function, world_size, *arguments, timeout_s=collective_timeout_s) as started:
+    with started_ranks(
+        function, world_size, *arguments, timeout_s=collective_timeout_s, shard_ranks=shard_ranks
+    ) as started:
         answers: dict[int, Any] = {}
         while len(answers) < world_size:
             waiting = {started[r][1]: r for r in range(world_size) if r not in answers}
@@ -57,7 +61,11 @@ def run_on_ranks(
 
 @contextlib.contextmanager
 def started_ranks(
-    function: Callable[..., Any], world_size: int, *arguments: Any, timeout_s: float = 30.0
+    function: Callable[..., Any],
+    world_size: int,
+    *arguments: Any,
+    timeout_s: float = 30.0,
+    shard_ranks: int | None = None,
 ) -> Iterator[list[tuple[ForkServerProcess, Connection]]]:
     """The ranks' processes and the pipes of their answers; all are gone at the end."""
     port = free_port()
@@ -66,7 +74,8 @@ def started_ranks(
         for rank in range(world_size):
             here, there = FORKS.Pipe(duplex=False)
             process = FORKS.Process(
-                target=_run, args=(there, function, rank, world_size, port, timeout_s, arguments)
+                target=_run,
+                args=(there, function, rank, world_size, port, timeout_s, shard_ranks, arguments),
             )
             process.start()
             there.close()
@@ -95,6 +104,7 @@ def _run(
     world_size: int,
     port: int,
     timeout_s: float,
+    shard_ranks: int | None,
     arguments: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
@@ -109,7 +119,7 @@ def _run(
         "MASTER_PORT": str(port),
     }
     try:
-        ranks: Ranks = init_ranks(timeout_s, needs_group=True)
+        ranks: Ranks = init_ranks(timeout_s, needs_group=True, shard_ranks=shard_ranks)
         answer = function(ranks, *arguments)
         ranks.close()
     except BaseException:

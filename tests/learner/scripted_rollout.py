@@ -1,21 +1,17 @@
 """A rollout process for tests: makes up responses and answers, receives weights for real and keeps
 them.
 
-It joins push groups as SGLang does, and writes <record>/<member>-<version>.safetensors after each
-push.
+It joins push groups as the embedded engine does, and after each push writes
+<record>/<member>-<version>.safetensors.
 """
 
 import asyncio
 import os
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
-from torch.distributed import distributed_c10d, rendezvous
 
 from broker.client import BrokerClient, heartbeat_forever
 from broker.protocol import Answer, AskedItem, Role
@@ -23,9 +19,10 @@ from common.config import RunConfig
 from common.images import ImageStore
 from common.rendering import Renderer
 from common.types import WeightUpdate
+from rollout.embedded.weights import UpdateGroup, parse_dtypes
 from tests.tiny_world import make_group
 
-TIMEOUT = timedelta(seconds=20)
+TIMEOUT_S = 20.0
 SHORT, LONG = 3, 9  # tokens of a response
 _ZERO = 18  # token id of "0"
 
@@ -53,7 +50,7 @@ class Receiver:
         self._member_id = member_id
         self._record = record
         self._die_at = die_at
-        self._group: dist.ProcessGroup | None = None
+        self._group: UpdateGroup | None = None
         self._name = ""
 
     def receive(self, update: WeightUpdate) -> bool:
@@ -70,16 +67,11 @@ class Receiver:
         return True
 
     def _receive(self, update: WeightUpdate) -> None:
+        assert self._group is not None
         weights = {}
         for bucket in update.buckets:
-            content = torch.empty(bucket.num_bytes, dtype=torch.uint8)
-            dist.broadcast(content, src=0, group=self._group)
-            offset = 0
-            for name, dtype, shape in zip(bucket.names, bucket.dtypes, bucket.shapes, strict=True):
-                kind = getattr(torch, dtype)
-                end = offset + kind.itemsize * torch.Size(shape).numel()
-                weights[name] = content[offset:end].clone().view(kind).reshape(shape)
-                offset = end
+            dtypes = parse_dtypes(bucket.dtypes)
+            weights |= dict(self._group.receive_flat(bucket.names, dtypes, bucket.shapes))
         part = self._record / f".{self._member_id}-{update.version}"
         save_file(weights, part)
         part.rename(self._record / f"{self._member_id}-{update.version}.safetensors")
@@ -87,19 +79,14 @@ class Receiver:
     def _join(self, update: WeightUpdate) -> None:
         self._leave()
         group, rank = update.source, update.recipients[self._member_id]
-        url = f"tcp://{group.host}:{group.port}"
-        store, _, size = next(rendezvous(url, rank, group.world_size, timeout=TIMEOUT))
-        store.set_timeout(TIMEOUT)
-        self._group, _ = distributed_c10d._new_process_group_helper(
-            size, rank, [], dist.Backend(group.backend), dist.PrefixStore(group.name, store),
-            group_name=group.name, timeout=TIMEOUT,
-        )  # fmt: skip
-        distributed_c10d._world.pg_group_ranks[self._group] = {i: i for i in range(size)}
+        self._group = UpdateGroup(
+            group.host, group.port, rank, group.world_size, group.name, group.backend, TIMEOUT_S
+        )
         self._name = group.name
 
     def _leave(self) -> None:
         if self._group is not None:
-            dist.destroy_process_group(self._group)
+            self._group.close()
         self._group, self._name = None, ""
 
 

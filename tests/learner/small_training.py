@@ -9,13 +9,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from common.config import RunConfig
-from learner.model.lora import add_adapters, base_names
+from learner.loading import load_models
+from learner.model.lora import base_names
 from learner.model.ranks import Ranks
-from learner.model.sharding import gather, shard_model
-from learner.model.student import load_student
-from learner.model.teacher import Teacher
+from learner.model.sharding import gather
 from learner.optim import Optimizer
-from learner.trainer import DTYPES
 
 NOT_CLIPPED = 1e9  # so that ranks which add up norms in another order change nothing
 
@@ -45,17 +43,10 @@ class SmallTraining:
     ) -> None:
         self.path = path or Path(config.model.path)
         section = config.model.model_copy(update={"path": str(self.path)})
-        model = load_student(section, torch.device("cpu"))
-        if config.model.lora_rank:
-            add_adapters(model, config.model.lora_rank, config.model.lora_alpha, config.run.seed)
-        dtype = DTYPES[config.model.dtype]
-        mesh = None if ranks is None else ranks.mesh
-        self.teacher = Teacher(model, config.teacher, dtype, version, will_shard=mesh is not None)
-        if mesh is not None:
-            shard_model(model, mesh, dtype)
-            if self.teacher.model is not model:
-                shard_model(self.teacher.model, mesh, dtype)
-            self.teacher.reshard()
+        alone = Ranks(0, 1, torch.device("cpu"), timeout_s=0.0)
+        model, self.teacher = load_models(
+            config.model_copy(update={"model": section}), ranks or alone, version
+        )
         self.model: Any = model
         self.optimizer = Optimizer(model.named_parameters(), config.optimizer, 100)
         self.version = 0

@@ -151,7 +151,8 @@ def test_tokenizer_and_processor_load_again(world: World, tmp_path: Path, folder
     picture = world.images.open(world.samples[0].image)
     first, second = (r.prompt(problem, picture) for r in (again, world.renderer))
     assert first.input_ids.tolist() == second.input_ids.tolist()
-    assert (first.pixel_values == second.pixel_values).all()
+    assert (first.pixels == second.pixels).all()
+    assert torch.equal(again.patching.values_CL, world.renderer.patching.values_CL)
 
 
 def test_tensors_are_in_the_files_under_their_names(

@@ -62,12 +62,12 @@ class Moments:
     def watch(self) -> None:
         contents = tensor_files._contents
 
-        def halves(*arguments: Any) -> Iterator[bytes | memoryview]:
-            for content in contents(*arguments):
+        def halves(*arguments: Any) -> Iterator[tuple[int, bytes | memoryview]]:
+            for offset, content in contents(*arguments):
                 middle = len(content) // 2
-                yield content[:middle]
+                yield offset, content[:middle]
                 self.reach("write")
-                yield content[middle:]
+                yield offset + middle, content[middle:]
 
         tensor_files._contents = halves
         for module in (checkpoint_folder, checkpointer, files):

@@ -7,9 +7,8 @@ import pytest
 
 from common.errors import CheckpointError
 from common.files import sha256_of_file
-from common.model_files import INDEX
+from common.model_files import INDEX, weight_files
 from learner.checkpoint.folder import check_files, list_checkpoints
-from learner.checkpoint.tensor_files import model_files
 
 
 def test_a_link_is_no_checkpoint(tmp_path: Path) -> None:
@@ -38,7 +37,7 @@ def test_an_index_names_files_beside_it_alone(tmp_path: Path, name: str) -> None
     index = {"weight_map": {"a": "model-1.safetensors", "b": name}}
     (tmp_path / INDEX).write_text(json.dumps(index))
     with pytest.raises(ValueError, match="is no file of this folder"):
-        model_files(tmp_path)
+        weight_files(tmp_path)
 
 
 def test_the_hub_s_cache_keeps_files_behind_links(tmp_path: Path) -> None:
@@ -49,4 +48,4 @@ def test_the_hub_s_cache_keeps_files_behind_links(tmp_path: Path) -> None:
     snapshot.mkdir(parents=True)
     (snapshot / "model-1.safetensors").symlink_to(blob)
     (snapshot / INDEX).write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
-    assert model_files(snapshot) == [snapshot / "model-1.safetensors"]
+    assert weight_files(snapshot) == [snapshot / "model-1.safetensors"]

@@ -9,6 +9,8 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from common.config import RunConfig
 from common.rendering import Renderer
 from learner.checkpoint import Checkpointer, find_checkpoint, restore
+from learner.checkpoint.folder import read_state
+from learner.checkpoint.paths import OPTIMIZER
 from learner.checkpoint.tensor_files import TensorFiles, forms_of, write_tensors
 from learner.checkpoint.tensors import fill
 from learner.model.ranks import Ranks
@@ -41,6 +43,18 @@ def load_on_ranks(ranks: Ranks, config: RunConfig, folder: Path) -> tuple[dict[s
     training = SmallTraining(config, ranks, version=checkpoint.version)
     restore(checkpoint, training)
     return training.state(), str(torch.rand(4).tolist())
+
+
+@pytest.mark.slow
+def test_of_two_replicas_one_is_saved(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = small_config(tmp_path, tiny_checkpoint)
+    folder = tmp_path / "checkpoints"
+    saved = run_on_ranks(train_and_save, 4, config, folder, shard_ranks=2)
+    again = run_on_ranks(load_on_ranks, 4, config, folder, shard_ranks=2)
+    three = run_on_ranks(load_on_ranks, 3, config, folder)
+    assert [state for state, _ in (*saved, *again, *three)] == [saved[0][0]] * 11
+    digests = read_state(folder / "step-000002")["files"]
+    assert {len(d) for name, d in digests.items() if name == OPTIMIZER} == {2}
 
 
 @pytest.mark.slow

@@ -5,8 +5,10 @@ The values below are those of SGLang 0.5.23's own kernel, run by Triton's interp
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from learner.push.cuda_checksum import cuda_checksum
+from learner.push import cuda_checksum
+from learner.push.cuda_checksum import cuda_checksums, sums_of_tiles
 
 BY_TRITON = {
     1: "d7f1f4357db32352",
@@ -53,18 +55,57 @@ def plain(content: bytes) -> str:
     return f"{total ^ total >> 31:016x}"
 
 
+def checksum(*parts: torch.Tensor) -> str:
+    return cuda_checksums({"w": parts})["w"]
+
+
 @pytest.mark.parametrize(("size", "expected"), BY_TRITON.items())
 def test_it_equals_the_kernel_and_the_plain_arithmetic(size, expected):
     torch.manual_seed(size)
     content = torch.randint(0, 256, (size,), dtype=torch.uint8)
-    assert cuda_checksum([content]) == plain(content.numpy().tobytes()) == expected
+    assert checksum(content) == plain(content.numpy().tobytes()) == expected
 
 
 def test_parts_count_as_one_tensor():
     content = torch.arange(1003, dtype=torch.int64).to(torch.uint8)
-    parts = [content[:10], content[10:11], content[11:]]
-    assert cuda_checksum(parts) == cuda_checksum([content])
+    assert checksum(content[:10], content[10:11], content[11:]) == checksum(content)
 
 
 def test_nothing_is_zero():
-    assert cuda_checksum([torch.empty(0, dtype=torch.uint8)]) == "0" * 16
+    assert checksum(torch.empty(0, dtype=torch.uint8)) == "0" * 16
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2, 4])
+@pytest.mark.parametrize("size", [4 * TILE, 8 * TILE, 8 * TILE + 4, 12 * TILE - 3])
+def test_it_is_the_same_wherever_the_bytes_lie_and_however_many_fit_at_once(
+    monkeypatch, offset, size
+):
+    """Tensors of two bytes an element may begin between two words of their bucket."""
+    monkeypatch.setattr(cuda_checksum, "_WORDS_AT_ONCE", TILE)
+    torch.manual_seed(size)
+    bucket = torch.randint(0, 256, (offset + size,), dtype=torch.uint8)
+    assert checksum(bucket[offset:]) == plain(bucket[offset:].numpy().tobytes())
+
+
+class Calls(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_reads_nothing_before_all_tensors_are_hashed(monkeypatch):
+    """Of meta tensors there is nothing to read: an item() of one raises."""
+    monkeypatch.setattr(cuda_checksum, "_WORDS_AT_ONCE", TILE)
+    sizes = (3, TILE, 9 * TILE + 2)
+    contents = {str(n): [torch.empty(n, dtype=torch.uint8, device="meta")] * 2 for n in sizes}
+    with Calls() as calls:
+        sums_N = sums_of_tiles(contents)
+    assert (sums_N.shape, sums_N.dtype, sums_N.device.type) == ((3,), torch.int64, "meta")
+    assert "stack" in calls.names and "_local_scalar_dense" not in calls.names
+    with Calls() as calls:
+        cuda_checksums({"w": [torch.zeros(9 * TILE, dtype=torch.uint8)]})
+    assert "_local_scalar_dense" not in calls.names

@@ -59,6 +59,14 @@ def test_sequences_are_the_segments_one_after_the_other():
     assert roots.starts_S.dtype == torch.int32 and roots.tokens_T.dtype == torch.int64
 
 
+def test_sequences_are_cut_into_chunks_that_start_with_them():
+    layout = plan_layout([(130, [64, 65, 1])])
+    assert layout.flat_branches is not None
+    assert layout.flat_roots.chunks_N.tolist() == [[0, 0], [0, 1], [0, 2]]
+    assert layout.flat_branches.chunks_N.tolist() == [[0, 0], [1, 0], [1, 1], [2, 0]]
+    assert layout.flat_roots.chunks_N.dtype == torch.int32
+
+
 @given(SIZES)
 def test_sequences_and_back_give_the_row_again(sizes):
     layout = plan_layout(sizes)
@@ -76,5 +84,6 @@ def test_a_layout_moves_but_for_what_the_host_plans_by():
     assert there.flat_branches is not None and there.flat_branches_by_root is not None
     for sequences in (there.flat_roots, there.flat_branches, there.flat_branches_by_root):
         assert sequences.tokens_T.is_meta and sequences.starts_S.is_meta
+        assert sequences.chunks_N.is_meta
         assert sequences.starts_on_host.device.type == "cpu"
     assert there.place_in_flat_L.is_meta

@@ -3,7 +3,7 @@
 import math
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.config import ObjectiveSection
+from learner.objective import head as head_module
 from learner.objective.divergence import TAIL_CEILING
 from learner.objective.loss import (
     HeadInputs,
@@ -496,19 +497,94 @@ def test_objective_never_holds_all_rows_times_the_vocabulary(top_k):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("num_rows", [1, 512, 8192])
-def test_plan_takes_a_fraction_of_the_rows_and_no_more_than_the_device_bears(device, num_rows):
+@pytest.mark.parametrize("num_rows", [1, 512, 1352, 8192])
+def test_plan_takes_no_more_than_the_device_bears(device, num_rows):
     plan = plan_chunks(num_rows, 248_320, torch.device(device), None)
-    assert 1 <= plan.rows <= max(4, num_rows // 8)
     assert plan.rows * 248_320 <= {"cpu": 2**25, "cuda": 2**28}[device]
     scratch = max(plan.rows * plan.width, plan.group * 248_320)
     assert scratch <= max(2**19, plan.rows * 248_320 // 8)
+
+
+@pytest.mark.parametrize(
+    ("device", "num_rows", "chunks"),
+    [
+        ("cpu", 512, 8),  # a fraction of the rows, though all would fit
+        ("cpu", 1352, 11),
+        ("cuda", 1000, 1),
+        ("cuda", 1352, 2),  # one group of the published run
+        ("cuda", 5408, 6),
+    ],
+)
+def test_plan_reads_the_head_so_often(device, num_rows, chunks):
+    rows = plan_chunks(num_rows, 248_320, torch.device(device), None).rows
+    assert math.ceil(num_rows / rows) == chunks
+    assert rows - (num_rows - (chunks - 1) * rows) < chunks  # about equally long
 
 
 def test_plan_does_not_split_what_is_small_and_takes_a_given_size_at_its_word():
     assert plan_chunks(100, 500, torch.device("cpu"), None).rows == 100
     plan = plan_chunks(100, 500, torch.device("cpu"), 8000)
     assert (plan.rows, plan.width, plan.group) == (16, 62, 2)
+
+
+# ---- products of 16-bit factors in float32 -------------------------------------------------------
+@pytest.fixture
+def wide_products_on_cpu(monkeypatch: pytest.MonkeyPatch):
+    """What CUDA has for them, on a CPU: torch registers no kernel there."""
+
+    def product(left, right, dtype):
+        assert left.dtype == right.dtype == torch.bfloat16 and dtype == torch.float32
+        return left.float() @ right.float()
+
+    def product_into(left, right, dtype, *, out):
+        return out.copy_(product(left, right, dtype))
+
+    def sum_into(total, left, right, dtype, *, beta=1, alpha=1, out):
+        assert total.dtype == torch.float32 and beta == alpha == 1
+        return out.copy_(total + product(left, right, dtype))
+
+    monkeypatch.setattr(head_module, "_MULTIPLYING_WIDE", {"cpu"})
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        library.impl("mm.dtype", product, "CPU")
+        library.impl("mm.dtype_out", product_into, "CPU")
+        library.impl("addmm.dtype_out", sum_into, "CPU")
+        yield
+
+
+@pytest.mark.usefixtures("wide_products_on_cpu")
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("top_k", [TOP_K, None])
+def test_wide_products_of_bfloat16_equal_the_computation_in_float32(top_k, with_bias):
+    """Logits, divergence and figures are those of the same rounded inputs, unrounded since."""
+    (student, ((_, teacher),), responses), config = problem(), ObjectiveSection(top_k=top_k)
+    normal = normals(5)
+    biases = [normal(VOCABULARY) if with_bias else None for _ in range(2)]
+
+    def run(dtype):
+        def side(head, bias):
+            tensors = (head.hidden_TD, head.weight_VD, bias)
+            rounded = [x if x is None else x.detach().bfloat16().to(dtype) for x in tensors]
+            return HeadInputs(*rounded, scale=0.5, softcap=4.0)
+
+        ours = side(student, biases[0])
+        for tensor in (ours.hidden_TD, ours.weight_VD):
+            tensor.requires_grad_()
+        single = ResponseTokens(
+            responses.token_ids_T, responses.rollout_logprobs_T.float(), responses.shares_T.float()
+        )
+        heads = ((1.0, side(teacher, biases[1])),)
+        result = objective(ours, heads, single, config, LAW, 9 * VOCABULARY)
+        result.loss.backward()
+        return result, ours.hidden_TD.grad.float(), ours.weight_VD.grad.float()
+
+    (narrow, *narrow_gradients), (wide, *wide_gradients) = run(torch.bfloat16), run(torch.float32)
+    torch.testing.assert_close(narrow.loss, wide.loss, rtol=1e-6, atol=1e-7)
+    for field in fields(narrow.tokens):
+        found, expected = getattr(narrow.tokens, field.name), getattr(wide.tokens, field.name)
+        torch.testing.assert_close(found, expected, rtol=2e-6, atol=2e-6)
+    for found, expected in zip(narrow_gradients, wide_gradients, strict=True):
+        # d loss / d logits, and the sums over it at the end, are rounded to 16 bits.
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2 * expected.abs().max())
 
 
 # ---- top k ---------------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ from transformers.models.qwen3_5 import modeling_qwen3_5
 
 from common.config import ModelSection
 from common.errors import ConfigError
+from common.patching import Patching
 from common.rendering import Renderer
 from learner.model import tree_attention
 from learner.model.packing import pack, packed_tokens
 from learner.model.ragged_attention import RaggedFlash
 from learner.model.student import load_student, prompt_positions, response_hidden_states
-from learner.views.inputs import PromptView
+from learner.views.inputs import PromptView, view_of
 from tests.learner.ragged_on_cpu import ragged_on_cpu  # noqa: F401
 from tests.tiny_model import FAMILIES, PROBLEM, make_tiny_checkpoint
 
@@ -30,8 +31,9 @@ def text_view(num_tokens: int, last_position: int) -> PromptView:
     return PromptView(
         torch.arange(100, 100 + num_tokens),
         positions.expand(3, -1),
-        torch.zeros(0, 4),
+        torch.zeros(0, 0, 3, dtype=torch.uint8),
         torch.zeros(0, 3, dtype=torch.int64),
+        Patching(torch.zeros(3, 256), side=8, merge=2, frames=2),
     )
 
 
@@ -90,9 +92,7 @@ def views(model, renderer: Renderer) -> list[PromptView]:
             (prompt.input_ids, prompt.mm_token_type_ids, prompt.image_grid_thw),
         )
         positions = prompt_positions(model, ids, types, grid)
-        prompts.append(
-            PromptView(ids, positions, torch.from_numpy(prompt.pixel_values).double(), grid)
-        )
+        prompts.append(view_of(prompt, positions, renderer.patching))
     return prompts
 
 
@@ -105,7 +105,7 @@ def plain_hidden_states(model, image_token_id: int, prompt: PromptView, response
             input_ids=ids[None],
             attention_mask=torch.ones_like(ids)[None],
             mm_token_type_ids=(ids == image_token_id).long()[None],
-            pixel_values=prompt.pixel_values,
+            pixel_values=prompt.patching.patches([prompt.pixels], torch.float32),
             image_grid_thw=prompt.image_grid_thw,
             use_cache=False,
         )
@@ -210,7 +210,7 @@ def test_float32_gradients_equal_the_exact_unshared_ones(checkpoint: Path, share
     direction = torch.randn(sum(map(sum, RESPONSES)), 32) / 10
 
     def gradients(model, dtype: torch.dtype, share_prefix: bool) -> dict[str, torch.Tensor]:
-        row = pack([as_dtype(p, dtype) for p in prompts], responses, share_prefix)
+        row = pack(prompts, responses, share_prefix)
         found = response_hidden_states(model, row, torch.float32)
         return gradients_of(model, found, direction.to(dtype))
 
@@ -219,12 +219,6 @@ def test_float32_gradients_equal_the_exact_unshared_ones(checkpoint: Path, share
     for name, wanted in expected.items():
         error = (found[name] - wanted).norm() / wanted.norm().clamp(min=1e-6)
         assert error < (5e-5 if "linear_attn" in name else 2e-5), (name, error.item())
-
-
-def as_dtype(view: PromptView, dtype: torch.dtype) -> PromptView:
-    return PromptView(
-        view.input_ids, view.position_ids, view.pixel_values.to(dtype), view.image_grid_thw
-    )
 
 
 def test_an_image_goes_through_the_vision_tower_once(model, checkpoint: Path):

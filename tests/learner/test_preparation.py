@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import itertools
 import re
 
 import numpy as np
@@ -8,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from broker.shards import split_by_load
 from broker.source import SampleSource
 from common.config import LearnerSection
 from common.dataset import Answers, read_answers
 from common.errors import ConfigError, DataError
+from common.patching import Patching
 from common.types import FinishReason, Group, Trajectory, VersionSpan
 from common.views.settings import ViewSettings
 from common.views.showing import derived_seed
@@ -154,7 +157,7 @@ def test_a_random_crop_is_placed_by_run_seed_and_group(world):
     def pixels(config, number: int) -> bytes:
         group = changed(world.group(0), group_id=f"0/{number}")
         batch = world.preparation(trainer, config).prepare(1, [group])
-        return batch.groups[0].teacher.pixel_values.numpy().tobytes()
+        return batch.groups[0].teacher.pixels.numpy().tobytes()
 
     assert pixels(config, 0) == pixels(config, 0)
     assert len({pixels(config, 0), pixels(config, 1), pixels(other_seed, 0)}) == 3
@@ -180,7 +183,7 @@ def test_views_rendered_together_equal_those_rendered_alone(world):
     for first, second in zip(together, alone, strict=True):
         assert torch.equal(first.input_ids, second.input_ids)
         assert torch.equal(first.position_ids, second.position_ids)
-        assert torch.equal(first.pixel_values, second.pixel_values)
+        assert torch.equal(first.pixels, second.pixels)
         assert torch.equal(first.image_grid_thw, second.image_grid_thw)
 
 
@@ -202,7 +205,7 @@ def test_the_answer_hint_follows_the_question_and_leaves_the_picture(world):
     answers = read_answers(world.config.data.train)
     (student,) = hinted_views(world, answers).students(world.samples[3:4])
     (teacher,) = hinted_views(world, answers).teachers(world.samples[3:4], [0])
-    assert torch.equal(student.pixel_values, teacher.pixel_values)
+    assert torch.equal(student.pixels, teacher.pixels)
     hint = world.renderer.tokenizer(" the tag is 3 ?", add_special_tokens=False)["input_ids"]
     text = teacher.input_ids.tolist()
     tail = len(student.input_ids) - student.input_ids.tolist()[::-1].index(
@@ -269,9 +272,11 @@ def test_the_contrast_view_is_the_teachers_without_detail(world):
     assert torch.equal(contrast.position_ids, teacher.position_ids)
     assert torch.equal(contrast.image_grid_thw, teacher.image_grid_thw)
     # The patches are 8 x 8, the squares too: each patch has one colour a channel.
-    channels = contrast.pixel_values.reshape(len(contrast.pixel_values), 3, -1)
-    assert (channels.amax(-1) - channels.amin(-1)).max() < 1e-6
-    detail = teacher.pixel_values.reshape(len(teacher.pixel_values), 3, -1)
+    flat, detail = (
+        view.patching.patches([view.pixels], torch.float32).view(-1, 3, 2 * 8 * 8)
+        for view in (contrast, teacher)
+    )
+    assert torch.equal(flat.amax(-1), flat.amin(-1))
     assert (detail.amax(-1) - detail.amin(-1)).min() > 0.1
 
 
@@ -293,22 +298,36 @@ def test_a_contrast_of_a_random_crop_is_of_the_same_crop(world):
     positions = functools.partial(prompt_positions, world.trainer().model)
     with open_training_views(config, world.renderer, positions) as views:
         contrasts = views.contrasts([world.samples[0]] * 3, [1, 1, 2])
-    assert torch.equal(contrasts[0].pixel_values, contrasts[1].pixel_values)
-    assert not torch.equal(contrasts[0].pixel_values, contrasts[2].pixel_values)
+    assert torch.equal(contrasts[0].pixels, contrasts[1].pixels)
+    assert not torch.equal(contrasts[0].pixels, contrasts[2].pixels)
 
 
 # ---- what comes next -----------------------------------------------------------------------------
 def test_the_next_samples_are_those_of_the_brokers_source(world):
     source = SampleSource(world.samples, epochs=2, shuffle=True, seed=3)
-    upcoming = UpcomingSamples(source, run_seed=3, num_groups=8)
+    upcoming = UpcomingSamples(source, run_seed=3, groups_per_step=4)
     expected = [source.at(index) for index in range(24)]
-    at_start = upcoming.from_step(0, groups_per_step=4)
+    at_start = upcoming.after(0)
     assert at_start.samples == [a.sample for a in expected[:8]]
     assert at_start.seeds == [derived_seed(3, a.group_id) for a in expected[:8]]
-    assert upcoming.from_step(2, groups_per_step=4).samples == [a.sample for a in expected[8:16]]
-    assert upcoming.after(expected[9].group_id).samples == [a.sample for a in expected[10:18]]
-    assert upcoming.after(expected[20].group_id).samples == [a.sample for a in expected[21:]]
-    assert upcoming.after(expected[23].group_id).samples == []
+    assert upcoming.after(2).samples == [a.sample for a in expected[8:16]]
+    assert upcoming.after(2, expected[9].group_id).samples == [a.sample for a in expected[10:18]]
+    assert upcoming.after(5, expected[20].group_id).samples == [a.sample for a in expected[21:]]
+    assert upcoming.after(6, expected[23].group_id).samples == []
+
+
+def test_a_rank_foresees_all_of_the_next_step_whatever_share_of_the_last_it_had(world):
+    source = SampleSource(world.samples, epochs=9, shuffle=True, seed=3)
+    upcoming = UpcomingSamples(source, run_seed=3, groups_per_step=12)
+    rng = np.random.default_rng(0)
+    for step, quarantined, ranks in itertools.product((1, 2, 5), (0, 1, 7), (2, 3, 5, 12)):
+        start = (step - 1) * 12 + quarantined  # so many of earlier ones are not trained on
+        following = {derived_seed(3, source.at(start + n).group_id) for n in range(12, 24)}
+        for share in split_by_load(rng.integers(1, 1000, 12).tolist(), ranks):
+            window = upcoming.after(step, source.at(start + share[-1]).group_id)
+            assert following <= set(window.seeds) and len(window.seeds) == 24
+            if not quarantined:
+                assert following == set(window.seeds[:12])
 
 
 def test_a_batch_lets_its_successors_be_rendered(world):
@@ -360,6 +379,21 @@ def test_expected_views_are_the_last_to_go(world):
     put(1)  # once more: it counts once
     cache.expect([])
     assert cache.has_room_for(3) and held() == [1, 3, 5]
+
+
+def test_the_cache_holds_eight_times_the_pictures_that_it_could_as_model_inputs():
+    """Of the published size; ids and positions take 1 % of a view."""
+    patching = Patching(torch.zeros(3, 256), side=16, merge=2, frames=2)
+    pixels, ids = torch.zeros(47 * 32, 70 * 32, 3, dtype=torch.uint8), torch.arange(3290 + 76)
+    view = PromptView(ids, ids.expand(3, -1).clone(), pixels, torch.zeros(1, 3).long(), patching)
+    assert patching.patches([pixels], torch.float32).nbytes == 8 * pixels.nbytes
+    limit_bytes = LearnerSection().render_ahead_mib * 2**20
+    cache = ViewCache(limit_bytes)
+    keys = [(f"s{number}", "student", 0) for number in range(120)]
+    for key in keys:
+        cache.put(key, view)
+    assert sum(key in cache for key in keys) == 105  # more than the 96 groups of a step
+    assert limit_bytes // (view.num_bytes + 7 * pixels.nbytes) == 13
 
 
 def test_a_view_larger_than_the_cache_is_not_kept(world):

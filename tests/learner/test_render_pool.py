@@ -24,8 +24,10 @@ from learner.model.student import load_student, prompt_positions
 from learner.views.array_link import ArrayLink, LinkClosed
 from learner.views.inputs import PromptView
 from learner.views.pool import RenderPool, WorkerLost
+from learner.views.preparation import Preparation
 from learner.views.prompts import PromptViews
 from learner.views.renderer import ViewRequest
+from learner.views.upcoming import upcoming_samples
 from learner.views.worker import WorkerSetup
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +51,7 @@ try:
         if "wait" in problem:
             time.sleep(0.5)
         ids = np.zeros(3, np.int64)
-        link.send("", [ids, ids, np.zeros((4, 6), np.float32), np.ones((1, 3), np.int64)])
+        link.send("0" * 64, [ids, ids, np.zeros((8, 8, 3), np.uint8), np.ones((1, 3), np.int64)])
 except LinkClosed:
     os._exit(0)
 """
@@ -144,7 +146,7 @@ def test_views_of_the_pool_equal_those_of_the_thread(world, nothing_is_left):
                 if isinstance(ours, DataError):
                     assert str(ours) == str(theirs) and "gone.png" in str(ours)
                     continue
-                for name in ("input_ids", "position_ids", "pixel_values", "image_grid_thw"):
+                for name in ("input_ids", "position_ids", "pixels", "image_grid_thw"):
                     assert torch.equal(getattr(ours, name), getattr(theirs, name))
 
 
@@ -388,6 +390,26 @@ def test_looking_ahead_stops_where_the_cache_is_full(world, nothing_is_left):
         ]
 
 
+@pytest.mark.parametrize("shares", [((0, 3), (4, 6)), ((1, 2), (5, 7))])
+def test_each_rank_has_its_share_of_the_next_step_at_hand(world, nothing_is_left, shares):
+    """Whichever it is: it is foreseen from the start, and nothing is rendered twice."""
+    config = world.changed(learner={"groups_per_step": 4}, data={"shuffle": False})
+    vocabulary = len(world.renderer.tokenizer)
+    with CountingPool(1, setup_of(world), command=actor()) as pool:
+        views = views_on(world, pool)
+        views._renderer = NeverNeeded()
+        rank = Preparation(config, world.renderer, views, vocabulary, upcoming_samples(config))
+        rank.look_ahead(0)
+        for step, share in enumerate(shares, start=1):
+            until_idle(views)
+            wanted = [(f"s{n}", kind, 0) for n in share for kind in ("student", "teacher")]
+            assert set(wanted) <= set(pool.asked)
+            batch = rank.prepare(step, [world.group(number) for number in share])
+            assert len(batch.refused) == 2  # what the actor draws is not what the rollout saw
+        until_idle(views)
+        assert len(pool.asked) == len(set(pool.asked)) == 2 * 12  # all that there is
+
+
 def test_a_dying_pool_never_costs_a_view(world, nothing_is_left):
     deadly = [
         sample.model_copy(update={"problem": sample.problem + "die", "sample_id": f"d{number}"})
@@ -460,7 +482,7 @@ def test_arrays_arrive_as_they_were_sent_in_their_own_memory(links):
     rng = np.random.default_rng(0)
     arrays = [
         rng.integers(-(2**62), 2**62, 5),
-        rng.random((1000, 1536), dtype=np.float32)[:, ::2],  # 3 MB, not contiguous
+        rng.integers(0, 256, (2000, 1000, 3), dtype=np.uint8)[:, ::2],  # 3 MB, not contiguous
         np.empty((0, 3), np.int64),
     ]
     thread = threading.Thread(target=links[0].send, args=("text", arrays))
@@ -481,6 +503,7 @@ def test_arrays_arrive_as_they_were_sent_in_their_own_memory(links):
         b'{"text": "", "arrays": [["object", [2]]]}',
         b'{"text": "", "arrays": [["int64", [1099511627776]]]}',
         b'{"text": "", "arrays": [["int64", [-1]]]}',
+        b'{"text": "", "arrays": [["float32", [2]]]}',
     ],
 )
 def test_what_is_no_message_closes_the_link(links, head):

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.config import WeightsSection
 from common.errors import BrokerUnavailable
 from common.types import WeightBucket
 from learner.checkpoint import list_checkpoints
 from learner.feed import Feed, Interrupted
 from learner.push.buckets import Snapshot, plan_buckets
+from learner.push.publisher import snapshot_of
 from tests.learner.runs import assert_same, student_at
 from tests.learner.scripted_rollout import Script
 
@@ -326,6 +328,15 @@ def test_a_snapshot_holds_the_weights_as_they_were():
         sent = torch.bfloat16 if tensor.is_floating_point() else tensor.dtype
         assert found[name].dtype == sent
         assert torch.equal(found[name], tensor.to(sent)), name
+
+
+def test_what_goes_to_files_is_held_in_main_memory():
+    """Meta tensors stand for a GPU's."""
+    weights = {"a": torch.empty(3, 5, device="meta")}
+    for transport, device in (("files", "cpu"), ("broadcast", "meta")):
+        snapshot = snapshot_of(WeightsSection(transport=transport), weights)
+        assert snapshot.device.type == device
+        assert {content.device.type for content in snapshot._contents} == {device}
 
 
 def test_a_snapshot_that_fails_says_so_to_who_waits_for_it():

@@ -17,14 +17,23 @@ from torch.nn.functional import cross_entropy
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import ConfigError
-from common.weight_dtypes import is_served_in_float32
+from common.weight_dtypes import is_computed_in_float32
 from learner.model.lora import (
     adapter_state,
     add_adapters,
     load_adapters,
     merged_weights,
 )
-from learner.model.ranks import RankError, Ranks, add_up, agree_on_max, init_ranks, rank_failures
+from learner.model.ranks import (
+    RankError,
+    Ranks,
+    _mesh,
+    add_up,
+    agree_on_max,
+    init_ranks,
+    rank_failures,
+    ranks_of_a_machine,
+)
 from learner.model.sharding import clip_gradients, copy_into, gather, shard_model, whole_weight
 from learner.push.group import PushGroup
 from rollout.embedded.weights import UpdateGroup
@@ -67,6 +76,9 @@ def load(case: Case) -> Any:
     from transformers import AutoModelForImageTextToText
 
     model = AutoModelForImageTextToText.from_pretrained(case.folder, dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        if name.endswith(".dt_bias"):
+            parameter.data -= 1 / 3  # the 1 that it starts as is one in bfloat16 too
     if case.freezes_vision:
         model.base_model.visual.requires_grad_(False)
     if case.lora_rank:
@@ -148,8 +160,12 @@ def distance(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> dict
     return {n: float(np.linalg.norm(some[n] - others[n])) for n in others if n != "figures"}
 
 
-def compare(world_size: int, cases: list[Case], timeout_s: float = 120.0) -> None:
-    of_ranks = run_on_ranks(train_all, world_size, cases, timeout_s=timeout_s)
+def compare(
+    world_size: int, cases: list[Case], timeout_s: float = 120.0, shard_ranks: int | None = None
+) -> None:
+    of_ranks = run_on_ranks(
+        train_all, world_size, cases, timeout_s=timeout_s, shard_ranks=shard_ranks
+    )
     for number, case in enumerate(cases):
         expected = train(ALONE, case)
         start = {name: p.detach().numpy() for name, p in load(case).named_parameters()}
@@ -181,6 +197,45 @@ def test_two_ranks_train_as_one_process_does(folders):
     )
 
 
+@pytest.mark.slow
+def test_two_replicas_of_two_shards_train_as_one_process_does(folders):
+    cases = [
+        Case(folders("qwen3_vl", True), features_first=True),
+        Case(folders("qwen3_5", False), "qwen3_5", is_tied=False, checkpointing=False),
+        Case(folders("qwen3_5", True), "qwen3_5", lora_rank=3),
+    ]
+    compare(4, cases, shard_ranks=2)
+
+
+@pytest.mark.parametrize(
+    ("machines", "expected"),
+    [
+        ([7], 1),
+        ([7, 7, 7, 7], 4),
+        ([7, 7, 9, 9], 2),
+        ([7, 7, 9, 9, 1, 1], 2),
+        ([7, 9, 1], 3),  # a machine for each: none of them could hold it
+        ([7, 9, 7, 9], 4),  # not neighbours
+        ([7, 7, 9], 3),
+        ([7, 7, 9, 9, 9], 5),
+        ([7, 7, 9, 9, 7, 7], 6),
+    ],
+)
+def test_a_model_is_sharded_within_machines_of_one_size(machines: list[int], expected: int):
+    assert ranks_of_a_machine(machines) == expected
+
+
+def refused(ranks: Ranks) -> str:
+    with pytest.raises(ConfigError) as caught:
+        _mesh(ranks.device, ranks.world_size, 2)
+    return str(caught.value)
+
+
+def test_replicas_that_do_not_divide_the_ranks_are_refused():
+    (told,) = set(run_on_ranks(refused, 3))
+    assert told.startswith("learner.shard_ranks = 2: 3 ranks cannot be divided") and "Fix: " in told
+
+
 def test_a_single_rank_with_a_group_trains_as_one_without(folders):
     compare(1, [Case(folders("qwen3_vl", False), is_tied=False)])
 
@@ -206,7 +261,7 @@ def bfloat16_figures(ranks: Ranks, case: Case) -> dict[str, Any]:
     for sharded_one in (model, teacher):
         shard_model(sharded_one, ranks.mesh, torch.bfloat16)
     for name, parameter in plain.named_parameters():
-        if not is_served_in_float32(name):
+        if not is_computed_in_float32(name):
             parameter.data = parameter.data.bfloat16()
     head = model.get_output_embeddings().weight
     outputs = [hidden_states(m, case, 1 + ranks.rank) for m in (plain, model)]

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import VisionOpdError
 from learner.micro_batches import fill_bins
 from learner.views.inputs import PreparedBatch
 
@@ -122,7 +123,7 @@ def plain_logprobs(model, view, ids) -> torch.Tensor:
         input_ids=tokens,
         attention_mask=torch.ones_like(tokens),
         mm_token_type_ids=(tokens == image_token).long(),
-        pixel_values=view.pixel_values,
+        pixel_values=view.patching.patches([view.pixels], torch.float32),
         image_grid_thw=view.image_grid_thw,
         use_cache=False,
     ).logits[0]
@@ -159,6 +160,19 @@ def test_a_step_without_a_finite_gradient_leaves_student_and_teacher(world):
     assert result.metrics["learner/skipped_steps"] == 1
     for name, tensor in weights(trainer.teacher.model).items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_a_micro_batch_without_room_tells_what_to_change(world):
+    """A hook stands in for a GPU's allocator."""
+
+    def refuse(module, inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    trainer = world.trainer(world.changed(learner={"micro_batch_tokens": 77}))
+    groups = world.preparation(trainer).prepare(1, [world.group(0)]).groups
+    trainer.model.base_model.language_model.register_forward_pre_hook(refuse)
+    with pytest.raises(VisionOpdError, match=r"_tokens = 77: .*2\.00 GiB.*Fix: lower it"):
+        trainer.step(PreparedBatch(1, groups))
 
 
 def test_the_first_published_step_has_lr_zero(world):

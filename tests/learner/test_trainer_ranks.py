@@ -10,7 +10,8 @@ from common.config import RunConfig
 from common.dataset import read_samples
 from common.images import ImageStore
 from common.rendering import Renderer
-from learner.assembly import _filler, _models
+from learner.assembly import _filler
+from learner.loading import load_models
 from learner.model.ranks import Ranks
 from learner.model.sharding import gather
 from learner.model.student import prompt_positions
@@ -31,7 +32,7 @@ def train(ranks: Ranks, text: str) -> tuple[Arrays, Arrays, list[dict[str, float
     torch.manual_seed(0)
     config = RunConfig.model_validate_json(text)
     assert config.data.train is not None
-    model, teacher = _models(config, ranks, 0)
+    model, teacher = load_models(config, ranks, 0)
     renderer = Renderer(config.model.path)
     images = ImageStore(config.data.train.parent)
     samples, _ = read_samples(config.data.train)

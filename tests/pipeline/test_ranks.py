@@ -69,7 +69,7 @@ def test_two_ranks_make_the_run_of_one(
     for ranks in (1, 2):
         folder = tmp_path / f"ranks-{ranks}"
         tree = make_config(folder, checkpoint, dataset, 1).model_dump()
-        tree["learner"]["ranks"] = ranks
+        tree["learner"] |= {"ranks": ranks, "render_processes": ranks - 1}
         tree["data"]["heldout"] = dataset
         tree["evaluation"] |= {"every_steps": 1, "interim_samples": 3, "max_response_tokens": 4}
         tree["checkpoint"] |= {"every_steps": 1, "keep_best": 1}

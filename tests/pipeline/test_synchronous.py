@@ -31,9 +31,10 @@ from learner.model.student import prepare_to_train, prompt_positions, response_h
 from learner.objective.head import head_of
 from learner.objective.loss import ResponseTokens, objective
 from learner.objective.loss import SamplingLaw as LearnerLaw
-from learner.views.inputs import PromptView
+from learner.views.inputs import PromptView, view_of
 from rollout.embedded.sampler import Prompt, SamplingLaw, generate
 from tests.deploy.test_supervisor import place_here
+from tests.plain_pixels import plain_pixel_values
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_world import make_dataset
 from tests.viewing import teacher_picture
@@ -194,8 +195,8 @@ def sample_group(engine: Any, renderer: Renderer, prompt: RenderedPrompt, seed: 
         stop_token_ids=frozenset({renderer.tokenizer.eos_token_id}),
         logit_bias=tuple((token, BAN) for token in renderer.vision_token_ids),
     )
-    arrays = (prompt.input_ids, prompt.mm_token_type_ids, prompt.pixel_values,
-              prompt.image_grid_thw)  # fmt: skip
+    pixel_values = plain_pixel_values(renderer, prompt)
+    arrays = (prompt.input_ids, prompt.mm_token_type_ids, pixel_values, prompt.image_grid_thw)
     model_inputs = Prompt(*map(torch.from_numpy, arrays))
     sequences = generate(engine, model_inputs, law, BRANCHES, seed)
     return [(sequence.token_ids, sequence.logprobs) for sequence in sequences]
@@ -219,7 +220,7 @@ def shared_prefix_loss(
 
     def hidden_states(model: Any, side: int) -> dict[int, Tensor]:
         order = longest_first(side)
-        prompts = [prompt_view(model, groups[n][0][side]) for n in order]
+        prompts = [prompt_view(model, renderer, groups[n][0][side]) for n in order]
         responses = [[np.array(ids) for ids, _ in groups[n][1]] for n in order]
         hidden = response_hidden_states(model, pack(prompts, responses), torch.float32)
         sizes = [sum(map(len, branches)) for branches in responses]
@@ -248,23 +249,24 @@ def shared_prefix_loss(
     ).loss
 
 
-def prompt_view(model: Any, prompt: RenderedPrompt) -> PromptView:
-    ids, types, pixels, grid = map(
-        torch.from_numpy,
-        (prompt.input_ids, prompt.mm_token_type_ids, prompt.pixel_values, prompt.image_grid_thw),
+def prompt_view(model: Any, renderer: Renderer, prompt: RenderedPrompt) -> PromptView:
+    ids, types, grid = map(
+        torch.from_numpy, (prompt.input_ids, prompt.mm_token_type_ids, prompt.image_grid_thw)
     )
-    return PromptView(ids, prompt_positions(model, ids, types, grid), pixels, grid)
+    return view_of(prompt, prompt_positions(model, ids, types, grid), renderer.patching)
 
 
 # ---- its parts, with transformers and autograd alone ---------------------------------------------
-def naive_logits(model: Any, prompt: RenderedPrompt, response: list[int]) -> Tensor:
+def naive_logits(
+    model: Any, renderer: Renderer, prompt: RenderedPrompt, response: list[int]
+) -> Tensor:
     """[T + 1, V]: what follows the prompt and each response token; a whole forward pass."""
     types = np.concatenate([prompt.mm_token_type_ids, np.zeros(len(response), np.int64)])
     ids = np.concatenate([prompt.input_ids, np.array(response, np.int64)])
     logits: Tensor = model(
         input_ids=torch.from_numpy(ids)[None],
         mm_token_type_ids=torch.from_numpy(types)[None],
-        pixel_values=torch.from_numpy(prompt.pixel_values),
+        pixel_values=torch.from_numpy(plain_pixel_values(renderer, prompt)),
         image_grid_thw=torch.from_numpy(prompt.image_grid_thw),
     ).logits
     return logits[0, len(prompt.input_ids) - 1 :]
@@ -280,7 +282,7 @@ def naive_sample_group(
         logprobs: list[float] = []
         while len(ids) < TOKENS and renderer.tokenizer.eos_token_id not in ids:
             with torch.no_grad():
-                logits = naive_logits(engine, prompt, ids)[-1]
+                logits = naive_logits(engine, renderer, prompt, ids)[-1]
             logits[renderer.vision_token_ids] = -torch.inf
             values = logits.double().log_softmax(-1)
             token = int((values.exp().cumsum(-1) <= rng.random()).sum())
@@ -301,9 +303,9 @@ def naive_loss(
     means = []
     for (full, crop), responses in groups:
         for ids, rollout_logprobs in responses:
-            ours = naive_logits(student, full, ids)[:-1].log_softmax(-1)
+            ours = naive_logits(student, renderer, full, ids)[:-1].log_softmax(-1)
             with torch.no_grad():
-                theirs = naive_logits(teacher, crop, ids)[:-1].log_softmax(-1)
+                theirs = naive_logits(teacher, renderer, crop, ids)[:-1].log_softmax(-1)
             top = ours.topk(8, dim=-1).indices
             p, q = (with_rest(x.gather(-1, top).exp()) for x in (ours, theirs))
             mean = (p + q) / 2

@@ -185,10 +185,11 @@ def learner_pixels(plan: Plan, sample: Sample) -> str:
     """Digest of the pixels that the student is shown."""
     from common.images import ImageStore
     from common.rendering import pixel_digest
+    from tests.plain_pixels import plain_pixel_values
 
     picture = ImageStore(plan.dataset.parent).open(sample.image)
-    prompt = renderer(plan.model, plan.config).prompt(sample.problem, picture)
-    return pixel_digest(prompt.pixel_values)
+    ours = renderer(plan.model, plan.config)
+    return pixel_digest(plain_pixel_values(ours, ours.prompt(sample.problem, picture)))
 
 
 # ---- the product ---------------------------------------------------------------------------------

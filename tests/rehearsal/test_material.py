@@ -15,6 +15,7 @@ from common.images import ImageStore
 from common.prepare.published_command import prepare_published
 from common.rendering import Renderer
 from common.weight_dtypes import is_stored_in_float32
+from tests.plain_pixels import plain_pixel_values
 from tests.rehearsal.checkpoint import INDEX, make_checkpoint
 from tests.rehearsal.photographs import (
     KINDS,
@@ -196,7 +197,7 @@ def test_the_picture_decides_what_is_said_next(checkpoint: Path, published: Path
             logits = model(
                 input_ids=torch.from_numpy(prompt.input_ids)[None],
                 mm_token_type_ids=torch.from_numpy(prompt.mm_token_type_ids)[None],
-                pixel_values=torch.from_numpy(prompt.pixel_values),
+                pixel_values=torch.from_numpy(plain_pixel_values(renderer, prompt)),
                 image_grid_thw=torch.from_numpy(prompt.image_grid_thw),
             ).logits[0, -1]
         laws.append(logits.log_softmax(-1))

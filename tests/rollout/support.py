@@ -18,6 +18,7 @@ from common.config import RunConfig
 from common.config_cli import build
 from common.rendering import Renderer
 from rollout.engine_process import engine_command, engine_environment, free_port
+from tests.plain_pixels import plain_pixel_values
 from tests.tiny_model import PROBLEM
 
 START_TIMEOUT_S = 120
@@ -57,7 +58,7 @@ def reference_logprobs(
         types = torch.cat([torch.tensor(rendered.mm_token_type_ids), torch.zeros(len(response))])
         inputs = {
             "mm_token_type_ids": types.long()[None],
-            "pixel_values": torch.tensor(rendered.pixel_values),
+            "pixel_values": torch.tensor(plain_pixel_values(renderer, rendered)),
             "image_grid_thw": torch.tensor(rendered.image_grid_thw),
         }
     targets = torch.tensor(response, dtype=torch.int64)

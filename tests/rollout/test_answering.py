@@ -12,6 +12,7 @@ from rollout.engine import Engine
 from rollout.pins import MAX_PINNED, Pins
 from rollout.pool import Server
 from rollout.serving import Served, Serving
+from tests.plain_pixels import plain_pixel_values
 from tests.rollout.test_worker import Run, engine, started_run  # noqa: F401  (a fixture)
 from tests.viewing import teacher_picture
 
@@ -46,8 +47,8 @@ def greedy(model, renderer, run: Run, sample: Sample, is_crop: bool) -> list[int
         stop_token_ids=frozenset(renderer.end_token_ids),
         logit_bias=tuple((token, -1e9) for token in renderer.vision_token_ids),
     )
-    arrays = (rendered.input_ids, rendered.mm_token_type_ids, rendered.pixel_values,
-              rendered.image_grid_thw)  # fmt: skip
+    pixel_values = plain_pixel_values(renderer, rendered)
+    arrays = (rendered.input_ids, rendered.mm_token_type_ids, pixel_values, rendered.image_grid_thw)
     (sequence,) = generate(model, Prompt(*map(torch.from_numpy, arrays)), law, 1, 0)
     return sequence.token_ids
 

@@ -10,17 +10,22 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from aiohttp import web
 
+from common import gpus
 from common.config import RunConfig
 from common.config_cli import build
 from common.errors import ConfigError, EngineError
 from common.log_files import RotatingLog, spawn_logged
+from common.push_groups import PREFIX
+from learner.push.group import PushGroup
 from rollout import engine_process
 from rollout.engine_process import EngineLog, EngineProcess, engine_command, engine_environment
 from rollout.sglang import command
@@ -66,6 +71,7 @@ def test_sglang_gets_its_flags_from_the_configuration(monkeypatch: pytest.Monkey
             "memory_fraction": 0.5,
             "context_tokens": 9000,
             "max_total_tokens": 100000,
+            "max_states": 165,
             "quantization": "fp8",
             "extra_flags": ["--attention-backend", "fa3", "--dp-size=1"],
         },
@@ -85,6 +91,7 @@ def test_sglang_gets_its_flags_from_the_configuration(monkeypatch: pytest.Monkey
         ),
         *("--context-length", "9000", "--quantization", "fp8"),
         *("--max-running-requests", "33", "--max-total-tokens", "100000"),
+        *("--max-mamba-cache-size", "165"),
         *("--schedule-policy", "lpm", "--log-level-http", "warning"),
         *("--attention-backend", "fa3", "--dp-size=1"),
     ]
@@ -153,8 +160,13 @@ def test_linear_attention_on_a_cpu_needs_exact_states(
     environment = engine_environment(config)
     assert environment["SGLANG_MAMBA_CONV_DTYPE"] == "float32"
     assert environment["HF_HUB_OFFLINE"] == "1"
+    few = sglang_config(model={"path": str(tmp_path)}, sglang={"max_states": 9})
+    words = engine_command(few, "127.0.0.1", 4000)
+    assert words[words.index("--max-mamba-cache-size") + 1] == "9"
     has_gpu(monkeypatch, True)
-    assert "--disable-overlap-schedule" not in engine_command(config, "127.0.0.1", 4000)
+    words = engine_command(config, "127.0.0.1", 4000)
+    assert "--disable-overlap-schedule" not in words
+    assert "--mamba-full-memory-ratio" not in words  # a model that does not tell its sizes
 
 
 def test_the_environment_of_sglang_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +180,7 @@ def test_the_environment_of_sglang_is_not_ours(monkeypatch: pytest.MonkeyPatch) 
         assert absent not in environment
     assert environment["VISION_OPD_GROUP_TIMEOUT_S"] == "7.5"
     assert environment["VISION_OPD_PARENT_PID"] == str(os.getpid())
-    assert environment["SGLANG_VLM_CACHE_SIZE_MB"] == "0"
+    assert environment["SGLANG_VLM_CACHE_SIZE_MB"] == "512"
     assert environment["PATH"] == os.environ["PATH"]
     threads = engine_environment(sglang_config(rollout={"threads": 3}))
     assert threads["OMP_NUM_THREADS"] == "3"
@@ -228,6 +240,7 @@ def test_sglang_is_told_the_interface_that_leads_to_the_learner(
         ("--quantization", "sglang.quantization"),
         ("--max-running-requests", "rollout.max_concurrent_groups"),
         ("--max-total-tokens", "sglang.max_total_tokens"),
+        ("--max-mamba-cache-size", "sglang.max_states"),
         ("--api-key", "sglang.api_key_file"),
         ("--admin-api-key", "sglang.api_key_file"),
         ("--revision", "model.revision"),
@@ -349,21 +362,49 @@ def _create_c10d_store(hostname, port, rank, world_size, timeout, use_libuv=True
 """
 
 
+MAKE_GROUP = """
+import os
+def _new_process_group_helper(size, rank, ranks, backend, store, group_name, timeout=None):
+    print(group_name, "made with", os.environ.get("TORCH_NCCL_BLOCKING_WAIT"))
+"""
+
+UPDATER = """
+class SchedulerWeightUpdaterManager:
+    def update_weights_from_disk(self, request):
+        return request
+    def update_weights_from_distributed(self, request):
+        raise OSError(request)
+    update_weights_from_tensor = update_weights_from_ipc = update_weights_from_disk
+"""
+
+
 def run_launch(
     folder: Path,
     then: str,
     parameters: str = "timeout=None, rank=-1",
     rendezvous: str = RENDEZVOUS,
+    make_group: str = MAKE_GROUP,
+    updater: str = UPDATER,
+    has_torch: bool = False,
     **env: str,
 ) -> str:
-    """What `then` prints in a process that SGLang has spawned, or how that one failed."""
+    """What `then` prints in a process that SGLang has spawned, or how that one failed.
+
+    `has_torch`: the real one, not what launch.py needs of it.
+    """
     utils = folder / "sglang" / "srt" / "utils"
     utils.mkdir(parents=True)
-    torch = folder / "torch" / "distributed"
-    torch.mkdir(parents=True)
-    (torch / "rendezvous.py").write_text(rendezvous)
-    for package in (torch, torch.parent):
-        (package / "__init__.py").touch()
+    if not has_torch:
+        torch = folder / "torch" / "distributed"
+        torch.mkdir(parents=True)
+        (torch / "rendezvous.py").write_text(rendezvous)
+        (torch / "distributed_c10d.py").write_text(make_group)
+        (torch.parent / "__init__.py").touch()
+        (torch / "__init__.py").write_text("class ProcessGroup: pass\n")
+    managers = folder / "sglang" / "srt" / "managers"
+    (managers / "scheduler_components").mkdir(parents=True)
+    (managers / "scheduler_components" / "weight_updater.py").write_text(updater)
+    (managers / "mm_schedule.py").write_text("embedding_cache = None\n")
     (utils / "common.py").write_text(
         f"def init_custom_process_group({parameters}):\n    return locals()\n"
     )
@@ -420,9 +461,89 @@ def test_its_rendezvous_listens_at_its_address_alone(tmp_path: Path) -> None:
     assert run_launch(tmp_path, then) == f"(('127.0.0.1', {port}), '127.0.0.1') torch's own"
 
 
+def test_encoded_pictures_are_forgotten_with_the_weights_that_encoded_them(tmp_path: Path) -> None:
+    """Also where an update failed: some of its weights may have come."""
+    then = (
+        "from sglang.srt.managers import mm_schedule\n"
+        "from sglang.srt.managers.scheduler_components import weight_updater\n"
+        "manager = weight_updater.SchedulerWeightUpdaterManager()\n"
+        "print(manager.update_weights_from_disk(7))\n"  # before there is a cache
+        "mm_schedule.embedding_cache = {1: 2}\n"
+        "print(manager.update_weights_from_disk(8), mm_schedule.embedding_cache)\n"
+        "mm_schedule.embedding_cache[3] = 4\n"
+        "try: manager.update_weights_from_distributed('lost')\n"
+        "except OSError as error: print(error, mm_schedule.embedding_cache)"
+    )
+    assert run_launch(tmp_path, then).splitlines() == ["7", "8 {}", "lost {}"]
+
+
+def test_an_sglang_with_another_updater_is_refused(tmp_path: Path) -> None:
+    failure = run_launch(tmp_path, "", updater="class SchedulerWeightUpdaterManager: pass\n")
+    assert failure.startswith("1 ") and "older weights encoded them. Fix: install" in failure
+
+
 def test_a_torch_without_that_function_is_refused(tmp_path: Path) -> None:
     failure = run_launch(tmp_path, "", rendezvous="")
     assert failure.startswith("1 ") and "would listen on every interface" in failure
+
+
+def test_groups_of_others_are_made_as_torch_makes_them(tmp_path: Path) -> None:
+    then = (
+        "from torch.distributed.distributed_c10d import _new_process_group_helper as make\n"
+        "make(1, 0, [], 'nccl', None, 'default', timeout=None)"
+    )
+    assert run_launch(tmp_path, then) == "default made with None"
+
+
+@pytest.mark.parametrize("make_group", ["", "def _new_process_group_helper(size, name): pass"])
+def test_a_torch_that_makes_groups_otherwise_is_refused(tmp_path: Path, make_group: str) -> None:
+    failure = run_launch(tmp_path, "", make_group=make_group)
+    assert failure.startswith("1 ") and "would end the server" in failure
+    assert "Fix: install sglang==0.5.23" in failure.splitlines()[-1]
+
+
+AS_SGLANG = """
+import os, torch, torch.distributed as dist
+from datetime import timedelta
+from torch.distributed import distributed_c10d
+
+class Gloo(dist.ProcessGroupGloo):
+    def __init__(self, *arguments, **named):
+        print("made with", os.environ.get("TORCH_NCCL_BLOCKING_WAIT"), flush=True)
+        super().__init__(*arguments, **named)
+
+def init_custom_process_group(port, rank, group_name):
+    from torch.distributed.distributed_c10d import _new_process_group_helper
+    timeout = timedelta(seconds=60)
+    store = dist.TCPStore("127.0.0.1", port, 2, timeout=timeout)
+    group, _ = _new_process_group_helper(
+        2, rank, [], dist.Backend("gloo"), dist.PrefixStore(group_name, store),
+        group_name=group_name, backend_options=None, timeout=timeout, device_id=None,
+    )
+    distributed_c10d._world.pg_group_ranks[group] = {0: 0, 1: 1}
+    return group
+
+distributed_c10d.ProcessGroupGloo = Gloo
+group = init_custom_process_group(PORT, 1, NAME)
+print("joined, then", os.environ.get("TORCH_NCCL_BLOCKING_WAIT"), flush=True)
+bucket = torch.zeros(2)
+dist.broadcast(bucket, src=0, group=group)
+print(bucket.tolist(), flush=True)
+os._exit(0)  # at the interpreter's end torch's threads now and then abort
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo's interface is named")
+def test_its_push_groups_are_joined_as_the_learner_joins_them(tmp_path: Path) -> None:
+    """What SGLang 0.5.23 does, in a process of its own, against the learner's side."""
+    group = PushGroup(f"{PREFIX}x", "127.0.0.1", 2, "gloo", 60.0)  # the other imports torch
+    then = AS_SGLANG.replace("PORT", str(group.port)).replace("NAME", repr(group.name))
+    with ThreadPoolExecutor(1) as thread:
+        server = thread.submit(run_launch, tmp_path, then, has_torch=True, GLOO_SOCKET_IFNAME="lo")
+        group.join()
+        group.broadcast(torch.tensor([3.0, 4.0]))
+        assert server.result().splitlines() == ["made with 1", "joined, then None", "[3.0, 4.0]"]
+    group.close()
 
 
 @pytest.mark.parametrize(("before", "within"), [(0o000, "0o22"), (0o022, "0o22"), (0o077, "0o77")])
@@ -533,13 +654,11 @@ async def test_stop_ends_what_the_engine_has_started(tmp_path: Path) -> None:
 
 def test_no_visible_device_means_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    executable(tmp_path / "nvidia-smi", "#!/bin/sh\nexit 0\n")
+    executable(tmp_path / "nvidia-smi", "#!/bin/sh\necho NVIDIA H100, 81559 MiB, 580.65.06\n")
     monkeypatch.setenv("PATH", str(tmp_path))
     for visible, expected in (("", False), ("-1", False), ("0", True), ("GPU-5a", True)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        command.has_gpu.cache_clear()
         assert command.has_gpu() is expected
-    command.has_gpu.cache_clear()
 
 
 def test_an_nvidia_smi_that_hangs_is_one_line(
@@ -549,12 +668,10 @@ def test_an_nvidia_smi_that_hangs_is_one_line(
     executable(tmp_path / "nvidia-smi", f"#!/bin/sh\nexec {shutil.which('sleep')} 100\n")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(command, "_GPU_S", 0.2)
-    command.has_gpu.cache_clear()
+    monkeypatch.setattr(gpus, "_PATIENCE_S", 0.2)
     told = r"nvidia-smi does not answer within 0\.2 s\. Fix: mend .*or set CUDA_VISIBLE_DEVICES"
     with pytest.raises(ConfigError, match=told):
         command.has_gpu()
-    command.has_gpu.cache_clear()
 
 
 def executable(path: Path, text: str) -> None:

@@ -19,6 +19,7 @@ from rollout.embedded.sampler import (
     new_sequences,
     prompt_logprobs,
 )
+from tests.plain_pixels import plain_pixel_values
 from tests.rollout.support import png, reference_logprobs
 from tests.tiny_model import PROBLEM
 
@@ -60,7 +61,7 @@ def test_prompt_is_what_the_shared_renderer_makes(builder, renderer):
         rendered = renderer.prompt(PROBLEM, Image.open(io.BytesIO(image)).convert("RGB"))
         assert prompt.input_ids.tolist() == rendered.input_ids.tolist()
         assert prompt.token_types.tolist() == rendered.mm_token_type_ids.tolist()
-        assert np.array_equal(prompt.pixel_values.numpy(), rendered.pixel_values)
+        assert np.array_equal(prompt.pixel_values.numpy(), plain_pixel_values(renderer, rendered))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

@@ -1,4 +1,7 @@
-"""The trainer's side of a weight push in plain torch, as any trainer for SGLang would write it."""
+"""The trainer's side of a weight push in plain torch, as any trainer for SGLang would write it.
+
+Its groups are joined as torch has it, or, if they are named so, as our learner's are.
+"""
 
 import socket
 from collections.abc import Iterable
@@ -8,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
+from common.push_groups import PREFIX
 from common.types import WeightBucket
 
 
@@ -26,6 +30,12 @@ class Trainer:
 
     def join(self) -> None:
         """Blocks until all ranks are there."""
+        self.connect()
+        if self.name.startswith(PREFIX):
+            self.send([torch.zeros(1, dtype=torch.uint8)])
+
+    def connect(self) -> None:
+        """What joining begins with."""
         self._group, _ = c10d._new_process_group_helper(
             self.world_size,
             0,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from deploy.planning import devices
+from deploy.planning import assumed, devices
 from deploy.planning.assumed import assumed_rates
 from deploy.planning.layout import Layout
 from tests.deploy.planning.shapes import DEVICE, MACHINES, SHAPE, WORK, config
@@ -38,6 +38,7 @@ def test_without_a_shared_prefix_each_response_pays_for_its_prompt():
     [
         ({}, 2, 2),
         ({"gradient_checkpointing": True}, 3, 3),
+        ({"gradient_checkpointing": 0.25}, 2.25, 2.25),
         ({"freeze_vision_tower": True}, 2, 0),
         ({"lora_rank": 4}, 1, 2),
     ],
@@ -54,6 +55,15 @@ def test_a_rank_does_its_groups_alone_and_its_share_of_the_weights():
     assert one.optimizer_s.value == pytest.approx(28 * 1820 / (100 * devices.DECODE_SHARE))
 
 
+def test_images_rendered_ahead_keep_no_rank_waiting():
+    for ranks, groups in ((1, 8), (4, 2)):
+        here = rates(Layout(1, ranks, 1))  # render_processes = 0
+        image_s = 0.25 * (1 + WORK.crop_tokens / WORK.image_tokens)
+        assert here.prepare_s.value == pytest.approx(groups * image_s)
+        ahead = rates(Layout(1, ranks, 1), learner={"render_processes": 1})
+        assert ahead.prepare_s.value == 0.0
+
+
 def test_a_slow_link_holds_up_the_backward_pass():
     """Two groups a rank, one a micro-batch: weights twice in bfloat16, gradients in float32."""
     slow = replace(MACHINES, learner_device=replace(DEVICE, link=1.0))
@@ -63,6 +73,66 @@ def test_a_slow_link_holds_up_the_backward_pass():
     assert together == pytest.approx(gathering_s)
     fast = rates(Layout(1, 4, 1), replace(MACHINES, learner_device=replace(DEVICE, link=1e9)))
     assert fast.backward_s.value == pytest.approx(2 * 2 * (PROMPT + RESPONSES + VISION) / RATE)
+
+
+def test_between_machines_gradients_alone_travel(monkeypatch):
+    """One group a rank; four shards a machine, whose gradients two machines add up in a ring."""
+    monkeypatch.setattr(assumed, "NETWORK_RATE", 0.5)
+    slow = replace(MACHINES, learner_device=replace(DEVICE, link=1.0))
+    found = rates(Layout(1, 8, 1, learner_nodes=2), slow)
+    inside_s = (2 * 2 + 4) * 1820 * (3 / 4) / 1.0
+    between_s = 2 * (4 * 1820 / 4) * (1 / 2) / 0.5
+    together = found.vision_s.value + found.student_s.value + found.backward_s.value
+    assert together == pytest.approx(inside_s + between_s)
+    assert found.optimizer_s.value == pytest.approx(rates(Layout(1, 4, 1)).optimizer_s.value)
+    one_mesh = rates(Layout(1, 8, 1, learner_nodes=2), slow, learner={"shard_ranks": 8, "ranks": 8})
+    across_s = (2 * 2 + 4) * 1820 * (7 / 8) / 0.5
+    together = one_mesh.vision_s.value + one_mesh.student_s.value + one_mesh.backward_s.value
+    assert together == pytest.approx(across_s)
+
+
+def test_what_is_recomputed_is_not_gathered_again():
+    slow = replace(MACHINES, learner_device=replace(DEVICE, link=1.0))
+    found = rates(Layout(1, 4, 1), slow, model={"gradient_checkpointing": True})
+    together = found.vision_s.value + found.student_s.value + found.backward_s.value
+    assert together == pytest.approx(2 * (2 * 2 + 4) * 1820 * (3 / 4) / 1.0)
+
+
+def test_an_offloaded_model_is_updated_by_so_many_threads():
+    """Masters and gradients of a model that is held on its GPU cross to it and back once a step."""
+    for threads, rate in ((2, 2 * devices.THREAD_RATE), (10**6, devices.MEMORY_RATE)):
+        found = rates(learner={"offload": True, "threads": threads})
+        expected = 28 * 1820 / rate + 8 * 1820 / devices.HOST_RATE
+        assert found.optimizer_s.value == pytest.approx(expected)
+        average = 14 * 1820 / rate + 2 * 1820 / devices.HOST_RATE
+        assert found.teacher_update_s.value == pytest.approx(average)
+
+
+def test_offloaded_ranks_wait_for_main_memory_in_every_micro_batch():
+    fast = replace(MACHINES, learner_device=replace(DEVICE, link=1e30, operations=1e30))
+    found = rates(Layout(1, 4, 1), fast, learner={"offload": True})
+    crossing_s = 2 * (8 + 4) * 1820 / 4 / devices.HOST_RATE
+    assert found.backward_s.value == pytest.approx(crossing_s)
+
+
+def test_a_checkpoint_is_copied_by_all_ranks():
+    found = rates(Layout(1, 4, 1)).checkpoint_s.value
+    assert found == pytest.approx(16 * 1820 / 4 / devices.PAGEABLE_RATE)
+    adapters = rates(model={"lora_rank": 4, "freeze_vision_tower": True}).checkpoint_s.value
+    copied = 16 * SHAPE.lora_parameters(4) + 4 * 1820
+    assert adapters == pytest.approx(copied / devices.PAGEABLE_RATE)
+
+
+def test_evaluation_decodes_every_token():
+    """Two views of a sample; what is read once a token serves all that is answered at a time."""
+    found = rates(rollout={"max_concurrent_groups": 1})
+    operations = (VISION + PROMPT + 4 * 2 * (864 + 300)) / (1000 * devices.PREFILL_SHARE)
+    cache = 4 * 18 * 22 * 2 / (100 * devices.DECODE_SHARE)
+    expected = 2 * (found.group_alone_s.value / 2 + operations + cache)
+    assert found.evaluation_sample_s.value == pytest.approx(expected)
+    assert rates(
+        Layout(2, 1, 1), rollout={"max_concurrent_groups": 1}
+    ).evaluation_sample_s.value == (pytest.approx(expected / 2))
 
 
 def test_generation():

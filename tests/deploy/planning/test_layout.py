@@ -45,6 +45,26 @@ def test_ranks_are_spread_evenly_and_have_groups_to_train():
     assert max(split.ranks for split in few) == 4
 
 
+@pytest.mark.parametrize(
+    ("ranks", "nodes", "shard_ranks", "expected"),
+    [
+        (8, 1, None, 8),
+        (32, 4, None, 8),  # within each machine
+        (4, 4, None, 4),  # no rank could hold the model alone
+        (8, 1, 2, 2),
+        (32, 4, 32, 32),
+    ],
+)
+def test_a_model_is_sharded_within_machines(ranks, nodes, shard_ranks, expected):
+    run = config(learner={"ranks": ranks, "groups_per_step": 96, "shard_ranks": shard_ranks})
+    assert Layout(1, ranks, 1, nodes).shards(run) == expected
+
+
+def test_ranks_are_whole_replicas():
+    found = splits(8, learner={"groups_per_step": 96, "ranks": 4, "shard_ranks": 4})
+    assert [split.ranks for split in found] == [4, 8]
+
+
 def test_without_a_gpu_the_processes_stay_as_configured():
     run = config(rollout={"servers": 2, "threads": 3}, learner={"ranks": 4})
     machines = configured_machines(run, None, None)

@@ -3,7 +3,13 @@ from dataclasses import replace
 import pytest
 
 from deploy.planning.layout import Layout
-from deploy.planning.memory import LIBRARIES, activation_bytes, learner_memory, server_memory
+from deploy.planning.memory import (
+    LIBRARIES,
+    SERVER_OUTSIDE,
+    activation_bytes,
+    learner_memory,
+    server_memory,
+)
 from tests.deploy.planning.shapes import DEVICE, SHAPE, WORK, config
 
 SIZE = 1820
@@ -16,21 +22,31 @@ def memory(ranks=1, **sections):
 
 def test_one_rank_holds_everything():
     found = memory()
-    assert found.weights == 4 * SIZE  # nothing is gathered
+    assert found.weights == 4 * SIZE
+    assert found.gathered == (2 + 2 + 4) * 300  # the head as it is computed with, and its gradient
     assert found.gradients == 4 * SIZE
     assert found.optimizer == 8 * SIZE
     assert found.teacher == (2 + 4) * SIZE  # the copy that computes, the float32 average
     assert found.push == 2 * SIZE
-    assert found.total == pytest.approx((4 + 4 + 8 + 6 + 2) * SIZE + found.activations + LIBRARIES)
+    assert found.host == 4 * 4 * SIZE  # a checkpoint's copies
+    parts = (4 + 4 + 8 + 6 + 2) * SIZE + found.gathered + found.activations
+    assert found.total == pytest.approx(parts + LIBRARIES)
 
 
 def test_ranks_share_all_but_the_gathered_layers_and_the_snapshot():
     found = memory(ranks=4)
-    gathered = 2 * (2 * 864 / 3 + 300) + 4 * 300
-    assert found.weights == pytest.approx(SIZE + gathered)
+    layer = 864 / 3
+    # Two layers and a gradient in both dtypes; the head is less.
+    assert found.weights == SIZE and found.gathered == pytest.approx((2 * 2 + 2 + 4) * layer)
     assert found.optimizer == 2 * SIZE
     assert found.teacher == pytest.approx(6 * SIZE / 4)
     assert found.push == 2 * SIZE
+
+
+def test_replicas_hold_as_much_as_one_of_them_would():
+    run = config()
+    one, two = Layout(1, 4, 1), Layout(1, 8, 1, learner_nodes=2)
+    assert learner_memory(run, SHAPE, WORK, two) == learner_memory(run, SHAPE, WORK, one)
 
 
 def test_float32_needs_no_second_copy_of_the_average():
@@ -41,15 +57,25 @@ def test_float32_needs_no_second_copy_of_the_average():
 def test_offload_moves_it_to_main_memory():
     found = memory(learner={"offload": True})
     assert found.gradients == found.optimizer == found.teacher == 0
-    assert found.host == (4 + 4 + 8 + 6) * SIZE
+    assert found.host == (4 + 4 + 8 + 6 + 16) * SIZE
+    assert found.gathered == (2 + 4) * SIZE + 8 * 300  # held whole for a step
     of_teacher = memory(teacher={"offload": True})
-    assert of_teacher.teacher == 2 * SIZE and of_teacher.host == 4 * SIZE
+    assert of_teacher.teacher == 2 * SIZE and of_teacher.host == (4 + 16) * SIZE
+
+
+def test_a_snapshot_for_files_is_in_main_memory():
+    found = memory(weights={"transport": "files"})
+    assert found.push == 0 and found.host == (16 + 2) * SIZE
 
 
 def test_adapters_train_little():
     found = memory(model={"lora_rank": 4})
-    trained = SHAPE.lora_parameters(4) + SHAPE.tower.parameters
-    assert found.optimizer == 8 * trained and found.weights == 4 * SIZE
+    trained, base = SHAPE.lora_parameters(4) + SHAPE.tower.parameters, 864 + 300
+    assert found.optimizer == 8 * trained
+    assert found.weights == 4 * trained + 2 * base  # what is frozen, as it is computed
+    assert found.teacher == (2 + 4) * trained  # the base is the student's
+    other = memory(model={"lora_rank": 4}, teacher={"policy": "fixed", "path": "x"})
+    assert other.teacher == 2 * (trained + base)
 
 
 def test_activations_by_hand():
@@ -60,6 +86,8 @@ def test_activations_by_hand():
     assert found == 2 * (28 * 3 * layer + 20 * 2 * block) + logits
     recomputed = activation_bytes(config(model={"gradient_checkpointing": True}), SHAPE, WORK)
     assert recomputed == 2 * (28 * (3 * 6 + layer) + 20 * (2 * 4 + block)) + logits
+    half = activation_bytes(config(model={"gradient_checkpointing": 0.5}), SHAPE, WORK)
+    assert half == 2 * (28 * (6 + 2 * layer + layer) + 20 * (4 + block + block)) + logits
     twice = activation_bytes(config(learner={"micro_batch_tokens": 56}), SHAPE, WORK)
     assert twice == pytest.approx(2 * found)
 
@@ -70,11 +98,46 @@ def test_a_server():
     found = server_memory(config(**sections), SHAPE, WORK, Layout(1, 1, 2), big)
     assert found.weights == 2 * SIZE / 2
     assert found.cache == 3 * (20 + 2 * 8) * 18 * 2 / 2  # the longest responses, over two GPUs
-    assert found.room == 0.85 * 10 * GIB and found.fits
+    assert found.needed == found.cache / 3
+    assert found.room == 10 * GIB - SERVER_OUTSIDE and found.fits
 
 
 def test_a_server_fits_only_beside_what_else_is_there():
-    big = replace(DEVICE, memory=2 * GIB)
-    kept = 2 * GIB - LIBRARIES - SIZE
+    big = replace(DEVICE, memory=8 * GIB)
+    needed = 2 * SIZE + (20 + 2 * 8) * 18 * 2
+    kept = 8 * GIB - SERVER_OUTSIDE - needed
     found = server_memory(config(), SHAPE, WORK, Layout(1, 1, 1), big, kept)
-    assert found.room == pytest.approx(SIZE) and not found.fits
+    assert found.room == pytest.approx(needed) and found.fits
+    assert not server_memory(config(), SHAPE, WORK, Layout(1, 1, 1), big, kept + 1).fits
+
+
+def test_a_servers_share_is_of_what_is_free_at_its_start():
+    big = replace(DEVICE, memory=80 * GIB)
+    run = config(sglang={"memory_fraction": 0.5})
+    found = server_memory(run, SHAPE, WORK, Layout(1, 1, 1), big, 20 * GIB)
+    assert found.room == 0.5 * 60 * GIB
+
+
+def test_states_are_float32_and_five_a_request():
+    """Keys of four numbers, values of six; a state of eight; three taps of a convolution."""
+    delta = replace(SHAPE, full_layers=1, delta_keys=4, delta_values=6, delta_state=8)
+    assert delta.state_bytes == 2 * (4 * 8 + 2 * 3 * (4 + 4 + 6))
+    found = server_memory(config(), delta, WORK, Layout(1, 1, 1), DEVICE)
+    assert found.needed == (20 + 2 * 8) * 6 * 2 + 2 * 5 * delta.state_bytes
+
+
+def test_no_more_groups_run_than_have_room():
+    big = replace(DEVICE, memory=8 * GIB)
+    of_group, weights = (20 + 2 * 8) * 18 * 2, 2 * SIZE
+    for count in (0, 2, 5):
+        kept = 8 * GIB - SERVER_OUTSIDE - weights - (count + 0.5) * of_group
+        run = config(rollout={"max_concurrent_groups": 3})
+        found = server_memory(run, SHAPE, WORK, Layout(1, 1, 1), big, kept)
+        assert found.groups == min(count, 3) and found.cache == found.groups * of_group
+
+
+def test_a_fixed_cache_is_what_the_configuration_says():
+    run = config(sglang={"max_total_tokens": 100, "max_states": 7})
+    delta = replace(SHAPE, full_layers=1, delta_keys=4, delta_values=6, delta_state=8)
+    found = server_memory(run, delta, WORK, Layout(1, 1, 1), DEVICE)
+    assert found.cache == found.needed == 100 * 6 * 2 + 7 * delta.state_bytes

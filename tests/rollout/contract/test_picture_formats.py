@@ -20,6 +20,7 @@ from common.views.showing import Shown
 from rollout.engine import GroupRequest
 from rollout.http_engine import generate_body
 from tests.picture_files import KINDS, picture_file
+from tests.plain_pixels import plain_pixel_values
 from tests.rollout.support import reference_logprobs
 from tests.tiny_model import PROBLEM
 
@@ -70,7 +71,7 @@ async def test_the_engine_sees_the_learners_pixels(ask, difference, served, rend
         assert {a["meta_info"]["prompt_tokens"] for a in answers} == {len(prompt.input_ids)}
         if served.pixel_log is not None:
             seen = json.loads(served.pixel_log.read_text().splitlines()[-1])
-            assert seen["sha256"] == pixel_digest(prompt.pixel_values)
+            assert seen["sha256"] == pixel_digest(plain_pixel_values(renderer, prompt))
             assert seen["grid"] == prompt.image_grid_thw[0].tolist()
         worst = max(difference(answer, picture) for answer in answers)
         print(f"{kind:26} {what:10} same pixels, log-probs {worst:.1e} apart")

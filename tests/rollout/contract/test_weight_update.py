@@ -6,9 +6,10 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
+from common.push_groups import PREFIX
 from tests.rollout.contract.pushing import DISTRIBUTED, joined, left, push
 from tests.rollout.support import data_url, png, reference_logprobs
-from tests.rollout.trainer import manifest
+from tests.rollout.trainer import Trainer, manifest
 from tests.tiny_model import PROBLEM
 
 IMAGE = png(64, 64)
@@ -37,7 +38,7 @@ def check_logprobs(answer, reference, renderer, *, start: int = 0, end: int | No
 async def test_push_replaces_every_weight(api, ask, model, other_model, renderer, buckets):
     before = await ask()
     check_logprobs(before, model, renderer)
-    trainer = await joined(api, f"push-{buckets}")
+    trainer = await joined(api, f"{PREFIX if buckets > 1 else ''}push-{buckets}")
     await api.ok("/pause_generation", {"mode": "retract"})
     await push(api, trainer, other_model.state_dict(), version="1", buckets=buckets)
     await api.ok("/continue_generation", {})
@@ -151,8 +152,12 @@ async def test_a_tensor_of_another_shape_is_refused(api, other_model):
     await left(api, trainer)
 
 
-async def test_a_trainer_that_leaves_midway_costs_an_error_not_a_hang(api, other_model):
-    trainer = await joined(api, "dying")
+OURS = pytest.mark.parametrize("prefix", ["", PREFIX], ids=["anybody's", "ours"])
+
+
+@OURS
+async def test_a_trainer_that_leaves_midway_costs_an_error_not_a_hang(api, other_model, prefix):
+    trainer = await joined(api, f"{prefix}dying")
     name = trainer.name
     await api.ok("/begin_weight_update", {})
     body = {**manifest(other_model.state_dict()), "group_name": trainer.name}
@@ -166,20 +171,36 @@ async def test_a_trainer_that_leaves_midway_costs_an_error_not_a_hang(api, other
     assert "Failed to receive weights" in answer["message"]
     await api.ok("/end_weight_update", {})
     await api.ok("/destroy_weights_update_group", {"group_name": name})
-    again = await joined(api, "dying-2")
+    again = await joined(api, f"{prefix}dying-2")
     await push(api, again, other_model.state_dict(), version="4")
     await left(api, again)
 
 
-async def test_a_trainer_that_falls_silent_costs_the_timeout_not_more(api, other_model):
-    trainer = await joined(api, "silent")
+@OURS
+async def test_a_trainer_that_falls_silent_costs_the_timeout_not_more(api, other_model, prefix):
+    trainer = await joined(api, f"{prefix}silent")
     await api.ok("/begin_weight_update", {})
     body = {**manifest(other_model.state_dict()), "group_name": trainer.name}
     status, answer = await api.post(DISTRIBUTED, body, timeout_s=40)
     assert (status, answer["success"]) == (400, False)
     await api.ok("/end_weight_update", {})
     await left(api, trainer)
-    again = await joined(api, "after-silence")
+    again = await joined(api, f"{prefix}after-silence")
+    assert (await push(api, again, other_model.state_dict(), version="4"))[0] == 200
+    await left(api, again)
+
+
+async def test_a_trainer_of_ours_that_connects_and_sends_nothing_has_not_joined(api, other_model):
+    """NCCL connects in the first broadcast only: so that is a part of joining."""
+    trainer = Trainer(f"{PREFIX}mute")
+    (status, answer), _ = await asyncio.gather(
+        api.post("/init_weights_update_group", trainer.init_body, timeout_s=40),
+        asyncio.to_thread(trainer.connect),
+    )
+    assert status == 400
+    assert "Failed to initialize custom process group" in answer["message"]
+    await asyncio.to_thread(trainer.leave)
+    again = await joined(api, f"{PREFIX}after-mute")
     assert (await push(api, again, other_model.state_dict(), version="4"))[0] == 200
     await left(api, again)
 

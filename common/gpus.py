@@ -1,0 +1,109 @@
+"""The NVIDIA GPUs of this machine, as its driver tells of them. Nothing of CUDA is loaded."""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from common.errors import ConfigError
+
+_FIELDS = ("name", "memory.total", "driver_version")
+_PATIENCE_S = 20.0  # nvidia-smi starts the driver
+_MIB_A_GIB = 1024
+_NO_DEVICES = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; Slurm says the last one
+_HOPPER = ("H100", "H200", "H800", "H20", "GH200")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    model: str  # such as H100
+    gib: float = 0.0  # of memory; 0: not known
+    driver: str = ""  # its version; empty: not known
+
+    @property
+    def is_hopper(self) -> bool:
+        return self.model in _HOPPER
+
+
+def machine_gpus() -> tuple[Gpu, ...]:
+    """All GPUs of this machine; none where there is no driver, or one that finds none.
+
+    Raises:
+        ConfigError: nvidia-smi does not answer.
+    """
+    tool = shutil.which("nvidia-smi")
+    return () if tool is None else _ask(tool)
+
+
+def usable_gpus() -> tuple[Gpu, ...]:
+    """Those that CUDA_VISIBLE_DEVICES leaves to this process. Raises as `machine_gpus`."""
+    visible = visible_gpus()
+    if visible == []:
+        return ()
+    found = machine_gpus()
+    return found if visible is None else found[: len(visible)]
+
+
+def visible_gpus() -> list[str] | None:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves to us, as it names them; None: all."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return None
+    return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in _NO_DEVICES]
+
+
+def parse_gpus(answer: str) -> tuple[Gpu, ...]:
+    """Lines such as `NVIDIA H100 80GB HBM3, 81559 MiB, 580.65.06`."""
+    return tuple(_gpu(line) for line in answer.splitlines() if line.strip())
+
+
+def told(gpus: tuple[Gpu, ...]) -> str:
+    """For people: `8 x H100 (driver 580.65.06)`."""
+    driver = f" (driver {gpus[0].driver})" if gpus[0].driver else ""
+    return f"{len(gpus)} x {gpus[0].model}{driver}"
+
+
+def refuse_idle_gpus(torch_version: str) -> None:
+    """For a process whose torch finds no GPU, and that may use those there are.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    if gpus := usable_gpus():
+        raise ConfigError(
+            f"this machine has {told(gpus)}, and torch {torch_version} cannot use them: a step on "
+            "CPUs would take days. Fix: a driver that suits torch (CUDA 13 needs >= 580), or "
+            'FLAVOUR=gpu deploy/setup.sh learner; learner.device = "cpu" trains on CPUs'
+        )
+
+
+@functools.cache
+def _ask(tool: str) -> tuple[Gpu, ...]:
+    """Once a process: the answer takes up to seconds, and stays the same."""
+    query = (tool, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader")
+    try:
+        done = subprocess.run(
+            query, capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"nvidia-smi does not answer within {_PATIENCE_S:g} s. Fix: mend the GPU's driver, or "
+            "set CUDA_VISIBLE_DEVICES to nothing to run on CPUs"
+        ) from None
+    except OSError:
+        return ()
+    return parse_gpus(done.stdout) if done.returncode == 0 else ()
+
+
+def _gpu(line: str) -> Gpu:
+    name, memory, driver, *_ = [part.strip() for part in line.split(",")] + ["", ""]
+    mib = re.match(r"(\d+) MiB", memory)
+    return Gpu(_model(name), int(mib[1]) / _MIB_A_GIB if mib else 0.0, driver)
+
+
+def _model(name: str) -> str:
+    """As Ray labels it: H100 of `NVIDIA H100 80GB HBM3`."""
+    found = re.match(r"\w+\s+([A-Z0-9]+)", name)
+    return found[1] if found else name

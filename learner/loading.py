@@ -1,0 +1,99 @@
+"""Student and teacher as a run starts, on their device, each rank with its part of them alone.
+
+One rank loads the model as transformers does. Of several none ever holds it whole:
+
+    outline, on the meta device > teacher, a copy of the outline > memory for the shards of both
+      > fill the student's from the files > fill the teacher's from the student's, or its own files
+
+A checkpoint's student is not read from `model.path` first, unless adapters need what lies under
+them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.config import RunConfig
+from common.errors import ConfigError
+from common.model_files import weight_files
+from common.model_loading import check_finite
+from learner.checkpoint.names import names_in_files
+from learner.checkpoint.tensor_files import TensorFiles
+from learner.checkpoint.tensors import fill
+from learner.model.frozen import narrow_frozen
+from learner.model.lora import add_adapters, base_names
+from learner.model.ranks import Ranks, greatest
+from learner.model.sharding import local_part, shard_model
+from learner.model.student import load_student
+from learner.model.teacher import Teacher
+from learner.trainer import DTYPES
+
+_META = torch.device("meta")
+
+
+def load_models(config: RunConfig, ranks: Ranks, step: int) -> tuple[Any, Teacher]:
+    """Student and teacher; every rank calls it.
+
+    Args:
+        step: that training goes on from. After step 0 `learner.checkpoint.restore` must come next:
+            until then a sharded student without adapters holds nothing.
+
+    Raises:
+        ConfigError: as `learner.model.student.load_student`; on all ranks, whichever found it.
+    """
+    dtype = DTYPES[config.model.dtype]
+    if ranks.mesh is None:
+        model = _student(config, ranks.device)
+        return model, Teacher(model, config.teacher, dtype, step)
+    model = _student(config, _META)
+    teacher = Teacher(model, config.teacher, dtype, step, will_shard=True)
+    is_awaited = step > 0 and not config.model.lora_rank
+    path = None if is_awaited else config.model.path
+    _shard_and_fill(model, path, config, ranks)
+    if teacher.model is not model:
+        path = config.teacher.path if config.teacher.policy == "fixed" else None
+        _shard_and_fill(teacher.model, path, config, ranks, "teacher.path")
+    teacher.reshard()
+    return model, teacher
+
+
+def _student(config: RunConfig, device: torch.device) -> Any:
+    section = config.model
+    model = load_student(section, device)
+    if section.lora_rank:
+        add_adapters(model, section.lora_rank, section.lora_alpha, config.run.seed)
+    narrow_frozen(model, DTYPES[section.dtype])
+    return model
+
+
+def _shard_and_fill(
+    model: Any, path: str | None, config: RunConfig, ranks: Ranks, key: str = "model.path"
+) -> None:
+    """Args: path: of the files that the weights come from; none: they come from elsewhere."""
+    assert ranks.mesh is not None
+    announced = [name for name in base_names(model) if model.state_dict()[name].is_meta]
+    shard_model(model, ranks.mesh, DTYPES[config.model.dtype], config.learner.offload)
+    if path is not None and announced:
+        _fill_from(path, key, model, announced)
+        tensors = model.state_dict()
+        check_finite(
+            {name: local_part(tensors[name]) for name in announced},
+            f"{key} = {path!r}",
+            lambda flags: [flag > 0 for flag in greatest([float(f) for f in flags], ranks.group)],
+        )
+
+
+def _fill_from(path: str, key: str, model: nn.Module, names: list[str]) -> None:
+    tensors: dict[str, Tensor] = model.state_dict()
+    stored = names_in_files(model, names)
+    with TensorFiles(weight_files(Path(path))) as files:
+        for name in names:
+            try:
+                fill(tensors[name], files, stored.get(name, name))
+            except (KeyError, OSError) as error:
+                raise ConfigError(
+                    f"{key} = {path!r}: its {name} cannot be read: {error}. Fix: bring the folder "
+                    "back as it was published"
+                ) from error

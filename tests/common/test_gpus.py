@@ -1,0 +1,64 @@
+"""The machine's GPUs, as programs that stand for nvidia-smi tell of them."""
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import ConfigError
+from common.gpus import Gpu, machine_gpus, parse_gpus, refuse_idle_gpus, told, usable_gpus
+
+H100 = "NVIDIA H100 80GB HBM3, 81559 MiB, 550.90.07"
+
+
+def nvidia_smi(folder: Path, body: str, patch: pytest.MonkeyPatch) -> None:
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{body}\n")
+    tool.chmod(0o755)
+    patch.setenv("PATH", str(folder))
+
+
+def test_gpus_are_read_from_the_answer_of_nvidia_smi() -> None:
+    answer = f"{H100}\nTesla V100-SXM2-16GB, [N/A], 580.65.06\nNVIDIA A100-SXM4-40GB, 40960 MiB\n"
+    assert parse_gpus(answer) == (
+        Gpu("H100", 81559 / 1024, "550.90.07"),
+        Gpu("V100", 0.0, "580.65.06"),
+        Gpu("A100", 40.0, ""),
+    )
+    assert parse_gpus("\n") == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "is_hopper"), [("H100", True), ("H200", True), ("GH200", True), ("A100", False)]
+)
+def test_hopper_is_told_by_its_models(model: str, is_hopper: bool) -> None:
+    assert Gpu(model).is_hopper is is_hopper
+
+
+def test_gpus_are_told_with_the_driver_that_is_to_be_mended() -> None:
+    assert told((Gpu("H100", 80, "550.90.07"),) * 8) == "8 x H100 (driver 550.90.07)"
+    assert told((Gpu("H100"),)) == "1 x H100"
+
+
+def test_only_gpus_that_are_visible_are_usable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvidia_smi(tmp_path, f"echo {H100}; echo {H100}; echo {H100}", monkeypatch)
+    for visible, count in (("0,2", 2), ("", 0), ("-1", 0), ("NoDevFiles", 0), ("GPU-5a", 1)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert len(usable_gpus()) == count
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert len(usable_gpus()) == len(machine_gpus()) == 3
+
+
+def test_a_torch_that_finds_no_gpu_where_there_are_some_is_refused_with_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refuse_idle_gpus("2.14.1")  # no driver, no GPU
+    nvidia_smi(tmp_path, f"echo {H100}", monkeypatch)
+    message = r"has 1 x H100 \(driver 550\.90\.07\), and torch 2\.14\.1 cannot.*Fix: a driver that"
+    with pytest.raises(ConfigError, match=message):
+        refuse_idle_gpus("2.14.1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    refuse_idle_gpus("2.14.1")

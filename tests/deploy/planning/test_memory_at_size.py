@@ -1,0 +1,166 @@
+"""What the planner says of memory, beside what is counted at published shapes.
+
+Models are on the meta device, which has shapes and dtypes but no contents. `pytest -rP` shows the
+table.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.config import RunConfig
+from common.config_cli import load
+from deploy.planning.devices import GPUS
+from deploy.planning.layout import Layout
+from deploy.planning.memory import (
+    LearnerMemory,
+    ServerMemory,
+    learner_memory,
+    server_memory,
+)
+from deploy.planning.shape import KNOWN
+from deploy.planning.tables import gib, table
+from deploy.planning.workload import workload_of
+from learner.model.layout import plan_layout
+from tests.deploy.planning.models_at_size import (
+    MODELS,
+    Counted,
+    Launches,
+    counted,
+    decoder,
+    head_pass,
+    model_of,
+)
+
+CONFIGS = Path(__file__).parents[3] / "deploy" / "configs"
+GROUP = (3400, [169] * 8)  # tokens of a prompt and its responses
+TOKENS = 3400 + 8 * 169
+H100 = GPUS["H100"]
+
+
+def configured(name: str, model: str, *more: str) -> RunConfig:
+    return load(["--config", str(CONFIGS / f"{name}.toml"), "--model.path", f"Qwen/{model}", *more])
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Of a decoder over one group, forward and backward."""
+
+    forward: int  # launches
+    backward: int
+    devices: set[str]
+
+
+def decoder_pass(model: str, layers: int, *flags: str) -> Pass:
+    student = model_of(model, configured("eight_gpus", model, *flags), layers).to(torch.bfloat16)
+    layout = plan_layout([GROUP]).to(torch.device("meta"))
+    with Launches() as launches:
+        hidden = decoder(student, layout, TOKENS)()
+        forward = launches.count
+        hidden.sum().backward()
+    return Pass(forward, launches.count - forward, launches.devices)
+
+
+def planned(config: RunConfig, model: str) -> tuple[LearnerMemory, ServerMemory]:
+    layout, shape = Layout(config.rollout.servers, config.learner.ranks, 1), KNOWN[model]
+    work = workload_of(config, shape)
+    learner = learner_memory(config, shape, work, layout)
+    is_shared = config.learner_pool.gpus < 1
+    kept = learner.total if is_shared else 0.0
+    return learner, server_memory(config, shape, work, layout, H100, kept)
+
+
+def held(config: RunConfig, found: Counted) -> dict[str, float]:
+    """Bytes a rank, wherever they are."""
+    ranks = config.learner.ranks
+    return {
+        "weights": found.weights / ranks,
+        "gradients": found.gradients / ranks,
+        "optimizer": found.moments / ranks,
+        "teacher": found.teacher / ranks,
+        "push": found.snapshot,
+    }
+
+
+# ---- the table -----------------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", ["one_gpu", "two_gpus", "eight_gpus"])
+def test_the_planner_counts_what_the_learner_holds(name: str, model: str) -> None:
+    config = configured(name, model)
+    everywhere = _without_offload(config)
+    real = held(config, counted(model, everywhere))
+    on_gpu, server = planned(config, model)
+    for part, number in real.items():
+        assert getattr(planned(everywhere, model)[0], part) == pytest.approx(number, rel=0.005), (
+            part
+        )
+    print(f"{model}, {name}.toml: GiB a GPU of 79")
+    print("\n".join(table(_rows(on_gpu, real, server), left=1)))
+
+
+def _without_offload(config: RunConfig) -> RunConfig:
+    """The same learner, but that everything is on the GPU."""
+    return config.model_copy(
+        update={
+            "learner": config.learner.model_copy(update={"offload": False}),
+            "teacher": config.teacher.model_copy(update={"offload": False}),
+            "weights": config.weights.model_copy(update={"transport": "broadcast"}),
+        }
+    )
+
+
+def _rows(
+    learner: LearnerMemory, real: dict[str, float], server: ServerMemory
+) -> list[tuple[str, str, str]]:
+    parts = ("weights", "gathered", "gradients", "optimizer", "teacher", "activations", "push")
+    rows = [("", "planned", "counted in all")]
+    rows += [
+        (part, gib(getattr(learner, part)), gib(real[part]) if part in real else "")
+        for part in parts
+    ]
+    rows += [("learner", gib(learner.total), ""), ("main memory", gib(learner.host), "")]
+    rows += [(f"server's {part}", gib(getattr(server, part)), "") for part in ("weights", "cache")]
+    return [*rows, ("server", gib(server.total), "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("one_gpu", "Qwen3.5-4B"),
+        ("two_gpus", "Qwen3.5-4B"),
+        ("eight_gpus", "Qwen3.5-4B"),
+        ("qwen3_5_9b", "Qwen3.5-9B"),
+    ],
+)
+def test_a_shipped_config_fits_gpus_of_80_gb(name: str, model: str) -> None:
+    config = configured(name, model)
+    learner, server = planned(config, model)
+    assert learner.total < H100.memory and server.fits
+    if config.learner_pool.gpus < 1:
+        assert learner.total + server.total < H100.memory
+
+
+# ---- what a decoder launches ---------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "layers", "forward", "backward"),
+    [("Qwen3-VL-4B", 2, 185, 446), ("Qwen3.5-4B", 4, 2908, 9454)],
+)
+def test_a_decoder_launches_no_more_and_stays_on_its_device(
+    model: str, layers: int, forward: int, backward: int
+) -> None:
+    """Layers are recomputed. Of Qwen3.5's, three are delta nets by the reference, in chunks."""
+    found = decoder_pass(model, layers)
+    print(model, found)
+    assert found.devices == {"meta"}
+    assert found.forward <= forward and found.backward <= backward
+
+
+def test_what_the_head_takes() -> None:
+    """As it is computed with, its gradient in both dtypes; a chunk of logits is gone by then."""
+    shape = KNOWN["Qwen3.5-4B"]
+    most = head_pass(shape.vocabulary, shape.width, rows=8 * 170)
+    assert most == pytest.approx(8 * shape.embedding_parameters, rel=0.02)
