@@ -8,6 +8,7 @@ from tests.bench.written import figures_of
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_loading_bench_writes_its_figures(tmp_path: Path) -> None:
     # Against this commit itself: the one of the goals is not in every checkout.
     found = figures_of("loading", tmp_path, "--megabytes 10 --ranks 2 --base HEAD")

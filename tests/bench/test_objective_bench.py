@@ -9,6 +9,7 @@ from tests.bench.written import figures_of
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_objective_bench_writes_its_figures(tmp_path: Path) -> None:
     options = "--tokens 16,64 --vocabulary 70000 --hidden 8 --top-k 20 --repeats 2"
     found = figures_of("objective", tmp_path, options)
