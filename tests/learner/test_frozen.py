@@ -71,10 +71,11 @@ def test_what_is_shared_is_one_memory_and_all_but_the_adapters(folder: Path):
     assert all(students[name].dtype == FLOAT32 for name in adapters)
 
 
-def test_a_base_is_narrow_but_for_what_servers_hold_in_float32(folder: Path):
+def test_a_base_is_narrow_but_for_what_is_computed_in_float32(folder: Path):
     model = adapted(folder, True)
     wide = {n for n, p in model.named_parameters() if p.dtype == FLOAT32}
-    decays = {n for n, _ in model.named_parameters() if n.endswith("linear_attn.A_log")}
+    of_decays = ("linear_attn.A_log", "linear_attn.dt_bias")
+    decays = {n for n, _ in model.named_parameters() if n.endswith(of_decays)}
     assert wide == decays | adapter_state(model).keys()
 
 
