@@ -167,7 +167,8 @@ class _Cost:
     def gathering_s(self) -> float:
         """FSDP's: weights before forward and backward, and gradients, of every micro-batch.
 
-        What is recomputed finds its weights gathered: two gathers, with activations kept or not.
+        What is recomputed finds its weights gathered: two gathers, with activations kept or not
+        (counted in tests/deploy/planning/test_memory_at_size.py).
         Replicas add up each rank's gradients in a ring, which takes them twice over the network.
         """
         shards, replicas = self.shards, self.layout.ranks // self.shards

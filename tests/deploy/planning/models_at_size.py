@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -147,3 +147,31 @@ def head_pass(vocabulary: int, width: int, rows: int) -> int:
         teachers = ((1.0, replace(teacher, weight_VD=weight_VD.detach())),)
         objective(student, teachers, responses, ObjectiveSection(), law).loss.backward()
     return launches.bytes_most
+
+
+class Collectives(TorchDispatchMode):
+    """Counts what ranks do together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func.namespace == "c10d":
+            self.counts[func.__name__] = self.counts.get(func.__name__, 0) + 1
+        return func(*args, **(kwargs or {}))
+
+
+def become_fake(model: Any) -> None:
+    """In a FakeTensorMode: parameters and buffers without contents in the place of its own."""
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, own in module._parameters.items():
+            if own is not None and id(own) not in made:
+                fake = torch.empty(own.shape, dtype=own.dtype)
+                made[id(own)] = nn.Parameter(fake, requires_grad=own.requires_grad)
+            if own is not None:
+                module._parameters[name] = made[id(own)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)

@@ -1,14 +1,19 @@
-"""What the planner says of memory, beside what is counted at published shapes.
+"""What the planner says of memory and gathers, beside what is counted at published shapes.
 
-Models are on the meta device, which has shapes and dtypes but no contents. `pytest -rP` shows the
-table.
+Models are on the meta device, which has shapes and dtypes but no contents; ranks are imagined by
+torch's fake process group. `pytest -rP` shows the table.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from common.config import RunConfig
 from common.config_cli import load
@@ -23,11 +28,16 @@ from deploy.planning.memory import (
 from deploy.planning.shape import KNOWN
 from deploy.planning.tables import gib, table
 from deploy.planning.workload import workload_of
+from learner.model import tree_attention
 from learner.model.layout import plan_layout
+from learner.model.ragged_attention import RaggedFlash
+from learner.model.sharding import local_part, shard_model
 from tests.deploy.planning.models_at_size import (
     MODELS,
+    Collectives,
     Counted,
     Launches,
+    become_fake,
     counted,
     decoder,
     head_pass,
@@ -141,6 +151,38 @@ def test_a_shipped_config_fits_gpus_of_80_gb(name: str, model: str) -> None:
     assert learner.total < H100.memory and server.fits
     if config.learner_pool.gpus < 1:
         assert learner.total + server.total < H100.memory
+
+
+# ---- what ranks do together ----------------------------------------------------------------------
+@pytest.fixture
+def five_ranks() -> Iterator[DeviceMesh]:
+    """Of which one is here; what it sends goes nowhere."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=5)
+    yield init_device_mesh("cpu", (5,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_micro_batch_gathers_weights_twice(
+    five_ranks: DeviceMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though layers are recomputed, as the planner says; and a fifth of all weights is here."""
+    monkeypatch.setattr(tree_attention, "kernels_for", lambda _: RaggedFlash())  # those of GPUs
+    model = model_of("Qwen3-VL-4B", configured("eight_gpus", "Qwen3-VL-4B"), layers=4)
+    whole = sum(parameter.nbytes for parameter in model.parameters())
+    layout = plan_layout([GROUP])
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        become_fake(model)
+        shard_model(model, five_ranks, torch.bfloat16)
+        here = sum(local_part(parameter).nbytes for parameter in model.parameters())
+        with Collectives() as together:
+            decoder(model, layout, TOKENS, torch.device("cpu"))().sum().backward()
+    assert here == pytest.approx(whole / 5, rel=0.01)
+    groups = 4 + 1  # layers, and the final norm
+    assert together.counts == {
+        "_allgather_base_.default": 2 * groups,
+        "_reduce_scatter_base_.default": groups,
+    }
 
 
 # ---- what a decoder launches ---------------------------------------------------------------------
