@@ -253,7 +253,9 @@ def test_a_long_command_works(command: str, tmp_path: Path) -> None:
 
 def test_files_and_folders_that_the_readme_names_exist() -> None:
     text = (ROOT / "README.md").read_text()
-    named = re.findall(r"(?<![\w/.])((?:common|broker|rollout|learner|deploy|tests)/[\w./]*)", text)
+    named = re.findall(
+        r"(?<![\w/.])((?:common|broker|rollout|learner|deploy|tests)/[\w./-]*)", text
+    )
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
