@@ -11,7 +11,7 @@ from tests.bench.written import figures_of
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_objective_bench_writes_its_figures(tmp_path: Path) -> None:
-    options = "--tokens 16,64 --vocabulary 70000 --hidden 8 --top-k 20 --repeats 2"
+    options = "--tokens 16,64 --vocabulary 70000 --hidden 8 --top-k 20 --repeats 2 --threads 1"
     found = figures_of("objective", tmp_path, options)
     assert [case["tokens"] for case in found["by_size"]] == [16, 64]
     assert found["not_measured"] == []

@@ -25,6 +25,7 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 4,
     "head_dim": 256,
     "num_hidden_layers": 32,
+    "full_attention_interval": 4,
     "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 8,
 }
 MODEL = {
