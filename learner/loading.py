@@ -73,7 +73,9 @@ def _shard_and_fill(
 ) -> None:
     """Args: path: of the files that the weights come from; none: they come from elsewhere."""
     assert ranks.mesh is not None
-    announced = [name for name in base_names(model) if model.state_dict()[name].is_meta]
+    outlined = model.state_dict()
+    announced = [name for name in base_names(model) if outlined[name].is_meta]
+    del outlined  # sharding makes others
     shard_model(model, ranks.mesh, DTYPES[config.model.dtype], config.learner.offload)
     if path is not None and announced:
         _fill_from(path, key, model, announced)
