@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS, GROUPS, RESPONSES = 12, 8, 4
 LIMIT_S = 200.0
 LOST_AFTER_S = 16.0  # a machine that is cut off for less stays part of the cluster, also under load
-CUT_S = 4.0  # longer than the broker waits for a member
+CUT_S = 5.0  # longer than the broker waits for a member, shorter than 1.5 times that
 CONFIG = f"""
 extends = "{ROOT}/deploy/configs/quickstart.toml"
 
@@ -34,7 +34,7 @@ max_steps = {STEPS}
 servers = 2
 
 [broker]
-member_timeout_s = 2.0
+member_timeout_s = 4.0
 
 [weights]
 timeout_s = 3.0
