@@ -168,7 +168,7 @@ class Teacher:
         if self._shared and self._copy is not None:
             share_shards(self._copy, self._student, self._shared)
         if self._copy is not None and self._config.policy != "fixed":
-            self._copy_student()
+            self._copy_student(is_all=True)
         if self._has_master:
             self._take_master()
 
@@ -201,9 +201,11 @@ class Teacher:
             torch.cuda.synchronize()  # the master in main memory may be read from now on
 
     @torch.no_grad()
-    def _copy_student(self) -> None:
+    def _copy_student(self, *, is_all: bool = False) -> None:
+        """`is_all`: also what is the student's own, of which sharding may have made copies."""
         students = _parameters(self._student)
-        for name, tensor in self._own_parameters().items():
+        targets = _parameters(self.model) if is_all else self._own_parameters()
+        for name, tensor in targets.items():
             _write(tensor, students[name])
         buffers = dict(self._student.named_buffers())
         for name, tensor in self.model.named_buffers():
