@@ -13,6 +13,19 @@ from common.wire import PROTOCOL_VERSION
 
 _MISMATCH = "version_mismatch"
 _SAME_CODE = "Fix: run the same checkout or image on every node"
+_HARMS = (  # what members may not have in two versions, and what would come of it
+    (
+        MEANING,
+        "the same text or picture would become other tokens or pixels there. Fix: deploy/setup.sh "
+        "from the same commit on that node, or the same image on every node",
+    ),
+    (
+        COLLECTIVES,
+        "no group of them comes about, and no push would arrive. Fix: deploy/setup.sh (and "
+        "deploy/setup.sh sglang) from the same commit on that node, or "
+        'weights.transport = "files"',
+    ),
+)
 
 
 def check_hello(hello: Hello, ours: Mapping[str, str], members: Iterable[Member]) -> str:
@@ -31,20 +44,10 @@ def check_hello(hello: Hello, ours: Mapping[str, str], members: Iterable[Member]
     _check_code(hello, ours)
     others = [member for member in members if member.member_id != hello.member_id]
     for other in others:
-        if found := _differences(hello.versions, other, MEANING):
-            raise Refusal(
-                _MISMATCH,
-                f"{_named(hello.member_id, hello.details)} has {found}: the same text or picture "
-                "would become other tokens or pixels there. Fix: deploy/setup.sh from the same "
-                "commit on that node, or the same image on every node",
-            )
-        if found := _differences(hello.versions, other, COLLECTIVES):
-            raise Refusal(
-                _MISMATCH,
-                f"{_named(hello.member_id, hello.details)} has {found}: no group of them comes "
-                "about, and no push would arrive. Fix: deploy/setup.sh (and deploy/setup.sh "
-                'sglang) from the same commit on that node, or weights.transport = "files"',
-            )
+        for packages, harm in _HARMS:
+            if found := _differences(hello.versions, other, packages):
+                who = _named(hello.member_id, hello.details)
+                raise Refusal(_MISMATCH, f"{who} has {found}: {harm}")
     remarks = (_differences(hello.versions, other, NUMBERS) for other in others)
     return next(filter(None, remarks), "")
 

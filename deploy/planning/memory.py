@@ -18,14 +18,12 @@ from deploy.planning.devices import Device
 from deploy.planning.layout import Layout
 from deploy.planning.shape import ModelShape
 from deploy.planning.workload import LONGEST, Workload
+from rollout.sglang.states import SLOTS_A_REQUEST
 
 SERVER_SHARE = 0.85  # of a GPU's memory for weights and cache, where the configuration says none
 LIBRARIES = 1.5 * 2**30  # CUDA, NCCL and the allocator's loss
 SERVER_OUTSIDE = 6.5 * 2**30  # of its share: CUDA graphs, context, a vision tower's activations
 CHUNK_BYTES = 2 * 2**30  # the objective's logits of one chunk, at most
-# State slots that SGLang 0.5.23 keeps a request, with its radix cache and scheduling ahead
-# (mem_cache/kv_cache_configurator.py, _calculate_mamba_ratio).
-SLOTS_A_REQUEST = 5
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class Checkpointer:
             self._give_up()
 
     def save(self, is_measured: bool = False) -> None:
-        """Copy the trainer's state and begin to write it, unless this version has a checkpoint.
+        """Begin to write the trainer's state, unless this version has a checkpoint.
 
         Args:
             is_measured: its accuracy is awaited: where the best are kept it stays until

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 # Of one request, as SGLang counts them: running, cached prefix, spare, and two that are written in
-# turn while the next batch is scheduled.
+# turn while the next batch is scheduled (mem_cache/kv_cache_configurator.py,
+# _calculate_mamba_ratio).
 SLOTS_A_REQUEST = 5
 _WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
 _KV_WIDTH = 2  # bytes; SGLang's convolution states likewise

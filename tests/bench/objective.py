@@ -40,7 +40,6 @@ import resource
 import subprocess
 import sys
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -361,6 +360,8 @@ def forget_gradients(work: Problem) -> None:
 def memory_child(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
+    from tests.living_bytes import LivingBytes
+
     torch.set_num_threads(options.threads)
     (side,) = options.sides.split(",")
     RUNS[side](small_problem(options))  # what is imported and set up once is no memory of a step
@@ -373,50 +374,11 @@ def memory_child(options: argparse.Namespace) -> dict[str, Any]:
         loss = RUNS[side](work).item()
         peak = torch.cuda.max_memory_allocated() - before
     else:
-        with living_bytes() as living:
+        with LivingBytes() as living:
             loss = RUNS[side](work).item()
         peak = living.peak
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss
     return {"extra": peak - gradients, "rss": grown * 1024, "loss": loss}
-
-
-def living_bytes() -> Any:
-    """A mode that counts the bytes of storages that operators made and that still live."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
-
-    class LivingBytes(TorchDispatchMode):
-        def __init__(self) -> None:
-            super().__init__()
-            self.living = self.peak = 0
-            self._known: set[int] = set()
-
-        def __torch_dispatch__(
-            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-            given_storages = {x.untyped_storage()._cdata for x in given}
-            output = function(*args, **(kwargs or {}))
-            for tensor in tree_leaves(output):
-                if isinstance(tensor, torch.Tensor):
-                    storage = tensor.untyped_storage()
-                    if storage._cdata not in given_storages | self._known:
-                        self._add(storage)
-            return output
-
-        def _add(self, storage: Any) -> None:
-            key, size = storage._cdata, storage.nbytes()
-            self._known.add(key)
-            self.living += size
-            self.peak = max(self.peak, self.living)
-            weakref.finalize(storage, self._remove, key, size)
-
-        def _remove(self, key: int, size: int) -> None:
-            self._known.discard(key)
-            self.living -= size
-
-    return LivingBytes()
 
 
 CHILDREN: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {

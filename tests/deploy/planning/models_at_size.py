@@ -1,6 +1,5 @@
 """Published models at their true shapes on the meta device, and what a learner holds of them."""
 
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +21,7 @@ from learner.objective.head import HeadInputs
 from learner.objective.loss import ResponseTokens, SamplingLaw, objective
 from learner.push.publisher import snapshot_of
 from learner.trainer import DTYPES
+from tests.living_bytes import LivingBytes
 
 META = torch.device("meta")
 _VL_4B = ModelSize(36, 2560, 9728, 32, 8, 128, 0, 0, 0, 151_936, 24, 1024, 4096, 16)
@@ -78,14 +78,12 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
 
 
 class Launches(TorchDispatchMode):
-    """Counts operators that are no views, live bytes, and where their outputs are."""
+    """Counts operators that are no views, and where their outputs are."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
         self.devices: set[str] = set()
-        self._known: set[int] = set()
-        self.bytes_now = self.bytes_most = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         found = func(*args, **(kwargs or {}))
@@ -93,23 +91,7 @@ class Launches(TorchDispatchMode):
         for tensor in tree_leaves(found):
             if isinstance(tensor, Tensor):
                 self.devices.add(tensor.device.type)
-                self._note(tensor)
         return found
-
-    def _note(self, tensor: Tensor) -> None:
-        """Memory that an operator made counts for as long as somebody has it."""
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.bytes_now += size
-        self.bytes_most = max(self.bytes_most, self.bytes_now)
-        weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.bytes_now -= size
 
 
 def decoder(
@@ -141,12 +123,12 @@ def head_pass(vocabulary: int, width: int, rows: int) -> int:
     values_T = torch.empty(rows, device=META)
     responses = ResponseTokens(ids_T, values_T, values_T)
     law = SamplingLaw(1.0, torch.empty(0, device=META, dtype=torch.int64))
-    with Launches() as launches:
+    with LivingBytes() as living:
         weight_VD = whole_weight(master_VD, torch.bfloat16)
         student = HeadInputs(hidden_TD, weight_VD)
         teachers = ((1.0, replace(teacher, weight_VD=weight_VD.detach())),)
         objective(student, teachers, responses, ObjectiveSection(), law).loss.backward()
-    return launches.bytes_most
+    return living.peak
 
 
 class Collectives(TorchDispatchMode):
