@@ -15,7 +15,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -94,24 +94,42 @@ def leave(group: dist.ProcessGroup, is_broken: bool = False) -> None:
         dist.destroy_process_group(group)
 
 
-@contextlib.contextmanager
-def _blocking_waits() -> Iterator[None]:
+class _BlockingWaits:
     """For NCCL, which reads this when a group is made: a wait ends with an error after the timeout,
     where its watchdog would end the whole process.
+
+    The environment is the process's, and groups may be made in several threads at once: the last
+    one to leave puts back what the first one found.
     """
-    before = os.environ.get(_BLOCKING_WAIT)
-    os.environ[_BLOCKING_WAIT] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_BLOCKING_WAIT]
-        else:
-            os.environ[_BLOCKING_WAIT] = before
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: str | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = os.environ.get(_BLOCKING_WAIT)
+                os.environ[_BLOCKING_WAIT] = "1"
+            self._inside += 1
+
+    def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside > 0:
+                return
+            if self._before is None:
+                del os.environ[_BLOCKING_WAIT]
+            else:
+                os.environ[_BLOCKING_WAIT] = self._before
+
+
+_blocking_waits = _BlockingWaits()
 
 
 def _join(make: Callable[[], Made], name: str, deadline: float) -> Made:
-    with _blocking_waits():
+    with _blocking_waits:
         made = make()
     group = made[0]
     # torch keeps this of its own groups; without it none can be left.

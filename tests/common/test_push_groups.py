@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -42,6 +43,34 @@ def test_a_groups_waits_are_told_to_end_and_no_other_groups(monkeypatch, before)
     assert (seen, os.environ.get(SETTING)) == (["1"], before)
     leave(group)
     assert not is_known(f"{PREFIX}setting")
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+@pytest.mark.parametrize("first_out", [0, 1])
+def test_groups_made_at_once_leave_the_setting_as_it_was(monkeypatch, before, first_out):
+    monkeypatch.delenv(SETTING, raising=False)
+    if before is not None:
+        monkeypatch.setenv(SETTING, before)
+    made = [threading.Event(), threading.Event()]
+    may_end = [threading.Event(), threading.Event()]
+
+    def one(index: int) -> None:
+        def make() -> Made:
+            made[index].set()
+            assert may_end[index].wait(TIMEOUT_S)
+            assert os.environ[SETTING] == "1"
+            return group_of_one(f"{PREFIX}at-once-{index}")
+
+        group, _ = join(make, f"{PREFIX}at-once-{index}", TIMEOUT_S)
+        leave(group)
+
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(one, index) for index in range(2)]
+        assert all(event.wait(TIMEOUT_S) for event in made)
+        for index in (first_out, 1 - first_out):
+            may_end[index].set()
+            both[index].result(TIMEOUT_S)
+    assert os.environ.get(SETTING) == before
 
 
 def test_all_of_it_runs_in_a_thread_of_its_own_within_what_it_is_given():

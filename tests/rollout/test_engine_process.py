@@ -409,9 +409,12 @@ def run_launch(
         f"def init_custom_process_group({parameters}):\n    return locals()\n"
     )
     program = f"import runpy; launch = runpy.run_path({str(LAUNCH)!r}, run_name='__mp_main__')\n"
+    ours = {"PYTHONPATH": str(folder), "VISION_OPD_GROUP_TIMEOUT_S": "7.5", **env}
+    inherited = dict(os.environ)
+    inherited.pop("TORCH_NCCL_BLOCKING_WAIT", None)  # set while a thread of this process joins
     ran = subprocess.run(
         [sys.executable, "-c", program + then],
-        env={**os.environ, "PYTHONPATH": str(folder), "VISION_OPD_GROUP_TIMEOUT_S": "7.5", **env},
+        env=inherited | ours,
         capture_output=True,
         text=True,
     )
@@ -536,7 +539,7 @@ os._exit(0)  # at the interpreter's end torch's threads now and then abort
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo's interface is named")
 def test_its_push_groups_are_joined_as_the_learner_joins_them(tmp_path: Path) -> None:
     """What SGLang 0.5.23 does, in a process of its own, against the learner's side."""
-    group = PushGroup(f"{PREFIX}x", "127.0.0.1", 2, "gloo", 60.0)  # the other imports torch
+    group = PushGroup(f"{PREFIX}as-sglang", "127.0.0.1", 2, "gloo", 60.0)  # the other imports torch
     then = AS_SGLANG.replace("PORT", str(group.port)).replace("NAME", repr(group.name))
     with ThreadPoolExecutor(1) as thread:
         server = thread.submit(run_launch, tmp_path, then, has_torch=True, GLOO_SOCKET_IFNAME="lo")
