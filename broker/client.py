@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from pydantic import BaseModel
 
 from broker import protocol as p
-from broker.transport import Link, ZmqLink
+from broker.net.transport import Link, ZmqLink
 from common.errors import BrokerUnavailable, ProtocolError, VersionMismatch
 from common.lifecycle import backoff
 from common.types import Group, WeightUpdate

@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from broker.disk import FolderDisk
-from broker.durable import JOURNAL, STORED
-from broker.frames import CorruptJournal, Record, read_records
-from broker.segments import Place
-from broker.store import Damaged
+from broker.storage.disk import FolderDisk
+from broker.storage.durable import STORED
+from broker.storage.frames import CorruptJournal, Record, read_records
+from broker.storage.segments import Place
+from broker.storage.store import Damaged
 from common.errors import VisionOpdError
+from common.journal_file import JOURNAL
 from common.output import ends_with_its_reader
 
 
@@ -68,11 +69,11 @@ def dump(folder: Path, arguments: argparse.Namespace) -> None:
 
 
 def replay(folder: Path, arguments: argparse.Namespace) -> None:
-    from broker.entry import Rules
-    from broker.kept_reading import kept_reading
-    from broker.recovery import recover
-    from broker.source import SampleSource
+    from broker.ledger.entry import Rules
+    from broker.storage.recovery import recover
     from common.dataset import Numbered, parsed_rows
+    from common.kept_reading import kept_reading
+    from common.source import SampleSource
 
     facts = dict(next(_records(folder)).arguments[0])
     path = arguments.data or Path(facts["dataset"])
@@ -152,7 +153,7 @@ def _dump_trajectories(folder: Path, file: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from broker.segments import SCHEMA
+    from broker.storage.segments import SCHEMA
 
     count = 0
     with pq.ParquetWriter(file, SCHEMA) as writer:

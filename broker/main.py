@@ -52,13 +52,13 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
 
     A run folder that holds a journal is gone on with where the journal ends.
     """
-    from broker.heldout import heldout_samples
-    from broker.opening import open_broker
-    from broker.quarantine_file import QuarantineFile
-    from broker.server import BrokerServer, ImageShelf
-    from broker.training_data import open_source
-    from broker.transport import zmq_listener
+    from broker.net.transport import zmq_listener
+    from broker.service.heldout import heldout_samples
+    from broker.service.opening import open_broker
+    from broker.service.quarantine_file import QuarantineFile
+    from broker.service.server import BrokerServer, ImageShelf
     from common.images import ImageStore
+    from common.training_data import open_source
 
     source = open_source(config)
     assert config.data.train is not None, "open_source has read it"

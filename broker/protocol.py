@@ -69,7 +69,7 @@ class EvaluationView(StrEnum):
 
 
 class Blame(StrEnum):
-    """Why an attempt at a sample came to nothing; see `broker.attempts`."""
+    """Why an attempt at a sample came to nothing; see `broker.ledger.attempts`."""
 
     SAMPLE = "sample"  # the engine's answer to this very request was an error, or useless
     SUSPECT = "suspect"  # no answer: the engine died or hung; any sample under way may be why

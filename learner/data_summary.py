@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from broker.data_health import nothing_trained
 from broker.protocol import Status
+from common.data_health import nothing_trained
 
 _RETURNED = "member_left"  # leases that a server gave back in good order: nothing was lost
 

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import uvloop
 
 from broker.client import BrokerClient, heartbeat_forever
+from broker.net.transport import zmq_link
 from broker.protocol import DETAIL_LENGTH, Resumed, Role, Welcome
-from broker.transport import zmq_link
 from common.config import RunConfig
 from common.errors import BrokerUnavailable
 from common.full_disk import WAITS_FOR_ROOM, waits_for_room

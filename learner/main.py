@@ -50,8 +50,8 @@ def check_process(config: RunConfig) -> None:
             f"broker.address = {config.broker.address!r} has no port. "
             "Fix: give the address that the broker wrote to broker.json in the run folder"
         )
+    from broker.net.transport import zmq_link
     from broker.protocol import Role
-    from broker.transport import zmq_link
 
     # What is wrong with it shows now, not after the model is loaded.
     zmq_link(config.broker, Role.LEARNER)

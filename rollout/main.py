@@ -55,8 +55,8 @@ def main() -> None:
 
 async def serve(config: RunConfig, index: int, stop: asyncio.Event) -> None:
     """Everything that one rollout process does."""
+    from broker.net.transport import zmq_link
     from broker.protocol import Role
-    from broker.transport import zmq_link
     from rollout.member import Member
     from rollout.pool import Pool
 

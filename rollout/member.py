@@ -16,8 +16,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from broker.client import BrokerClient, heartbeat_forever
+from broker.net.transport import zmq_link
 from broker.protocol import Role
-from broker.transport import zmq_link
 from common.config import RunConfig
 from common.errors import EngineError
 from common.lifecycle import set_or_after

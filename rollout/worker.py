@@ -2,9 +2,9 @@
 
 A group goes to the best server of the pool, one that must be alone to its member's own. Work that a
 pause cut short is done again within its lease. All else that fails is given back to the broker with
-the reason and whom it blames (`broker.attempts`): the sample for an answer that is an error or
-useless, nobody in particular where there was no answer. When its own server is gone, the member's
-goodbye says so for all groups at once.
+the reason and whom it blames (`broker.ledger.attempts`): the sample for an answer that is an error
+or useless, nobody in particular where there was no answer. When its own server is gone, the
+member's goodbye says so for all groups at once.
 """
 
 import asyncio

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from broker.durable import JOURNAL
-from broker.frames import Record, read_records
+from broker.storage.frames import Record, read_records
+from common.journal_file import JOURNAL
 
 _ENDS = ("submit", "give_back")
 

@@ -8,6 +8,7 @@ the tensors that autograd keeps of a decoder layer, and are the least certain fi
 from dataclasses import dataclass
 
 from common.config import ModelSection, RunConfig
+from common.sglang_states import SLOTS_A_REQUEST
 from deploy.planning.assumed import (
     checkpoint_bytes,
     frozen_parameters,
@@ -18,7 +19,6 @@ from deploy.planning.devices import Device
 from deploy.planning.layout import Layout
 from deploy.planning.shape import ModelShape
 from deploy.planning.workload import LONGEST, Workload
-from rollout.sglang.states import SLOTS_A_REQUEST
 
 SERVER_SHARE = 0.85  # of a GPU's memory for weights and cache, where the configuration says none
 LIBRARIES = 1.5 * 2**30  # CUDA, NCCL and the allocator's loss

@@ -8,7 +8,7 @@ import heapq
 import math
 from dataclasses import dataclass, field
 
-from broker.entry import Entry
+from broker.ledger.entry import Entry
 
 _ROUNDING = 1e-9  # of a group's work
 

@@ -3,8 +3,8 @@
     server   asks for leases > generates (server_model) > submits              | paused in a push
     learner  takes > prepares > trains > acknowledges > announces the weights  | waits for its batch
 
-Admission, order, slots and staleness are decided by `broker.ledger.Ledger`, so they are those of
-the real system, not a formula for it.
+Admission, order, slots and staleness are decided by `broker.ledger.ledger.Ledger`, so they are
+those of the real system, not a formula for it.
 """
 
 import heapq
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
-from broker.entry import Receipt, Rules, Shard
-from broker.ledger import Ledger
+from broker.ledger.entry import Receipt, Rules, Shard
+from broker.ledger.ledger import Ledger
 from broker.protocol import Role
-from broker.source import SampleSource
+from common.source import SampleSource
 from common.types import Box, ImageRef, Sample
 from deploy.planning.rates import Rates
 from deploy.planning.server_model import ServerModel

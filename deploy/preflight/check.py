@@ -3,17 +3,17 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from broker.entry import Rules
-from broker.opening import dataset_of
+from broker.ledger.entry import Rules
+from broker.net.transport import zmq_link
 from broker.protocol import Role
-from broker.recovery import check_journal
-from broker.source import SampleSource
-from broker.training_data import open_source
-from broker.transport import zmq_link
+from broker.service.opening import dataset_of
+from broker.storage.recovery import check_journal
 from common.config import RunConfig
 from common.errors import ConfigError
 from common.model_folder import with_local_models, with_pinned_models
 from common.reading import Reading
+from common.source import SampleSource
+from common.training_data import open_source
 from deploy.cluster.pools import pools_of
 from deploy.preflight.context import check_context
 from rollout.engine_process import check_engine
@@ -26,7 +26,7 @@ class Checked:
     Args:
         config: with the commits of its models.
         lines: what a person is told of it.
-        reading: of its data, for the broker (`broker.kept_reading`).
+        reading: of its data, for the broker (`common.kept_reading`).
     """
 
     config: RunConfig

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.live import Live
 
 from broker.client import BrokerClient
+from broker.net.transport import Link
 from broker.protocol import Role, Status
-from broker.transport import Link
 from common.errors import BrokerUnavailable, ProtocolError
 from deploy.showing.data_notes import DataNotes
 from deploy.showing.picture import clock, learner_of, panel, phase_of, plain_line

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from broker.kept_reading import keep
+from broker.net.transport import zmq_link
 from broker.protocol import Role
-from broker.transport import zmq_link
 from common import lifecycle
 from common.config import RunConfig
 from common.errors import ConfigError, VisionOpdError
 from common.full_disk import WAITS_FOR_ROOM
+from common.kept_reading import keep
 from common.log_files import LogStream, RotatingLog
 from common.logs import LineHandler, log_formatter
 from common.reading import Reading

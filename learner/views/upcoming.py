@@ -11,9 +11,9 @@ rank renders every view, by processes that have nothing else to do.
 
 from dataclasses import dataclass
 
-from broker.source import SampleSource
-from broker.training_data import foreseen_source
 from common.config import RunConfig
+from common.source import SampleSource
+from common.training_data import foreseen_source
 from common.types import Sample
 from common.views.showing import derived_seed
 

@@ -14,7 +14,7 @@ from common.files import json_object_or_empty
 from common.gpus import usable_gpus
 from common.kernels import has_delta_layers
 from common.proxies import without_proxy_for
-from rollout.sglang.states import Demand, memory_ratio
+from common.sglang_states import Demand, memory_ratio
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv-sglang"

@@ -5,14 +5,14 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from broker.opening import open_broker
-from broker.server import BrokerServer, ImageShelf
-from broker.source import SampleSource
-from broker.transport import zmq_listener
+from broker.net.transport import zmq_listener
+from broker.service.opening import open_broker
+from broker.service.server import BrokerServer, ImageShelf
 from common import lifecycle
 from common.config import RunConfig
 from common.dataset import read_samples
 from common.images import ImageStore
+from common.source import SampleSource
 from tests.bench.contest.children import serving
 from tests.broker.support import make_sample
 

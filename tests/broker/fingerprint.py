@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from broker.entry import Entry, Step
-from broker.ledger import Ledger
+from broker.ledger.entry import Entry, Step
+from broker.ledger.ledger import Ledger
 
 
 def fingerprint(ledger: Ledger) -> tuple[Any, ...]:

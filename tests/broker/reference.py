@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from broker.entry import Rules
+from broker.ledger.entry import Rules
 
 PENDING = ("waiting", "leased", "ready")  # issued, in no step yet
 DONE = ("trained", "refused")

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from broker.client import BrokerClient
-from broker.data_health import DataRows
-from broker.entry import Owner, Receipt, Rules, lease_of
-from broker.ledger import Ledger
-from broker.membership import Membership
+from broker.ledger.entry import Owner, Receipt, Rules, lease_of
+from broker.ledger.ledger import Ledger
+from broker.net.transport import ZmqListener
 from broker.protocol import Role, Verdict
-from broker.server import BrokerServer, ImageShelf
-from broker.service import BrokerService
-from broker.source import SampleSource
-from broker.store import MemoryStore
-from broker.transport import ZmqListener
+from broker.service.membership import Membership
+from broker.service.server import BrokerServer, ImageShelf
+from broker.service.service import BrokerService
+from broker.storage.store import MemoryStore
+from common.data_health import DataRows
 from common.images import ImageStore
+from common.source import SampleSource
 from common.types import (
     Box,
     FinishReason,

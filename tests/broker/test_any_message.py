@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from broker import protocol as p
+from broker.net.transport import Received
 from broker.protocol import Role
-from broker.server import BrokerServer, ImageShelf
-from broker.transport import Received
+from broker.service.server import BrokerServer, ImageShelf
 from common.images import ImageStore
 from common.wire import decode, encode
 from tests.broker.support import make_group, make_rules, make_service, make_source

@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.entry import Owner
-from broker.ledger import Ledger
+from broker.ledger.entry import Owner
+from broker.ledger.ledger import Ledger
 from broker.protocol import Blame, Role
 from tests.broker.support import lease_all, make_group, make_rules, make_source, submit_group
 

@@ -1,7 +1,7 @@
 import pytest
 
-from broker.data_health import DataRows, RefusedRow, data_fault, first_lines, nothing_trained
-from broker.quarantine import Quarantine, Quarantined
+from broker.ledger.quarantine import Quarantine, Quarantined
+from common.data_health import DataRows, RefusedRow, data_fault, first_lines, nothing_trained
 
 
 def refused(number: int) -> RefusedRow:

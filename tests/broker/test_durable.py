@@ -8,15 +8,16 @@ import pyarrow as pa
 import pytest
 
 from broker import protocol as p
-from broker.data_health import DataRows
-from broker.disk import FolderDisk
-from broker.durable import JOURNAL, DurableStore, RecentGroups
-from broker.entry import Rules
-from broker.frames import CorruptJournal, encode_record, read_records
-from broker.opening import open_durable
-from broker.service import BrokerService
-from broker.store import StoreFailure, StoreLost
+from broker.ledger.entry import Rules
+from broker.service.opening import open_durable
+from broker.service.service import BrokerService
+from broker.storage.disk import FolderDisk
+from broker.storage.durable import DurableStore, RecentGroups
+from broker.storage.frames import CorruptJournal, encode_record, read_records
+from broker.storage.store import StoreFailure, StoreLost
+from common.data_health import DataRows
 from common.errors import ConfigError
+from common.journal_file import JOURNAL
 from common.types import Group
 from common.wire import encode
 from tests.broker.fingerprint import fingerprint

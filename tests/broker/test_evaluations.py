@@ -6,9 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from broker.evaluations import MAX_ORDERS, Evaluations
+from broker.ledger.evaluations import MAX_ORDERS, Evaluations
+from broker.ledger.refusal import Refusal
 from broker.protocol import Answer, EvaluationView
-from broker.refusal import Refusal
 from tests.broker.support import make_sample
 
 SAMPLES = {f"s{number}": make_sample(number) for number in range(4)}

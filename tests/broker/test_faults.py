@@ -8,11 +8,11 @@ import pytest
 from pydantic import BaseModel
 
 from broker import protocol as p
-from broker.counter import BooksBroken
-from broker.disk import FolderDisk
-from broker.opening import open_durable
-from broker.server import ImageShelf
-from broker.service import BrokerService
+from broker.service.counter import BooksBroken
+from broker.service.opening import open_durable
+from broker.service.server import ImageShelf
+from broker.service.service import BrokerService
+from broker.storage.disk import FolderDisk
 from common.images import ImageStore
 from common.types import Group, ImageRef
 from common.wire import encode
@@ -132,7 +132,7 @@ async def test_a_row_with_an_impossible_path_costs_its_image_alone(
     ref = ImageRef.model_construct(**{**sample.image.__dict__, "path": path})
     shelf = ImageShelf(ImageStore(tmp_path), [sample.model_copy(update={"image": ref})])
     async with running_broker(make_rules(), make_source(4)) as broker:
-        broker.server._shelf = shelf
+        broker.service.server._shelf = shelf
         async with broker.client("rollout-0") as client:
             with pytest.raises(Exception, match=r"^unknown_image: "):
                 await client.image(ref.sha256)

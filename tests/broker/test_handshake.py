@@ -10,8 +10,8 @@ import pytest
 
 from broker import protocol as p
 from broker.client import BrokerClient
-from broker.membership import Member
-from broker.service import BrokerService
+from broker.service.membership import Member
+from broker.service.service import BrokerService
 from common.errors import ProtocolError, VersionMismatch
 from common.versions import versions
 from common.wire import decode, encode

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from broker.disk import FolderDisk
-from broker.durable import JOURNAL
-from broker.identity import check_same_run, facts_of, notes_of
-from broker.opening import open_durable
-from broker.recovery import check_journal
-from broker.source import SampleSource
+from broker.service.opening import open_durable
+from broker.storage.disk import FolderDisk
+from broker.storage.identity import check_same_run, facts_of, notes_of
+from broker.storage.recovery import check_journal
 from common.errors import ConfigError
+from common.journal_file import JOURNAL
+from common.source import SampleSource
 from tests.broker.support import make_rules, make_source
 
 PATH = "/data/train.parquet"

@@ -6,13 +6,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from broker.disk import FolderDisk
-from broker.durable import JOURNAL
-from broker.entry import Rules
 from broker.journal import main
-from broker.opening import open_durable
-from broker.source import SampleSource
+from broker.ledger.entry import Rules
+from broker.service.opening import open_durable
+from broker.storage.disk import FolderDisk
 from common.dataset import read_samples
+from common.journal_file import JOURNAL
+from common.source import SampleSource
 from tests.broker.fingerprint import fingerprint
 from tests.broker.support import make_rules
 from tests.broker.test_durable import Bench, busy

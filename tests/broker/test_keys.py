@@ -29,9 +29,9 @@ from broker.keys import (
     make_keys,
     server_keys,
 )
+from broker.net.transport import ZmqLink, ZmqListener, public_address, zmq_link
 from broker.protocol import Blame, Role
-from broker.server import BrokerServer, ImageShelf
-from broker.transport import ZmqLink, ZmqListener, public_address, zmq_link
+from broker.service.server import BrokerServer, ImageShelf
 from common.config import BrokerSection, RunConfig
 from common.config_cli import build
 from common.errors import BrokerUnavailable, ConfigError
@@ -133,7 +133,7 @@ async def test_without_a_doorkeeper_nobody_gets_in(
         def __init__(self, *_: object) -> None: ...
         def close(self) -> None: ...
 
-    monkeypatch.setattr("broker.transport.Doorkeeper", Absent)
+    monkeypatch.setattr("broker.net.transport.Doorkeeper", Absent)
     async with running_broker(server_keys(folder)) as address:
         await assert_left_alone(address, member_keys(folder))
 
@@ -151,7 +151,7 @@ async def test_a_flood_of_strangers_is_a_few_lines_of_log(
                 await asyncio.sleep(0.005)
                 link.close()
             await assert_served(address, member_keys(folder))
-    refusals = [record for record in caplog.records if record.name == "broker.doorkeeper"]
+    refusals = [record for record in caplog.records if record.name == "broker.net.doorkeeper"]
     assert 1 <= len(refusals) <= 7
     assert "127.0.0.1" in refusals[0].getMessage()
 

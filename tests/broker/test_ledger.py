@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from broker.accounts import Place
-from broker.entry import Entry, Receipt
-from broker.ledger import Ledger
+from broker.ledger.accounts import Place
+from broker.ledger.entry import Entry, Receipt
+from broker.ledger.ledger import Ledger
+from broker.ledger.refusal import Refusal
 from broker.protocol import Blame, Role, Verdict
-from broker.refusal import Refusal
 from common.types import GroupLease
 from tests.broker.support import lease_all, make_group, make_rules, make_source, submit_group
 

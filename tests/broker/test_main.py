@@ -194,7 +194,7 @@ def test_help_lists_the_fields() -> None:
 
 def test_the_broker_imports_nothing_heavy() -> None:
     code = (
-        "import sys, broker.main, broker.server, broker.source, broker.client\n"
+        "import sys, broker.main, broker.service.server, common.source, broker.client\n"
         "heavy = {'torch', 'transformers', 'torchvision', 'ray', 'pandas'} & sys.modules.keys()\n"
         "assert not heavy, heavy"
     )

@@ -1,10 +1,10 @@
 import pytest
 
-from broker import membership
-from broker.membership import MAX_MEMBERS, Membership
+from broker.ledger.refusal import Refusal
+from broker.ledger.servers import Servers
 from broker.protocol import Hello, Role
-from broker.refusal import Refusal
-from broker.servers import Servers
+from broker.service import membership
+from broker.service.membership import MAX_MEMBERS, Membership
 
 
 def hello(name: str = "rollout-0", incarnation: int = 1, role: Role = Role.ROLLOUT) -> Hello:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from broker.data_health import RefusedRow
-from broker.quarantine import Quarantined
-from broker.quarantine_file import QuarantineFile
+from broker.ledger.quarantine import Quarantined
+from broker.service.quarantine_file import QuarantineFile
+from common.data_health import RefusedRow
 
 ROW = RefusedRow(3, "s3", "box: it lies outside")
 FIRST = Quarantined("s7", "rollout", "0/12", 3, "/generate: HTTP 500: no\u2028really")

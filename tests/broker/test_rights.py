@@ -13,11 +13,11 @@ from pydantic import BaseModel
 from broker import protocol as p
 from broker.client import BrokerClient, RequestRefused
 from broker.keys import ClientKeys, client_keys, make_keys, server_keys
+from broker.net.transport import ZmqLink, ZmqListener
 from broker.protocol import Role
-from broker.rights import FOR_ANYONE, FOR_LEARNER, FOR_MEMBERS, FOR_ROLLOUT, check_right
-from broker.server import BrokerServer, ImageShelf
-from broker.service import BrokerService
-from broker.transport import ZmqLink, ZmqListener
+from broker.service.rights import FOR_ANYONE, FOR_LEARNER, FOR_MEMBERS, FOR_ROLLOUT, check_right
+from broker.service.server import BrokerServer, ImageShelf
+from broker.service.service import BrokerService
 from common.images import ImageStore
 from common.wire import decode, encode
 from tests.broker.fingerprint import fingerprint

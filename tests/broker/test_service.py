@@ -7,8 +7,8 @@ import pytest
 from pydantic import BaseModel
 
 from broker import protocol as p
-from broker.data_health import DataRows, RefusedRow
-from broker.entry import Entry, Rules, lease_of
+from broker.ledger.entry import Entry, Rules, lease_of
+from common.data_health import DataRows, RefusedRow
 from common.types import FinishReason, GroupLease, WeightProbe
 from common.wire import decode, encode
 from tests.broker.support import make_group, make_rules, make_service, make_source, make_update

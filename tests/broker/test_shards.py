@@ -3,7 +3,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.shards import split_by_load
+from broker.ledger.shards import split_by_load
 
 LOADS = st.lists(st.integers(1, 10_000), max_size=40)
 

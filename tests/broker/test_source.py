@@ -6,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from broker.source import SampleSource
-from broker.training_data import open_source
 from common.config import DataSection, LearnerSection, RunConfig, RunSection
 from common.errors import ConfigError, DataError
+from common.source import SampleSource
+from common.training_data import open_source
 from tests.broker.support import make_sample, make_source
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from broker.kept_reading import FILE, has_journal, keep, kept_reading
-from broker.opening import Opened, open_broker
-from broker.training_data import foreseen_source, open_source
+from broker.service.opening import Opened, open_broker
 from common.bad_rows import BadRow
 from common.config import DataSection, LearnerSection, ModelSection, RunConfig, RunSection
 from common.errors import ConfigError, DataError
+from common.kept_reading import FILE, has_journal, keep, kept_reading
+from common.training_data import foreseen_source, open_source
 from tests.poison.rows import Folder, write_table
 
 

@@ -1,7 +1,7 @@
 """A ledger and the reference side by side, and everything that can happen to them."""
 
-from broker.entry import Rules
-from broker.ledger import Ledger
+from broker.ledger.entry import Rules
+from broker.ledger.ledger import Ledger
 from broker.protocol import Blame, Role
 from common.types import GroupLease
 from tests.broker.reference import DONE, PENDING, Reference

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_tree(root: Path) -> Path:
-    for name in ("common/wire.py", "common/deep/er.py", "broker/ledger.py"):
+    for name in ("common/wire.py", "common/deep/er.py", "broker/ledger/ledger.py"):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"# {name}\n")

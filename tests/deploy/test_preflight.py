@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from broker.source import SampleSource
 from common.config_cli import build
 from common.errors import ConfigError
+from common.source import SampleSource
 from deploy.preflight.check import length_line
 from deploy.preflight.context import check_context, context_limit
 from deploy.quickstart.own import CACHE, without_foreign_heldout

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import deploy.launch
-from broker.disk import FolderDisk
-from broker.entry import Rules
-from broker.opening import dataset_of, open_durable
-from broker.training_data import open_source
+from broker.ledger.entry import Rules
+from broker.service.opening import dataset_of, open_durable
+from broker.storage.disk import FolderDisk
 from common.config_cli import load
 from common.errors import ConfigError
+from common.training_data import open_source
 from deploy.supervision.begun_run import begun
 from tests.deploy.test_run_folder import NOW
 from tests.tiny_world import make_dataset

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from broker.client import BrokerClient
+from broker.net.transport import zmq_link
 from broker.protocol import Role
-from broker.transport import zmq_link
 from common.config_cli import build
 from common.errors import BrokerUnavailable
 

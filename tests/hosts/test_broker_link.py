@@ -23,7 +23,7 @@ import asyncio, sys
 from pathlib import Path
 from common.config_cli import build
 from broker.protocol import Role
-from broker.transport import zmq_link, zmq_listener
+from broker.net.transport import zmq_link, zmq_listener
 
 async def answer(config):
     listener = zmq_listener(config.broker, config.broker.address)

@@ -8,6 +8,6 @@ from transformers import (  # noqa: F401
     Qwen3VLProcessor,
 )
 
-import broker.server  # noqa: F401
+import broker.service.server  # noqa: F401
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 import tests.learner.scripted_rollout  # noqa: F401

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from broker.shards import split_by_load
-from broker.source import SampleSource
+from broker.ledger.shards import split_by_load
 from common.config import LearnerSection
 from common.dataset import Answers, read_answers
 from common.errors import ConfigError, DataError
 from common.patching import Patching
+from common.source import SampleSource
 from common.types import FinishReason, Group, Trajectory, VersionSpan
 from common.views.settings import ViewSettings
 from common.views.showing import derived_seed

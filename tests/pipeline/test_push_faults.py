@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
-from broker.entry import Rules
-from broker.source import SampleSource
+from broker.ledger.entry import Rules
 from common.config import RunConfig
 from common.config_cli import build
 from common.dataset import read_samples
 from common.errors import EngineError
 from common.rendering import Renderer
 from common.restart_budget import RestartBudget
+from common.source import SampleSource
 from rollout.engine_process import free_port
 from rollout.member import Member, RunningEngine
 from rollout.pool import Pool
@@ -135,10 +135,10 @@ class System:
 
     @property
     def version(self) -> int:
-        return self.broker.service.ledger.version
+        return self.broker.service.service.ledger.version
 
     def served(self) -> dict[str, int]:
-        servers = self.broker.service.ledger.servers.all()
+        servers = self.broker.service.service.ledger.servers.all()
         return {name: servers[name, life] for name, life in servers}
 
     def report(self, what: str) -> None:

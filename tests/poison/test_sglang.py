@@ -17,12 +17,12 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from broker.quarantine import Quarantined
-from broker.source import SampleSource
+from broker.ledger.quarantine import Quarantined
 from common.config import RunConfig
 from common.config_cli import build
 from common.errors import EngineError
 from common.rendering import Renderer
+from common.source import SampleSource
 from common.types import Sample
 from rollout.engine import GroupRequest, RequestFailed, RequestRejected
 from rollout.http_engine import HttpEngine

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from broker.data_health import NUM_FIRST
+from common.data_health import NUM_FIRST
 from deploy.exit_codes import ExitCode
 from tests.poison.harness import Ended, run_on
 from tests.poison.kinds import KINDS, Kind, Outcome, build

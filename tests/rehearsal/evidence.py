@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from broker.durable import JOURNAL
-from broker.frames import Record, read_records
-from broker.source import SampleSource
+from broker.storage.frames import Record, read_records
 from common.dataset import read_samples
+from common.journal_file import JOURNAL
+from common.source import SampleSource
 from common.types import Sample
 
 _PROBE = re.compile(r"the probe agrees to (\S+) nats")

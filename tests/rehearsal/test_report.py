@@ -128,10 +128,10 @@ def test_evidence_is_read_from_logs_and_metrics(tmp_path: Path) -> None:
         "t INFO rollout-0 rollout.weights: serving version 1 after 0.2 s (1 buckets)\n"
     )
     (tmp_path / "logs/broker.log").write_text(
-        "t WARNING broker broker.source: left out: f.parquet row 3: box: too small\n"
-        + "t WARNING broker broker.rollout_desk: 0/7 given back: HTTP 500\n" * 2
-        + "t WARNING broker broker.rollout_desk: 0/7 quarantined: image x.jpg is cut off\n"
-        "t INFO broker broker.source: f.parquet: 24 samples, 1 bad rows left out\n"
+        "t WARNING broker common.source: left out: f.parquet row 3: box: too small\n"
+        + "t WARNING broker broker.service.rollout_desk: 0/7 given back: HTTP 500\n" * 2
+        + "t WARNING broker broker.service.rollout_desk: 0/7 quarantined: image x.jpg is cut off\n"
+        "t INFO broker common.source: f.parquet: 24 samples, 1 bad rows left out\n"
     )
     (tmp_path / "metrics.jsonl").write_text(
         json.dumps(STEP) + "\n" + json.dumps({"step": 1, "evaluation/x": 1}) + '\n{"step": 2, "lea'

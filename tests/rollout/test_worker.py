@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from broker.client import BrokerClient
-from broker.entry import Rules
-from broker.source import SampleSource
+from broker.ledger.entry import Rules
 from common.config import RunConfig
 from common.config_cli import build
 from common.dataset import read_samples
 from common.errors import ConfigError, EngineError
 from common.images import ImageStore
 from common.rendering import Renderer
+from common.source import SampleSource
 from common.types import Group
 from rollout.member import Member, RunningEngine
 from rollout.pool import Pool

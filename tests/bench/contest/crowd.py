@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from broker import protocol as p
-from broker.disk import FolderDisk
-from broker.opening import open_durable
-from broker.service import BrokerService
+from broker.service.opening import open_durable
+from broker.service.service import BrokerService
+from broker.storage.disk import FolderDisk
 from common.wire import encode
 from tests.broker.support import make_group, make_rules, make_source, make_update
 
@@ -25,7 +25,7 @@ _NUM_SAMPLES = 1000
 _LEARNER = "learner-0"
 _LEASES_A_REQUEST = 2
 _WAIT_S, _HEARTBEAT_S = 30.0, 5.0
-_MAX_TOGETHER = 64  # requests a flush, as in broker.server
+_MAX_TOGETHER = 64  # requests a flush, as in broker.service.server
 _STEPS_A_WINDOW = 10  # from commit to commit, so that every window holds one
 _STEP_S = 5.0  # of simulated time, roughly
 

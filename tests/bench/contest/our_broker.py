@@ -12,10 +12,10 @@ import numpy as np
 
 from broker.client import BrokerClient
 from broker.keys import client_keys, make_keys
-from broker.opening import open_broker
+from broker.net.transport import ZmqLink, zmq_listener
 from broker.protocol import Role, Verdict
-from broker.server import BrokerServer, ImageShelf
-from broker.transport import ZmqLink, zmq_listener
+from broker.service.opening import open_broker
+from broker.service.server import BrokerServer, ImageShelf
 from common import lifecycle
 from common.config import BrokerSection, LearnerSection, RolloutSection, RunConfig, RunSection
 from common.images import ImageStore

@@ -10,8 +10,8 @@ import marshal
 from hashlib import blake2b
 from typing import Any
 
-from broker.entry import Entry, Step
-from broker.entry import State as EntryState
+from broker.ledger.entry import Entry, Step
+from broker.ledger.entry import State as EntryState
 from tests.broker.proof.state import Instance, Message, Request, Server, State, Weights
 
 _CODES = {state: code for code, state in enumerate(EntryState, start=1)}

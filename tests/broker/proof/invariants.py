@@ -1,8 +1,8 @@
 """What must hold behind every transition, judged by the ghosts and not by the ledger's books."""
 
-from broker.accounts import Place
-from broker.entry import State as EntryState
-from broker.ledger import Ledger
+from broker.ledger.accounts import Place
+from broker.ledger.entry import State as EntryState
+from broker.ledger.ledger import Ledger
 from tests.broker.proof.receipts import num_tokens
 from tests.broker.proof.state import State
 

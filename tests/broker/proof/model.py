@@ -9,10 +9,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from broker.entry import Owner
-from broker.entry import State as EntryState
+from broker.ledger.entry import Owner
+from broker.ledger.entry import State as EntryState
+from broker.ledger.refusal import Refusal
 from broker.protocol import Blame, Role, Verdict
-from broker.refusal import Refusal
 from tests.broker.proof import state as s
 from tests.broker.proof.choices import Event
 from tests.broker.proof.receipts import Receipts

@@ -9,14 +9,14 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from broker.accounts import Amounts
-from broker.durable import DurableStore
-from broker.entry import Entry, Receipt, Rules, State
-from broker.groups import Groups
-from broker.ledger import Ledger
-from broker.membership import Membership
+from broker.ledger.accounts import Amounts
+from broker.ledger.entry import Entry, Receipt, Rules, State
+from broker.ledger.groups import Groups
+from broker.ledger.ledger import Ledger
+from broker.ledger.servers import Servers
 from broker.protocol import Verdict
-from broker.servers import Servers
+from broker.service.membership import Membership
+from broker.storage.durable import DurableStore
 from common.types import Trajectory
 from tests.broker.proof import state as s
 from tests.broker.proof.state import Instance

@@ -1,7 +1,7 @@
 """What servers submit: receipts of real groups, made once each."""
 
-from broker.entry import Receipt
-from broker.source import SampleSource
+from broker.ledger.entry import Receipt
+from common.source import SampleSource
 from common.types import Group, GroupLease, VersionSpan
 from tests.broker.support import make_group
 

@@ -26,18 +26,18 @@ from typing import Any
 import numpy as np
 
 from broker.client import BrokerClient, RequestRefused, heartbeat_forever
-from broker.durable import DurableStore
-from broker.entry import Rules
-from broker.frames import CorruptJournal
-from broker.opening import open_durable
+from broker.ledger.entry import Rules
 from broker.protocol import Blame, Role, Verdict
-from broker.recovery import recover
-from broker.server import BrokerServer, ImageShelf
-from broker.service import BrokerService
-from broker.source import SampleSource
-from broker.store import StoreFailure
+from broker.service.opening import open_durable
+from broker.service.server import BrokerServer, ImageShelf
+from broker.service.service import BrokerService
+from broker.storage.durable import DurableStore
+from broker.storage.frames import CorruptJournal
+from broker.storage.recovery import recover
+from broker.storage.store import StoreFailure
 from common.errors import BrokerUnavailable, ProtocolError
 from common.images import ImageStore
+from common.source import SampleSource
 from common.types import (
     FinishReason,
     Group,

@@ -6,11 +6,11 @@ this page does not know yet.
 
 from collections import Counter, deque
 
-from broker.accounts import Account, Books
-from broker.entry import Entry, Step
-from broker.groups import Groups
-from broker.ledger import Ledger
-from broker.servers import Servers
+from broker.ledger.accounts import Account, Books
+from broker.ledger.entry import Entry, Step
+from broker.ledger.groups import Groups
+from broker.ledger.ledger import Ledger
+from broker.ledger.servers import Servers
 
 _SCALARS = {  # immutable, or never changed: shared
     "rules", "version", "history", "freed", "committed", "pruned", "max_staleness_seen", "revision",

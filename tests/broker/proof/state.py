@@ -7,8 +7,8 @@ The parts are immutable and shared between states; only the ledger is copied.
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from broker.entry import Owner, Rules
-from broker.ledger import Ledger
+from broker.ledger.entry import Owner, Rules
+from broker.ledger.ledger import Ledger
 from broker.protocol import Role
 from tests.broker.proof.snapshot import copy_ledger
 from tests.broker.support import make_rules, make_source

@@ -6,7 +6,7 @@ from array import array
 from collections import deque
 from typing import NamedTuple
 
-from broker.refusal import Refusal
+from broker.ledger.refusal import Refusal
 from tests.broker.proof.canonical import fingerprint
 from tests.broker.proof.choices import Event, events
 from tests.broker.proof.invariants import check

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from broker.journal import main as journal
-from broker.source import SampleSource
 from common.dataset import read_samples
+from common.source import SampleSource
 from tests.broker.proof.players import HURRY
 from tests.broker.test_main import write_dataset
 from tests.repetitions import repeated

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from broker.ledger import Ledger
+from broker.ledger.ledger import Ledger
 from tests.broker.proof.canonical import fingerprint
 from tests.broker.proof.choices import events
 from tests.broker.proof.model import Model

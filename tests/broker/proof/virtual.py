@@ -6,8 +6,8 @@ import selectors
 from collections.abc import Callable
 from typing import Any
 
-from broker.disk import Disk
-from broker.transport import Received
+from broker.net.transport import Received
+from broker.storage.disk import Disk
 
 PASSED_ON = 0.001  # seconds that the fastest message takes
 

@@ -8,7 +8,7 @@ takes 2 s. Weights are served 0.3 s after a step; groups take 1 s from then on.
 import json
 from pathlib import Path
 
-from broker.frames import encode_record
+from broker.storage.frames import encode_record
 from common.config import RunConfig
 from common.config_cli import build, dump_toml
 from tests.tiny_model import make_tiny_checkpoint

@@ -1,6 +1,6 @@
 import pytest
 
-from broker.frames import Record
+from broker.storage.frames import Record
 from deploy.planning.journal_facts import facts_of
 
 A, B, L = ("rollout-0", 1), ("rollout-1", 1), ("learner-0", 1)

@@ -1,0 +1,16 @@
+"""What is decided about samples, steps and versions: pure state machines, without a clock or I/O.
+
+    ledger          all decisions: leases, the queue, steps, versions, quarantine
+    groups          the stream of groups: what is next, in flight, ready, taken
+    entry           one group's record, its lease and its receipt; the rules of a run
+    attempts        which failed attempts count, and what follows from them
+    quarantine      the samples that were given up, and why
+    servers         the rollout servers' weight versions and their free slots
+    accounts        how many tokens and trajectories came from where
+    shards          which groups of a step belong to which rank
+    evaluations     the evaluation requests in work, and their answers
+    refusal         a request that cannot be granted, and the error code it carries
+
+Invariant: the same commands with the same arguments, in the same order, give the same state. So a
+journal of commands is the whole state, and a test can replay any of them.
+"""

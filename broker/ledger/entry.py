@@ -1,0 +1,133 @@
+"""What the ledger is told (Rules, Receipt) and what it keeps (Entry, Step)."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from common.config import RunConfig
+from common.source import Assignment
+from common.types import Group, GroupLease
+
+Owner = tuple[str, int]  # (member id, incarnation): one life of one process
+
+
+@dataclass(frozen=True)
+class Rules:
+    groups_per_step: int
+    max_staleness: int
+    trajectories_per_sample: int
+    lease_s: float
+    max_attempts: int = 3  # failed attempts at one sample until it is quarantined
+    max_steps: int | None = None
+    max_leases: int = 256  # that one member may hold
+    first_rest_s: float = 1.0  # of a group that has failed once; doubles with each time
+
+    @property
+    def slots(self) -> int:
+        """How many groups may be between lease and freed slot."""
+        return (self.max_staleness + 1) * self.groups_per_step
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Rules":
+        return cls(
+            groups_per_step=config.learner.groups_per_step,
+            max_staleness=config.broker.max_staleness,
+            trajectories_per_sample=config.rollout.trajectories_per_sample,
+            lease_s=config.broker.lease_s,
+            max_attempts=config.broker.max_attempts,
+            max_steps=config.learner.max_steps,
+            max_leases=config.broker.max_leases,
+        )
+
+
+def lease_of(entry: "Entry", rules: Rules) -> GroupLease:
+    """What the holder of a lease is told."""
+    return GroupLease(
+        group_id=entry.group_id,
+        attempt=entry.attempt,
+        sample=entry.assignment.sample,
+        num_trajectories=rules.trajectories_per_sample,
+        sampling_seed=entry.assignment.sampling_seed,
+        lease_s=rules.lease_s,
+        alone=entry.is_alone,
+    )
+
+
+class Receipt(NamedTuple):
+    """What the ledger keeps of a submitted group; the trajectories lie in the store."""
+
+    oldest_version: int  # behind any token, or any cache entry that a token was computed from
+    newest_version: int
+    num_prompt_tokens: int
+    lengths: tuple[int, ...]  # response tokens a trajectory
+
+    @classmethod
+    def of(cls, group: Group) -> "Receipt":
+        return cls(
+            group.oldest_version,
+            max(t.newest_version for t in group.trajectories),
+            group.num_prompt_tokens,
+            tuple(t.num_tokens for t in group.trajectories),
+        )
+
+
+class State(StrEnum):
+    WAITING = "waiting"  # came back; will be leased again
+    LEASED = "leased"  # a rollout server generates it
+    READY = "ready"  # submitted
+    TAKEN = "taken"  # in the learner's batch
+    DONE = "done"  # trained (or refused by the learner); a later rewind may undo it
+    QUARANTINED = "quarantined"  # broken: no step will train it
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """One issued group."""
+
+    order: int  # place in the source
+    assignment: Assignment
+    state: State = State.WAITING
+    attempt: int = -1  # the current or last one
+    failures: int = 0  # attempts that count (see broker.ledger.attempts)
+    owner: Owner | None = None  # while LEASED
+    request_id: bytes = b""  # of the lease: asked again, it gets the same
+    deadline: float = 0.0
+    receipt: Receipt | None = None  # from READY on
+    returns: int = 0  # attempts since the last success, also those that were nobody's fault
+    is_suspect: bool = False  # was under way when an engine died, or did not answer
+    is_alone: bool = False  # of the current or last lease: its server generates nothing else
+    rests_until: float = 0.0  # no lease before
+    last_failure: str = ""  # for people
+
+    @property
+    def group_id(self) -> str:
+        return self.assignment.group_id
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.receipt.lengths) if self.receipt else 0
+
+
+@dataclass(eq=False)
+class Step:
+    """The groups that one step trains on, split over the learner's ranks."""
+
+    number: int
+    taking: int  # which one in the run: a step that is taken anew is another batch
+    entries: list[Entry]
+    shards: tuple[tuple[int, ...], ...]  # indices of entries, by rank
+    holders: dict[int, Owner] = field(default_factory=dict)  # by rank: who took the shard last
+    acknowledged: set[int] = field(default_factory=set)  # ranks
+    refused: dict[str, str] = field(default_factory=dict)  # not trained on: group id -> reason
+
+    def shard(self, rank: int) -> tuple[Entry, ...]:
+        return tuple(self.entries[index] for index in self.shards[rank])
+
+
+class Shard(NamedTuple):
+    """One rank's part of a step."""
+
+    step: int
+    entries: tuple[Entry, ...]
+    taking: int = 0
+    exhausted: bool = False  # there will be no such step

@@ -1,0 +1,202 @@
+"""Every issued group and the books: the moves between states. No rule is decided here.
+
+          .------- lapse, give back, leave, stale, damaged, rewound: expired, issued again -----.
+          v                                                                                     |
+    WAITING --grant--> LEASED --receive--> READY --begin_step--> TAKEN --finish--> DONE --undo--'
+          ^              |                   ^------- untake ------'
+     source.at           '--quarantine--> QUARANTINED
+
+Each move moves the amounts in the books too, so that the two can never disagree.
+"""
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Container, Iterable
+from operator import attrgetter
+
+from broker.ledger.accounts import Amounts, Books, Lengths, Place
+from broker.ledger.entry import Entry, Owner, Receipt, State
+from common.source import SampleSource
+
+_BY_ORDER = attrgetter("order")
+
+
+class Groups:
+    """
+    Args:
+        trajectories_per_sample: of every group, for the books.
+    """
+
+    def __init__(self, source: SampleSource, trajectories_per_sample: int) -> None:
+        self.books = Books()
+        self.next_order = 0  # of the source's next group
+        self.by_id: dict[str, Entry] = {}  # every issued group that may still matter
+        self.pending: list[Entry] = []  # issued and not in a step, by order
+        self.returned: list[Entry] = []  # those of them that are WAITING, by order
+        self.leased: dict[str, Entry] = {}  # those that are LEASED, by deadline
+        self.held: dict[Owner, dict[str, Entry]] = {}  # the same, by holder
+        self.num_returns = 0  # grows whenever a group comes back
+        self.num_skipped = 0  # of the source's groups: their samples were given up before
+        self.first_attempt = 0  # no attempt begins below: those may have been used and forgotten
+        self._source = source
+        self._trajectories_per_sample = trajectories_per_sample
+
+    # ---- views -----------------------------------------------------------------------------------
+    @property
+    def num_total(self) -> int:
+        return self._source.num_groups
+
+    @property
+    def num_new(self) -> int:
+        """Groups that were never issued."""
+        return self._source.num_groups - self.next_order
+
+    @property
+    def num_ready(self) -> int:
+        return len(self.pending) - len(self.returned) - len(self.leased)
+
+    def index(self, entry: Entry) -> int:
+        """Place among the pending groups."""
+        return bisect_left(self.pending, entry.order, key=_BY_ORDER)
+
+    def held_by(self, owner: Owner) -> list[Entry]:
+        return list(self.held.get(owner, {}).values())
+
+    # ---- rollout side ----------------------------------------------------------------------------
+    def reissue(self, entry: Entry) -> None:
+        """One that came back."""
+        self.returned.remove(entry)
+
+    def next_sample_id(self) -> str:
+        """The sample_id of the source's next group."""
+        return self._source.at(self.next_order).sample.sample_id
+
+    def skip_next(self) -> None:
+        """The source's next group is never issued."""
+        self.next_order += 1
+        self.num_skipped += 1
+
+    def issue_next(self) -> Entry:
+        """The source's next group."""
+        entry = Entry(self.next_order, self._source.at(self.next_order))
+        self.next_order += 1
+        self.by_id[entry.group_id] = entry
+        self.pending.append(entry)
+        return entry
+
+    def grant(
+        self,
+        entry: Entry,
+        owner: Owner,
+        request_id: bytes,
+        deadline: float,
+        is_alone: bool = False,
+    ) -> None:
+        entry.state = State.LEASED
+        entry.is_alone = is_alone
+        entry.attempt = max(entry.attempt + 1, self.first_attempt)
+        entry.owner = owner
+        entry.request_id = request_id
+        entry.deadline = deadline
+        self.leased[entry.group_id] = entry
+        self.held.setdefault(owner, {})[entry.group_id] = entry
+        self.books.issue(self._amounts(entry))
+
+    def receive(self, entry: Entry, receipt: Receipt) -> None:
+        self._unlease(entry)
+        entry.receipt = receipt
+        entry.state = State.READY
+        self.books.issue(Amounts(0, 0, entry.num_tokens))
+        self.books.move(self._amounts(entry), Place.IN_FLIGHT, Place.WAITING)
+
+    def end_lease(self, entry: Entry, reason: str) -> None:
+        self._unlease(entry)
+        self._give_back(entry, Place.IN_FLIGHT, reason)
+
+    def quarantine(self, entry: Entry) -> None:
+        self._unlease(entry)
+        entry.state = State.QUARANTINED
+        del self.by_id[entry.group_id]
+        del self.pending[self.index(entry)]
+        self.books.move(self._amounts(entry), Place.IN_FLIGHT, Place.QUARANTINED)
+
+    def expire(self, entry: Entry, reason: str) -> None:
+        """A READY group comes to nothing."""
+        self._give_back(entry, Place.WAITING, reason)
+
+    # ---- learner side ----------------------------------------------------------------------------
+    def begin_step(self, size: int) -> list[Entry]:
+        """The first `size` pending groups, all READY, go to the learner."""
+        entries = self.pending[:size]
+        del self.pending[:size]
+        for entry in entries:
+            entry.state = State.TAKEN
+            self.books.move(self._amounts(entry), Place.WAITING, Place.IN_FLIGHT)
+        return entries
+
+    def untake(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            entry.state = State.READY
+            self.books.move(self._amounts(entry), Place.IN_FLIGHT, Place.WAITING)
+        self.pending[:0] = entries
+
+    def finish(self, entry: Entry, is_refused: bool) -> None:
+        target = Place.QUARANTINED if is_refused else Place.TRAINED
+        self.books.move(self._amounts(entry), Place.IN_FLIGHT, target)
+        entry.state = State.DONE
+        if not is_refused:
+            self.books.lengths.trained += _lengths(entry)
+
+    def undo(self, entries: list[Entry], refused: Container[str]) -> None:
+        """What a step had done to its groups is undone: they come back, at their old place."""
+        for entry in entries:
+            is_refused = entry.group_id in refused
+            if not is_refused:
+                self.books.lengths.trained -= _lengths(entry)
+            source = Place.QUARANTINED if is_refused else Place.TRAINED
+            self._give_back(entry, source, "rewound")
+        self.pending[:0] = entries
+
+    def forget(self, entries: Iterable[Entry]) -> None:
+        """Nothing can happen to these groups any more."""
+        for entry in entries:
+            del self.by_id[entry.group_id]
+
+    # ---- checks ----------------------------------------------------------------------------------
+    def check(self, num_taken: int) -> None:
+        """Books and lists agree; raises AssertionError. Costs little."""
+        self.books.check()
+        samples, trajectories = self.books.samples, self.books.trajectories
+        assert samples[Place.IN_FLIGHT] == len(self.leased) + num_taken
+        assert samples[Place.WAITING] == self.num_ready
+        for place in Place:
+            assert trajectories[place] == samples[place] * self._trajectories_per_sample
+        ended = samples[Place.TRAINED] + samples[Place.QUARANTINED]
+        num_known = ended + len(self.pending) + num_taken + self.num_skipped
+        assert self.next_order == num_known, "a group was lost"
+
+    # ---- inside ----------------------------------------------------------------------------------
+    def _amounts(self, entry: Entry) -> Amounts:
+        return Amounts(1, self._trajectories_per_sample, entry.num_tokens)
+
+    def _unlease(self, entry: Entry) -> None:
+        assert entry.owner is not None
+        del self.leased[entry.group_id]
+        held = self.held[entry.owner]
+        del held[entry.group_id]
+        if not held:
+            del self.held[entry.owner]
+        entry.owner = None
+
+    def _give_back(self, entry: Entry, source: Place, reason: str) -> None:
+        """The attempt has expired; its sample is to be issued again."""
+        self.books.expire(self._amounts(entry), source, reason)
+        self.books.lengths.expired += _lengths(entry)
+        entry.state = State.WAITING
+        entry.receipt = None
+        insort(self.returned, entry, key=_BY_ORDER)
+        self.num_returns += 1
+
+
+def _lengths(entry: Entry) -> Counter[int]:
+    return Lengths.of(entry.receipt.lengths if entry.receipt else ())

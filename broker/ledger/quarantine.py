@@ -1,0 +1,49 @@
+"""The samples that no step will train, and why. Pure; `service.quarantine_file` keeps them."""
+
+from collections import Counter
+from typing import NamedTuple
+
+
+class Quarantined(NamedTuple):
+    """One group that was given up."""
+
+    sample_id: str
+    where: str  # "rollout": its attempts failed; "learner": it refused to train on it
+    group_id: str
+    attempts: int
+    reason: str
+    step: int = 0  # that the learner refused it in; a rewind behind it undoes that
+
+    def line(self) -> str:
+        """For people."""
+        times = f"{self.attempts} attempt{'' if self.attempts == 1 else 's'}"
+        attempts = f" after {times}" if self.where == "rollout" else ""
+        by = " by the learner" if self.where == "learner" else ""
+        return f"sample {self.sample_id} quarantined{by}{attempts}: {self.reason}"
+
+
+class Quarantine:
+    """In the order in which they were given up."""
+
+    def __init__(self) -> None:
+        self.records: list[Quarantined] = []
+        self._times: Counter[str] = Counter()  # by sample: one may be given up in several epochs
+
+    @property
+    def num_samples(self) -> int:
+        """Different ones."""
+        return len(self._times)
+
+    def __contains__(self, sample_id: str) -> bool:
+        return sample_id in self._times
+
+    def add(self, record: Quarantined) -> None:
+        self.records.append(record)
+        self._times[record.sample_id] += 1
+
+    def undo_since(self, step: int) -> None:
+        """The learner's refusals after `step` are undone with their steps."""
+        kept = [record for record in self.records if record.step <= step]
+        if len(kept) < len(self.records):
+            self.records = kept
+            self._times = Counter(record.sample_id for record in kept)

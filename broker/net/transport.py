@@ -1,0 +1,293 @@
+"""ZeroMQ under the broker: how envelopes reach the server and its clients.
+
+Server and client know only the two protocols; the simulator of the tests implements them with a
+virtual network. An envelope is a list of byte strings: [request id, frame] on a link, with the
+peer's identity before it on the server's side.
+
+With keys every connection is encrypted, the client knows its server by its key, and the server lets
+in its clients' keys only and knows by the key what each may be. Without keys both ends keep to
+loopback, and whoever comes may be anything.
+
+When packets vanish (a cable, a switch, a lost machine) nobody says that a connection has ended: TCP
+would try it again after ever longer pauses, long after the network is back, and the other end would
+keep it for good. So both ends drop a connection on which data is not acknowledged, or a silent peer
+does not answer, for as long as makes a member count as gone. The link then connects anew.
+"""
+
+import ipaddress
+import math
+import socket
+from typing import Any, NamedTuple, Protocol
+
+import zmq
+import zmq.asyncio
+
+from broker.keys import ClientKeys, ServerKeys, client_keys, server_keys
+from broker.net.doorkeeper import Doorkeeper, role_of
+from broker.protocol import Role
+from common.addresses import is_ipv6, join_address, split_address
+from common.config import BrokerSection
+from common.errors import ConfigError
+from common.network import local_address_towards
+
+_REQUESTS_A_PEER = 16  # that ZeroMQ buffers; what is beyond waits in the peer
+_REPLIES_A_PEER = 256  # likewise; what is beyond is dropped, and the peer asks again
+_CLOSING_S = 0.5  # for the last replies to leave
+_SEAL_BYTES = 64  # room for what encryption adds to a frame (33)
+_EVERYWHERE = ("0.0.0.0", "::")  # as ZeroMQ reports a socket that is bound on all interfaces
+_SILENCE_S = 20.0  # where no configuration says it
+_CONNECT_S = 2.0  # at most, for one try
+_SCHEME = "tcp://"
+_HANDSHAKE_S = 5.0  # whoever connects and then says nothing costs a descriptor no longer than this
+_ELSEWHERE = "192.0.2.1"  # an address that belongs to nobody (RFC 5737)
+_ELSEWHERE_IPV6 = "2001:db8::1"  # likewise (RFC 3849)
+
+
+class Received(NamedTuple):
+    """An envelope as the server gets it."""
+
+    envelope: list[bytes]
+    role: Role | None  # what the sender's key stands for; None: there are no keys
+
+
+class Listener(Protocol):
+    """The server's end of all links."""
+
+    def open(self) -> str:
+        """Start to listen. Returns the address; raises ConfigError."""
+
+    async def receive(self) -> Received: ...
+
+    def receive_now(self) -> Received | None:
+        """An envelope that is here already, if there is one."""
+
+    async def send(self, envelope: list[bytes]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Link(Protocol):
+    """A client's end."""
+
+    def open(self, address: str, max_frame_bytes: int) -> None: ...
+
+    async def receive(self) -> list[bytes]: ...
+
+    async def send(self, envelope: list[bytes]) -> None: ...
+
+    def post(self, envelope: list[bytes]) -> None:
+        """Send without waiting for room; nobody waits for the answer either."""
+
+    def close(self) -> None: ...
+
+
+class ZmqListener:
+    """A ROUTER socket. It drops a connection that sends more than `max_frame_bytes` at once.
+
+    Args:
+        keys: None: plain, on loopback only.
+        public_host: what clients call this machine; None: the bound host, or the machine's primary
+            address when it is bound everywhere.
+        silence_s: seconds after which a connection without acknowledgements is dropped.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        max_frame_bytes: int,
+        keys: ServerKeys | None = None,
+        public_host: str | None = None,
+        silence_s: float = _SILENCE_S,
+    ) -> None:
+        self._silence_s = silence_s
+        self._address = allowed_address(address, has_keys=keys is not None)
+        self._max_frame_bytes = max_frame_bytes
+        self._keys = keys
+        self._public_host = public_host
+        self._doorkeeper: Doorkeeper | None = None
+
+    def open(self) -> str:
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes)
+        self._socket.setsockopt(zmq.RCVHWM, _REQUESTS_A_PEER)
+        self._socket.setsockopt(zmq.SNDHWM, _REPLIES_A_PEER)
+        self._socket.setsockopt(zmq.HANDSHAKE_IVL, int(_HANDSHAKE_S * 1000))
+        _drop_dead_connections(self._socket, self._silence_s)
+        self._socket.setsockopt(zmq.IPV6, is_ipv6(split_address(self._address)[0]))
+        if self._keys is not None:
+            self._lock(self._keys)
+        try:
+            self._socket.bind(self._address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigError(
+                f"broker.address = {self._address}: {error.strerror}. Fix: choose another port, or "
+                "0 for a free one, at an address of this machine"
+            ) from error
+        bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        return public_address(bound, self._public_host)
+
+    def _lock(self, keys: ServerKeys) -> None:
+        self._doorkeeper = Doorkeeper(self._context, keys.public)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes + _SEAL_BYTES)
+        self._socket.setsockopt(zmq.CURVE_SERVER, 1)
+        self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.server_secret)
+        self._socket.setsockopt(zmq.ZAP_DOMAIN, b"broker")
+        self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no doorkeeper: nobody gets in
+
+    async def receive(self) -> Received:
+        return self._received(await self._socket.recv_multipart(copy=not self._has_keys))
+
+    def receive_now(self) -> Received | None:
+        waiting = self._socket.recv_multipart(zmq.NOBLOCK, copy=not self._has_keys)
+        try:
+            return self._received(waiting.result())  # type: ignore[attr-defined]
+        except zmq.Again:
+            return None
+
+    @property
+    def _has_keys(self) -> bool:
+        return self._keys is not None
+
+    def _received(self, parts: list[Any]) -> Received:
+        """With keys the parts are frames, for only those know whom they are from."""
+        if not self._has_keys:
+            return Received(parts, None)
+        return Received([part.bytes for part in parts], role_of(parts[-1]))
+
+    async def send(self, envelope: list[bytes]) -> None:
+        await self._socket.send_multipart(envelope)
+
+    def close(self) -> None:
+        self._socket.close(linger=int(_CLOSING_S * 1000))
+        if self._doorkeeper is not None:
+            self._doorkeeper.close()
+        self._context.term()
+
+
+class ZmqLink:
+    """A DEALER socket.
+
+    Args:
+        keys: None: plain, on loopback only.
+        silence_s: seconds after which a connection without acknowledgements is dropped.
+    """
+
+    def __init__(self, keys: ClientKeys | None = None, silence_s: float = _SILENCE_S) -> None:
+        self._keys = keys
+        self._silence_s = silence_s
+
+    def open(self, address: str, max_frame_bytes: int) -> None:
+        allowed = allowed_address(address, has_keys=self._keys is not None)
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+        _drop_dead_connections(self._socket, self._silence_s)
+        self._socket.setsockopt(zmq.IPV6, is_ipv6(split_address(allowed)[0]))
+        connect_s = min(_CONNECT_S, self._silence_s / 4)
+        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, int(connect_s * 1000))
+        if self._keys is not None:
+            self._lock(self._keys, max_frame_bytes)
+        try:
+            self._socket.connect(allowed)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigError(
+                f"broker.address = {address!r}: {error.strerror}. Fix: tcp://HOST:PORT"
+            ) from error
+
+    def _lock(self, keys: ClientKeys, max_frame_bytes: int) -> None:
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes + _SEAL_BYTES)
+        self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+        self._socket.setsockopt(zmq.CURVE_PUBLICKEY, zmq.curve_public(keys.secret))
+        self._socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server_public)
+
+    async def receive(self) -> list[bytes]:
+        return await self._socket.recv_multipart()
+
+    async def send(self, envelope: list[bytes]) -> None:
+        await self._socket.send_multipart(envelope)
+
+    def post(self, envelope: list[bytes]) -> None:
+        self._socket.send_multipart(envelope)
+
+    def close(self) -> None:
+        self._socket.close(linger=0)
+        self._context.term()
+
+
+def zmq_listener(config: BrokerSection, address: str) -> ZmqListener:
+    """The listener of a broker with this configuration, at `address`.
+
+    Raises:
+        ConfigError: the keys are not usable, or are needed and not there.
+    """
+    keys = None if config.keys is None else server_keys(config.keys)
+    return ZmqListener(
+        address, config.max_frame_mib * 2**20, keys, config.public_host, config.member_timeout_s
+    )
+
+
+def zmq_link(config: BrokerSection, role: Role) -> ZmqLink:
+    """The link of a client with this configuration, which may be made long before it is opened.
+
+    Raises:
+        ConfigError: the keys are not usable, or are needed and not there.
+    """
+    allowed_address(config.address, has_keys=config.keys is not None)
+    keys = None if config.keys is None else client_keys(config.keys, role)
+    return ZmqLink(keys, config.member_timeout_s)
+
+
+def _drop_dead_connections(socket: zmq.asyncio.Socket, silence_s: float) -> None:
+    """The kernel does it, so that neither a busy process nor a slow, large frame looks dead."""
+    socket.setsockopt(zmq.TCP_MAXRT, int(silence_s * 1000))
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, math.ceil(silence_s / 2))
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, math.ceil(silence_s / 4))
+
+
+def allowed_address(address: str, *, has_keys: bool) -> str:
+    """The address as ZeroMQ takes it. Raises ConfigError off loopback without keys."""
+    if not has_keys:
+        loopback_only(address)
+    return address.replace("//localhost:", "//127.0.0.1:")  # ZeroMQ binds no names
+
+
+def loopback_only(address: str) -> None:
+    """Raises ConfigError off loopback: there a plain socket would talk to anybody."""
+    host, port = split_address(address)
+    if not address.startswith(_SCHEME) or port is None or not _is_loopback_address(host):
+        raise ConfigError(
+            f"broker.address = {address!r}: without keys (CURVE) the broker is on loopback only. "
+            "Fix: make keys (python -m broker.keys FOLDER) and set broker.keys = FOLDER, or "
+            "tcp://127.0.0.1:PORT"
+        )
+
+
+def _is_loopback_address(host: str) -> bool:
+    """Whether it is; of names only localhost: others may lead elsewhere for somebody else."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def public_address(bound: str, public_host: str | None) -> str:
+    """The address for clients of a socket that is bound to the address `bound`."""
+    host, port = split_address(bound)
+    if public_host is None and host not in _EVERYWHERE:
+        return bound
+    assert port is not None, f"{bound} is no bound address"
+    return _SCHEME + join_address(public_host or primary_host(), port)
+
+
+def primary_host() -> str:
+    """The address from which this machine reaches others; its name if it reaches none."""
+    return (
+        local_address_towards(_ELSEWHERE)
+        or local_address_towards(_ELSEWHERE_IPV6)
+        or socket.gethostname()
+    )

@@ -1,0 +1,90 @@
+"""What all desks of the broker share: the ledger, its store, and what is going on in the run."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from pydantic import BaseModel
+
+from broker.ledger.entry import Owner
+from broker.ledger.ledger import Ledger
+from broker.ledger.refusal import Refusal
+from broker.service.announcement import Announcements
+from broker.service.membership import Membership
+from broker.service.polls import Answer, Empty
+from broker.storage.recovery import outcome_of
+from broker.storage.store import Store
+from common.errors import VisionOpdError
+
+logger = logging.getLogger(__name__)
+Parameters = ParamSpec("Parameters")
+Outcome = TypeVar("Outcome")
+Handler = Callable[[Any, float], BaseModel]  # (request, now) -> reply
+PollMaker = Callable[[Any, bytes], tuple[Answer, Empty]]  # of a request that may be held
+
+
+class BooksBroken(VisionOpdError):
+    """The ledger failed in the middle of a change, or the change could not be recorded.
+
+    What it holds is no longer what the journal tells: the process must end, and recover.
+    """
+
+
+class Counter:
+    """
+    Args:
+        store: keeps trajectories, and the record of every change.
+    """
+
+    def __init__(
+        self, ledger: Ledger, membership: Membership, store: Store, announcements: Announcements
+    ) -> None:
+        self.ledger = ledger
+        self.membership = membership
+        self.store = store
+        self.announcements = announcements
+        self.is_stopping = False  # somebody ended the run before its last step
+        self.ended_because = ""  # the data set's fault that ended it; empty: none
+        self.has_news = False  # for those who watch the weights
+        self.refreshed: set[Owner] = set()  # servers with new weights since leases were tried
+        self.now = 0.0
+
+    @property
+    def is_finished(self) -> bool:
+        return self.is_stopping or self.ledger.is_finished
+
+    def do(
+        self,
+        call: Callable[Parameters, Outcome],
+        *arguments: Parameters.args,
+        **named: Parameters.kwargs,
+    ) -> Outcome:
+        """Call a method of the ledger; if that changes the ledger, record it.
+
+        Raises:
+            Refusal: the ledger's own.
+            BooksBroken: anything else.
+        """
+        assert not named, "a record holds arguments in their order"
+        before = self.ledger.revision
+        outcome: Outcome | Refusal
+        try:
+            try:
+                outcome = call(*arguments, **named)
+            except Refusal as refusal:
+                outcome = refusal
+            if self.ledger.revision != before:
+                self.store.record(self.now, call.__name__, arguments, outcome_of(outcome))
+        except Exception as error:
+            logger.exception("the ledger failed at %s", call.__name__)
+            raise BooksBroken(
+                f"the ledger failed at {call.__name__}: {type(error).__name__}: {error}"
+            ) from error
+        if isinstance(outcome, Refusal):
+            raise outcome
+        return outcome
+
+
+def one_line(text: str) -> str:
+    """What a member says, fit for logs, terminals and files of lines."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))

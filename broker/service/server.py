@@ -1,0 +1,296 @@
+"""The broker's loop: bytes -> request -> service -> store -> reply -> bytes, and the one timer.
+
+Envelope of a request: [identity, request id (8 bytes), frame]; of a reply the same. Requests that
+are there together are handled together and flushed once. No reply leaves before its flush.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from pydantic import BaseModel
+
+from broker.ledger.refusal import Refusal, refused_for
+from broker.net.transport import Listener, Received
+from broker.protocol import LIMITS, REQUESTS, GetImage, ImageBytes, Refused
+from broker.service.quarantine_file import QuarantineFile
+from broker.service.rights import check_right
+from broker.service.service import BrokerService, Outgoing
+from broker.storage.store import StoreFailure
+from common.errors import DataError, ProtocolError
+from common.images import ImageStore
+from common.types import ImageRef, Sample
+from common.wire import decode, encode, kind_of
+
+logger = logging.getLogger(__name__)
+REQUEST_ID_BYTES = 8
+_NO_REQUEST = b"\0" * REQUEST_ID_BYTES
+_MAX_IMAGE_READS = 64  # waiting or running
+_MAX_TOGETHER = 64  # requests a flush
+_MAX_SHUT_OUT = 4096  # connections remembered
+_RETRY_S = 1.0  # between tries of a store that fails
+
+
+class ImageShelf:
+    """The image files of data sets by digest; nothing else can be asked for."""
+
+    def __init__(self, store: ImageStore, samples: Iterable[Sample]) -> None:
+        self._places: dict[str, tuple[ImageStore, ImageRef]] = {}
+        self.add(store, samples)
+
+    def add(self, store: ImageStore, samples: Iterable[Sample]) -> None:
+        """Another data set, whose files are in a folder of its own."""
+        for sample in samples:
+            for ref in (sample.image, sample.crop):
+                if ref is not None:
+                    self._places.setdefault(ref.sha256, (store, ref))
+
+    def read(self, sha256: str) -> bytes:
+        """The encoded file. Blocks.
+
+        Raises:
+            Refusal: not an image of the dataset, or its file is not what the dataset says.
+        """
+        if sha256 not in self._places:
+            raise Refusal("unknown_image", f"{sha256} is not an image of this dataset")
+        store, ref = self._places[sha256]
+        try:
+            return store.read_bytes(ref)
+        except DataError as error:
+            raise Refusal("unknown_image", str(error)) from error
+
+
+class BrokerServer:
+    """Owns the listener; bind by entering the context, then `serve`.
+
+    Args:
+        started_at: where the service's clock stood when it was recovered, in seconds.
+        quarantine_file: is kept up to date; None: there is no run folder.
+    """
+
+    def __init__(
+        self,
+        service: BrokerService,
+        shelf: ImageShelf,
+        listener: Listener,
+        *,
+        max_frame_bytes: int,
+        started_at: float = 0.0,
+        quarantine_file: QuarantineFile | None = None,
+    ) -> None:
+        self._quarantine_file = quarantine_file
+        self._service = service
+        self._shelf = shelf
+        self._listener = listener
+        self._max_frame_bytes = max_frame_bytes
+        self._clock = started_at
+        self._num_image_reads = 0
+        self._flushing = asyncio.Lock()
+        self._withheld: list[Outgoing] = []  # until the store takes what they promise
+        self._deadline_moved = asyncio.Event()
+        self._armed: float | None = None  # the deadline that the timer waits for
+        self._is_over = asyncio.Event()
+        self._num_malformed = 0
+        self._shut_out: OrderedDict[bytes, None] = OrderedDict()  # connections, the latest last
+        self.address = ""  # as bound
+
+    async def __aenter__(self) -> Self:
+        self._offset = self._clock - asyncio.get_running_loop().time()
+        self.address = self._listener.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._listener.close()
+
+    async def serve(self, stop: asyncio.Event, drain_s: float) -> None:
+        """Answer until the run is over, or `stop` is set: then members have `drain_s` to leave."""
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(self._receive(tasks), name="receive"),
+                tasks.create_task(self._keep_time(), name="timer"),
+                tasks.create_task(self._finish_on(stop, drain_s), name="stop"),
+            ]
+            await self._is_over.wait()
+            for task in running:
+                task.cancel()
+
+    def _now(self) -> float:
+        """Seconds on the service's clock, which never goes back."""
+        self._clock = max(self._clock, asyncio.get_running_loop().time() + self._offset)
+        return self._clock
+
+    # ---- requests --------------------------------------------------------------------------------
+    async def _receive(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            outgoing: list[Outgoing] = []
+            received: Received | None = await self._listener.receive()
+            num_handled, num_bytes = 0, 0
+            while received is not None:
+                outgoing += self._handle(received, tasks)
+                num_handled += 1
+                num_bytes += sum(map(len, received.envelope))
+                has_room = num_handled < _MAX_TOGETHER and num_bytes < self._max_frame_bytes
+                received = self._listener.receive_now() if has_room else None
+            await self._deliver(outgoing)
+
+    def _handle(self, received: Received, tasks: asyncio.TaskGroup) -> list[Outgoing]:
+        envelope, role = received
+        if envelope[0] in self._shut_out:
+            return []
+        try:
+            peer, request_id, frame = _opened(envelope)
+            check_right(kind_of(frame), role)
+            request = decode(frame, REQUESTS, max_bytes=self._max_frame_bytes, limits=LIMITS)
+        except Refusal as refusal:
+            return [Outgoing(peer, request_id, refusal.reply())]
+        except Exception as error:  # whatever it is, the sender made it
+            return [self._refuse_malformed(envelope, error)]
+        if isinstance(request, GetImage):
+            return self._begin_image_read(tasks, peer, request_id, request.sha256)
+        return self._service.handle(peer, request_id, request, self._now(), role)
+
+    def _refuse_malformed(self, parts: list[bytes], error: Exception) -> Outgoing:
+        """The sender gets an error, and nothing more that comes over its connection is read."""
+        self._num_malformed += 1
+        if self._num_malformed.bit_count() == 1:  # the 1st, 2nd, 4th, 8th...: a flood stays short
+            told = error if isinstance(error, ProtocolError) else repr(error)
+            logger.warning("malformed request (%d so far): %s", self._num_malformed, told)
+        self._shut_out[parts[0]] = None
+        if len(self._shut_out) > _MAX_SHUT_OUT:
+            self._shut_out.popitem(last=False)
+        has_id = len(parts) > 1 and len(parts[1]) == REQUEST_ID_BYTES
+        refused = Refused(code="malformed", message=str(error)[:500])
+        return Outgoing(parts[0], parts[1] if has_id else _NO_REQUEST, refused)
+
+    # ---- replies ---------------------------------------------------------------------------------
+    async def _deliver(self, outgoing: list[Outgoing], *, is_retry: bool = False) -> None:
+        """Send replies once what they promise is safe."""
+        if self._service.store.failure is not None:
+            await self._send(outgoing)  # while the store fails, the service changes nothing
+            outgoing = []
+            if not is_retry:
+                return
+        async with self._flushing:
+            self._withheld += outgoing
+            if await self._flush():
+                outgoing, self._withheld = self._withheld, []
+                await self._send(outgoing)
+        if self._quarantine_file is not None:
+            self._quarantine_file.update(self._service.quarantined)
+        deadline = self._service.next_deadline()
+        has_moved = deadline is not None and (self._armed is None or deadline < self._armed)
+        if has_moved or self._service.store.failure is not None:
+            self._deadline_moved.set()
+
+    async def _send(self, outgoing: list[Outgoing]) -> None:
+        frame, encoded = b"", None
+        for peer, request_id, message in outgoing:
+            if message is not encoded:  # an announcement goes to many
+                frame, encoded = self._frame_of(message), message
+            await self._listener.send([peer, request_id, frame])
+        if self._service.is_over:
+            self._is_over.set()
+
+    async def _flush(self) -> bool:
+        store = self._service.store
+        if not store.is_dirty:
+            return True
+        was_failing = store.failure is not None
+        try:
+            if store.blocks:
+                await asyncio.to_thread(store.flush)
+            else:
+                store.flush()
+        except StoreFailure as error:
+            if not was_failing:
+                logger.error("%s. Leasing has stopped; it goes on when this ends", error)
+            return False
+        if was_failing:
+            logger.warning("the store takes data again")
+        return True
+
+    def _frame_of(self, message: BaseModel) -> bytes:
+        try:
+            frame = encode(message)
+        except Exception as error:  # the receiver's request ends, not the broker
+            logger.exception("%s cannot be sent", type(message).__name__)
+            return encode(refused_for(error))
+        if len(frame) > self._max_frame_bytes:
+            return encode(self._too_large(message, len(frame)))
+        return frame
+
+    def _too_large(self, message: BaseModel, num_bytes: int) -> Refused:
+        return Refused(
+            code="too_large",
+            message=f"{type(message).__name__} of {num_bytes} bytes is over the limit of "
+            f"{self._max_frame_bytes}. Fix: raise broker.max_frame_mib",
+        )
+
+    # ---- images ----------------------------------------------------------------------------------
+    def _begin_image_read(
+        self, tasks: asyncio.TaskGroup, peer: bytes, request_id: bytes, sha256: str
+    ) -> list[Outgoing]:
+        if self._num_image_reads >= _MAX_IMAGE_READS:
+            refused = Refused(code="too_many", message="too many image reads at once: ask again")
+            return [Outgoing(peer, request_id, refused)]
+        self._num_image_reads += 1
+        tasks.create_task(self._read_image(peer, request_id, sha256), name="image")
+        return []
+
+    async def _read_image(self, peer: bytes, request_id: bytes, sha256: str) -> None:
+        try:
+            content = await asyncio.to_thread(self._shelf.read, sha256)
+            reply: BaseModel = ImageBytes(content=content)
+        except Refusal as refusal:
+            reply = refusal.reply()
+        except Exception as error:  # of a file or a path; it must not end the broker
+            logger.exception("image %s", sha256)
+            reply = refused_for(error)
+        finally:
+            self._num_image_reads -= 1
+        await self._deliver([Outgoing(peer, request_id, reply)])
+
+    # ---- time ------------------------------------------------------------------------------------
+    async def _keep_time(self) -> None:
+        """Tick at the next deadline, and only then; while the store fails, try it again."""
+        while True:
+            self._deadline_moved.clear()
+            self._armed = self._service.next_deadline()
+            if self._service.store.failure is not None:
+                again = self._now() + _RETRY_S
+                self._armed = again if self._armed is None else min(self._armed, again)
+            wait_s = None if self._armed is None else max(0.0, self._armed - self._now())
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._deadline_moved.wait()
+            except TimeoutError:
+                assert self._armed is not None
+                self._clock = max(self._clock, self._armed)  # whatever the rounding
+                await self._deliver(self._service.tick(self._now()), is_retry=True)
+
+    async def _finish_on(self, stop: asyncio.Event, drain_s: float) -> None:
+        await stop.wait()
+        await self._deliver(self._service.finish("the broker was told to stop", self._now()))
+        try:
+            async with asyncio.timeout(drain_s):
+                await self._is_over.wait()
+        except TimeoutError:
+            left = ", ".join(member.member_id for member in self._service.membership.all())
+            logger.warning("stopping although these have not left: %s", left)
+            self._is_over.set()
+
+
+def _opened(parts: list[bytes]) -> tuple[bytes, bytes, bytes]:
+    """(sender, request id, frame). Raises ProtocolError."""
+    if len(parts) != 3 or len(parts[1]) != REQUEST_ID_BYTES:
+        raise ProtocolError("an envelope is a request id of 8 bytes and one frame")
+    sender, request_id, frame = parts
+    return sender, request_id, frame
