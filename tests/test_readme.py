@@ -181,7 +181,7 @@ RUNS = {
     KUBERAY: KUBERAY,
     f"{PYTHON} -m deploy.status runs/mine": f"{PYTHON} -m deploy.status --help",
     f"{PYTHON} -m deploy.logs runs/mine --follow": f"{PYTHON} -m deploy.logs --help",
-    # tests/deploy/test_quickstart.py does these three with a run
+    # tests/deploy/quickstart/test_quickstart.py does these three with a run
     f"{PYTHON} -m deploy.scale runs/mine rollout=6": f"{PYTHON} -m deploy.scale --help",
     f"{PLAN} --config deploy/configs/vision_opd_qwen3_5_4b.toml --gpus 8": (
         f"{PLAN} --config deploy/configs/vision_opd_qwen3_5_4b.toml --gpus 8"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.test_quickstart import Launched
+from tests.deploy.quickstart.test_quickstart import Launched
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 
 from common.config_cli import build, dump_toml
 from deploy.supervision.supervisor import Supervisor
-from tests.deploy.test_supervisor import place_here
+from tests.deploy.supervision.test_supervisor import place_here
 from tests.pipeline.test_synchronous import (  # noqa: F401  (fixtures)
     STEPS,
     assert_close,

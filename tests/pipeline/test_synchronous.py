@@ -33,7 +33,7 @@ from learner.objective.loss import ResponseTokens, objective
 from learner.objective.loss import SamplingLaw as LearnerLaw
 from learner.views.inputs import PromptView, view_of
 from rollout.embedded.sampler import Prompt, SamplingLaw, generate
-from tests.deploy.test_supervisor import place_here
+from tests.deploy.supervision.test_supervisor import place_here
 from tests.plain_pixels import plain_pixel_values
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_world import make_dataset

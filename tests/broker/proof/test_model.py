@@ -6,6 +6,7 @@ import random
 import pytest
 
 from broker.ledger.ledger import Ledger
+from tests.broker.ledger.test_ledger_machine import walk
 from tests.broker.proof.canonical import fingerprint
 from tests.broker.proof.choices import events
 from tests.broker.proof.model import Model
@@ -27,7 +28,6 @@ from tests.broker.proof.state import (
     begin,
 )
 from tests.broker.proof.state_space import Violation, explore
-from tests.broker.test_ledger_machine import walk
 from tests.repetitions import repeated
 
 ALL = (SERVER, SILENCE, LAPSE, LEARNER, NET, STALE, BROKEN, REFUSE)

@@ -4,11 +4,11 @@ import logging
 
 import pytest
 
+from tests.broker.ledger.test_ledger_machine import walk
 from tests.broker.proof.mutants import MUTANTS, SIMULATOR, WALK, Mutant, installed
 from tests.broker.proof.simulator import first_error, simulate
 from tests.broker.proof.state import Instance
 from tests.broker.proof.state_space import Violation, explore
-from tests.broker.test_ledger_machine import walk
 
 SEARCHED = [mutant for mutant in MUTANTS if isinstance(mutant.caught_by, Instance)]
 WALKED = [mutant for mutant in MUTANTS if mutant.caught_by == WALK]

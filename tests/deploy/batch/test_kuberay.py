@@ -17,7 +17,7 @@ from common.errors import ConfigError
 from deploy.batch.kuberay import manifest
 from deploy.cluster.pools import pools_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TREE: dict[str, dict[str, Any]] = {
     "run": {"name": "My Run 1"},
     "data": {"train": "/mnt/vision-opd/data/train.parquet"},

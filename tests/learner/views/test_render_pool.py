@@ -30,7 +30,7 @@ from learner.views.renderer import ViewRequest
 from learner.views.upcoming import upcoming_samples
 from learner.views.worker import WorkerSetup
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WAIT_S = 60.0
 # Renders zeros; a problem that holds "die", "hang" or "wait" makes it do so.
 ACTOR = """

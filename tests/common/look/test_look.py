@@ -24,7 +24,7 @@ from common.prepare.source import SourceRow
 from common.prompt_lengths import lengths_of_folder
 from tests.browser import screenshot_of
 
-CHECKPOINT = Path(__file__).resolve().parents[2] / "deploy/quickstart/checkpoint"
+CHECKPOINT = Path(__file__).resolve().parents[3] / "deploy/quickstart/checkpoint"
 PROBLEM = "<image>\nWhich digit is on the <b>tag</b>?"
 
 

@@ -17,7 +17,7 @@ from common.versions import versions
 from common.wire import decode, encode
 from tests.broker.support import make_rules, make_service, make_source, running_broker
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 OURS = {"code": "aaaa", "python": "3.11.7", "numpy": "2.4.6", "transformers": "5.19.0"}
 PACKAGES = OURS | {"tokenizers": "0.23.3", "pillow": "13.0.0", "torchvision": "0.28.0+cpu"}
 

@@ -16,7 +16,7 @@ import pytest
 
 from deploy.supervision.private_folder import places, remove_left_behind
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = (
     *("--learner.groups_per_step", "8", "--evaluation.interim_samples", "16"),
     *("--evaluation.samples", "32", "--evaluation.shown", "3", "--evaluation.every_steps", "2"),

@@ -14,7 +14,7 @@ from deploy.cluster.clusters import (
 )
 from deploy.cluster.nodes import Node
 
-CLUSTERS = Path(__file__).resolve().parents[2] / "deploy" / "configs" / "clusters"
+CLUSTERS = Path(__file__).resolve().parents[3] / "deploy" / "configs" / "clusters"
 
 
 def write(folder: Path, text: str) -> Path:

@@ -13,6 +13,7 @@ from broker.service.opening import open_durable
 from common.errors import BrokerUnavailable, ConfigError, ProtocolError
 from common.types import ImageRef
 from common.wire import encode
+from tests.broker.storage.test_durable import FullDisk
 from tests.broker.support import (
     Running,
     make_group,
@@ -22,7 +23,6 @@ from tests.broker.support import (
     make_update,
     running_broker,
 )
-from tests.broker.test_durable import FullDisk
 
 
 async def run_rollout(broker: Running, name: str, max_groups: int) -> int:

@@ -30,7 +30,7 @@ from learner.objective.loss import (
 from learner.objective.plan import plan_chunks
 from learner.objective.top_k import top_k_ids
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TOKENS, HIDDEN, VOCABULARY, TOP_K = 23, 8, 40, 6
 LENGTHS = torch.tensor([5, 1, 9, 8])
 TEMPERATURE = 0.7
@@ -680,7 +680,7 @@ def test_a_weight_that_one_rank_holds_is_taken_as_it_is():
 
 RANK_PROGRAM = """
 import sys
-from tests.learner.test_objective import check_shared_head
+from tests.learner.objective.test_objective import check_shared_head
 check_shared_head(int(sys.argv[1]), sys.argv[2])
 """
 

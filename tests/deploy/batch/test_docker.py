@@ -20,7 +20,7 @@ import pytest
 from deploy.batch.kuberay_pods import IMAGE_ROOT
 from tests.deploy.test_setup import FAKE_PYTHON
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DOCKER = ROOT / "deploy" / "docker"
 IMAGES = ("learner", "rollout")
 

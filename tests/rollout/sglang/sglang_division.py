@@ -1,6 +1,6 @@
 """How SGLang's own code divides a GPU's memory for a hybrid model; run by its Python, by path.
 
-    SGLANG_PYTHON tests/rollout/sglang_division.py MODEL_FOLDER GIB FLAGS OF SGLANG ...
+    SGLANG_PYTHON tests/rollout/sglang/sglang_division.py MODEL_FOLDER GIB FLAGS OF SGLANG ...
 
 GIB is what weights leave. Prints JSON: bytes of a state slot, slots of a request, requests that may
 run at once, GiB left for KV. What a GPU resolves by itself (its cache of states keeps snapshots
