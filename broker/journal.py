@@ -17,6 +17,7 @@ from typing import Any
 from broker.storage.disk import FolderDisk
 from broker.storage.durable import STORED
 from broker.storage.frames import CorruptJournal, Record, read_records
+from broker.storage.recovery import arguments_of, recover
 from broker.storage.segments import Place
 from broker.storage.store import Damaged
 from common.errors import VisionOpdError
@@ -70,12 +71,11 @@ def dump(folder: Path, arguments: argparse.Namespace) -> None:
 
 def replay(folder: Path, arguments: argparse.Namespace) -> None:
     from broker.ledger.entry import Rules
-    from broker.storage.recovery import recover
     from common.dataset import Numbered, parsed_rows
     from common.kept_reading import kept_reading
     from common.source import SampleSource
 
-    facts = dict(next(_records(folder)).arguments[0])
+    facts = arguments_of(next(_records(folder)))["facts"]
     path = arguments.data or Path(facts["dataset"])
     if not path.is_file():
         raise VisionOpdError(f"the run's dataset {str(path)!r} is not there. Fix: --data FILE")
@@ -123,7 +123,7 @@ ACTIONS = {"verify": verify, "dump": dump, "replay": replay, "repair": repair}
 # ---- what they are made of -----------------------------------------------------------------------
 def summary(records: Sequence[Record]) -> Iterator[str]:
     """What happened, in lines for people."""
-    facts = dict(records[0].arguments[0])
+    facts = arguments_of(records[0])["facts"]
     yield (
         f"{len(records)} records over {records[-1].seconds - records[0].seconds:.1f} s: "
         f"{facts['groups_per_step']} groups a step, staleness <= {facts['max_staleness']}"
@@ -132,8 +132,10 @@ def summary(records: Sequence[Record]) -> Iterator[str]:
         yield f"  {command:12} {count}"
     verdicts = Counter(r.outcome for r in records if r.command == "submit")
     yield "submits: " + (", ".join(f"{v} {count}" for v, count in verdicts.items()) or "none")
-    steps = [r.arguments[1] for r in records if r.command == "acknowledge" and r.outcome is True]
-    rewinds = [r.arguments[1] for r in records if r.command == "rewind"]
+    steps = [
+        arguments_of(r)["step"] for r in records if r.command == "acknowledge" and r.outcome is True
+    ]
+    rewinds = [arguments_of(r)["step"] for r in records if r.command == "rewind"]
     yield f"steps acknowledged: {len(steps)}, the last {steps[-1] if steps else 0}"
     yield f"learners resumed at steps: {', '.join(map(str, rewinds)) or 'none'}"
 
@@ -167,7 +169,8 @@ def _dump_trajectories(folder: Path, file: Path) -> int:
 
 
 def _places(records: Sequence[Record]) -> list[Place]:
-    return [Place(*record.arguments[2:]) for record in records if record.command == STORED]
+    stored = (arguments_of(record) for record in records if record.command == STORED)
+    return [Place(s["segment"], s["offset"], s["length"], s["checksum"]) for s in stored]
 
 
 def _is_whole(folder: Path, place: Place) -> bool:

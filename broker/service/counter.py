@@ -6,6 +6,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel
 
+from broker.ledger.commands import COMMANDS, name_of
 from broker.ledger.entry import Owner
 from broker.ledger.ledger import Ledger
 from broker.ledger.refusal import Refusal
@@ -63,9 +64,12 @@ class Counter:
 
         Raises:
             Refusal: the ledger's own.
+            LookupError, BadArguments: not a call of `broker.ledger.commands`; nothing is changed.
             BooksBroken: anything else.
         """
         assert not named, "a record holds arguments in their order"
+        name = name_of(call)
+        COMMANDS[name].arguments.check(arguments)
         before = self.ledger.revision
         outcome: Outcome | Refusal
         try:
@@ -74,11 +78,11 @@ class Counter:
             except Refusal as refusal:
                 outcome = refusal
             if self.ledger.revision != before:
-                self.store.record(self.now, call.__name__, arguments, outcome_of(outcome))
+                self.store.record(self.now, name, arguments, outcome_of(outcome))
         except Exception as error:
-            logger.exception("the ledger failed at %s", call.__name__)
+            logger.exception("the ledger failed at %s", name)
             raise BooksBroken(
-                f"the ledger failed at {call.__name__}: {type(error).__name__}: {error}"
+                f"the ledger failed at {name}: {type(error).__name__}: {error}"
             ) from error
         if isinstance(outcome, Refusal):
             raise outcome

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from broker.ledger.entry import Entry, Receipt, Rules, Shard
+from broker.ledger.commands import COMMANDS, FACTS, INT, TEXT, Arguments, BadArguments
+from broker.ledger.entry import Entry, Rules, Shard
 from broker.ledger.ledger import Ledger
 from broker.ledger.refusal import Refusal
-from broker.protocol import Blame, Role
 from broker.storage.disk import Disk
 from broker.storage.durable import STORED
 from broker.storage.frames import CorruptJournal, Record, read_records
@@ -22,10 +22,13 @@ logger = logging.getLogger(__name__)
 BEGIN = "begin"  # the first record: what run this is
 _HEAD_BYTES = 64 * 2**10  # hold the first record
 OPENED = "opened"  # a broker has begun: (boot of its machine, fsync policy)
-_COMMANDS = frozenset(
-    {"join", "leave", "serve", "lease", "submit", "give_back", "lapse", "lose", "take"}
-    | {"acknowledge", "commit", "rewind", "amend", "doubt", "finish"}
-)
+NOTES = {  # records beside the calls of the ledger, which `broker.ledger.commands` has
+    BEGIN: Arguments(facts=FACTS),
+    OPENED: Arguments(boot=TEXT, fsync=TEXT),
+    STORED: Arguments(
+        group_id=TEXT, attempt=INT, segment=TEXT, offset=INT, length=INT, checksum=INT
+    ),
+}
 
 
 class Recovered(NamedTuple):
@@ -83,9 +86,10 @@ def recover(disk: Disk, source: SampleSource, rules: Rules, dataset: str = "") -
     last = first
     for last in records:
         if last.command == OPENED:
-            opened = last.arguments
+            boot, fsync = arguments_of(last).values()
+            opened = (boot, fsync)
         elif last.command == STORED:
-            group_id, attempt, *place = last.arguments
+            group_id, attempt, *place = arguments_of(last).values()
             places[group_id, attempt] = Place(*place)
         else:
             replay(ledger, last)
@@ -110,19 +114,11 @@ def replay(ledger: Ledger, record: Record) -> None:
     """Make one recorded call.
 
     Raises:
-        CorruptJournal: no such call, or something else came of it.
+        CorruptJournal: no such call, other arguments, or something else came of it.
     """
-    if record.command not in _COMMANDS:
-        raise CorruptJournal(f"record {record.number} is of unknown kind {record.command[:40]!r}")
-    arguments = list(record.arguments)
-    if record.command == "submit":
-        arguments[3] = Receipt(*arguments[3])
-    if record.command == "give_back":
-        arguments[3] = Blame(arguments[3])
-    if record.command == "join":
-        arguments[1] = Role(arguments[1])
+    arguments = arguments_of(record).values()
     try:
-        outcome = outcome_of(getattr(ledger, record.command)(*arguments))
+        outcome = outcome_of(COMMANDS[record.command].call(ledger, *arguments))
     except Refusal as refusal:  # it was refused then, too, and changed something all the same
         outcome = outcome_of(refusal)
     if outcome != record.outcome:
@@ -130,6 +126,22 @@ def replay(ledger: Ledger, record: Record) -> None:
             f"record {record.number}, {record.command}: {record.outcome!r} came of it then, "
             f"{outcome!r} now. Was the journal written by another version?"
         )
+
+
+def arguments_of(record: Record) -> dict[str, Any]:
+    """The arguments of any record, by name and as the ledger takes them.
+
+    Raises:
+        CorruptJournal: no such record, or other arguments.
+    """
+    command = COMMANDS.get(record.command)
+    known = command.arguments if command else NOTES.get(record.command)
+    if known is None:
+        raise CorruptJournal(f"record {record.number} is of unknown kind {record.command[:40]!r}")
+    try:
+        return known.read(record.arguments)
+    except BadArguments as error:
+        raise CorruptJournal(f"record {record.number}, {record.command}: {error}") from None
 
 
 def outcome_of(value: Any) -> Any:
@@ -158,8 +170,8 @@ def amendment(ledger: Ledger, rules: Rules) -> tuple[Any, ...] | None:
 
 def _checked(first: Record, source: SampleSource, rules: Rules, dataset: str) -> Rules:
     """The rules as they were at first, if this journal is of this run."""
-    if first.command != BEGIN or not isinstance(first.arguments[0], dict):
+    if first.command != BEGIN:
         raise CorruptJournal("the journal does not begin with what run it is of")
-    then: dict[str, Any] = dict(first.arguments[0])
+    then: dict[str, Any] = arguments_of(first)["facts"]
     check_same_run(then, {**facts_of(source, rules), **notes_of(source, dataset)})
     return Rules(**{name: then[name] for name in asdict(rules)})
