@@ -3,6 +3,8 @@
 from collections import Counter
 from typing import NamedTuple
 
+from broker.ledger.entry import Entry
+
 
 class Quarantined(NamedTuple):
     """One group that was given up."""
@@ -37,9 +39,12 @@ class Quarantine:
     def __contains__(self, sample_id: str) -> bool:
         return sample_id in self._times
 
-    def add(self, record: Quarantined) -> None:
+    def give_up(self, entry: Entry, where: str, attempts: int, reason: str, step: int = 0) -> None:
+        """Add a group. Arguments as the fields of `Quarantined`."""
+        sample_id = entry.assignment.sample.sample_id
+        record = Quarantined(sample_id, where, entry.group_id, attempts, reason, step)
         self.records.append(record)
-        self._times[record.sample_id] += 1
+        self._times[sample_id] += 1
 
     def undo_since(self, step: int) -> None:
         """The learner's refusals after `step` are undone with their steps."""

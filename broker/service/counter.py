@@ -52,7 +52,7 @@ class Counter:
 
     @property
     def is_finished(self) -> bool:
-        return self.is_stopping or self.ledger.is_finished
+        return self.is_stopping or self.ledger.steps.is_finished
 
     def do(
         self,

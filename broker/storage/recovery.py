@@ -162,7 +162,7 @@ def amendment(ledger: Ledger, rules: Rules) -> tuple[Any, ...] | None:
     steps as the configuration now says.
     """
     now, then = asdict(rules), asdict(ledger.rules)
-    is_reopened = ledger.is_finished and not ledger.members
+    is_reopened = ledger.steps.is_finished and not ledger.members
     if not is_reopened and all(now[name] == then[name] for name in AMENDABLE):
         return None
     return tuple(now[name] for name in AMENDABLE)
