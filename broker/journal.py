@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("run", type=Path, help="run folder, or its journal folder")
     parser.add_argument("action", nargs="?", choices=ACTIONS, default="verify")
-    parser.add_argument("file", nargs="?", type=Path, help="of dump: *.jsonl or *.parquet")
-    parser.add_argument("--data", type=Path, help="of replay: the dataset, if it has moved")
+    parser.add_argument("file", nargs="?", type=Path, help="dump writes it: *.jsonl or *.parquet")
+    parser.add_argument("--data", type=Path, help="dataset for replay, if it has moved")
     arguments = parser.parse_args(argv)
     try:
         ACTIONS[arguments.action](_folder(arguments.run), arguments)
@@ -122,7 +122,7 @@ ACTIONS = {"verify": verify, "dump": dump, "replay": replay, "repair": repair}
 
 # ---- what they are made of -----------------------------------------------------------------------
 def summary(records: Sequence[Record]) -> Iterator[str]:
-    """What happened, in lines for people."""
+    """Tell what happened, line by line."""
     facts = arguments_of(records[0])["facts"]
     yield (
         f"{len(records)} records over {records[-1].seconds - records[0].seconds:.1f} s: "
@@ -193,7 +193,7 @@ def _folder(run: Path) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """The same for JSON: bytes as hexadecimal digits."""
+    """The value in what JSON has: bytes as hexadecimal digits."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):

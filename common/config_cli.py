@@ -1,4 +1,4 @@
-"""TOML file + `--section.key value` -> RunConfig, with errors that name key, value and mend."""
+"""TOML file + `--section.key value` -> RunConfig, with errors that name key, value and fix."""
 
 import difflib
 import json
@@ -46,7 +46,7 @@ def load(argv: Sequence[str]) -> RunConfig:
     working folder.
 
     Raises:
-        ConfigError: one line with the key, the value and the mend.
+        ConfigError: one line with the key, the value and the fix.
     """
     tree: dict[str, dict[str, Any]] = {}
     arguments = list(argv)
@@ -104,7 +104,7 @@ def _take_flag(arguments: list[str]) -> tuple[str, str]:
 
 
 def _with_value(name: str) -> str:
-    """The option as it is to be written; ConfigError: there is no such option."""
+    """The option as it is to be written. Raises ConfigError if there is none."""
     if name == "config":
         return "config FILE"
     annotation = _field(*_split(name), where=f"--{name}").annotation
@@ -173,11 +173,11 @@ def _suggest(word: str, known: Any) -> str:
 
 
 def toml_of(path: Path, name: str, examples: str) -> dict[str, Any]:
-    """What a TOML file holds.
+    """Read a TOML file.
 
     Args:
-        name: of the file in errors.
-        examples: folder with files of its kind.
+        name: how errors call the file.
+        examples: a folder with files of its kind.
 
     Raises:
         ConfigError: it is not there, or cannot be read.
@@ -187,7 +187,7 @@ def toml_of(path: Path, name: str, examples: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{name}: no such file. Fix: see {examples}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{name}: {error}. Fix: mend the file") from None
+        raise ConfigError(f"{name}: {error}. Fix: correct the file") from None
 
 
 def _read_toml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, dict[str, Any]]:
@@ -283,7 +283,7 @@ def _toml(value: Any) -> str:
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"][:2])
-    if not where:  # raised by RunConfig itself: the message already has key, value and mend
+    if not where:  # raised by RunConfig itself: the message already has key, value and fix
         return str(problem["msg"]).removeprefix("Value error, ")
     message, value = problem["msg"], problem["input"]
     if problem["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""What is decided about samples, steps and versions: pure state machines, without a clock or I/O.
+"""Decisions about samples, steps and versions: pure state machines, without a clock or I/O.
 
     ledger          all decisions about leases and submits; asks those below for the others
     steps           the learner's steps: taken, acknowledged, freed, committed, undone

@@ -22,10 +22,10 @@ class BadArguments(ValueError):
 
 
 class Kind(NamedTuple):
-    """What one argument may be."""
+    """Values that one argument may have."""
 
     name: str
-    type: Any  # as the ledger's method declares it
+    type: Any  # its type in the declaration of the ledger's method
     holds: Callable[[Any], bool]  # whether a value is one
     read: Callable[[Any], Any] = lambda value: value  # makes one of what MessagePack gives back
 
@@ -125,8 +125,8 @@ SECONDS = Kind("seconds", float, _is_seconds)
 ROLE = Kind("role", Role, lambda value: isinstance(value, Role), Role)  # its value
 BLAME = Kind("blame", Blame, lambda value: isinstance(value, Blame), Blame)  # its value
 RECEIPT = Kind("receipt", Receipt, _is_receipt, lambda fields: Receipt(*fields))  # its fields
-FACTS = Kind("facts", dict, lambda value: isinstance(value, dict))  # what run a journal is of
-REASONS = Kind("reasons", Mapping[str, str], _are_reasons)  # by group id
+FACTS = Kind("facts", dict, lambda value: isinstance(value, dict))  # by name
+REASONS = Kind("reasons", Mapping[str, str], _are_reasons)  # group id -> reason
 
 
 # ---- the table -----------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from broker.ledger.steps import Steps
 from broker.protocol import Blame, Role, Verdict
 from common.source import SampleSource
 
-_GIVEN_BACK = {  # how an attempt that was given back stands in the books
+_GIVEN_BACK = {  # reason in the books for an attempt that was given back
     Blame.SAMPLE: "broken_sample",
     Blame.SUSPECT: "no_answer",
     Blame.NOBODY: "given_back",
@@ -61,7 +61,7 @@ class Ledger:
         self.members: dict[Owner, Role] = {}
         self.quarantine = Quarantine()
         self.num_failures = 0  # attempts that came to nothing, whatever the cause
-        self.last_failure = ""  # for people
+        self.last_failure = ""  # which sample's attempt failed last and why, in words
         self._groups = Groups(source, rules.trajectories_per_sample)
         self.steps = Steps(rules, self._groups, self.servers, self.quarantine)
         self._revision = 0  # grows with every change but those of the steps
@@ -80,7 +80,7 @@ class Ledger:
 
     @property
     def history(self) -> int:
-        """How many rewinds have undone something."""
+        """Number of rewinds that have undone something."""
         return self.steps.history
 
     def amend(
@@ -106,11 +106,11 @@ class Ledger:
         self._revision += 1
 
     def leave(self, owner: Owner, reason: str, why: str, now: float) -> list[str]:
-        """A life is over: its leases end. Returns their groups.
+        """End a life and its leases. Returns their groups.
 
         Args:
             reason: "member_left" in good order; any other makes suspects of what was under way.
-            why: the same for people.
+            why: the reason in words.
         """
         if self.members.pop(owner, None) is None:
             return []
@@ -126,13 +126,13 @@ class Ledger:
         return [entry.group_id for entry in gone]
 
     def serve(self, owner: Owner, history: int, version: int) -> None:
-        """A rollout server serves `version` from now on.
+        """Note that a rollout server serves `version` from now on.
 
         Raises:
             Refusal: weights that no acknowledged step made.
         """
         if history != self.history:
-            return  # of a history that was undone
+            return  # the weights are of a history that was undone
         if version > self.version:
             raise Refusal("bad_request", f"version {version}, but the newest is {self.version}")
         if self.servers.acknowledge(owner, version):
@@ -149,7 +149,7 @@ class Ledger:
         serving_version: int,
         now: float,
     ) -> list[Entry]:
-        """Up to `max_groups` leases for a server that generates with `serving_version` or newer.
+        """Grant at most `max_groups` leases to a server that has `serving_version` or a newer one.
 
         The same request again gets the leases that it got before, as far as they still hold.
 
@@ -191,7 +191,7 @@ class Ledger:
         return self._num_openings + self.steps.num_openings + self._groups.num_returns
 
     def leased_to(self, owner: Owner, group_id: str, attempt: int) -> Entry | None:
-        """The group, if this very lease is in force."""
+        """Find the group of a lease; None unless this very lease is in force."""
         entry = self._groups.held.get(owner, {}).get(group_id)
         return entry if entry is not None and entry.attempt == attempt else None
 
@@ -256,14 +256,14 @@ class Ledger:
         return lapsed
 
     def next_deadline(self) -> float | None:
-        """When the next lease lapses, or the next group has rested enough."""
+        """Time at which the next lease lapses, or the next group has rested enough."""
         deadlines = (self._next_lapse(), self._rests[0] if self._rests else None)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def lose(self, group_id: str, attempt: int) -> bool:
-        """The trajectories of a submitted group turned out to be damaged: it is issued again.
+        """Issue a submitted group again whose trajectories turned out to be damaged.
 
-        If its step was taken, the step is no longer: whoever holds it is fenced.
+        If its step was taken, the step is given back: the ranks that hold it are fenced.
         """
         entry = self._groups.by_id.get(group_id)
         if entry is None or entry.attempt != attempt:
@@ -317,7 +317,7 @@ class Ledger:
         return [*taken, *(e for e in self._groups.pending if e.state is State.READY)]
 
     def counts(self) -> dict[str, int]:
-        """The books, and what became of the source's groups."""
+        """Return the books' figures, and what became of the source's groups."""
         return {
             "groups_total": self._groups.num_total,
             "groups_never_issued": self._groups.num_new,
@@ -327,7 +327,7 @@ class Ledger:
         }
 
     def check(self) -> None:
-        """The invariants that cost little; raises AssertionError. Run after every transition."""
+        """Check the invariants that cost little, after every transition. Raises AssertionError."""
         self._groups.check(len(self.steps.current.entries) if self.steps.current else 0)
         num_busy = self._groups.num_ready + len(self._groups.leased)
         assert self.steps.num_ahead + num_busy <= self.rules.slots, "more groups than slots"
@@ -336,7 +336,7 @@ class Ledger:
 
     @property
     def num_groups(self) -> int:
-        """Groups of the source: samples times epochs."""
+        """Number of the source's groups: samples times epochs."""
         return self._groups.num_total
 
     @property
@@ -347,7 +347,7 @@ class Ledger:
 
     # ---- inside ----------------------------------------------------------------------------------
     def _may_lease(self, serving_version: int) -> bool:
-        """Whether the first group in line may go to a server that serves this version."""
+        """Tell whether the first group in line may go to a server that serves this version."""
         groups = self._groups
         if not groups.returned and not groups.num_new:
             return False
@@ -355,12 +355,12 @@ class Ledger:
         return self._is_open(index, serving_version)
 
     def _next_in_line(self, serving_version: int, now: float, *, is_idle: bool) -> Entry | None:
-        """The first group that a server may have now; out of line, to be granted."""
+        """Take the first group that a server may have now out of the line, to be granted."""
         groups = self._groups
         for entry in groups.returned:
             is_barred = needs_solitude(entry, self.rules.max_attempts) and not is_idle
             if entry.rests_until > now or is_barred:
-                continue  # those behind it need not wait
+                continue  # groups behind it need not wait
             if not self._is_open(groups.index(entry), serving_version):
                 return None
             groups.reissue(entry)
@@ -371,7 +371,7 @@ class Ledger:
         return groups.issue_next()
 
     def _skip_quarantined(self) -> None:
-        """A sample that was given up in one epoch is not tried again in the next."""
+        """Pass over groups whose samples were given up in an earlier epoch."""
         if not self.quarantine.num_samples:
             return
         while self._groups.num_new and self._groups.next_sample_id() in self.quarantine:
@@ -380,7 +380,7 @@ class Ledger:
             self._revision += 1
 
     def _is_open(self, index: int, serving_version: int) -> bool:
-        """Whether the group at `index` of the pending ones may be leased for this version."""
+        """Tell whether the group at `index` of the pending ones may be leased for this version."""
         if serving_version < 0 or self.steps.num_ahead + index >= self.rules.slots:
             return False
         step = self.steps.step_of(index)
@@ -388,7 +388,7 @@ class Ledger:
         return is_fresh and step <= self.steps.last_step
 
     def _fail(self, entry: Entry, blame: Blame, reason: str, why: str, now: float) -> bool:
-        """A lease ends without a group. True when that quarantined the sample."""
+        """End a lease without a group. True when that quarantined the sample."""
         if blame is Blame.SUSPECT and entry.is_alone:
             why += " (nothing else was under way on its server)"
         note_failure(entry, blame, why, now, self.rules.first_rest_s)
@@ -405,13 +405,13 @@ class Ledger:
         return True
 
     def _next_lapse(self) -> float | None:
-        """All leases run equally long, so the first granted is the first to lapse."""
+        """Deadline of the first lease granted: all run equally long, so it lapses first."""
         for entry in self._groups.leased.values():
             return entry.deadline
         return None
 
     def _note_idle(self, owner: Owner, submitted: Entry) -> None:
-        """A server that has become idle may be what a suspect waits for."""
+        """Note that a server has become idle, which a suspect may wait for."""
         if owner in self._groups.held:
             return
         limit = self.rules.max_attempts

@@ -7,17 +7,17 @@ from broker.ledger.entry import Entry
 
 
 class Quarantined(NamedTuple):
-    """One group that was given up."""
+    """One group that was given up, and why."""
 
     sample_id: str
     where: str  # "rollout": its attempts failed; "learner": it refused to train on it
     group_id: str
     attempts: int
     reason: str
-    step: int = 0  # that the learner refused it in; a rewind behind it undoes that
+    step: int = 0  # step in which the learner refused it; a rewind behind it undoes that
 
     def line(self) -> str:
-        """For people."""
+        """Tell it in one line."""
         times = f"{self.attempts} attempt{'' if self.attempts == 1 else 's'}"
         attempts = f" after {times}" if self.where == "rollout" else ""
         by = " by the learner" if self.where == "learner" else ""
@@ -25,15 +25,15 @@ class Quarantined(NamedTuple):
 
 
 class Quarantine:
-    """In the order in which they were given up."""
+    """Groups that were given up, in the order in which that happened."""
 
     def __init__(self) -> None:
         self.records: list[Quarantined] = []
-        self._times: Counter[str] = Counter()  # by sample: one may be given up in several epochs
+        self._times: Counter[str] = Counter()  # groups given up of each sample
 
     @property
     def num_samples(self) -> int:
-        """Different ones."""
+        """Number of different samples."""
         return len(self._times)
 
     def __contains__(self, sample_id: str) -> bool:
@@ -47,7 +47,7 @@ class Quarantine:
         self._times[sample_id] += 1
 
     def undo_since(self, step: int) -> None:
-        """The learner's refusals after `step` are undone with their steps."""
+        """Undo the learner's refusals after `step`, which is undone itself."""
         kept = [record for record in self.records if record.step <= step]
         if len(kept) < len(self.records):
             self.records = kept

@@ -57,7 +57,7 @@ class Steps:
 
     # ---- what the learner says -------------------------------------------------------------------
     def take(self, owner: Owner, step: int, rank: int = 0, world_size: int = 1) -> Shard | None:
-        """One rank's share of the next step, in order; None until all its groups are there.
+        """Take one rank's share of the next step, in order; None until all its groups are there.
 
         Raises:
             Refusal: not the step after the last acknowledged one; another world size than that of
@@ -88,7 +88,7 @@ class Steps:
     def acknowledge(
         self, owner: Owner, step: int, taking: int, refused: Mapping[str, str], rank: int = 0
     ) -> bool:
-        """A rank has trained step `step` on its shard but for the `refused` groups (quarantined).
+        """Note that a rank has trained its shard of `step`; `refused` groups are quarantined.
 
         True when all ranks have: then the step is done. Refused groups keep their slots until the
         step's are freed: giving a slot away early would let a group of a later step start on
@@ -118,7 +118,7 @@ class Steps:
         return True
 
     def commit(self, step: int, oldest: int) -> None:
-        """A checkpoint of `step` is about to exist; `oldest` is the oldest one that will be kept.
+        """Note that a checkpoint of `step` is about to exist; `oldest` is the oldest that is kept.
 
         Steps up to `oldest` can no longer be undone, and are forgotten once their slots are free.
 
@@ -135,7 +135,7 @@ class Steps:
         self._prune()
 
     def rewind(self, owner: Owner, step: int) -> int:
-        """A new learner starts with the weights of step `step`. Returns the history it is in.
+        """Start a new learner with the weights of `step`. Returns the history it is in.
 
         Raises:
             Refusal: a step that never was, or one that can no longer be restored.
@@ -165,13 +165,13 @@ class Steps:
         return self.history
 
     def finish(self) -> None:
-        """The learner has ended the run; if that was its last step, a restart changes nothing."""
+        """End the run for good, if its last step is trained: then a restart changes nothing."""
         if not self.is_finished and self.version >= self.last_step:
             self.is_finished = True
             self.revision += 1
 
     def doubt(self) -> None:
-        """The machine lost power: what was acknowledged last may be forgotten here.
+        """Begin a new history after a power cut: what was acknowledged last may be forgotten here.
 
         Servers and learner may have gone on from there, so a new history begins: no server counts
         as serving anything, and another life of the learner must say where it resumes. Leases may
@@ -219,7 +219,7 @@ class Steps:
         return self.taken + 1 + index // self.rules.groups_per_step
 
     def is_stale(self, entry: Entry, step: int) -> bool:
-        """Whether a submitted group is too old to be trained in `step`."""
+        """Tell whether a submitted group is too old to be trained in `step`."""
         assert entry.receipt is not None
         return step - 1 - entry.receipt.oldest_version > self.rules.max_staleness
 
@@ -241,7 +241,7 @@ class Steps:
 
     # ---- inside ----------------------------------------------------------------------------------
     def _check_learner(self, owner: Owner, rank: int, world_size: int) -> None:
-        """Only the life of rank 0 that has said where it starts may take; at first, any."""
+        """Refuse a life of rank 0 that has not said where it starts, unless it is the first."""
         if not 0 <= rank < world_size <= self.rules.groups_per_step:
             raise Refusal(
                 "bad_request",
@@ -257,7 +257,7 @@ class Steps:
         self.revision += 1
 
     def _is_batch_complete(self, step: int) -> bool:
-        """Whether the first P pending groups are READY and fresh; stale ones are returned."""
+        """Tell whether the first P pending groups are READY and fresh; stale ones are returned."""
         size = self.rules.groups_per_step
         if self._is_blocked(size):
             return False
@@ -271,7 +271,7 @@ class Steps:
         return len(self._groups.pending) >= size
 
     def _is_blocked(self, size: int) -> bool:
-        """The group that was missing when last asked is still missing: no need to look at all."""
+        """Tell whether the group that was missing when last asked is still missing."""
         blocker = self._blocker
         if blocker is None or blocker.state not in (State.WAITING, State.LEASED):
             return False
@@ -324,7 +324,7 @@ class Steps:
                 self._groups.expire(entry, "rewound")
 
     def _end_all_leases(self, reason: str) -> None:
-        """Whatever is generated now comes from weights of a history that is over."""
+        """End all leases: what is generated now comes from weights of a history that is over."""
         for entry in list(self._groups.leased.values()):
             self._groups.end_lease(entry, reason)
         self._servers.forget_versions()

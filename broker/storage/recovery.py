@@ -32,12 +32,14 @@ NOTES = {  # records beside the calls of the ledger, which `broker.ledger.comman
 
 
 class Recovered(NamedTuple):
+    """All that a broker goes on from."""
+
     ledger: Ledger
-    places: dict[Key, Place]  # where groups lie
+    places: dict[Key, Place]  # place of each group in the segments
     next_record: int
     next_segment: int
     seconds: float  # the broker's clock at the last record
-    size: int  # bytes of the journal that are whole
+    size: int  # bytes of whole records in the journal
     opened: tuple[str, str] | None  # the last broker: boot of its machine, fsync policy
 
 
@@ -45,7 +47,7 @@ def check_journal(folder: Path, source: SampleSource, rules: Rules, dataset: str
     """Look, without touching anything, whether the journal in `folder` is of this run.
 
     Returns:
-        False: there is no journal to go on from.
+        False if there is no journal to go on from.
 
     Raises:
         ConfigError, CorruptJournal: as `recover`, of its first record.
@@ -63,7 +65,7 @@ def check_journal(folder: Path, source: SampleSource, rules: Rules, dataset: str
 
 
 def recover(disk: Disk, source: SampleSource, rules: Rules, dataset: str = "") -> Recovered | None:
-    """The state behind the last whole record; None: there is no journal yet.
+    """The state behind the last whole record; None means that there is no journal yet.
 
     Args:
         dataset: path of its file, for messages.
@@ -145,7 +147,7 @@ def arguments_of(record: Record) -> dict[str, Any]:
 
 
 def outcome_of(value: Any) -> Any:
-    """What came of a call, as the journal holds it: plain, and comparable once it is read back."""
+    """Outcome of a call as the journal holds it: plain, and comparable once it is read back."""
     if isinstance(value, Refusal):
         return value.code
     if isinstance(value, Shard):
@@ -156,7 +158,7 @@ def outcome_of(value: Any) -> Any:
 
 
 def amendment(ledger: Ledger, rules: Rules) -> tuple[Any, ...] | None:
-    """Arguments of `Ledger.amend` where something is new; None: nothing is.
+    """Arguments of `Ledger.amend` where something is new; None means that nothing is.
 
     A run that is finished, and that all its members have left, is opened once more: with as many
     steps as the configuration now says.

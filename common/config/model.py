@@ -40,16 +40,16 @@ class ModelSection(Section):
     max_prompt_tokens: int = Field(8192, gt=0, description="Tokens; longer prompts are refused.")
 
     def num_recomputed(self, layers: int) -> int:
-        """Of so many first layers of a stack: the share, rounded down."""
+        """Number of recomputed layers among the first `layers` of a stack, rounded down."""
         return math.floor(layers * float(self.gradient_checkpointing) + 1e-9)
 
     def recomputes(self, layer: int) -> bool:
-        """Whether a layer, counted from 0, is computed anew in the backward pass."""
+        """Tell whether a layer, counted from 0, is computed anew in the backward pass."""
         return self.num_recomputed(layer + 1) > self.num_recomputed(layer)
 
 
 class PromptSection(Section):
-    """How a question becomes a prompt, for rollout, student, teacher, serving and export alike."""
+    """Rules that make a question a prompt, for rollout, learner, serving and export alike."""
 
     thinking: bool = Field(
         False,

@@ -49,7 +49,7 @@ class ObjectiveSection(Section):
 
 
 class StudentSection(Section):
-    """What the student is shown, in training and by the rollout servers alike (common.views)."""
+    """View of the student, in training and on the rollout servers alike (common.views)."""
 
     view: str = Field(
         "full",

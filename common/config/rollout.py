@@ -46,7 +46,7 @@ class RolloutSection(Section):
 
 
 class SglangSection(Section):
-    """How SGLang is started. Of a server that runs already (engine_urls) only the key is used."""
+    """Start of SGLang. For a server that runs already (engine_urls) only the key is used."""
 
     python: Path | None = Field(
         None, description="Python of SGLang's environment; none: .venv-sglang beside the code."
