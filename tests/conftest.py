@@ -1,4 +1,4 @@
-"""What every test leaves as it should be found."""
+"""What every test leaves as it should be found, and which tests begin."""
 
 import logging
 from collections.abc import Iterator
@@ -17,3 +17,15 @@ def no_log_handlers_left() -> Iterator[None]:
         if not type(handler).__module__.startswith("_pytest"):
             root.removeHandler(handler)
     root.setLevel(logging.WARNING)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that say how many minutes they take begin, the longest first: processes that share the
+    tests then end at nearly the same time.
+    """
+    items.sort(key=_minutes, reverse=True)
+
+
+def _minutes(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("minutes")
+    return 0.0 if mark is None else float(mark.args[0])

@@ -13,6 +13,7 @@ SMALL = (
 )
 
 
+@pytest.mark.minutes(1.5)
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_evaluation_bench_writes_its_figures(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_the_digest_is_of_content_and_names_not_of_place(tmp_path: Path) -> None
     assert digest == code_digest(second)
     (second / "common" / "deep" / "er.py").write_text("# other\n")
     assert digest != code_digest(second)
-    (first / "broker" / "ledger.py").rename(first / "broker" / "book.py")
+    (first / "broker" / "ledger" / "ledger.py").rename(first / "broker" / "book.py")
     assert digest != code_digest(first)
 
 

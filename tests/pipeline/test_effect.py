@@ -8,6 +8,7 @@ import pytest
 from tests.deploy.quickstart.test_quickstart import Launched
 
 
+@pytest.mark.minutes(3.5)
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_quickstart_learns_without_labels(tmp_path: Path) -> None:
@@ -22,6 +23,7 @@ def test_the_quickstart_learns_without_labels(tmp_path: Path) -> None:
     run.assert_nothing_is_left()
 
 
+@pytest.mark.minutes(6)
 @pytest.mark.sglang
 @pytest.mark.timeout(900)
 def test_the_quickstart_learns_with_the_real_sglang_too(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def gap_of(folder: Path, heldout: str) -> dict[str, Any]:
     return {**found, "gap": found["crop"] - found["full"]}
 
 
+@pytest.mark.minutes(2.5)
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_own_pictures_are_prepared_trained_on_and_measured(tmp_path: Path) -> None:

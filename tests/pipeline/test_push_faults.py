@@ -135,10 +135,10 @@ class System:
 
     @property
     def version(self) -> int:
-        return self.broker.service.service.ledger.version
+        return self.broker.service.ledger.version
 
     def served(self) -> dict[str, int]:
-        servers = self.broker.service.service.ledger.servers.all()
+        servers = self.broker.service.ledger.servers.all()
         return {name: servers[name, life] for name, life in servers}
 
     def report(self, what: str) -> None:
@@ -256,6 +256,7 @@ def _post(url: str, body: dict[str, Any]) -> None:
     urllib.request.urlopen(request, timeout=5).close()
 
 
+@pytest.mark.minutes(1.5)
 async def test_a_server_that_is_killed_in_a_push_costs_only_itself(tmp_path, checkpoint):
     async with running_system(tmp_path, checkpoint) as system:
         for phase, order in SERVER_PHASES.items():
@@ -292,6 +293,7 @@ async def _die_in_push(system: System, name: str, order: dict[str, Any]) -> None
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.minutes(2)
 async def test_a_learner_that_is_killed_in_a_push_leaves_servers_that_recover(tmp_path, checkpoint):
     async with running_system(tmp_path, checkpoint) as system:
         for point in LEARNER_POINTS:

@@ -138,6 +138,7 @@ async def run_and_kill(system: System) -> int:
     return num_undone
 
 
+@pytest.mark.minutes(1.5)
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_whose_processes_are_killed_ends_as_if_they_were_not(tmp_path: Path) -> None:
     checkpoint = make_tiny_checkpoint(tmp_path / "model")

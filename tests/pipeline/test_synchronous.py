@@ -109,6 +109,7 @@ def run_processes(config: RunConfig) -> tuple[Weights, Weights]:
     )
 
 
+@pytest.mark.minutes(1)
 def test_processes_equal_a_plain_loop(
     tmp_path: Path, checkpoint: Path, dataset: Path, one_thread: None
 ) -> None:

@@ -21,6 +21,7 @@ def poisoned(folder: Path, num_good: int) -> Path:
     return write_rows(folder, rows)
 
 
+@pytest.mark.minutes(2.5)
 def test_whatever_the_engine_does_to_a_sample_the_others_are_trained(tmp_path: Path) -> None:
     train = poisoned(tmp_path, num_good=16)
     ended = run_on(

@@ -16,6 +16,7 @@ DRAIN_S = 40.0  # more than the rehearsal gives to what it has started
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(760)]
 
 
+@pytest.mark.minutes(3)
 def test_the_published_experiment_runs_from_rows_to_an_answer(tmp_path: Path) -> None:
     if not VENV.exists():
         pytest.fail("no .venv-sglang. Fix: run deploy/setup.sh sglang")

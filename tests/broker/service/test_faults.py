@@ -132,7 +132,7 @@ async def test_a_row_with_an_impossible_path_costs_its_image_alone(
     ref = ImageRef.model_construct(**{**sample.image.__dict__, "path": path})
     shelf = ImageShelf(ImageStore(tmp_path), [sample.model_copy(update={"image": ref})])
     async with running_broker(make_rules(), make_source(4)) as broker:
-        broker.service.server._shelf = shelf
+        broker.server._shelf = shelf
         async with broker.client("rollout-0") as client:
             with pytest.raises(Exception, match=r"^unknown_image: "):
                 await client.image(ref.sha256)

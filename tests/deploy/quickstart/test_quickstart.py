@@ -172,6 +172,7 @@ def unused_memory() -> set[Path]:
     return {path for path in files if not is_used(path)}
 
 
+@pytest.mark.minutes(1)
 @pytest.mark.usefixtures("clean_machine")
 def test_the_quickstart_runs_from_start_to_report(tmp_path: Path) -> None:
     run = Launched(tmp_path / "run", *SMALL, "--learner.max_steps", "4", "--rollout.servers", "2")
@@ -195,6 +196,7 @@ def test_the_quickstart_runs_from_start_to_report(tmp_path: Path) -> None:
     run.assert_nothing_is_left()
 
 
+@pytest.mark.minutes(1)
 @pytest.mark.usefixtures("clean_machine")
 @pytest.mark.parametrize(
     "sender",
@@ -306,6 +308,7 @@ def test_a_folder_with_a_run_is_not_used_again(tmp_path: Path) -> None:
     assert "holds a run already" in run.output() and "--run.resume true" in run.output()
 
 
+@pytest.mark.minutes(1.5)
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_ended_early_is_resumed(tmp_path: Path, end: signal.Signals) -> None:
@@ -333,6 +336,7 @@ def test_a_run_that_ended_early_is_resumed(tmp_path: Path, end: signal.Signals) 
     again.assert_nothing_is_left()
 
 
+@pytest.mark.minutes(2.5)
 @pytest.mark.slow
 @pytest.mark.usefixtures("clean_machine")
 def test_a_run_gets_through_deaths_of_all_kinds_and_is_resized(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ shown = 1
 WAIT_S = 200
 
 
+@pytest.mark.minutes(2)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_study_of_the_quickstart_goes_on(tmp_path: Path) -> None:
