@@ -206,7 +206,7 @@ def _publisher(
         snapshot,
         config.rollout.servers,
         config.rollout.start_timeout_s,
-        heartbeat_s=config.broker.heartbeat_s,
+        heartbeat_s=feed.welcome.heartbeat_s,
         checks=checks,
         files=weight_folder(config.weights, config.run.folder, model),
         is_interrupted=lambda: feed.is_over,

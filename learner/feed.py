@@ -295,7 +295,7 @@ class Feed:
             self._queue.put(prepared)
 
     async def _heartbeats(self, broker: BrokerClient, finished: asyncio.Event) -> None:
-        interval_s = min(1.0, self._config.broker.heartbeat_s)
+        interval_s = min(1.0, broker.welcome.heartbeat_s)
         await heartbeat_forever(broker, self._told_gauges, interval_s, finished)
 
     def _told_gauges(self) -> dict[str, float]:

@@ -82,7 +82,6 @@ class BrokerService:
         self.membership = membership
         self.store = store
         self._run_id = run_id
-        self._num_samples = num_samples
         self._rows = rows or DataRows(num_samples)
         self._max_frame_bytes = max_frame_bytes
         self._versions = versions or {}
@@ -310,7 +309,7 @@ class BrokerService:
             groups_per_step=self.ledger.rules.groups_per_step,
             max_staleness=self.ledger.rules.max_staleness,
             total_steps=self.ledger.steps.total_steps,
-            num_samples=self._num_samples,
+            heartbeat_s=self.membership.heartbeat_s,
             max_frame_bytes=self._max_frame_bytes,
         )
 

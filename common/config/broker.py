@@ -51,8 +51,3 @@ class BrokerSection(Section):
         "every fsync_interval_s; never: when the system likes. All survive a killed broker.",
     )
     fsync_interval_s: float = Field(1.0, gt=0, description="Seconds between fsyncs (interval).")
-
-    @property
-    def heartbeat_s(self) -> float:
-        """Seconds between a member's heartbeats; some may be lost before it counts as gone."""
-        return min(2.0, self.member_timeout_s / 4)

@@ -20,7 +20,7 @@ def welcome(groups_per_step: int, max_staleness: int) -> Welcome:
         groups_per_step=groups_per_step,
         max_staleness=max_staleness,
         total_steps=3,
-        num_samples=12,
+        heartbeat_s=2.0,
         max_frame_bytes=2**20,
     )
 
