@@ -1,4 +1,4 @@
-"""What all desks of the broker share: the ledger, its store, and what is going on in the run."""
+"""State that the handlers of requests share: the ledger, its store, and the run's progress."""
 
 import logging
 from collections.abc import Callable
@@ -32,7 +32,8 @@ class BooksBroken(VisionOpdError):
 
 
 class Counter:
-    """
+    """The ledger, whose every change is recorded, and what else the handlers of requests share.
+
     Args:
         store: keeps trajectories, and the record of every change.
     """
@@ -44,9 +45,9 @@ class Counter:
         self.membership = membership
         self.store = store
         self.announcements = announcements
-        self.is_stopping = False  # somebody ended the run before its last step
-        self.ended_because = ""  # the data set's fault that ended it; empty: none
-        self.has_news = False  # for those who watch the weights
+        self.is_stopping = False  # the run was ended before its last step
+        self.ended_because = ""  # fault of the data set that ended the run; empty if none did
+        self.has_news = False  # held requests that watch the weights can be answered
         self.refreshed: set[Owner] = set()  # servers with new weights since leases were tried
         self.now = 0.0
 
@@ -90,5 +91,5 @@ class Counter:
 
 
 def one_line(text: str) -> str:
-    """What a member says, fit for logs, terminals and files of lines."""
+    """Make a member's text fit for logs, terminals and files of lines."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
