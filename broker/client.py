@@ -28,6 +28,8 @@ _NOT_LET_IN = (
 )
 _SAME_CODE = "Fix: run the same checkout or image on every node"
 _OF_ANOTHER_VERSION = ("version_mismatch", "malformed")  # what a hello may be refused for
+PATIENCE_S = 600.0  # of a client with a broker that has no room, or whose disk is full
+CALL_TIMEOUT_S = PATIENCE_S + 100.0  # of a thread that waits for a client: its tries take some more
 _ASK_AGAIN = ("store_failure", "over_capacity")  # refusals that end by themselves
 
 
@@ -77,7 +79,7 @@ class BrokerClient:
         versions: dict[str, str] | None = None,
         request_timeout_s: float = 10.0,
         tries: int = 6,
-        patience_s: float = 600.0,
+        patience_s: float = PATIENCE_S,
         max_frame_bytes: int = MAX_FRAME_BYTES,
         link: Link | None = None,
         rng: random.Random | None = None,

@@ -17,6 +17,7 @@ from typing import Any
 from broker.storage.disk import FolderDisk
 from broker.storage.durable import STORED
 from broker.storage.frames import CorruptJournal, Record, read_records
+from broker.storage.recovery import arguments_of, recover
 from broker.storage.segments import Place
 from broker.storage.store import Damaged
 from common.errors import VisionOpdError
@@ -32,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("run", type=Path, help="run folder, or its journal folder")
     parser.add_argument("action", nargs="?", choices=ACTIONS, default="verify")
-    parser.add_argument("file", nargs="?", type=Path, help="of dump: *.jsonl or *.parquet")
-    parser.add_argument("--data", type=Path, help="of replay: the dataset, if it has moved")
+    parser.add_argument("file", nargs="?", type=Path, help="dump writes it: *.jsonl or *.parquet")
+    parser.add_argument("--data", type=Path, help="dataset for replay, if it has moved")
     arguments = parser.parse_args(argv)
     try:
         ACTIONS[arguments.action](_folder(arguments.run), arguments)
@@ -70,12 +71,11 @@ def dump(folder: Path, arguments: argparse.Namespace) -> None:
 
 def replay(folder: Path, arguments: argparse.Namespace) -> None:
     from broker.ledger.entry import Rules
-    from broker.storage.recovery import recover
     from common.dataset import Numbered, parsed_rows
     from common.kept_reading import kept_reading
     from common.source import SampleSource
 
-    facts = dict(next(_records(folder)).arguments[0])
+    facts = arguments_of(next(_records(folder)))["facts"]
     path = arguments.data or Path(facts["dataset"])
     if not path.is_file():
         raise VisionOpdError(f"the run's dataset {str(path)!r} is not there. Fix: --data FILE")
@@ -122,8 +122,8 @@ ACTIONS = {"verify": verify, "dump": dump, "replay": replay, "repair": repair}
 
 # ---- what they are made of -----------------------------------------------------------------------
 def summary(records: Sequence[Record]) -> Iterator[str]:
-    """What happened, in lines for people."""
-    facts = dict(records[0].arguments[0])
+    """Tell what happened, line by line."""
+    facts = arguments_of(records[0])["facts"]
     yield (
         f"{len(records)} records over {records[-1].seconds - records[0].seconds:.1f} s: "
         f"{facts['groups_per_step']} groups a step, staleness <= {facts['max_staleness']}"
@@ -132,8 +132,10 @@ def summary(records: Sequence[Record]) -> Iterator[str]:
         yield f"  {command:12} {count}"
     verdicts = Counter(r.outcome for r in records if r.command == "submit")
     yield "submits: " + (", ".join(f"{v} {count}" for v, count in verdicts.items()) or "none")
-    steps = [r.arguments[1] for r in records if r.command == "acknowledge" and r.outcome is True]
-    rewinds = [r.arguments[1] for r in records if r.command == "rewind"]
+    steps = [
+        arguments_of(r)["step"] for r in records if r.command == "acknowledge" and r.outcome is True
+    ]
+    rewinds = [arguments_of(r)["step"] for r in records if r.command == "rewind"]
     yield f"steps acknowledged: {len(steps)}, the last {steps[-1] if steps else 0}"
     yield f"learners resumed at steps: {', '.join(map(str, rewinds)) or 'none'}"
 
@@ -167,7 +169,8 @@ def _dump_trajectories(folder: Path, file: Path) -> int:
 
 
 def _places(records: Sequence[Record]) -> list[Place]:
-    return [Place(*record.arguments[2:]) for record in records if record.command == STORED]
+    stored = (arguments_of(record) for record in records if record.command == STORED)
+    return [Place(s["segment"], s["offset"], s["length"], s["checksum"]) for s in stored]
 
 
 def _is_whole(folder: Path, place: Place) -> bool:
@@ -190,7 +193,7 @@ def _folder(run: Path) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """The same for JSON: bytes as hexadecimal digits."""
+    """The value in what JSON has: bytes as hexadecimal digits."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):

@@ -89,7 +89,7 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
             logger.info(
                 "listening on %s: %d steps of %d groups, staleness <= %d",
                 server.address,
-                ledger.total_steps,
+                ledger.steps.total_steps,
                 ledger.rules.groups_per_step,
                 ledger.rules.max_staleness,
             )

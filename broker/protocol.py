@@ -314,7 +314,7 @@ class Welcome(Record):
     groups_per_step: int
     max_staleness: int
     total_steps: int
-    num_samples: int
+    heartbeat_s: float  # seconds between a member's heartbeats
     max_frame_bytes: int  # larger messages end the connection
 
 

@@ -2,10 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
 from common.section import Section
+
+if TYPE_CHECKING:
+    from common.config.tree import RunConfig
 
 # As Kubernetes has labels, and Ray too: prefix/name and value.
 _PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
@@ -92,3 +96,20 @@ class ClusterSection(Section):
     slurm_options: tuple[str, ...] = Field(
         (), description="Further options of sbatch, word by word (--partition=gpu,--time=8:00:00)."
     )
+
+
+def _broker_has_no_gpu(config: "RunConfig") -> None:
+    if config.broker_pool.gpus:
+        raise ValueError("broker_pool.gpus: the broker uses none. Fix: leave it at 0")
+
+
+def _server_has_its_gpus(config: "RunConfig") -> None:
+    server_gpus = config.sglang.tensor_parallel
+    if config.rollout_pool.gpus > 1 and config.rollout_pool.gpus != server_gpus:
+        raise ValueError(
+            f"rollout_pool.gpus = {config.rollout_pool.gpus:g}, but a server is split over "
+            f"sglang.tensor_parallel = {server_gpus} GPUs. Fix: make them equal"
+        )
+
+
+CHECKS = (_broker_has_no_gpu, _server_has_its_gpus)

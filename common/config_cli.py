@@ -1,7 +1,8 @@
-"""TOML file + `--section.key value` -> RunConfig, with errors that name key, value and mend."""
+"""TOML file + `--section.key value` -> RunConfig, with errors that name key, value and fix."""
 
 import difflib
 import json
+import logging
 import sys
 import tomllib
 import types
@@ -16,6 +17,8 @@ from common.config import RunConfig
 from common.errors import ConfigError
 from common.output import ends_with_its_reader
 
+logger = logging.getLogger(__name__)
+RENAMED: dict[str, str] = {}  # "old.key": "new.key", kept for one version with a hint
 USAGE = "[--config FILE] [--section.key value ...]"
 
 
@@ -43,7 +46,7 @@ def load(argv: Sequence[str]) -> RunConfig:
     working folder.
 
     Raises:
-        ConfigError: one line with the key, the value and the mend.
+        ConfigError: one line with the key, the value and the fix.
     """
     tree: dict[str, dict[str, Any]] = {}
     arguments = list(argv)
@@ -83,8 +86,8 @@ def help_text(program: str, purpose: str) -> str:
     for section, info in RunConfig.model_fields.items():
         lines += ["", f"[{section}]"]
         for key, field in _section_type(info).model_fields.items():
-            flag = f"  --{section}.{key} {_type_name(field.annotation)}"
-            lines.append(f"{flag:<58} {field.description} (default: {_text(field.default)})")
+            flag = f"  --{section}.{key} {type_name(field.annotation)}"
+            lines.append(f"{flag:<58} {field.description} (default: {value_text(field.default)})")
     return "\n".join(lines)
 
 
@@ -101,17 +104,29 @@ def _take_flag(arguments: list[str]) -> tuple[str, str]:
 
 
 def _with_value(name: str) -> str:
-    """The option as it is to be written; ConfigError: there is no such option."""
+    """The option as it is to be written. Raises ConfigError if there is none."""
     if name == "config":
         return "config FILE"
     annotation = _field(*_split(name), where=f"--{name}").annotation
-    return f"{name} {'true' if annotation is bool else _type_name(annotation)}"
+    return f"{name} {'true' if annotation is bool else type_name(annotation)}"
 
 
 def _split(flag: str) -> tuple[str, str]:
+    """Section and key of an option, as they are called now."""
     section, separator, key = flag.partition(".")
     if not separator:
         raise ConfigError(f"unknown option --{flag}. {_suggest_key(flag)}")
+    return _renamed(section, key, where=f"--{flag}")
+
+
+def _renamed(section: str, key: str, where: str) -> tuple[str, str]:
+    """Section and key as they are called now; a hint if they were called otherwise."""
+    old = f"{section}.{key}"
+    new = RENAMED.get(old)
+    if new is None:
+        return section, key
+    logger.warning("%s: %s is now %s; only this version takes the old name", where, old, new)
+    section, _, key = new.partition(".")
     return section, key
 
 
@@ -158,11 +173,11 @@ def _suggest(word: str, known: Any) -> str:
 
 
 def toml_of(path: Path, name: str, examples: str) -> dict[str, Any]:
-    """What a TOML file holds.
+    """Read a TOML file.
 
     Args:
-        name: of the file in errors.
-        examples: folder with files of its kind.
+        name: how errors call the file.
+        examples: a folder with files of its kind.
 
     Raises:
         ConfigError: it is not there, or cannot be read.
@@ -172,7 +187,7 @@ def toml_of(path: Path, name: str, examples: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{name}: no such file. Fix: see {examples}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{name}: {error}. Fix: mend the file") from None
+        raise ConfigError(f"{name}: {error}. Fix: correct the file") from None
 
 
 def _read_toml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, dict[str, Any]]:
@@ -183,17 +198,30 @@ def _read_toml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, dict
     base: dict[str, dict[str, Any]] = {}
     if "extends" in tree:
         base = _read_toml((path.parent / str(tree.pop("extends"))).resolve(), (*extended_by, path))
-    for section, fields in tree.items():
+    for written, fields in tree.items():
         if not isinstance(fields, dict):
-            raise ConfigError(f"{path}: {section} stands outside a section. Fix: [section] first")
-        for key, value in fields.items():
+            raise ConfigError(f"{path}: {written} stands outside a section. Fix: [section] first")
+        if not fields:
+            base.setdefault(written, {})
+        for name, value in fields.items():
+            section, key = _renamed(written, name, where=str(path))
+            if (section, key) != (written, name) and key in tree.get(section, {}):
+                raise ConfigError(
+                    f"{path}: {written}.{name} is now {section}.{key}, which stands there too. "
+                    f"Fix: delete {written}.{name}"
+                )
             field = _field(section, key, where=str(path))
-            if value == "none" and _is_optional(field.annotation):
-                fields[key] = None
-            elif isinstance(value, str) and _is_path(field.annotation, value):
-                fields[key] = _as_declared(field.annotation, (path.parent / value).resolve())
-        base.setdefault(section, {}).update(fields)
+            base.setdefault(section, {})[key] = _from_toml(value, field, path.parent)
     return base
+
+
+def _from_toml(value: Any, field: FieldInfo, folder: Path) -> Any:
+    """A value of a TOML file; paths are relative to the file's folder."""
+    if value == "none" and _is_optional(field.annotation):
+        return None
+    if isinstance(value, str) and _is_path(field.annotation, value):
+        return _as_declared(field.annotation, (folder / value).resolve())
+    return value
 
 
 def _parse(text: str, field: FieldInfo, where: str) -> Any:
@@ -218,20 +246,20 @@ def _is_optional(annotation: Any) -> bool:
     return type(None) in get_args(annotation)
 
 
-def _type_name(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
     if annotation is type(None):
         return "none"
     if get_origin(annotation) is Literal:
         return "|".join(str(choice) for choice in get_args(annotation))
     if get_origin(annotation) is types.UnionType:
-        return "|".join(_type_name(part) for part in get_args(annotation))
+        return "|".join(type_name(part) for part in get_args(annotation))
     if get_origin(annotation) is tuple:
         parts = get_args(annotation)
-        return ",".join("..." if part is Ellipsis else _type_name(part) for part in parts)
+        return ",".join("..." if part is Ellipsis else type_name(part) for part in parts)
     return str(annotation.__name__).upper()
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -247,15 +275,15 @@ def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(part) for part in value) + "]"
     if isinstance(value, int | float):
-        return _text(value)
-    text = json.dumps(_text(value), ensure_ascii=False)  # a TOML basic string, but for DEL
+        return value_text(value)
+    text = json.dumps(value_text(value), ensure_ascii=False)  # a TOML basic string, but for DEL
     return text.replace("\x7f", "\\u007f")
 
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"][:2])
-    if not where:  # raised by RunConfig itself: the message already has key, value and mend
+    if not where:  # raised by RunConfig itself: the message already has key, value and fix
         return str(problem["msg"]).removeprefix("Value error, ")
     message, value = problem["msg"], problem["input"]
     if problem["type"] == "extra_forbidden":
@@ -265,5 +293,5 @@ def _first_problem(error: ValidationError) -> str:
         return f"unknown section [{section}]. {_suggest(section, RunConfig.model_fields)}"
     section, key = where.split(".")
     field = _field(section, key, where="config")
-    kind = _type_name(field.annotation)
-    return f"{where} = {_text(value)!r}: {message}. Fix: give {kind}. {field.description}"
+    kind = type_name(field.annotation)
+    return f"{where} = {value_text(value)!r}: {message}. Fix: give {kind}. {field.description}"

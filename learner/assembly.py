@@ -206,7 +206,7 @@ def _publisher(
         snapshot,
         config.rollout.servers,
         config.rollout.start_timeout_s,
-        heartbeat_s=min(2.0, config.broker.member_timeout_s / 4),
+        heartbeat_s=feed.welcome.heartbeat_s,
         checks=checks,
         files=weight_folder(config.weights, config.run.folder, model),
         is_interrupted=lambda: feed.is_over,

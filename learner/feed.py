@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from broker.client import BrokerClient, heartbeat_forever
+from broker.client import CALL_TIMEOUT_S, BrokerClient, heartbeat_forever
 from broker.net.transport import zmq_link
 from broker.protocol import DETAIL_LENGTH, Resumed, Role, Welcome
 from common.config import RunConfig
@@ -26,6 +26,7 @@ from common.errors import BrokerUnavailable
 from common.full_disk import WAITS_FOR_ROOM, waits_for_room
 from common.kernels import Kernels, pushes_over_nccl
 from common.versions import versions
+from learner.agreement import check_agreement
 from learner.views.inputs import PreparedBatch
 from learner.views.preparation import Preparation
 
@@ -235,7 +236,7 @@ class Feed:
     @property
     def request_timeout_s(self) -> float:
         """Longer than the client's own tries take, and its patience with a full disk."""
-        return 700.0
+        return CALL_TIMEOUT_S
 
     # ---- broker's thread -------------------------------------------------------------------------
     def _run(self) -> None:
@@ -265,6 +266,7 @@ class Feed:
             link=zmq_link(self._config.broker, Role.LEARNER),
         ) as broker:
             self._broker = broker
+            check_agreement(broker.welcome, self._config)
             resumed = await broker.resume(self._step) if self._rank == 0 else None
             self._started.set_result((broker.welcome, resumed))
             finished = asyncio.Event()
@@ -293,7 +295,7 @@ class Feed:
             self._queue.put(prepared)
 
     async def _heartbeats(self, broker: BrokerClient, finished: asyncio.Event) -> None:
-        interval_s = min(1.0, self._config.broker.member_timeout_s / 4)
+        interval_s = min(1.0, broker.welcome.heartbeat_s)
         await heartbeat_forever(broker, self._told_gauges, interval_s, finished)
 
     def _told_gauges(self) -> dict[str, float]:

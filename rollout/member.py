@@ -140,7 +140,7 @@ class Member:
                 receiver = WeightReceiver(
                     engine, info, self._member_id, serving, weights_folder(config), pins.pin
                 )
-                beat_s = min(2.0, config.broker.member_timeout_s / 4)
+                beat_s = broker.welcome.heartbeat_s
                 background = [
                     tasks.create_task(follow_weights(broker, receiver, serving, self._finished)),
                     tasks.create_task(

@@ -1,6 +1,8 @@
-"""What is decided about samples, steps and versions: pure state machines, without a clock or I/O.
+"""Decisions about samples, steps and versions: pure state machines, without a clock or I/O.
 
-    ledger          all decisions: leases, the queue, steps, versions, quarantine
+    ledger          all decisions about leases and submits; asks those below for the others
+    steps           the learner's steps: taken, acknowledged, freed, committed, undone
+    commands        the table of recorded calls, which is the journal's format
     groups          the stream of groups: what is next, in flight, ready, taken
     entry           one group's record, its lease and its receipt; the rules of a run
     attempts        which failed attempts count, and what follows from them

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 
 class Place(StrEnum):
-    """An issued unit is in exactly one of these."""
+    """Place of an issued unit, which is always in exactly one."""
 
     IN_FLIGHT = "in_flight"  # with a rollout server, or with the learner
     WAITING = "waiting"  # submitted, not yet taken by the learner
@@ -35,7 +35,7 @@ class Amounts(NamedTuple):
 
 
 class Account:
-    """One unit's balance: issued = the sum over all places."""
+    """Balance of one unit: issued = the sum over all places."""
 
     def __init__(self) -> None:
         self.issued = 0
@@ -76,7 +76,7 @@ class Lengths:
 
 
 class Books:
-    """The three accounts, moved together."""
+    """Accounts of samples, trajectories and tokens, moved together."""
 
     def __init__(self) -> None:
         self.lengths = Lengths()
@@ -97,12 +97,12 @@ class Books:
             account.expired_by_reason[reason] += amount
 
     def check(self) -> None:
-        """Raises AssertionError when an account does not balance."""
+        """Check that every account balances. Raises AssertionError."""
         for account in self._accounts:
             account.check()
 
     def counts(self) -> dict[str, int]:
-        """Figures named <unit>_issued and <unit>_<place>, for samples, trajectories and tokens."""
+        """Return figures named <unit>_issued and <unit>_<place> for all three accounts."""
         counts: dict[str, int] = {}
         for unit, account in zip(Amounts._fields, self._accounts, strict=True):
             counts[f"{unit}_issued"] = account.issued

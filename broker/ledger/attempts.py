@@ -1,4 +1,4 @@
-"""When a sample is tried again, and when it has been tried often enough. Pure.
+"""Rules for failed attempts: when a sample is tried again, and when it is given up. Pure.
 
 An attempt that ends without a group has one of three causes (`Blame`):
 
@@ -24,12 +24,12 @@ _LONGEST_REST_S = 30.0
 
 
 def needs_solitude(entry: Entry, max_attempts: int) -> bool:
-    """Whether the next attempt must be the only one on its server."""
+    """Tell whether the next attempt must be the only one on its server."""
     return entry.is_suspect and entry.failures >= max(1, max_attempts - 1)
 
 
 def note_failure(entry: Entry, blame: Blame, why: str, now: float, first_rest_s: float) -> None:
-    """An attempt has come to nothing."""
+    """Note that an attempt has come to nothing."""
     entry.returns += 1
     entry.failures += blame is not Blame.NOBODY
     entry.is_suspect |= blame is Blame.SUSPECT
@@ -38,14 +38,14 @@ def note_failure(entry: Entry, blame: Blame, why: str, now: float, first_rest_s:
 
 
 def is_hopeless(entry: Entry, blame: Blame, max_attempts: int) -> bool:
-    """Whether the attempt that has just been noted was the last one."""
+    """Tell whether the attempt that has just been noted was the last one."""
     if blame is Blame.NOBODY or entry.failures < max_attempts:
         return False
     return blame is Blame.SAMPLE or entry.is_alone
 
 
 def note_success(entry: Entry) -> None:
-    """A group came of it: whatever failed before was not the sample's fault."""
+    """Note that a group came of an attempt: no failure before was the sample's fault."""
     entry.returns = entry.failures = 0
     entry.is_suspect = False
     entry.last_failure = ""
@@ -54,7 +54,7 @@ def note_success(entry: Entry) -> None:
 def rest_s(returns: int, blame: Blame, first_rest_s: float) -> float:
     """Seconds until a group that has come back `returns` times is leased again.
 
-    What was nobody's fault is done again at once, the first time.
+    An attempt that does not count (`Blame.NOBODY`) is repeated at once, the first time.
     """
     doublings = returns - 1 - (blame is Blame.NOBODY)
     return 0.0 if doublings < 0 else min(_LONGEST_REST_S, first_rest_s * 2.0 ** min(doublings, 30))

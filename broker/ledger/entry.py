@@ -1,4 +1,4 @@
-"""What the ledger is told (Rules, Receipt) and what it keeps (Entry, Step)."""
+"""Records of the ledger: what it is told (Rules, Receipt) and what it keeps (Entry, Step)."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,18 +13,20 @@ Owner = tuple[str, int]  # (member id, incarnation): one life of one process
 
 @dataclass(frozen=True)
 class Rules:
+    """Rules of a run that decide what may be leased and when a sample is given up."""
+
     groups_per_step: int
     max_staleness: int
     trajectories_per_sample: int
     lease_s: float
     max_attempts: int = 3  # failed attempts at one sample until it is quarantined
     max_steps: int | None = None
-    max_leases: int = 256  # that one member may hold
-    first_rest_s: float = 1.0  # of a group that has failed once; doubles with each time
+    max_leases: int = 256  # groups that one member may hold
+    first_rest_s: float = 1.0  # seconds that a group rests after one failure; doubles each time
 
     @property
     def slots(self) -> int:
-        """How many groups may be between lease and freed slot."""
+        """Number of groups that may be between lease and freed slot."""
         return (self.max_staleness + 1) * self.groups_per_step
 
     @classmethod
@@ -41,7 +43,7 @@ class Rules:
 
 
 def lease_of(entry: "Entry", rules: Rules) -> GroupLease:
-    """What the holder of a lease is told."""
+    """The message that tells a rollout server of its lease."""
     return GroupLease(
         group_id=entry.group_id,
         attempt=entry.attempt,
@@ -54,12 +56,12 @@ def lease_of(entry: "Entry", rules: Rules) -> GroupLease:
 
 
 class Receipt(NamedTuple):
-    """What the ledger keeps of a submitted group; the trajectories lie in the store."""
+    """Part of a submitted group that the ledger keeps; the trajectories lie in the store."""
 
-    oldest_version: int  # behind any token, or any cache entry that a token was computed from
+    oldest_version: int  # oldest weights behind any token, or any cache entry that it came from
     newest_version: int
     num_prompt_tokens: int
-    lengths: tuple[int, ...]  # response tokens a trajectory
+    lengths: tuple[int, ...]  # response tokens of each trajectory
 
     @classmethod
     def of(cls, group: Group) -> "Receipt":
@@ -72,6 +74,8 @@ class Receipt(NamedTuple):
 
 
 class State(StrEnum):
+    """Where a group stands."""
+
     WAITING = "waiting"  # came back; will be leased again
     LEASED = "leased"  # a rollout server generates it
     READY = "ready"  # submitted
@@ -82,22 +86,22 @@ class State(StrEnum):
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """One issued group."""
+    """One issued group and what has become of it."""
 
     order: int  # place in the source
     assignment: Assignment
     state: State = State.WAITING
     attempt: int = -1  # the current or last one
     failures: int = 0  # attempts that count (see broker.ledger.attempts)
-    owner: Owner | None = None  # while LEASED
-    request_id: bytes = b""  # of the lease: asked again, it gets the same
-    deadline: float = 0.0
-    receipt: Receipt | None = None  # from READY on
-    returns: int = 0  # attempts since the last success, also those that were nobody's fault
+    owner: Owner | None = None  # the lease's holder while LEASED
+    request_id: bytes = b""  # the request that was granted; sent again, it gets the same leases
+    deadline: float = 0.0  # the lease lapses then
+    receipt: Receipt | None = None  # there from READY on
+    returns: int = 0  # attempts since the last success, with those that do not count
     is_suspect: bool = False  # was under way when an engine died, or did not answer
-    is_alone: bool = False  # of the current or last lease: its server generates nothing else
+    is_alone: bool = False  # its server generates nothing else during the current or last lease
     rests_until: float = 0.0  # no lease before
-    last_failure: str = ""  # for people
+    last_failure: str = ""  # why its last attempt failed, in words
 
     @property
     def group_id(self) -> str:
@@ -113,12 +117,12 @@ class Step:
     """The groups that one step trains on, split over the learner's ranks."""
 
     number: int
-    taking: int  # which one in the run: a step that is taken anew is another batch
+    taking: int  # number of this batch in the run: a step that is taken anew is another batch
     entries: list[Entry]
     shards: tuple[tuple[int, ...], ...]  # indices of entries, by rank
-    holders: dict[int, Owner] = field(default_factory=dict)  # by rank: who took the shard last
-    acknowledged: set[int] = field(default_factory=set)  # ranks
-    refused: dict[str, str] = field(default_factory=dict)  # not trained on: group id -> reason
+    holders: dict[int, Owner] = field(default_factory=dict)  # last taker of each rank's shard
+    acknowledged: set[int] = field(default_factory=set)  # ranks that have trained their shards
+    refused: dict[str, str] = field(default_factory=dict)  # group id -> why it was not trained on
 
     def shard(self, rank: int) -> tuple[Entry, ...]:
         return tuple(self.entries[index] for index in self.shards[rank])

@@ -22,21 +22,22 @@ _BY_ORDER = attrgetter("order")
 
 
 class Groups:
-    """
+    """All groups of a run that may still matter, and the books.
+
     Args:
         trajectories_per_sample: of every group, for the books.
     """
 
     def __init__(self, source: SampleSource, trajectories_per_sample: int) -> None:
         self.books = Books()
-        self.next_order = 0  # of the source's next group
+        self.next_order = 0  # order of the source's next group
         self.by_id: dict[str, Entry] = {}  # every issued group that may still matter
         self.pending: list[Entry] = []  # issued and not in a step, by order
-        self.returned: list[Entry] = []  # those of them that are WAITING, by order
-        self.leased: dict[str, Entry] = {}  # those that are LEASED, by deadline
-        self.held: dict[Owner, dict[str, Entry]] = {}  # the same, by holder
+        self.returned: list[Entry] = []  # pending groups that are WAITING, by order
+        self.leased: dict[str, Entry] = {}  # pending groups that are LEASED, by deadline
+        self.held: dict[Owner, dict[str, Entry]] = {}  # leased groups by holder
         self.num_returns = 0  # grows whenever a group comes back
-        self.num_skipped = 0  # of the source's groups: their samples were given up before
+        self.num_skipped = 0  # groups that were never issued: their samples had been given up
         self.first_attempt = 0  # no attempt begins below: those may have been used and forgotten
         self._source = source
         self._trajectories_per_sample = trajectories_per_sample
@@ -64,7 +65,7 @@ class Groups:
 
     # ---- rollout side ----------------------------------------------------------------------------
     def reissue(self, entry: Entry) -> None:
-        """One that came back."""
+        """Take a group that came back out of the line, to be granted."""
         self.returned.remove(entry)
 
     def next_sample_id(self) -> str:
@@ -72,12 +73,12 @@ class Groups:
         return self._source.at(self.next_order).sample.sample_id
 
     def skip_next(self) -> None:
-        """The source's next group is never issued."""
+        """Pass over the source's next group for good."""
         self.next_order += 1
         self.num_skipped += 1
 
     def issue_next(self) -> Entry:
-        """The source's next group."""
+        """Issue the source's next group."""
         entry = Entry(self.next_order, self._source.at(self.next_order))
         self.next_order += 1
         self.by_id[entry.group_id] = entry
@@ -121,12 +122,12 @@ class Groups:
         self.books.move(self._amounts(entry), Place.IN_FLIGHT, Place.QUARANTINED)
 
     def expire(self, entry: Entry, reason: str) -> None:
-        """A READY group comes to nothing."""
+        """Give up what was submitted of a READY group; it is issued again."""
         self._give_back(entry, Place.WAITING, reason)
 
     # ---- learner side ----------------------------------------------------------------------------
     def begin_step(self, size: int) -> list[Entry]:
-        """The first `size` pending groups, all READY, go to the learner."""
+        """Give the first `size` pending groups, all READY, to the learner."""
         entries = self.pending[:size]
         del self.pending[:size]
         for entry in entries:
@@ -148,7 +149,7 @@ class Groups:
             self.books.lengths.trained += _lengths(entry)
 
     def undo(self, entries: list[Entry], refused: Container[str]) -> None:
-        """What a step had done to its groups is undone: they come back, at their old place."""
+        """Undo what a step did to its groups: they come back, at their old place."""
         for entry in entries:
             is_refused = entry.group_id in refused
             if not is_refused:
@@ -158,13 +159,13 @@ class Groups:
         self.pending[:0] = entries
 
     def forget(self, entries: Iterable[Entry]) -> None:
-        """Nothing can happen to these groups any more."""
+        """Drop groups to which nothing can happen any more."""
         for entry in entries:
             del self.by_id[entry.group_id]
 
     # ---- checks ----------------------------------------------------------------------------------
     def check(self, num_taken: int) -> None:
-        """Books and lists agree; raises AssertionError. Costs little."""
+        """Check that books and lists agree. Raises AssertionError; costs little."""
         self.books.check()
         samples, trajectories = self.books.samples, self.books.trajectories
         assert samples[Place.IN_FLIGHT] == len(self.leased) + num_taken
@@ -189,7 +190,7 @@ class Groups:
         entry.owner = None
 
     def _give_back(self, entry: Entry, source: Place, reason: str) -> None:
-        """The attempt has expired; its sample is to be issued again."""
+        """Note that an attempt has expired; its sample is issued again."""
         self.books.expire(self._amounts(entry), source, reason)
         self.books.lengths.expired += _lengths(entry)
         entry.state = State.WAITING

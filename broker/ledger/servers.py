@@ -1,4 +1,4 @@
-"""Which weights the live rollout servers serve. Pure."""
+"""Weight versions that the live rollout servers serve. Pure."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ from broker.ledger.entry import Owner
 
 
 class Servers:
-    """Live rollout servers and the newest version that each has acknowledged; -1: none yet."""
+    """Live rollout servers and the newest version that each has acknowledged; -1 means none yet."""
 
     def __init__(self) -> None:
         self._versions: dict[Owner, int] = {}
@@ -23,7 +23,7 @@ class Servers:
         self._versions.pop(owner, None)
 
     def acknowledge(self, owner: Owner, version: int) -> bool:
-        """False when it is no news, or `owner` is not a live server."""
+        """Note a version. False when it is no news, or `owner` is not a live server."""
         if version <= self._versions.get(owner, version):
             return False
         self._forget(owner)
@@ -32,7 +32,7 @@ class Servers:
         return True
 
     def forget_versions(self) -> None:
-        """After a rewind: nobody serves weights of the new history yet."""
+        """Forget all versions after a rewind: no server serves weights of the new history yet."""
         self._versions = dict.fromkeys(self._versions, -1)
         self._counts.clear()
 
@@ -43,9 +43,9 @@ class Servers:
         return dict(self._versions)
 
     def floor(self) -> int | None:
-        """The oldest version that any live server serves; None: none serves any.
+        """The oldest version that any live server serves; None means that none serves any.
 
-        A server that has not acknowledged any weights generates nothing, so it holds nobody up.
+        A server that has not acknowledged any weights generates nothing, so it delays no step.
         """
         return min(self._counts, default=None)
 

@@ -1,4 +1,4 @@
-"""What all desks of the broker share: the ledger, its store, and what is going on in the run."""
+"""State that the handlers of requests share: the ledger, its store, and the run's progress."""
 
 import logging
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel
 
+from broker.ledger.commands import COMMANDS, name_of
 from broker.ledger.entry import Owner
 from broker.ledger.ledger import Ledger
 from broker.ledger.refusal import Refusal
@@ -31,7 +32,8 @@ class BooksBroken(VisionOpdError):
 
 
 class Counter:
-    """
+    """The ledger, whose every change is recorded, and what else the handlers of requests share.
+
     Args:
         store: keeps trajectories, and the record of every change.
     """
@@ -43,15 +45,15 @@ class Counter:
         self.membership = membership
         self.store = store
         self.announcements = announcements
-        self.is_stopping = False  # somebody ended the run before its last step
-        self.ended_because = ""  # the data set's fault that ended it; empty: none
-        self.has_news = False  # for those who watch the weights
+        self.is_stopping = False  # the run was ended before its last step
+        self.ended_because = ""  # fault of the data set that ended the run; empty if none did
+        self.has_news = False  # held requests that watch the weights can be answered
         self.refreshed: set[Owner] = set()  # servers with new weights since leases were tried
         self.now = 0.0
 
     @property
     def is_finished(self) -> bool:
-        return self.is_stopping or self.ledger.is_finished
+        return self.is_stopping or self.ledger.steps.is_finished
 
     def do(
         self,
@@ -63,9 +65,12 @@ class Counter:
 
         Raises:
             Refusal: the ledger's own.
+            LookupError, BadArguments: not a call of `broker.ledger.commands`; nothing is changed.
             BooksBroken: anything else.
         """
         assert not named, "a record holds arguments in their order"
+        name = name_of(call)
+        COMMANDS[name].arguments.check(arguments)
         before = self.ledger.revision
         outcome: Outcome | Refusal
         try:
@@ -74,11 +79,11 @@ class Counter:
             except Refusal as refusal:
                 outcome = refusal
             if self.ledger.revision != before:
-                self.store.record(self.now, call.__name__, arguments, outcome_of(outcome))
+                self.store.record(self.now, name, arguments, outcome_of(outcome))
         except Exception as error:
-            logger.exception("the ledger failed at %s", call.__name__)
+            logger.exception("the ledger failed at %s", name)
             raise BooksBroken(
-                f"the ledger failed at {call.__name__}: {type(error).__name__}: {error}"
+                f"the ledger failed at {name}: {type(error).__name__}: {error}"
             ) from error
         if isinstance(outcome, Refusal):
             raise outcome
@@ -86,5 +91,5 @@ class Counter:
 
 
 def one_line(text: str) -> str:
-    """What a member says, fit for logs, terminals and files of lines."""
+    """Make a member's text fit for logs, terminals and files of lines."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))

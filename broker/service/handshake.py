@@ -1,4 +1,4 @@
-"""Who may come in: a member of another version would be misunderstood, or mean something else.
+"""Admission of members: one of another version would be misunderstood, or mean something else.
 
 Pure. Members that tell nothing about themselves (simulators, players of tests) are let in.
 """
@@ -13,7 +13,7 @@ from common.wire import PROTOCOL_VERSION
 
 _MISMATCH = "version_mismatch"
 _SAME_CODE = "Fix: run the same checkout or image on every node"
-_HARMS = (  # what members may not have in two versions, and what would come of it
+_HARMS = (  # packages that members must have in one version, and what two would do
     (
         MEANING,
         "the same text or picture would become other tokens or pixels there. Fix: deploy/setup.sh "
@@ -35,7 +35,7 @@ def check_hello(hello: Hello, ours: Mapping[str, str], members: Iterable[Member]
         ours: versions of the broker's process.
 
     Returns:
-        Differences that do no harm, for people; empty: there are none.
+        Differences that do no harm, in words; empty if there are none.
 
     Raises:
         Refusal: version_mismatch.
@@ -73,7 +73,7 @@ def _check_code(hello: Hello, ours: Mapping[str, str]) -> None:
 
 
 def _differences(theirs: Mapping[str, str], other: Member, packages: Iterable[str]) -> str:
-    """What both have, in other versions: "numpy 2.1.0 (learner-0 on gpu-1: 2.2.0)"."""
+    """Packages of both in other versions: "numpy 2.1.0 (learner-0 on gpu-1: 2.2.0)"."""
     return ", ".join(
         f"{package} {theirs[package]} ({_named(other.member_id, other.details)}: "
         f"{other.versions[package]})"
@@ -85,7 +85,7 @@ def _differences(theirs: Mapping[str, str], other: Member, packages: Iterable[st
 
 
 def _release(version: str) -> str:
-    """Without the name of the build: 0.24.0+cpu and 0.24.0+cu128 hold the same."""
+    """The version without the name of the build: 0.24.0+cpu and 0.24.0+cu128 hold the same."""
     return version.partition("+")[0]
 
 

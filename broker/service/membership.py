@@ -37,6 +37,11 @@ class Membership:
     def __len__(self) -> int:
         return len(self._members)
 
+    @property
+    def heartbeat_s(self) -> float:
+        """Seconds between heartbeats, told to members; some may be lost before one is given up."""
+        return min(2.0, self._timeout_s / 4)
+
     def join(self, hello: Hello, now: float) -> Member | None:
         """Note a hello. Returns the earlier life that it replaces, if there is one."""
         known = self._members.get(hello.member_id)

@@ -29,6 +29,8 @@ _SERIALS_A_RECORD = 1000  # so that the serials of announcements go on after a r
 
 
 class Opened(NamedTuple):
+    """A broker that is ready to serve."""
+
     service: BrokerService
     started_at: float  # where the broker's clock stands, in seconds
     run_id: str
@@ -38,9 +40,10 @@ class Opened(NamedTuple):
 def open_broker(
     config: RunConfig, source: SampleSource, heldout: Mapping[str, Sample] | None = None
 ) -> Opened:
-    """
+    """Open the broker of a configuration, in memory if there is no run folder.
+
     Args:
-        heldout: samples that may be measured on, by name; None: there are none.
+        heldout: samples that may be measured on, by name; None means that there are none.
 
     Raises:
         ConfigError: the run folder's journal is of another run, or of one whose data was too bad.
@@ -164,9 +167,9 @@ def open_durable(
 
 
 def _catch_up(service: BrokerService, found: Recovered, boot: str, rules: Rules) -> None:
-    """What happened while nobody looked: a power cut, another configuration, damage."""
+    """Record what happened while no broker ran: a power cut, another configuration, damage."""
     now = found.seconds
-    boot_then, fsync_then = found.opened or (boot, "")  # none: nothing was acknowledged yet
+    boot_then, fsync_then = found.opened or (boot, "")  # None: nothing was acknowledged yet
     if boot_then != boot and fsync_then != "always":
         logger.warning("the machine was restarted: a new history begins")
         service.change(now, service.ledger.doubt)

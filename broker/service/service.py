@@ -82,7 +82,6 @@ class BrokerService:
         self.membership = membership
         self.store = store
         self._run_id = run_id
-        self._num_samples = num_samples
         self._rows = rows or DataRows(num_samples)
         self._max_frame_bytes = max_frame_bytes
         self._versions = versions or {}
@@ -309,8 +308,8 @@ class BrokerService:
             protocol_version=PROTOCOL_VERSION,
             groups_per_step=self.ledger.rules.groups_per_step,
             max_staleness=self.ledger.rules.max_staleness,
-            total_steps=self.ledger.total_steps,
-            num_samples=self._num_samples,
+            total_steps=self.ledger.steps.total_steps,
+            heartbeat_s=self.membership.heartbeat_s,
             max_frame_bytes=self._max_frame_bytes,
         )
 
@@ -352,14 +351,14 @@ class BrokerService:
             run_id=self._run_id,
             version=ledger.version,
             history=ledger.history,
-            committed=ledger.committed,
-            total_steps=ledger.total_steps,
+            committed=ledger.steps.committed,
+            total_steps=ledger.steps.total_steps,
             finished=self.is_finished,
             counts=ledger.counts(),
             expired_by_reason=dict(ledger.books.trajectories.expired_by_reason),
             trained_lengths=_by_name(ledger.books.lengths.trained),
             expired_lengths=_by_name(ledger.books.lengths.expired),
-            max_staleness_seen=ledger.max_staleness_seen,
+            max_staleness_seen=ledger.steps.max_staleness_seen,
             slots_used=ledger.slots_used,
             slots=ledger.rules.slots,
             storage=self.store.figures(),
@@ -377,7 +376,7 @@ class BrokerService:
             refused_rows=len(self._rows.refused),
             quarantined_samples=ledger.quarantine.num_samples,
             first=first_lines(self._rows, ledger.quarantine),
-            left_over_groups=ledger.left_over,
+            left_over_groups=ledger.steps.left_over,
             all_groups=ledger.num_groups,
             given_back_groups=ledger.books.samples.expired_by_reason["member_left"],
             retried_groups=len(ledger.retried),

@@ -26,8 +26,10 @@ class CorruptJournal(VisionOpdError):
 
 
 class Record(NamedTuple):
+    """One record of the journal."""
+
     number: int
-    seconds: float  # the broker's clock
+    seconds: float  # time on the broker's clock
     command: str
     arguments: tuple[Any, ...]
     outcome: Any
@@ -42,7 +44,7 @@ def encode_record(
 
 
 def read_records(content: bytes) -> Iterator[Record]:
-    """The records from the start of a journal to its end, or to where it is torn.
+    """Read the records from the start of a journal to its end, or to where it is torn.
 
     Raises:
         CorruptJournal: damage before the end.
@@ -84,7 +86,7 @@ def _check_torn(content: bytes, damaged: int, number: int) -> None:
 
 
 def _any_record_at(content: bytes, offset: int) -> int | None:
-    """The number of a whole record at `offset`; None: there is none."""
+    """The number of a whole record at `offset`; None means that there is none."""
     start = offset + _HEAD.size
     if start > len(content):
         return None

@@ -1,4 +1,4 @@
-"""What makes a run this run, and what has changed since its journal was begun: by name. Pure."""
+"""Facts that make a run this run, and the one that has changed since it began, by name. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -8,9 +8,9 @@ from broker.ledger.entry import Rules
 from common.errors import ConfigError
 from common.source import SampleSource
 
-FORMAT = 3  # of the journal
+FORMAT = 3  # version of the journal; see broker.ledger.commands
 AMENDABLE = ("lease_s", "max_attempts", "max_steps", "max_leases")
-_KEYS = {  # of the configuration, by the name in the journal
+_KEYS = {  # name in the journal -> key of the configuration
     "groups_per_step": "learner.groups_per_step",
     "max_staleness": "broker.max_staleness",
     "trajectories_per_sample": "rollout.trajectories_per_sample",
@@ -19,16 +19,16 @@ _KEYS = {  # of the configuration, by the name in the journal
     "seed": "run.seed",
 }
 _NOTES = ("dataset", "num_samples")
-_MEND = "or begin a new run: name another run.folder"
+_FIX = "or begin a new run: name another run.folder"
 
 
 def facts_of(source: SampleSource, rules: Rules) -> dict[str, Any]:
-    """What the journal's first record holds. Those of `notes_of` beside it are not compared."""
+    """Content of the journal's first record. Those of `notes_of` beside it are not compared."""
     return {"format": FORMAT, **asdict(rules), **source.facts()}
 
 
 def notes_of(source: SampleSource, dataset: str) -> dict[str, Any]:
-    """What a person is told when the facts differ.
+    """Notes for the message when the facts differ.
 
     Args:
         dataset: path of its file; empty: not known.
@@ -37,19 +37,19 @@ def notes_of(source: SampleSource, dataset: str) -> dict[str, Any]:
 
 
 def check_same_run(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Whether a resumed run is the one that its journal is of.
+    """Check that a resumed run is the one that its journal is of.
 
     Args:
         then: facts and notes as the journal has them; older ones have fewer notes.
-        now: the same of what the configuration says.
+        now: facts and notes of the configuration.
 
     Raises:
-        ConfigError: another run; it names the key of the configuration, both values and the mend.
+        ConfigError: another run; it names the key of the configuration, both values and the fix.
     """
     if then.get("format") != now["format"]:
         raise ConfigError(
             f"run.folder: its journal has format {then.get('format')!r}, this code writes "
-            f"{now['format']}. Fix: go on with the version that began it, {_MEND}"
+            f"{now['format']}. Fix: go on with the version that began it, {_FIX}"
         )
     for name, key in _KEYS.items():
         if name in now:
@@ -63,7 +63,7 @@ def check_same_run(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         if name not in AMENDABLE and name not in _NOTES and then.get(name) != value:
             raise ConfigError(
                 f"run.folder: its journal has {name} = {then.get(name)!r}, not {value!r}. "
-                f"Fix: set it back, {_MEND}"
+                f"Fix: set it back, {_FIX}"
             )
 
 
@@ -71,7 +71,7 @@ def _check_same(key: str, then: Any, now: Any) -> None:
     if then != now:
         raise ConfigError(
             f"{key} = {_text(now)}, but the run in run.folder was begun with {_text(then)}. "
-            f"Fix: --{key} {_text(then)}, {_MEND}"
+            f"Fix: --{key} {_text(then)}, {_FIX}"
         )
 
 
@@ -85,7 +85,7 @@ def _other_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     what = "its content changed since the run began"
     if before and path and before != path:
         what = f"other samples than those of {before!r}, with which the run began"
-    return f"{where}{what} ({rows}). Fix: bring it back as it was, {_MEND}"
+    return f"{where}{what} ({rows}). Fix: bring it back as it was, {_FIX}"
 
 
 def _text(value: Any) -> str:

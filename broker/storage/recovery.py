@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from broker.ledger.entry import Entry, Receipt, Rules, Shard
+from broker.ledger.commands import COMMANDS, FACTS, INT, TEXT, Arguments, BadArguments
+from broker.ledger.entry import Entry, Rules, Shard
 from broker.ledger.ledger import Ledger
 from broker.ledger.refusal import Refusal
-from broker.protocol import Blame, Role
 from broker.storage.disk import Disk
 from broker.storage.durable import STORED
 from broker.storage.frames import CorruptJournal, Record, read_records
@@ -22,19 +22,24 @@ logger = logging.getLogger(__name__)
 BEGIN = "begin"  # the first record: what run this is
 _HEAD_BYTES = 64 * 2**10  # hold the first record
 OPENED = "opened"  # a broker has begun: (boot of its machine, fsync policy)
-_COMMANDS = frozenset(
-    {"join", "leave", "serve", "lease", "submit", "give_back", "lapse", "lose", "take"}
-    | {"acknowledge", "commit", "rewind", "amend", "doubt", "finish"}
-)
+NOTES = {  # records beside the calls of the ledger, which `broker.ledger.commands` has
+    BEGIN: Arguments(facts=FACTS),
+    OPENED: Arguments(boot=TEXT, fsync=TEXT),
+    STORED: Arguments(
+        group_id=TEXT, attempt=INT, segment=TEXT, offset=INT, length=INT, checksum=INT
+    ),
+}
 
 
 class Recovered(NamedTuple):
+    """All that a broker goes on from."""
+
     ledger: Ledger
-    places: dict[Key, Place]  # where groups lie
+    places: dict[Key, Place]  # place of each group in the segments
     next_record: int
     next_segment: int
     seconds: float  # the broker's clock at the last record
-    size: int  # bytes of the journal that are whole
+    size: int  # bytes of whole records in the journal
     opened: tuple[str, str] | None  # the last broker: boot of its machine, fsync policy
 
 
@@ -42,7 +47,7 @@ def check_journal(folder: Path, source: SampleSource, rules: Rules, dataset: str
     """Look, without touching anything, whether the journal in `folder` is of this run.
 
     Returns:
-        False: there is no journal to go on from.
+        False if there is no journal to go on from.
 
     Raises:
         ConfigError, CorruptJournal: as `recover`, of its first record.
@@ -60,7 +65,7 @@ def check_journal(folder: Path, source: SampleSource, rules: Rules, dataset: str
 
 
 def recover(disk: Disk, source: SampleSource, rules: Rules, dataset: str = "") -> Recovered | None:
-    """The state behind the last whole record; None: there is no journal yet.
+    """The state behind the last whole record; None means that there is no journal yet.
 
     Args:
         dataset: path of its file, for messages.
@@ -83,9 +88,10 @@ def recover(disk: Disk, source: SampleSource, rules: Rules, dataset: str = "") -
     last = first
     for last in records:
         if last.command == OPENED:
-            opened = last.arguments
+            boot, fsync = arguments_of(last).values()
+            opened = (boot, fsync)
         elif last.command == STORED:
-            group_id, attempt, *place = last.arguments
+            group_id, attempt, *place = arguments_of(last).values()
             places[group_id, attempt] = Place(*place)
         else:
             replay(ledger, last)
@@ -110,19 +116,11 @@ def replay(ledger: Ledger, record: Record) -> None:
     """Make one recorded call.
 
     Raises:
-        CorruptJournal: no such call, or something else came of it.
+        CorruptJournal: no such call, other arguments, or something else came of it.
     """
-    if record.command not in _COMMANDS:
-        raise CorruptJournal(f"record {record.number} is of unknown kind {record.command[:40]!r}")
-    arguments = list(record.arguments)
-    if record.command == "submit":
-        arguments[3] = Receipt(*arguments[3])
-    if record.command == "give_back":
-        arguments[3] = Blame(arguments[3])
-    if record.command == "join":
-        arguments[1] = Role(arguments[1])
+    arguments = arguments_of(record).values()
     try:
-        outcome = outcome_of(getattr(ledger, record.command)(*arguments))
+        outcome = outcome_of(COMMANDS[record.command].call(ledger, *arguments))
     except Refusal as refusal:  # it was refused then, too, and changed something all the same
         outcome = outcome_of(refusal)
     if outcome != record.outcome:
@@ -132,8 +130,24 @@ def replay(ledger: Ledger, record: Record) -> None:
         )
 
 
+def arguments_of(record: Record) -> dict[str, Any]:
+    """The arguments of any record, by name and as the ledger takes them.
+
+    Raises:
+        CorruptJournal: no such record, or other arguments.
+    """
+    command = COMMANDS.get(record.command)
+    known = command.arguments if command else NOTES.get(record.command)
+    if known is None:
+        raise CorruptJournal(f"record {record.number} is of unknown kind {record.command[:40]!r}")
+    try:
+        return known.read(record.arguments)
+    except BadArguments as error:
+        raise CorruptJournal(f"record {record.number}, {record.command}: {error}") from None
+
+
 def outcome_of(value: Any) -> Any:
-    """What came of a call, as the journal holds it: plain, and comparable once it is read back."""
+    """Outcome of a call as the journal holds it: plain, and comparable once it is read back."""
     if isinstance(value, Refusal):
         return value.code
     if isinstance(value, Shard):
@@ -144,13 +158,13 @@ def outcome_of(value: Any) -> Any:
 
 
 def amendment(ledger: Ledger, rules: Rules) -> tuple[Any, ...] | None:
-    """Arguments of `Ledger.amend` where something is new; None: nothing is.
+    """Arguments of `Ledger.amend` where something is new; None means that nothing is.
 
     A run that is finished, and that all its members have left, is opened once more: with as many
     steps as the configuration now says.
     """
     now, then = asdict(rules), asdict(ledger.rules)
-    is_reopened = ledger.is_finished and not ledger.members
+    is_reopened = ledger.steps.is_finished and not ledger.members
     if not is_reopened and all(now[name] == then[name] for name in AMENDABLE):
         return None
     return tuple(now[name] for name in AMENDABLE)
@@ -158,8 +172,8 @@ def amendment(ledger: Ledger, rules: Rules) -> tuple[Any, ...] | None:
 
 def _checked(first: Record, source: SampleSource, rules: Rules, dataset: str) -> Rules:
     """The rules as they were at first, if this journal is of this run."""
-    if first.command != BEGIN or not isinstance(first.arguments[0], dict):
+    if first.command != BEGIN:
         raise CorruptJournal("the journal does not begin with what run it is of")
-    then: dict[str, Any] = dict(first.arguments[0])
+    then: dict[str, Any] = arguments_of(first)["facts"]
     check_same_run(then, {**facts_of(source, rules), **notes_of(source, dataset)})
     return Rules(**{name: then[name] for name in asdict(rules)})

@@ -1,15 +1,17 @@
 """What a run's journal tells of its rollout side: generations, busy servers, served weights."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from broker.ledger.commands import COMMANDS
+from broker.ledger.entry import Receipt
+from broker.protocol import Role
 from broker.storage.frames import Record, read_records
+from broker.storage.recovery import arguments_of
 from common.journal_file import JOURNAL
-
-_ENDS = ("submit", "give_back")
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,26 @@ class _Reader:
         self._crowd: dict[str, tuple[float, float]] = {}  # groups * seconds, up to when
         self._joined: dict[str, float] = {}
         self._now = 0.0
+        self._handlers: dict[str, Callable[[Mapping[str, Any], Any], None]] = {
+            "join": self._on_join,
+            "leave": self._on_leave,
+            "lease": self._on_lease,
+            "submit": self._on_submit,
+            "give_back": self._on_give_back,
+            "lapse": self._on_lapse,
+            "rewind": self._on_rewind,
+            "doubt": self._on_doubt,
+            "serve": self._on_serve,
+            "take": self._on_take,
+            "acknowledge": self._on_acknowledge,
+        }
+        assert self._handlers.keys() <= COMMANDS.keys(), "a command was renamed"
 
     def read(self, record: Record) -> None:
         self._now = record.seconds
-        handler = getattr(self, f"_on_{record.command}", None)
+        handler = self._handlers.get(record.command)
         if handler is not None:
-            handler(record.arguments, record.outcome)
+            handler(arguments_of(record), record.outcome)
 
     def close(self) -> JournalFacts:
         for server in list(self._joined):
@@ -80,17 +96,17 @@ class _Reader:
         return self._facts
 
     # ---- calls of the ledger ---------------------------------------------------------------------
-    def _on_join(self, arguments: Any, outcome: Any) -> None:
-        (server, _), role = arguments[0], arguments[1]
-        if str(role) == "rollout":
+    def _on_join(self, told: Mapping[str, Any], outcome: Any) -> None:
+        server, _ = told["owner"]
+        if told["role"] is Role.ROLLOUT:
             self._end_life(server)
             self._joined[server] = self._now
 
-    def _on_leave(self, arguments: Any, outcome: Any) -> None:
-        self._end_life(arguments[0][0])
+    def _on_leave(self, told: Mapping[str, Any], outcome: Any) -> None:
+        self._end_life(told["owner"][0])
 
-    def _on_lease(self, arguments: Any, outcome: Any) -> None:
-        server = arguments[0][0]
+    def _on_lease(self, told: Mapping[str, Any], outcome: Any) -> None:
+        server = told["owner"][0]
         for group_id, attempt in outcome or ():
             if (group_id, attempt) in self._leases:
                 continue  # asked again
@@ -99,8 +115,8 @@ class _Reader:
             self._since.setdefault(server, self._now)
             self._held[server].add((group_id, attempt))
 
-    def _on_submit(self, arguments: Any, outcome: Any) -> None:
-        key = (arguments[1], arguments[2])
+    def _on_submit(self, told: Mapping[str, Any], outcome: Any) -> None:
+        key = (told["group_id"], told["attempt"])
         lease = self._leases.get(key)
         if lease is None:
             return
@@ -109,23 +125,28 @@ class _Reader:
         crowded = self._count(server) - crowd
         self._end_lease(key)
         if outcome == "accepted" and elapsed > 0:
-            _, _, prompt_tokens, lengths = arguments[3]
+            receipt: Receipt = told["receipt"]
             self._facts.generations.append(
                 Generation(
-                    server, begin_s, self._now, crowded / elapsed, tuple(lengths), prompt_tokens
+                    server,
+                    begin_s,
+                    self._now,
+                    crowded / elapsed,
+                    receipt.lengths,
+                    receipt.num_prompt_tokens,
                 )
             )
 
-    def _on_give_back(self, arguments: Any, outcome: Any) -> None:
-        self._expire((arguments[1], arguments[2]))
+    def _on_give_back(self, told: Mapping[str, Any], outcome: Any) -> None:
+        self._expire((told["group_id"], told["attempt"]))
 
-    def _on_lapse(self, arguments: Any, outcome: Any) -> None:
+    def _on_lapse(self, told: Mapping[str, Any], outcome: Any) -> None:
         for group_id in outcome or ():
             for key in [key for key in self._leases if key[0] == group_id]:
                 self._expire(key)
 
-    def _on_rewind(self, arguments: Any, outcome: Any) -> None:
-        step = arguments[1]
+    def _on_rewind(self, told: Mapping[str, Any], outcome: Any) -> None:
+        step = told["step"]
         newest = max(self._facts.acknowledged_s, default=0)
         if step < newest:
             self._expire_all()
@@ -133,19 +154,19 @@ class _Reader:
                 for later in [number for number in times if number > step]:
                     del times[later]
 
-    def _on_doubt(self, arguments: Any, outcome: Any) -> None:
+    def _on_doubt(self, told: Mapping[str, Any], outcome: Any) -> None:
         self._expire_all()
 
-    def _on_serve(self, arguments: Any, outcome: Any) -> None:
-        self._facts.served_s[arguments[2]] = self._now
+    def _on_serve(self, told: Mapping[str, Any], outcome: Any) -> None:
+        self._facts.served_s[told["version"]] = self._now
 
-    def _on_take(self, arguments: Any, outcome: Any) -> None:
+    def _on_take(self, told: Mapping[str, Any], outcome: Any) -> None:
         if outcome:
-            self._facts.taken_s.setdefault(arguments[1], self._now)
+            self._facts.taken_s.setdefault(told["step"], self._now)
 
-    def _on_acknowledge(self, arguments: Any, outcome: Any) -> None:
+    def _on_acknowledge(self, told: Mapping[str, Any], outcome: Any) -> None:
         if outcome is True:
-            self._facts.acknowledged_s[arguments[1]] = self._now
+            self._facts.acknowledged_s[told["step"]] = self._now
 
     # ---- inside ----------------------------------------------------------------------------------
     def _count(self, server: str) -> float:

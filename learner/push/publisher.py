@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 
-from broker.client import BrokerClient
+from broker.client import CALL_TIMEOUT_S, BrokerClient
 from broker.protocol import Role
 from common.config import WeightsSection
 from common.errors import VisionOpdError, WeightSyncError
@@ -42,7 +42,7 @@ _WATCH_S = 10.0  # how long the broker may hold a question for members
 _LOOK_S = 0.5  # between looks for an interruption, in the main thread
 _PEERS_S = 0.1
 _NOTICE_S = 1.5  # a worker gives up a silent engine a second after the learner's own timeout
-_CALL_S = 700.0  # the broker's client gives up before, unless the broker's disk is full for long
+_CALL_S = CALL_TIMEOUT_S
 
 
 class Line(Protocol):

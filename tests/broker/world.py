@@ -169,7 +169,7 @@ class World:
         assert counts["groups_never_issued"] == len(reference.with_status("new"))
         num_pending = len(reference.with_status(*PENDING))
         assert counts["slots_used"] == min(reference.rules.slots, reference.ahead() + num_pending)
-        assert self.ledger.freed == reference.freed and len(self.weights) == reference.version
+        assert self.ledger.steps.freed == reference.freed and len(self.weights) == reference.version
         trained = self.trained()
         assert trained == sorted(set(trained)), "not once each, or not in order"
         assert trained == reference.with_status("trained")

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config import ModelSection, RunConfig
-from common.config_cli import build, dump_toml, help_text, load
+from common.config_cli import RENAMED, build, dump_toml, help_text, load
 from common.errors import ConfigError
+from tests.common.config_keys import FILE, key_list
 
 CONFIGS = Path(__file__).resolve().parents[2] / "deploy" / "configs"
 
@@ -220,3 +221,51 @@ def test_an_option_without_its_section_or_value_is_told_how_it_is_written(
     with pytest.raises(ConfigError) as caught:
         load(argv.split())
     assert mend in str(caught.value)
+
+
+def test_every_key_its_type_and_its_default_are_listed() -> None:
+    assert FILE.read_text(encoding="utf-8") == key_list(), (
+        "keys have changed. Fix: put a renamed key into common.config_cli.RENAMED, then run "
+        "python -m tests.common.config_keys and commit the list"
+    )
+
+
+def test_a_renamed_key_leads_to_a_key_and_hides_none() -> None:
+    listed = {line.partition(":")[0] for line in key_list().splitlines()}
+    assert RENAMED.keys().isdisjoint(listed) and set(RENAMED.values()) <= listed
+
+
+@pytest.fixture
+def renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if two keys had got their names in this version, one of them a section with it."""
+    monkeypatch.setitem(RENAMED, "optimizer.learning_rate", "optimizer.lr")
+    monkeypatch.setitem(RENAMED, "source.file", "data.train")
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_renamed_key_works_with_a_hint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.toml").write_text('[optimizer]\nlearning_rate = 1e-3\n[source]\nfile = "t.x"\n')
+    config = load(["--config", str(tmp_path / "a.toml")])
+    assert config.optimizer.lr == 1e-3 and config.data.train == tmp_path / "t.x"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'a.toml'}: {old} is now {new}; only this version takes the old name"
+        for old, new in (
+            ("optimizer.learning_rate", "optimizer.lr"),
+            ("source.file", "data.train"),
+        )
+    ]
+    caplog.clear()
+    assert load(["--optimizer.learning_rate", "2e-3", "--optimizer.lr=3e-3"]).optimizer.lr == 3e-3
+    assert "--optimizer.learning_rate: optimizer.learning_rate is now optimizer.lr" in caplog.text
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.usefixtures("renamed")
+def test_a_renamed_key_is_refused_beside_its_new_name_and_checked_as_it(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("[optimizer]\nlearning_rate = 1e-3\nlr = 1e-3\n")
+    with pytest.raises(ConfigError, match=r"stands there too\. Fix: delete optimizer\.learning_ra"):
+        load(["--config", str(tmp_path / "a.toml")])
+    with pytest.raises(ConfigError, match=r"optimizer\.lr = '0'.*greater than 0"):
+        load(["--optimizer.learning_rate", "0"])
+    with pytest.raises(ConfigError, match=r"has no value\. Fix: --optimizer\.learning_rate FLOAT"):
+        load(["--optimizer.learning_rate"])

@@ -288,7 +288,7 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
         groups_per_step=counts,
         max_staleness=counts,
         total_steps=counts,
-        num_samples=counts,
+        heartbeat_s=waits,
         max_frame_bytes=sizes,
     ),
     p.Done: st.builds(p.Done, finished=st.booleans()),

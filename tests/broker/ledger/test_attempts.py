@@ -250,7 +250,7 @@ def test_later_epochs_leave_out_a_sample_that_was_given_up() -> None:
         ledger.serve(server(), 0, ledger.version)
         ledger.check()
     assert broken.sample.sample_id not in trained and len(trained) == 8
-    assert len(ledger.quarantine.records) == 1 and ledger.left_over == 1
+    assert len(ledger.quarantine.records) == 1 and ledger.steps.left_over == 1
 
 
 def test_a_rewind_undoes_the_learner_s_refusals_and_none_of_rollout_s() -> None:
@@ -272,7 +272,7 @@ def test_a_rewind_undoes_the_learner_s_refusals_and_none_of_rollout_s() -> None:
 
 
 def test_groups_too_few_for_a_step_are_told_unless_max_steps_leaves_them_out() -> None:
-    assert make_ledger(10, 4).left_over == 2
-    assert make_ledger(8, 4).left_over == 0
-    assert make_ledger(10, 4, max_steps=1).left_over == 0
-    assert make_ledger(10, 4, max_steps=5).left_over == 2
+    assert make_ledger(10, 4).steps.left_over == 2
+    assert make_ledger(8, 4).steps.left_over == 0
+    assert make_ledger(10, 4, max_steps=1).steps.left_over == 0
+    assert make_ledger(10, 4, max_steps=5).steps.left_over == 2

@@ -98,15 +98,15 @@ def test_a_server_ahead_of_the_learner_is_refused() -> None:
 
 def test_nothing_is_leased_that_no_step_will_train() -> None:
     ledger = with_server(Ledger(make_source(7), make_rules(2, 5)))
-    assert ledger.total_steps == 3 and len(lease(ledger)) == 6
+    assert ledger.steps.total_steps == 3 and len(lease(ledger)) == 6
     ledger = with_server(Ledger(make_source(7), make_rules(2, 5, max_steps=2)))
-    assert ledger.total_steps == 2 and len(lease(ledger)) == 4
+    assert ledger.steps.total_steps == 2 and len(lease(ledger)) == 4
 
 
 def test_the_last_step_is_generated_while_the_one_before_it_trains() -> None:
     ledger = make_ledger(6, 2, 1)
     train_step(ledger, 1)
-    assert ledger.take(LEARNER, 2) is not None and ledger.last_step == 3
+    assert ledger.take(LEARNER, 2) is not None and ledger.steps.last_step == 3
     assert ids(lease(ledger)) == ["0/4", "0/5"]
 
 
@@ -291,7 +291,7 @@ def test_max_staleness_seen_is_that_of_trained_groups() -> None:
     for step, seen in ((1, 0), (2, 1)):
         ledger.take(LEARNER, step)
         ledger.acknowledge(LEARNER, step, step, {})
-        assert ledger.max_staleness_seen == seen
+        assert ledger.steps.max_staleness_seen == seen
 
 
 # ---- broken samples ------------------------------------------------------------------------------
@@ -472,7 +472,7 @@ def test_a_rewind_undoes_what_was_trained_since_and_issues_it_again() -> None:
     ledger.take(LEARNER, 4)
     assert ledger.rewind(REBORN, 1) == 1
     ledger.check()
-    assert (ledger.version, ledger.freed, ledger.slots_used) == (1, 1, 4)
+    assert (ledger.version, ledger.steps.freed, ledger.slots_used) == (1, 1, 4)
     assert ledger.books.samples[Place.TRAINED] == 2
     assert ledger.books.samples.expired_by_reason == {"rewound": 6}
     assert ledger.books.lengths.trained == {4: 4} and ledger.books.lengths.expired == {4: 12}
@@ -541,7 +541,7 @@ def test_commits_bound_how_far_a_rewind_goes() -> None:
     for step in (1, 2, 3):
         train_step(ledger, step)
     ledger.commit(2, 1)
-    assert len(ledger.kept()) == 4 and ledger.committed == 2
+    assert len(ledger.kept()) == 4 and ledger.steps.committed == 2
     with pytest.raises(Refusal, match="can no longer be undone"):
         ledger.rewind(REBORN, 0)
     with pytest.raises(Refusal, match="only 3 are acknowledged"):
@@ -550,7 +550,7 @@ def test_commits_bound_how_far_a_rewind_goes() -> None:
         with pytest.raises(Refusal):
             ledger.commit(step, oldest)
     ledger.rewind(REBORN, 1)
-    assert ledger.version == 1 and ledger.committed == 1
+    assert ledger.version == 1 and ledger.steps.committed == 1
     ledger.check()
 
 
@@ -578,7 +578,7 @@ def test_the_end_moves_when_the_rules_are_amended() -> None:
     train_step(ledger, 1)
     assert lease(ledger) == []
     ledger.amend(5.0, 1, None, 9)
-    assert ledger.total_steps == 6 and len(lease(ledger)) == 2
+    assert ledger.steps.total_steps == 6 and len(lease(ledger)) == 2
 
 
 def test_after_a_power_cut_nothing_that_was_forgotten_can_pass_for_news() -> None:

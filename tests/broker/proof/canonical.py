@@ -38,15 +38,15 @@ class _Canon:
     def ledger(self) -> tuple[Any, ...]:
         ledger = self._state.ledger
         groups = ledger._groups
-        blocker, step = ledger._blocker, ledger._step
+        blocker, step = ledger.steps._blocker, ledger.steps.current
         is_blocking = blocker is not None and blocker.state in ("waiting", "leased")
         return (
             ledger.version,
-            ledger.freed,
-            ledger.pruned,
-            ledger._num_unfreed,
-            self._life(ledger._resumed_by),
-            ledger._is_doubtful,
+            ledger.steps.freed,
+            ledger.steps.pruned,
+            ledger.steps._num_unfreed,
+            self._life(ledger.steps._resumed_by),
+            ledger.steps._is_doubtful,
             groups.next_order,
             groups.first_attempt,
             tuple([self._entry(order) for order in range(groups.next_order)]),
@@ -54,7 +54,7 @@ class _Canon:
             tuple([entry.order for entry in groups.leased.values()]),
             blocker.order + 1 if is_blocking else _NOTHING,
             _NOTHING if step is None else self._step(step),
-            tuple([self._step(done) for done in ledger._done]),
+            tuple([self._step(done) for done in ledger.steps.done]),
         )
 
     def _entry(self, order: int) -> Any:
@@ -158,7 +158,7 @@ class _Canon:
         return (0, rank, *is_current, step, self._attempts(shard), self._attempts(refused))
 
     def _is_open(self, taking: int) -> bool:
-        step = self._state.ledger._step
+        step = self._state.ledger.steps.current
         return step is not None and step.taking == taking
 
     # ---- relations -------------------------------------------------------------------------------

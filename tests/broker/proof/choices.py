@@ -64,7 +64,7 @@ def _server_events(state: State, server: s.Server) -> Iterator[Choice]:
         yield None, ("ack_weights", i, "")
         yield s.NET, ("ack_weights", i, "twice")
     learner = state.learner
-    is_last = learner.version == state.ledger.total_steps  # nobody generates with those
+    is_last = learner.version == state.ledger.steps.total_steps  # nobody generates with those
     if learner.is_alive and not learner.has_trained and not is_last:
         is_known = state.ledger.servers.version_of(server.owner) == learner.version
         pushed = Claim(learner.history, learner.version)

@@ -36,12 +36,12 @@ def _check_lists(state: State) -> None:
     holders = [(e.order, owner) for owner, held in groups.held.items() for e in held.values()]
     assert sorted(holders) == sorted((e.order, e.owner) for e in groups.leased.values())
     assert all(owner in ledger.members for owner in groups.held), "a lease of a life that is over"
-    taken = [entry.order for entry in ledger._step.entries] if ledger._step else []
+    taken = [entry.order for entry in ledger.steps.current.entries] if ledger.steps.current else []
     assert taken == sorted(by_state[EntryState.TAKEN])
     done = [order for step in state.surviving for order, _ in step.groups + step.refused]
     places = sorted([*pending, *taken, *done, *state.quarantined])
     assert places == list(range(groups.next_order)), f"a group is lost or twice there: {places}"
-    kept = [entry.order for step in ledger._done for entry in step.entries]
+    kept = [entry.order for step in ledger.steps.done for entry in step.entries]
     assert kept == sorted(by_state[EntryState.DONE]) and set(kept) <= set(done)
 
 
@@ -57,11 +57,13 @@ def _check_history(state: State) -> None:
 
 def _check_slots(state: State) -> None:
     ledger, rules = state.ledger, state.ledger.rules
-    assert ledger.freed == state.freed, f"freed up to {ledger.freed}, but {state.freed} is right"
+    assert ledger.steps.freed == state.freed, (
+        f"freed up to {ledger.steps.freed}, but {state.freed} is right"
+    )
     unfreed = len(state.surviving) - state.freed
     groups = ledger._groups
     in_use = unfreed * rules.groups_per_step + groups.num_ready + len(groups.leased)
-    in_use += len(ledger._step.entries) if ledger._step else 0
+    in_use += len(ledger.steps.current.entries) if ledger.steps.current else 0
     assert in_use <= rules.slots, f"{in_use} groups between lease and freed slot"
     if not state.has_lagged:
         expired = ledger.books.samples.expired_by_reason
@@ -73,7 +75,7 @@ def _check_books(state: State) -> None:
     trained = [group for step in state.surviving for group in step.groups]
     refused = [group for step in state.surviving for group in step.refused]
     ready = [e for e in groups.pending if e.state is EntryState.READY]
-    taken = state.ledger._step.entries if state.ledger._step else []
+    taken = state.ledger.steps.current.entries if state.ledger.steps.current else []
     samples, tokens = books.samples, books.tokens
     assert samples[Place.TRAINED] == len(trained)
     assert samples[Place.QUARANTINED] == len(refused) + len(state.quarantined)
@@ -111,10 +113,10 @@ def _check_servers(state: State) -> None:
 def _check_monotone(before: State, after: State) -> None:
     """Within one history nothing goes back."""
     old, new = before.ledger, after.ledger
-    assert new.history >= old.history and new.pruned >= old.pruned
+    assert new.history >= old.history and new.steps.pruned >= old.steps.pruned
     if new.history != old.history:
         return
-    assert new.version >= old.version and new.freed >= old.freed
+    assert new.version >= old.version and new.steps.freed >= old.steps.freed
     for owner, version in old.servers.all().items():
         if owner in new.servers.all() and owner in old.members:
             assert new.servers.version_of(owner) >= version, f"{owner} goes back"

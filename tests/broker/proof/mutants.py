@@ -14,6 +14,7 @@ from broker.ledger.entry import Entry, Receipt, Rules, State
 from broker.ledger.groups import Groups
 from broker.ledger.ledger import Ledger
 from broker.ledger.servers import Servers
+from broker.ledger.steps import Steps
 from broker.protocol import Verdict
 from broker.service.membership import Membership
 from broker.storage.durable import DurableStore
@@ -71,7 +72,7 @@ def _instance(staleness: int, *kinds: str, faults: int = 1, **others: Any) -> In
 @_mutant(f"{_GITHUB}/marin-community/marin/issues/8936", _instance(0))
 def slots_freed_at_take() -> Patches:
     """Only the queue is counted, so groups start on weights that will be too old."""
-    return {(Ledger, "_num_ahead"): property(lambda ledger: 0)}
+    return {(Steps, "num_ahead"): property(lambda steps: 0)}
 
 
 @_mutant(f"{_GITHUB}/Tencent-Hunyuan/UniRL/pull/310", _instance(0))
@@ -105,7 +106,7 @@ def one_step_of_slots_too_few() -> Patches:
 @_mutant(f"{_GITHUB}/allenai/open-instruct/pull/1738", _instance(0, s.STALE))
 def no_guard() -> Patches:
     """Stale groups are trained on."""
-    return {(Ledger, "_is_stale"): lambda ledger, entry, step: False}
+    return {(Steps, "is_stale"): lambda steps, entry, step: False}
 
 
 @_mutant(f"{_GITHUB}/verl-project/verl/pull/7568", _instance(0, s.STALE))
@@ -125,11 +126,11 @@ def versions_by_belief() -> Patches:
 def staleness_of_the_newest_token() -> Patches:
     """The version is stamped at completion."""
 
-    def is_stale(ledger: Ledger, entry: Entry, step: int) -> bool:
+    def is_stale(steps: Steps, entry: Entry, step: int) -> bool:
         assert entry.receipt is not None
-        return step - 1 - entry.receipt.newest_version > ledger.rules.max_staleness
+        return step - 1 - entry.receipt.newest_version > steps.rules.max_staleness
 
-    return {(Ledger, "_is_stale"): is_stale}
+    return {(Steps, "is_stale"): is_stale}
 
 
 @_mutant(f"{_GITHUB}/sgl-project/sglang/pull/36468", _instance(0, s.STALE))
@@ -235,7 +236,11 @@ def a_broken_sample_blocks() -> Patches:
 @_mutant(f"{_GITHUB}/PrimeIntellect-ai/prime-rl/issues/1713", _instance(0, s.LAPSE))
 def nobody_is_woken() -> Patches:
     """Held requests are not looked at when a group comes back: all idle."""
-    return {(Ledger, "supply"): property(lambda ledger: ledger._num_openings)}
+    return {
+        (Ledger, "supply"): property(
+            lambda ledger: ledger._num_openings + ledger.steps.num_openings
+        )
+    }
 
 
 # ---- the learner ---------------------------------------------------------------------------------
@@ -245,7 +250,7 @@ def taken_at_most_once() -> Patches:
     original = Ledger.take
 
     def take(ledger: Ledger, *arguments: Any) -> Any:
-        return None if ledger._step is not None else original(ledger, *arguments)
+        return None if ledger.steps.current is not None else original(ledger, *arguments)
 
     return {(Ledger, "take"): take}
 
@@ -258,8 +263,11 @@ def acknowledged_by_anybody() -> Patches:
     def acknowledge(
         ledger: Ledger, owner: Any, step: int, taking: int, refused: Any, rank: int = 0
     ) -> bool:
-        if ledger._step is not None:
-            owner, taking = ledger._step.holders.get(rank, owner), ledger._step.taking
+        if ledger.steps.current is not None:
+            owner, taking = (
+                ledger.steps.current.holders.get(rank, owner),
+                ledger.steps.current.taking,
+            )
         return original(ledger, owner, step, taking, refused, rank)
 
     return {(Ledger, "acknowledge"): acknowledge}
@@ -275,8 +283,8 @@ def one_rank_speaks_for_all() -> Patches:
 
     def acknowledge(ledger: Ledger, *arguments: Any) -> bool:
         if not original(ledger, *arguments):
-            assert ledger._step is not None
-            ledger._finish_step(ledger._step)
+            assert ledger.steps.current is not None
+            ledger.steps._finish_step(ledger.steps.current)
         return True
 
     return {(Ledger, "acknowledge"): acknowledge}
@@ -302,7 +310,7 @@ def resumed_twice() -> Patches:
     original = Ledger.rewind
 
     def rewind(ledger: Ledger, owner: Any, step: int) -> int:
-        ledger._resumed_by = None
+        ledger.steps._resumed_by = None
         return original(ledger, owner, step)
 
     return {(Ledger, "rewind"): rewind}
@@ -311,14 +319,14 @@ def resumed_twice() -> Patches:
 @_mutant(_RFC, _instance(1, s.LEARNER))
 def leases_outlive_a_rewind() -> Patches:
     """Groups of weights that were undone are accepted."""
-    original = Ledger._undo_since
+    original = Steps._undo_since
 
-    def undo(ledger: Ledger, step: int) -> None:
-        leased, ledger._groups.leased = ledger._groups.leased, {}
-        original(ledger, step)
-        ledger._groups.leased = leased
+    def undo(steps: Steps, step: int) -> None:
+        leased, steps._groups.leased = steps._groups.leased, {}
+        original(steps, step)
+        steps._groups.leased = leased
 
-    return {(Ledger, "_undo_since"): undo}
+    return {(Steps, "_undo_since"): undo}
 
 
 @_mutant(_RFC, _instance(1, s.LEARNER))
@@ -365,7 +373,7 @@ def the_epoch_begins_again() -> Patches:
     original = Ledger.rewind
 
     def rewind(ledger: Ledger, owner: Any, step: int) -> int:
-        if ledger._resumed_by not in (None, owner):
+        if ledger.steps._resumed_by not in (None, owner):
             ledger._groups.next_order = 0
         return original(ledger, owner, step)
 

@@ -328,7 +328,7 @@ class Simulation:
         """Whatever state the run has left the journal in, another broker goes on from it."""
         self._free_disk()
         service, _, _ = self._open()
-        assert service.ledger.version == service.ledger.committed == num_steps
+        assert service.ledger.version == service.ledger.steps.committed == num_steps
 
     # ---- rollout ---------------------------------------------------------------------------------
     async def _rollout(self, name: str) -> None:

@@ -11,13 +11,18 @@ from broker.ledger.entry import Entry, Step
 from broker.ledger.groups import Groups
 from broker.ledger.ledger import Ledger
 from broker.ledger.servers import Servers
+from broker.ledger.steps import Steps
 
 _SCALARS = {  # immutable, or never changed: shared
-    "rules", "version", "history", "freed", "committed", "pruned", "max_staleness_seen", "revision",
-    "is_finished", "num_failures", "last_failure", "_num_unfreed", "_num_openings", "_num_takings",
+    "rules", "num_failures", "last_failure", "_revision", "_num_openings",
+}  # fmt: skip
+_PARTS = {"servers", "members", "quarantine", "steps", "_groups", "_rests"}
+_STEP_SCALARS = {
+    "rules", "version", "history", "freed", "committed", "pruned", "is_finished",
+    "max_staleness_seen", "revision", "num_openings", "_num_unfreed", "_num_takings",
     "_resumed_by", "_is_doubtful",
 }  # fmt: skip
-_PARTS = {"servers", "members", "quarantine", "_groups", "_step", "_done", "_blocker", "_rests"}
+_STEP_PARTS = {"current", "done", "_blocker", "_groups", "_servers", "_quarantine"}
 _GROUP_SCALARS = {
     "next_order", "num_returns", "num_skipped", "first_attempt", "_source",
     "_trajectories_per_sample",
@@ -36,18 +41,13 @@ def copy_ledger(ledger: Ledger) -> Ledger:
     copy.quarantine = _shallow(ledger.quarantine)
     copy.quarantine.records = ledger.quarantine.records.copy()
     copy.quarantine._times = _copy_counter(ledger.quarantine._times)
-    copy._done = deque([_copy_step(step, entries) for step in ledger._done])
-    if ledger._step is not None:
-        copy._step = _copy_step(ledger._step, entries)
-    if ledger._blocker is not None:
-        blocker = ledger._blocker
-        known = entries.get(blocker.order)
-        copy._blocker = _copy_entry(blocker) if known is None else known
+    copy.steps = _copy_steps(ledger.steps, entries, copy)
     return copy
 
 
 def assert_complete(ledger: Ledger) -> None:
     assert vars(ledger).keys() == _SCALARS | _PARTS
+    assert vars(ledger.steps).keys() == _STEP_SCALARS | _STEP_PARTS
     assert vars(ledger._groups).keys() == _GROUP_SCALARS | _GROUP_PARTS
     assert vars(ledger.quarantine).keys() == {"records", "_times"}
     assert vars(ledger.servers).keys() == {"_versions", "_counts"}
@@ -74,6 +74,20 @@ def _copy_groups(groups: Groups, entries: dict[int, Entry]) -> Groups:
         owner: {group_id: entries[entry.order] for group_id, entry in held.items()}
         for owner, held in groups.held.items()
     }
+    return copy
+
+
+def _copy_steps(steps: Steps, entries: dict[int, Entry], ledger: Ledger) -> Steps:
+    """The same steps at work on the groups, servers and quarantine of `ledger`, a copy itself."""
+    copy = _shallow(steps)
+    copy._groups, copy._servers = ledger._groups, ledger.servers
+    copy._quarantine = ledger.quarantine
+    copy.done = deque([_copy_step(step, entries) for step in steps.done])
+    if steps.current is not None:
+        copy.current = _copy_step(steps.current, entries)
+    if steps._blocker is not None:
+        known = entries.get(steps._blocker.order)
+        copy._blocker = _copy_entry(steps._blocker) if known is None else known
     return copy
 
 

@@ -151,6 +151,8 @@ def _picture(ledger: Ledger) -> str:
     twin = copy.copy(ledger)
     twin._groups = copy.copy(ledger._groups)
     twin._groups._source = None  # type: ignore[assignment]
+    twin.steps = copy.copy(ledger.steps)
+    twin.steps._groups = twin._groups
     return repr(_plain(twin))
 
 
@@ -169,6 +171,6 @@ def _spoil(ledger: Ledger) -> None:
     for owner in list(ledger.members):
         ledger.serve(owner, ledger.history, ledger.version)
         ledger.lease(owner, b"spoil", 9, ledger.history, ledger.version, 0.0)
-    ledger.rewind(("learner-0", 99), ledger.pruned)
+    ledger.rewind(("learner-0", 99), ledger.steps.pruned)
     for owner in list(ledger.members):
         ledger.leave(owner, "member_lost", "?", 0.0)

@@ -116,7 +116,7 @@ def test_a_ledger_that_fails_in_a_change_ends_the_broker(monkeypatch: pytest.Mon
     service = joined(make_service(make_source(4), make_rules()))
 
     def lease(*_: object) -> None:
-        service.ledger.revision += 1
+        service.ledger._revision += 1
         raise KeyError("half-way")
 
     monkeypatch.setattr(service.ledger, "lease", lease)

@@ -2,9 +2,10 @@ import pytest
 
 from broker.ledger.refusal import Refusal
 from broker.ledger.servers import Servers
-from broker.protocol import Hello, Role
+from broker.protocol import Hello, Role, Welcome
 from broker.service import membership
 from broker.service.membership import MAX_MEMBERS, Membership
+from tests.broker.support import make_rules, make_service, make_source
 
 
 def hello(name: str = "rollout-0", incarnation: int = 1, role: Role = Role.ROLLOUT) -> Hello:
@@ -95,6 +96,15 @@ def test_serving_floor_is_the_oldest_version_of_any_server_that_serves() -> None
     assert servers.floor() == 3 and not servers.acknowledge(second, 5)
     servers.forget_versions()
     assert servers.floor() is None and servers.version_of(first) == -1
+
+
+@pytest.mark.parametrize(("timeout_s", "heartbeat_s"), [(4.0, 1.0), (20.0, 2.0), (120.0, 2.0)])
+def test_members_are_told_how_often_they_are_to_be_heard_of(
+    timeout_s: float, heartbeat_s: float
+) -> None:
+    service = make_service(make_source(4), make_rules(), member_timeout_s=timeout_s)
+    (reply,) = service.handle(b"", b"1", hello(), 0.0)
+    assert isinstance(reply.message, Welcome) and reply.message.heartbeat_s == heartbeat_s
 
 
 def test_the_number_of_members_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ async def test_two_rollouts_and_a_learner_run_to_the_end(max_staleness: int) -> 
         counts = broker.service.ledger.counts()
         assert counts["samples_trained"] == counts["samples_issued"] == 21
         assert counts["trajectories_trained"] == 42 and counts["tokens_trained"] == 21 * 7
-        assert broker.service.ledger.max_staleness_seen <= max_staleness
+        assert broker.service.ledger.steps.max_staleness_seen <= max_staleness
 
 
 async def test_a_lease_request_is_held_until_there_is_work() -> None:

@@ -318,7 +318,7 @@ def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"learner.groups_per_step = 3, .*begun with 2.*Fix"):
         Bench(tmp_path, make_rules(3, 1))
     again = Bench(tmp_path, make_rules(2, 1, lease_s=77.0, max_steps=3))  # may change
-    assert again.ledger.rules.lease_s == 77.0 and again.ledger.total_steps == 3
+    assert again.ledger.rules.lease_s == 77.0 and again.ledger.steps.total_steps == 3
     again.kill()
     assert again.ledger.rules.lease_s == 77.0
 

@@ -50,7 +50,7 @@ def test_machines_alike_are_numbered_from_one_name_and_address(tmp_path: Path) -
         ('[[node]]\nname = "a"\ncpus = 4\n[[node]]\nname = "b"\ncpus = 4', "host = '127.0.0.1'"),
         ("", r"Fix: give one \[\[node\]\] or more"),
         ("[[nodes]]\ncpus = 4", r"Fix: give one \[\[node\]\] or more"),
-        ("[[node", "Fix: mend the file"),
+        ("[[node", "Fix: correct the file"),
     ],
 )
 def test_a_file_with_a_mistake_names_file_key_value_and_mend(

@@ -35,7 +35,7 @@ def test_generations_with_the_company_they_had():
 def test_busy_time_is_with_any_group_in_flight():
     found = facts(
         join(0.0, A), join(0.0, B), lease(1.0, A, "g0"), submit(3.0, A, "g0"),
-        lease(4.0, A, "g1"), submit(5.0, A, "g1"), (10.0, "leave", (B, "silent"), None),
+        lease(4.0, A, "g1"), submit(5.0, A, "g1"), (10.0, "leave", (B, "silent", "", 10.0), None),
     )  # fmt: skip
     assert found.busy == {"rollout-0": [(1.0, 3.0), (4.0, 5.0)]}
     assert found.busy_share(0.0, 10.0) == pytest.approx(3 / 20)
@@ -46,9 +46,9 @@ def test_busy_time_is_with_any_group_in_flight():
 @pytest.mark.parametrize(
     "end",
     [
-        (3.0, "give_back", (A, "g0", 0, False), False),
+        (3.0, "give_back", (A, "g0", 0, "suspect", "", 3.0), False),
         (3.0, "lapse", (3.0,), ("g0",)),
-        (3.0, "leave", (A, "silent"), ("g0",)),
+        (3.0, "leave", (A, "silent", "", 3.0), ("g0",)),
         (3.0, "join", (("rollout-0", 2), "rollout"), None),
         (3.0, "doubt", (), None),
     ],

@@ -58,7 +58,7 @@ def test_keys_may_be_written_with_and_without_quotes(tmp_path: Path) -> None:
             HEAD + ONE + 'overrides = { "a.b" = 1 }\n[grid]\n"a.b" = [1, 2]\n',
             ["variants.a sets a.b", "leave out one"],
         ),
-        ("[study\n", ["mend the file"]),
+        ("[study\n", ["correct the file"]),
     ],
 )
 def test_a_mistake_is_told_with_file_key_and_mend(
