@@ -23,7 +23,7 @@ import zmq
 import zmq.asyncio
 
 from broker.keys import ClientKeys, ServerKeys, client_keys, server_keys
-from broker.net.doorkeeper import Doorkeeper, role_of
+from broker.net.zap import ZapAuthenticator, role_of
 from broker.protocol import Role
 from common.addresses import is_ipv6, join_address, split_address
 from common.config import BrokerSection
@@ -104,7 +104,7 @@ class ZmqListener:
         self._max_frame_bytes = max_frame_bytes
         self._keys = keys
         self._public_host = public_host
-        self._doorkeeper: Doorkeeper | None = None
+        self._authenticator: ZapAuthenticator | None = None
 
     def open(self) -> str:
         self._context = zmq.asyncio.Context()
@@ -129,12 +129,14 @@ class ZmqListener:
         return public_address(bound, self._public_host)
 
     def _lock(self, keys: ServerKeys) -> None:
-        self._doorkeeper = Doorkeeper(self._context, keys.public)
+        self._authenticator = ZapAuthenticator(self._context, keys.public)
         self._socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes + _SEAL_BYTES)
         self._socket.setsockopt(zmq.CURVE_SERVER, 1)
         self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.server_secret)
         self._socket.setsockopt(zmq.ZAP_DOMAIN, b"broker")
-        self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no doorkeeper: nobody gets in
+        self._socket.setsockopt(
+            zmq.ZAP_ENFORCE_DOMAIN, 1
+        )  # without an authenticator no key is let in
 
     async def receive(self) -> Received:
         return self._received(await self._socket.recv_multipart(copy=not self._has_keys))
@@ -161,8 +163,8 @@ class ZmqListener:
 
     def close(self) -> None:
         self._socket.close(linger=int(_CLOSING_S * 1000))
-        if self._doorkeeper is not None:
-            self._doorkeeper.close()
+        if self._authenticator is not None:
+            self._authenticator.close()
         self._context.term()
 
 
