@@ -31,7 +31,8 @@ from broker.keys import (
 )
 from broker.net.transport import ZmqLink, ZmqListener, public_address, zmq_link
 from broker.protocol import Blame, Role
-from broker.service.server import BrokerServer, ImageShelf
+from broker.service.images import DatasetImages
+from broker.service.server import BrokerServer
 from common.config import BrokerSection, RunConfig
 from common.config_cli import build
 from common.errors import BrokerUnavailable, ConfigError
@@ -72,10 +73,10 @@ async def running_broker(
 ) -> AsyncIterator[str]:
     """A broker's address. At the end it must stop by itself."""
     source = make_source(4)
-    shelf = ImageShelf(ImageStore(Path(".")), source.samples)
+    dataset_images = DatasetImages(ImageStore(Path(".")), source.samples)
     listener = ZmqListener(address, LIMIT, keys, public_host)
     server = BrokerServer(
-        make_service(source, make_rules()), shelf, listener, max_frame_bytes=LIMIT
+        make_service(source, make_rules()), dataset_images, listener, max_frame_bytes=LIMIT
     )
     stop = asyncio.Event()
     async with asyncio.timeout(10), server, asyncio.TaskGroup() as tasks:
