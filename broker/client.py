@@ -1,4 +1,4 @@
-"""What workers import: one coroutine a request, safe to send again until it is answered."""
+"""The broker as its members see it: one coroutine a request, sent until it is answered."""
 
 import asyncio
 import hashlib
@@ -33,7 +33,7 @@ class RequestRefused(ProtocolError):
 
 
 class Taken(NamedTuple):
-    """What a learner rank got of a step: all its groups, or none yet."""
+    """The groups of a step that a learner rank got: all that are its own, or none yet."""
 
     step: int
     groups: tuple[Group, ...]
@@ -46,7 +46,7 @@ class BrokerClient:
     Requests may run at once. One that is not answered in `request_timeout_s` (beyond its own
     `wait_s`) is sent again as it was, up to `tries` times in all. A member that the broker has
     counted as gone says hello again by itself; one whose name was taken is refused for good. A
-    broker that has no room, or whose disk is full, is asked again for `patience_s`.
+    broker that has no room, or whose disk is full, is asked again for `patience_s` seconds.
 
     Args:
         ranks: processes of this rollout server in a push group.
@@ -113,7 +113,7 @@ class BrokerClient:
     async def lease(
         self, max_groups: int, serving_version: int, wait_s: float, history: int = 0
     ) -> p.Leases:
-        """Work, once there is some; empty when `wait_s` runs out.
+        """Ask for work; the reply comes once there is some, and is empty when `wait_s` runs out.
 
         When the caller is cancelled, leases that still arrive are given back.
         """
@@ -136,7 +136,7 @@ class BrokerClient:
         return await self._request(request)
 
     async def watch_weights(self, seen_serial: int, wait_s: float) -> p.Announcement:
-        """The newest announcement for this member, once there is one after `seen_serial`."""
+        """Wait for an announcement to this member that is newer than `seen_serial`."""
         return await self._request(p.WatchWeights(seen_serial=seen_serial, wait_s=wait_s))
 
     async def ack_weights(self, version: int, history: int = 0, is_pinned: bool = False) -> p.Done:
@@ -146,7 +146,7 @@ class BrokerClient:
     async def lease_answers(
         self, history: int, serving_version: int, pinned: Sequence[int], most: int, wait_s: float
     ) -> p.AnswerLease:
-        """Held-out questions for these weights, once there are some; none when `wait_s` is over."""
+        """Ask for held-out questions to these weights; the reply has none when `wait_s` is over."""
         request = p.LeaseAnswers(
             history=history,
             serving_version=serving_version,
@@ -190,7 +190,7 @@ class BrokerClient:
     async def read_measurement(
         self, number: int, seen: int, is_pinned: bool, wait_s: float
     ) -> p.MeasurementNews:
-        """What is new beyond `seen` answers and `is_pinned`, or nothing when `wait_s` is over."""
+        """Wait for news beyond `seen` answers and `is_pinned`; none when `wait_s` is over."""
         request = p.ReadMeasurement(number=number, seen=seen, is_pinned=is_pinned, wait_s=wait_s)
         return await self._request(request)
 
@@ -198,11 +198,11 @@ class BrokerClient:
         return await self._request(p.DropMeasurement(number=number))
 
     async def resume(self, step: int) -> p.Resumed:
-        """Say first of all which step this learner starts from; what came after it is undone."""
+        """Say which step this learner starts from, before all else; later steps are undone."""
         return await self._request(p.Resume(step=step))
 
     async def take(self, step: int, wait_s: float, rank: int = 0, world_size: int = 1) -> Taken:
-        """This rank's groups of a step, all of them; none when `wait_s` runs out."""
+        """Get all of this rank's groups of a step; none when `wait_s` runs out."""
         groups: list[bytes] = []
         taking = 0
         while True:
@@ -224,7 +224,7 @@ class BrokerClient:
     async def ack(
         self, step: int, refused: dict[str, str] | None = None, rank: int = 0, wait_s: float = 0.0
     ) -> p.Acknowledged:
-        """This rank has trained its groups. Waits up to `wait_s` until all ranks have."""
+        """Say that this rank has trained its groups. Waits up to `wait_s` until all ranks have."""
         request = p.AckBatch(
             step=step,
             taking=self._takings.get(rank, 0),
@@ -235,7 +235,7 @@ class BrokerClient:
         return await self._request(request)
 
     async def commit(self, step: int, oldest: int) -> p.Done:
-        """Before a checkpoint of `step` becomes valid: make the steps up to it durable."""
+        """Make the steps up to `step` durable, before a checkpoint of it becomes valid."""
         return await self._request(p.CommitStep(step=step, oldest=oldest))
 
     async def announce(self, update: WeightUpdate) -> p.Done:
@@ -247,7 +247,7 @@ class BrokerClient:
     async def finish(self, reason: str) -> p.Done:
         return await self._request(p.Finish(reason=_as_reason(reason)))
 
-    # ---- everybody -------------------------------------------------------------------------------
+    # ---- any member ------------------------------------------------------------------------------
     async def heartbeat(self, gauges: dict[str, float]) -> p.Done:
         request = p.Heartbeat(ranks=self._ranks, versions=self._versions, gauges=_sendable(gauges))
         return await self._request(request)
@@ -256,17 +256,17 @@ class BrokerClient:
         return await self._request(p.GetStatus())
 
     async def image(self, sha256: str) -> bytes:
-        """The encoded file of an image of the dataset, verified."""
+        """Fetch the encoded file of an image of the dataset, and verify it."""
         reply = await self._request(p.GetImage(sha256=sha256))
         if hashlib.sha256(reply.content).hexdigest() != sha256:
             raise ProtocolError(f"the broker sent other bytes than those of image {sha256}")
         return reply.content
 
     async def goodbye(self, failure: str = "") -> p.Done:
-        """Leave: leases go back, and nobody waits for this member.
+        """Leave: leases go back, and the broker waits for this member no longer.
 
         Args:
-            failure: what ended it; empty: it leaves in good order.
+            failure: what ended it; empty means that it leaves in good order.
         """
         return await self._request(p.Goodbye(failure=_as_reason(failure)))
 
@@ -337,7 +337,7 @@ async def heartbeat_forever(
 
 
 def _sendable(gauges: dict[str, float]) -> dict[str, float]:
-    """Those that are numbers: nobody can draw the others, and the broker takes no message of them.
+    """Gauges that are finite numbers: the broker refuses a message with any other.
 
     A loss that is NaN is in the metrics and the log.
     """
@@ -356,7 +356,7 @@ def _not_let_in(refused: p.Refused) -> str:
 
 
 def _as_reason(reason: str) -> str:
-    """A reason as a message may hold it: UTF-8 of a bounded length, whatever an engine has said."""
+    """A reason as a message may hold it: UTF-8 of a bounded length, even if an engine's is not."""
     return reason[: p.REASON_LENGTH].encode("utf-8", "replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""Who may connect to a broker that has keys, and as what."""
+"""The right to connect to a broker that has keys, and the role that a key stands for."""
 
 import asyncio
 import logging
@@ -54,5 +54,5 @@ class ZapAuthenticator:
 
 
 def role_of(frame: zmq.Frame) -> Role:
-    """What the key of the connection that a frame came over stands for. Raises if it has none."""
+    """The role of the key of the connection that a frame came over. Raises if it has none."""
     return Role(str(frame.get("User-Id")))

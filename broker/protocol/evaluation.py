@@ -26,7 +26,7 @@ class Answer(Record):
     error: Reason = ""  # why the sample cannot be asked; empty means that it was
 
 
-_SAMPLE_NAMES = Limits(16 * 2**20, 2**16, 16, 2**17)  # of all held-out samples
+_SAMPLE_NAMES = Limits(16 * 2**20, 2**16, 16, 2**17)  # room for all held-out samples
 
 
 class OrderMeasurement(MemberRequest[Done], senders=LEARNER, limits=_SAMPLE_NAMES):
@@ -37,7 +37,7 @@ class OrderMeasurement(MemberRequest[Done], senders=LEARNER, limits=_SAMPLE_NAME
     version: Count
     sample_ids: tuple[Identifier, ...] = Field(min_length=1, max_length=2**16)
     num_urgent: Count = 0  # how many of the first samples training waits for
-    max_tokens: int = Field(gt=0, lt=2**31)  # of an answer
+    max_tokens: int = Field(gt=0, lt=2**31)  # most tokens of an answer
     is_last: bool = False  # nothing is trained beside it
 
 

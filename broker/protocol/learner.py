@@ -1,4 +1,4 @@
-"""What the learner asks for: batches, checkpoints, pushes, the end."""
+"""Requests of the learner: batches, checkpoints, pushes, the end."""
 
 from pydantic import Field
 

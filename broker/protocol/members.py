@@ -1,4 +1,4 @@
-"""What every member says: that it is there, that it lives, that it leaves."""
+"""Requests of every member: to join, to count as alive, to leave."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What rollout servers ask for: leases, a place for their groups, news of the weights."""
+"""Requests of rollout servers: leases, a place for their groups, news of the weights."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -19,7 +19,7 @@ class LeaseRequest(HeldRequest[Leases], senders=ROLLOUT):
     """A rollout server wants work. Held until there is some."""
 
     max_groups: int = Field(gt=0, le=1024)
-    history: Count  # of the weights that its engine generates with now
+    history: Count  # history of the weights that its engine generates with now
     serving_version: Count  # version of the weights that its engine generates with now
 
 

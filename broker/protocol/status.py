@@ -1,4 +1,4 @@
-"""What can be read of a run: its status, and the images of its dataset."""
+"""Requests that read: a run's status, and the images of its dataset."""
 
 from typing import Annotated
 

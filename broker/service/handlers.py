@@ -29,7 +29,7 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Held(Generic[Reply]):
-    """What a handler returns of a `HeldRequest`, in place of the reply."""
+    """The outcome of a `HeldRequest`: a reply now, later, or when its time is over."""
 
     answer: Callable[[float], Reply | None]  # from the time; None while there is none
     empty: Callable[[], Reply]  # the reply when the request's `wait_s` is over
@@ -40,7 +40,7 @@ _HANDLED: dict[FunctionType, type[Request[Record]]] = {}
 
 
 class handles(Generic[Message]):
-    """Mark a method as the handler of one class of requests."""
+    """Decorator of the method that handles one class of requests."""
 
     def __init__(self, kind: type[Message]) -> None:
         self._kind = kind

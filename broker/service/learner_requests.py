@@ -1,4 +1,4 @@
-"""What the learner asks for: batches, checkpoints, pushes, the end."""
+"""Requests of the learner: batches, checkpoints, pushes, the end."""
 
 import logging
 
@@ -11,7 +11,7 @@ from broker.service.handlers import Call, Held, handles
 from broker.storage.store import Damaged
 
 logger = logging.getLogger(__name__)
-_PAGE_SHARE = 0.5  # of a frame that the groups of one reply may fill
+_PAGE_SHARE = 0.5  # share of a frame that the groups of one reply may fill
 
 
 class LearnerRequests:

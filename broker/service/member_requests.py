@@ -1,4 +1,4 @@
-"""What every member asks for: to be let in, to count as alive, to leave."""
+"""Requests of every member: to join, to count as alive, to leave."""
 
 import logging
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""Who may ask what: a key stands for a role, and a request says which roles may send it. Pure.
+"""The right to ask: a key stands for a role, and a request says which roles may send it. Pure.
 
-A broker without keys (by hand, on loopback) cannot tell who asks: there everybody may be anything,
-and only what a member said in its hello binds it.
+A broker without keys (by hand, on loopback) cannot tell who asks: there a client may claim any
+role, and only what a member said in its hello binds it.
 """
 
 from broker.ledger.refusal import Refusal
@@ -11,7 +11,7 @@ from common.types import Record
 
 
 def check_right(kind: str, role: Role | None) -> None:
-    """Before a request is even read: may its sender ask for that?
+    """Check that a sender may ask for that, before its request is even read.
 
     Args:
         kind: the request's name; one that does not exist is not refused here.
@@ -26,7 +26,7 @@ def check_right(kind: str, role: Role | None) -> None:
 
 
 def check_same(told: Role, role: Role | None) -> None:
-    """Is a member what its key says? Raises Refusal: wrong_role."""
+    """Check that a member is what its key says. Raises Refusal: wrong_role."""
     if role is not None and told is not role:
         raise Refusal(
             "wrong_role",
@@ -36,12 +36,12 @@ def check_same(told: Role, role: Role | None) -> None:
 
 
 def needs_membership(request: Request[Record]) -> bool:
-    """Whether its sender must be a member: observers are none."""
+    """Whether the sender of a request must be a member; observers are none."""
     return isinstance(request, MemberRequest) and Role.OBSERVER not in request.senders
 
 
 def check_befits(request: Request[Record], member: Member) -> None:
-    """Is the request one for a member of that role? Raises Refusal: wrong_role."""
+    """Check that a request is for members of that role. Raises Refusal: wrong_role."""
     if member.role not in request.senders:
         name = type(request).__name__
         raise Refusal("wrong_role", f"{name} is for a {_either(type(request))}, not {member.role}")

@@ -1,4 +1,4 @@
-"""What rollout servers ask for: leases, a place for their groups, news of the weights."""
+"""Requests of rollout servers: leases, a place for their groups, news of the weights."""
 
 import logging
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """Requests in, replies out: membership, ledger and held requests in one object. No I/O, no clock.
 
-`handle`, `tick` and `finish` return the replies to send, once the store has been flushed. Whatever
-a request makes possible for a held one is answered in the same call, so nothing is ever polled for.
+`handle`, `tick` and `finish` return the replies to send, once the store has been flushed. A held
+request that a request makes answerable is answered in the same call, so nothing is ever polled for.
 The handlers of each role's requests stand in the `*_requests` modules; every change of the ledger
 goes through their counter, which records it.
 """
@@ -95,12 +95,12 @@ class BrokerService:
 
     @property
     def quarantined(self) -> Sequence[Quarantined]:
-        """What no step will train, in the order in which it was given up."""
+        """Groups that no step will train, in the order in which they were given up."""
         return self.ledger.quarantine.records
 
     @property
     def is_over(self) -> bool:
-        """The run is finished and everybody has left."""
+        """The run is finished and all members have left."""
         return self.is_finished and len(self.membership) == 0
 
     def handle(
@@ -143,7 +143,7 @@ class BrokerService:
         return self._settle(now)
 
     def next_deadline(self) -> float | None:
-        """When `tick` has something to do, if no request comes before."""
+        """The time at which `tick` has something to do, if no request comes before."""
         parts: tuple[Ledger | Membership | Polls | Evaluations, ...]
         parts = (self.ledger, self.membership, self._outbox.polls, self._evaluations)
         if self.store.failure is not None:
@@ -201,7 +201,7 @@ class BrokerService:
         self._outbox.lapse(now)
 
     def _settle(self, now: float) -> list[Outgoing]:
-        """Answer whatever held requests can be answered now, check the books, empty the outbox."""
+        """Answer the held requests that can be answered now, check the ledger, empty the outbox."""
         if self._checked != self.ledger.revision and not self.is_finished:
             self._judge_data(now)
         if self.store.failure is None:

@@ -1,4 +1,4 @@
-"""What anyone may read of the run."""
+"""The request that anyone may make: for the run's status."""
 
 from collections.abc import Mapping
 
