@@ -31,6 +31,10 @@ from common.data_health import DataRows, data_fault
 from common.types import Record, Sample
 
 logger = logging.getLogger(__name__)
+# Held requests that `_settle` tries in an order of its own, or only when something has changed.
+_TRIED_IN_TURN: set[type[p.Request[Record]]] = {
+    p.AckBatch, p.TakeBatch, p.LeaseRequest, p.LeaseAnswers, p.ReadMeasurement, p.WatchWeights,
+}  # fmt: skip
 
 
 class BrokerService:
@@ -87,6 +91,8 @@ class BrokerService:
             LearnerRequests(self._counter, max_frame_bytes, self._evaluations),
             EvaluationRequests(self._counter, self._evaluations),
         )
+        held = (kind for kind in self._handlers if issubclass(kind, p.HeldRequest))
+        self._always_tried = [kind for kind in held if kind not in _TRIED_IN_TURN]
 
     @property
     def is_finished(self) -> bool:
@@ -209,7 +215,9 @@ class BrokerService:
             self._try_again(p.TakeBatch, now)
             self._answer_lease_requests(now)
             self._answer_evaluators(now)
-        self._try_again(p.WatchMembers, now)
+        for kind in self._always_tried:
+            if self.store.failure is None or not kind.needs_store:
+                self._try_again(kind, now)
         if self._counter.has_news:
             self._try_again(p.WatchWeights, now)
         self._counter.has_news = False
