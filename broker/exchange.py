@@ -26,6 +26,10 @@ class MessageTooLarge(ProtocolError):
     """The message cannot be sent; nothing is wrong with the connection."""
 
 
+def _future() -> asyncio.Future[Record]:
+    return asyncio.get_running_loop().create_future()
+
+
 @dataclass
 class _Sent:
     """A request that waits for its reply. Its id stays the same, so that the broker can tell."""
@@ -33,7 +37,7 @@ class _Sent:
     request_id: bytes
     request: p.Request[Record]
     frame: bytes
-    answer: asyncio.Future[Record] = field(default_factory=lambda: _future())
+    answer: asyncio.Future[Record] = field(default_factory=_future)
     num_unanswered: int = 0  # tries that have timed out
 
     @property
@@ -200,10 +204,6 @@ class Exchange:
             unclaimed(sent.answer.result())
         elif len(self._abandoned) < _MAX_ABANDONED:  # beyond that, leases lapse
             self._abandoned[sent.request_id] = unclaimed
-
-
-def _future() -> asyncio.Future[Record]:
-    return asyncio.get_running_loop().create_future()
 
 
 def _ends_by_itself(reply: Record) -> bool:
