@@ -78,9 +78,9 @@ class LearnerRequests:
 
     @handles(p.AckBatch)
     def acknowledge(self, request: p.AckBatch, call: Call) -> Held[p.Acknowledged]:
-        def is_complete() -> bool:
+        def acknowledge() -> bool:
             before = self._counter.ledger.version
-            is_last = self._counter.do(
+            is_complete = self._counter.do(
                 self._counter.ledger.acknowledge,
                 request.owner,
                 request.step,
@@ -92,10 +92,10 @@ class LearnerRequests:
                 self._counter.store.step_ended(self._counter.ledger.needed())
                 for group_id, reason in request.refused.items():
                     logger.warning("%s quarantined by the learner: %s", group_id, reason)
-            return is_last
+            return is_complete
 
         def answer(now: float) -> p.Acknowledged | None:
-            return p.Acknowledged(step=request.step, is_complete=True) if is_complete() else None
+            return p.Acknowledged(step=request.step, is_complete=True) if acknowledge() else None
 
         return Held(answer, lambda: p.Acknowledged(step=request.step, is_complete=False))
 
