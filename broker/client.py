@@ -118,10 +118,7 @@ class BrokerClient:
         When the caller is cancelled, leases that still arrive are given back.
         """
         request = p.LeaseRequest(
-            max_groups=max_groups,
-            history=history,
-            serving_version=serving_version,
-            wait_s=wait_s,
+            max_groups=max_groups, history=history, serving_version=serving_version, wait_s=wait_s
         )
         return await self._request(request, unclaimed=self._return_leases)
 

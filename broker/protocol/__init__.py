@@ -20,14 +20,13 @@ from broker.protocol.evaluation import *  # noqa: F403
 from broker.protocol.learner import *  # noqa: F403
 from broker.protocol.members import *  # noqa: F403
 from broker.protocol.request import *  # noqa: F403
-from broker.protocol.request import MemberRequest, Refused, Request, concrete
+from broker.protocol.request import REQUESTS, MemberRequest, Refused, Request
 from broker.protocol.rollout import *  # noqa: F403
 from broker.protocol.status import *  # noqa: F403
 from common.errors import ProtocolError
 from common.types import Group, Record
 from common.wire import MAX_FRAME_BYTES, Limits, decode
 
-REQUESTS: dict[str, type[Request[Record]]] = {kind.__name__: kind for kind in concrete(Request)}
 _REPLIES: list[type[Record]] = [Refused, *(kind.reply_type() for kind in REQUESTS.values())]
 REPLIES = {kind.__name__: kind for kind in _REPLIES}
 GROUPS = {"Group": Group}

@@ -4,14 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from broker.protocol.request import (
-    ANYONE,
-    MEMBERS,
-    REASON_LENGTH,
-    Done,
-    MemberRequest,
-    Role,
-)
+from broker.protocol.request import ANYONE, MEMBERS, REASON_LENGTH, Done, MemberRequest, Role
 from common.types import Count, Identifier, Record
 from common.wire import PROTOCOL_VERSION
 

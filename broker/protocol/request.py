@@ -1,6 +1,5 @@
 """What every request says of itself: who may send it, what it changes, how large it may be."""
 
-from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
@@ -38,7 +37,7 @@ class Request(Record, Generic[Reply]):
         class GiveBack(MemberRequest[Done], senders=ROLLOUT): ...
 
     Class arguments:
-        senders: roles that may send it. Every concrete request must say so.
+        senders: roles that may send it. A class without is no request, but a base of some.
         needs_store: whether carrying it out may change what the store keeps. While the store takes
             no data, such a request is refused and the others are answered.
         limits: what a frame of it may hold, beside `broker.max_frame_mib`.
@@ -57,9 +56,10 @@ class Request(Record, Generic[Reply]):
         **config: Any,
     ) -> None:
         super().__init_subclass__(**config)
+        cls.needs_store, cls.limits = needs_store, limits
         if senders is not None:
             cls.senders = senders
-        cls.needs_store, cls.limits = needs_store, limits
+            REQUESTS[cls.__name__] = cls
 
     @classmethod
     def reply_type(cls) -> type[Reply]:
@@ -68,6 +68,9 @@ class Request(Record, Generic[Reply]):
         kind: type[Reply]
         (kind,) = base.__pydantic_generic_metadata__["args"]
         return kind
+
+
+REQUESTS: dict[str, type[Request[Record]]] = {}  # by name, as their classes are made
 
 
 class MemberRequest(Request[Reply], Generic[Reply]):
@@ -90,25 +93,6 @@ class HeldRequest(MemberRequest[Reply], Generic[Reply]):
     """A request that the broker holds until there is an answer, or `wait_s` is over."""
 
     wait_s: WaitS
-
-
-def concrete(base: type[Request[Record]]) -> Iterator[type[Request[Record]]]:
-    """Every request that a client can send: the subclasses of `base` that have none themselves.
-
-    Raises:
-        TypeError: one of them does not say who may send it.
-    """
-    children = base.__subclasses__()
-    for child in children:
-        yield from concrete(child)
-    is_written = base.__pydantic_generic_metadata__["origin"] is None  # not made by brackets
-    if is_written and not children:
-        if "senders" not in vars(base):
-            raise TypeError(
-                f"{base.__name__} does not say who may send it. Fix: class {base.__name__}"
-                "(..., senders=ROLLOUT), or LEARNER, MEMBERS, ANYONE"
-            )
-        yield base
 
 
 class Done(Record):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from broker.protocol import Request
+from broker.protocol import REQUESTS, Request
 from common.types import Record
 
 Reply = TypeVar("Reply", bound=Record, covariant=True)
@@ -43,6 +43,11 @@ class handles(Generic[Message]):
     """Decorator of the method that handles one class of requests."""
 
     def __init__(self, kind: type[Message]) -> None:
+        name = kind.__name__
+        if name not in REQUESTS:
+            raise TypeError(
+                f"{name} does not say who may send it. Fix: class {name}(..., senders=...)"
+            )
         self._kind = kind
 
     def __call__(

@@ -19,31 +19,28 @@ class LearnerRequests:
 
     def __init__(self, counter: Counter, max_frame_bytes: int, evaluations: Evaluations) -> None:
         self._counter = counter
+        self._ledger = counter.ledger
         self._evaluations = evaluations
         self._max_frame_bytes = max_frame_bytes
 
     @handles(p.Resume)
     def resume(self, request: p.Resume, call: Call) -> p.Resumed:
-        before = self._counter.ledger.version
-        history = self._counter.do(self._counter.ledger.rewind, request.owner, request.step)
+        before = self._ledger.version
+        history = self._counter.do(self._ledger.rewind, request.owner, request.step)
         self._counter.store.must_sync()
         self._counter.is_stopping = False
         self._counter.ended_because = ""  # if it still holds, it is found again
-        if self._counter.ledger.version < before:
+        if self._ledger.version < before:
             logger.warning("steps %d to %d are undone", request.step + 1, before)
         self._counter.announcements.forget()
         self._evaluations.drop_all()
-        return p.Resumed(history=history, version=self._counter.ledger.version)
+        return p.Resumed(history=history, version=self._ledger.version)
 
     @handles(p.TakeBatch)
     def take(self, request: p.TakeBatch, call: Call) -> Held[p.Batch]:
         def answer(now: float) -> p.Batch | None:
             shard = self._counter.do(
-                self._counter.ledger.take,
-                request.owner,
-                request.step,
-                request.rank,
-                request.world_size,
+                self._ledger.take, request.owner, request.step, request.rank, request.world_size
             )
             if shard is None:
                 return None
@@ -62,7 +59,7 @@ class LearnerRequests:
                 encoded = self._counter.store.get(entry)
             except Damaged as error:
                 logger.error("%s is issued again: %s", entry.group_id, error)
-                self._counter.do(self._counter.ledger.lose, entry.group_id, entry.attempt)
+                self._counter.do(self._ledger.lose, entry.group_id, entry.attempt)
                 return None
             left -= len(encoded)
             if groups and left < 0:
@@ -79,17 +76,17 @@ class LearnerRequests:
     @handles(p.AckBatch)
     def acknowledge(self, request: p.AckBatch, call: Call) -> Held[p.Acknowledged]:
         def acknowledge() -> bool:
-            before = self._counter.ledger.version
+            before = self._ledger.version
             is_complete = self._counter.do(
-                self._counter.ledger.acknowledge,
+                self._ledger.acknowledge,
                 request.owner,
                 request.step,
                 request.taking,
                 {group_id: one_line(reason) for group_id, reason in request.refused.items()},
                 request.rank,
             )
-            if self._counter.ledger.version > before:
-                self._counter.store.step_ended(self._counter.ledger.needed())
+            if self._ledger.version > before:
+                self._counter.store.step_ended(self._ledger.needed())
                 for group_id, reason in request.refused.items():
                     logger.warning("%s quarantined by the learner: %s", group_id, reason)
             return is_complete
@@ -101,17 +98,16 @@ class LearnerRequests:
 
     @handles(p.CommitStep)
     def commit(self, request: p.CommitStep, call: Call) -> p.Done:
-        self._counter.do(self._counter.ledger.commit, request.step, request.oldest)
-        self._counter.store.committed(self._counter.ledger.kept())
+        self._counter.do(self._ledger.commit, request.step, request.oldest)
+        self._counter.store.committed(self._ledger.kept())
         self._counter.store.must_sync()
         return p.Done(finished=self._counter.is_finished)
 
     @handles(p.AnnounceWeights)
     def announce(self, request: p.AnnounceWeights, call: Call) -> p.Done:
         update = request.update
-        ledger = self._counter.ledger
         if self._counter.announcements.announce(
-            update, self._counter.membership, ledger.history, ledger.version
+            update, self._counter.membership, self._ledger.history, self._ledger.version
         ):
             self._counter.has_news = True
             names = ", ".join(update.recipients)
@@ -121,7 +117,7 @@ class LearnerRequests:
     @handles(p.WatchMembers)
     def watch_members(self, request: p.WatchMembers, call: Call) -> Held[p.Members]:
         def members() -> p.Members:
-            servers = self._counter.ledger.servers.all()
+            servers = self._ledger.servers.all()
             found = {owner: self._counter.membership.find(owner) for owner in sorted(servers)}
             return p.Members(
                 acknowledged={name: servers[name, life] for name, life in found},
@@ -129,7 +125,7 @@ class LearnerRequests:
             )
 
         def answer(now: float) -> p.Members | None:
-            is_enough = len(self._counter.ledger.servers) >= request.at_least
+            is_enough = len(self._ledger.servers) >= request.at_least
             return members() if is_enough else None
 
         return Held(answer, members)
@@ -138,7 +134,7 @@ class LearnerRequests:
     def finish(self, request: p.Finish, call: Call) -> p.Done:
         if not self._counter.is_finished:
             logger.info("finished: %s", request.reason)
-        self._counter.do(self._counter.ledger.finish)
+        self._counter.do(self._ledger.finish)
         self._evaluations.drop_all()
         self._counter.is_stopping = self._counter.has_news = True
         return p.Done(finished=True)

@@ -1,10 +1,9 @@
 """Requests of rollout servers: leases, a place for their groups, news of the weights."""
 
 import logging
-from collections.abc import Iterable
 
 from broker import protocol as p
-from broker.ledger.entry import Entry, Receipt, Rules, lease_of
+from broker.ledger.entry import Entry, Receipt, lease_of
 from broker.ledger.evaluations import Evaluations
 from broker.ledger.refusal import Refusal
 from broker.service.counter import Counter, one_line
@@ -21,16 +20,16 @@ class RolloutRequests:
 
     def __init__(self, counter: Counter, evaluations: Evaluations) -> None:
         self._counter = counter
+        self._ledger = counter.ledger
         self._evaluations = evaluations
 
     @handles(p.LeaseRequest)
     def lease(self, request: p.LeaseRequest, call: Call) -> Held[p.Leases]:
-
         def answer(now: float) -> p.Leases | None:
             if self._counter.is_finished:
                 return p.Leases(leases=(), finished=True)
             entries = self._counter.do(
-                self._counter.ledger.lease,
+                self._ledger.lease,
                 request.owner,
                 call.request_id,
                 request.max_groups,
@@ -38,13 +37,14 @@ class RolloutRequests:
                 request.serving_version,
                 now,
             )
-            return _leases_of(entries, self._counter.ledger.rules) if entries else None
+            leases = tuple(lease_of(entry, self._ledger.rules) for entry in entries)
+            return p.Leases(leases=leases) if leases else None
 
         return Held(answer, lambda: p.Leases(leases=(), finished=self._counter.is_finished))
 
     @handles(p.SubmitGroup)
     def submit(self, request: p.SubmitGroup, call: Call) -> p.Submitted:
-        ledger, store = self._counter.ledger, self._counter.store
+        ledger, store = self._ledger, self._counter.store
         group = _read(request.group)
         receipt = Receipt.of(group)
         entry = ledger.leased_to(request.owner, group.group_id, group.attempt)
@@ -63,7 +63,7 @@ class RolloutRequests:
         return p.Submitted(verdict=verdict)
 
     def _check_content(self, entry: Entry, group: Group) -> None:
-        expected = self._counter.ledger.rules.trajectories_per_sample
+        expected = self._ledger.rules.trajectories_per_sample
         if group.sample != entry.assignment.sample:
             raise Refusal("bad_group", f"{group.group_id} was leased with another sample")
         if [t.index for t in group.trajectories] != list(range(expected)):
@@ -74,7 +74,7 @@ class RolloutRequests:
     @handles(p.GiveBack)
     def give_back(self, request: p.GiveBack, call: Call) -> p.Done:
         is_quarantined = self._counter.do(
-            self._counter.ledger.give_back,
+            self._ledger.give_back,
             request.owner,
             request.group_id,
             request.attempt,
@@ -101,7 +101,7 @@ class RolloutRequests:
     @handles(p.AckWeights)
     def ack_weights(self, request: p.AckWeights, call: Call) -> p.Done:
         owner = request.owner
-        self._counter.do(self._counter.ledger.serve, owner, request.history, request.version)
+        self._counter.do(self._ledger.serve, owner, request.history, request.version)
         self._counter.refreshed.add(owner)
         self._evaluations.note_push(owner, request.history, request.version, request.is_pinned)
         return p.Done(finished=self._counter.is_finished)
@@ -114,7 +114,3 @@ def _read(encoded: bytes) -> Group:
         raise Refusal("bad_group", str(error)) from error
     assert isinstance(group, Group)
     return group
-
-
-def _leases_of(entries: Iterable[Entry], rules: Rules) -> p.Leases:
-    return p.Leases(leases=tuple(lease_of(entry, rules) for entry in entries))

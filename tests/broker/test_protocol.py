@@ -10,7 +10,6 @@ import pytest
 
 from broker import protocol as p
 from broker.client import BrokerClient
-from broker.protocol.request import concrete
 from broker.service.handlers import Call, Held, handlers_of, handles
 from broker.service.images import DatasetImages
 from common.errors import ProtocolError
@@ -57,14 +56,11 @@ def test_every_reply_is_known_to_clients() -> None:
 
 
 def test_a_request_says_who_may_send_it() -> None:
-    class Base(p.Request[Record]):
-        """Concrete only for this test: it is walked from here."""
-
-    class Forgotten(Base):
+    class Forgotten(p.MemberRequest[p.Done]):
         pass
 
     with pytest.raises(TypeError, match=r"^Forgotten does not say who may send it. Fix: class"):
-        list(concrete(Base))
+        handles(Forgotten)
 
 
 def test_two_handlers_of_one_request_are_refused() -> None:
