@@ -6,8 +6,8 @@
     net/        sockets
 
     main        the process: python -m broker.main
-    protocol    every message there is
-    client      the other side, for learners and rollout servers
+    protocol/   every message there is
+    client      the other side, for learners and rollout servers; exchange sends its requests
     keys        python -m broker.keys: keys for a run that leaves loopback
     journal     python -m broker.journal: reads, checks and repairs what a run has written
 

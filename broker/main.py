@@ -54,18 +54,19 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
     """
     from broker.net.transport import zmq_listener
     from broker.service.heldout import heldout_samples
+    from broker.service.images import DatasetImages
     from broker.service.opening import open_broker
     from broker.service.quarantine_file import QuarantineFile
-    from broker.service.server import BrokerServer, ImageShelf
+    from broker.service.server import BrokerServer
     from common.images import ImageStore
     from common.training_data import open_source
 
     source = open_source(config)
     assert config.data.train is not None, "open_source has read it"
-    shelf = ImageShelf(ImageStore(config.data.train.parent), source.samples)
+    images = DatasetImages(ImageStore(config.data.train.parent), source.samples)
     heldout = heldout_samples(config)
     if config.data.heldout is not None:
-        shelf.add(ImageStore(config.data.heldout.parent), heldout.values())
+        images.add(ImageStore(config.data.heldout.parent), heldout.values())
     listener = zmq_listener(config.broker, _address(config))  # refuses before a journal is begun
     opened = open_broker(config, source, heldout)
     service, ledger = opened.service, opened.service.ledger
@@ -76,7 +77,7 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
         quarantine_file = QuarantineFile(folder / "quarantine.jsonl", source.rows.refused)
     server = BrokerServer(
         service,
-        shelf,
+        images,
         listener,
         max_frame_bytes=max_frame_bytes,
         started_at=opened.started_at,

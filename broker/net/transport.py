@@ -6,9 +6,9 @@ peer's identity before it on the server's side.
 
 With keys every connection is encrypted, the client knows its server by its key, and the server lets
 in its clients' keys only and knows by the key what each may be. Without keys both ends keep to
-loopback, and whoever comes may be anything.
+loopback, and a client may claim any role.
 
-When packets vanish (a cable, a switch, a lost machine) nobody says that a connection has ended: TCP
+When packets vanish (a cable, a switch, a lost machine) no end learns that a connection is over: TCP
 would try it again after ever longer pauses, long after the network is back, and the other end would
 keep it for good. So both ends drop a connection on which data is not acknowledged, or a silent peer
 does not answer, for as long as makes a member count as gone. The link then connects anew.
@@ -23,31 +23,31 @@ import zmq
 import zmq.asyncio
 
 from broker.keys import ClientKeys, ServerKeys, client_keys, server_keys
-from broker.net.doorkeeper import Doorkeeper, role_of
+from broker.net.zap import ZapAuthenticator, role_of
 from broker.protocol import Role
 from common.addresses import is_ipv6, join_address, split_address
 from common.config import BrokerSection
 from common.errors import ConfigError
 from common.network import local_address_towards
 
-_REQUESTS_A_PEER = 16  # that ZeroMQ buffers; what is beyond waits in the peer
-_REPLIES_A_PEER = 256  # likewise; what is beyond is dropped, and the peer asks again
-_CLOSING_S = 0.5  # for the last replies to leave
+_REQUESTS_A_PEER = 16  # requests that ZeroMQ buffers for each; more of them wait in the peer
+_REPLIES_A_PEER = 256  # replies that it buffers for each; more are dropped, and asked for again
+_CLOSING_S = 0.5  # seconds for the last replies to leave
 _SEAL_BYTES = 64  # room for what encryption adds to a frame (33)
 _EVERYWHERE = ("0.0.0.0", "::")  # as ZeroMQ reports a socket that is bound on all interfaces
-_SILENCE_S = 20.0  # where no configuration says it
-_CONNECT_S = 2.0  # at most, for one try
+_SILENCE_S = 20.0  # seconds of silence where no configuration says how many
+_CONNECT_S = 2.0  # most seconds for one try to connect
 _SCHEME = "tcp://"
-_HANDSHAKE_S = 5.0  # whoever connects and then says nothing costs a descriptor no longer than this
-_ELSEWHERE = "192.0.2.1"  # an address that belongs to nobody (RFC 5737)
-_ELSEWHERE_IPV6 = "2001:db8::1"  # likewise (RFC 3849)
+_HANDSHAKE_S = 5.0  # a client that connects and says nothing costs a descriptor no longer
+_ELSEWHERE = "192.0.2.1"  # an address that no machine has (RFC 5737)
+_ELSEWHERE_IPV6 = "2001:db8::1"  # an IPv6 address that no machine has (RFC 3849)
 
 
 class Received(NamedTuple):
     """An envelope as the server gets it."""
 
     envelope: list[bytes]
-    role: Role | None  # what the sender's key stands for; None: there are no keys
+    role: Role | None  # what the sender's key stands for; None means that there are no keys
 
 
 class Listener(Protocol):
@@ -76,7 +76,7 @@ class Link(Protocol):
     async def send(self, envelope: list[bytes]) -> None: ...
 
     def post(self, envelope: list[bytes]) -> None:
-        """Send without waiting for room; nobody waits for the answer either."""
+        """Send without waiting for room; no caller waits for the answer either."""
 
     def close(self) -> None: ...
 
@@ -85,9 +85,9 @@ class ZmqListener:
     """A ROUTER socket. It drops a connection that sends more than `max_frame_bytes` at once.
 
     Args:
-        keys: None: plain, on loopback only.
-        public_host: what clients call this machine; None: the bound host, or the machine's primary
-            address when it is bound everywhere.
+        keys: None means a plain connection, on loopback only.
+        public_host: what clients call this machine; None means the bound host, or the machine's
+            primary address when it is bound everywhere.
         silence_s: seconds after which a connection without acknowledgements is dropped.
     """
 
@@ -104,7 +104,7 @@ class ZmqListener:
         self._max_frame_bytes = max_frame_bytes
         self._keys = keys
         self._public_host = public_host
-        self._doorkeeper: Doorkeeper | None = None
+        self._authenticator: ZapAuthenticator | None = None
 
     def open(self) -> str:
         self._context = zmq.asyncio.Context()
@@ -129,12 +129,14 @@ class ZmqListener:
         return public_address(bound, self._public_host)
 
     def _lock(self, keys: ServerKeys) -> None:
-        self._doorkeeper = Doorkeeper(self._context, keys.public)
+        self._authenticator = ZapAuthenticator(self._context, keys.public)
         self._socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes + _SEAL_BYTES)
         self._socket.setsockopt(zmq.CURVE_SERVER, 1)
         self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.server_secret)
         self._socket.setsockopt(zmq.ZAP_DOMAIN, b"broker")
-        self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # no doorkeeper: nobody gets in
+        self._socket.setsockopt(
+            zmq.ZAP_ENFORCE_DOMAIN, 1
+        )  # without an authenticator no key is let in
 
     async def receive(self) -> Received:
         return self._received(await self._socket.recv_multipart(copy=not self._has_keys))
@@ -161,8 +163,8 @@ class ZmqListener:
 
     def close(self) -> None:
         self._socket.close(linger=int(_CLOSING_S * 1000))
-        if self._doorkeeper is not None:
-            self._doorkeeper.close()
+        if self._authenticator is not None:
+            self._authenticator.close()
         self._context.term()
 
 
@@ -170,7 +172,7 @@ class ZmqLink:
     """A DEALER socket.
 
     Args:
-        keys: None: plain, on loopback only.
+        keys: None means a plain connection, on loopback only.
         silence_s: seconds after which a connection without acknowledgements is dropped.
     """
 
@@ -242,7 +244,7 @@ def zmq_link(config: BrokerSection, role: Role) -> ZmqLink:
 
 
 def _drop_dead_connections(socket: zmq.asyncio.Socket, silence_s: float) -> None:
-    """The kernel does it, so that neither a busy process nor a slow, large frame looks dead."""
+    """Let the kernel drop them: to it neither a busy process nor a large frame looks dead."""
     socket.setsockopt(zmq.TCP_MAXRT, int(silence_s * 1000))
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, math.ceil(silence_s / 2))
@@ -257,7 +259,7 @@ def allowed_address(address: str, *, has_keys: bool) -> str:
 
 
 def loopback_only(address: str) -> None:
-    """Raises ConfigError off loopback: there a plain socket would talk to anybody."""
+    """Raise ConfigError off loopback: there a plain socket would talk to strangers."""
     host, port = split_address(address)
     if not address.startswith(_SCHEME) or port is None or not _is_loopback_address(host):
         raise ConfigError(
@@ -268,7 +270,7 @@ def loopback_only(address: str) -> None:
 
 
 def _is_loopback_address(host: str) -> bool:
-    """Whether it is; of names only localhost: others may lead elsewhere for somebody else."""
+    """Whether a host is loopback; the only name is localhost: others may lead elsewhere."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

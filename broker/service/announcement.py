@@ -21,7 +21,7 @@ class Announcements:
     def announce(
         self, update: WeightUpdate, membership: Membership, history: int, learner_version: int
     ) -> bool:
-        """Note a push. False when this one is announced already.
+        """Note a push. Returns False when this one is announced already.
 
         Raises:
             Refusal: older than the one announced, or weights that no acknowledged step made.
@@ -45,11 +45,11 @@ class Announcements:
         return True
 
     def forget(self) -> None:
-        """A new learner begins: what the old one announced leads nowhere."""
+        """Drop the announcement: a new learner begins, and what the old one announced is void."""
         self._update = None
 
     def newer_than(self, seen_serial: int, reader: Owner) -> WeightUpdate | None:
-        """The announcement, if it concerns `reader` and is news to it."""
+        """Return the announcement, if it concerns `reader` and is news to it."""
         if self._update is None or reader not in self._audience:
             return None
         return self._update if self.serial > seen_serial else None

@@ -2,9 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
-
-from pydantic import BaseModel
+from typing import ParamSpec, TypeVar
 
 from broker.ledger.commands import COMMANDS, name_of
 from broker.ledger.entry import Owner
@@ -12,7 +10,6 @@ from broker.ledger.ledger import Ledger
 from broker.ledger.refusal import Refusal
 from broker.service.announcement import Announcements
 from broker.service.membership import Membership
-from broker.service.polls import Answer, Empty
 from broker.storage.recovery import outcome_of
 from broker.storage.store import Store
 from common.errors import VisionOpdError
@@ -20,8 +17,6 @@ from common.errors import VisionOpdError
 logger = logging.getLogger(__name__)
 Parameters = ParamSpec("Parameters")
 Outcome = TypeVar("Outcome")
-Handler = Callable[[Any, float], BaseModel]  # (request, now) -> reply
-PollMaker = Callable[[Any, bytes], tuple[Answer, Empty]]  # of a request that may be held
 
 
 class BooksBroken(VisionOpdError):

@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def heldout_samples(config: RunConfig) -> dict[str, Sample]:
-    """Empty where there is no such file. One that cannot be read is told: training needs none."""
+    """Read the held-out samples, by name; none without a file, or where it cannot be read."""
     path = config.data.heldout
     if path is None:
         return {}

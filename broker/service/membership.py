@@ -1,4 +1,4 @@
-"""Who is alive. Pure: time is an argument (seconds on any one steady clock)."""
+"""The members that are alive. Pure: time is an argument (seconds on any one steady clock)."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -12,6 +12,8 @@ MAX_MEMBERS = 4096
 
 @dataclass
 class Member:
+    """One life of one member, and what it has said of itself."""
+
     member_id: str
     role: Role
     incarnation: int
@@ -19,7 +21,7 @@ class Member:
     last_seen_s: float
     ranks: int  # processes of its engine that join a push group; 0: not known yet
     gauges: Gauges = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)  # empty: it has not told them
+    versions: dict[str, str] = field(default_factory=dict)  # empty means that it has not told them
 
     @property
     def owner(self) -> Owner:
@@ -32,7 +34,9 @@ class Membership:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._members: OrderedDict[str, Member] = OrderedDict()
-        self._lost: OrderedDict[str, float] = OrderedDict()  # last seen; until they come back
+        self._lost: OrderedDict[str, float] = (
+            OrderedDict()
+        )  # when the silent ones were last seen, until they come back
 
     def __len__(self) -> int:
         return len(self._members)
@@ -46,10 +50,10 @@ class Membership:
         """Note a hello. Returns the earlier life that it replaces, if there is one."""
         known = self._members.get(hello.member_id)
         if known is not None and known.incarnation == hello.incarnation:
-            known.versions = hello.versions  # of one that was restored
+            known.versions = hello.versions  # of a member that was restored after a restart
             self._touch(known, now)
             return None
-        is_learner = hello.role is Role.LEARNER  # nobody else may keep it out
+        is_learner = hello.role is Role.LEARNER  # no other member may keep it out
         if known is None and len(self._members) >= MAX_MEMBERS and not is_learner:
             raise Refusal("too_many", f"there are {MAX_MEMBERS} members already")
         if known is not None and known.role is not hello.role and not is_learner:
@@ -68,12 +72,12 @@ class Membership:
         return known
 
     def restore(self, owner: Owner, role: Role, now: float) -> None:
-        """A member that a restarted broker knows of: it has a while to be heard of again."""
+        """Take in a member that a restarted broker knows of: it has a while to speak up again."""
         member_id, incarnation = owner
         self._members[member_id] = Member(member_id, role, incarnation, {}, now, ranks=0)
 
     def seen(self, member_id: str, incarnation: int, now: float) -> Member:
-        """The member behind a request, which proves it alive.
+        """Find the member behind a request, which proves it alive.
 
         Raises:
             Refusal: not a member (any more), or an earlier life of one.
@@ -87,22 +91,22 @@ class Membership:
         return member
 
     def note(self, member_id: str, name: str, value: str) -> None:
-        """Add to what is shown of a member to people."""
+        """Add a line to what people are shown of a member."""
         member = self._members[member_id]
         member.details = {**member.details, name: value}
 
     def find(self, owner: Owner) -> Member | None:
-        """The member that lives this life, without taking it as a sign of life."""
+        """Find the member that lives this life, without taking it as a sign of life."""
         member = self._members.get(owner[0])
         return member if member is not None and member.owner == owner else None
 
     def leave(self, owner: Owner) -> Member | None:
-        """Forget a member; None when that life is over already."""
+        """Forget a member, and return it; None means that this life is over already."""
         self._lost.pop(owner[0], None)
         return self._members.pop(owner[0]) if self.find(owner) else None
 
     def lapse(self, now: float) -> list[Member]:
-        """Forget and return everyone who has been silent for too long."""
+        """Forget and return the members that have been silent for too long."""
         lost: list[Member] = []
         while (deadline := self.next_deadline()) is not None and deadline <= now:
             lost.append(self._members.popitem(last=False)[1])
@@ -112,11 +116,11 @@ class Membership:
         return lost
 
     def lost(self, now: float) -> dict[str, float]:
-        """Seconds of silence of everyone who counts as gone by it and has not come back."""
+        """Seconds of silence of each member that counts as gone by it and has not come back."""
         return {member_id: now - seen_s for member_id, seen_s in self._lost.items()}
 
     def next_deadline(self) -> float | None:
-        """When the longest silent member will count as gone."""
+        """The time at which the longest silent member will count as gone."""
         for member in self._members.values():
             return member.last_seen_s + self._timeout_s
         return None

@@ -1,38 +1,40 @@
 """Requests that are held until there is an answer, or until their time is over. Pure."""
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-from pydantic import BaseModel
 
 from broker.ledger.entry import Owner
 from broker.ledger.refusal import Refusal
+from broker.protocol import Request
+from broker.service.handlers import Call, Held
+from common.types import Record
 
 MAX_POLLS_A_MEMBER = 16
+Kind = type[Request[Record]]
 PollKey = tuple[Owner, bytes]  # who asks, and the request id
-Answer = Callable[[float], BaseModel | None]
-Empty = Callable[[], BaseModel]
 
 
 @dataclass(eq=False)
 class Poll:
-    """A held request. `answer` gives None until there is one; `empty` is the reply in the end."""
+    """A held request."""
 
     owner: Owner
-    peer: bytes  # where the reply goes
-    request_id: bytes
-    kind: type[BaseModel]
-    deadline: float
-    answer: Answer
-    empty: Empty
+    kind: Kind
+    call: Call
+    deadline: float  # seconds on the broker's clock
+    held: Held[Record]
+
+    @property
+    def key(self) -> PollKey:
+        return (self.owner, self.call.request_id)
 
 
 class Polls:
     """Held requests by kind, first come first served."""
 
     def __init__(self) -> None:
-        self._by_kind: dict[type[BaseModel], dict[PollKey, Poll]] = {}
+        self._by_kind: dict[Kind, dict[PollKey, Poll]] = {}
         self._num_of: dict[Owner, int] = {}
         self._deadlines: list[tuple[float, int, Poll]] = []
         self._serial = 0
@@ -44,22 +46,22 @@ class Polls:
             Refusal: the member has too many already.
         """
         kept = self._by_kind.setdefault(poll.kind, {})
-        if (poll.owner, poll.request_id) in kept:
-            self.remove(kept[poll.owner, poll.request_id])
+        if poll.key in kept:
+            self.remove(kept[poll.key])
         elif self._num_of.get(poll.owner, 0) >= MAX_POLLS_A_MEMBER:
             raise Refusal("too_many", f"{MAX_POLLS_A_MEMBER} requests are held for you already")
-        kept[poll.owner, poll.request_id] = poll
+        kept[poll.key] = poll
         self._num_of[poll.owner] = self._num_of.get(poll.owner, 0) + 1
         self._serial += 1
         heapq.heappush(self._deadlines, (poll.deadline, self._serial, poll))
 
     def remove(self, poll: Poll) -> None:
-        del self._by_kind[poll.kind][poll.owner, poll.request_id]
+        del self._by_kind[poll.kind][poll.key]
         self._num_of[poll.owner] -= 1
         if not self._num_of[poll.owner]:
             del self._num_of[poll.owner]
 
-    def of_kind(self, kind: type[BaseModel]) -> Iterator[Poll]:
+    def of_kind(self, kind: Kind) -> Iterator[Poll]:
         """Held requests of one kind in order of arrival; the caller may remove them meanwhile."""
         yield from list(self._by_kind.get(kind, {}).values())
 
@@ -84,4 +86,4 @@ class Polls:
         return lapsed
 
     def _is_held(self, poll: Poll) -> bool:
-        return self._by_kind[poll.kind].get((poll.owner, poll.request_id)) is poll
+        return self._by_kind[poll.kind].get(poll.key) is poll

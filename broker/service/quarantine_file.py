@@ -5,7 +5,7 @@
 
 `where` is "reading" (a row that was left out; `row` is its number in the file), "rollout" or
 "learner". The file is made from the ledger, so it survives every restart of the broker. It is only
-appended to, unless a resumed learner has undone steps whose refusals stand in it.
+appended to, unless a resumed learner has undone steps whose refusals it lists.
 """
 
 import json
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 class QuarantineFile:
-    """Writes quarantine.jsonl, and knows what stands in it.
+    """Writes quarantine.jsonl, and knows its lines.
 
     Args:
-        refused: rows, for the head of the file.
+        refused: rows that were left out, for the head of the file.
     """
 
     def __init__(self, path: Path, refused: Sequence[RefusedRow]) -> None:
@@ -35,7 +35,8 @@ class QuarantineFile:
         ]
         self._written = _lines_of(path)
         self._is_failing = False
-        self._seen: tuple[Sequence[Quarantined] | None, int] = (None, 0)  # and how many there were
+        # The records that were looked at last, and how many there were then.
+        self._seen: tuple[Sequence[Quarantined] | None, int] = (None, 0)
 
     def update(self, records: Sequence[Quarantined]) -> None:
         """Make the file say what `records` say. A disk that is full is no reason to end a run.
@@ -88,7 +89,7 @@ def _line(
 
 
 def _lines_of(path: Path) -> list[str]:
-    """The lines that stand there, the last one perhaps torn: then all are written anew."""
+    """The lines of the file, the last one perhaps torn: then all are written anew."""
     try:
         *whole, torn = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError):

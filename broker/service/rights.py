@@ -1,58 +1,54 @@
-"""Who may ask what: a key stands for a role, and a role has its requests. Pure.
+"""The right to ask: a key stands for a role, and a request says which roles may send it. Pure.
 
-A broker without keys (by hand, on loopback) cannot tell who asks: there everybody may be anything,
-and only what a member said in its hello binds it.
+A broker without keys (by hand, on loopback) cannot tell who asks: there a client may claim any
+role, and only what a member said in its hello binds it.
 """
 
-from broker import protocol as p
 from broker.ledger.refusal import Refusal
-from broker.protocol import Role
-
-FOR_ANYONE = (p.Hello, p.Goodbye, p.GetStatus)  # also for those who are no members
-FOR_MEMBERS = (p.Heartbeat, p.GetImage)
-FOR_ROLLOUT = (
-    p.LeaseRequest, p.SubmitGroup, p.GiveBack, p.WatchWeights, p.AckWeights, p.LeaseAnswers,
-    p.SubmitAnswers,
-)  # fmt: skip
-FOR_LEARNER = (
-    p.TakeBatch, p.AckBatch, p.Resume, p.CommitStep, p.AnnounceWeights, p.WatchMembers, p.Finish,
-    p.OrderMeasurement, p.ReadMeasurement, p.DropMeasurement,
-)  # fmt: skip
-_MAY_ASK: dict[str, frozenset[Role]] = {
-    kind.__name__: frozenset(roles)
-    for kinds, roles in (
-        (FOR_ANYONE, Role),
-        (FOR_MEMBERS, (Role.ROLLOUT, Role.LEARNER)),
-        (FOR_ROLLOUT, (Role.ROLLOUT,)),
-        (FOR_LEARNER, (Role.LEARNER,)),
-    )
-    for kind in kinds
-}
+from broker.protocol import REQUESTS, MemberRequest, Request, Role
+from broker.service.membership import Member
+from common.types import Record
 
 
 def check_right(kind: str, role: Role | None) -> None:
-    """Before a request is even read: may whoever sends it ask for that?
+    """Check that a sender may ask for that, before its request is even read.
 
     Args:
         kind: the request's name; one that does not exist is not refused here.
-        role: of the sender's key; None: the broker has no keys.
+        role: of the sender's key; None means that the broker has no keys.
 
     Raises:
         Refusal: wrong_role.
     """
-    if role is not None and role not in _MAY_ASK.get(kind, Role):
-        needed = " or a ".join(sorted(_MAY_ASK[kind]))
+    if role is not None and kind in REQUESTS and role not in REQUESTS[kind].senders:
+        needed = _either(REQUESTS[kind])
         raise Refusal("wrong_role", f"{kind} is for a {needed}, and this key is {_a(role)}'s")
 
 
 def check_same(told: Role, role: Role | None) -> None:
-    """Is a member what its key says? Raises Refusal: wrong_role."""
+    """Check that a member is what its key says. Raises Refusal: wrong_role."""
     if role is not None and told is not role:
         raise Refusal(
             "wrong_role",
             f"{_a(told)} needs {_a(told)}'s key, and this key is {_a(role)}'s. Fix: copy the file "
             "of broker.keys that is meant for this process",
         )
+
+
+def needs_membership(request: Request[Record]) -> bool:
+    """Whether the sender of a request must be a member; observers are none."""
+    return isinstance(request, MemberRequest) and Role.OBSERVER not in request.senders
+
+
+def check_befits(request: Request[Record], member: Member) -> None:
+    """Check that a request is for members of that role. Raises Refusal: wrong_role."""
+    if member.role not in request.senders:
+        name = type(request).__name__
+        raise Refusal("wrong_role", f"{name} is for a {_either(type(request))}, not {member.role}")
+
+
+def _either(kind: type[Request[Record]]) -> str:
+    return " or a ".join(sorted(kind.senders))
 
 
 def _a(role: Role) -> str:

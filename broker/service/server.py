@@ -7,74 +7,45 @@ are there together are handled together and flushed once. No reply leaves before
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from pydantic import BaseModel
-
 from broker.ledger.refusal import Refusal, refused_for
 from broker.net.transport import Listener, Received
-from broker.protocol import LIMITS, REQUESTS, GetImage, ImageBytes, Refused
+from broker.protocol import Refused, Request, read_request
+from broker.service.handlers import Call, handlers_of
+from broker.service.images import DatasetImages
+from broker.service.outbox import Outgoing, answered
 from broker.service.quarantine_file import QuarantineFile
 from broker.service.rights import check_right
-from broker.service.service import BrokerService, Outgoing
+from broker.service.service import BrokerService
 from broker.storage.store import StoreFailure
-from common.errors import DataError, ProtocolError
-from common.images import ImageStore
-from common.types import ImageRef, Sample
-from common.wire import decode, encode, kind_of
+from common.errors import ProtocolError
+from common.types import Record
+from common.wire import encode, kind_of
 
 logger = logging.getLogger(__name__)
 REQUEST_ID_BYTES = 8
 _NO_REQUEST = b"\0" * REQUEST_ID_BYTES
-_MAX_IMAGE_READS = 64  # waiting or running
+_MAX_READS = 64  # waiting or running
 _MAX_TOGETHER = 64  # requests a flush
 _MAX_SHUT_OUT = 4096  # connections remembered
 _RETRY_S = 1.0  # between tries of a store that fails
-
-
-class ImageShelf:
-    """The image files of data sets by digest; nothing else can be asked for."""
-
-    def __init__(self, store: ImageStore, samples: Iterable[Sample]) -> None:
-        self._places: dict[str, tuple[ImageStore, ImageRef]] = {}
-        self.add(store, samples)
-
-    def add(self, store: ImageStore, samples: Iterable[Sample]) -> None:
-        """Another data set, whose files are in a folder of its own."""
-        for sample in samples:
-            for ref in (sample.image, sample.crop):
-                if ref is not None:
-                    self._places.setdefault(ref.sha256, (store, ref))
-
-    def read(self, sha256: str) -> bytes:
-        """The encoded file. Blocks.
-
-        Raises:
-            Refusal: not an image of the dataset, or its file is not what the dataset says.
-        """
-        if sha256 not in self._places:
-            raise Refusal("unknown_image", f"{sha256} is not an image of this dataset")
-        store, ref = self._places[sha256]
-        try:
-            return store.read_bytes(ref)
-        except DataError as error:
-            raise Refusal("unknown_image", str(error)) from error
 
 
 class BrokerServer:
     """Owns the listener; bind by entering the context, then `serve`.
 
     Args:
+        images: has handlers that block.
         started_at: where the service's clock stood when it was recovered, in seconds.
-        quarantine_file: is kept up to date; None: there is no run folder.
+        quarantine_file: is kept up to date; None means that there is no run folder.
     """
 
     def __init__(
         self,
         service: BrokerService,
-        shelf: ImageShelf,
+        images: DatasetImages,
         listener: Listener,
         *,
         max_frame_bytes: int,
@@ -83,11 +54,11 @@ class BrokerServer:
     ) -> None:
         self._quarantine_file = quarantine_file
         self._service = service
-        self._shelf = shelf
+        self._blocking = handlers_of(images)  # called in threads, beside the service
         self._listener = listener
         self._max_frame_bytes = max_frame_bytes
         self._clock = started_at
-        self._num_image_reads = 0
+        self._num_reads = 0
         self._flushing = asyncio.Lock()
         self._withheld: list[Outgoing] = []  # until the store takes what they promise
         self._deadline_moved = asyncio.Event()
@@ -148,13 +119,13 @@ class BrokerServer:
         try:
             peer, request_id, frame = _opened(envelope)
             check_right(kind_of(frame), role)
-            request = decode(frame, REQUESTS, max_bytes=self._max_frame_bytes, limits=LIMITS)
+            request = read_request(frame, self._max_frame_bytes)
         except Refusal as refusal:
             return [Outgoing(peer, request_id, refusal.reply())]
         except Exception as error:  # whatever it is, the sender made it
             return [self._refuse_malformed(envelope, error)]
-        if isinstance(request, GetImage):
-            return self._begin_image_read(tasks, peer, request_id, request.sha256)
+        if type(request) in self._blocking:
+            return self._begin_to_read(tasks, request, Call(peer, request_id, self._now()))
         return self._service.handle(peer, request_id, request, self._now(), role)
 
     def _refuse_malformed(self, parts: list[bytes], error: Exception) -> Outgoing:
@@ -217,7 +188,7 @@ class BrokerServer:
             logger.warning("the store takes data again")
         return True
 
-    def _frame_of(self, message: BaseModel) -> bytes:
+    def _frame_of(self, message: Record) -> bytes:
         try:
             frame = encode(message)
         except Exception as error:  # the receiver's request ends, not the broker
@@ -227,7 +198,7 @@ class BrokerServer:
             return encode(self._too_large(message, len(frame)))
         return frame
 
-    def _too_large(self, message: BaseModel, num_bytes: int) -> Refused:
+    def _too_large(self, message: Record, num_bytes: int) -> Refused:
         return Refused(
             code="too_large",
             message=f"{type(message).__name__} of {num_bytes} bytes is over the limit of "
@@ -235,28 +206,27 @@ class BrokerServer:
         )
 
     # ---- images ----------------------------------------------------------------------------------
-    def _begin_image_read(
-        self, tasks: asyncio.TaskGroup, peer: bytes, request_id: bytes, sha256: str
+    def _begin_to_read(
+        self, tasks: asyncio.TaskGroup, request: Request[Record], call: Call
     ) -> list[Outgoing]:
-        if self._num_image_reads >= _MAX_IMAGE_READS:
+        if self._num_reads >= _MAX_READS:
             refused = Refused(code="too_many", message="too many image reads at once: ask again")
-            return [Outgoing(peer, request_id, refused)]
-        self._num_image_reads += 1
-        tasks.create_task(self._read_image(peer, request_id, sha256), name="image")
+            return [Outgoing(call.peer, call.request_id, refused)]
+        self._num_reads += 1
+        tasks.create_task(self._read(request, call), name="image")
         return []
 
-    async def _read_image(self, peer: bytes, request_id: bytes, sha256: str) -> None:
+    async def _read(self, request: Request[Record], call: Call) -> None:
+        def read() -> Record:
+            reply = self._blocking[type(request)](request, call)
+            assert isinstance(reply, Record), "a handler that blocks holds no request"
+            return reply
+
         try:
-            content = await asyncio.to_thread(self._shelf.read, sha256)
-            reply: BaseModel = ImageBytes(content=content)
-        except Refusal as refusal:
-            reply = refusal.reply()
-        except Exception as error:  # of a file or a path; it must not end the broker
-            logger.exception("image %s", sha256)
-            reply = refused_for(error)
+            reply = await asyncio.to_thread(answered, type(request), read)
         finally:
-            self._num_image_reads -= 1
-        await self._deliver([Outgoing(peer, request_id, reply)])
+            self._num_reads -= 1
+        await self._deliver([Outgoing(call.peer, call.request_id, reply)])
 
     # ---- time ------------------------------------------------------------------------------------
     async def _keep_time(self) -> None:

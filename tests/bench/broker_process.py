@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from broker.net.transport import zmq_listener
+from broker.service.images import DatasetImages
 from broker.service.opening import open_broker
-from broker.service.server import BrokerServer, ImageShelf
+from broker.service.server import BrokerServer
 from common import lifecycle
 from common.config import RunConfig
 from common.dataset import read_samples
@@ -37,7 +38,7 @@ def _serve(say_address: Callable[[str], None], config: RunConfig) -> None:
         opened = open_broker(config, source)
         server = BrokerServer(
             opened.service,
-            ImageShelf(ImageStore(folder), samples),
+            DatasetImages(ImageStore(folder), samples),
             zmq_listener(config.broker, config.broker.address),
             max_frame_bytes=config.broker.max_frame_mib * 2**20,
             started_at=opened.started_at,

@@ -14,8 +14,9 @@ from broker.ledger.entry import Owner, Receipt, Rules, lease_of
 from broker.ledger.ledger import Ledger
 from broker.net.transport import ZmqListener
 from broker.protocol import Role, Verdict
+from broker.service.images import DatasetImages
 from broker.service.membership import Membership
-from broker.service.server import BrokerServer, ImageShelf
+from broker.service.server import BrokerServer
 from broker.service.service import BrokerService
 from broker.storage.store import MemoryStore
 from common.data_health import DataRows
@@ -203,9 +204,9 @@ async def running_broker(
     service: BrokerService | None = None,
 ) -> AsyncIterator[Running]:
     service = service or make_service(source, rules, member_timeout_s, max_frame_bytes)
-    shelf = ImageShelf(ImageStore(images), source.samples)
+    dataset_images = DatasetImages(ImageStore(images), source.samples)
     listener = ZmqListener(address, max_frame_bytes)
-    server = BrokerServer(service, shelf, listener, max_frame_bytes=max_frame_bytes)
+    server = BrokerServer(service, dataset_images, listener, max_frame_bytes=max_frame_bytes)
     stop = asyncio.Event()
     async with server, asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(server.serve(stop, drain_s))

@@ -31,7 +31,8 @@ from broker.keys import (
 )
 from broker.net.transport import ZmqLink, ZmqListener, public_address, zmq_link
 from broker.protocol import Blame, Role
-from broker.service.server import BrokerServer, ImageShelf
+from broker.service.images import DatasetImages
+from broker.service.server import BrokerServer
 from common.config import BrokerSection, RunConfig
 from common.config_cli import build
 from common.errors import BrokerUnavailable, ConfigError
@@ -72,10 +73,10 @@ async def running_broker(
 ) -> AsyncIterator[str]:
     """A broker's address. At the end it must stop by itself."""
     source = make_source(4)
-    shelf = ImageShelf(ImageStore(Path(".")), source.samples)
+    dataset_images = DatasetImages(ImageStore(Path(".")), source.samples)
     listener = ZmqListener(address, LIMIT, keys, public_host)
     server = BrokerServer(
-        make_service(source, make_rules()), shelf, listener, max_frame_bytes=LIMIT
+        make_service(source, make_rules()), dataset_images, listener, max_frame_bytes=LIMIT
     )
     stop = asyncio.Event()
     async with asyncio.timeout(10), server, asyncio.TaskGroup() as tasks:
@@ -126,14 +127,14 @@ async def test_a_member_with_keys_talks_to_no_plain_server(folder: Path) -> None
         await assert_served(address, None)
 
 
-async def test_without_a_doorkeeper_nobody_gets_in(
+async def test_without_an_authenticator_no_client_gets_in(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Absent:
         def __init__(self, *_: object) -> None: ...
         def close(self) -> None: ...
 
-    monkeypatch.setattr("broker.net.transport.Doorkeeper", Absent)
+    monkeypatch.setattr("broker.net.transport.ZapAuthenticator", Absent)
     async with running_broker(server_keys(folder)) as address:
         await assert_left_alone(address, member_keys(folder))
 
@@ -151,7 +152,7 @@ async def test_a_flood_of_strangers_is_a_few_lines_of_log(
                 await asyncio.sleep(0.005)
                 link.close()
             await assert_served(address, member_keys(folder))
-    refusals = [record for record in caplog.records if record.name == "broker.net.doorkeeper"]
+    refusals = [record for record in caplog.records if record.name == "broker.net.zap"]
     assert 1 <= len(refusals) <= 7
     assert "127.0.0.1" in refusals[0].getMessage()
 

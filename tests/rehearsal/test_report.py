@@ -129,8 +129,8 @@ def test_evidence_is_read_from_logs_and_metrics(tmp_path: Path) -> None:
     )
     (tmp_path / "logs/broker.log").write_text(
         "t WARNING broker common.source: left out: f.parquet row 3: box: too small\n"
-        + "t WARNING broker broker.service.rollout_desk: 0/7 given back: HTTP 500\n" * 2
-        + "t WARNING broker broker.service.rollout_desk: 0/7 quarantined: image x.jpg is cut off\n"
+        + "t WARNING broker broker.service.requests: 0/7 given back: HTTP 500\n" * 2
+        + "t WARNING broker broker.service.requests: 0/7 quarantined: image x.jpg is cut off\n"
         "t INFO broker common.source: f.parquet: 24 samples, 1 bad rows left out\n"
     )
     (tmp_path / "metrics.jsonl").write_text(

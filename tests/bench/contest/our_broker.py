@@ -14,8 +14,9 @@ from broker.client import BrokerClient
 from broker.keys import client_keys, make_keys
 from broker.net.transport import ZmqLink, zmq_listener
 from broker.protocol import Role, Verdict
+from broker.service.images import DatasetImages
 from broker.service.opening import open_broker
-from broker.service.server import BrokerServer, ImageShelf
+from broker.service.server import BrokerServer
 from common import lifecycle
 from common.config import BrokerSection, LearnerSection, RolloutSection, RunConfig, RunSection
 from common.images import ImageStore
@@ -199,7 +200,7 @@ def _serve(
         opened = open_broker(config, source)
         server = BrokerServer(
             opened.service,
-            ImageShelf(ImageStore(Path(".")), []),
+            DatasetImages(ImageStore(Path(".")), []),
             zmq_listener(config.broker, config.broker.address),
             max_frame_bytes=config.broker.max_frame_mib * 2**20,
             started_at=opened.started_at,

@@ -28,8 +28,9 @@ import numpy as np
 from broker.client import BrokerClient, RequestRefused, heartbeat_forever
 from broker.ledger.entry import Rules
 from broker.protocol import Blame, Role, Verdict
+from broker.service.images import DatasetImages
 from broker.service.opening import open_durable
-from broker.service.server import BrokerServer, ImageShelf
+from broker.service.server import BrokerServer
 from broker.service.service import BrokerService
 from broker.storage.durable import DurableStore
 from broker.storage.frames import CorruptJournal
@@ -267,10 +268,10 @@ class Simulation:
             service, store, started_at = self._open()
         except StoreFailure as failure:  # the disk is full: it cannot even start
             raise BrokerUnavailable(str(failure)) from failure
-        shelf = ImageShelf(ImageStore(Path(".")), [])
+        dataset_images = DatasetImages(ImageStore(Path(".")), [])
         server = BrokerServer(
             service,
-            shelf,
+            dataset_images,
             SimListener(self.network),
             max_frame_bytes=2**20,
             started_at=started_at,

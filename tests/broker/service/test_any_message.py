@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from broker import protocol as p
 from broker.net.transport import Received
 from broker.protocol import Role
-from broker.service.server import BrokerServer, ImageShelf
+from broker.service.images import DatasetImages
+from broker.service.server import BrokerServer
 from common.images import ImageStore
 from common.wire import decode, encode
 from tests.broker.support import make_group, make_rules, make_service, make_source
@@ -43,10 +44,10 @@ class Broker:
         source = make_source(6)
         heldout = {sample.sample_id: sample for sample in source.samples}
         self.service = make_service(source, make_rules(max_staleness=1, n=1), heldout=heldout)
-        shelf = ImageShelf(ImageStore.__new__(ImageStore), source.samples)
+        dataset_images = DatasetImages(ImageStore.__new__(ImageStore), source.samples)
         self.server = BrokerServer(
             self.service,
-            shelf,
+            dataset_images,
             NoListener(),
             max_frame_bytes=LIMIT,  # type: ignore[arg-type]
         )

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 
 from broker import protocol as p
 from broker.service.counter import BooksBroken
+from broker.service.handlers import handlers_of
+from broker.service.images import DatasetImages
 from broker.service.opening import open_durable
-from broker.service.server import ImageShelf
 from broker.service.service import BrokerService
 from broker.storage.disk import FolderDisk
 from common.images import ImageStore
@@ -130,9 +131,9 @@ async def test_a_row_with_an_impossible_path_costs_its_image_alone(
 ) -> None:
     sample = make_sample(0)
     ref = ImageRef.model_construct(**{**sample.image.__dict__, "path": path})
-    shelf = ImageShelf(ImageStore(tmp_path), [sample.model_copy(update={"image": ref})])
+    images = DatasetImages(ImageStore(tmp_path), [sample.model_copy(update={"image": ref})])
     async with running_broker(make_rules(), make_source(4)) as broker:
-        broker.server._shelf = shelf
+        broker.server._blocking = handlers_of(images)
         async with broker.client("rollout-0") as client:
             with pytest.raises(Exception, match=r"^unknown_image: "):
                 await client.image(ref.sha256)
@@ -142,10 +143,10 @@ async def test_a_row_with_an_impossible_path_costs_its_image_alone(
 async def test_any_fault_of_an_image_is_its_reader_s_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fault(self: ImageShelf, sha256: str) -> bytes:
+    def fault(self: DatasetImages, sha256: str) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr(ImageShelf, "read", fault)
+    monkeypatch.setattr(DatasetImages, "read", fault)
     async with (
         running_broker(make_rules(), make_source(4)) as broker,
         broker.client("rollout-0") as client,

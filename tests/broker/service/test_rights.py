@@ -15,8 +15,9 @@ from broker.client import BrokerClient, RequestRefused
 from broker.keys import ClientKeys, client_keys, make_keys, server_keys
 from broker.net.transport import ZmqLink, ZmqListener
 from broker.protocol import Role
-from broker.service.rights import FOR_ANYONE, FOR_LEARNER, FOR_MEMBERS, FOR_ROLLOUT, check_right
-from broker.service.server import BrokerServer, ImageShelf
+from broker.service.images import DatasetImages
+from broker.service.rights import check_right
+from broker.service.server import BrokerServer
 from broker.service.service import BrokerService
 from common.images import ImageStore
 from common.wire import decode, encode
@@ -24,6 +25,16 @@ from tests.broker.fingerprint import fingerprint
 from tests.broker.support import make_group, make_rules, make_service, make_source, make_update
 
 LIMIT = 2**20
+FOR_ANYONE = (p.Hello, p.Goodbye, p.GetStatus)
+FOR_MEMBERS = (p.Heartbeat, p.GetImage)
+FOR_ROLLOUT = (
+    p.LeaseRequest, p.SubmitGroup, p.GiveBack, p.WatchWeights, p.AckWeights, p.LeaseAnswers,
+    p.SubmitAnswers,
+)  # fmt: skip
+FOR_LEARNER = (
+    p.TakeBatch, p.AckBatch, p.Resume, p.CommitStep, p.AnnounceWeights, p.WatchMembers, p.Finish,
+    p.OrderMeasurement, p.ReadMeasurement, p.DropMeasurement,
+)  # fmt: skip
 FOR = {
     Role.ROLLOUT: {*FOR_ANYONE, *FOR_MEMBERS, *FOR_ROLLOUT},
     Role.LEARNER: {*FOR_ANYONE, *FOR_MEMBERS, *FOR_LEARNER},
@@ -64,9 +75,9 @@ async def world(folder: Path) -> AsyncIterator[World]:
     source = make_source(8)
     heldout = {sample.sample_id: sample for sample in source.samples}
     service = make_service(source, make_rules(), heldout=heldout)
-    shelf = ImageShelf(ImageStore(Path(".")), source.samples)
+    dataset_images = DatasetImages(ImageStore(Path(".")), source.samples)
     listener = ZmqListener("tcp://127.0.0.1:0", LIMIT, server_keys(folder))
-    server = BrokerServer(service, shelf, listener, max_frame_bytes=LIMIT)
+    server = BrokerServer(service, dataset_images, listener, max_frame_bytes=LIMIT)
     stop = asyncio.Event()
     async with asyncio.timeout(30), server, asyncio.TaskGroup() as tasks:
         tasks.create_task(server.serve(stop, 0.05))
@@ -148,8 +159,9 @@ async def in_a_step(folder: Path) -> AsyncIterator[tuple[World, list[BaseModel]]
 def test_every_request_is_somebodys() -> None:
     kinds = [*FOR_ANYONE, *FOR_MEMBERS, *FOR_ROLLOUT, *FOR_LEARNER]
     assert sorted(kind.__name__ for kind in kinds) == sorted(p.REQUESTS)
-    for kind in p.REQUESTS:
-        check_right(kind, None)  # a broker without keys knows nobody
+    for name, kind in p.REQUESTS.items():
+        check_right(name, None)  # a broker without keys knows nobody
+        assert kind.senders == {role for role in Role if kind in FOR[role]}
 
 
 @pytest.mark.parametrize("role", Role)

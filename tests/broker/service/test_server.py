@@ -213,7 +213,7 @@ async def test_a_request_sent_again_gets_the_same_leases() -> None:
         running_broker(make_rules(4), make_source(4)) as broker,
         broker.client("rollout-0") as rollout,
     ):
-        rollout._new_id = lambda: b"same-id."  # type: ignore[method-assign]
+        rollout._exchange._new_id = lambda: b"same-id."  # type: ignore[method-assign]
         first = await rollout.lease(2, 0, wait_s=0)
         assert await rollout.lease(2, 0, wait_s=0) == first
         assert broker.service.ledger.counts()["samples_issued"] == 2

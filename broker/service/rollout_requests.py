@@ -1,16 +1,13 @@
-"""What rollout servers ask for: leases, a place for their groups, news of the weights."""
+"""Requests of rollout servers: leases, a place for their groups, news of the weights."""
 
 import logging
-from collections.abc import Iterable
-
-from pydantic import BaseModel
 
 from broker import protocol as p
-from broker.ledger.entry import Entry, Receipt, Rules, lease_of
+from broker.ledger.entry import Entry, Receipt, lease_of
 from broker.ledger.evaluations import Evaluations
 from broker.ledger.refusal import Refusal
-from broker.service.counter import Counter, Handler, PollMaker, one_line
-from broker.service.polls import Answer, Empty
+from broker.service.counter import Counter, one_line
+from broker.service.handlers import Call, Held, handles
 from common.errors import ProtocolError
 from common.types import FinishReason, Group, WeightUpdate
 from common.wire import decode
@@ -18,45 +15,39 @@ from common.wire import decode
 logger = logging.getLogger(__name__)
 
 
-class RolloutDesk:
+class RolloutRequests:
+    """Handlers of the requests that rollout servers make."""
+
     def __init__(self, counter: Counter, evaluations: Evaluations) -> None:
         self._counter = counter
+        self._ledger = counter.ledger
         self._evaluations = evaluations
-        self.handlers: dict[type[BaseModel], Handler] = {
-            p.SubmitGroup: self._on_submit,
-            p.GiveBack: self._on_give_back,
-            p.AckWeights: self._on_ack_weights,
-        }
-        self.poll_makers: dict[type[BaseModel], PollMaker] = {
-            p.LeaseRequest: self._lease_poll,
-            p.WatchWeights: self._watch_weights_poll,
-        }
 
-    def _lease_poll(self, request: p.LeaseRequest, request_id: bytes) -> tuple[Answer, Empty]:
-        owner = (request.member_id, request.incarnation)
-
+    @handles(p.LeaseRequest)
+    def lease(self, request: p.LeaseRequest, call: Call) -> Held[p.Leases]:
         def answer(now: float) -> p.Leases | None:
             if self._counter.is_finished:
                 return p.Leases(leases=(), finished=True)
             entries = self._counter.do(
-                self._counter.ledger.lease,
-                owner,
-                request_id,
+                self._ledger.lease,
+                request.owner,
+                call.request_id,
                 request.max_groups,
                 request.history,
                 request.serving_version,
                 now,
             )
-            return _leases_of(entries, self._counter.ledger.rules) if entries else None
+            leases = tuple(lease_of(entry, self._ledger.rules) for entry in entries)
+            return p.Leases(leases=leases) if leases else None
 
-        return answer, lambda: p.Leases(leases=(), finished=self._counter.is_finished)
+        return Held(answer, lambda: p.Leases(leases=(), finished=self._counter.is_finished))
 
-    def _on_submit(self, request: p.SubmitGroup, now: float) -> BaseModel:
-        ledger, store = self._counter.ledger, self._counter.store
-        owner = (request.member_id, request.incarnation)
+    @handles(p.SubmitGroup)
+    def submit(self, request: p.SubmitGroup, call: Call) -> p.Submitted:
+        ledger, store = self._ledger, self._counter.store
         group = _read(request.group)
         receipt = Receipt.of(group)
-        entry = ledger.leased_to(owner, group.group_id, group.attempt)
+        entry = ledger.leased_to(request.owner, group.group_id, group.attempt)
         if entry is not None:
             ledger.check_versions(receipt)  # before it is kept, not after
             self._check_content(entry, group)
@@ -64,13 +55,15 @@ class RolloutDesk:
                 raise Refusal("over_capacity", "the broker holds as many trajectories as it may")
             # before the decision: a cut between the two loses neither
             store.put(group, request.group)
-        verdict = self._counter.do(ledger.submit, owner, group.group_id, group.attempt, receipt)
+        verdict = self._counter.do(
+            ledger.submit, request.owner, group.group_id, group.attempt, receipt
+        )
         if verdict is not p.Verdict.ACCEPTED:
             logger.warning("%s, attempt %d: %s", group.group_id, group.attempt, verdict)
         return p.Submitted(verdict=verdict)
 
     def _check_content(self, entry: Entry, group: Group) -> None:
-        expected = self._counter.ledger.rules.trajectories_per_sample
+        expected = self._ledger.rules.trajectories_per_sample
         if group.sample != entry.assignment.sample:
             raise Refusal("bad_group", f"{group.group_id} was leased with another sample")
         if [t.index for t in group.trajectories] != list(range(expected)):
@@ -78,39 +71,37 @@ class RolloutDesk:
         if any(t.finish_reason is FinishReason.ABORT for t in group.trajectories):
             raise Refusal("bad_group", f"{group.group_id} has an aborted trajectory")
 
-    def _on_give_back(self, request: p.GiveBack, now: float) -> BaseModel:
-        owner = (request.member_id, request.incarnation)
+    @handles(p.GiveBack)
+    def give_back(self, request: p.GiveBack, call: Call) -> p.Done:
         is_quarantined = self._counter.do(
-            self._counter.ledger.give_back,
-            owner,
+            self._ledger.give_back,
+            request.owner,
             request.group_id,
             request.attempt,
             request.blame,
             one_line(request.reason),
-            now,
+            call.now,
         )
         what = "quarantined" if is_quarantined else "given back"
         logger.warning("%s %s: %s", request.group_id, what, request.reason)
         return p.Done(finished=self._counter.is_finished)
 
-    def _watch_weights_poll(
-        self, request: p.WatchWeights, request_id: bytes
-    ) -> tuple[Answer, Empty]:
-        owner = (request.member_id, request.incarnation)
-
+    @handles(p.WatchWeights)
+    def watch_weights(self, request: p.WatchWeights, call: Call) -> Held[p.Announcement]:
         def announcement(update: WeightUpdate | None) -> p.Announcement:
             serial = self._counter.announcements.serial
             return p.Announcement(serial=serial, update=update, finished=self._counter.is_finished)
 
         def answer(now: float) -> p.Announcement | None:
-            update = self._counter.announcements.newer_than(request.seen_serial, owner)
+            update = self._counter.announcements.newer_than(request.seen_serial, request.owner)
             return announcement(update) if update is not None or self._counter.is_finished else None
 
-        return answer, lambda: announcement(None)
+        return Held(answer, lambda: announcement(None))
 
-    def _on_ack_weights(self, request: p.AckWeights, now: float) -> BaseModel:
-        owner = (request.member_id, request.incarnation)
-        self._counter.do(self._counter.ledger.serve, owner, request.history, request.version)
+    @handles(p.AckWeights)
+    def ack_weights(self, request: p.AckWeights, call: Call) -> p.Done:
+        owner = request.owner
+        self._counter.do(self._ledger.serve, owner, request.history, request.version)
         self._counter.refreshed.add(owner)
         self._evaluations.note_push(owner, request.history, request.version, request.is_pinned)
         return p.Done(finished=self._counter.is_finished)
@@ -123,7 +114,3 @@ def _read(encoded: bytes) -> Group:
         raise Refusal("bad_group", str(error)) from error
     assert isinstance(group, Group)
     return group
-
-
-def _leases_of(entries: Iterable[Entry], rules: Rules) -> p.Leases:
-    return p.Leases(leases=tuple(lease_of(entry, rules) for entry in entries))

@@ -1,57 +1,46 @@
-"""What the learner asks for: batches, checkpoints, pushes, the end."""
+"""Requests of the learner: batches, checkpoints, pushes, the end."""
 
 import logging
-
-from pydantic import BaseModel
 
 from broker import protocol as p
 from broker.ledger.entry import Shard
 from broker.ledger.evaluations import Evaluations
 from broker.ledger.refusal import Refusal
-from broker.service.counter import Counter, Handler, PollMaker, one_line
-from broker.service.polls import Answer, Empty
+from broker.service.counter import Counter, one_line
+from broker.service.handlers import Call, Held, handles
 from broker.storage.store import Damaged
 
 logger = logging.getLogger(__name__)
-_PAGE_SHARE = 0.5  # of a frame that the groups of one reply may fill
+_PAGE_SHARE = 0.5  # share of a frame that the groups of one reply may fill
 
 
-class LearnerDesk:
+class LearnerRequests:
+    """Handlers of the requests that the learner makes."""
+
     def __init__(self, counter: Counter, max_frame_bytes: int, evaluations: Evaluations) -> None:
         self._counter = counter
+        self._ledger = counter.ledger
         self._evaluations = evaluations
         self._max_frame_bytes = max_frame_bytes
-        self.handlers: dict[type[BaseModel], Handler] = {
-            p.Resume: self._on_resume,
-            p.CommitStep: self._on_commit,
-            p.AnnounceWeights: self._on_announce,
-            p.Finish: self._on_finish,
-        }
-        self.poll_makers: dict[type[BaseModel], PollMaker] = {
-            p.TakeBatch: self._take_poll,
-            p.AckBatch: self._ack_batch_poll,
-            p.WatchMembers: self._watch_members_poll,
-        }
 
-    def _on_resume(self, request: p.Resume, now: float) -> BaseModel:
-        owner = (request.member_id, request.incarnation)
-        before = self._counter.ledger.version
-        history = self._counter.do(self._counter.ledger.rewind, owner, request.step)
+    @handles(p.Resume)
+    def resume(self, request: p.Resume, call: Call) -> p.Resumed:
+        before = self._ledger.version
+        history = self._counter.do(self._ledger.rewind, request.owner, request.step)
         self._counter.store.must_sync()
         self._counter.is_stopping = False
         self._counter.ended_because = ""  # if it still holds, it is found again
-        if self._counter.ledger.version < before:
+        if self._ledger.version < before:
             logger.warning("steps %d to %d are undone", request.step + 1, before)
         self._counter.announcements.forget()
         self._evaluations.drop_all()
-        return p.Resumed(history=history, version=self._counter.ledger.version)
+        return p.Resumed(history=history, version=self._ledger.version)
 
-    def _take_poll(self, request: p.TakeBatch, request_id: bytes) -> tuple[Answer, Empty]:
-        owner = (request.member_id, request.incarnation)
-
+    @handles(p.TakeBatch)
+    def take(self, request: p.TakeBatch, call: Call) -> Held[p.Batch]:
         def answer(now: float) -> p.Batch | None:
             shard = self._counter.do(
-                self._counter.ledger.take, owner, request.step, request.rank, request.world_size
+                self._ledger.take, request.owner, request.step, request.rank, request.world_size
             )
             if shard is None:
                 return None
@@ -59,10 +48,10 @@ class LearnerDesk:
                 raise Refusal("fenced", f"step {request.step} was taken anew between two pages")
             return self._page_of(shard, request.first)
 
-        return answer, lambda: p.Batch(step=request.step, groups=())
+        return Held(answer, lambda: p.Batch(step=request.step, groups=()))
 
     def _page_of(self, shard: Shard, first: int) -> p.Batch | None:
-        """Groups of a shard from `first` on, as many as fit; None: one cannot be read any more."""
+        """Groups of a shard from `first` on, as many as fit; None means that one cannot be read."""
         groups: list[bytes] = []
         left = int(self._max_frame_bytes * _PAGE_SHARE)
         for entry in shard.entries[first:]:
@@ -70,7 +59,7 @@ class LearnerDesk:
                 encoded = self._counter.store.get(entry)
             except Damaged as error:
                 logger.error("%s is issued again: %s", entry.group_id, error)
-                self._counter.do(self._counter.ledger.lose, entry.group_id, entry.attempt)
+                self._counter.do(self._ledger.lose, entry.group_id, entry.attempt)
                 return None
             left -= len(encoded)
             if groups and left < 0:
@@ -84,21 +73,20 @@ class LearnerDesk:
             exhausted=shard.exhausted,
         )
 
-    def _ack_batch_poll(self, request: p.AckBatch, request_id: bytes) -> tuple[Answer, Empty]:
-        owner = (request.member_id, request.incarnation)
-
+    @handles(p.AckBatch)
+    def acknowledge(self, request: p.AckBatch, call: Call) -> Held[p.Acknowledged]:
         def acknowledge() -> bool:
-            before = self._counter.ledger.version
+            before = self._ledger.version
             is_complete = self._counter.do(
-                self._counter.ledger.acknowledge,
-                owner,
+                self._ledger.acknowledge,
+                request.owner,
                 request.step,
                 request.taking,
                 {group_id: one_line(reason) for group_id, reason in request.refused.items()},
                 request.rank,
             )
-            if self._counter.ledger.version > before:
-                self._counter.store.step_ended(self._counter.ledger.needed())
+            if self._ledger.version > before:
+                self._counter.store.step_ended(self._ledger.needed())
                 for group_id, reason in request.refused.items():
                     logger.warning("%s quarantined by the learner: %s", group_id, reason)
             return is_complete
@@ -106,30 +94,30 @@ class LearnerDesk:
         def answer(now: float) -> p.Acknowledged | None:
             return p.Acknowledged(step=request.step, is_complete=True) if acknowledge() else None
 
-        return answer, lambda: p.Acknowledged(step=request.step, is_complete=False)
+        return Held(answer, lambda: p.Acknowledged(step=request.step, is_complete=False))
 
-    def _on_commit(self, request: p.CommitStep, now: float) -> BaseModel:
-        self._counter.do(self._counter.ledger.commit, request.step, request.oldest)
-        self._counter.store.committed(self._counter.ledger.kept())
+    @handles(p.CommitStep)
+    def commit(self, request: p.CommitStep, call: Call) -> p.Done:
+        self._counter.do(self._ledger.commit, request.step, request.oldest)
+        self._counter.store.committed(self._ledger.kept())
         self._counter.store.must_sync()
         return p.Done(finished=self._counter.is_finished)
 
-    def _on_announce(self, request: p.AnnounceWeights, now: float) -> BaseModel:
+    @handles(p.AnnounceWeights)
+    def announce(self, request: p.AnnounceWeights, call: Call) -> p.Done:
         update = request.update
-        ledger = self._counter.ledger
         if self._counter.announcements.announce(
-            update, self._counter.membership, ledger.history, ledger.version
+            update, self._counter.membership, self._ledger.history, self._ledger.version
         ):
             self._counter.has_news = True
             names = ", ".join(update.recipients)
             logger.info("version %d, attempt %d to %s", update.version, update.attempt, names)
         return p.Done(finished=self._counter.is_finished)
 
-    def _watch_members_poll(
-        self, request: p.WatchMembers, request_id: bytes
-    ) -> tuple[Answer, Empty]:
+    @handles(p.WatchMembers)
+    def watch_members(self, request: p.WatchMembers, call: Call) -> Held[p.Members]:
         def members() -> p.Members:
-            servers = self._counter.ledger.servers.all()
+            servers = self._ledger.servers.all()
             found = {owner: self._counter.membership.find(owner) for owner in sorted(servers)}
             return p.Members(
                 acknowledged={name: servers[name, life] for name, life in found},
@@ -137,15 +125,16 @@ class LearnerDesk:
             )
 
         def answer(now: float) -> p.Members | None:
-            is_enough = len(self._counter.ledger.servers) >= request.at_least
+            is_enough = len(self._ledger.servers) >= request.at_least
             return members() if is_enough else None
 
-        return answer, members
+        return Held(answer, members)
 
-    def _on_finish(self, request: p.Finish, now: float) -> BaseModel:
+    @handles(p.Finish)
+    def finish(self, request: p.Finish, call: Call) -> p.Done:
         if not self._counter.is_finished:
             logger.info("finished: %s", request.reason)
-        self._counter.do(self._counter.ledger.finish)
+        self._counter.do(self._ledger.finish)
         self._evaluations.drop_all()
         self._counter.is_stopping = self._counter.has_news = True
         return p.Done(finished=True)

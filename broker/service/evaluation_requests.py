@@ -2,33 +2,25 @@
 
 import logging
 
-from pydantic import BaseModel
-
 from broker import protocol as p
 from broker.ledger.evaluations import Evaluations, Lease, News
 from broker.ledger.refusal import Refusal
-from broker.service.counter import Counter, Handler, PollMaker
-from broker.service.polls import Answer, Empty
+from broker.service.counter import Counter
+from broker.service.handlers import Call, Held, handles
 
 logger = logging.getLogger(__name__)
 _ANSWERS_A_REPLY = 256
 
 
-class EvaluationDesk:
+class EvaluationRequests:
+    """Handlers of the requests that orders of measurements and their answers are made of."""
+
     def __init__(self, counter: Counter, evaluations: Evaluations) -> None:
         self._counter = counter
         self._evaluations = evaluations
-        self.handlers: dict[type[BaseModel], Handler] = {
-            p.OrderMeasurement: self._on_order,
-            p.DropMeasurement: self._on_drop,
-            p.SubmitAnswers: self._on_submit,
-        }
-        self.poll_makers: dict[type[BaseModel], PollMaker] = {
-            p.LeaseAnswers: self._lease_poll,
-            p.ReadMeasurement: self._read_poll,
-        }
 
-    def _on_order(self, request: p.OrderMeasurement, now: float) -> BaseModel:
+    @handles(p.OrderMeasurement)
+    def order(self, request: p.OrderMeasurement, call: Call) -> p.Done:
         ledger = self._counter.ledger
         if request.history != ledger.history:
             raise Refusal("bad_request", f"history {request.history} is over: {ledger.history}")
@@ -44,28 +36,31 @@ class EvaluationDesk:
         logger.info("version %d: %d held-out samples", request.version, len(request.sample_ids))
         return p.Done(finished=self._counter.is_finished)
 
-    def _on_drop(self, request: p.DropMeasurement, now: float) -> BaseModel:
+    @handles(p.DropMeasurement)
+    def drop(self, request: p.DropMeasurement, call: Call) -> p.Done:
         self._evaluations.drop(request.number)
         return p.Done(finished=self._counter.is_finished)
 
-    def _on_submit(self, request: p.SubmitAnswers, now: float) -> BaseModel:
-        owner = (request.member_id, request.incarnation)
-        self._evaluations.submit(owner, request.number, request.answers, request.given_back)
+    @handles(p.SubmitAnswers)
+    def submit(self, request: p.SubmitAnswers, call: Call) -> p.Done:
+        self._evaluations.submit(request.owner, request.number, request.answers, request.given_back)
         return p.Done(finished=self._counter.is_finished)
 
-    def _lease_poll(self, request: p.LeaseAnswers, request_id: bytes) -> tuple[Answer, Empty]:
-        owner = (request.member_id, request.incarnation)
+    @handles(p.LeaseAnswers)
+    def lease(self, request: p.LeaseAnswers, call: Call) -> Held[p.AnswerLease]:
+        owner = request.owner
         self._evaluations.note(owner, request.history, request.serving_version, request.pinned)
 
         def answer(now: float) -> p.AnswerLease | None:
             if self._counter.is_finished:
                 return p.AnswerLease(finished=True)
-            lease = self._evaluations.lease(owner, request_id, request.max_items, now)
+            lease = self._evaluations.lease(owner, call.request_id, request.max_items, now)
             return None if lease is None else _reply(lease)
 
-        return answer, lambda: p.AnswerLease(finished=self._counter.is_finished)
+        return Held(answer, lambda: p.AnswerLease(finished=self._counter.is_finished))
 
-    def _read_poll(self, request: p.ReadMeasurement, request_id: bytes) -> tuple[Answer, Empty]:
+    @handles(p.ReadMeasurement)
+    def read(self, request: p.ReadMeasurement, call: Call) -> Held[p.MeasurementNews]:
         def news() -> News | None:
             return self._evaluations.news(
                 request.number, request.seen, request.is_pinned, _ANSWERS_A_REPLY
@@ -75,7 +70,7 @@ class EvaluationDesk:
             found = news()
             return None if found is None else p.MeasurementNews(**found._asdict())
 
-        return answer, lambda: p.MeasurementNews(answers=(), is_pinned=request.is_pinned)
+        return Held(answer, lambda: p.MeasurementNews(answers=(), is_pinned=request.is_pinned))
 
 
 def _reply(lease: Lease) -> p.AnswerLease:

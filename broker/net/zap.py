@@ -1,4 +1,4 @@
-"""Who may connect to a broker that has keys, and as what."""
+"""The right to connect to a broker that has keys, and the role that a key stands for."""
 
 import asyncio
 import logging
@@ -13,8 +13,8 @@ from broker.protocol import Role
 logger = logging.getLogger(__name__)
 
 
-class Doorkeeper:
-    """Answers the question that ZeroMQ asks at each CURVE handshake: may this key come in?
+class ZapAuthenticator:
+    """Answers the question that ZeroMQ asks at each CURVE handshake: may this key connect?
 
     The questions and answers are ZAP (RFC 27) and come from inside the process alone. The answer
     names the role that the key stands for as the user; ZeroMQ hands that on with each message of
@@ -26,7 +26,7 @@ class Doorkeeper:
         self._num_refused = 0
         self._socket = context.socket(zmq.REP)
         self._socket.bind("inproc://zeromq.zap.01")
-        self._task = asyncio.create_task(self._answer(), name="doorkeeper")
+        self._task = asyncio.create_task(self._answer(), name="zap")
 
     async def _answer(self) -> None:
         while True:
@@ -54,5 +54,5 @@ class Doorkeeper:
 
 
 def role_of(frame: zmq.Frame) -> Role:
-    """What the key of the connection that a frame came over stands for. Raises if it has none."""
+    """The role of the key of the connection that a frame came over. Raises if it has none."""
     return Role(str(frame.get("User-Id")))
