@@ -4,7 +4,7 @@
     thinks only if told to       <|im_start|>assistant\n<think>\n\n</think>\n\n    (Qwen3.5-0.8B)
     knows no thinking            <|im_start|>assistant\n                           (Qwen2.5-VL)
 
-The published run never thinks (spec 1.7). The switch `enable_thinking` is given to a template only
+The published run never thinks. The switch `enable_thinking` is given to a template only
 if it names it: transformers 5.19 logs a line at each call otherwise.
 """
 

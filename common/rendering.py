@@ -1,7 +1,7 @@
 """(problem text, picture) -> token ids and 8-bit pixels. The only user of the processor.
 
 Rollout, student and teacher all render here, so there is one pixel path and one template
-(the published code has two, spec section 1.6).
+(the published code has two).
 """
 
 import hashlib

@@ -6,9 +6,8 @@
 
 Paths are relative to the file's folder. The student sees images[0], or original_images[0] where the
 clean picture is asked for, the teacher teacher_images[0]. The question stays as it is, with its
-sentence about the red box (spec 1.1 of the published code). extra_info is not used. The
-sample is called after "id" or "sample_id" where the line has one, else after the number of its
-line.
+sentence about the red box. extra_info is not used. The sample is called after "id" or "sample_id"
+where the line has one, else after the number of its line.
 """
 
 import json

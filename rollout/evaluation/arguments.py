@@ -15,7 +15,7 @@ from rollout.evaluation.questions import View, checked_limits
 from rollout.evaluation.sets import CUSTOM, find_set
 from rollout.evaluation.settings import JudgeSettings, Plan, Settings, Target
 
-PUBLISHED_MAX_TOKENS = 32768  # spec 7.2
+PUBLISHED_MAX_TOKENS = 32768  # of a reply, in the published harness
 _TEACHER = TeacherSection()
 
 

@@ -1,6 +1,6 @@
 """The words in which each benchmark asks.
 
-paper    as Vision-OPD's published figures were asked (spec 7.2)
+paper    as Vision-OPD's published figures were asked
 lmms     as lmms-eval 0.7.3 asks
 
 The sentences are data: a reply to other words is the reply to another question, so they stand here

@@ -1,7 +1,7 @@
 """What is sent for an item: its prompt and the picture of the view that is asked about.
 
-A picture goes as the bytes that the set has, as in the published harness (spec 7.2). Only where
-limits are set, or an API does not take its format, is it decoded and sent as a PNG.
+A picture goes as the bytes that the set has, as in the published harness. Only where limits are
+set, or an API does not take its format, is it decoded and sent as a PNG.
 """
 
 import base64
