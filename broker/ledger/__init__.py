@@ -1,5 +1,9 @@
 """What is decided about samples, steps and versions: pure state machines, without a clock or I/O.
 
+    WAITING --lease--> LEASED --submit--> READY --take--> TAKEN --acknowledge--> DONE
+       ^                  |                 |               |                      |
+       '--- lapse, give back, lose, too old, rewind to an earlier checkpoint ------'
+
     ledger          all decisions: leases, the queue, steps, versions, quarantine
     groups          the stream of groups: what is next, in flight, ready, taken
     entry           one group's record, its lease and its receipt; the rules of a run
@@ -12,5 +16,7 @@
     refusal         a request that cannot be granted, and the error code it carries
 
 Invariant: the same commands with the same arguments, in the same order, give the same state. So a
-journal of commands is the whole state, and a test can replay any of them.
+journal of commands is the whole state, and a test can replay any of them. The names of these
+commands and the order of their arguments are the journal's format: see `broker.storage` before you
+change one.
 """

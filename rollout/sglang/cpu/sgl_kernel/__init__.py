@@ -2,6 +2,8 @@
 
 PyPI has that package for CUDA only. SGLang binds these names when the processor of any Qwen model
 is imported; the bodies run for Qwen3.5 alone. All else on a CPU without AMX is PyTorch in SGLang.
+
+    mamba       the recurrent layers of Qwen3.5 (gated delta net)
 """
 
 from collections.abc import Callable
