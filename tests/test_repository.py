@@ -1,7 +1,9 @@
 """Rules that hold for the repository as a whole."""
 
+import ast
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,72 @@ def test_our_packages_come_from_this_checkout() -> None:
     for package in (broker, common, deploy, learner, rollout):
         assert package.__file__ is not None
         assert Path(package.__file__).parent.parent == ROOT
+
+
+# ---- documents where the code is -----------------------------------------------------------------
+PACKAGES = ("common", "broker", "rollout", "learner", "deploy")
+# A line of a package's docstring: one module or several, then at least two spaces, then what it is.
+LISTED = re.compile(r"^(?: {4})?([a-z_]\w*/?(?:, [a-z_]\w*/?)*) {2,}\S", re.MULTILINE)
+README_LINES = 220
+# Lines of Python without tests and without the docstrings of packages. It may only go down.
+MAX_LINES = 57_103
+
+
+def package_folders() -> list[Path]:
+    inits = {path for path in tracked_files() if path.name == "__init__.py"}
+    return sorted(p.parent for p in inits if p.relative_to(ROOT).parts[0] in PACKAGES)
+
+
+def package_docstring(folder: Path) -> str:
+    tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    return ast.get_docstring(tree) or ""
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("folder", package_folders(), ids=lambda f: str(f.relative_to(ROOT)))
+def test_a_package_names_each_of_its_modules_once_and_no_other(folder: Path) -> None:
+    named = Counter(
+        name for line in LISTED.finditer(package_docstring(folder)) for name in line[1].split(", ")
+    )
+    there = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    there |= {f"{p.name}/" for p in folder.iterdir() if p.is_dir() and any(p.rglob("*.py"))}
+    assert named == Counter(there)
+
+
+def python_sources() -> list[tuple[Path, str]]:
+    return [(path, text) for path, text in texts() if path.suffix == ".py"]
+
+
+NO_TARGET = re.compile(r"\bspec (?:section )?\d|\bspecification, section|\bdesign, |\brule \d")
+
+
+def test_no_docstring_refers_to_a_document_that_is_not_here() -> None:
+    offenders = [
+        f"{path}:{number}: {line.strip()}"
+        for path, text in python_sources()
+        if path != Path(__file__).relative_to(ROOT)
+        for number, line in enumerate(text.splitlines(), 1)
+        if NO_TARGET.search(line)
+    ]
+    assert offenders == []
+
+
+def test_references_to_equations_have_a_target() -> None:
+    equations = package_docstring(ROOT / "learner/objective")
+    numbers = set(re.findall(r"^ {4}\((\d+)\) ", equations, re.MULTILINE))
+    for path, text in python_sources():
+        if path.is_relative_to("learner/objective"):
+            assert set(re.findall(r"\bequation (\d+)", text)) <= numbers, path
+
+
+def test_the_readme_is_read_in_one_go() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < README_LINES
+    assert "## How it works" in lines[:100]
+
+
+def test_the_code_does_not_grow() -> None:
+    """Documents where the code is are not held against it."""
+    lines = sum(text.count("\n") for path, text in python_sources() if path.parts[0] in PACKAGES)
+    documents = sum(len(package_docstring(folder).splitlines()) for folder in package_folders())
+    assert lines - documents <= MAX_LINES
