@@ -66,6 +66,10 @@ Pages and figures:
     prepare/            python -m common.prepare: makes a dataset
     look/               a dataset as one HTML sheet
 
+How to add a configuration key: a field with its description in its section of `config`; TOML,
+--help and errors follow. A rule over several sections is a check of RunConfig. What a run may not
+change when it is resumed is also in `broker.storage.identity`. tests/common/test_config.py.
+
 Invariant: bad input is refused here, before anything is computed, with file, row or key, the value
 and `Fix: ...`.
 """

@@ -77,7 +77,7 @@ def check_thinking(tail: str, template: str, prompt: PromptSection) -> None:
 
 
 def read_template(path: Path) -> str:
-    """Raises ConfigError: it cannot be read."""
+    """Read a template's text; ConfigError if that fails."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

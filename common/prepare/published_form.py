@@ -25,7 +25,8 @@ _PLACEHOLDER = "<image>"
 
 
 def source_row(text: str, number: int, folder: Path, picture: str = "red_box") -> SourceRow:
-    """
+    """Read one line of train.jsonl.
+
     Args:
         text: the line.
         number: of the line, from 1.
@@ -62,7 +63,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _path(row: dict[str, Any], field: str, folder: Path) -> Path:
-    """Of a list with one path in it."""
+    """The path in a list that holds one."""
     value = row.get(field)
     if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], str):
         raise BadField(field, value, "not a list of one path", 'write ["FOLDER/NAME.jpg"]')

@@ -19,6 +19,8 @@
     accounting          the learner's seconds, which add up
     verdict, advice     what limits a run, and what would help
 
+How to add a GPU: a line with its maker's figures in `devices.GPUS`; no other place knows names.
+
 Invariant: admission and staleness are decided by the ledger itself, so a plan cannot disagree with
 a run about them. tests/deploy/planning compares predictions with runs.
 """

@@ -86,5 +86,5 @@ def mme_realworld_cn(item: Item) -> str:
 
 
 def _choices(item: Item) -> str:
-    """As the set writes them: some have full-width brackets."""
+    """The options as the set writes them: some have full-width brackets."""
     return item.fields["choices"]

@@ -87,7 +87,7 @@ def small_picture(content: bytes) -> bytes:
 
 
 def checked_limits(least: int | None, most: int | None) -> PixelLimits:
-    """Raises ConfigError: the limits contradict one another."""
+    """The limits of a picture's pixels; ConfigError if they contradict one another."""
     for name, value in (("--min-pixels", least), ("--max-pixels", most)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} {value}: not a number of pixels. Fix: 1 or more")

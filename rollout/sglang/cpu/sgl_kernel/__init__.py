@@ -57,7 +57,7 @@ def _qk_gemma_rmsnorm_with_gate(
     head_dim: int,
     num_heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As above; query and gate lie side by side in each head."""
+    """`_qk_gemma_rmsnorm` where query and gate lie side by side in each head."""
     q, gate = q_gate.reshape(-1, num_heads, 2 * head_dim).chunk(2, dim=-1)
     return *_qk_gemma_rmsnorm(q, k, q_weight, k_weight, eps, head_dim), gate.contiguous()
 
