@@ -11,6 +11,8 @@ from common.config import ModelSection, RunConfig
 from common.config_cli import build, dump_toml, help_text, load
 from common.errors import ConfigError
 
+pytestmark = pytest.mark.smoke
+
 CONFIGS = Path(__file__).resolve().parents[2] / "deploy" / "configs"
 
 valid_changes = st.fixed_dictionaries(
