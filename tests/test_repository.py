@@ -184,6 +184,46 @@ def test_a_docstring_says_first_what_a_thing_is_or_does() -> None:
     assert in_tests <= IN_TESTS
 
 
+PATH_OF_A_TEST = re.compile(r"(?<![\w/.])tests/[\w/]*\w(?:\.(?:py|sh|md))?(?![\w/])")
+DOTTED = re.compile(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`")
+
+
+def test_paths_of_tests_in_the_code_lead_somewhere() -> None:
+    named = {
+        f"{path}: {found[0]}"
+        for path, text in python_sources()
+        if path.parts[0] in PACKAGES
+        for found in PATH_OF_A_TEST.finditer(text)
+        if not (ROOT / found[0]).exists()
+    }
+    assert named == set()
+
+
+def leads_somewhere(dotted: str, keys: str) -> bool:
+    """A module, a name in one, a name that a package gives, or a key of the configuration."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        base = ROOT.joinpath(*parts[:length])
+        for file in (base.with_suffix(".py"), base / "__init__.py"):
+            if file.exists():
+                text = file.read_text(encoding="utf-8")
+                text += keys if length == 1 else ""
+                return all(re.search(rf"\b{part}\b", text) for part in parts[length:])
+    return False
+
+
+def test_dotted_names_in_the_code_lead_somewhere() -> None:
+    keys = (ROOT / "common/config.py").read_text(encoding="utf-8")
+    named = {
+        f"{path}: {found[1]}"
+        for path, text in python_sources()
+        if path.parts[0] in PACKAGES
+        for found in DOTTED.finditer(text)
+        if not leads_somewhere(found[1], keys)
+    }
+    assert named == set()
+
+
 def test_references_to_equations_have_a_target() -> None:
     equations = package_docstring(ROOT / "learner/objective")
     numbers = set(re.findall(r"^ {4}\((\d+)\) ", equations, re.MULTILINE))

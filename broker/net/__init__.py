@@ -14,8 +14,8 @@ strings:
 `broker.protocol` has all messages, `common.types` the records inside them. A group travels as the
 bytes that the rollout server made of it. A request may be sent again until it is answered: each is
 idempotent, or carries what makes a second one harmless (a member's incarnation, a lease's attempt,
-a step's batch). A frame is bounded before it is read, by kind of message; a frame that breaks its
-bounds ends the sender's connection. No pickle.
+a step's batch). A frame is bounded before it is read, by kind of message. One that breaks its
+bounds gets an error, and nothing more is read from that connection. No pickle.
 
 What must agree between two processes, and where a difference is refused:
 

@@ -22,5 +22,5 @@
 How to add a GPU: a line with its maker's figures in `devices.GPUS`; no other place knows names.
 
 Invariant: admission and staleness are decided by the ledger itself, so a plan cannot disagree with
-a run about them. tests/deploy/planning compares predictions with runs.
+a run about them (tests/deploy/planning/test_simulation.py).
 """

@@ -20,6 +20,6 @@
     run_folder, new_folder, begun_run, trusted_folder    RUN: its files, its name, what a refusal
                         leaves as it was, whether it is only its owner's
 
-Invariant: a refused start changes no file of the run folder. Every process ends with the launcher,
-however that ends (tests/deploy/supervision/test_endings.py).
+Invariant: a refused start changes no file of the run folder. Nothing that it started
+on its machine outlives a launcher, even one that is killed (tests/deploy/quickstart).
 """
