@@ -70,6 +70,10 @@ How to add a configuration key: a field with its description in its section of `
 --help and errors follow. A rule over several sections is a check of RunConfig. What a run may not
 change when it is resumed is also in `broker.storage.identity`. tests/common/test_config.py.
 
+How to add a field of a row: its column in `dataset_columns` (KINDS), its reading in `dataset`, its
+field in `types.Sample`. A sample is part of what a run is and travels to learner and rollout, so
+the versions that `broker.net` and `broker.storage` name change with it.
+
 Invariant: bad input is refused here, before anything is computed, with file, row or key, the value
 and `Fix: ...`.
 """

@@ -49,7 +49,7 @@ Threads. Each rank is a process with these; what crosses between two of them is 
     threads have one of their own (`checkpoint.fellows`), so that two collectives never meet.
 
 Only two things hold MAIN up for a push: weights may not change before they are copied, and one push
-is finished before the next begins. No lock is held while another is taken.
+is finished before the next begins. None of these locks is held while another of them is taken.
 
 Invariant: the same batches in the same order give the same weights, however tokens were packed,
 divided over ranks or cut off and resumed (tests/learner/test_trainer.py, test_trainer_ranks.py,
