@@ -44,14 +44,14 @@ Threads. Each rank is a process with these; what crosses between two of them is 
     render-N:    one for each process that renders views. `views.pool` and `views.prompts` have a
                  lock each; prompts' is never held while a view is rendered
 
-    Measurements: answers are written by feed and read by MAIN, under the condition of
-    `measuring.measurement`. Between ranks: MAIN threads use the default group; the checkpoint
+    Measurements: answers are written by feed alone; the condition of `measuring.measurement` wakes
+    MAIN, which reads them. Between ranks: MAIN threads use the default group; the checkpoint
     threads have one of their own (`checkpoint.fellows`), so that two collectives never meet.
 
 Only two things hold MAIN up for a push: weights may not change before they are copied, and one push
 is finished before the next begins. None of these locks is held while another of them is taken.
 
-Invariant: the same batches in the same order give the same weights, however tokens were packed,
-divided over ranks or cut off and resumed (tests/learner/test_trainer.py, test_trainer_ranks.py,
-tests/pipeline/test_synchronous.py, test_resume.py).
+Invariant: the same batches in the same order give the same weights: bit for bit after a resume, to
+rounding however tokens were packed or divided over ranks (tests/learner/test_trainer.py,
+test_trainer_ranks.py, tests/pipeline/test_synchronous.py, test_resume.py).
 """
