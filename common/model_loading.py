@@ -68,7 +68,7 @@ def is_stored_as_it_is(model: Any) -> bool:
 
 
 def _checked(folder: str, where: str, load: Callable[[dict[str, Any]], Any]) -> Any:
-    """Load a model, and refuse it if transformers had to fill anything in.
+    """Check a folder, load its model and refuse what transformers would only have logged.
 
     Args:
         load: from options of `from_pretrained` to a model and transformers' loading info.
