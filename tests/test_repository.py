@@ -1,6 +1,7 @@
 """Rules that hold for the repository as a whole."""
 
 import ast
+import functools
 import re
 import subprocess
 from collections import Counter
@@ -21,6 +22,7 @@ FORBIDDEN = {
 }
 
 
+@functools.cache
 def tracked_files() -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
@@ -29,6 +31,7 @@ def tracked_files() -> list[Path]:
     return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
 
 
+@functools.cache
 def texts() -> list[tuple[Path, str]]:
     found = []
     for path in tracked_files():
