@@ -188,7 +188,7 @@ def test_a_docstring_says_first_what_a_thing_is_or_does() -> None:
     assert in_tests <= IN_TESTS
 
 
-PATH_OF_A_TEST = re.compile(r"(?<![\w/.])tests/[\w/]*\w(?:\.(?:py|sh|md))?(?![\w/])")
+PATH_OF_A_TEST = re.compile(r"(?<![\w/.])tests/[\w/]*\w(?:\.(?:py|sh|md|txt))?(?![\w/{])")
 DOTTED = re.compile(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`")
 
 
@@ -204,15 +204,15 @@ def test_paths_of_tests_in_the_code_lead_somewhere() -> None:
 
 
 def leads_somewhere(dotted: str, keys: str) -> bool:
-    """A module, a name in one, a name that a package gives, or a key of the configuration."""
+    """A module, a name in one, a name anywhere in a package, or a key of the configuration."""
     parts = dotted.split(".")
     for length in range(len(parts), 0, -1):
         base = ROOT.joinpath(*parts[:length])
-        for file in (base.with_suffix(".py"), base / "__init__.py"):
-            if file.exists():
-                text = file.read_text(encoding="utf-8")
-                text += keys if length == 1 else ""
-                return all(re.search(rf"\b{part}\b", text) for part in parts[length:])
+        files = [base.with_suffix(".py")] if base.with_suffix(".py").exists() else base.glob("*.py")
+        text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+        if text:
+            text = f"{keys}\n{text}" if length == 1 else text
+            return all(re.search(rf"\b{part}\b", text) for part in parts[length:])
     return False
 
 
