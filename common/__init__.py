@@ -1,1 +1,79 @@
-"""What every process agrees on: records, configuration, wire format, lifecycle, rendering."""
+"""What every process agrees on. Nothing here imports broker, rollout, learner or deploy.
+
+Records and the wire:
+    types               the records that travel between processes
+    wire                MessagePack frames <-> records; PROTOCOL_VERSION (see `broker.net`)
+    versions            what a process is made of, as far as two of them must agree on it
+    errors              the exceptions that callers tell apart
+
+Configuration:
+    config, section     the typed tree; its defaults are the published run
+    cluster_config      the sections that say where processes run
+    config_cli          TOML and --section.key value -> RunConfig
+
+Data:
+    dataset, dataset_columns, dataset_paths    rows from Parquet, and what a cell may hold
+    dataset_files       writes such a file
+    parquet_rows        rows a batch at a time
+    bad_rows            why a row cannot be used
+    reading             a dataset, read with all that can be known before generation
+    sample_checks, picture_checks, prompt_lengths    what a row can still be refused for
+    kept_reading        RUN/reading.json
+    data_health         how much of the data cannot be trained on, and when that ends a run
+    training_data       from data.train to the stream of groups
+    source              that stream: every epoch in a seeded order, any place at any time
+    hub_datasets        files of a dataset on the Hugging Face hub
+
+Pictures and prompts:
+    images              pictures by content: digest and size
+    pictures            any picture file -> upright 8-bit RGB
+    picture_grid, picture_sizes    the size that an image processor makes of a picture
+    patching            8-bit pixels -> patches, exactly
+    rendering           question and picture -> token ids and pixels
+    chat_template       what a template does about thinking
+    control_tokens, end_tokens    tokens that a text may not hold, and that end a response
+
+Models:
+    model_folder, model_files, model_loading    where a model is; whether it is whole; loads it
+    forwards, patch_embedding    modules of transformers that compute in another way
+    weight_dtypes       which weights stay float32
+    served_names        SGLang's names and checksums of weights (see `learner.push`)
+    push_groups         how both sides of a push come to be in one group
+    sglang_states       how a server of a hybrid model divides its memory
+
+Machines:
+    gpus, gpu_packages, kernels    GPUs, what is installed for them, which kernels compute
+    cpu_threads         how threads of one computation wait
+    torchvision_compat  torchvision beside a CPU build of torch
+    network, addresses, proxies    interfaces, HOST:PORT, HTTP proxies
+    http_gate           who may use an HTTP port of ours
+
+Processes and files:
+    lifecycle           start, signals, stop
+    restart_budget      how often something may be started again
+    logs, log_files     the form of a line; files that are begun anew when full
+    output              a command whose output nothing reads any more
+    files, locks        files that are whole or absent; locks on them
+    full_disk           what waits for room, and how
+    journal_file        where the journal of a run lies
+
+Pages and figures:
+    page, chart_axes, histograms    self-contained HTML, charts in inline SVG
+    statistics          intervals and tests of accuracies
+
+    views/              how a sample is shown to a model
+    scoring/            what a response says, and whether it is right
+    prepare/            python -m common.prepare: makes a dataset
+    look/               a dataset as one HTML sheet
+
+How to add a configuration key: a field with its description in its section of `config`; TOML,
+--help and errors follow. A rule over several sections is a check of RunConfig. What a run may not
+change when it is resumed is also in `broker.storage.identity`. tests/common/test_config.py.
+
+How to add a field of a row: its column in `dataset_columns` (KINDS), its reading in `dataset`, its
+field in `types.Sample`. A sample is part of what a run is and travels to learner and rollout, so
+the versions that `broker.net` and `broker.storage` name change with it.
+
+Invariant: bad input is refused here, before anything is computed, with file, row or key, the value
+and `Fix: ...`.
+"""

@@ -4,7 +4,7 @@
     thinks only if told to       <|im_start|>assistant\n<think>\n\n</think>\n\n    (Qwen3.5-0.8B)
     knows no thinking            <|im_start|>assistant\n                           (Qwen2.5-VL)
 
-The published run never thinks (spec 1.7). The switch `enable_thinking` is given to a template only
+The published run never thinks. The switch `enable_thinking` is given to a template only
 if it names it: transformers 5.19 logs a line at each call otherwise.
 """
 
@@ -77,7 +77,7 @@ def check_thinking(tail: str, template: str, prompt: PromptSection) -> None:
 
 
 def read_template(path: Path) -> str:
-    """Raises ConfigError: it cannot be read."""
+    """Read a template's text; ConfigError if that fails."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -27,7 +27,7 @@ def control_tokens(added: Iterable[tuple[str, bool]]) -> tuple[str, ...]:
 
 
 def control_tokens_of_folder(folder: Path) -> tuple[str, ...]:
-    """As a checkpoint's tokenizer files tell, without loading a tokenizer; () without such files.
+    """The control tokens that a checkpoint's tokenizer files name, without a tokenizer; () if none.
 
     For processes that have no transformers (the broker).
     """
@@ -47,7 +47,7 @@ def control_tokens_of_folder(folder: Path) -> tuple[str, ...]:
 
 
 def check_plain(text: str, tokens: Iterable[str], what: str) -> None:
-    """Raises DataError when `text` holds one of the control tokens, which it names.
+    """Refuse a `text` that holds one of the control tokens, with a DataError that names it.
 
     Args:
         what: names the text in the error.
@@ -65,7 +65,7 @@ def _is_tag(text: str) -> bool:
 
 
 def _entries(found: Any) -> list[Any]:
-    """Of a list, or of a mapping by id."""
+    """The entries of a list, or of a mapping by id."""
     if isinstance(found, dict):
         return list(found.values())
     return found if isinstance(found, list) else []

@@ -104,7 +104,7 @@ class Answers(dict[str, str]):
         self.path = path
 
     def of(self, sample: Sample) -> str:
-        """Raises DataError when the sample has none."""
+        """The reference answer of a sample; DataError if it has none."""
         if sample.sample_id not in self:
             raise DataError(
                 f"sample {sample.sample_id} has no answer in {self.path or 'data.train'}, and "

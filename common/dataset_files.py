@@ -60,7 +60,7 @@ class RowWriter:
                 self._part.unlink(missing_ok=True)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Raises OSError, DataError."""
+        """Write rows; OSError or DataError if that fails."""
         for row in rows:
             self._waiting.append(row)
             if len(self._waiting) == _ROWS_A_GROUP:

@@ -45,5 +45,5 @@ class WeightSyncError(VisionOpdError):
 
 
 def exit_code_of(error: VisionOpdError) -> int:
-    """Of a process that ends with this error."""
+    """The exit code of a process that ends with this error."""
     return FINAL_EXIT_CODE if isinstance(error, FinalError) else 1

@@ -110,7 +110,7 @@ def replace_private(path: Path, content: bytes) -> None:
 
 
 def replace_json(path: Path, document: Mapping[str, Any], is_synced: bool = False) -> None:
-    """As `replace_text`."""
+    """Replace a file by a JSON document, as `replace_text` does."""
     replace_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n", is_synced)
 
 

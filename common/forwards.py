@@ -23,6 +23,6 @@ def with_forward(
 def with_methods(
     plain: type[nn.Module], methods: Mapping[str, Callable[..., Any]], mark: type = object
 ) -> type[nn.Module]:
-    """As `with_forward`, for any methods."""
+    """A class like `with_forward`'s, with any methods in place of `forward`."""
     bases = (plain,) if mark is object else (plain, mark)
     return type(plain.__name__, bases, {**methods, "__module__": plain.__module__})

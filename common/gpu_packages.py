@@ -31,7 +31,7 @@ class GpuPackages:
 
 
 def gpu_packages() -> GpuPackages:
-    """Of this process. torch is imported only where its NCCL cannot be told without."""
+    """This process's packages. torch is imported only where its NCCL cannot be told without."""
     cuda = _cuda_of_torch()
     return GpuPackages(
         torch=_version("torch"),
@@ -44,7 +44,7 @@ def gpu_packages() -> GpuPackages:
 
 
 def gpu_packages_of(python: Path) -> GpuPackages:
-    """Of another environment, by its Python.
+    """The packages of another environment, by its Python.
 
     Raises:
         OSError, subprocess.SubprocessError, ValueError: it does not run, or not in time.
@@ -87,7 +87,7 @@ def cuda_in(version_file: str) -> str | None:
 
 
 def _nccl() -> str | None:
-    """Of the library that is loaded; before that, of the package that torch loads it from."""
+    """Version of the NCCL that is loaded; before that, of the package that torch loads it from."""
     if "torch" not in sys.modules:
         names = (str(found.metadata["Name"]) for found in importlib.metadata.distributions())
         package = nccl_package(names)

@@ -104,6 +104,6 @@ def _gpu(line: str) -> Gpu:
 
 
 def _model(name: str) -> str:
-    """As Ray labels it: H100 of `NVIDIA H100 80GB HBM3`."""
+    """A GPU's model as Ray labels it: H100 for `NVIDIA H100 80GB HBM3`."""
     found = re.match(r"\w+\s+([A-Z0-9]+)", name)
     return found[1] if found else name

@@ -48,7 +48,7 @@ def keep(folder: Path, reading: Reading) -> None:
 
 
 def kept_reading(folder: Path | None, settings: str | None = None) -> Kept | None:
-    """That of the run in this folder; None: it has not begun, or is of an older version.
+    """The run's reading in this folder. None means that it has not begun, or is older than that.
 
     Args:
         settings: with which a reading counts although the run has not begun; none: no such.

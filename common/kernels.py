@@ -148,7 +148,7 @@ def check_learner(packages: GpuPackages, gpus: tuple[Gpu, ...], has_delta: bool)
 
 
 def check_nccl(learner: GpuPackages, server: GpuPackages) -> None:
-    """Raises ConfigError: the two could never meet in a group of NCCL's."""
+    """Refuse two environments that could never meet in a group of NCCL, with a ConfigError."""
     if learner.nccl and server.nccl and learner.nccl != server.nccl:
         raise ConfigError(
             f"the learner's torch {learner.torch} has NCCL {learner.nccl}, SGLang's torch "

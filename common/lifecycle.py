@@ -84,7 +84,7 @@ def _ask_for(number: signal.Signals) -> None:
 
 
 async def set_or_after(event: asyncio.Event, seconds: float) -> None:
-    """Returns when the event is set, at the latest after so many seconds."""
+    """Return when the event is set, or after so many seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -183,7 +183,7 @@ def _unreachable(name: str, revision: str | None, where: str, error: Exception) 
 
 
 def _reason(error: Exception) -> str:
-    """Of the deepest cause: the client wraps it in advice of its own."""
+    """The message of the deepest cause: the client wraps it in advice of its own."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -68,7 +68,11 @@ def is_stored_as_it_is(model: Any) -> bool:
 
 
 def _checked(folder: str, where: str, load: Callable[[dict[str, Any]], Any]) -> Any:
-    """Args: load: from options of `from_pretrained` to a model and transformers' loading info."""
+    """Check a folder, load its model and refuse what transformers would only have logged.
+
+    Args:
+        load: from options of `from_pretrained` to a model and transformers' loading info.
+    """
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

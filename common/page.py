@@ -47,7 +47,7 @@ def tile(name: str, value: str, remark: str = "") -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Of texts; the first column names the row. It scrolls by itself where it is too wide."""
+    """A table of texts; the first column names the row. It scrolls where it is too wide."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     lines = "".join(_line(row) for row in rows)
     return (

@@ -92,8 +92,8 @@ def _columns(
     if missing:
         raise DataError(
             f"dataset {path} lacks the columns {', '.join(missing)}; it has "
-            f"{', '.join(schema.names[:20]) or 'none'}. Fix: add them (README: a dataset of your "
-            "own)"
+            f"{', '.join(schema.names[:20]) or 'none'}. Fix: add them (deploy/README.md, "
+            "Data)"
         )
     found = [name for name in kinds if name in schema.names]
     for name in found:

@@ -78,7 +78,7 @@ def read_picture_file(path: Path, field: str) -> bytes:
 
 
 def _check_file(path: Path, shown: str, field: str) -> None:
-    """Raises BadField, OSError, ValueError."""
+    """Refuse a file that is not regular, or too large; raises BadField, OSError."""
     state = os.stat(path)
     if not stat.S_ISREG(state.st_mode):  # a pipe would be waited for
         raise BadField(field, shown, "no file, but a folder or device", "name a file")

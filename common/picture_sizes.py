@@ -14,7 +14,9 @@ from common.errors import ConfigError, DataError
 
 
 class PictureSizes:
-    """Args:
+    """The sizes that an image processor gives pictures, and the pictures in these sizes.
+
+    Args:
         processor: an image processor of transformers with patches and a range of pixels.
 
     Raises:
@@ -36,7 +38,7 @@ class PictureSizes:
         self._least, self._most = size["shortest_edge"], size["longest_edge"]  # pixels in all
 
     def fitted(self, picture: Image.Image) -> Image.Image:
-        """As `common.rendering.Renderer.fitted`."""
+        """A picture in the model's size, as `common.rendering.Renderer.fitted` gives it."""
         size = self.size_of(*picture.size)
         return picture if size == picture.size else self._resized(picture, size)
 

@@ -97,7 +97,7 @@ def decode_file(content: bytes, name: str, said: tuple[int, int] | None = None) 
 
 
 def header_size(path: Path, said: tuple[int, int]) -> tuple[int, int]:
-    """As `header_size_of`, for a regular file. Raises OSError, too: it cannot be opened."""
+    """The size in a regular file's header, as `header_size_of`; OSError if it cannot be opened."""
     with path.open("rb") as opened:
         return header_size_of(opened, said)
 

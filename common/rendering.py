@@ -1,7 +1,7 @@
 """(problem text, picture) -> token ids and 8-bit pixels. The only user of the processor.
 
 Rollout, student and teacher all render here, so there is one pixel path and one template
-(the published code has two, spec section 1.6).
+(the published code has two).
 """
 
 import hashlib
@@ -143,7 +143,7 @@ class Renderer:
         return [np.asarray(ids, dtype=np.int64) for ids in found]
 
     def _with_picture(self, problem: str, ids: np.ndarray, fitted: Image.Image) -> RenderedPrompt:
-        """As a Qwen processor expands the placeholder and marks its tokens."""
+        """Expand the placeholder and mark its tokens, as a Qwen processor does."""
         is_placeholder = ids == self.image_token_id
         if (count := int(is_placeholder.sum())) != 1:
             raise DataError(f"{count} {_IMAGE_TOKEN} in the tokens of {problem!r}, not 1")
@@ -160,7 +160,9 @@ class Renderer:
 
     # ---- the template ----------------------------------------------------------------------------
     def _rendered(self, problem: str, ends: bool) -> str:
-        """Args:
+        """The prompt's text by the chat template.
+
+        Args:
         ends: with the generation prompt.
         """
         check_plain(problem, self.control_tokens, f"problem {problem[:80]!r}")

@@ -68,7 +68,7 @@ def check_all_boxes(found: Sequence[Numbered]) -> tuple[BadField | None, str | N
 
 
 def _size(sample: Sample, view: View, key: str, rules: SampleRules) -> Size:
-    """Raises BadField: there is no evidence to show."""
+    """The size of a view's picture; BadField if there is no evidence to show."""
     size = view.size(sample, rules.views)
     if size is not None:
         return size

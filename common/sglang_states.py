@@ -29,7 +29,7 @@ class Demand:
 
 
 def state_bytes(model: Mapping[str, Any]) -> int:
-    """Of one slot: recurrent and convolution states of all layers.
+    """Bytes of one slot: recurrent and convolution states of all layers.
 
     Args:
         model: config.json of a hybrid such as Qwen3.5.
@@ -47,7 +47,7 @@ def state_bytes(model: Mapping[str, Any]) -> int:
 
 
 def kv_bytes(model: Mapping[str, Any]) -> int:
-    """Of one token, in the layers with attention over all tokens. Args and Raises as above."""
+    """Bytes of one token in the layers with attention over all tokens. Args and Raises as above."""
     text = model.get("text_config", model)
     numbers = int(2 * text["num_key_value_heads"] * text["head_dim"])
     return _layers(text, "full_attention") * numbers * _KV_WIDTH

@@ -132,7 +132,7 @@ def student_quantile(confidence: float, degrees: int) -> float:
 
 
 def _student_probability(angle: float, degrees: int) -> float:
-    """That Student's variable lies in [-t, t]: 26.7.3 and 26.7.4 of Abramowitz and Stegun."""
+    """Probability that Student's variable is in [-t, t] (Abramowitz, Stegun: 26.7.3, 26.7.4)."""
     sine, squared = math.sin(angle), math.cos(angle) ** 2
     is_odd = degrees % 2
     term = math.cos(angle) if is_odd else 1.0

@@ -31,7 +31,7 @@ def _found() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of our code, Python, and the packages that tokens and pixels depend on, by name.
+    """Versions of our code, Python, and the packages that tokens and pixels depend on, by name.
 
     What is not installed is left out. Nothing is imported; the first call takes some milliseconds.
     The code's is what lay on the disk then, so it is best called when the process starts.
@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
 
 
 def code_digest(root: Path) -> str | None:
-    """Of the source files of common/ and broker/ under `root`; None: there are none."""
+    """Digest of the sources of common/ and broker/ under `root`. None means that there are none."""
     digest = hashlib.sha256()
     is_empty = True
     for path in _sources(root):

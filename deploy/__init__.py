@@ -1,1 +1,25 @@
-"""Places and watches the processes; shows what a run did."""
+"""Places processes, keeps them alive, and shows what a run did.
+
+    launch --> options, preflight --> cluster: what goes where --> supervision: starts, watches
+                                          |                              |
+                                     --dry-run, --slurm, --kuberay   showing: view, logs, report
+
+    launch          one run from start to end: python -m deploy.launch
+    options         the launcher's own options
+    exit_codes      what the launcher's exit code says
+    status, logs, scale    a running run: who is up, merged logs, more or fewer servers
+    plan, explain   how to divide machines; where a run's time went
+    check_gpu, check_push  what this machine's GPU does with our kernels, and with a push
+
+    cluster/        machines, pools, processes
+    preflight/      what can be known before a start
+    supervision/    places processes, keeps them alive, ends them
+    showing/        what people see
+    batch/          Slurm and Kubernetes
+    planning/       predicts a run, explains one
+    study/          configurations times seeds
+    quickstart/     the quickstart's world and its model
+
+deploy starts learner and rollout as programs and imports only the checks that they offer.
+deploy/README.md is for people who operate runs.
+"""

@@ -60,7 +60,7 @@ class RunLogs:
         return sorted(self._sources.values(), key=lambda source: _natural(source.name))
 
     def check_only(self) -> None:
-        """Raises ConfigError for a name that no process has."""
+        """Refuse a name that no process has, with a ConfigError."""
         there = processes_in(self._folder)
         for wanted in self._only:
             if not any(_is_meant(name, [wanted]) for name in there):

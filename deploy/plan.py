@@ -183,7 +183,7 @@ def _local_machines(config: RunConfig, gpu: str | None = None) -> Machines | Non
 
 
 def _steps(config: RunConfig) -> int:
-    """Of the whole run, as far as the data is here to be counted."""
+    """Steps of the whole run, as far as the data is here to be counted."""
     path = config.data.train
     if path is None or not path.is_file():
         return config.learner.max_steps or PUBLISHED_STEPS

@@ -1,1 +1,57 @@
-"""The learner: objective, teacher, optimizer, checkpoints, weight push."""
+"""The learner: takes batches, trains the student towards its teacher, pushes the new weights.
+
+    broker --> feed --> views --> trainer: teacher forward, student forward, objective, backward,
+                 ^                |         clip, optimizer step, teacher moves, version + 1
+                 |                v
+                 '-------------- session --> push --> rollout servers
+                                      '----> checkpoint, measuring
+
+    main            the process: python -m learner.main
+    assembly        builds the parts from the configuration; again after a roll-back
+    session         the order of events in a run
+    feed            the thread that talks to the broker
+    trainer         one step
+    scoring         what the teacher says of a step's groups
+    micro_batches   the groups of a step, divided by a budget of tokens
+    optim           AdamW, schedule, clipping, refusal of gradients that are not finite
+    loading         student and teacher at a start, each rank its part
+    start_check     whether this process's environment suits its GPUs
+    signals         what SIGTERM, SIGINT and SIGUSR1 ask
+    data_summary    what became of the data, for summary.json
+    export          python -m learner.export: a folder that transformers and SGLang load
+
+    objective/      the loss and its gradient; has the equations
+    model/          the student as it trains, packed and sharded; the teacher
+    views/          what student and teacher look at
+    push/           weights to the rollout servers; has the names of tensors
+    checkpoint/     the folder of a run's checkpoints; has its layout
+    measuring/      figures, held-out accuracy, health
+    checking/       what python -m deploy.check_gpu runs
+
+Threads. Each rank is a process with these; what crosses between two of them is guarded as follows.
+
+    MAIN:        torch: forward, backward, every collective of the step, the session
+    feed:        asyncio: all requests to the broker. Batches come to MAIN by a SimpleQueue, which a
+                 signal handler may use too; other threads ask by `Feed.call`, which waits, with a
+                 limit, or `Feed.begin`, which does not
+    preparation: a worker of feed's loop: one batch becomes model inputs
+    gatherer:    copies weights into buckets (`push.buckets.Snapshot`, its condition `_changed`)
+    publisher:   one push at a time: members, group, announcement, bytes. Waits for buckets by the
+                 same condition; MAIN waits for it by its Future
+    join NAME:   a thread for each push group that is being joined: NCCL has no limit of its own
+    checkpoint:  writes files from a cut. `checkpoint.copy_on_write` has a lock: MAIN copies what is
+                 not yet written before the optimizer changes it
+    render-N:    one for each process that renders views. `views.pool` and `views.prompts` have a
+                 lock each; prompts' is never held while a view is rendered
+
+    Measurements: answers are written by feed alone; the condition of `measuring.measurement` wakes
+    MAIN, which reads them. Between ranks: MAIN threads use the default group; the checkpoint
+    threads have one of their own (`checkpoint.fellows`), so that two collectives never meet.
+
+Only two things hold MAIN up for a push: weights may not change before they are copied, and one push
+is finished before the next begins. None of these locks is held while another of them is taken.
+
+Invariant: the same batches in the same order give the same weights: bit for bit after a resume, to
+rounding however tokens were packed or divided over ranks (tests/learner/test_trainer.py,
+test_trainer_ranks.py, tests/pipeline/test_synchronous.py, test_resume.py).
+"""

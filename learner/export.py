@@ -218,7 +218,8 @@ def _write_weights(
     dtypes: Dtypes,
     max_shard_bytes: int,
 ) -> dict[str, Written]:
-    """
+    """Write the weights in parts, and an index if there are several.
+
     Args:
         others: tensors that go through as they are.
     """
@@ -263,7 +264,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
 def _manifest(
     folder: Path, source: dict[str, object], written: dict[str, Written]
 ) -> dict[str, Any]:
-    """Of weights it tells what was meant to be written, of the rest what is there."""
+    """The manifest: for weights what was meant to be written, for other files what is there."""
     files = dict(written)
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()

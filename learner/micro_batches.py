@@ -23,7 +23,7 @@ def micro_batches(
     max_tokens: int,
     share_prefix: bool,
 ) -> list[list[PreparedGroup]]:
-    """Of at most `max_tokens` tokens of one side, or a single group that is larger."""
+    """Micro-batches of at most `max_tokens` tokens of one side, or of one group that is larger."""
 
     def tokens(group: PreparedGroup) -> int:
         lengths = [len(response) for response in group.responses]

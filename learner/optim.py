@@ -89,7 +89,7 @@ class Optimizer:
 
     @property
     def parameter_names(self) -> list[str]:
-        """Of all that is trained, whether it was updated yet or not."""
+        """Names of all parameters that are trained, whether they were updated yet or not."""
         return list(self._named)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,1 +1,42 @@
-"""Rollout workers and the engines they drive."""
+"""Rollout: lease samples, have an engine answer them, hand the groups in, take new weights.
+
+    broker --lease--> worker --> pool --> engine (SGLang or embedded, by HTTP)
+      ^                 |                    ^
+      '---- submit -----'                    | pause, buckets, end, resume, probe
+    broker --announcement--> weights --------'          the bytes come from the learner
+
+    main                one process that drives one engine or several: python -m rollout.main
+    member              one server's life: engine, membership of the broker, return from death
+    worker              lease > generate > submit, as many groups at once as there are slots
+    pool                which server generates which group
+    serving             what a server serves now: version, quarantine, figures
+    engine              what is asked of an engine, and how it fails
+    http_engine         the client of any server with SGLang's endpoints
+    engine_process      starts an engine as a child, waits for it, ends it
+    engine_key          the key of an engine's HTTP port
+    engine_views        what an engine is given of a sample
+    image_files         the files behind pictures, from the data's folder or from the broker
+    weights             carries out announced weight updates
+    verification        compares checksums and log-probs after a push
+    pins                copies of weights that one engine keeps for measurements
+    answering           answers held-out questions for the learner's measurements
+    serve               python -m rollout.serve: a checkpoint behind OpenAI's API
+    serving_checkpoint  the same for as long as a block of code runs
+    server_errors       what an HTTP server says is wrong, in one line
+    evaluate, gap, compare    commands over `rollout.evaluation`
+
+    sglang/             starts the real SGLang
+    embedded/           our own engine, on plain transformers
+    evaluation/         accuracy on published and own sets
+
+The life of a group is in `broker`, the names of weights in `learner.push`.
+
+Invariant: an engine never generates with weights that are half new, and every token of a trajectory
+carries the version that it was computed with. tests/rollout/contract holds both engines to one
+contract; tests/pipeline compares every log-prob with those of the weights that it names.
+
+How to add an engine: it has to speak the part of SGLang's HTTP API that `http_engine` uses. Its
+name goes into `common.config.RolloutSection.engine`, its command and environment into
+`engine_process`, and what it needs installed into `deploy.cluster.environments`. Give it to the
+fixtures of tests/rollout/contract: that suite is the specification.
+"""

@@ -131,7 +131,7 @@ class Answerer:
         )
 
     async def _view(self, item: AskedItem) -> EngineView:
-        """Raises as `ImageFiles.read` and `EngineViews.make`."""
+        """The view of an item; raises what `ImageFiles.read` and `EngineViews.make` raise."""
         known = self._views.known(item.sample, item.view, _SEED)
         if known is not None:
             return known

@@ -104,7 +104,7 @@ class EngineProcess:
         return self._process.pid
 
     async def watch(self) -> NoReturn:
-        """Returns never; raises EngineError as soon as the process has ended."""
+        """Wait for the process to end, and raise EngineError then."""
         code = await self._process.wait()
         await self._heard()
         raise self._death(code)
@@ -124,7 +124,7 @@ class EngineProcess:
             return death
 
     async def wait_until_healthy(self, timeout_s: float, stop: asyncio.Event) -> None:
-        """Returns when it serves, or when `stop` is set.
+        """Wait until it serves, or until `stop` is set.
 
         Raises:
             EngineError: it died, or does not serve in time.
@@ -303,7 +303,7 @@ def _learner_host(config: RunConfig) -> str:
 
 
 async def _first_health(url: str, api_key: str | None) -> None:
-    """Returns at the first good answer. A foreign process cannot wake us: it has to be asked.
+    """Return at the first good answer. A foreign process cannot notify us: it has to be asked.
 
     SGLang refuses connections for as long as it loads, then answers 503 until it is warm.
     """

@@ -56,7 +56,8 @@ class EngineViews:
             return self._views.get(key)
 
     def make(self, sample: Sample, name: str, seed: int, content: bytes) -> EngineView:
-        """
+        """The view of a sample, as an engine is given it.
+
         Args:
             name: of the view.
             content: the file behind `source`.

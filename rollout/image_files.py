@@ -11,7 +11,8 @@ from rollout.engine import CutShort
 
 
 class ImageFiles:
-    """
+    """The files behind image references: from the dataset's folder, or from the broker.
+
     Args:
         dataset: the Parquet file that the paths are beside; it may be on other machines alone.
     """
@@ -22,7 +23,8 @@ class ImageFiles:
         self._broker = broker
 
     async def read(self, ref: ImageRef) -> bytes:
-        """
+        """The content of the file behind a reference.
+
         Raises:
             DataError: missing, or other content than `ref` says.
             CutShort: the broker has no time for it.

@@ -8,7 +8,8 @@ MAX_PINNED = 2  # a measurement may still be under way when the next begins
 
 
 class Pins:
-    """
+    """Copies of weights that one engine keeps for measurements.
+
     Args:
         server: whose list of copies is kept up to date.
     """

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 
 def said(content: bytes, keys: Sequence[str], most: int) -> str:
-    """
+    """What an HTTP server's answer says is wrong, in one line.
+
     Args:
         content: of the answer: JSON, in which the first of `keys` leads to the message, or to an
             object with the message; else plain text.

@@ -96,7 +96,7 @@ def serving_config(folder: Path, options: Sequence[str]) -> RunConfig:
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Raises ConfigError with the file that is missing for chat with images."""
+    """Refuse a folder that lacks a file for chat with images: ConfigError names it."""
     mend = "Fix: name a Hugging Face folder, such as the exported checkpoint of a run"
     if not folder.is_dir():
         raise ConfigError(f"checkpoint {str(folder)!r}: no such folder. {mend}")
@@ -153,7 +153,7 @@ def _sglang_flags(config: RunConfig) -> list[str]:
 
 
 def _log_folder(config: RunConfig) -> Path:
-    """That of the run, if one is named; else a new one, and none in the working folder."""
+    """The run's log folder, if one is named; else a new one, and none in the working folder."""
     if config.run.folder is not None:
         return config.run.folder / "logs"
     return Path(tempfile.mkdtemp(prefix="vision-opd-serve-"))

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up and tests: tests/run.sh [--setup-only] [pytest arguments ...]
-# Without arguments: the default suite, in three processes. -m slow runs the long tests, -m '' all of
-# them, VISION_OPD_TESTS=full those at their full size (tests/repetitions.py).
+# Without arguments: the default suite, in three processes. -m smoke runs the core of every package in
+# less than a minute, -m slow the long tests, -m '' all of them, VISION_OPD_TESTS=full those at their
+# full size (tests/repetitions.py).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$root/deploy/setup.sh" dev

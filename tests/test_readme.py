@@ -1,4 +1,4 @@
-"""Every command in the README's bash blocks is run here, made small where it would take minutes."""
+"""Every command in a README's bash blocks is run here, made small where it would take minutes."""
 
 import json
 import re
@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+READMES = ("README.md", "deploy/README.md", "tests/bench/README.md")
 TIMEOUT_S = 300
 pytestmark = pytest.mark.timeout(TIMEOUT_S + 20)
 SMALL = (
@@ -43,7 +44,7 @@ ASKED = (
 STUDY = f"{PYTHON} -m deploy.study {CONFIGS}/studies"
 EIGHT_GPUS = f"{LAUNCH} --config {CONFIGS}/eight_gpus.toml --data.train data/train.parquet"
 REHEARSAL = "tests/rehearsal/run.sh"
-# README's command -> what is run instead; {folder} is an empty one
+# a README's command -> what is run instead; {folder} is an empty one
 RUNS = {
     LAUNCH: f"{LAUNCH} {SMALL} --run.folder {{folder}}/run",
     f"{LAUNCH} --help": f"{LAUNCH} --help",
@@ -106,6 +107,13 @@ RUNS = {
         " --out {folder}/study"
     ),
     "tests/run.sh": "tests/run.sh -q tests/common --collect-only",
+    "tests/run.sh -q -m smoke": "tests/run.sh -q -m smoke --collect-only",
+    "tests/run.sh -q -m slow tests/pipeline": (
+        "tests/run.sh -q -m slow tests/pipeline --collect-only"
+    ),
+    f"{PYTHON} -m pydoc broker learner learner.push": (
+        f"{PYTHON} -m pydoc broker learner learner.push"
+    ),
     "tests/run.sh -q -m proof": "tests/run.sh -q -m proof --collect-only",
     ".venv/bin/python tests/bench/broker.py --json broker.json": (
         ".venv/bin/python tests/bench/broker.py --smoke --json {folder}/broker.json"
@@ -116,6 +124,7 @@ RUNS = {
     ".venv/bin/python -m rollout.serve deploy/quickstart/checkpoint": (
         ".venv/bin/python -m rollout.serve --help"  # tests/rollout/test_serve.py serves
     ),
+    ".venv/bin/python -m rollout.serve exported": ".venv/bin/python -m rollout.serve --help",
     ".venv/bin/python -m rollout.serve deploy/quickstart/checkpoint --engine embedded": (
         ".venv/bin/python -m rollout.serve --help"
     ),
@@ -205,16 +214,17 @@ RUNS = {
         ".venv/bin/python -m deploy.quickstart.pretrain --help"  # whole: minutes on two cores
     ),
 }
-QUICK = ("--help", "--collect-only", "bash -n", "--dry-run", "--kuberay", "--gpus")
+QUICK = ("pydoc", "--help", "--collect-only", "bash -n", "--dry-run", "--kuberay", "--gpus")
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return [line for block in blocks for line in block.strip().splitlines()]
+def commands(readme: str) -> set[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / readme).read_text(), re.DOTALL)
+    return {line for block in blocks for line in block.strip().splitlines()}
 
 
-def test_every_command_of_the_readme_is_run_here() -> None:
-    assert set(commands()) == set(RUNS)
+def test_every_command_of_a_readme_is_run_here() -> None:
+    found = {command for readme in READMES for command in commands(readme)}
+    assert found == set(RUNS)
 
 
 def run(command: str, folder: Path) -> None:
@@ -251,12 +261,26 @@ def test_a_long_command_works(command: str, tmp_path: Path) -> None:
     run(command, tmp_path)
 
 
-def test_files_and_folders_that_the_readme_names_exist() -> None:
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("readme", READMES)
+def test_files_and_folders_that_a_readme_names_exist(readme: str) -> None:
+    text = (ROOT / readme).read_text()
     named = re.findall(
         r"(?<![\w/.])((?:common|broker|rollout|learner|deploy|tests)/[\w./-]*)", text
     )
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_links_of_a_readme_lead_somewhere(readme: str) -> None:
+    text = (ROOT / readme).read_text()
+    links = [link for link in re.findall(r"\]\(([^)]*)\)", text) if "://" not in link]
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+    for link in links:
+        if link.startswith("#"):
+            assert link.removeprefix("#") in anchors, link
+        else:
+            assert ((ROOT / readme).parent / link).exists(), link
 
 
 @pytest.mark.slow

@@ -1,7 +1,10 @@
 """Rules that hold for the repository as a whole."""
 
+import ast
+import functools
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ FORBIDDEN = {
 }
 
 
+@functools.cache
 def tracked_files() -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
@@ -27,6 +31,7 @@ def tracked_files() -> list[Path]:
     return [path for name in listed.split("\0") if name and (path := ROOT / name).is_file()]
 
 
+@functools.cache
 def texts() -> list[tuple[Path, str]]:
     found = []
     for path in tracked_files():
@@ -69,3 +74,177 @@ def test_our_packages_come_from_this_checkout() -> None:
     for package in (broker, common, deploy, learner, rollout):
         assert package.__file__ is not None
         assert Path(package.__file__).parent.parent == ROOT
+
+
+# ---- documents where the code is -----------------------------------------------------------------
+PACKAGES = ("common", "broker", "rollout", "learner", "deploy")
+# A line of a package's docstring: one module or several, then at least two spaces, then what it is;
+# or, indented, modules alone, with what they are in the next line.
+NAMES = r"([a-z_]\w*/?(?:, [a-z_]\w*/?)*)"
+LISTED = re.compile(rf"^(?: {{4}})?{NAMES} {{2,}}\S|^ {{4}}{NAMES}$", re.MULTILINE)
+README_LINES = 220
+# Lines of Python without tests and without the docstrings of packages. It may only go down.
+MAX_LINES = 57_145
+
+
+def package_folders() -> list[Path]:
+    inits = {path for path in tracked_files() if path.name == "__init__.py"}
+    return sorted(p.parent for p in inits if p.relative_to(ROOT).parts[0] in PACKAGES)
+
+
+def package_docstring(folder: Path) -> str:
+    tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    return ast.get_docstring(tree) or ""
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("folder", package_folders(), ids=lambda f: str(f.relative_to(ROOT)))
+def test_a_package_names_each_of_its_modules_once_and_no_other(folder: Path) -> None:
+    lines = LISTED.finditer(package_docstring(folder))
+    named = Counter(name for line in lines for name in (line[1] or line[2]).split(", "))
+    there = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    there |= {f"{p.name}/" for p in folder.iterdir() if p.is_dir() and any(p.rglob("*.py"))}
+    assert named == Counter(there)
+
+
+def python_sources() -> list[tuple[Path, str]]:
+    return [(path, text) for path, text in texts() if path.suffix == ".py"]
+
+
+NO_TARGET = re.compile(r"\bspec (?:section )?\d|\bspecification, section|\bdesign, |\brule \d")
+
+
+def test_no_docstring_refers_to_a_document_that_is_not_here() -> None:
+    offenders = [
+        f"{path}:{number}: {line.strip()}"
+        for path, text in python_sources()
+        if path != Path(__file__).relative_to(ROOT)
+        for number, line in enumerate(text.splitlines(), 1)
+        if NO_TARGET.search(line)
+    ]
+    assert offenders == []
+
+
+BEGINNINGS = ("Of", "As", "That", "Args", "Raises", "Returns")
+# Docstrings that still begin so, by file. Numbers may only go down; no file may be added.
+STILL_BEGIN_SO = {
+    "broker/keys.py": 1,
+    "broker/ledger/accounts.py": 1,
+    "broker/ledger/evaluations.py": 2,
+    "broker/ledger/groups.py": 1,
+    "broker/net/transport.py": 1,
+    "broker/protocol.py": 1,
+    "broker/service/counter.py": 1,
+    "broker/service/opening.py": 1,
+    "broker/service/service.py": 1,
+    "broker/storage/durable.py": 1,
+    "broker/storage/store.py": 1,
+    "common/config.py": 1,
+    "common/types.py": 1,
+    "deploy/check_gpu.py": 1,
+    "deploy/planning/assumed.py": 3,
+    "deploy/planning/memory.py": 2,
+    "deploy/planning/shape.py": 6,
+    "learner/checking/kernels.py": 3,
+    "learner/checking/shapes.py": 2,
+    "learner/checking/step.py": 2,
+    "learner/loading.py": 1,
+    "learner/measuring/measurement.py": 1,
+    "learner/measuring/metrics.py": 1,
+    "learner/measuring/step_figures.py": 2,
+    "learner/measuring/watch.py": 1,
+    "learner/model/ranks.py": 1,
+    "learner/model/student.py": 1,
+    "learner/push/expectations.py": 1,
+    "learner/push/follower.py": 1,
+    "learner/push/publisher.py": 2,
+    "learner/push/streams.py": 1,
+    "learner/push/weight_files.py": 1,
+    "learner/scoring.py": 1,
+    "learner/session.py": 1,
+    "learner/trainer.py": 1,
+    "rollout/engine.py": 2,
+    "rollout/http_engine.py": 2,
+    "rollout/member.py": 1,
+    "rollout/sglang/command.py": 1,
+    "rollout/worker.py": 2,
+}
+IN_TESTS = 74
+
+
+def badly_begun(text: str) -> int:
+    nodes = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    documented = [node for node in ast.walk(ast.parse(text)) if isinstance(node, nodes)]
+    words = [(ast.get_docstring(node) or "").split() for node in documented]
+    return sum(bool(found) and found[0].rstrip(":,") in BEGINNINGS for found in words)
+
+
+def test_a_docstring_says_first_what_a_thing_is_or_does() -> None:
+    found = Counter({str(path): badly_begun(text) for path, text in python_sources()})
+    in_tests = sum(count for path, count in found.items() if path.startswith("tests/"))
+    code = {path: count for path, count in found.items() if not path.startswith("tests/")}
+    allowed = {path: STILL_BEGIN_SO.get(path, 0) for path in code}
+    assert {path: n for path, n in code.items() if n > allowed[path]} == {}
+    assert in_tests <= IN_TESTS
+
+
+PATH_OF_A_TEST = re.compile(r"(?<![\w/.])tests/[\w/]*\w(?:\.(?:py|sh|md|txt))?(?![\w/{])")
+DOTTED = re.compile(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`")
+
+
+def test_paths_of_tests_in_the_code_lead_somewhere() -> None:
+    named = {
+        f"{path}: {found[0]}"
+        for path, text in python_sources()
+        if path.parts[0] in PACKAGES
+        for found in PATH_OF_A_TEST.finditer(text)
+        if not (ROOT / found[0]).exists()
+    }
+    assert named == set()
+
+
+def leads_somewhere(dotted: str, keys: str) -> bool:
+    """A module, a name in one, a name anywhere in a package, or a key of the configuration."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        base = ROOT.joinpath(*parts[:length])
+        files = [base.with_suffix(".py")] if base.with_suffix(".py").exists() else base.glob("*.py")
+        text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+        if text:
+            text = f"{keys}\n{text}" if length == 1 else text
+            return all(re.search(rf"\b{part}\b", text) for part in parts[length:])
+    return False
+
+
+def test_dotted_names_in_the_code_lead_somewhere() -> None:
+    config = [text for path, text in python_sources() if str(path).startswith("common/config")]
+    keys = "\n".join(config)
+    named = {
+        f"{path}: {found[1]}"
+        for path, text in python_sources()
+        if path.parts[0] in PACKAGES
+        for found in DOTTED.finditer(text)
+        if not leads_somewhere(found[1], keys)
+    }
+    assert named == set()
+
+
+def test_references_to_equations_have_a_target() -> None:
+    equations = package_docstring(ROOT / "learner/objective")
+    numbers = set(re.findall(r"^ {4}\((\d+)\) ", equations, re.MULTILINE))
+    for path, text in python_sources():
+        if path.is_relative_to("learner/objective"):
+            assert set(re.findall(r"\bequation (\d+)", text)) <= numbers, path
+
+
+def test_the_readme_is_read_in_one_go() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < README_LINES
+    assert "## How it works" in lines[:100]
+
+
+def test_the_code_does_not_grow() -> None:
+    """Documents where the code is are not held against it."""
+    lines = sum(text.count("\n") for path, text in python_sources() if path.parts[0] in PACKAGES)
+    documents = sum(len(package_docstring(folder).splitlines()) for folder in package_folders())
+    assert lines - documents <= MAX_LINES

@@ -130,7 +130,7 @@ def _card(
 
 
 def _pictures(sample: Sample, images: ImageStore) -> str:
-    """Raises DataError where a file is not what the row says."""
+    """A sample's pictures as HTML; DataError if a file is not what the row says."""
     whole = images.open(sample.image)
     box = sample.box
     sides = None if box is None else (box.x1, box.y1, box.x2, box.y2)

@@ -53,7 +53,8 @@ class Columns:
 
 
 def columns_of(names: Sequence[str], said: Mapping[str, str]) -> Columns:
-    """
+    """Find out which column of the source is which of ours.
+
     Args:
         names: the columns of the whole set.
         said: by --column, the source's name by ours.
@@ -91,7 +92,8 @@ def cell(cells: Cells, column: str | None) -> Any:
 
 # ---- cells ---------------------------------------------------------------------------------------
 def picture_in(value: Any, field: str, folder: Path) -> PictureSource:
-    """
+    """The picture that a cell holds or names.
+
     Args:
         folder: that paths are relative to, and stay in.
 
@@ -158,7 +160,7 @@ def answer_in(value: Any, field: str) -> str | None:
 
 
 def name_in(value: Any, field: str, number: int) -> str:
-    """Of the row; one without a name is called after its place. Raises BadField."""
+    """The name of a row; one without a name is called after its place. Raises BadField."""
     if value is None:
         return f"row-{number:06d}"
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":

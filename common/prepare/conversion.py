@@ -50,7 +50,8 @@ class Result(NamedTuple):
 
 
 def converted(rows: Rows, looks: Looks, processes: int | None = None) -> Iterator[Result]:
-    """
+    """Convert rows on all cores, and give the results in the order of the rows.
+
     Args:
         processes: None: as many as there are cores.
 
@@ -76,7 +77,7 @@ def converted(rows: Rows, looks: Looks, processes: int | None = None) -> Iterato
 
 
 def convert(rows: Rows, looks: Looks, entry: Entry) -> Result:
-    """Raises DataError, OSError: it is not the row's fault."""
+    """Convert one row; DataError or OSError if something other than the row is at fault."""
     if isinstance(entry.cells, str):
         return Result(entry.place, entry.cells)
     try:

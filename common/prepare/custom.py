@@ -55,7 +55,7 @@ class CustomRows:
         return entries(self.files)
 
     def source_row(self, entry: Entry) -> SourceRow:
-        """Raises BadField."""
+        """Read the cells of one row; BadField if one will not do."""
         assert not isinstance(entry.cells, str)
         cells, columns = entry.cells, self.columns
         question = question_in(cell(cells, columns.question), columns.question)
@@ -86,7 +86,8 @@ class CustomRows:
 
 
 def custom_rows(files: Sequence[Path], folder: Path, wishes: Wishes) -> CustomRows:
-    """
+    """Open own rows: find out once what their columns and boxes mean.
+
     Args:
         files: of rows, all of one form (`tables.table_files`).
         folder: that paths of pictures are relative to.

@@ -11,5 +11,5 @@ def with_hint(question: str) -> str:
 
 
 def without_hint(question: str) -> str:
-    """As `clean_question` of the published code, but that the picture's place stays."""
+    """`clean_question` of the published code, except that the picture's place stays."""
     return question.replace(_BEFORE + HINT, "").replace(HINT, "").strip()

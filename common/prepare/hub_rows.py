@@ -23,7 +23,7 @@ class HubInput(NamedTuple):
 
 
 def parsed(text: str) -> HubInput:
-    """Raises ConfigError."""
+    """The parts of hf:NAME[@REVISION][:SPLIT]; ConfigError if it has another form."""
     match = _FORM.fullmatch(text.removeprefix(PREFIX))
     if match is None:
         raise ConfigError(
@@ -41,7 +41,7 @@ def downloaded(wanted: HubInput) -> tuple[Path, list[Path], str]:
 
 
 def of_split(files: list[Path], folder: Path, wanted: HubInput) -> list[Path]:
-    """Raises ConfigError: the dataset has no rows, several splits, or not this one."""
+    """The files of the wanted split; ConfigError if there are none, several, or not this one."""
     names = {path: path.relative_to(folder).as_posix() for path in files}
     if not files:
         raise ConfigError(

@@ -148,7 +148,7 @@ def _as_box(corners: Corners) -> Box:
 
 # ---- files ---------------------------------------------------------------------------------------
 def _look(source: PictureSource, field: str) -> _Looked:
-    """Raises BadField: it cannot be read, or is no whole picture."""
+    """Look at a picture; BadField if it cannot be read, or is not whole."""
     content = source if isinstance(source, bytes) else read_picture_file(source, field)
     name = f"of {len(source)} bytes" if isinstance(source, bytes) else source.name
     try:

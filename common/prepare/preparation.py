@@ -29,7 +29,7 @@ class Prepared:
 
 
 def check_out(out: Path) -> None:
-    """Raises ConfigError: a dataset is there."""
+    """Refuse a folder that holds a dataset, with a ConfigError."""
     if (out / PARQUET).exists():
         raise ConfigError(f"--out {out}: it holds a {PARQUET}. Fix: name another folder")
 

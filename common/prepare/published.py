@@ -19,7 +19,8 @@ StudentPicture = Literal["red_box", "clean"]
 
 @dataclass(frozen=True)
 class PublishedRows:
-    """
+    """The rows of the published set, with the folders of its pictures.
+
     Args:
         file: train.jsonl.
         folders: where pictures are looked for, in this order.
@@ -43,7 +44,7 @@ class PublishedRows:
             raise ConfigError(f"{self.file}: {error}. Fix: restore it") from error
 
     def source_row(self, entry: Entry) -> SourceRow:
-        """Raises BadField."""
+        """Read one line; BadField if it will not do."""
         assert not isinstance(entry.cells, str)
         row = published_form.source_row(entry.cells["line"], entry.number, Path(), self.picture)
         assert isinstance(row.image, Path) and isinstance(row.crop, Path)
@@ -63,7 +64,8 @@ class PublishedRows:
 def published_rows(
     folder: Path, unpacked: Path | None = None, picture: StudentPicture = "red_box"
 ) -> PublishedRows:
-    """
+    """Open the published set in a folder.
+
     Args:
         folder: with train.jsonl and pictures.
         unpacked: where pictures are, too.

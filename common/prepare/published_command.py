@@ -51,7 +51,8 @@ def _run(options: argparse.Namespace) -> None:
 def prepare_published(
     source: Path | None, out: Path, picture: StudentPicture = "red_box"
 ) -> Prepared:
-    """
+    """Make a dataset of the published set.
+
     Args:
         source: folder with train.jsonl, and pictures or archives of them; None: the hub's.
 

@@ -6,9 +6,8 @@
 
 Paths are relative to the file's folder. The student sees images[0], or original_images[0] where the
 clean picture is asked for, the teacher teacher_images[0]. The question stays as it is, with its
-sentence about the red box (spec 1.1 of the published code). extra_info is not used. The
-sample is called after "id" or "sample_id" where the line has one, else after the number of its
-line.
+sentence about the red box. extra_info is not used. The sample is called after "id" or "sample_id"
+where the line has one, else after the number of its line.
 """
 
 import json
@@ -26,7 +25,8 @@ _PLACEHOLDER = "<image>"
 
 
 def source_row(text: str, number: int, folder: Path, picture: str = "red_box") -> SourceRow:
-    """
+    """Read one line of train.jsonl.
+
     Args:
         text: the line.
         number: of the line, from 1.
@@ -63,7 +63,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def _path(row: dict[str, Any], field: str, folder: Path) -> Path:
-    """Of a list with one path in it."""
+    """The path in a list that holds one."""
     value = row.get(field)
     if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], str):
         raise BadField(field, value, "not a list of one path", 'write ["FOLDER/NAME.jpg"]')

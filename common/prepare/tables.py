@@ -50,7 +50,7 @@ def table_files(path: Path) -> list[Path]:
 
 
 def survey(files: Sequence[Path]) -> Survey:
-    """Raises ConfigError: a file cannot be read, or two disagree about a column."""
+    """The columns of all files; ConfigError if one cannot be read, or two disagree."""
     if len({path.suffix for path in files}) > 1:
         raise ConfigError(f"--input {files[0].parent}: JSONL and Parquet. Fix: name one file")
     if files[0].suffix == ".parquet":

@@ -163,7 +163,7 @@ def first_word(text: str) -> int:
 
 
 def without_negated_end(text: str) -> str:
-    """Of "red, not blue" only "red"."""
+    """The text without what it denies at its end: "red" for "red, not blue"."""
     begun = first_word(text)
     ends = [match for match in _BOUNDARY.finditer(text) if begun < match.start()]
     for match in reversed(ends):

@@ -16,7 +16,7 @@ def with_margin(box: Box, margin: float, size: tuple[int, int]) -> Box:
 
 
 def check_inside(box: Box, size: tuple[int, int]) -> None:
-    """Raises DataError."""
+    """Refuse a box that is not inside a picture, with a DataError."""
     width, height = size
     if box.x2 > width or box.y2 > height:
         raise DataError(f"box {box} reaches outside the {width} x {height} picture")

@@ -22,7 +22,8 @@ def names_for(role: Role) -> list[str]:
 
 
 def view_named(name: str, role: Role | None = None) -> View:
-    """
+    """Find a view by its name.
+
     Args:
         role: that it is for; none: any.
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class ViewSettings(Record):
-    """Of a run; it also travels to the processes that render."""
+    """The settings of a run's views; they also travel to the processes that render."""
 
     student: str  # name of the view
     teacher: str

@@ -26,7 +26,8 @@ def show(
     seed: int,
     answer: str | None = None,
 ) -> Shown:
-    """
+    """Make a view of a sample.
+
     Args:
         opened: the picture of `view.source(sample)`.
 

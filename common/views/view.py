@@ -27,7 +27,7 @@ class View:
         return sample.image
 
     def size(self, sample: Sample, settings: ViewSettings) -> Size | None:
-        """Of `picture`, by what the row says; None: the sample has no evidence to show."""
+        """Size of `picture`, by what the row says. None means that it has no evidence to show."""
         return (sample.image.width, sample.image.height)
 
     def picture(

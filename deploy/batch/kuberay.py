@@ -131,7 +131,7 @@ def _config_map(name: str, config: RunConfig) -> dict[str, Any]:
 
 
 def _resource_name(name: str) -> str:
-    """As Kubernetes takes names: lower case, a letter first."""
+    """The name as Kubernetes takes names: lower case, a letter first."""
     text = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     text = text if text[:1].isalpha() else f"run-{text}"
     return text[:_MAX_NAME].strip("-")

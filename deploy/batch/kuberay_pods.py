@@ -44,7 +44,9 @@ class _Group:
 
 
 def ray_job(name: str, config: RunConfig) -> dict[str, Any]:
-    """Args:
+    """The RayJob of a run.
+
+    Args:
     name: also of the ConfigMap with the configuration, which has a folder for the run.
 
     Raises:
@@ -138,7 +140,9 @@ def _head(name: str, group: _Group, config: RunConfig) -> dict[str, Any]:
 
 
 def _workers(name: str, group: _Group, config: RunConfig, growth: int) -> dict[str, Any]:
-    """Args:
+    """A group of pods for one pool.
+
+    Args:
     growth: pods that the group may come to have, as a multiple of those at first.
     """
     container = _container("ray-worker", group.image, group.cpus, group.gpus)

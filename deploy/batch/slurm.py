@@ -199,7 +199,7 @@ def _path(path: Path) -> str:
 
 
 def _escaped(word: str) -> str:
-    """As sbatch reads the words of its lines: a backslash takes any character's meaning away."""
+    """A word as sbatch reads its lines: a backslash takes any character's meaning away."""
     if "\n" in word:
         raise ConfigError(f"cluster.slurm_options: {word!r} has a line break. Fix: leave it out")
     return re.sub(r"([^\w@%+=:,./\[\]*-])", r"\\\1", word, flags=re.ASCII)

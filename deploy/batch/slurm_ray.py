@@ -46,7 +46,7 @@ def token() -> str:
 
 
 def wait(ray_address: str, machines: str, seconds: str) -> str:
-    """Raises SystemExit when there are too few machines after that time."""
+    """Wait for the machines; SystemExit if there are too few after that time."""
     needed, deadline = int(machines), time.monotonic() + float(seconds)
     there = 0
     while time.monotonic() < deadline:

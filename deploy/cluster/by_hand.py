@@ -140,7 +140,7 @@ def _in_root(command: str) -> tuple[str, ...]:
 
 
 def _python(config: RunConfig) -> str:
-    """Of the broker: keys are for it, and the world needs no more than it."""
+    """The broker's Python: keys are made with it, and making the world needs no more."""
     return _quoted(broker_role(config, (), Seat("", "127.0.0.1")).command[0])
 
 

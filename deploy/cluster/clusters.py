@@ -88,7 +88,7 @@ def read_cluster(path: Path) -> list[Node]:
 
 
 def _first_problem(error: ValidationError) -> str:
-    """Of a file: the key, its value, and the mend."""
+    """The first problem of a file: the key, its value, and the fix."""
     problem = error.errors(include_url=False)[0]
     where = problem["loc"]
     if len(where) < 3:

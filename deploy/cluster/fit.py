@@ -62,7 +62,7 @@ def fit(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[Seating]:
 
 
 def seatings_of(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[Seating] | None:
-    """As `fit`; None when there is no way."""
+    """The seatings that `fit` finds. None means that there is no way."""
     kinds = [_kind(pool) for pool in pools]
     counts = _counts_a_node(kinds, nodes)
     if counts is None:

@@ -56,7 +56,7 @@ def machines_for(config: RunConfig) -> list[Machine]:
 
 
 def gpus_per_node(config: RunConfig) -> int:
-    """As configured, or as many as the pool needs that has most of them on one machine."""
+    """GPUs of a machine: as configured, or as many as any pool needs on one machine."""
     if config.cluster.gpus_per_node is not None:
         return config.cluster.gpus_per_node
     pools = pools_of(config)

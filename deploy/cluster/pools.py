@@ -26,7 +26,7 @@ class Pool:
 
 
 def process_name(pool: PoolName, rank: int) -> str:
-    """As in logs, status and commands: broker, rollout-0, ..., learner-0, ..."""
+    """A process's name in logs, status and commands: broker, rollout-0, ..., learner-0, ..."""
     return "broker" if pool == "broker" else f"{pool}-{rank}"
 
 

@@ -45,7 +45,9 @@ class Role:
 
 
 def broker_role(config: RunConfig, arguments: Sequence[str], seat: Seat, port: int = 0) -> Role:
-    """Args:
+    """The broker's command and environment.
+
+    Args:
     port: to listen on instead of the configured one; 0: that one.
     """
     flags: list[str] = []
@@ -130,7 +132,7 @@ def _interfaces(seat: Seat) -> dict[str, str]:
 
 
 def _threads(threads: int | None, pool: PoolSection) -> dict[str, str]:
-    """Of CPU work, as many as the pool reserves: Ray gives one, where it reserves none itself.
+    """Threads of CPU work, as many as the pool reserves: Ray gives one, where it reserves none.
 
     One CPU is left as it is: nobody has counted.
     """

@@ -50,7 +50,7 @@ class Account:
 
 
 def account_of(run: RunFiles) -> Account:
-    """Of a run that is over, or of what there is of one that goes on."""
+    """The account of a run that is over, or of what there is of one that goes on."""
     wall_s = max((row["time_s"] for row in run.rows), default=0.0)
     if run.summary is not None:
         wall_s = max(wall_s, float(run.summary.get("seconds") or 0.0))

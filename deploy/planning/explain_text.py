@@ -13,7 +13,8 @@ from deploy.planning.verdict import verdict
 
 
 def page(run: RunFiles, plan: Mapping[str, Any] | None) -> str:
-    """
+    """The page that says where a run's time went.
+
     Args:
         plan: as `deploy.plan --json` wrote it; None: there is none.
     """

@@ -38,7 +38,7 @@ class JournalFacts:
     end_s: float = 0.0
 
     def busy_share(self, begin_s: float, end_s: float) -> float | None:
-        """Of the time of the servers that were there; None: there was none."""
+        """Share of the servers' time in which they had work. None means that there was none."""
         alive = sum(_overlap(spans, begin_s, end_s) for spans in self.lives.values())
         busy = sum(_overlap(spans, begin_s, end_s) for spans in self.busy.values())
         return busy / alive if alive > 0 else None

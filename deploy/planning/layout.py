@@ -53,7 +53,7 @@ class Machines:
 
 
 def described_machines(nodes: Sequence[Node], gpu_name: str | None = None) -> Machines:
-    """Of a described cluster: its GPUs, of which the smallest kind counts.
+    """The machines of a described cluster: its GPUs, of which the smallest kind counts.
 
     Raises:
         ConfigError: a GPU that is not known.

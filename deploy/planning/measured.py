@@ -229,7 +229,7 @@ def _normalised(works: Sequence[float]) -> tuple[float, ...]:
 
 
 def run_folder_rates(folder: Path) -> Rates:
-    """Of a run by itself, with assumptions for its configured machines where it tells nothing.
+    """Rates of a run by itself; where it tells nothing, those assumed for its machines.
 
     Raises:
         ConfigError: too few steps, or a model or GPU that is not known.

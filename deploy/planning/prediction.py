@@ -119,7 +119,7 @@ def predict(
 def _with_best_capacity(
     config: RunConfig, rates: Rates, servers: int, max_staleness: int, configured: int
 ) -> tuple[int, Outcome]:
-    """As configured, unless that lets some servers take all groups of a step.
+    """The outcome as configured, unless that lets some servers take all groups of a step.
 
     A server asks for as many groups as it may, and gets them while there are any.
 
@@ -146,7 +146,7 @@ def _stalenesses(config: RunConfig, layout: Layout) -> tuple[int, ...]:
 
 
 def _fastest(predictions: Sequence[Prediction]) -> Prediction | None:
-    """Of those that are as fast as the fastest, the one with fewest servers and least staleness."""
+    """The one with fewest servers, then staleness, of the predictions as fast as any."""
     if not predictions:
         return None
     limit = min(p.step_s for p in predictions) * (1 + AS_FAST / 3)

@@ -107,7 +107,7 @@ def to_json(rates: Rates) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any], where: str) -> Rates:
-    """Raises ConfigError when it is not what `to_json` gave."""
+    """Rates from JSON; ConfigError if it is not what `to_json` gave."""
     try:
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}, not {FORMAT}")
@@ -128,7 +128,7 @@ def write_rates(path: Path, rates: Rates) -> None:
 
 
 def read_rates(path: Path) -> Rates:
-    """Raises ConfigError when there are none."""
+    """Read rates from a file; ConfigError if it has none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

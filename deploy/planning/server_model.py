@@ -24,7 +24,8 @@ class Running:
 
 
 class ServerModel:
-    """
+    """One rollout server in virtual time.
+
     Args:
         alone_s, shared_s: of a group of average work.
         capacity: groups at once.

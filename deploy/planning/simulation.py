@@ -74,7 +74,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of the steps between warm-up and the last ones, for which no more is generated."""
+    """Figures of the steps after warm-up, without the last ones, for which no more is generated."""
 
     step_s: float
     learner_idle_share: float  # waiting for a batch

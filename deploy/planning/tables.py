@@ -23,7 +23,7 @@ def seconds(value: float) -> str:
 
 
 def duration(value: float) -> str:
-    """Of a whole run."""
+    """The duration of a whole run as text."""
     if value < 120:
         return f"{value:.0f} s"
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"

@@ -62,7 +62,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one variant."""
+    """What the runs of one variant come to."""
 
     variant: str
     baseline: str
@@ -72,7 +72,7 @@ class Outcome:
 
 
 def outcomes(done: Done, baseline_of: Mapping[str, str], columns: Sequence[str]) -> list[Outcome]:
-    """Of the variants with a run that is done, in the order of `baseline_of`."""
+    """The outcomes of the variants with a run that is done, in the order of `baseline_of`."""
     found = []
     for variant, baseline in baseline_of.items():
         seeds = tuple(sorted(seed for name, seed in done if name == variant))

@@ -64,7 +64,7 @@ def results_of(
 
 
 def write_results(results: Results, out: Path) -> None:
-    """Raises OSError."""
+    """Write study.json, study.md and study.html; OSError if that fails."""
     out.mkdir(parents=True, exist_ok=True)
     replace_json(out / JSON, as_json(results))
     replace_text(out / MARKDOWN, as_markdown(results))
@@ -131,7 +131,7 @@ def _title(results: Results) -> str:
 
 
 def _titles(results: Results) -> list[tuple[str, str]]:
-    """Of the named variants that were given one."""
+    """The titles of the named variants that were given one."""
     sections = results.study.variants.items()
     return [(name, section.title) for name, section in sections if section.title]
 

@@ -101,7 +101,8 @@ class StudyFile(Section):
 
 
 def read_study(path: Path) -> StudyFile:
-    """
+    """Read a study's file.
+
     Raises:
         ConfigError: one line with file, key, value and mend.
     """
@@ -135,7 +136,7 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _model_of(location: list[str]) -> type[BaseModel]:
-    """Of the table that a key stands in."""
+    """The model of the table that a key is in."""
     if location[0] == "study" and len(location) > 1:
         return StudySection
     return VariantSection if location[0] == "variants" and len(location) > 2 else StudyFile

@@ -5,7 +5,7 @@ Value = Scalar | tuple[Scalar, ...]
 
 
 def word(value: Value) -> str:
-    """As `--section.key WORD` takes it."""
+    """The value as `--section.key WORD` takes it."""
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(map(word, value)) if isinstance(value, tuple) else str(value)

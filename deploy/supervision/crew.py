@@ -194,14 +194,14 @@ class Crew:
 
 
 async def first_done(*futures: "asyncio.Future[Any]") -> None:
-    """Returns as soon as one of them is done."""
+    """Return as soon as one of them is done."""
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def until_done(
     tasks: Sequence["asyncio.Task[Any]"], timeout_s: float, at_once: asyncio.Event
 ) -> None:
-    """Returns when all of them are done, at the latest after so long or when the event is set."""
+    """Return when all of them are done, at the latest after so long or when the event is set."""
     if not tasks:
         return
     cut = asyncio.create_task(at_once.wait())

@@ -28,7 +28,8 @@ class ProcessRefused(ProcessFailed, FinalError):
 
 
 class Keeper:
-    """
+    """Keeps one crew alive, up to a budget of restarts.
+
     Args:
         names: of the crew's processes.
         make_crew: another life; it ends when the event is set.

@@ -140,7 +140,7 @@ def _with_sized_batches(config: RunConfig) -> RunConfig:
 
 
 def _check_room(config: RunConfig) -> None:
-    """Raises ConfigError where this machine is too small; a cluster may still grow."""
+    """Refuse a machine that is too small, with a ConfigError; a cluster may still grow."""
     import ray
 
     is_own_machine = config.cluster.address is None

@@ -13,7 +13,7 @@ _KEY_FILES = {"broker": SERVER_FILE, "learner": LEARNER_FILE, "rollout": MEMBER_
 
 
 class OrderBook:
-    """Of one run, whose folder holds config.toml."""
+    """The orders of one run, whose folder holds config.toml."""
 
     def __init__(self, config: RunConfig, run_folder: Path) -> None:
         self._config = config

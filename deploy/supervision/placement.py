@@ -154,7 +154,7 @@ class Placement:
 
 
 def processes_a_node(pool: Pool) -> int:
-    """Of a pool that names its number of machines; the last of them may have fewer."""
+    """Processes a machine of a pool that names its number of machines; the last may have fewer."""
     return math.ceil(pool.processes / (pool.nodes or 1))
 
 

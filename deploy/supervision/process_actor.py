@@ -112,7 +112,7 @@ class ProcessActor:
 
 
 def _own_interfaces() -> dict[str, str]:
-    """Of this machine's own environment: its owner knows better than the launcher."""
+    """Network interfaces that this machine's own environment names: its owner knows best."""
     return {name: os.environ[name] for name in INTERFACE_VARIABLES if name in os.environ}
 
 

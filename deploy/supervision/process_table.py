@@ -25,7 +25,7 @@ _ENDS_KEPT = 20
 
 
 class End(BaseModel):
-    """Of one life of a process."""
+    """The end of one life of a process."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,7 +48,8 @@ class Entry(BaseModel):
 
 
 class ProcessTable:
-    """
+    """The processes of a run, kept in RUN/processes.json.
+
     Args:
         clock: seconds since 1970.
     """
@@ -111,7 +112,8 @@ class ProcessTable:
 
 
 def read_processes(run_folder: Path) -> list[Entry]:
-    """
+    """Read RUN/processes.json.
+
     Raises:
         VisionOpdError: the folder holds none, or the file is damaged.
     """

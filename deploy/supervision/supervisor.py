@@ -337,7 +337,7 @@ class Supervisor:
         return self._folder / "broker.json"
 
     async def _learn_address(self) -> None:
-        """Of the broker that has just been started; another one than before ends the round."""
+        """Learn the started broker's address; another one than before ends the round."""
         latest = time.monotonic() + _BROKER_TIMEOUT_S
         log = self._folder / "logs" / "broker.log"
         while _writing_of(self._broker_file) == self._written:

@@ -36,19 +36,18 @@ steps that it holds. A learner that starts on a run folder goes on from the newe
 The newest `checkpoint.keep` can be gone back to. Those of `checkpoint.keep_best` that are older are
 there to be exported or started from: the broker has forgotten the steps behind them.
 
-    learner.checkpoint.checkpointer         saves while training goes on
-    learner.checkpoint.cut       what is saved, as it is at one instant
-    learner.checkpoint.copy_on_write        live tensors, copied only if they are to change
-    learner.checkpoint.fellows   the ranks' writing threads among themselves
-    learner.checkpoint.tensors   from files into tensors, sharded or not
-    learner.checkpoint.tensor_files      safetensors files, in parts
-    learner.checkpoint.start     what the start has beside the weights; with names, side_files,
-                                 templates, config_dtype
-    learner.checkpoint.files     the files of one checkpoint
-    learner.checkpoint.folder    which are complete, kept, removed
-    learner.checkpoint.restore   back into a trainer
-    learner.checkpoint.export_settings, export_dtypes, export_teacher    what learner.export makes
-                                 of one; with generation_config, thinking_default, local_traces
+    checkpointer        saves while training goes on
+    cut                 what is saved, as it is at one instant
+    copy_on_write       live tensors, copied only if they are to change
+    fellows             the ranks' writing threads among themselves
+    files, paths        the files of one checkpoint
+    tensor_files        safetensors files, in parts
+    tensors             from files into tensors, sharded or not
+    start, names, side_files, templates, config_dtype    what the start has beside the weights
+    folder              which checkpoints are complete, kept, removed
+    restore             back into a trainer
+    export_settings, export_dtypes, export_teacher       what learner.export makes of one
+    generation_config, thinking_default, local_traces    what an export says and leaves out
 """
 
 from learner.checkpoint.checkpointer import Checkpointer

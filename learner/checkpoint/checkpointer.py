@@ -186,7 +186,7 @@ class Checkpointer:
             )
 
     def _give_up(self) -> None:
-        """Of another rank that may be gone no more is awaited than anywhere else."""
+        """Wait no longer than anywhere else for another rank, which may be gone."""
         self.hurry()
         own_s = _WRITE_TIMEOUT_S if is_main_rank() else self._config.learner.rank_timeout_s
         try:

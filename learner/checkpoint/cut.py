@@ -59,7 +59,7 @@ class Cut:
 
 
 def take_cut(trainer: Trained) -> Cut:
-    """Of all tensors as they are; every rank calls it, between two steps.
+    """Take all tensors as they are; every rank calls it, between two steps.
 
     Nothing is copied but weights that adapters are merged into: those are made here, all ranks
     together. The others must not change before `cut.live.secure()`.

@@ -23,7 +23,7 @@ class Dtypes:
     in_config: str | None  # None: as the start's
 
     def form(self, name: str, form: Form) -> Form:
-        """Of a tensor in the export, from its form in the checkpoint."""
+        """The form of a tensor in the export, from its form in the checkpoint."""
         return Form(self._dtype(name, form.dtype), form.shape)
 
     def _dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
@@ -59,5 +59,5 @@ def _named(name: str) -> torch.dtype:
 
 
 def _beside(dtype: torch.dtype, name: str) -> torch.dtype:
-    """Of one tensor where the model has `dtype`."""
+    """The dtype of one tensor where the model has `dtype`."""
     return torch.float32 if dtype.itemsize < 4 and is_stored_in_float32(name) else dtype

@@ -117,7 +117,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def check_files(path: Path, digests: Mapping[str, str | list[str]]) -> None:
-    """Raises CheckpointError with the file that is missing or not as it was written."""
+    """Compare files with their digests; CheckpointError names one that is missing or differs."""
     _check_parts(path, _parts_of(digests))
 
 

@@ -34,7 +34,7 @@ def read_side_files(folder: Path) -> dict[str, bytes]:
 
 
 def write_side_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Raises OSError."""
+    """Write small files into a folder; OSError if that fails."""
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)

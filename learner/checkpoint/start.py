@@ -119,7 +119,7 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _dtypes(folder: Path, tensors: TensorFiles) -> dict[str, str] | None:
-    """Of a checkpoint those that its run started from: its own are all float32."""
+    """The dtypes of the start; for a checkpoint those that its run started from, not its own."""
     state = _content(folder / STATE)
     if state is not None:
         known: dict[str, str] | None = json.loads(state).get("dtypes")
@@ -128,7 +128,7 @@ def _dtypes(folder: Path, tensors: TensorFiles) -> dict[str, str] | None:
 
 
 def _unknown(forms: Iterable[str], known: set[str], stored: set[str]) -> tuple[str, ...]:
-    """Args: names of the files; those by which the model knows any tensor; those of its own."""
+    """Names in the files that the model knows no tensor by, unless it stores them by others."""
     strange = tuple(sorted(set(forms) - known))
     if not strange or stored <= set(forms):
         return strange

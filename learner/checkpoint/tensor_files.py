@@ -318,7 +318,7 @@ class TensorFiles(Mapping[str, Tensor]):
                 place.copy_(piece[(slice(None), *others)])
 
     def _read_rows(self, target: Tensor, name: str, begin: int) -> None:
-        """As many whole rows as the target has, which lies in one piece in main memory."""
+        """Read as many whole rows as the target has, which lies in one piece in main memory."""
         descriptor, start = self._places[name]
         rest = _bytes_of(target)
         offset = start + begin * self.forms[name].row_bytes

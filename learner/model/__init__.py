@@ -1,1 +1,38 @@
-"""The model as it trains: loaded, packed, adapted, sharded over ranks; and the teacher."""
+"""The model as it trains: loaded, packed, adapted, sharded over ranks; and the teacher.
+
+    prompt [image, question] --+--> response 1        A group is a tree in one packed row: the root
+                               +--> response 2        is computed once, forward and backward, and
+                               '--> response n        each branch goes on from its end.
+
+    student             loads it, and runs it up to the hidden states that predict responses
+    teacher             which weights score the student's tokens, and how they follow the student
+    packing, layout     groups -> one packed row; where its sequences lie
+    tree_attention      attention in a packed row of trees
+    ragged_attention    attention over sequences of different lengths, with its log-sum-exp
+    batched_attention   the same by torch's flash kernel for CPUs
+    delta_net           the gated delta net of Qwen3.5 in a packed row of trees
+    ragged_delta_net    the same by flash-linear-attention's kernels
+    fla_kernels, fused  whether those kernels run; norms and gates by them
+    vision, pictures    the vision tower over a row's images; their way to the device
+    last_layer          the last decoder layer computes only what is asked of it
+    lora                adapters of the language model
+    frozen              weights that are not trained, held once for two models
+    sharding            FSDP2 over ranks
+    held                offloaded models stay on the GPU from first to last micro-batch
+    transfer            from the host to a device without a wait
+    ranks               several processes that train one model
+
+Invariant: a packed row gives what transformers' own forward gives for each sequence alone, and so
+does every gradient (float32, 1e-5: tests/learner/model/test_packing.py).
+
+How to add a teacher policy: its name in `common.config.TeacherSection.policy`; in `teacher` which
+weights the forward pass uses and what happens after an optimizer step, with a line in the table on
+top of it; whether it needs a float32 average or a copy in `deploy.planning.memory`.
+tests/learner/model/test_teacher.py holds each policy to its table.
+
+How to add a model family: what a family has to offer (tower, decoder layers, positions, what stays
+float32, served names, LoRA's targets, SGLang's flags) is asked for in `student`, `lora`, `sharding`
+and `delta_net` here, `common.served_names` and `rollout.sglang.command`. Give it to the families
+of tests/learner/model/test_packing.py, tests/learner/model/test_sharding.py and
+tests/rollout/contract/test_families.py.
+"""

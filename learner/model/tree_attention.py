@@ -139,7 +139,7 @@ def merged(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Te
 
 
 def _parts(layout: Layout, *row: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Of each tensor of the row the tokens of the roots, and those of the branches, if any."""
+    """The tokens of the roots in each tensor of the row, and those of the branches, if any."""
     if layout.flat_branches is None:  # the row is its roots
         return list(row), []
     roots, branches = layout.flat_roots.tokens_T, layout.flat_branches.tokens_T

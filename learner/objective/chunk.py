@@ -1,8 +1,9 @@
 """Some rows of the objective: their figures, and the derivative of their loss by the logits.
 
 The divergence depends on the student's log-probabilities at a few ids alone. With slopes u there,
-the derivative by the logits is u at these ids minus p * sum(u) everywhere (spec 4.3 for every
-divergence, with or without tail), so that nothing as long as the vocabulary need be kept for it.
+the derivative by the logits is u at these ids minus p * sum(u) everywhere (equation 6 of
+`learner.objective`, for every divergence, with or without tail), so that nothing as long as the
+vocabulary need be kept for it.
 Axes: T rows of the chunk, G rows of a group, V vocabulary, K compared ids, B buckets.
 """
 
@@ -93,13 +94,13 @@ def evaluate_chunk(
 
 
 def _under_the_law(logprobs_TJ: Tensor) -> Tensor:
-    """Of the first id, [T], normalised without the others, which are banned."""
+    """Log-probabilities of the first id, [T], normalised without the others, which are banned."""
     return logprobs_TJ[:, 0] - torch.log1p(-logprobs_TJ[:, 1:].exp().sum(dim=1))
 
 
 # ---- comparing -----------------------------------------------------------------------------------
 def _compared_ids(config: ObjectiveSection, logits_TV: Tensor, sampled_T1: Tensor) -> Tensor | None:
-    """[T, K]; none: all of the vocabulary in order, K = V."""
+    """int64 [T, K]; None means all of the vocabulary in order, K = V."""
     if config.divergence == "sampled_reverse_kl":
         return sampled_T1
     if config.top_k is None or config.top_k >= logits_TV.shape[1]:

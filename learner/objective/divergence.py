@@ -1,4 +1,6 @@
-"""Divergence between student and teacher over a few vocabulary buckets (paper eq. 3, spec 4.1-4.3).
+"""Divergence between student and teacher over a few vocabulary buckets.
+
+The numbers of equations are those of `learner.objective`.
 
 Axes: T response tokens, K the student's likeliest tokens, B buckets: K, or K + 1 with the tail.
 Everything is plain tensor math and keeps the dtype it is given (float32, float64). Autograd passes
@@ -16,7 +18,7 @@ TAIL_CEILING = -1e-7  # log of the largest mass that the K tokens may hold besid
 
 
 def bucket_logprobs(logprobs_TK: Tensor, tail: bool) -> Tensor:
-    """Log-probabilities of K tokens -> of a proper distribution over buckets.
+    """Log-probabilities of K tokens -> those of a proper distribution over buckets (equation 3).
 
     Args:
         logprobs_TK: [T, K], nats, normalised over the whole vocabulary.
@@ -55,7 +57,7 @@ def bucket_slopes(logprobs_TK: Tensor, slopes_TB: Tensor, tail: bool) -> Tensor:
 def divergence(
     student_TB: Tensor, teacher_TB: Tensor, kind: Divergence, teacher_weight: float
 ) -> Tensor:
-    """Per-token divergence over buckets.
+    """Per-token divergence over buckets (equation 4).
 
     Args:
         student_TB: [T, B], log-probabilities, nats.
@@ -80,7 +82,7 @@ def divergence(
 def divergence_slopes(
     student_TB: Tensor, teacher_TB: Tensor, kind: Divergence, teacher_weight: float
 ) -> Tensor:
-    """d divergence / d `student_TB`, [T, B]: the S_b g_b of spec 4.3.
+    """d divergence / d `student_TB`, [T, B] (equation 5).
 
     As products they stay finite where S_b underflows. The mixture moves with the student.
     """

@@ -12,7 +12,7 @@ from learner.objective.head import HeadInputs, multiplies_wide, slices, wide_dty
 
 
 class Gradients:
-    """Of hidden states, weight and bias, those that are needed.
+    """The gradients of hidden states, weight and bias, as far as they are needed.
 
     Those of the head are sums over chunks: they are held in float32 (float64) whatever the dtype of
     the products.

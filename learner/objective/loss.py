@@ -1,14 +1,10 @@
-"""The objective: importance-weighted divergence of response tokens (spec section 4).
+"""The objective: importance-weighted divergence of response tokens.
 
-    hidden states, head --> logits of some rows --> figures, d loss / d logits --+
-             ^                  (then of the next)     in the logits' memory     |
-             '----- gradients, added up <----------------------------------------'
-
-It starts from the hidden states that predict response tokens and from the output heads of both
-models, and works through them in chunks of rows. The loss is a scalar sum, so that its gradients
-need not wait for the backward pass: they are made chunk by chunk while the logits are there, which
-are never computed twice, and backward only scales them. Axes: T response tokens, D hidden size, V
-vocabulary, K top tokens.
+`learner.objective` has the drawing and the equations. The objective starts from the hidden states
+that predict response tokens and from the output heads of both models, and works through them in
+chunks of rows. The loss is a scalar sum, so that its gradients need not wait for the backward pass:
+they are made chunk by chunk while the logits are there, which are never computed twice, and
+backward only scales them. Axes: T response tokens, D hidden size, V vocabulary, K top tokens.
 """
 
 from dataclasses import dataclass, fields
@@ -75,10 +71,10 @@ def objective(
     law: SamplingLaw,
     chunk_elements: int | None = CHUNK_ELEMENTS,
 ) -> ObjectiveResult:
-    """sum over tokens of share * weight * divergence, and the figures behind it.
+    """Sum over tokens of share * weight * divergence (equation 8), and the figures behind it.
 
     Gradients reach `student` alone, and of it what requires grad; the choice of the top K, the
-    weights and the teacher are constants (spec 4.3). Backward can run once.
+    weights and the teacher are constants. Backward can run once.
 
     Of "sampled_reverse_kl" the loss is sum of share * weight * (log p_S - log p_T), an unbiased
     estimate of KL(student || teacher) for tokens that the student sampled. Its own gradient says

@@ -21,9 +21,9 @@ class ResponseTokens:
 class SamplingLaw:
     """How the rollout engine draws tokens.
 
-    The divergence is over the whole vocabulary (spec 4.1), but an importance ratio compares two
-    sampling laws: the student's log-probs for it are normalised without the banned ids, as the
-    engine's are.
+    The divergence is over the whole vocabulary (equation 1 of `learner.objective`), but an
+    importance ratio compares two sampling laws: the student's log-probs for it are normalised
+    without the banned ids, as the engine's are.
     """
 
     temperature: float
@@ -44,7 +44,7 @@ class TokenFigures:
 def importance_weights(
     student_logprobs_T: Tensor, rollout_logprobs_T: Tensor, clip: float | None
 ) -> Tensor:
-    """min(student / rollout, clip), detached; ones without a clip (spec 4.4)."""
+    """min(student / rollout, clip), detached; ones without a clip (equation 7)."""
     if clip is None:
         return torch.ones_like(student_logprobs_T)
     log_ratio_T = (student_logprobs_T - rollout_logprobs_T).detach()
@@ -56,8 +56,10 @@ def token_shares(
 ) -> Tensor:
     """How much each token counts, [sum(lengths)], from the exact counts of the whole step.
 
+    Equation 8 of `learner.objective`:
+
     "sequence_mean" (the paper): 1 / (sequences * tokens of its sequence); "token_mean": 1 / tokens.
-    "micro_batch_mean" (as published, spec 4.5): this micro-batch's share of the step's sequences
+    "micro_batch_mean" (as published): this micro-batch's share of the step's sequences
     over its tokens, which depends on how sequences were packed.
 
     Args:

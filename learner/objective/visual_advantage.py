@@ -1,6 +1,6 @@
 """How much each token counts when training leans on what the teacher sees (VA-OPD).
 
-Source: arXiv 2605.21924 as summarised in the specification, section 10. Per group of n responses
+Source: arXiv 2605.21924. Per group of n responses
 y_1 .. y_n to one question about the teacher's picture I, T_i tokens each:
 
     VA_it = max(0, log pT(y_it | I) - log pT(y_it | pixelated I))           visual advantage

@@ -1,1 +1,36 @@
-"""Weights on their way to the rollout servers, and how they are verified there."""
+"""Weights on their way to the rollout servers, and how they are verified there.
+
+    main:      | forward, backward k+1 ... | wait for the snapshot | optimizer step | push k+1
+    gatherer:  | bucket 0 | bucket 1 | ...
+    publisher: | members > group > announce | send 0 | send 1 | ...
+
+    publisher       pushes to every live rollout server, in threads beside the next step
+    buckets         weights as byte buckets, and a snapshot that fills beside the step
+    group           a torch.distributed group of its own; the learner is rank 0
+    weight_files    the other way: a Hugging Face folder a version, in a shared folder
+    follower        what ranks other than the first do in a push
+    streams         a queue of the device beside the trainer's
+    expectations    what a server must answer: log-probs of probes, checksums of tensors
+    probe_pictures  the pictures of the probes
+    cuda_checksum   SGLang's checksum of a tensor on a GPU
+
+Names of tensors. The same bytes have a name in each of three places; `common.served_names` has the
+rules between them.
+
+    own:     a parameter's name in the transformers model and in checkpoints. Adapters (LoRA) have
+             none here: the merged weight has the name of the layer that they adapt
+             model.language_model.layers.0.self_attn.q_proj.weight
+    pushed:  what a bucket's table calls it, in an announcement and in a folder of weight files; the
+             name that SGLang takes in an update (`pushed_name`)
+             model.layers.0.self_attn.q_proj.weight
+    served:  SGLang's own tensor, as its checksums name it: several pushed ones joined, in a fixed
+             order, a vocabulary with rows of zeros behind it (`served_tensors`)
+             model.layers.0.self_attn.qkv_proj.weight
+
+The learner turns own into pushed when it fills a bucket; the embedded engine turns pushed into own
+when it receives one; SGLang joins pushed into served. Checksums are compared by served names.
+
+Invariant: a server generates with version k only if all tensors of k have arrived, and where a push
+is verified, only if checksums and log-probs agree. Every wait has an end. tests/pipeline kills and
+stops both sides at each point of a push (test_push_faults.py).
+"""

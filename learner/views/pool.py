@@ -202,7 +202,7 @@ class _Worker:
             raise
 
     def begin(self, setup: WorkerSetup, start_s: float) -> None:
-        """Raises LinkClosed or TimeoutError when it does not come up."""
+        """Set the worker up; LinkClosed or TimeoutError if it does not come up."""
         self.link.set_timeout(start_s)
         self.link.send(setup.model_dump_json())
         text, _ = self.link.receive()
@@ -234,7 +234,7 @@ def _fail(future: Future[View]) -> None:
 
 
 def _carry_out(link: ArrayLink, request: ViewRequest, future: Future[View]) -> None:
-    """Raises LinkClosed or TimeoutError, or anything else, after telling `future` so."""
+    """Have a view rendered; raises LinkClosed, TimeoutError and others once `future` has failed."""
     if not future.set_running_or_notify_cancel():
         return
     try:

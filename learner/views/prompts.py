@@ -111,7 +111,7 @@ class PromptViews:
         return self._views([self._teacher_request("contrast", *pair) for pair in pairs])
 
     def teacher_picture(self, sample: Sample, seed: int) -> Image.Image:
-        """Raises DataError when there is no evidence to show."""
+        """The picture that the teacher is shown; DataError if there is no evidence to show."""
         return self._renderer.teacher_picture(sample, seed)
 
     def look_ahead(self, samples: Sequence[Sample], seeds: Sequence[int]) -> None:

@@ -75,7 +75,7 @@ class ViewRenderer:
         return [prompt for prompt in found if prompt is not None]
 
     def teacher_picture(self, sample: Sample, seed: int) -> Image.Image:
-        """Raises DataError when there is no evidence to show."""
+        """The picture that the teacher is shown; DataError if there is no evidence to show."""
         view = view_named(self._settings.teacher)
         opened = self._images.open(view.source(sample))
         return view.picture(opened, sample, self._settings, seed)

@@ -59,7 +59,7 @@ def open_training_views(
 
 
 def render_processes(config: LearnerSection, device: torch.device) -> int:
-    """As configured; by default 4 beside a GPU, which must not wait for a CPU."""
+    """Processes that render: as configured, or 4 beside a GPU, which must not wait for a CPU."""
     if config.render_processes is not None:
         return config.render_processes
     return 4 if device.type == "cuda" else 0

@@ -63,7 +63,7 @@ class Writer:
         return choice | (_token_ids(response) if self.request.return_token_ids else {})
 
     def logprobs(self, response: Response, start: int, end: int) -> Json | None:
-        """Of the tokens from `start` to before `end`; None: nobody asked, or there are none."""
+        """Log-probs of tokens `start` to before `end`. None means none, or not asked for."""
         if not self.request.logprobs or start == end:
             return None
         tokens, values = response.token_ids[start:end], response.logprobs[start:end]

@@ -128,7 +128,9 @@ class Chat:
 def parse_chat(
     body: Mapping[str, Any], vocabulary: VocabularyFacts, defaults: Mapping[str, float]
 ) -> Chat:
-    """Args:
+    """Check the body of a chat completion.
+
+    Args:
         defaults: of the checkpoint's generation config, for what the request leaves out.
 
     Raises:

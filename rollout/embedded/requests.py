@@ -52,7 +52,7 @@ class VocabularyFacts:
 
 
 def parse_generate(body: Mapping[str, Any], vocabulary: VocabularyFacts) -> GenerateBody:
-    """Raises BadRequest with the field and the reason."""
+    """Check the body of /generate; BadRequest names the field and the reason."""
     for key, value in body.items():
         if key not in _KNOWN + _IGNORED and value:
             raise BadRequest(f"{key} is not supported by the embedded engine")

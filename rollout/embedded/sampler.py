@@ -278,7 +278,7 @@ class _BatchLaw:
         )
 
     def likeliest(self, logits_BV: Tensor) -> list[list[Scored]]:
-        """Of each row the likeliest tokens, as many as the law that wants most of them asks for."""
+        """The likeliest tokens of each row, as many as the law that wants most of them asks for."""
         count = max(law.top_logprobs for law in self.laws)
         if count == 0:
             return [[] for _ in self.laws]

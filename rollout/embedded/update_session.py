@@ -161,7 +161,7 @@ class UpdateSession:
         await asyncio.wrap_future(self._scheduler.run(assign))
 
     async def checksums(self) -> dict[str, str]:
-        """Of every tensor that is served, by SGLang's name."""
+        """Checksums of every tensor that is served, by SGLang's name."""
         found: dict[str, str] = await asyncio.wrap_future(
             self._scheduler.run(lambda: checksums(self._model))
         )

@@ -15,7 +15,7 @@ from rollout.evaluation.questions import View, checked_limits
 from rollout.evaluation.sets import CUSTOM, find_set
 from rollout.evaluation.settings import JudgeSettings, Plan, Settings, Target
 
-PUBLISHED_MAX_TOKENS = 32768  # spec 7.2
+PUBLISHED_MAX_TOKENS = 32768  # of a reply, in the published harness
 _TEACHER = TeacherSection()
 
 
@@ -64,7 +64,7 @@ def add_questions(parser: argparse.ArgumentParser) -> None:
 
 
 def check_model(options: argparse.Namespace, further: list[str]) -> None:
-    """Raises ConfigError: not one model, or options that do not go with it."""
+    """Refuse options that name not exactly one model, or do not go with it, with a ConfigError."""
     if getattr(options, "rescore", False):
         if options.endpoint is not None or options.checkpoint is not None or further:
             raise ConfigError("--rescore asks no model. Fix: leave out all that is about one")
@@ -169,7 +169,7 @@ def sets_named(
 
 
 def judge_of(options: argparse.Namespace) -> JudgeSettings | None:
-    """Raises ConfigError: a judge without a name, or a name without a judge."""
+    """The judge that is asked for; ConfigError if it has no name, or a name has no judge."""
     if options.judge is None and options.judge_model is None:
         return None
     if options.judge_model is None:

@@ -15,7 +15,7 @@ from rollout.evaluation.terminal import aligned, percent
 
 @dataclass(frozen=True)
 class Gap:
-    """Of the items of one set that were answered from both views."""
+    """The gap over the items of one set that were answered from both views."""
 
     pairs: int
     crop: tuple[float, float, float]  # accuracy, lower and upper end

@@ -95,7 +95,7 @@ def _snapshot(repository: Repository) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Of a refusal itself, else of the deepest cause: the client wraps it in advice of its own."""
+    """The message of a refusal, else of the deepest cause: the client wraps it in its advice."""
     from huggingface_hub.errors import HfHubHTTPError
 
     while isinstance(error.__cause__, Exception) and not isinstance(error, HfHubHTTPError):

@@ -38,7 +38,7 @@ class SetIdentity:
 def identity_of(
     settings: Settings, judge: Mapping[str, Any] | None, sets: Sequence[SetIdentity]
 ) -> dict[str, Any]:
-    """As result.json has it."""
+    """The identity of a result, as result.json has it."""
     return {
         "prompt_style": settings.prompt,
         "labels": settings.labels,

@@ -49,7 +49,7 @@ class GrowingLines:
         os.close(self._descriptor)
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Raises DataError: the disk does not take it; nothing of it stays."""
+        """Append a line; DataError if the disk does not take it, and then nothing of it stays."""
         content = json.dumps(line, ensure_ascii=False).encode(errors="replace") + b"\n"
         size = os.fstat(self._descriptor).st_size
         try:

@@ -59,7 +59,11 @@ def result_markdown(result: StoredResult) -> str:
 
 
 def result_html(result: StoredResult, folder: Path) -> str:
-    """Args: folder: that pictures are relative to."""
+    """The page of a result.
+
+    Args:
+        folder: that pictures are relative to.
+    """
     pictures = Pictures(folder)
     tiles = "".join(_tile(name, found) for name, found in result.sets.items())
     sections = "".join(_section(result, name, pictures) for name in result.sets)

@@ -1,6 +1,6 @@
 """The words in which each benchmark asks.
 
-paper    as Vision-OPD's published figures were asked (spec 7.2)
+paper    as Vision-OPD's published figures were asked
 lmms     as lmms-eval 0.7.3 asks
 
 The sentences are data: a reply to other words is the reply to another question, so they stand here
@@ -86,5 +86,5 @@ def mme_realworld_cn(item: Item) -> str:
 
 
 def _choices(item: Item) -> str:
-    """As the set writes them: some have full-width brackets."""
+    """The options as the set writes them: some have full-width brackets."""
     return item.fields["choices"]

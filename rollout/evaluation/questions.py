@@ -1,7 +1,7 @@
 """What is sent for an item: its prompt and the picture of the view that is asked about.
 
-A picture goes as the bytes that the set has, as in the published harness (spec 7.2). Only where
-limits are set, or an API does not take its format, is it decoded and sent as a PNG.
+A picture goes as the bytes that the set has, as in the published harness. Only where limits are
+set, or an API does not take its format, is it decoded and sent as a PNG.
 """
 
 import base64
@@ -87,7 +87,7 @@ def small_picture(content: bytes) -> bytes:
 
 
 def checked_limits(least: int | None, most: int | None) -> PixelLimits:
-    """Raises ConfigError: the limits contradict one another."""
+    """The limits of a picture's pixels; ConfigError if they contradict one another."""
     for name, value in (("--min-pixels", least), ("--max-pixels", most)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} {value}: not a number of pixels. Fix: 1 or more")

@@ -59,7 +59,7 @@ class Replies:
         return self._found.get(key)
 
     def add(self, key: ReplyKey, reply: Reply) -> None:
-        """Raises DataError: the disk does not take it."""
+        """Keep a reply; DataError if the disk does not take it."""
         self._lines.append({**key._asdict(), **asdict(reply)})
         self._found[key] = reply
 

@@ -94,7 +94,7 @@ class Row:
 
 
 class Rows(NamedTuple):
-    """Of all files of a set."""
+    """The rows of all files of a set."""
 
     total: int
     each: Iterator[Row]

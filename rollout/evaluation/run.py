@@ -117,7 +117,7 @@ class Asker:
         )
 
     def _note(self, error: Exception) -> None:
-        """Raises EngineError: it is time to give the endpoint up."""
+        """Count an error; EngineError if it is time to give the endpoint up."""
         is_item = isinstance(error, DataError) or (
             isinstance(error, ItemRefused) and not error.is_of_the_endpoint
         )
@@ -204,7 +204,7 @@ async def _scored(source: EvaluationSet, item: Item, reply: str, labels: str) ->
 
 
 def _digests(text: str, picture: bytes, item: Item) -> tuple[str, bytes]:
-    """Of what the model is shown, and of the whole item."""
+    """Digests of what the model is shown, and of the whole item."""
     return shown_sha256(text, picture), digest_of(item)
 
 

@@ -10,7 +10,7 @@ from rollout.evaluation.questions import PixelLimits, View
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one evaluation; all but the last two are part of its identity."""
+    """The settings of one evaluation; all but the last two are part of its identity."""
 
     max_tokens: int  # of a reply
     prompt: Style = "paper"

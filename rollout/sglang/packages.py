@@ -27,7 +27,7 @@ def check_server(config: RunConfig) -> None:
 
 
 def server_packages(config: RunConfig) -> GpuPackages:
-    """Of SGLang's environment. Raises ConfigError: there is none, or it does not run."""
+    """The packages of SGLang's environment; ConfigError if there is none, or it does not run."""
     return _of(find_python(config))
 
 

@@ -12,6 +12,8 @@ from common.config_cli import RENAMED, build, dump_toml, help_text, load
 from common.errors import ConfigError
 from tests.common.config_keys import FILE, key_list
 
+pytestmark = pytest.mark.smoke
+
 CONFIGS = Path(__file__).resolve().parents[2] / "deploy" / "configs"
 
 valid_changes = st.fixed_dictionaries(

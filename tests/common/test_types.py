@@ -5,6 +5,8 @@ from pydantic import ValidationError
 from common.types import Box, FinishReason, Group, ImageRef, Sample, Trajectory, VersionSpan
 from tests.seen import SEEN
 
+pytestmark = pytest.mark.smoke
+
 IMAGE = ImageRef(sha256="0" * 64, path="a.png", width=4, height=3)
 SAMPLE = Sample(sample_id="s", problem="<image>?", image=IMAGE, box=None, crop=IMAGE)
 

@@ -347,10 +347,12 @@ def plain(value: Any) -> Any:
     return value
 
 
+@pytest.mark.smoke
 def test_every_message_has_a_round_trip_here() -> None:
     assert {message.__name__ for message in MESSAGES} == REGISTRY.keys()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
 def test_round_trip(kind: type[BaseModel]) -> None:
     @settings(max_examples=12, deadline=None, derandomize=True)
@@ -421,6 +423,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_frame_is_a_protocol_error(content: bytes) -> None:
     with pytest.raises(ProtocolError) as refused:

@@ -69,6 +69,7 @@ def test_the_result_does_not_depend_on_how_it_is_computed(world, other):
         assert found.metrics[key] == pytest.approx(expected.metrics[key], rel=1e-5), key
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean"])
 def test_gradients_equal_a_plain_loop_over_trajectories(world, aggregation):
     """The step's gradient against one forward pass a trajectory, written out."""
@@ -130,6 +131,7 @@ def plain_logprobs(model, view, ids) -> torch.Tensor:
     return logits[view.num_tokens - 1 : -1].log_softmax(-1)
 
 
+@pytest.mark.smoke
 def test_the_teacher_follows_the_student_by_its_rate(world):
     trainer = world.trainer()
     start = weights(trainer.model)
@@ -196,6 +198,7 @@ def test_bfloat16_computes_with_float32_masters(world):
     )
 
 
+@pytest.mark.smoke
 def test_training_moves_the_student_towards_the_teacher(world):
     config = world.changed(teacher={"policy": "frozen"}, optimizer={"lr": 3e-3})
     trainer = world.trainer(config)

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from rollout.pool import MAX_IMAGES, Pool, Server, best
 from rollout.serving import Served, Serving
 
+pytestmark = pytest.mark.smoke
+
 ANY = Served(0, 0)
 
 

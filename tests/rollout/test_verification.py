@@ -8,6 +8,8 @@ from rollout.engine import EngineInfo, Scores
 from rollout.verification import VerificationFailed, check_checksums, check_probe
 from rollout.weights import check_files
 
+pytestmark = pytest.mark.smoke
+
 CPU = EngineInfo("cpu", 1, None)
 EXPECTED = WeightChecksums(kind="cpu", by_name={"a": "1", "b": "2"})
 

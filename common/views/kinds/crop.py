@@ -36,7 +36,7 @@ def region(sample: Sample, settings: ViewSettings) -> Box:
 
 
 def size_of_cut(sample: Sample, settings: ViewSettings) -> Size | None:
-    """Of what is cut out round the box; None: there is no box."""
+    """Size of what is cut out round the box. None means that there is no box."""
     if sample.box is None:
         return None
     box = region(sample, settings)

@@ -1,4 +1,4 @@
-"""The full picture with a red rectangle round the evidence, as the published set has it (1.2)."""
+"""The full picture with a red rectangle round the evidence, as the published set has it."""
 
 from PIL import Image, ImageDraw
 

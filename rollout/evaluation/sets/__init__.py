@@ -1,4 +1,12 @@
-"""The sets that a model can be measured on, by name. A new one is a module and a line here."""
+"""The sets that a model can be measured on, by name.
+
+    vstar, zoombench, hrbench, mme_realworld, mmstar, pope, cv_bench, mmvp, visualprobe    published
+    custom      a file of one's own
+    letters     answers that are letters of options, however a set writes them
+
+How to add a set: a module that defines an `EvaluationSet`, and its place in `_ALL` below.
+tests/rollout/evaluation holds every set to the form of its published files.
+"""
 
 from pathlib import Path
 

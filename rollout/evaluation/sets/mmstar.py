@@ -21,7 +21,7 @@ def read(folders: Sequence[Path]) -> Reading:
 
 
 def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
-    """Of all, as the paper; and the mean of the 18 l2 categories, as lmms-eval's average."""
+    """The share over all items (the paper's), and the mean of 18 l2 categories (lmms-eval's)."""
     finer = [accuracy(part) for part in parts(scored, "l2_category").values()]
     return {**accuracy_by(scored, "category"), "mean of l2 categories": mean(finer)}
 

@@ -24,7 +24,7 @@ def read(folders: Sequence[Path]) -> Reading:
 
 
 def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
-    """Of questions, as the paper; and of pairs, both right, as the benchmark proposes.
+    """The share of questions (the paper's), and of pairs with both right (the benchmark's).
 
     A pair with an item that has no reply is left out.
     """

@@ -13,6 +13,8 @@ from broker.protocol import Blame, Role, Verdict
 from common.types import GroupLease
 from tests.broker.support import lease_all, make_group, make_rules, make_source, submit_group
 
+pytestmark = pytest.mark.smoke
+
 A, B, LEARNER = ("rollout-0", 1), ("rollout-1", 1), ("learner-0", 1)
 
 

@@ -13,6 +13,8 @@ from common.types import FinishReason, GroupLease, WeightProbe
 from common.wire import decode, encode
 from tests.broker.support import make_group, make_rules, make_service, make_source, make_update
 
+pytestmark = pytest.mark.smoke
+
 ROLES = {"r": p.Role.ROLLOUT, "l": p.Role.LEARNER}
 
 

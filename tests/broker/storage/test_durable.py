@@ -112,6 +112,7 @@ def busy(folder: Path, **options: Any) -> Bench:
     return bench
 
 
+@pytest.mark.smoke
 def test_a_broker_that_was_killed_knows_everything_it_said(tmp_path: Path) -> None:
     bench = busy(tmp_path)
     before, taken = fingerprint(bench.ledger), bench.take(2)
@@ -192,6 +193,7 @@ def test_what_was_not_flushed_was_never_said(tmp_path: Path) -> None:
     assert fingerprint(bench.ledger) == before
 
 
+@pytest.mark.smoke
 def test_any_cut_leaves_a_state_that_was_acknowledged(tmp_path: Path) -> None:
     """The journal cut at every byte; each state must be one that the broker was in."""
     states = [fingerprint(Bench(tmp_path / "new").ledger)]
@@ -313,6 +315,7 @@ def test_segments_are_deleted_once_no_rewind_can_need_them(tmp_path: Path) -> No
     bench.ask(p.TakeBatch(**me("l0"), step=4, wait_s=0))
 
 
+@pytest.mark.smoke
 def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
     busy(tmp_path).store._disk.close()
     with pytest.raises(ConfigError, match=r"learner.groups_per_step = 3, .*begun with 2.*Fix"):

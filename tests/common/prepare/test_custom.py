@@ -87,7 +87,7 @@ def test_a_picture_is_a_path_bytes_or_what_datasets_and_verl_have(
 
 
 def test_rows_of_verl_have_a_chat_a_crop_and_an_answer(folder: Path, tmp_path: Path) -> None:
-    """As the published code writes them (spec 1.1)."""
+    """Rows as the published code writes them."""
     row = {
         "data_source": "zwz_rl_vqa_bbox_teacher",
         "prompt": [{"role": "user", "content": f"<image>\nWhich?\n\n{HINT}"}],

@@ -25,7 +25,7 @@ NUM_ROWS = 4
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """As the hub has it (spec 1.1): the student's pictures in split archives."""
+    """The published set as the hub has it: the student's pictures in split archives."""
     folder = tmp_path / "published"
     pictures = [jpeg(SIZE[0] + n, SIZE[1], quality=80) for n in range(NUM_ROWS)]
     rows = [

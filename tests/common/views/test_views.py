@@ -21,6 +21,8 @@ from common.views.settings import ViewSettings
 from common.views.showing import derived_seed, record_of, shown_digest
 from tests.viewing import settings_of, shown_to
 
+pytestmark = pytest.mark.smoke
+
 SIZE = (160, 120)
 SETTINGS = settings_of()
 RED = [255, 0, 0]

@@ -15,6 +15,8 @@ from deploy.cluster.fit import Seating, fit, gpus_of_bundle, seatings_of
 from deploy.cluster.nodes import Node
 from deploy.cluster.pools import Pool
 
+pytestmark = pytest.mark.smoke
+
 ROLLOUT, LEARNER = {"pool": "rollout"}, {"pool": "learner"}
 SHARES = (0.0, 0.25, 0.3, 0.4, 0.5, 0.6, 1.0, 2.0)
 labels = st.sampled_from(({}, {}, ROLLOUT, LEARNER))

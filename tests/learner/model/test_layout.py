@@ -1,9 +1,12 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.model.layout import Tree, plan_layout
+
+pytestmark = pytest.mark.smoke
 
 SIZES = st.lists(
     st.tuples(st.integers(1, 6), st.lists(st.integers(0, 4), max_size=4)), min_size=1, max_size=5

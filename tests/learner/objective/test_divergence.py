@@ -13,6 +13,8 @@ from learner.objective.divergence import (
     divergence_slopes,
 )
 
+pytestmark = pytest.mark.smoke
+
 STUDENT = [2.0, 1.0, 0.5, -1.0, -2.0, 0.0]
 TEACHER = [0.5, 2.5, 0.0, 1.0, -3.0, -0.5]
 TOP_K = 3

@@ -88,7 +88,7 @@ def test_lmms_hrbench_an_unclear_reply_asks_nobody_and_is_undecided():
     assert of_choice(OPTIONS, "A", "It depends.").outcome == "undecided"
 
 
-# ---- faults of Vision-OPD's harness (spec 7.2) ---------------------------------------------------
+# ---- faults of Vision-OPD's harness -------------------------------------------------------------
 def test_paper_the_a_of_answer_is_no_option():
     assert said("Answer: D") == "D"
     assert said("Answer the question: blue") == "B"

@@ -2,6 +2,8 @@
 
 PyPI has that package for CUDA only. SGLang binds these names when the processor of any Qwen model
 is imported; the bodies run for Qwen3.5 alone. All else on a CPU without AMX is PyTorch in SGLang.
+
+    mamba       the recurrent layers of Qwen3.5 (gated delta net)
 """
 
 from collections.abc import Callable
@@ -55,7 +57,7 @@ def _qk_gemma_rmsnorm_with_gate(
     head_dim: int,
     num_heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As above; query and gate lie side by side in each head."""
+    """`_qk_gemma_rmsnorm` where query and gate lie side by side in each head."""
     q, gate = q_gate.reshape(-1, num_heads, 2 * head_dim).chunk(2, dim=-1)
     return *_qk_gemma_rmsnorm(q, k, q_weight, k_weight, eps, head_dim), gate.contiguous()
 
