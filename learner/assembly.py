@@ -19,12 +19,12 @@ from learner.loading import load_models
 from learner.measuring.heldout import Heldout
 from learner.measuring.metrics import MetricsLog, NoLog
 from learner.measuring.watch import HealthWatch, RollBack
-from learner.model.ranks import Ranks, init_ranks, meet, rank_failures
 from learner.model.student import choose_device, named_weights, prompt_positions
 from learner.push.expectations import Expectations, ordinary_tokens, probe_view
 from learner.push.follower import Follower
 from learner.push.probe_pictures import drawing
 from learner.push.publisher import Publisher, snapshot_of, weight_folder
+from learner.ranks import Ranks, init_ranks, meet, rank_failures
 from learner.session import Session
 from learner.signals import Signals
 from learner.start_check import start_check

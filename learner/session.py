@@ -39,9 +39,9 @@ from learner.measuring.health import Verdict
 from learner.measuring.heldout import Heldout, Measured, When
 from learner.measuring.metrics import MetricsLog, NoLog
 from learner.measuring.watch import HealthStop, HealthWatch, RollBack, newest_good, stop
-from learner.model.ranks import Ranks, agree_on_max, is_any, meet
 from learner.push.follower import Follower
 from learner.push.publisher import Publisher
+from learner.ranks import Ranks, agree_on_max, is_any, meet
 from learner.trainer import StepResult, Trainer
 from learner.views.inputs import PreparedBatch
 

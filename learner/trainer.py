@@ -24,7 +24,6 @@ from learner.measuring.stopwatch import Stopwatch
 from learner.micro_batches import micro_batches, named_if_too_large
 from learner.model.held import held, held_over
 from learner.model.packing import pack
-from learner.model.ranks import Ranks, agree_on_max
 from learner.model.student import response_hidden_states
 from learner.model.teacher import Teacher
 from learner.model.transfer import sent
@@ -37,6 +36,7 @@ from learner.objective.loss import (
     token_shares,
 )
 from learner.optim import Optimizer
+from learner.ranks import Ranks, agree_on_max
 from learner.scoring import Score, Scorer, multipliers_of
 from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
 

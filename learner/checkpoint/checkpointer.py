@@ -42,7 +42,7 @@ from learner.checkpoint.folder import (
 )
 from learner.checkpoint.start import read_start
 from learner.checkpoint.tensors import is_main_rank
-from learner.model.ranks import RankError, default_group, is_any
+from learner.ranks import RankError, default_group, is_any
 
 logger = logging.getLogger(__name__)
 _WRITE_TIMEOUT_S = 1800.0  # a write that takes longer is an error

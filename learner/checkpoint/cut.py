@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from learner.checkpoint.copy_on_write import CopyOnWrite
 from learner.checkpoint.tensor_files import Form, Part
 from learner.model.lora import adapter_state, iterate_merged
-from learner.model.ranks import default_group
 from learner.model.sharding import part_of_rank
 from learner.model.teacher import Teacher
 from learner.optim import Optimizer
+from learner.ranks import default_group
 
 
 class Trained(Protocol):

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from common.errors import CheckpointError
-from learner.model.ranks import RankError, side_group
+from learner.ranks import RankError, side_group
 
 _TIMEOUT = timedelta(days=1)  # a full disk is waited for; the training thread has its own limit
 Answer = dict[str, Any]  # a JSON object

@@ -20,7 +20,7 @@ from common.files import replace_json, sha256_of_file, sync
 from common.full_disk import when_there_is_room
 from learner.checkpoint.paths import STATE
 from learner.checkpoint.tensor_files import Part, digest_of_part
-from learner.model.ranks import Ranks, text_of_greatest
+from learner.ranks import Ranks, text_of_greatest
 
 _NAME = re.compile(r"step-(\d{6,})")
 _SCORES = "scores.json"

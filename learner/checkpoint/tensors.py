@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from learner.checkpoint.tensor_files import TensorFiles
-from learner.model.ranks import default_group
 from learner.model.sharding import local_part
+from learner.ranks import default_group
 
 
 def is_main_rank() -> bool:

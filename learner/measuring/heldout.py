@@ -21,7 +21,7 @@ from common.views.settings import ViewSettings
 from learner.measuring.evaluation import Accuracy, Evaluation
 from learner.measuring.measurement import Line, Measurement
 from learner.measuring.scenes import Responses, Scenes
-from learner.model.ranks import Ranks, add_up, is_any
+from learner.ranks import Ranks, add_up, is_any
 from learner.trainer import Trainer
 from learner.views.prompts import PromptPositions, PromptViews
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learner.model.ranks import Ranks, add_up, greatest, text_of_greatest
 from learner.objective.loss import LOG_RATIO_LIMIT, TokenFigures
+from learner.ranks import Ranks, add_up, greatest, text_of_greatest
 from learner.views.inputs import PreparedBatch, PreparedGroup
 
 _SUMS = ("divergence", "entropy", "mismatch_kl", "ratio", "clipped", "agreement", "difference")

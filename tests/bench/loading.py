@@ -251,7 +251,7 @@ def fork_rank(rank: int, port: int, phase: str, *others: Any) -> int:
 
 def rank_main(phase: str, config: Any, renderer: Any, options: argparse.Namespace) -> None:
     import learner.assembly as assembly
-    from learner.model.ranks import init_ranks, meet
+    from learner.ranks import init_ranks, meet
 
     ranks = init_ranks(600.0)
     meet(ranks.group)

@@ -11,8 +11,8 @@ from learner.checking.published import PublishedTrainer
 from learner.checking.shapes import make_batch, make_config, make_model, tenth_of_4b
 from learner.measuring.step_figures import StepFigures
 from learner.measuring.stopwatch import Stopwatch
-from learner.model.ranks import Ranks
 from learner.model.student import prepare_to_train
+from learner.ranks import Ranks
 from tests.bench.written import figures_of
 
 FAMILIES = ("qwen3_vl", "qwen3_5")

@@ -8,7 +8,7 @@ import torch
 from common.config_cli import build
 from common.push_groups import PREFIX
 from learner.assembly import _publisher
-from learner.model.ranks import Ranks
+from learner.ranks import Ranks
 
 
 @pytest.mark.parametrize(("urls", "is_greeting"), [((), True), (("http://127.0.0.1:1",), False)])

@@ -13,8 +13,8 @@ from learner.checkpoint.folder import read_state
 from learner.checkpoint.paths import OPTIMIZER
 from learner.checkpoint.tensor_files import TensorFiles, forms_of, write_tensors
 from learner.checkpoint.tensors import fill
-from learner.model.ranks import Ranks
 from learner.model.sharding import gather
+from learner.ranks import Ranks
 from tests.learner.rank_processes import run_on_ranks
 from tests.learner.small_training import SmallTraining, small_config
 

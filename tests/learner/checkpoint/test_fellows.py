@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import CheckpointError
 from learner.checkpoint.fellows import Fellows
-from learner.model.ranks import Ranks
+from learner.ranks import Ranks
 from tests.learner.rank_processes import run_on_ranks
 
 

@@ -13,7 +13,7 @@ from common.errors import CheckpointError
 from learner import assembly
 from learner.measuring.health import Verdict
 from learner.measuring.watch import HealthWatch, RollBack, newest_good, stop
-from learner.model.ranks import Ranks
+from learner.ranks import Ranks
 from learner.signals import Signals
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

@@ -24,7 +24,9 @@ from learner.model.lora import (
     load_adapters,
     merged_weights,
 )
-from learner.model.ranks import (
+from learner.model.sharding import clip_gradients, copy_into, gather, shard_model, whole_weight
+from learner.push.group import PushGroup
+from learner.ranks import (
     RankError,
     Ranks,
     _mesh,
@@ -34,8 +36,6 @@ from learner.model.ranks import (
     rank_failures,
     ranks_of_a_machine,
 )
-from learner.model.sharding import clip_gradients, copy_into, gather, shard_model, whole_weight
-from learner.push.group import PushGroup
 from rollout.embedded.weights import UpdateGroup
 from tests.learner.rank_processes import FORKS, free_port, run_on_ranks, started_ranks
 from tests.tiny_model import FAMILIES, PATCH_SIZES, make_tiny_checkpoint
