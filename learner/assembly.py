@@ -15,10 +15,10 @@ from common.kernels import Kernels
 from common.rendering import Renderer
 from learner.checkpoint import discard_after, find_checkpoint, restore
 from learner.feed import Feed
+from learner.figures.metrics import MetricsLog, NoLog
+from learner.health.monitor import HealthWatch, RollBack
 from learner.loading import load_models
 from learner.measuring.heldout import Heldout
-from learner.measuring.metrics import MetricsLog, NoLog
-from learner.measuring.watch import HealthWatch, RollBack
 from learner.model.student import choose_device, named_weights, prompt_positions
 from learner.push.expectations import Expectations, ordinary_tokens, probe_view
 from learner.push.follower import Follower

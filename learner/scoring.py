@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common.config import RunConfig
-from learner.measuring.stopwatch import Stopwatch
+from learner.figures.stopwatch import Stopwatch
 from learner.micro_batches import micro_batches
 from learner.model.packing import pack
 from learner.model.student import response_hidden_states

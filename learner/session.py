@@ -34,11 +34,11 @@ from common.rendering import Renderer
 from learner.checkpoint import Checkpointer, roll_back_targets
 from learner.data_summary import data_summary
 from learner.feed import Feed, Interrupted
+from learner.figures.metrics import MetricsLog, NoLog
+from learner.health.gates import Verdict
+from learner.health.monitor import HealthStop, HealthWatch, RollBack, newest_good, stop
 from learner.measuring.evaluation import Accuracy, gap_closed
-from learner.measuring.health import Verdict
 from learner.measuring.heldout import Heldout, Measured, When
-from learner.measuring.metrics import MetricsLog, NoLog
-from learner.measuring.watch import HealthStop, HealthWatch, RollBack, newest_good, stop
 from learner.push.follower import Follower
 from learner.push.publisher import Publisher
 from learner.ranks import Ranks, agree_on_max, is_any, meet

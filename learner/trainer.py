@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from common.config import RunConfig
-from learner.measuring.step_figures import StepFigures, counts_of_step
-from learner.measuring.stopwatch import Stopwatch
+from learner.figures.step_figures import StepFigures, counts_of_step
+from learner.figures.stopwatch import Stopwatch
 from learner.micro_batches import micro_batches, named_if_too_large
 from learner.model.held import held, held_over
 from learner.model.packing import pack
@@ -48,7 +48,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class StepResult:
     version: int  # of the weights after the step
     is_updated: bool  # false: no usable group, or a gradient that was not finite
-    metrics: dict[str, float]  # keys as in `learner.measuring.metrics`
+    metrics: dict[str, float]  # keys as in `learner.figures.metrics`
     worst_sample: str = ""  # that learner and rollout disagree most about; empty: no token
 
 

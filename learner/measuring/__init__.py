@@ -1,1 +1,1 @@
-"""Figures of a run: metrics, held-out accuracy, health."""
+"""Accuracy on held-out samples, measured by the rollout servers while training goes on."""

@@ -9,8 +9,8 @@ from common.config import ModelSection
 from learner.checking.lengths import scaled_lengths
 from learner.checking.published import PublishedTrainer
 from learner.checking.shapes import make_batch, make_config, make_model, tenth_of_4b
-from learner.measuring.step_figures import StepFigures
-from learner.measuring.stopwatch import Stopwatch
+from learner.figures.step_figures import StepFigures
+from learner.figures.stopwatch import Stopwatch
 from learner.model.student import prepare_to_train
 from learner.ranks import Ranks
 from tests.bench.written import figures_of

@@ -11,8 +11,8 @@ import pytest
 from common.config import RunConfig
 from common.errors import CheckpointError
 from learner import assembly
-from learner.measuring.health import Verdict
-from learner.measuring.watch import HealthWatch, RollBack, newest_good, stop
+from learner.health.gates import Verdict
+from learner.health.monitor import HealthWatch, RollBack, newest_good, stop
 from learner.ranks import Ranks
 from learner.signals import Signals
 

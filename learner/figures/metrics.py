@@ -77,7 +77,7 @@ from typing import Any
 
 from common.files import replace_text, whole_lines
 from common.full_disk import append_whole, when_there_is_room
-from learner.measuring.tensorboard import TensorboardFile
+from learner.figures.tensorboard import TensorboardFile
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]

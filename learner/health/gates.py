@@ -42,7 +42,7 @@ _ROUNDING = 1e-9  # 0.8 - 0.75 > 0.05
 class Verdict:
     action: Action
     reasons: tuple[str, ...]  # a sentence for each gate that acts now
-    figures: dict[str, float]  # for the log: see `learner.measuring.metrics`
+    figures: dict[str, float]  # for the log: see `learner.figures.metrics`
     since: int | None  # the first step that was out of bounds; go back to before it
 
 

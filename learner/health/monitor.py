@@ -9,7 +9,7 @@ from common.config import RunConfig
 from common.errors import CheckpointError, FinalError
 from common.files import replace_json
 from common.full_disk import when_there_is_room
-from learner.measuring.health import HealthGates, Verdict
+from learner.health.gates import HealthGates, Verdict
 
 logger = logging.getLogger(__name__)
 _FILE = "health.json"
