@@ -26,6 +26,7 @@ from common.errors import BrokerUnavailable
 from common.full_disk import WAITS_FOR_ROOM, waits_for_room
 from common.kernels import Kernels, pushes_over_nccl
 from common.versions import versions
+from learner.interrupt import Interrupted
 from learner.views.inputs import PreparedBatch
 from learner.views.preparation import Preparation
 
@@ -34,10 +35,6 @@ Answer = TypeVar("Answer")
 _TAKE_WAIT_S = 5.0  # how long the broker may hold a request for a batch
 _START_S = 90.0
 _STOP_S = 10.0
-
-
-class Interrupted(Exception):
-    """Somebody asked this process to stop, or ended the run. Not an error."""
 
 
 class _End:

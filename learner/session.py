@@ -33,10 +33,11 @@ from common.full_disk import when_there_is_room
 from common.rendering import Renderer
 from learner.checkpoint import Checkpointer, roll_back_targets
 from learner.data_summary import data_summary
-from learner.feed import Feed, Interrupted
+from learner.feed import Feed
 from learner.figures.metrics import MetricsLog, NoLog
 from learner.health.gates import Verdict
 from learner.health.monitor import HealthStop, HealthWatch, RollBack, newest_good, stop
+from learner.interrupt import Interrupted
 from learner.measuring.evaluation import Accuracy, gap_closed
 from learner.measuring.heldout import Heldout, Measured, When
 from learner.push.follower import Follower

@@ -31,7 +31,7 @@ from common.push_groups import PREFIX
 from common.served_names import pushed_name
 from common.types import PushGroup as GroupRecord
 from common.types import WeightChecksums, WeightFiles, WeightProbe, WeightUpdate
-from learner.feed import Interrupted
+from learner.interrupt import Interrupted
 from learner.push.buckets import Snapshot
 from learner.push.group import PushGroup
 from learner.push.weight_files import WeightFolder
