@@ -149,7 +149,6 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
             renderer.vision_token_ids,
             ranks,
             _filler(renderer, positions, model) if ranks.world_size > 1 else None,
-            before_update=lambda: publisher.wait_for_snapshot(),
         )
         trainer.optimizer.lr_factor = process.watch.lr_factor
         if checkpoint is not None:

@@ -160,7 +160,9 @@ class Session:
             self._heldout.show(self._trainer, "before")
             started = time.monotonic()
             stood_s = self._paused_s + self._held_s
-            result = self._trainer.step(batch)
+            gradient = self._trainer.accumulate(batch)
+            self._publisher.wait_for_snapshot()  # the push of the version before reads the weights
+            result = self._trainer.update(gradient)
             verdict = self._watch.look(result.version, result.metrics, result.worst_sample)
             result.metrics.update(verdict.figures)
             self._obey(verdict, judged=-1)

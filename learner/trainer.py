@@ -1,17 +1,20 @@
-"""The step: teacher and student forward, objective, backward, clip, step, teacher, version + 1.
+"""The step in two halves: a batch becomes a gradient, and the gradient an update.
 
-    batch --> micro-batches --> teacher(crop), without grad --> hidden states of the responses
-                                                                          |
-          --> micro-batches --> student(full image), with grad ---------> objective --> backward
-                                                                                      | all of them
-    version + 1 <-- teacher moves <-- optimizer step <-- clip by the global norm <----+
+accumulate  batch --> micro-batches --> teacher(crop), without grad --> hidden states
+                                                                              |
+                  --> micro-batches --> student(full image) --> objective <---+
+                                                                    | backward
+                                     the parameters' gradients <----+
 
-It knows no broker: what comes in is a prepared batch, what goes out are new weights and figures.
+update      clip by the global norm --> optimizer step --> teacher moves --> version + 1
+
+Between the two a push under way finishes its copy of the weights. The trainer knows no broker: what
+comes in is a prepared batch, what goes out are new weights and figures.
 The same batches in the same order give the same weights.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,15 +48,32 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
+class Gradient:
+    """What is known of a batch whose gradient lies in the parameters.
+
+    Every rank has the same figures; only its seconds are its own.
+    """
+
+    step: int
+    is_empty: bool  # no rank had a usable group, so that no parameter has a gradient
+    metrics: dict[str, float]  # keys as in `learner.figures.metrics`
+    worst_sample: str  # id of the sample with the largest mismatch; empty without a token
+    watch: Stopwatch  # has timed the first half of the step, and times the second
+
+
+@dataclass(frozen=True)
 class StepResult:
     version: int  # of the weights after the step
     is_updated: bool  # false: no usable group, or a gradient that was not finite
     metrics: dict[str, float]  # keys as in `learner.figures.metrics`
-    worst_sample: str = ""  # that learner and rollout disagree most about; empty: no token
+    worst_sample: str = ""  # as in `Gradient`
 
 
 class Trainer:
-    """Owns student, teacher and optimizer.
+    """Owns student, teacher and optimizer. A step has two halves:
+
+        gradient = trainer.accumulate(batch)   the weights stay as they are
+        result = trainer.update(gradient)      the weights change, version + 1
 
     Args:
         model: the student with float32 parameters, on its device; sharded if there are ranks.
@@ -62,7 +82,6 @@ class Trainer:
         banned_token_ids: what rollout may not sample.
         ranks: the others that train the same model, each on groups of its own.
         filler: a small group for passes that only other ranks need; with ranks alone.
-        before_update: called when the weights are about to change.
     """
 
     def __init__(
@@ -74,10 +93,8 @@ class Trainer:
         banned_token_ids: Sequence[int] = (),
         ranks: Ranks | None = None,
         filler: PreparedGroup | None = None,
-        before_update: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
-        self._before_update = before_update
         self._dtype = DTYPES[config.model.dtype]
         self._device = ranks.device if ranks else next(model.parameters()).device
         self._ranks = ranks or Ranks(0, 1, self._device, timeout_s=0.0)
@@ -91,37 +108,51 @@ class Trainer:
         self.version = 0
 
     def step(self, batch: PreparedBatch) -> StepResult:
-        """Train on one batch. Version `batch.step - 1` becomes version `batch.step`."""
+        """Train on one batch while nothing else reads the weights."""
+        return self.update(self.accumulate(batch))
+
+    def accumulate(self, batch: PreparedBatch) -> Gradient:
+        """Add the batch's gradient to the parameters'. It reads weights and changes none.
+
+        All ranks call it, each with its share of the batch. `update` must follow.
+        """
         assert batch.step == self.version + 1, (batch.step, self.version)
         watch = Stopwatch(self._device)
         figures = StepFigures(self._config.objective.importance_clip, self._device)
         groups, sequences, tokens = counts_of_step(batch, self._ranks)
         if groups:
             with named_if_too_large(self._config.learner.student_batch_tokens):
-                self._accumulate(batch.groups, (sequences, tokens), figures, watch)
+                self._backward(batch.groups, (sequences, tokens), figures, watch)
         metrics = figures.metrics(batch, self._ranks)
         metrics["learner/skipped_steps"] = self.optimizer.skipped_steps
         worst = figures.worst_sample(self._ranks)
         if groups:
             metrics["learner/mismatch_kl_worst_nats"] = worst.mismatch_kl
             metrics["learner/mismatch_kl_outlier_nats"] = worst.outlier_kl
+        return Gradient(batch.step, not groups, metrics, worst.sample_id, watch)
+
+    def update(self, gradient: Gradient) -> StepResult:
+        """Clip, step the optimizer, move the teacher: version `step - 1` becomes version `step`.
+
+        All ranks call it, once nothing reads the weights any longer.
+        """
         self.version += 1
-        if not groups:
-            logger.warning("step %d: no usable group; no update made", batch.step)
-            return StepResult(self.version, False, metrics)
-        self._before_update()
+        if gradient.is_empty:
+            logger.warning("step %d: no usable group; no update made", gradient.step)
+            return StepResult(self.version, False, gradient.metrics)
+        watch = gradient.watch
         with watch.part("optimizer"):
-            norm, lr, is_updated = self.optimizer.step(batch.step)
+            norm, lr, is_updated = self.optimizer.step(gradient.step)
         with watch.part("teacher_update"):
             if is_updated:
-                self.teacher.update(batch.step)
-        metrics |= {
+                self.teacher.update(gradient.step)
+        metrics = gradient.metrics | {
             "learner/grad_norm": norm,
             "learner/lr": lr,
             "learner/skipped_steps": self.optimizer.skipped_steps,
             **{f"time/{name}_s": seconds for name, seconds in watch.seconds.items()},
         }
-        return StepResult(self.version, is_updated, metrics, worst.sample_id)
+        return StepResult(self.version, is_updated, metrics, gradient.worst_sample)
 
     @torch.no_grad()
     def token_divergences(
@@ -142,14 +173,14 @@ class Trainer:
             found.append(result.tokens.divergence.tolist())
         return found
 
-    def _accumulate(
+    def _backward(
         self,
         groups: Sequence[PreparedGroup],
         denominators: tuple[int, int],
         figures: StepFigures,
         watch: Stopwatch,
     ) -> None:
-        """Add the step's gradient to the parameters'."""
+        """Teacher, then student micro-batch by micro-batch, forward and backward."""
         is_held = self._config.learner.offload and self._ranks.world_size == 1
         with held(self.teacher.model, is_held):
             scores = self._scorer.scores(groups, watch)
