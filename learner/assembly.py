@@ -15,8 +15,8 @@ from common.kernels import Kernels
 from common.rendering import Renderer
 from learner.checkpoint import discard_after, find_checkpoint, restore
 from learner.feed import Feed
-from learner.figures.metrics import MetricsLog, NoLog
-from learner.health.monitor import HealthWatch, RollBack
+from learner.figures.metrics import MetricsLog
+from learner.health.monitor import HealthMonitor, RollBack
 from learner.loading import load_models
 from learner.measuring.heldout import Heldout
 from learner.model.student import choose_device, named_weights, prompt_positions
@@ -24,7 +24,8 @@ from learner.push.expectations import Expectations, ordinary_tokens, probe_view
 from learner.push.follower import Follower
 from learner.push.probe_pictures import drawing
 from learner.push.publisher import Publisher, snapshot_of, weight_folder
-from learner.ranks import Ranks, init_ranks, meet, rank_failures
+from learner.push.pusher import Pusher
+from learner.ranks import Ranks, init_ranks, rank_failures
 from learner.session import Session
 from learner.signals import Signals
 from learner.start_check import start_check
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 class _Process:
     """What outlives a roll-back."""
 
-    watch: HealthWatch
+    watch: HealthMonitor
     signals: Signals
     began: float  # on time.monotonic's clock
     kernels: Kernels
@@ -74,7 +75,7 @@ def run(config: RunConfig, began: float) -> None:
     )
     try:
         with rank_failures(ranks, "training"):
-            watch = HealthWatch(config, is_kept=ranks.is_first)
+            watch = HealthMonitor(config, ranks)
             process = _Process(watch, Signals(watch.resume), began, kernels)
             while (decision := _live(config, ranks, process)) is not None:
                 _free_memory(device)
@@ -99,13 +100,13 @@ def _free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _go_back(config: RunConfig, ranks: Ranks, watch: HealthWatch, decision: RollBack) -> None:
+def _go_back(config: RunConfig, ranks: Ranks, watch: HealthMonitor, decision: RollBack) -> None:
     logger.warning("going back to step %d: %s", decision.step, "; ".join(decision.reasons))
     assert config.run.folder is not None
-    if ranks.is_first:
+    if ranks.writes:
         discard_after(config.run.folder / "checkpoints", decision.step)
     watch.goes_on_from(decision.step)
-    meet(ranks.group)  # nobody looks for checkpoints before they are gone
+    ranks.meet()  # nobody looks for checkpoints before they are gone
 
 
 def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
@@ -135,12 +136,13 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         _enter_in_turn(stack, feed, ranks)
         metrics = (
             MetricsLog(config.run.folder, step, lambda: feed.is_interrupted)
-            if ranks.is_first
-            else NoLog()
+            if ranks.writes
+            else None
         )
-        stack.callback(metrics.close)
+        if metrics is not None:
+            stack.callback(metrics.close)
         if process.past_s is None:
-            process.past_s = metrics.time_s
+            process.past_s = 0.0 if metrics is None else metrics.time_s
         trainer = Trainer(
             config,
             model,
@@ -158,7 +160,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         checks = Expectations(config, model, renderer, positions, ranks.device)
         publisher = _publisher(config, ranks, feed, model, checks)
         stack.enter_context(publisher)
-        heldout = Heldout(config, feed, positions, ranks, lambda: feed.is_over, publisher.mend)
+        heldout = Heldout(config, feed, positions, ranks, lambda: feed.is_over, publisher)
         stack.callback(heldout.abandon)
         session = Session(
             config, ranks, trainer, feed, publisher, heldout, metrics, renderer, process.watch,
@@ -184,18 +186,18 @@ def _feed(
 
 def _enter_in_turn(stack: ExitStack, feed: Feed, ranks: Ranks) -> None:
     """The first rank tells the broker where the run goes on, before anybody takes a batch."""
-    if ranks.is_first:
+    if ranks.writes:
         stack.enter_context(feed)
-    meet(ranks.group)
-    if not ranks.is_first:
+    ranks.meet()
+    if not ranks.writes:
         stack.enter_context(feed)
 
 
 def _publisher(
     config: RunConfig, ranks: Ranks, feed: Feed, model: Any, checks: Expectations
-) -> Publisher | Follower:
-    snapshot = snapshot_of(config.weights, named_weights(model), is_kept=ranks.is_first)
-    if not ranks.is_first:
+) -> Pusher:
+    snapshot = snapshot_of(config.weights, named_weights(model), ranks)
+    if not ranks.writes:
         return Follower(snapshot, checks)
     assert config.run.folder is not None
     return Publisher(
@@ -209,7 +211,7 @@ def _publisher(
         checks=checks,
         files=weight_folder(config.weights, config.run.folder, model),
         is_interrupted=lambda: feed.is_over,
-        is_shared=ranks.world_size > 1,
+        ranks=ranks,
         verify_timeout_s=config.rollout.request_timeout_s,
         is_greeting=not config.rollout.engine_urls,
     )

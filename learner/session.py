@@ -34,15 +34,14 @@ from common.rendering import Renderer
 from learner.checkpoint import Checkpointer, roll_back_targets
 from learner.data_summary import data_summary
 from learner.feed import Feed
-from learner.figures.metrics import MetricsLog, NoLog
+from learner.figures.metrics import MetricsLog
 from learner.health.gates import Verdict
-from learner.health.monitor import HealthStop, HealthWatch, RollBack, newest_good, stop
+from learner.health.monitor import HealthMonitor, HealthStop, RollBack, newest_good, stop
 from learner.interrupt import Interrupted
 from learner.measuring.evaluation import Accuracy, gap_closed
 from learner.measuring.heldout import Heldout, Measured, When
-from learner.push.follower import Follower
-from learner.push.publisher import Publisher
-from learner.ranks import Ranks, agree_on_max, is_any, meet
+from learner.push.pusher import Pusher
+from learner.ranks import Ranks
 from learner.trainer import StepResult, Trainer
 from learner.views.inputs import PreparedBatch
 
@@ -68,11 +67,11 @@ class Session:
         ranks: Ranks,
         trainer: Trainer,
         feed: Feed,
-        publisher: Publisher | Follower,
+        publisher: Pusher,
         heldout: Heldout,
-        metrics: MetricsLog | NoLog,
+        metrics: MetricsLog | None,
         renderer: Renderer,
-        watch: HealthWatch,
+        watch: HealthMonitor,
         began: float,
     ) -> None:
         assert config.run.folder is not None
@@ -98,8 +97,8 @@ class Session:
         self._commit_timeout_s = feed.request_timeout_s
         self._is_committing = False
         self._gauges: dict[str, float] = {"phase": _STARTING, "step": trainer.version}
-        self._before = _accuracy_of(metrics.measured_at(0))
-        self._after = _accuracy_of(metrics.measured_at(self._total_steps))
+        self._before = _accuracy_of(metrics and metrics.measured_at(0))
+        self._after = _accuracy_of(metrics and metrics.measured_at(self._total_steps))
         self._pushed = -1  # version
         self._held_s = 0.0  # that pushes waited for measurements, in all
         self._heard_at = began  # when the broker gave its accounts, on time.monotonic's clock
@@ -133,10 +132,10 @@ class Session:
             self._finish_writing()
             is_interrupted = not self._await_last()
         self._feed.expect_end()
-        meet(self._ranks.group)  # before the first rank says it
-        status = self._finish(is_interrupted) if self._ranks.is_first else None
+        self._ranks.meet()  # before the first rank says it
+        status = self._finish(is_interrupted) if self._ranks.writes else None
         self._show(phase=_DONE)
-        if not self._ranks.is_first:
+        if not self._ranks.writes:
             return
         summary = self._summary(status, is_interrupted)
         path = self._folder / "summary.json"
@@ -195,7 +194,7 @@ class Session:
         if not self._heldout.is_measured:
             return False
         if version == 0:  # once a run, however often its learner is started
-            return is_any(self._ranks.is_first and self._before is None, self._ranks.group)
+            return self._ranks.any(self._ranks.writes and self._before is None)
         every = self._config.evaluation.every_steps
         return bool(every) and version % every == 0
 
@@ -206,7 +205,7 @@ class Session:
             self._publisher.wait()
         except Interrupted as error:
             reason = error
-        if is_any(reason is not None, self._ranks.group):
+        if self._ranks.any(reason is not None):
             raise reason or Interrupted("another rank is to stop")
 
     def _is_push_lost(self) -> bool:
@@ -217,8 +216,8 @@ class Session:
         except WeightSyncError as error:  # the first rank's
             is_lost = True
             logger.warning("the last weights are not measured: %s", error)
-            is_any(False, self._ranks.group)  # where the others are
-        return is_any(is_lost, self._ranks.group)
+            self._ranks.any(False)  # where the others are
+        return self._ranks.any(is_lost)
 
     def _next_batch(self) -> PreparedBatch | None:
         """None when the data is used up. Raises Interrupted on all ranks if on any."""
@@ -231,7 +230,7 @@ class Session:
             reason, state = error, _IS_INTERRUPTED
         else:
             state = _HAS_BATCH if batch is not None else _IS_USED_UP
-        agreed = agree_on_max(state, self._ranks.group)
+        agreed = self._ranks.agree(state)
         if agreed == _IS_INTERRUPTED:
             raise reason if state == agreed else Interrupted("another rank is to stop")
         return batch if agreed == _HAS_BATCH else None
@@ -249,7 +248,7 @@ class Session:
                         f"no batch for step {self._trainer.version + 1} within {limit_s:g} s. Fix: "
                         "see the rollout logs; learner.batch_timeout_s sets the limit"
                     ) from None
-                self._publisher.mend()
+                self._publisher.push_again_if_behind()
 
     # ---- health ----------------------------------------------------------------------------------
     def _obey(self, verdict: Verdict, judged: int = 0) -> None:
@@ -275,10 +274,10 @@ class Session:
         self._publisher.wait_for_snapshot()
         self._finish_writing()
         target: int | None = None
-        if self._ranks.is_first:  # it knows what it has written by now
+        if self._ranks.writes:  # it knows what it has written by now
             targets = roll_back_targets(self._folder / "checkpoints")
             target = newest_good(targets, verdict, judged)
-        agreed = agree_on_max(-1 if target is None else target, self._ranks.group)
+        agreed = self._ranks.agree(-1 if target is None else target)
         return None if agreed < 0 else agreed
 
     def _pause(self) -> None:
@@ -290,7 +289,7 @@ class Session:
         is_over = False
         while not is_over:
             is_mine = self._watch.wait_for_resume(_PAUSE_LOOK_S) or self._feed.is_over
-            is_over = is_any(is_mine, self._ranks.group)
+            is_over = self._ranks.any(is_mine)
         self._show(phase=_TRAINING)  # after an interruption whoever asks for the next batch is told
         self._paused_s += time.monotonic() - began
         logger.info("going on after %.1f s", time.monotonic() - began)
@@ -366,7 +365,7 @@ class Session:
     def _order_last(self) -> None:
         """Push the last weights, if nobody has them, and have them measured."""
         version = self._trainer.version
-        is_known = is_any(self._after is not None, self._ranks.group)
+        is_known = self._ranks.any(self._after is not None)
         if not self._heldout.is_measured or is_known:
             return
         self._show(phase=_MEASURING_AFTER)
@@ -382,7 +381,7 @@ class Session:
         for when in ("before", "between", "after"):
             self._heldout.wait_for(when)
         self._take_measurements()
-        is_over = is_any(self._feed.is_over, self._ranks.group)
+        is_over = self._ranks.any(self._feed.is_over)
         if is_over:
             self._heldout.abandon()
         return not is_over
@@ -401,7 +400,8 @@ class Session:
             "evaluation/duration_s": measured.seconds,
             **health,
         }
-        self._metrics.write(measured.version, time.monotonic() - self._began, figures)
+        if self._metrics is not None:
+            self._metrics.write(measured.version, time.monotonic() - self._began, figures)
         self._show(
             full_accuracy=accuracy.full,
             crop_accuracy=accuracy.crop,
@@ -444,7 +444,8 @@ class Session:
             self._saving_s = self._checkpointer.stall_s
         elapsed_s = time.monotonic() - self._began
         worst = result.worst_sample
-        self._metrics.write(batch.step, elapsed_s, m, mismatch_worst_sample=worst)
+        if self._metrics is not None:
+            self._metrics.write(batch.step, elapsed_s, m, mismatch_worst_sample=worst)
         mean_s = sum(self._recent_s) / len(self._recent_s)
         self._show(
             step=batch.step,

@@ -39,7 +39,7 @@ from learner.objective.loss import (
     token_shares,
 )
 from learner.optim import Optimizer
-from learner.ranks import Ranks, agree_on_max
+from learner.ranks import Ranks
 from learner.scoring import Score, Scorer, multipliers_of
 from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
 
@@ -97,7 +97,7 @@ class Trainer:
         self._config = config
         self._dtype = DTYPES[config.model.dtype]
         self._device = ranks.device if ranks else next(model.parameters()).device
-        self._ranks = ranks or Ranks(0, 1, self._device, timeout_s=0.0)
+        self.ranks = ranks or Ranks(0, 1, self._device, timeout_s=0.0)
         self._filler = filler
         banned = torch.tensor(list(banned_token_ids), dtype=torch.int64, device=self._device)
         self._law = SamplingLaw(config.rollout.temperature, banned)
@@ -119,13 +119,13 @@ class Trainer:
         assert batch.step == self.version + 1, (batch.step, self.version)
         watch = Stopwatch(self._device)
         figures = StepFigures(self._config.objective.importance_clip, self._device)
-        groups, sequences, tokens = counts_of_step(batch, self._ranks)
+        groups, sequences, tokens = counts_of_step(batch, self.ranks)
         if groups:
             with named_if_too_large(self._config.learner.student_batch_tokens):
                 self._backward(batch.groups, (sequences, tokens), figures, watch)
-        metrics = figures.metrics(batch, self._ranks)
+        metrics = figures.metrics(batch, self.ranks)
         metrics["learner/skipped_steps"] = self.optimizer.skipped_steps
-        worst = figures.worst_sample(self._ranks)
+        worst = figures.worst_sample(self.ranks)
         if groups:
             metrics["learner/mismatch_kl_worst_nats"] = worst.mismatch_kl
             metrics["learner/mismatch_kl_outlier_nats"] = worst.outlier_kl
@@ -181,7 +181,7 @@ class Trainer:
         watch: Stopwatch,
     ) -> None:
         """Teacher, then student micro-batch by micro-batch, forward and backward."""
-        is_held = self._config.learner.offload and self._ranks.world_size == 1
+        is_held = self._config.learner.offload and self.ranks.world_size == 1
         with held(self.teacher.model, is_held):
             scores = self._scorer.scores(groups, watch)
         if self._filler is not None:
@@ -202,7 +202,7 @@ class Trainer:
 
     def _rounds(self, parts: list[list[PreparedGroup]]) -> list[list[PreparedGroup]]:
         """As many micro-batches as the rank with most has: all must meet in every collective."""
-        missing = agree_on_max(len(parts), self._ranks.group) - len(parts)
+        missing = self.ranks.agree(len(parts)) - len(parts)
         if not missing:
             return parts
         assert self._filler is not None, "a learner with ranks needs a filler"

@@ -127,21 +127,6 @@ class MetricsLog:
             self._tensorboard.close()
 
 
-class NoLog:
-    """What ranks other than the first write: nothing."""
-
-    time_s = 0.0
-
-    def measured_at(self, step: int) -> Row | None:
-        return None
-
-    def write(self, step: int, time_s: float, metrics: Mapping[str, float], **texts: str) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-
 def _keep_rows(path: Path, step: int) -> list[Row]:
     """Leave only whole rows of steps up to `step` in the file, and return them."""
     if not path.exists():

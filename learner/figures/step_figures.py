@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from learner.objective.loss import LOG_RATIO_LIMIT, TokenFigures
-from learner.ranks import Ranks, add_up, greatest, text_of_greatest
+from learner.ranks import Ranks
 from learner.views.inputs import PreparedBatch, PreparedGroup
 
 _SUMS = ("divergence", "entropy", "mismatch_kl", "ratio", "clipped", "agreement", "difference")
@@ -85,8 +85,8 @@ class StepFigures:
         means = torch.stack(self._sample_means).tolist() if self._sample_means else []
         finite = [mean if math.isfinite(mean) else math.inf for mean in means]
         worst = max(zip(finite, self._sample_ids, strict=True), default=(0.0, ""))
-        most, name = text_of_greatest(*worst, ranks)
-        number, total = add_up([len(finite), math.fsum(finite)], ranks.group)
+        most, name = ranks.text_of_greatest(*worst)
+        number, total = ranks.sum([len(finite), math.fsum(finite)])
         others = (total - most) / (number - 1) if number > 1 and math.isfinite(most) else 0.0
         return WorstSample(most, name, others)
 
@@ -100,7 +100,7 @@ class StepFigures:
             len(batch.refused),
             sum(ages),
         ]
-        sums = add_up([*counts, float(self._loss), *self._sums.tolist()], ranks.group)
+        sums = ranks.sum([*counts, float(self._loss), *self._sums.tolist()])
         groups, trajectories, tokens, refused, age_sum, loss = sums[:6]
         metrics = {
             "learner/groups": groups,
@@ -110,7 +110,7 @@ class StepFigures:
             "learner/refused_groups": refused,
         }
         maxima = [float(self._ratio_max), max(ages, default=0), float(self._difference_max)]
-        ratio_max, age_max, difference_max = greatest(maxima, ranks.group)
+        ratio_max, age_max, difference_max = ranks.greatest(maxima)
         if not tokens:
             return metrics
         mean = {name: total / tokens for name, total in zip(_SUMS, sums[6:], strict=True)}
@@ -134,7 +134,5 @@ class StepFigures:
 def counts_of_step(batch: PreparedBatch, ranks: Ranks) -> tuple[int, int, int]:
     """Groups, sequences and response tokens of a step over all ranks; all ranks call it."""
     sequences: Sequence[int] = [len(r) for group in batch.groups for r in group.responses]
-    groups, number, tokens = add_up(
-        [len(batch.groups), len(sequences), sum(sequences)], ranks.group
-    )
+    groups, number, tokens = ranks.sum([len(batch.groups), len(sequences), sum(sequences)])
     return round(groups), round(number), round(tokens)

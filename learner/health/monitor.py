@@ -10,6 +10,7 @@ from common.errors import CheckpointError, FinalError
 from common.files import replace_json
 from common.full_disk import when_there_is_room
 from learner.health.gates import HealthGates, Verdict
+from learner.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 _FILE = "health.json"
@@ -28,18 +29,18 @@ class RollBack(Exception):
         self.reasons = reasons
 
 
-class HealthWatch:
+class HealthMonitor:
     """One a process: it outlives roll-backs.
 
     Raises:
         CheckpointError: RUN/health.json is not what an earlier life of the run wrote.
     """
 
-    def __init__(self, config: RunConfig, is_kept: bool = True) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks) -> None:
         assert config.run.folder is not None
         self._config = config.health
         self._path = config.run.folder / _FILE
-        self._is_kept = is_kept
+        self._ranks = ranks
         self._gates = HealthGates(config.health)
         # SimpleQueue: `resume` is called by a signal handler, which may break into a get().
         self._resumes: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -65,7 +66,7 @@ class HealthWatch:
         if verdict.action != "none":
             for reason in verdict.reasons:
                 logger.warning("step %d: %s: %s", step, verdict.action.replace("_", " "), reason)
-        if self._is_kept:
+        if self._ranks.writes:
             state = self._gates.state()
             when_there_is_room(lambda: replace_json(self._path, state), self._path)
         return verdict

@@ -21,7 +21,8 @@ from common.views.settings import ViewSettings
 from learner.measuring.evaluation import Accuracy, Evaluation
 from learner.measuring.measurement import Line, Measurement
 from learner.measuring.scenes import Responses, Scenes
-from learner.ranks import Ranks, add_up, is_any
+from learner.push.pusher import Pusher
+from learner.ranks import Ranks
 from learner.trainer import Trainer
 from learner.views.prompts import PromptPositions, PromptViews
 
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 When = Literal["before", "between", "after"]
 _CACHE_BYTES = 2**28  # of views that are shown
 _LOOK_S = 0.5  # between looks for the end of the run, while waiting
-_MEND_S = 5.0  # between looks for servers without weights, while waiting
+_PUSH_AGAIN_S = 5.0  # between looks for servers without weights, while waiting
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Heldout:
 
     Args:
         is_over: of the run: whoever waits asks now and then.
-        mend: brings weights to servers that have lost them, while training waits for servers.
+        pusher: brings weights to servers that have lost them, while training waits for servers.
     """
 
     def __init__(
@@ -68,9 +69,9 @@ class Heldout:
         positions: PromptPositions,
         ranks: Ranks,
         is_over: Callable[[], bool],
-        mend: Callable[[], None],
+        pusher: Pusher,
     ) -> None:
-        self._mend = mend
+        self._pusher = pusher
         self._config = config.evaluation
         self._line = line
         self._ranks = ranks
@@ -90,7 +91,7 @@ class Heldout:
         """Have the weights of `version` measured, which are pushed now."""
         assert self._evaluation is not None
         measurement = None
-        if self._ranks.is_first:
+        if self._ranks.writes:
             is_between = when == "between"
             number = self._config.interim_samples if is_between else self._config.samples
             questions = self._evaluation.questions(number, 0 if is_between else self._config.shown)
@@ -130,7 +131,7 @@ class Heldout:
         found: list[Measured] = []
         while self._under_way and only in (None, self._under_way[0].when):
             measurement = self._under_way[0].measurement
-            if not is_any(measurement is not None and measurement.is_over, self._ranks.group):
+            if not self._ranks.any(measurement is not None and measurement.is_over):
                 break
             found.append(self._agreed(self._under_way.popleft()))
         return found
@@ -161,15 +162,15 @@ class Heldout:
     def _wait(self, one: _UnderWay, until: Callable[[Measurement], bool]) -> float:
         """All ranks go round together: none is kept waiting in a collective for long."""
         began, measurement = time.monotonic(), one.measurement
-        is_waiting, mended = True, began
+        is_waiting, looked_at = True, began
         while is_waiting:
             mine = False
             if measurement is not None and not self._is_over():
                 mine = not measurement.wait(lambda: until(measurement), _LOOK_S)
-            if mine and time.monotonic() - mended > _MEND_S:
-                self._mend()
-                mended = time.monotonic()
-            is_waiting = is_any(mine, self._ranks.group)
+            if mine and time.monotonic() - looked_at > _PUSH_AGAIN_S:
+                self._pusher.push_again_if_behind()
+                looked_at = time.monotonic()
+            is_waiting = self._ranks.any(mine)
         waited_s = time.monotonic() - began
         one.waited_s += waited_s
         return waited_s
@@ -183,7 +184,7 @@ class Heldout:
             return measured
         a = accuracy or Accuracy(0, 0, 0)
         figures = (a.full, a.crop, a.samples, a.full_cut, a.crop_cut)
-        full, crop, samples, full_cut, crop_cut = add_up(figures, self._ranks.group)
+        full, crop, samples, full_cut, crop_cut = self._ranks.sum(figures)
         agreed = Accuracy(full, crop, int(samples), full_cut, crop_cut, one.version)
         return replace(measured, accuracy=agreed if samples else None)
 
@@ -199,14 +200,14 @@ class Heldout:
 
     def _from_first(self, responses: Responses) -> Responses:
         """By adding up, for others have nothing: each answer as its length and its tokens."""
-        group, width = self._ranks.group, self._config.max_response_tokens + 1
+        width = self._config.max_response_tokens + 1
         rows = np.zeros((len(responses), 2, width))
         for row, pair in zip(rows, responses, strict=True):
             for place, ids in zip(row, pair or (), strict=False):
                 place[: len(ids) + 1] = [len(ids), *ids]
-        sums = np.asarray(add_up(rows.ravel().tolist(), group)).reshape(rows.shape).astype(np.int64)
+        sums = np.asarray(self._ranks.sum(rows.ravel().tolist())).astype(np.int64)
         found: Responses = []
-        for full, crop in sums:
+        for full, crop in sums.reshape(rows.shape):
             is_there = full[0] > 0 and crop[0] > 0
             pair = (full[1 : full[0] + 1], crop[1 : crop[0] + 1])
             found.append(pair if is_there else None)
@@ -234,7 +235,7 @@ class Heldout:
             settings,
             renderer,
             self._evaluation,
-            self._ranks.is_first,
+            self._ranks,
         )
 
 

@@ -17,6 +17,7 @@ from common.types import WeightBucket
 from common.weight_dtypes import is_served_in_float32
 from learner.model.sharding import gather
 from learner.push.streams import MakeStream, new_stream
+from learner.ranks import ALONE, Ranks
 
 MIB = 2**20
 
@@ -34,7 +35,7 @@ class Snapshot:
     Args:
         weights: live tensors by name; they must not change from `begin` to the end of `gather`.
         dtype: that floating tensors are sent as, but for `is_served_in_float32`.
-        is_kept: false for ranks that only take part in bringing shards together.
+        ranks: those that do not write only take part in bringing shards together.
         make_stream: for copies of weights that are not shared, and for `sending`.
         is_on_host: the room is main memory, pinned where the weights are on a GPU.
 
@@ -47,20 +48,20 @@ class Snapshot:
         weights: Mapping[str, Tensor],
         dtype: torch.dtype,
         bucket_mib: float,
-        is_kept: bool = True,
+        ranks: Ranks = ALONE,
         make_stream: MakeStream = new_stream,
         is_on_host: bool = False,
     ) -> None:
         self._weights = weights
         self._dtype = dtype
-        self._is_kept = is_kept
+        self._ranks = ranks
         self.buckets = plan_buckets(weights, dtype, bucket_mib)
         self._is_sharded = any(isinstance(tensor, DTensor) for tensor in weights.values())
         source = gather(next(iter(weights.values()))).device
         self.device = torch.device("cpu") if is_on_host else source
         is_pinned = is_on_host and source.type == "cuda"
         self._contents = [
-            _room(bucket.num_bytes if is_kept else 0, self.device, is_pinned)
+            _room(bucket.num_bytes if ranks.writes else 0, self.device, is_pinned)
             for bucket in self.buckets
         ]
         # Two: a copy must not queue behind a bucket that a slow server takes its time over.
@@ -119,7 +120,7 @@ class Snapshot:
     def _gather_shards(self, content: Tensor, bucket: WeightBucket) -> None:
         """All ranks call it, bucket by bucket."""
         whole = {name: self._gathered(name) for name in bucket.names}
-        if self._is_kept:
+        if self._ranks.writes:
             fill(content, bucket, whole, self._dtype)
 
     @torch.no_grad()

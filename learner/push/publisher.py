@@ -7,7 +7,7 @@
 The main thread waits only if the optimizer is about to change weights that are not copied yet, or
 if the push before is not through. A push that fails is announced again, in a new group, without
 those that are gone. Every wait has an end. A server that has not acknowledged a push (it came late,
-restarted or failed inside) is found by `mend`, which pushes again.
+restarted or failed inside) is found by `push_again_if_behind`, which pushes again.
 """
 
 import concurrent.futures
@@ -35,6 +35,7 @@ from learner.interrupt import Interrupted
 from learner.push.buckets import Snapshot
 from learner.push.group import PushGroup
 from learner.push.weight_files import WeightFolder
+from learner.ranks import ALONE, Ranks
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -90,8 +91,8 @@ class Publisher:
         files: where weights go instead of through a group; None: through a group.
         verify_timeout_s: how long a server may take over a probe before it is given up by its own
             worker.
-        is_shared: other ranks hold parts of the weights. They take part in each probe and snapshot,
-            so there is one with every push, and none at other times.
+        ranks: where there are others they hold parts of the weights. They take part in each probe
+            and snapshot, so there is one with every push, and none at other times.
         is_greeting: servers join as `common.push_groups` has it. Those that others have started
             (rollout.engine_urls) may be plain SGLang, which takes nothing before the first bucket.
     """
@@ -108,11 +109,11 @@ class Publisher:
         checks: Checks | None = None,
         files: WeightFolder | None = None,
         is_interrupted: Callable[[], bool] = lambda: False,
-        is_shared: bool = False,
+        ranks: Ranks = ALONE,
         verify_timeout_s: float = 0.0,
         is_greeting: bool = True,
     ) -> None:
-        self._is_shared = is_shared
+        self._is_shared = ranks.world_size > 1
         self._verify_timeout_s = verify_timeout_s
         self._config = config
         self._line = line
@@ -210,7 +211,7 @@ class Publisher:
         if self._push is not None and self._push.done():
             self.wait()
 
-    def mend(self) -> None:
+    def push_again_if_behind(self) -> None:
         """Push the last weights again if a live server is without them. Call it while waiting."""
         self.check()
         if self._push is None and self._pushed_version >= 0 and self._is_someone_without_weights():
@@ -427,7 +428,7 @@ def weight_folder(config: WeightsSection, run_folder: Path, model: Any) -> Weigh
 
 
 def snapshot_of(
-    config: WeightsSection, weights: Mapping[str, torch.Tensor], is_kept: bool = True
+    config: WeightsSection, weights: Mapping[str, torch.Tensor], ranks: Ranks = ALONE
 ) -> Snapshot:
     """Room for what one push sends, under the names that a server takes.
 
@@ -437,7 +438,7 @@ def snapshot_of(
         _Pushed(weights),
         getattr(torch, config.dtype),
         config.bucket_mib,
-        is_kept,
+        ranks,
         is_on_host=config.transport == "files",
     )
 

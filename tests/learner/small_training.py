@@ -50,6 +50,7 @@ class SmallTraining:
         self.model: Any = model
         self.optimizer = Optimizer(model.named_parameters(), config.optimizer, 100)
         self.version = 0
+        self.ranks = ranks or alone
 
     def step(self) -> None:
         """Every parameter but the first gets a gradient."""

@@ -215,7 +215,7 @@ def _batch(line: BrokerLine, publisher: Publisher, step: int) -> tuple[Group, ..
         batch = line.call(lambda broker: broker.take(step, 0.5), 30)
         if batch.groups:
             return batch.groups  # type: ignore[no-any-return]
-        publisher.mend()
+        publisher.push_again_if_behind()
 
 
 def _problem(
