@@ -20,12 +20,14 @@ from learner.health.monitor import HealthMonitor, RollBack
 from learner.loading import load_models
 from learner.measuring.heldout import Heldout
 from learner.model.student import choose_device, named_weights, prompt_positions
+from learner.progress import Progress
 from learner.push.expectations import Expectations, ordinary_tokens, probe_view
 from learner.push.follower import Follower
 from learner.push.probe_pictures import drawing
 from learner.push.publisher import Publisher, snapshot_of, weight_folder
 from learner.push.pusher import Pusher
 from learner.ranks import Ranks, init_ranks, rank_failures
+from learner.saving import CommittingCheckpointer
 from learner.session import Session
 from learner.signals import Signals
 from learner.start_check import start_check
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 class _Process:
     """What outlives a roll-back."""
 
-    watch: HealthMonitor
+    monitor: HealthMonitor
     signals: Signals
     began: float  # on time.monotonic's clock
     kernels: Kernels
@@ -75,11 +77,11 @@ def run(config: RunConfig, began: float) -> None:
     )
     try:
         with rank_failures(ranks, "training"):
-            watch = HealthMonitor(config, ranks)
-            process = _Process(watch, Signals(watch.resume), began, kernels)
+            monitor = HealthMonitor(config, ranks)
+            process = _Process(monitor, Signals(monitor.resume), began, kernels)
             while (decision := _live(config, ranks, process)) is not None:
                 _free_memory(device)
-                _go_back(config, ranks, watch, decision)
+                _go_back(config, ranks, monitor, decision)
     finally:
         ranks.close()
 
@@ -100,12 +102,12 @@ def _free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _go_back(config: RunConfig, ranks: Ranks, watch: HealthMonitor, decision: RollBack) -> None:
+def _go_back(config: RunConfig, ranks: Ranks, monitor: HealthMonitor, decision: RollBack) -> None:
     logger.warning("going back to step %d: %s", decision.step, "; ".join(decision.reasons))
     assert config.run.folder is not None
     if ranks.writes:
         discard_after(config.run.folder / "checkpoints", decision.step)
-    watch.goes_on_from(decision.step)
+    monitor.goes_on_from(decision.step)
     ranks.meet()  # nobody looks for checkpoints before they are gone
 
 
@@ -115,7 +117,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
     torch.manual_seed(config.run.seed)
     checkpoint = find_checkpoint(config.run.folder / "checkpoints", config, ranks)
     step = 0 if checkpoint is None else checkpoint.version
-    process.watch.goes_on_from(step)
+    process.monitor.goes_on_from(step)
     model, teacher = load_models(config, ranks, step)
     renderer = Renderer(config.model.path, config.prompt)
     positions = functools.partial(prompt_positions, model)
@@ -152,7 +154,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
             ranks,
             _filler(renderer, positions, model) if ranks.world_size > 1 else None,
         )
-        trainer.optimizer.lr_factor = process.watch.lr_factor
+        trainer.optimizer.lr_factor = process.monitor.lr_factor
         if checkpoint is not None:
             restore(checkpoint, trainer)
             logger.info("going on from %s", checkpoint.path)
@@ -162,9 +164,16 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         stack.enter_context(publisher)
         heldout = Heldout(config, feed, positions, ranks, lambda: feed.is_over, publisher)
         stack.callback(heldout.abandon)
+        if metrics is not None:
+            heldout.recall(metrics, feed.welcome.total_steps)
+        checkpointer = CommittingCheckpointer(
+            config.run.folder / "checkpoints", trainer, renderer, config, feed
+        )
+        began = process.began - process.past_s
+        progress = Progress(config, feed, publisher, checkpointer, step, metrics, began)
         session = Session(
-            config, ranks, trainer, feed, publisher, heldout, metrics, renderer, process.watch,
-            process.began - process.past_s,
+            config, ranks, trainer, feed, publisher, heldout, checkpointer, progress,
+            process.monitor,
         )  # fmt: skip
         session.run()
 

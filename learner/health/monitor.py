@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import queue
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 from common.config import RunConfig
 from common.errors import CheckpointError, FinalError
@@ -14,6 +16,7 @@ from learner.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 _FILE = "health.json"
+_LOOK_S = 1.0  # between looks for the end of the run, while paused
 
 
 class HealthStop(FinalError):
@@ -86,8 +89,22 @@ class HealthMonitor:
         """End a pause. Safe in a signal handler."""
         self._resumes.put(None)
 
+    def pause(self, is_over: Callable[[], bool]) -> float:
+        """Wait until SIGUSR1 comes to any rank's process, or the run is over; all ranks call it.
+
+        Returns:
+            The seconds that it took.
+        """
+        began = time.monotonic()
+        logger.warning("paused. To go on: kill -USR1 %d", os.getpid())
+        self.begin_pause()
+        while not self._ranks.any(self.wait_for_resume(_LOOK_S) or is_over()):
+            pass
+        logger.info("going on after %.1f s", time.monotonic() - began)
+        return time.monotonic() - began
+
     def begin_pause(self) -> None:
-        """What was asked for before counts no longer."""
+        """Forget what was asked for before."""
         while not self._resumes.empty():
             self._resumes.get()
 

@@ -28,6 +28,17 @@ class Accuracy:
     crop_cut: float = 0.0
     version: int = 0  # of the student that answered
 
+    @staticmethod
+    def of_row(row: Mapping[str, Any]) -> "Accuracy":
+        """A measurement as it stands in metrics.jsonl."""
+        full, crop, samples = (
+            row[f"evaluation/{name}"] for name in ("full_accuracy", "crop_accuracy", "samples")
+        )
+        full_cut, crop_cut = (
+            row.get(f"evaluation/{view}_cut_share", 0.0) for view in ("full", "crop")
+        )
+        return Accuracy(full, crop, samples, full_cut, crop_cut, row["step"])
+
 
 def gap_closed(before: Accuracy, after: Accuracy) -> float | None:
     """Share of the gap between crop and full image that training closed; None without a gap."""

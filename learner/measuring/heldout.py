@@ -18,6 +18,7 @@ from common.dataset import read_answers, read_samples
 from common.images import ImageStore
 from common.rendering import Renderer
 from common.views.settings import ViewSettings
+from learner.figures.metrics import MetricsLog
 from learner.measuring.evaluation import Accuracy, Evaluation
 from learner.measuring.measurement import Line, Measurement
 from learner.measuring.scenes import Responses, Scenes
@@ -79,6 +80,8 @@ class Heldout:
         self._under_way: deque[_UnderWay] = deque()
         self._evaluation: Evaluation | None = None
         self._scenes: Scenes | None = None
+        self.before: Accuracy | None = None  # training; None until it is measured
+        self.after: Accuracy | None = None  # the last step; None until it is measured
         if config.data.heldout is not None:
             self._open(config, positions)
 
@@ -86,6 +89,22 @@ class Heldout:
     def is_measured(self) -> bool:
         """Whether there is anything to measure on."""
         return self._evaluation is not None and bool(self._evaluation.samples)
+
+    def recall(self, log: MetricsLog, total_steps: int) -> None:
+        """Take over what an earlier learner of this run has had measured."""
+        if (row := log.measured_at(0)) is not None:
+            self.before = Accuracy.of_row(row)
+        if (row := log.measured_at(total_steps)) is not None:
+            self.after = Accuracy.of_row(row)
+
+    def is_due(self, version: int) -> bool:
+        """Whether these weights are measured while training goes on; all ranks call it."""
+        if not self.is_measured:
+            return False
+        if version == 0:  # once a run, however often its learner is started
+            return self._ranks.any(self._ranks.writes and self.before is None)
+        every = self._config.every_steps
+        return bool(every) and version % every == 0
 
     def order(self, version: int, when: When) -> None:
         """Have the weights of `version` measured, which are pushed now."""
@@ -134,7 +153,14 @@ class Heldout:
             if not self._ranks.any(measurement is not None and measurement.is_over):
                 break
             found.append(self._agreed(self._under_way.popleft()))
+            self._keep(found[-1])
         return found
+
+    def _keep(self, measured: Measured) -> None:
+        if measured.accuracy is not None and measured.when == "before":
+            self.before = measured.accuracy
+        elif measured.accuracy is not None and measured.when == "after":
+            self.after = measured.accuracy
 
     def wait_for(self, when: When) -> None:
         """Until none of that kind is under way, or the run is over."""
