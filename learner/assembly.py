@@ -19,13 +19,16 @@ from learner.figures.metrics import MetricsLog
 from learner.health.monitor import HealthMonitor, RollBack
 from learner.loading import load_models
 from learner.measuring.heldout import Heldout
-from learner.model.student import choose_device, named_weights, prompt_positions
+from learner.model.student import choose_device, prompt_positions
 from learner.progress import Progress
+from learner.push.buckets import snapshot_of
 from learner.push.expectations import Expectations, ordinary_tokens, probe_view
 from learner.push.follower import Follower
 from learner.push.probe_pictures import drawing
-from learner.push.publisher import Publisher, snapshot_of, weight_folder
+from learner.push.publisher import Publisher
+from learner.push.pushed_weights import PushedWeights
 from learner.push.pusher import Pusher
+from learner.push.weight_files import weight_folder
 from learner.ranks import Ranks, init_ranks, rank_failures
 from learner.saving import CommittingCheckpointer
 from learner.session import Session
@@ -205,7 +208,7 @@ def _enter_in_turn(stack: ExitStack, feed: Feed, ranks: Ranks) -> None:
 def _publisher(
     config: RunConfig, ranks: Ranks, feed: Feed, model: Any, checks: Expectations
 ) -> Pusher:
-    snapshot = snapshot_of(config.weights, named_weights(model), ranks)
+    snapshot = snapshot_of(config.weights, PushedWeights(model), ranks)
     if not ranks.writes:
         return Follower(snapshot, checks)
     assert config.run.folder is not None

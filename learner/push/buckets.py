@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from common.config import WeightsSection
 from common.types import WeightBucket
 from common.weight_dtypes import is_served_in_float32
 from learner.model.sharding import gather
@@ -133,6 +134,22 @@ class Snapshot:
         with self._changed:
             self._num_ready, self._error = num_ready, error
             self._changed.notify_all()
+
+
+def snapshot_of(
+    config: WeightsSection, weights: Mapping[str, Tensor], ranks: Ranks = ALONE
+) -> Snapshot:
+    """Room for what one push sends.
+
+    In main memory if it goes to files anyway: a GPU that is shared has none to spare.
+    """
+    return Snapshot(
+        weights,
+        getattr(torch, config.dtype),
+        config.bucket_mib,
+        ranks,
+        is_on_host=config.transport == "files",
+    )
 
 
 def _room(num_bytes: int, device: torch.device, is_pinned: bool) -> Tensor:

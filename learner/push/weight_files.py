@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from common.config import WeightsSection
 from common.errors import ConfigError
 from common.files import replace_json, sha256_of_file
 from common.served_names import pushed_name
@@ -71,6 +72,14 @@ class WeightFolder:
         self._written.append(newest)
         while len(self._written) > _KEPT:
             shutil.rmtree(self._written.pop(0), ignore_errors=True)
+
+
+def weight_folder(config: WeightsSection, run_folder: Path, model: Any) -> WeightFolder | None:
+    """Where pushes go as files; None means that they go through a group."""
+    if config.transport == "broadcast":
+        return None
+    folder = config.folder or run_folder / "weights"
+    return WeightFolder(folder, model, str(run_folder.absolute()))
 
 
 def _claim(folder: Path, owner: str) -> None:

@@ -19,8 +19,7 @@ from common.types import WeightBucket
 from learner.checkpoint import list_checkpoints
 from learner.feed import Feed
 from learner.interrupt import Interrupted
-from learner.push.buckets import Snapshot, plan_buckets
-from learner.push.publisher import snapshot_of
+from learner.push.buckets import Snapshot, plan_buckets, snapshot_of
 from tests.learner.runs import assert_same, student_at
 from tests.learner.scripted_rollout import Script
 
