@@ -190,8 +190,7 @@ def _feed(
         f"learner-{ranks.rank}",
         preparation,
         step,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
+        ranks=ranks,
         kernels=kernels,
     )
 

@@ -27,6 +27,7 @@ from common.full_disk import WAITS_FOR_ROOM, waits_for_room
 from common.kernels import Kernels, pushes_over_nccl
 from common.versions import versions
 from learner.interrupt import Interrupted
+from learner.ranks import ALONE, Ranks
 from learner.views.inputs import PreparedBatch
 from learner.views.preparation import Preparation
 
@@ -47,7 +48,7 @@ class Feed:
     Args:
         preparation: what becomes of a taken batch; runs in a worker thread of its own.
         step: that training goes on from; 0: from the start.
-        rank, world_size: whose share of each batch is taken. Rank 0 must be in its feed before the
+        ranks: this rank takes its share of each batch. Rank 0 must be in its feed before the
             others start theirs.
         request_timeout_s: seconds until a request is sent again; after some tries it fails.
         kernels: in force here, which the broker is told.
@@ -61,8 +62,7 @@ class Feed:
         preparation: Preparation,
         step: int = 0,
         request_timeout_s: float = 10.0,
-        rank: int = 0,
-        world_size: int = 1,
+        ranks: Ranks = ALONE,
         kernels: Kernels | None = None,
     ) -> None:
         self._config = config
@@ -71,8 +71,7 @@ class Feed:
         self._preparation = preparation
         self._step = step
         self._request_timeout_s = request_timeout_s
-        self._rank = rank
-        self._world_size = world_size
+        self._rank, self._world_size = ranks.rank, ranks.world_size
         self._versions = versions()
         self._details = {"host": socket.gethostname()}
         if kernels is not None:
