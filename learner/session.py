@@ -201,7 +201,7 @@ class Session:
         """Judge and tell the measurements that are there. Raises as `_obey`."""
         for measured in self._heldout.take(only):
             accuracy, now = measured.accuracy, self._trainer.version
-            self._checkpointer.note_score(measured.version, accuracy and accuracy.full)
+            self._checkpointer.note_score(measured.version, measured.score)
             if accuracy is None:
                 continue
             if measured.when != "between":

@@ -54,6 +54,11 @@ class Measured:
     waited_s: float  # seconds that training stood still for it
     seconds: float  # from the order to the last answer
 
+    @property
+    def score(self) -> float | None:
+        """The accuracy on full images, by which checkpoints are kept; None without answers."""
+        return None if self.accuracy is None else self.accuracy.full
+
 
 class Heldout:
     """Nothing is ever under way when the run names no held-out file.
