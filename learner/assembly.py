@@ -1,4 +1,4 @@
-"""Builds the learner of a run from its configuration, and runs it; again after each roll-back."""
+"""The learner of a run, built from its configuration; built again after each roll-back."""
 
 import functools
 import gc
@@ -45,13 +45,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Process:
-    """What outlives a roll-back."""
+    """The parts of a process that outlive a roll-back."""
 
     monitor: HealthMonitor
     signals: Signals
     began: float  # on time.monotonic's clock
     kernels: Kernels
-    past_s: float | None = None  # that the run had lasted before; None: its log is not open yet
+    past_s: float | None = None  # seconds the run had lasted before; None until its log is open
 
 
 def run(config: RunConfig, began: float) -> None:
@@ -90,7 +90,7 @@ def run(config: RunConfig, began: float) -> None:
 
 
 def _live(config: RunConfig, ranks: Ranks, process: _Process) -> RollBack | None:
-    """None: the run is over."""
+    """Run until the end, which returns None, or until a roll-back, which is returned."""
     try:
         _run_once(config, ranks, process)
     except RollBack as decision:
@@ -99,7 +99,7 @@ def _live(config: RunConfig, ranks: Ranks, process: _Process) -> RollBack | None
 
 
 def _free_memory(device: torch.device) -> None:
-    """There is no room for the models of two lives."""
+    """Free the models before others are loaded: there is no room for both."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -111,11 +111,11 @@ def _go_back(config: RunConfig, ranks: Ranks, monitor: HealthMonitor, decision: 
     if ranks.writes:
         discard_after(config.run.folder / "checkpoints", decision.step)
     monitor.goes_on_from(decision.step)
-    ranks.meet()  # nobody looks for checkpoints before they are gone
+    ranks.meet()  # no rank looks for checkpoints before rank 0 has removed them
 
 
 def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
-    """From the newest checkpoint to the end of the run, or to a roll-back."""
+    """Run from the newest checkpoint to the end of the run, or to a roll-back."""
     assert config.run.folder is not None  # main has checked
     torch.manual_seed(config.run.seed)
     checkpoint = find_checkpoint(config.run.folder / "checkpoints", config, ranks)
@@ -161,7 +161,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         if checkpoint is not None:
             restore(checkpoint, trainer)
             logger.info("going on from %s", checkpoint.path)
-        # After that: the probe's response is to be the student's own.
+        # After the restoring: the probe's response is to be the student's own.
         checks = Expectations(config, model, renderer, positions, ranks.device)
         publisher = _publisher(config, ranks, feed, model, checks)
         stack.enter_context(publisher)
@@ -196,7 +196,7 @@ def _feed(
 
 
 def _enter_in_turn(stack: ExitStack, feed: Feed, ranks: Ranks) -> None:
-    """The first rank tells the broker where the run goes on, before anybody takes a batch."""
+    """Have rank 0 tell the broker where the run goes on before any rank takes a batch."""
     if ranks.writes:
         stack.enter_context(feed)
     ranks.meet()

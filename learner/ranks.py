@@ -5,7 +5,7 @@ no process group. Collectives that carry numbers between ranks live here, so tha
 CPU go through gloo also where the model's go through NCCL.
 
 Ranks meet at rank 0's MASTER_ADDR and nowhere else of its machine. Like all of torch.distributed
-that port asks nobody who he is: off loopback the network itself must be trusted.
+that port authenticates no peer: off loopback the network itself must be trusted.
 """
 
 import contextlib
@@ -87,7 +87,7 @@ class Ranks:
         return int(most)
 
     def meet(self) -> None:
-        """No rank leaves before all have come."""
+        """Return when all ranks have come."""
         self.agree(0)
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
@@ -159,10 +159,10 @@ def init_ranks(
     Args:
         timeout_s: seconds after which a rank that is waited for counts as lost, here and in every
             collective of the default group.
-        device: "cuda" becomes the GPU number LOCAL_RANK; none: the CPU.
+        device: "cuda" becomes the GPU number LOCAL_RANK; None means the CPU.
         needs_group: a single rank gets a group as well (sharding with offload needs one).
-        shard_ranks: over how many ranks the model is to be sharded; none: over those of a machine
-            where there are several machines with as many each, else over all.
+        shard_ranks: over how many ranks the model is to be sharded; None means over those of a
+            machine where there are several machines with as many each, else over all.
 
     Raises:
         ConfigError: the environment is incomplete, or a number in it or `shard_ranks` cannot be.
@@ -242,7 +242,7 @@ def _in_default_group(
 
 
 def _mesh(device: torch.device, world_size: int, shard_ranks: int) -> DeviceMesh:
-    """[ranks], or [replicas, ranks]: each replica is sharded over neighbouring ranks (HSDP)."""
+    """A mesh [ranks], or [replicas, ranks] of replicas sharded over neighbours (HSDP)."""
     if world_size % shard_ranks:
         raise ConfigError(
             f"learner.shard_ranks = {shard_ranks}: {world_size} ranks cannot be divided into "
@@ -255,7 +255,7 @@ def _mesh(device: torch.device, world_size: int, shard_ranks: int) -> DeviceMesh
 
 
 def ranks_of_a_machine(machines: Sequence[int]) -> int:
-    """Over how many ranks a model is sharded so that only gradients travel between machines.
+    """The number of ranks to shard over so that only gradients travel between machines.
 
     All of them, where there is one machine, or machines with one rank, which could not hold the
     model whole, or where machines differ.
@@ -271,7 +271,7 @@ def ranks_of_a_machine(machines: Sequence[int]) -> int:
 
 
 def _machine_of_each_rank() -> list[int]:
-    """By the kernel's boot: processes in containers of one machine share its GPUs' links."""
+    """A number for each rank's machine, from its boot: containers of one share its GPUs' links."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
     own = int.from_bytes(hashlib.sha256(boot).digest()[:7], "big")
     found = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
@@ -326,7 +326,7 @@ def _meeting_place(variables: Mapping[str, str], timeout: timedelta) -> TCPStore
 
     Raises:
         ConfigError: MASTER_ADDR is no address of the machine of rank 0.
-        OSError, RuntimeError: its port is taken, or nobody listens there in time.
+        OSError, RuntimeError: its port is taken, or no rank listens there in time.
     """
     host, port = variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
     is_host = int(variables["RANK"]) == 0 and os.environ.get(_TORCHRUN_LISTENS) != "True"

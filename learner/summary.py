@@ -37,10 +37,10 @@ class Accounts:
 class Outcome:
     """What a run came to."""
 
-    version: int  # of the last weights
+    version: int  # version of the last weights
     skipped_steps: int
-    before: Accuracy | None  # None: not measured
-    after: Accuracy | None
+    before: Accuracy | None  # None when not measured
+    after: Accuracy | None  # None when not measured
     is_interrupted: bool
 
 

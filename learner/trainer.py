@@ -70,14 +70,14 @@ class StepResult:
 
 
 class Trainer:
-    """Owns student, teacher and optimizer. A step has two halves:
+    """Student, teacher and optimizer. A step has two halves:
 
         gradient = trainer.accumulate(batch)   the weights stay as they are
         result = trainer.update(gradient)      the weights change, version + 1
 
     Args:
         model: the student with float32 parameters, on its device; sharded if there are ranks.
-        teacher: made of it.
+        teacher: made of the student.
         total_steps: length of the learning-rate schedule.
         banned_token_ids: what rollout may not sample.
         ranks: the others that train the same model, each on groups of its own.
@@ -180,7 +180,7 @@ class Trainer:
         figures: StepFigures,
         watch: Stopwatch,
     ) -> None:
-        """Teacher, then student micro-batch by micro-batch, forward and backward."""
+        """Run the teacher, then the student by micro-batches, forward and backward."""
         is_held = self._config.learner.offload and self.ranks.world_size == 1
         with held(self.teacher.model, is_held):
             scores = self._scorer.scores(groups, watch)
@@ -201,7 +201,7 @@ class Trainer:
                 figures.add(result.loss, result.tokens, responses.rollout_logprobs_T, part)
 
     def _rounds(self, parts: list[list[PreparedGroup]]) -> list[list[PreparedGroup]]:
-        """As many micro-batches as the rank with most has: all must meet in every collective."""
+        """Add fillers up to the rank with most micro-batches: collectives take all ranks."""
         missing = self.ranks.agree(len(parts)) - len(parts)
         if not missing:
             return parts

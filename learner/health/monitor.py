@@ -1,4 +1,4 @@
-"""Carries the health gates through a run: their memory in RUN/health.json, pauses, roll-backs."""
+"""The health gates over a run: their memory in RUN/health.json, pauses and roll-backs."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ class RollBack(Exception):
 
 
 class HealthMonitor:
-    """One a process: it outlives roll-backs.
+    """The gates of a learner's process, which outlive roll-backs.
 
     Raises:
         CheckpointError: RUN/health.json is not what an earlier life of the run wrote.
@@ -52,7 +52,7 @@ class HealthMonitor:
 
     @property
     def lr_factor(self) -> float:
-        """Of the learning rate, after as many roll-backs: the same again would end the same way."""
+        """Factor on the learning rate, smaller after each roll-back: the same would fail again."""
         return self._config.roll_back_lr_factor**self._gates.roll_backs
 
     @property
@@ -61,7 +61,7 @@ class HealthMonitor:
         return len(self._gates.alarms)
 
     def goes_on_from(self, step: int) -> None:
-        """What was held against later steps no longer counts."""
+        """Forget what was held against later steps."""
         self._gates.undo_after(step)
 
     def look(self, step: int, metrics: Mapping[str, float], worst_sample: str = "") -> Verdict:
@@ -128,7 +128,7 @@ def newest_good(targets: Sequence[int], verdict: Verdict, judged: int) -> int | 
         judged: the version of the weights that the figures are of, less that of their step.
 
     Returns:
-        None: all of them are from after it went wrong.
+        None when all of them are from after it went wrong.
     """
     assert verdict.since is not None, "no gate has acted"
     before = [version for version in targets if version < verdict.since]
@@ -140,19 +140,19 @@ def stop(verdict: Verdict, target: int | None) -> HealthStop:
     """The error that ends a run.
 
     Args:
-        target: the newest checkpoint from before it went wrong; None: there is none.
+        target: the newest checkpoint from before it went wrong; None when there is none.
     """
     if target is None:
         kept = (
             f"no checkpoint from before step {verdict.since} is kept "
             "(checkpoint.every_steps, checkpoint.keep)"
         )
-        mend = "start anew"
+        fix = "start anew"
     else:
         kept = f"the newest checkpoint from before it is of step {target}"
-        mend = "export that, or remove those after it and resume,"
+        fix = "export that, or remove those after it and resume,"
     return HealthStop(
-        f"stopped by a health gate: {'; '.join(verdict.reasons)}; {kept}. Fix: {mend} with another "
+        f"stopped by a health gate: {'; '.join(verdict.reasons)}; {kept}. Fix: {fix} with another "
         "setting (a lower optimizer.lr, say); the section [health] sets the bounds, health.action "
         "= warn lets a run go on"
     )

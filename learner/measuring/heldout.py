@@ -1,6 +1,6 @@
 """The held-out samples of a run: what is measured on them, when, and which of them are shown.
 
-Every rank has one of these and all take the same way; the first orders, and tells the others.
+Every rank has a `Heldout` and all take the same way; rank 0 orders, and tells the others.
 """
 
 import logging
@@ -29,19 +29,19 @@ from learner.views.prompts import PromptPositions, PromptViews
 
 logger = logging.getLogger(__name__)
 When = Literal["before", "between", "after"]
-_CACHE_BYTES = 2**28  # of views that are shown
+_CACHE_BYTES = 2**28  # room for the views that are shown
 _LOOK_S = 0.5  # between looks for the end of the run, while waiting
 _PUSH_AGAIN_S = 5.0  # between looks for servers without weights, while waiting
 
 
 @dataclass
 class _UnderWay:
-    """The same on all ranks, but for `measurement`."""
+    """A measurement that is not over; every rank has the same, but for `measurement`."""
 
     version: int
     when: When
-    measurement: Measurement | None  # the first rank's
-    waited_s: float = 0.0  # that training stood still for it
+    measurement: Measurement | None  # on rank 0 alone
+    waited_s: float = 0.0  # seconds that training stood still for it
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Measured:
 
     version: int
     when: When
-    accuracy: Accuracy | None  # nobody answered in time
+    accuracy: Accuracy | None  # None when too few answers came in time
     waited_s: float  # seconds that training stood still for it
     seconds: float  # from the order to the last answer
 
@@ -61,10 +61,10 @@ class Measured:
 
 
 class Heldout:
-    """Nothing is ever under way when the run names no held-out file.
+    """Measurements on the held-out samples; none when the run names no held-out file.
 
     Args:
-        is_over: of the run: whoever waits asks now and then.
+        is_over: whether the run is over; asked now and then while waiting.
         pusher: brings weights to servers that have lost them, while training waits for servers.
     """
 
@@ -112,7 +112,7 @@ class Heldout:
         return bool(every) and version % every == 0
 
     def order(self, version: int, when: When) -> None:
-        """Have the weights of `version` measured, which are pushed now."""
+        """Have the weights of `version` measured, which are being pushed."""
         assert self._evaluation is not None
         measurement = None
         if self._ranks.writes:
@@ -131,26 +131,29 @@ class Heldout:
         self._under_way.append(_UnderWay(version, when, measurement))
 
     def wait_for_push(self, is_measured: bool) -> float:
-        """Until the weights may be replaced; seconds. Raises nothing when the run is over.
+        """Wait until the weights may be replaced, or the run is over.
 
         Args:
-            is_measured: those that come are, too. Servers keep copies of two versions at most.
+            is_measured: the next weights are measured, too. Servers keep two versions at most.
+
+        Returns:
+            The seconds that it took.
         """
         older = list(self._under_way)[:-1] if is_measured else []
         waited_s = sum(self._wait(one, lambda m: m.is_over) for one in older)
         return waited_s + sum(self._wait(one, lambda m: m.allows_push) for one in self._under_way)
 
     def note_push(self, version: int) -> None:
-        """These weights replace those that are being measured."""
+        """Note that these weights replace those that are being measured."""
         for one in self._under_way:
             if one.measurement is not None and one.version != version:
                 one.measurement.note_replaced()
 
     def take(self, only: When | None = None) -> list[Measured]:
-        """Those that are over by now, in their order.
+        """Take the measurements that are over by now, in their order.
 
         Args:
-            only: of that kind, up to the first of another; None: all.
+            only: take those of that kind, up to the first of another; None means all.
         """
         found: list[Measured] = []
         while self._under_way and only in (None, self._under_way[0].when):
@@ -168,19 +171,19 @@ class Heldout:
             self.after = measured.accuracy
 
     def wait_for(self, when: When) -> None:
-        """Until none of that kind is under way, or the run is over."""
+        """Wait until none of that kind is under way, or the run is over."""
         for one in self._under_way:
             if one.when == when:
                 self._wait(one, lambda m: m.is_over)
 
     def abandon(self) -> None:
-        """Nobody waits any longer."""
+        """Give up all measurements under way."""
         for one in self._under_way:
             if one.measurement is not None:
                 one.measurement.abandon()
 
     def show(self, trainer: Trainer, when: When) -> None:
-        """Write the scenes, by the weights as they are: of the measurement that is under way."""
+        """Write the scenes of the measurement under way, if it is of the weights as they are."""
         one = next((one for one in self._under_way if one.when == when), None)
         if self._scenes is None or one is None or one.version != trainer.version:
             return
@@ -191,7 +194,7 @@ class Heldout:
 
     # ---- the ranks agree -------------------------------------------------------------------------
     def _wait(self, one: _UnderWay, until: Callable[[Measurement], bool]) -> float:
-        """All ranks go round together: none is kept waiting in a collective for long."""
+        """Wait on all ranks together, so that none stays in a collective for long."""
         began, measurement = time.monotonic(), one.measurement
         is_waiting, looked_at = True, began
         while is_waiting:
@@ -207,7 +210,7 @@ class Heldout:
         return waited_s
 
     def _agreed(self, one: _UnderWay) -> Measured:
-        """The first rank's figures, on all ranks."""
+        """The figures of rank 0, on all ranks."""
         accuracy = None if one.measurement is None else one.measurement.accuracy()
         seconds = 0.0 if one.measurement is None else one.measurement.seconds
         measured = Measured(one.version, one.when, accuracy, one.waited_s, seconds)
@@ -220,7 +223,7 @@ class Heldout:
         return replace(measured, accuracy=agreed if samples else None)
 
     def _shown(self, one: _UnderWay) -> Responses:
-        """Answers to the samples that are shown, the same on all ranks; none: not asked."""
+        """Answers to the samples that are shown, on all ranks; None for one without both."""
         measurement, shown = one.measurement, self._num_shown
         found: Responses = [None] * shown
         if measurement is not None:
@@ -230,7 +233,7 @@ class Heldout:
         return found if self._ranks.world_size == 1 else self._from_first(found)
 
     def _from_first(self, responses: Responses) -> Responses:
-        """By adding up, for others have nothing: each answer as its length and its tokens."""
+        """The answers of rank 0, as sums of lengths and tokens, since others have none."""
         width = self._config.max_response_tokens + 1
         rows = np.zeros((len(responses), 2, width))
         for row, pair in zip(rows, responses, strict=True):
@@ -271,5 +274,5 @@ class Heldout:
 
 
 def _ids(answer: Answer) -> Any:
-    """int64 [T], as the learner computes with them."""
+    """The answer's token ids as int64 [T], as the learner computes with them."""
     return answer.token_ids.astype(np.int64)

@@ -49,11 +49,11 @@ from learner.views.inputs import PromptView
 from learner.views.prompts import PromptViews
 
 Json = dict[str, Any]
-Responses = list[tuple[Any, Any] | None]  # full and crop, int64 [T] each; None: not answered
+Responses = list[tuple[Any, Any] | None]  # full and crop, int64 [T] each; None without an answer
 
 
 class Scenes:
-    """Keeps the chosen samples and writes what the student makes of them.
+    """The chosen samples, and what the student makes of them.
 
     Args:
         samples: the held-out samples to show.

@@ -77,7 +77,7 @@ class Snapshot:
         if self._is_sharded:
             for content, bucket in zip(self._contents, self.buckets, strict=True):
                 self._gather_shards(content, bucket)
-        for stream in (self._copying, self.sending):  # after the copies: nobody else waits for them
+        for stream in (self._copying, self.sending):  # nothing else waits for the copies
             stream.follow()
 
     def gather(self) -> None:
@@ -119,7 +119,7 @@ class Snapshot:
         return found
 
     def _gather_shards(self, content: Tensor, bucket: WeightBucket) -> None:
-        """All ranks call it, bucket by bucket."""
+        """Bring one bucket together; all ranks call it, bucket by bucket."""
         whole = {name: self._gathered(name) for name in bucket.names}
         if self._ranks.writes:
             fill(content, bucket, whole, self._dtype)

@@ -69,12 +69,12 @@ class _Content:
     version: int
     is_measured: bool
     probes: tuple[WeightProbe, ...] = ()
-    checksums: WeightChecksums | None = None  # None: not known yet, or not asked for
+    checksums: WeightChecksums | None = None  # None until a try asks for them
     num_announced: int = 0
 
 
 class Publisher(Pusher):
-    """Use it as a context manager. Its methods belong to the main thread.
+    """The pusher of rank 0. Use it as a context manager, by the main thread alone.
 
     Args:
         history: that the versions belong to, as the broker told when this learner resumed.

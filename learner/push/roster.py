@@ -18,7 +18,7 @@ class Peer:
     """A live rollout server."""
 
     served: int  # newest version that it acknowledged; -1 for none
-    ranks: int  # that it has in a group
+    ranks: int  # number of its ranks in a group
 
 
 Peers = Mapping[str, Peer]  # by member id
@@ -79,7 +79,7 @@ class Roster:
     # ---- who is there ----------------------------------------------------------------------------
     @property
     def peers(self) -> Peers:
-        """Listed servers without a suspicion that take part in pushes."""
+        """The listed servers that take part in pushes, without suspects."""
         ranks = self._members.ranks
         return {
             name: Peer(served, ranks[name])

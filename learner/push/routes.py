@@ -44,7 +44,7 @@ class Route(Protocol):
 
 
 class GroupRoute:
-    """Broadcasts buckets in a group with the servers, which lasts as long as they do.
+    """Broadcasts in a group with the servers, which is kept while the servers stay the same.
 
     Args:
         is_greeting: servers join as `common.push_groups` has it. Those that others have started
@@ -58,8 +58,8 @@ class GroupRoute:
         self._groups_made = 0
         self.recipients: dict[str, int] = {}
         # A server may still be in a group of the learner before: the same name would mislead it.
-        # Nor can a stranger guess it who does not hear the announcement: it is the key of all that
-        # the group's members tell each other in a store that asks for no credentials.
+        # Nor must a stranger guess it who does not hear the announcement: it is the key of all that
+        # members of the group tell each other in a store that authenticates no peer.
         self.name_prefix = f"{PREFIX if is_greeting else 'push-'}{secrets.token_hex(16)}"
 
     def send(self, version: int, peers: Peers, is_current: bool, announce: Announce) -> None:
