@@ -23,8 +23,7 @@ from broker.client import BrokerClient
 from broker.protocol import Status
 from common.config import WeightsSection
 from common.errors import VisionOpdError, WeightSyncError
-from common.types import PushGroup as GroupAddress
-from common.types import WeightChecksums, WeightFiles, WeightProbe, WeightUpdate
+from common.types import GroupAddress, WeightChecksums, WeightFiles, WeightProbe, WeightUpdate
 from learner.interrupt import Interrupted
 from learner.push.buckets import Snapshot
 from learner.push.pusher import Pusher

@@ -6,8 +6,7 @@ from typing import Literal, Protocol
 
 from common.config import WeightsSection
 from common.push_groups import PREFIX
-from common.types import PushGroup as GroupAddress
-from common.types import WeightFiles
+from common.types import GroupAddress, WeightFiles
 from learner.push.buckets import Snapshot
 from learner.push.group import PushGroup
 from learner.push.roster import Peers
