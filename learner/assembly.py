@@ -135,19 +135,19 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
             upcoming_samples(config) if processes else None,
         )
         preparation.look_ahead(step)
-        feed = _feed(config, ranks, preparation, step, process.kernels)
+        feed = Feed(
+            config, config.broker.address, f"learner-{ranks.rank}", preparation, step,
+            ranks=ranks, kernels=process.kernels,
+        )  # fmt: skip
         process.signals.attach(feed)
         stack.callback(process.signals.detach)
         _enter_in_turn(stack, feed, ranks)
-        metrics = (
-            MetricsLog(config.run.folder, step, lambda: feed.is_interrupted)
-            if ranks.writes
-            else None
-        )
-        if metrics is not None:
+        metrics: MetricsLog | None = None
+        if ranks.writes:
+            metrics = MetricsLog(config.run.folder, step, lambda: feed.is_interrupted)
             stack.callback(metrics.close)
         if process.past_s is None:
-            process.past_s = 0.0 if metrics is None else metrics.time_s
+            process.past_s = metrics.time_s if metrics else 0.0
         trainer = Trainer(
             config,
             model,
@@ -167,7 +167,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         stack.enter_context(publisher)
         heldout = Heldout(config, feed, positions, ranks, lambda: feed.is_over, publisher)
         stack.callback(heldout.abandon)
-        if metrics is not None:
+        if metrics:
             heldout.recall(metrics, feed.welcome.total_steps)
         checkpointer = CommittingCheckpointer(
             config.run.folder / "checkpoints", trainer, renderer, config, feed
@@ -179,20 +179,6 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
             process.monitor,
         )  # fmt: skip
         session.run()
-
-
-def _feed(
-    config: RunConfig, ranks: Ranks, preparation: Preparation, step: int, kernels: Kernels
-) -> Feed:
-    return Feed(
-        config,
-        config.broker.address,
-        f"learner-{ranks.rank}",
-        preparation,
-        step,
-        ranks=ranks,
-        kernels=kernels,
-    )
 
 
 def _enter_in_turn(stack: ExitStack, feed: Feed, ranks: Ranks) -> None:

@@ -28,7 +28,7 @@ from learner.interrupt import Interrupted
 from learner.push.buckets import Snapshot
 from learner.push.pusher import Pusher
 from learner.push.roster import Peers, Roster
-from learner.push.routes import FileRoute, GroupRoute, Route
+from learner.push.routes import FileRoute, GroupRoute
 from learner.push.weight_files import WeightFolder
 from learner.ranks import ALONE, Ranks
 
@@ -119,7 +119,7 @@ class Publisher(Pusher):
         self._load_s = config.load_timeout_s if files else config.timeout_s
         self._verify_s = verify_timeout_s
         self._roster = Roster(1.5 * heartbeat_s, start_timeout_s)
-        self._route: Route = (
+        self._route = (
             FileRoute(files, snapshot) if files else GroupRoute(config, snapshot, is_greeting)
         )
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="publisher")

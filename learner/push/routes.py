@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal
 
 from common.config import WeightsSection
 from common.push_groups import PREFIX
@@ -13,33 +13,6 @@ from learner.push.roster import Peers
 from learner.push.weight_files import WeightFolder
 
 Announce = Callable[[GroupAddress | WeightFiles], None]
-
-
-class Route(Protocol):
-    """A way that weights go."""
-
-    @property
-    def recipients(self) -> dict[str, int]:
-        """The servers of the last push, with their first rank in the group, or 0 without one."""
-
-    def send(self, version: int, peers: Peers, is_current: bool, announce: Announce) -> None:
-        """Announce a push and send what the snapshot holds.
-
-        Args:
-            is_current: every peer is known to have come through the push before.
-            announce: tells the servers where the weights come from.
-
-        Raises:
-            RuntimeError: from torch (DistError and its kin), when a server fails or is too slow.
-            OSError: the files cannot be written.
-        """
-
-    def close(self, is_broken: bool = False) -> None:
-        """Forget the recipients, and leave their group.
-
-        Args:
-            is_broken: a server failed.
-        """
 
 
 class GroupRoute:
@@ -55,13 +28,22 @@ class GroupRoute:
         self._snapshot = snapshot
         self._group: PushGroup | None = None
         self._groups_made = 0
-        self.recipients: dict[str, int] = {}
+        self.recipients: dict[str, int] = {}  # servers of the last push, with their first rank
         # A server may still be in a group of the learner before: the same name would mislead it.
         # Nor must a stranger guess it who does not hear the announcement: it is the key of all that
         # members of the group tell each other in a store that authenticates no peer.
         self.name_prefix = f"{PREFIX if is_greeting else 'push-'}{secrets.token_hex(16)}"
 
     def send(self, version: int, peers: Peers, is_current: bool, announce: Announce) -> None:
+        """Announce a push and send what the snapshot holds.
+
+        Args:
+            is_current: every peer is known to have come through the push before.
+            announce: tells the servers where the weights come from.
+
+        Raises:
+            RuntimeError: from torch (DistError and its kin), when a server fails or is too slow.
+        """
         is_known = is_current and peers.keys() == self.recipients.keys()
         group = self._group if is_known else None
         if group is not None:
@@ -74,6 +56,11 @@ class GroupRoute:
             group.broadcast(content)
 
     def close(self, is_broken: bool = False) -> None:
+        """Forget the recipients, and leave their group.
+
+        Args:
+            is_broken: a server failed.
+        """
         group, self._group, self.recipients = self._group, None, {}
         if group is not None:
             group.close(is_broken)
@@ -118,9 +105,10 @@ class FileRoute:
         self._folder = folder
         self._snapshot = snapshot
         self._num_written = 0
-        self.recipients: dict[str, int] = {}
+        self.recipients: dict[str, int] = {}  # servers of the last push; 0 stands for no rank
 
     def send(self, version: int, peers: Peers, is_current: bool, announce: Announce) -> None:
+        """Write the files and announce them; OSError when they cannot be written."""
         self.recipients = dict.fromkeys(peers, 0)
         name = f"version-{version:06d}-{self._num_written}"
         self._num_written += 1
