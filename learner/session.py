@@ -113,7 +113,7 @@ class Session:
             self._heldout.show(self._trainer, "before")
             started, stood_s = time.monotonic(), self._stood_s
             gradient = self._trainer.accumulate(batch)  # beside the push of the version before
-            self._publisher.wait_for_snapshot()  # the only wait for a push
+            self._publisher.wait_for_snapshot()  # before the weights change
             result = self._trainer.update(gradient)
             verdict = self._monitor.look(result.version, result.metrics, result.worst_sample)
             result.metrics.update(verdict.figures)

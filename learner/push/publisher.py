@@ -26,6 +26,7 @@ from common.errors import VisionOpdError, WeightSyncError
 from common.types import GroupAddress, WeightChecksums, WeightFiles, WeightProbe, WeightUpdate
 from learner.interrupt import Interrupted
 from learner.push.buckets import Snapshot
+from learner.push.expectations import Expectations
 from learner.push.pusher import Pusher
 from learner.push.roster import Peers, Roster
 from learner.push.routes import FileRoute, GroupRoute
@@ -49,16 +50,6 @@ class Line(Protocol):
     ) -> Answer: ...
 
     def cancel_calls(self) -> None: ...
-
-
-class Checks(Protocol):
-    """What servers are to answer after a push (`learner.push.expectations.Expectations`)."""
-
-    def is_due(self, push: int) -> bool: ...
-
-    def probes(self) -> tuple[WeightProbe, ...]: ...
-
-    def checksums(self, snapshot: Snapshot) -> WeightChecksums | None: ...
 
 
 @dataclass
@@ -99,7 +90,7 @@ class Publisher(Pusher):
         num_servers: int,
         start_timeout_s: float,
         heartbeat_s: float,
-        checks: Checks | None = None,
+        checks: Expectations | None = None,
         files: WeightFolder | None = None,
         is_interrupted: Callable[[], bool] = lambda: False,
         ranks: Ranks = ALONE,

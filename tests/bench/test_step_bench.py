@@ -52,7 +52,7 @@ def test_both_ways_compute_the_same_gradient(family: str) -> None:
     tokens = sum(group.num_response_tokens for group in groups)
     figures = StepFigures(None, cpu)
     trainer._backward(groups, (len(sequences), tokens), figures, Stopwatch(cpu))
-    assert isinstance(trainer._ranks, Ranks)
+    assert isinstance(trainer.ranks, Ranks)
     scale = max(gradient.abs().max().item() for gradient in published.values())
     for name, expected in published.items():
         found = model.get_parameter(name).grad
