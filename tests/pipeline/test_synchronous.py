@@ -1,4 +1,4 @@
-"""With max_staleness = 0 the system is the synchronous algorithm (design, broker rule 7).
+"""With max_staleness = 0 the system is the synchronous algorithm.
 
 Broker, rollout servers and learner run as real processes and are compared with a plain loop in this
 file: bit for bit where the loop uses the system's own sampler, prefix sharing and objective; to
