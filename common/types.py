@@ -185,8 +185,8 @@ class Group(Record):
         return sum(t.num_tokens for t in self.trajectories)
 
 
-class PushGroup(Record):
-    """A torch.distributed group of the learner (rank 0) and rollout servers."""
+class GroupAddress(Record):
+    """How servers join a torch.distributed group of the learner (rank 0) and rollout servers."""
 
     name: Identifier
     host: Host
@@ -244,7 +244,7 @@ class WeightUpdate(Record):
     history: Count  # of the ledger: it grows when a learner resumes and undoes steps
     attempt: Count  # a push that failed is announced again, in a new group
     recipients: dict[MemberId, Count]  # member id -> rank of its first process in the group
-    source: PushGroup | WeightFiles
+    source: GroupAddress | WeightFiles
     buckets: tuple[WeightBucket, ...]
     pause_mode: Literal["retract", "in_place", "abort"] = "retract"
     probes: tuple[WeightProbe, ...] = ()

@@ -1,4 +1,4 @@
-"""Builds the learner of a run from its configuration, and runs it; again after each roll-back."""
+"""The learner of a run, built from its configuration; built again after each roll-back."""
 
 import functools
 import gc
@@ -15,16 +15,22 @@ from common.kernels import Kernels
 from common.rendering import Renderer
 from learner.checkpoint import discard_after, find_checkpoint, restore
 from learner.feed import Feed
+from learner.figures.metrics import MetricsLog
+from learner.health.monitor import HealthMonitor, RollBack
 from learner.loading import load_models
 from learner.measuring.heldout import Heldout
-from learner.measuring.metrics import MetricsLog, NoLog
-from learner.measuring.watch import HealthWatch, RollBack
-from learner.model.ranks import Ranks, init_ranks, meet, rank_failures
-from learner.model.student import choose_device, named_weights, prompt_positions
+from learner.model.student import choose_device, prompt_positions
+from learner.progress import Progress
+from learner.push.buckets import snapshot_of
 from learner.push.expectations import Expectations, ordinary_tokens, probe_view
 from learner.push.follower import Follower
 from learner.push.probe_pictures import drawing
-from learner.push.publisher import Publisher, snapshot_of, weight_folder
+from learner.push.publisher import Publisher
+from learner.push.pushed_weights import PushedWeights
+from learner.push.pusher import Pusher
+from learner.push.weight_files import weight_folder
+from learner.ranks import Ranks, init_ranks, rank_failures
+from learner.saving import CommittingCheckpointer
 from learner.session import Session
 from learner.signals import Signals
 from learner.start_check import start_check
@@ -39,13 +45,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Process:
-    """What outlives a roll-back."""
+    """The parts of a process that outlive a roll-back."""
 
-    watch: HealthWatch
+    monitor: HealthMonitor
     signals: Signals
     began: float  # on time.monotonic's clock
     kernels: Kernels
-    past_s: float | None = None  # that the run had lasted before; None: its log is not open yet
+    past_s: float | None = None  # seconds the run had lasted before; None until its log is open
 
 
 def run(config: RunConfig, began: float) -> None:
@@ -74,17 +80,17 @@ def run(config: RunConfig, began: float) -> None:
     )
     try:
         with rank_failures(ranks, "training"):
-            watch = HealthWatch(config, is_kept=ranks.is_first)
-            process = _Process(watch, Signals(watch.resume), began, kernels)
+            monitor = HealthMonitor(config, ranks)
+            process = _Process(monitor, Signals(monitor.resume), began, kernels)
             while (decision := _live(config, ranks, process)) is not None:
                 _free_memory(device)
-                _go_back(config, ranks, watch, decision)
+                _go_back(config, ranks, monitor, decision)
     finally:
         ranks.close()
 
 
 def _live(config: RunConfig, ranks: Ranks, process: _Process) -> RollBack | None:
-    """None: the run is over."""
+    """Run until the end, which returns None, or until a roll-back, which is returned."""
     try:
         _run_once(config, ranks, process)
     except RollBack as decision:
@@ -93,28 +99,28 @@ def _live(config: RunConfig, ranks: Ranks, process: _Process) -> RollBack | None
 
 
 def _free_memory(device: torch.device) -> None:
-    """There is no room for the models of two lives."""
+    """Free the models before others are loaded: there is no room for both."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def _go_back(config: RunConfig, ranks: Ranks, watch: HealthWatch, decision: RollBack) -> None:
+def _go_back(config: RunConfig, ranks: Ranks, monitor: HealthMonitor, decision: RollBack) -> None:
     logger.warning("going back to step %d: %s", decision.step, "; ".join(decision.reasons))
     assert config.run.folder is not None
-    if ranks.is_first:
+    if ranks.writes:
         discard_after(config.run.folder / "checkpoints", decision.step)
-    watch.goes_on_from(decision.step)
-    meet(ranks.group)  # nobody looks for checkpoints before they are gone
+    monitor.goes_on_from(decision.step)
+    ranks.meet()  # no rank looks for checkpoints before rank 0 has removed them
 
 
 def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
-    """From the newest checkpoint to the end of the run, or to a roll-back."""
+    """Run from the newest checkpoint to the end of the run, or to a roll-back."""
     assert config.run.folder is not None  # main has checked
     torch.manual_seed(config.run.seed)
     checkpoint = find_checkpoint(config.run.folder / "checkpoints", config, ranks)
     step = 0 if checkpoint is None else checkpoint.version
-    process.watch.goes_on_from(step)
+    process.monitor.goes_on_from(step)
     model, teacher = load_models(config, ranks, step)
     renderer = Renderer(config.model.path, config.prompt)
     positions = functools.partial(prompt_positions, model)
@@ -129,18 +135,19 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
             upcoming_samples(config) if processes else None,
         )
         preparation.look_ahead(step)
-        feed = _feed(config, ranks, preparation, step, process.kernels)
+        feed = Feed(
+            config, config.broker.address, f"learner-{ranks.rank}", preparation, step,
+            ranks=ranks, kernels=process.kernels,
+        )  # fmt: skip
         process.signals.attach(feed)
         stack.callback(process.signals.detach)
         _enter_in_turn(stack, feed, ranks)
-        metrics = (
-            MetricsLog(config.run.folder, step, lambda: feed.is_interrupted)
-            if ranks.is_first
-            else NoLog()
-        )
-        stack.callback(metrics.close)
+        metrics: MetricsLog | None = None
+        if ranks.writes:
+            metrics = MetricsLog(config.run.folder, step, lambda: feed.is_interrupted)
+            stack.callback(metrics.close)
         if process.past_s is None:
-            process.past_s = metrics.time_s
+            process.past_s = metrics.time_s if metrics else 0.0
         trainer = Trainer(
             config,
             model,
@@ -149,54 +156,45 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
             renderer.vision_token_ids,
             ranks,
             _filler(renderer, positions, model) if ranks.world_size > 1 else None,
-            before_update=lambda: publisher.wait_for_snapshot(),
         )
-        trainer.optimizer.lr_factor = process.watch.lr_factor
+        trainer.optimizer.lr_factor = process.monitor.lr_factor
         if checkpoint is not None:
             restore(checkpoint, trainer)
             logger.info("going on from %s", checkpoint.path)
-        # After that: the probe's response is to be the student's own.
+        # After the restoring: the probe's response is to be the student's own.
         checks = Expectations(config, model, renderer, positions, ranks.device)
         publisher = _publisher(config, ranks, feed, model, checks)
         stack.enter_context(publisher)
-        heldout = Heldout(config, feed, positions, ranks, lambda: feed.is_over, publisher.mend)
+        heldout = Heldout(config, feed, positions, ranks, lambda: feed.is_over, publisher)
         stack.callback(heldout.abandon)
+        if metrics:
+            heldout.recall(metrics, feed.welcome.total_steps)
+        checkpointer = CommittingCheckpointer(
+            config.run.folder / "checkpoints", trainer, renderer, config, feed
+        )
+        began = process.began - process.past_s
+        progress = Progress(config, feed, publisher, checkpointer, step, metrics, began)
         session = Session(
-            config, ranks, trainer, feed, publisher, heldout, metrics, renderer, process.watch,
-            process.began - process.past_s,
+            config, ranks, trainer, feed, publisher, heldout, checkpointer, progress,
+            process.monitor,
         )  # fmt: skip
         session.run()
 
 
-def _feed(
-    config: RunConfig, ranks: Ranks, preparation: Preparation, step: int, kernels: Kernels
-) -> Feed:
-    return Feed(
-        config,
-        config.broker.address,
-        f"learner-{ranks.rank}",
-        preparation,
-        step,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        kernels=kernels,
-    )
-
-
 def _enter_in_turn(stack: ExitStack, feed: Feed, ranks: Ranks) -> None:
-    """The first rank tells the broker where the run goes on, before anybody takes a batch."""
-    if ranks.is_first:
+    """Have rank 0 tell the broker where the run goes on before any rank takes a batch."""
+    if ranks.writes:
         stack.enter_context(feed)
-    meet(ranks.group)
-    if not ranks.is_first:
+    ranks.meet()
+    if not ranks.writes:
         stack.enter_context(feed)
 
 
 def _publisher(
     config: RunConfig, ranks: Ranks, feed: Feed, model: Any, checks: Expectations
-) -> Publisher | Follower:
-    snapshot = snapshot_of(config.weights, named_weights(model), is_kept=ranks.is_first)
-    if not ranks.is_first:
+) -> Pusher:
+    snapshot = snapshot_of(config.weights, PushedWeights(model), ranks)
+    if not ranks.writes:
         return Follower(snapshot, checks)
     assert config.run.folder is not None
     return Publisher(
@@ -210,7 +208,7 @@ def _publisher(
         checks=checks,
         files=weight_folder(config.weights, config.run.folder, model),
         is_interrupted=lambda: feed.is_over,
-        is_shared=ranks.world_size > 1,
+        ranks=ranks,
         verify_timeout_s=config.rollout.request_timeout_s,
         is_greeting=not config.rollout.engine_urls,
     )

@@ -27,6 +27,8 @@ from common.full_disk import WAITS_FOR_ROOM, waits_for_room
 from common.kernels import Kernels, pushes_over_nccl
 from common.versions import versions
 from learner.agreement import check_agreement
+from learner.interrupt import Interrupted
+from learner.ranks import ALONE, Ranks
 from learner.views.inputs import PreparedBatch
 from learner.views.preparation import Preparation
 
@@ -37,21 +39,17 @@ _START_S = 90.0
 _STOP_S = 10.0
 
 
-class Interrupted(Exception):
-    """Somebody asked this process to stop, or ended the run. Not an error."""
-
-
 class _End:
-    """In the queue: there will be no further batch."""
+    """A mark in the queue: no batch follows."""
 
 
 class Feed:
-    """Use it as a context manager: the thread lives inside.
+    """The learner's line to the broker; use it as a context manager.
 
     Args:
         preparation: what becomes of a taken batch; runs in a worker thread of its own.
-        step: that training goes on from; 0: from the start.
-        rank, world_size: whose share of each batch is taken. Rank 0 must be in its feed before the
+        step: that training goes on from; 0 means from the start.
+        ranks: this rank takes its share of each batch. Rank 0 must be in its feed before the
             others start theirs.
         request_timeout_s: seconds until a request is sent again; after some tries it fails.
         kernels: in force here, which the broker is told.
@@ -65,8 +63,7 @@ class Feed:
         preparation: Preparation,
         step: int = 0,
         request_timeout_s: float = 10.0,
-        rank: int = 0,
-        world_size: int = 1,
+        ranks: Ranks = ALONE,
         kernels: Kernels | None = None,
     ) -> None:
         self._config = config
@@ -75,8 +72,7 @@ class Feed:
         self._preparation = preparation
         self._step = step
         self._request_timeout_s = request_timeout_s
-        self._rank = rank
-        self._world_size = world_size
+        self._rank, self._world_size = ranks.rank, ranks.world_size
         self._versions = versions()
         self._details = {"host": socket.gethostname()}
         if kernels is not None:
@@ -92,7 +88,7 @@ class Feed:
         self._started = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, name="feed")
         self.is_interrupted = False
-        self._has_ended = False  # by the broker's word, or with the line to it
+        self._has_ended = False  # the broker said so, or the line to it broke
         self._is_finishing = False
 
     def __enter__(self) -> "Feed":
@@ -130,7 +126,7 @@ class Feed:
         if isinstance(item, _End):
             return None
         if isinstance(item, BaseException):
-            self._queue.put(item)  # it is as true for the next who asks
+            self._queue.put(item)  # the next call raises it, too
             raise item
         return item
 
@@ -192,12 +188,12 @@ class Feed:
 
     @property
     def history(self) -> int:
-        """The broker's number for this continuation of the run; the first rank's feed knows it."""
+        """The broker's number for this continuation of the run; known to rank 0's feed."""
         assert self._resumed is not None, "only rank 0 resumes"
         return self._resumed.history
 
     def acknowledge(self, batch: PreparedBatch) -> None:
-        """The step is trained: tell the broker, and let the next batch be taken.
+        """Tell the broker that the step is trained, and let the next batch be taken.
 
         Returns when all ranks have said so.
         """
@@ -216,7 +212,7 @@ class Feed:
         return self.is_interrupted or self._has_ended
 
     def expect_end(self) -> None:
-        """From now on the end of the run is no news: this learner is about to declare it."""
+        """Take the end of the run for no interruption: this learner is about to declare it."""
         self._is_finishing = True
 
     def interrupt(self) -> None:
@@ -230,12 +226,12 @@ class Feed:
             future.cancel()
 
     def set_gauges(self, gauges: dict[str, float]) -> None:
-        """What the next heartbeats tell; the mapping must not change afterwards."""
+        """Set what the next heartbeats tell; the mapping must not change afterwards."""
         self._gauges = gauges
 
     @property
     def request_timeout_s(self) -> float:
-        """Longer than the client's own tries take, and its patience with a full disk."""
+        """Seconds; longer than the client's own tries take, and its patience with a full disk."""
         return CALL_TIMEOUT_S
 
     # ---- broker's thread -------------------------------------------------------------------------
@@ -303,7 +299,7 @@ class Feed:
         return {**self._gauges, **waits}
 
     async def _notice_end(self, finished: asyncio.Event) -> None:
-        """The run was ended from outside. (After our own `finish` nobody reads the queue.)"""
+        """Interrupt when the run is ended from outside; after `expect_end` the queue is unread."""
         await finished.wait()
         self._has_ended = not self._is_finishing
         self._queue.put(Interrupted("the broker says that the run is over"))
@@ -316,7 +312,7 @@ class Feed:
 
 
 def _first(error: BaseException) -> BaseException:
-    """The first real error inside a task group's."""
+    """The first real error inside the error of a task group."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -24,10 +24,10 @@ from learner.checkpoint.tensor_files import TensorFiles
 from learner.checkpoint.tensors import fill
 from learner.model.frozen import narrow_frozen
 from learner.model.lora import add_adapters, base_names
-from learner.model.ranks import Ranks, greatest
 from learner.model.sharding import local_part, shard_model
 from learner.model.student import load_student
 from learner.model.teacher import Teacher
+from learner.ranks import Ranks
 from learner.trainer import DTYPES
 
 _META = torch.device("meta")
@@ -83,7 +83,7 @@ def _shard_and_fill(
         check_finite(
             {name: local_part(tensors[name]) for name in announced},
             f"{key} = {path!r}",
-            lambda flags: [flag > 0 for flag in greatest([float(f) for f in flags], ranks.group)],
+            lambda flags: [flag > 0 for flag in ranks.greatest([float(f) for f in flags])],
         )
 
 

@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def check_process(config: RunConfig) -> None:
-    """What this process needs beside a valid configuration; ConfigError names what is missing."""
+    """Check what a learner needs beside a valid configuration; ConfigError says what is not set."""
     if config.run.folder is None:
         raise ConfigError("run.folder is not set. Fix: --run.folder DIR")
     if config.data.train is None:
@@ -59,8 +59,9 @@ def check_process(config: RunConfig) -> None:
 
 
 def _check_addresses(config: RunConfig) -> None:
-    """torch.distributed asks nobody who he is: it leaves loopback only in runs whose broker has
-    left it, which that one does with keys alone.
+    """Refuse addresses off loopback unless the broker has left it, which takes keys.
+
+    torch.distributed authenticates no peer.
     """
     from common.addresses import split_address
     from common.network import is_loopback

@@ -1,4 +1,4 @@
-"""What the teacher has to say of a step's groups: hidden states for the objective, token weights.
+"""The teacher's side of a step: hidden states for the objective, and token weights.
 
 The teacher sees all groups of a step before the student does, in micro-batches of its own: it keeps
 no activations and its prompts are short. What stays of them is one hidden state a response token.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common.config import RunConfig
-from learner.measuring.stopwatch import Stopwatch
+from learner.figures.stopwatch import Stopwatch
 from learner.micro_batches import micro_batches
 from learner.model.packing import pack
 from learner.model.student import response_hidden_states
@@ -31,14 +31,14 @@ Rounds = Callable[[list[list[PreparedGroup]]], list[list[PreparedGroup]]]
 
 @dataclass(frozen=True)
 class Score:
-    """Of one group, its responses one after the other."""
+    """The teacher's score of one group, its responses one after the other."""
 
-    hidden: tuple[Tensor, ...]  # [N, D], of each of the teacher's models
-    multiplier_N: Tensor | None  # float32: of each token's share of the loss; none: all 1
+    hidden: tuple[Tensor, ...]  # [N, D] for each of the teacher's models
+    multiplier_N: Tensor | None  # float32, factor on each token's share of the loss; None means 1
 
 
 class Scorer:
-    """Runs the teacher.
+    """The teacher as the step runs it.
 
     Args:
         rounds: fills the micro-batches up to as many as the other ranks have.
@@ -60,7 +60,7 @@ class Scorer:
 
     @torch.no_grad()
     def scores(self, groups: Sequence[PreparedGroup], watch: Stopwatch) -> dict[str, Score]:
-        """By group id."""
+        """Score groups; the result is by group id."""
         with watch.part("teacher_forward"):
             hidden = self._hidden_states(groups, lambda group: group.teacher)
             multipliers: dict[str, Tensor] = {}
@@ -70,7 +70,7 @@ class Scorer:
         return {name: Score(states, multipliers.get(name)) for name, states in hidden.items()}
 
     def filler_score(self, filler: PreparedGroup) -> Score:
-        """In place of the teacher's, where what comes of it is multiplied by 0."""
+        """The score of a filler, whose loss is multiplied by 0."""
         models = self._teacher.models
         rows = filler.num_response_tokens
         return Score(tuple(self._zeros(rows, model) for _, model in models), None)
@@ -80,7 +80,7 @@ class Scorer:
         return self._mixed([score.hidden for score in scores])
 
     def _mixed(self, hidden: Sequence[tuple[Tensor, ...]]) -> MixedHeads:
-        """All ranks call it: the heads may be shared among them. Also without any group."""
+        """The teacher's heads. All ranks call it, also without a group: heads may be sharded."""
         return tuple(
             (weight, head_of(model, self._joined([states[number] for states in hidden], model)))
             for number, (weight, model) in enumerate(self._teacher.models)

@@ -1,4 +1,4 @@
-"""What signals ask of the learner's process. A roll-back changes the feed, but not the wish."""
+"""Signals to the learner's process; a request to end outlives the feed of a roll-back."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from learner.feed import Feed
 
 
 class Signals:
-    """SIGTERM or SIGINT interrupts the feed, the second ends at once; SIGUSR1 calls `resume`.
+    """Handlers: SIGTERM or SIGINT interrupts the feed, a second ends at once, SIGUSR1 resumes.
 
     From the first `attach` on; it belongs to the main thread.
 
@@ -22,7 +22,7 @@ class Signals:
         self._is_interrupted = False
 
     def attach(self, feed: Feed) -> None:
-        """Interrupts it at once if a signal came while there was none."""
+        """Handle signals for this feed; interrupt it at once if one came while there was none."""
         self._feed = feed
         if self._is_interrupted:
             feed.interrupt()

@@ -1,4 +1,4 @@
-"""Whether this process's environment suits its GPUs, asked before the model is loaded."""
+"""A check, before the model is loaded, that the environment suits the GPUs."""
 
 import importlib
 

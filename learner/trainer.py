@@ -1,17 +1,20 @@
-"""The step: teacher and student forward, objective, backward, clip, step, teacher, version + 1.
+"""The step in two halves: a batch becomes a gradient, and the gradient an update.
 
-    batch --> micro-batches --> teacher(crop), without grad --> hidden states of the responses
-                                                                          |
-          --> micro-batches --> student(full image), with grad ---------> objective --> backward
-                                                                                      | all of them
-    version + 1 <-- teacher moves <-- optimizer step <-- clip by the global norm <----+
+accumulate  batch --> micro-batches --> teacher(crop), without grad --> hidden states
+                                                                              |
+                  --> micro-batches --> student(full image) --> objective <---+
+                                                                    | backward
+                                     the parameters' gradients <----+
 
-It knows no broker: what comes in is a prepared batch, what goes out are new weights and figures.
+update      clip by the global norm --> optimizer step --> teacher moves --> version + 1
+
+Between the two a push under way finishes its copy of the weights. The trainer knows no broker: what
+comes in is a prepared batch, what goes out are new weights and figures.
 The same batches in the same order give the same weights.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +22,11 @@ import numpy as np
 import torch
 
 from common.config import RunConfig
-from learner.measuring.step_figures import StepFigures, counts_of_step
-from learner.measuring.stopwatch import Stopwatch
+from learner.figures.step_figures import StepFigures, counts_of_step
+from learner.figures.stopwatch import Stopwatch
 from learner.micro_batches import micro_batches, named_if_too_large
 from learner.model.held import held, held_over
 from learner.model.packing import pack
-from learner.model.ranks import Ranks, agree_on_max
 from learner.model.student import response_hidden_states
 from learner.model.teacher import Teacher
 from learner.model.transfer import sent
@@ -37,6 +39,7 @@ from learner.objective.loss import (
     token_shares,
 )
 from learner.optim import Optimizer
+from learner.ranks import Ranks
 from learner.scoring import Score, Scorer, multipliers_of
 from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
 
@@ -45,24 +48,40 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
+class Gradient:
+    """What is known of a batch whose gradient lies in the parameters.
+
+    Every rank has the same figures; only its seconds are its own.
+    """
+
+    step: int
+    is_empty: bool  # no rank had a usable group, so that no parameter has a gradient
+    metrics: dict[str, float]  # keys as in `learner.figures.metrics`
+    worst_sample: str  # id of the sample with the largest mismatch; empty without a token
+    watch: Stopwatch  # has timed the first half of the step, and times the second
+
+
+@dataclass(frozen=True)
 class StepResult:
     version: int  # of the weights after the step
     is_updated: bool  # false: no usable group, or a gradient that was not finite
-    metrics: dict[str, float]  # keys as in `learner.measuring.metrics`
-    worst_sample: str = ""  # that learner and rollout disagree most about; empty: no token
+    metrics: dict[str, float]  # keys as in `learner.figures.metrics`
+    worst_sample: str = ""  # as in `Gradient`
 
 
 class Trainer:
-    """Owns student, teacher and optimizer.
+    """Student, teacher and optimizer. A step has two halves:
+
+        gradient = trainer.accumulate(batch)   the weights stay as they are
+        result = trainer.update(gradient)      the weights change, version + 1
 
     Args:
         model: the student with float32 parameters, on its device; sharded if there are ranks.
-        teacher: made of it.
+        teacher: made of the student.
         total_steps: length of the learning-rate schedule.
         banned_token_ids: what rollout may not sample.
         ranks: the others that train the same model, each on groups of its own.
         filler: a small group for passes that only other ranks need; with ranks alone.
-        before_update: called when the weights are about to change.
     """
 
     def __init__(
@@ -74,13 +93,11 @@ class Trainer:
         banned_token_ids: Sequence[int] = (),
         ranks: Ranks | None = None,
         filler: PreparedGroup | None = None,
-        before_update: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
-        self._before_update = before_update
         self._dtype = DTYPES[config.model.dtype]
         self._device = ranks.device if ranks else next(model.parameters()).device
-        self._ranks = ranks or Ranks(0, 1, self._device, timeout_s=0.0)
+        self.ranks = ranks or Ranks(0, 1, self._device, timeout_s=0.0)
         self._filler = filler
         banned = torch.tensor(list(banned_token_ids), dtype=torch.int64, device=self._device)
         self._law = SamplingLaw(config.rollout.temperature, banned)
@@ -91,37 +108,51 @@ class Trainer:
         self.version = 0
 
     def step(self, batch: PreparedBatch) -> StepResult:
-        """Train on one batch. Version `batch.step - 1` becomes version `batch.step`."""
+        """Train on one batch while nothing else reads the weights."""
+        return self.update(self.accumulate(batch))
+
+    def accumulate(self, batch: PreparedBatch) -> Gradient:
+        """Add the batch's gradient to the parameters'. It reads weights and changes none.
+
+        All ranks call it, each with its share of the batch. `update` must follow.
+        """
         assert batch.step == self.version + 1, (batch.step, self.version)
         watch = Stopwatch(self._device)
         figures = StepFigures(self._config.objective.importance_clip, self._device)
-        groups, sequences, tokens = counts_of_step(batch, self._ranks)
+        groups, sequences, tokens = counts_of_step(batch, self.ranks)
         if groups:
             with named_if_too_large(self._config.learner.student_batch_tokens):
-                self._accumulate(batch.groups, (sequences, tokens), figures, watch)
-        metrics = figures.metrics(batch, self._ranks)
+                self._backward(batch.groups, (sequences, tokens), figures, watch)
+        metrics = figures.metrics(batch, self.ranks)
         metrics["learner/skipped_steps"] = self.optimizer.skipped_steps
-        worst = figures.worst_sample(self._ranks)
+        worst = figures.worst_sample(self.ranks)
         if groups:
             metrics["learner/mismatch_kl_worst_nats"] = worst.mismatch_kl
             metrics["learner/mismatch_kl_outlier_nats"] = worst.outlier_kl
+        return Gradient(batch.step, not groups, metrics, worst.sample_id, watch)
+
+    def update(self, gradient: Gradient) -> StepResult:
+        """Clip, step the optimizer, move the teacher: version `step - 1` becomes version `step`.
+
+        All ranks call it, once nothing reads the weights any longer.
+        """
         self.version += 1
-        if not groups:
-            logger.warning("step %d: no usable group; no update made", batch.step)
-            return StepResult(self.version, False, metrics)
-        self._before_update()
+        if gradient.is_empty:
+            logger.warning("step %d: no usable group; no update made", gradient.step)
+            return StepResult(self.version, False, gradient.metrics)
+        watch = gradient.watch
         with watch.part("optimizer"):
-            norm, lr, is_updated = self.optimizer.step(batch.step)
+            norm, lr, is_updated = self.optimizer.step(gradient.step)
         with watch.part("teacher_update"):
             if is_updated:
-                self.teacher.update(batch.step)
-        metrics |= {
+                self.teacher.update(gradient.step)
+        metrics = gradient.metrics | {
             "learner/grad_norm": norm,
             "learner/lr": lr,
             "learner/skipped_steps": self.optimizer.skipped_steps,
             **{f"time/{name}_s": seconds for name, seconds in watch.seconds.items()},
         }
-        return StepResult(self.version, is_updated, metrics, worst.sample_id)
+        return StepResult(self.version, is_updated, metrics, gradient.worst_sample)
 
     @torch.no_grad()
     def token_divergences(
@@ -142,15 +173,15 @@ class Trainer:
             found.append(result.tokens.divergence.tolist())
         return found
 
-    def _accumulate(
+    def _backward(
         self,
         groups: Sequence[PreparedGroup],
         denominators: tuple[int, int],
         figures: StepFigures,
         watch: Stopwatch,
     ) -> None:
-        """Add the step's gradient to the parameters'."""
-        is_held = self._config.learner.offload and self._ranks.world_size == 1
+        """Run the teacher, then the student by micro-batches, forward and backward."""
+        is_held = self._config.learner.offload and self.ranks.world_size == 1
         with held(self.teacher.model, is_held):
             scores = self._scorer.scores(groups, watch)
         if self._filler is not None:
@@ -170,8 +201,8 @@ class Trainer:
                 figures.add(result.loss, result.tokens, responses.rollout_logprobs_T, part)
 
     def _rounds(self, parts: list[list[PreparedGroup]]) -> list[list[PreparedGroup]]:
-        """As many micro-batches as the rank with most has: all must meet in every collective."""
-        missing = agree_on_max(len(parts), self._ranks.group) - len(parts)
+        """Add fillers up to the rank with most micro-batches: collectives take all ranks."""
+        missing = self.ranks.agree(len(parts)) - len(parts)
         if not missing:
             return parts
         assert self._filler is not None, "a learner with ranks needs a filler"

@@ -19,7 +19,7 @@ from broker.client import BrokerClient
 from common.config import RunConfig
 from common.errors import EngineError
 from common.files import sha256_of_file
-from common.types import PushGroup, WeightFiles, WeightUpdate
+from common.types import GroupAddress, WeightFiles, WeightUpdate
 from rollout.engine import Engine, EngineGone, EngineInfo
 from rollout.serving import Served, Serving
 from rollout.verification import VerificationFailed, check_checksums, check_probe
@@ -101,11 +101,11 @@ class WeightReceiver:
     async def _take_weights(self, update: WeightUpdate) -> None:
         """Everything up to weights that are complete and an engine that is still paused."""
         source = update.source
-        if isinstance(source, PushGroup):
+        if isinstance(source, GroupAddress):
             await self._join(source, update.recipients[self._member_id])
         await self._pause(await self._pause_mode(update))
         await self._end_session()  # one that a failed push has left, perhaps in an earlier life
-        if isinstance(source, PushGroup):
+        if isinstance(source, GroupAddress):
             await self._take_buckets(update, source)
         else:
             await self._take_files(update, source)
@@ -124,7 +124,7 @@ class WeightReceiver:
         await self._serving.set(None)
         return "abort"
 
-    async def _take_buckets(self, update: WeightUpdate, group: PushGroup) -> None:
+    async def _take_buckets(self, update: WeightUpdate, group: GroupAddress) -> None:
         await self._engine.begin_update()
         last = len(update.buckets) - 1
         for number, bucket in enumerate(update.buckets):
@@ -193,7 +193,7 @@ class WeightReceiver:
         except EngineError as error:  # there is none
             logger.debug("no session to end: %s", error)
 
-    async def _join(self, group: PushGroup, rank: int) -> None:
+    async def _join(self, group: GroupAddress, rank: int) -> None:
         if group.name == self._group:
             return
         await self.leave_group()
@@ -209,7 +209,7 @@ class WeightReceiver:
         )
 
 
-async def check_somebody_listens(group: PushGroup) -> None:
+async def check_somebody_listens(group: GroupAddress) -> None:
     """Before the engine is asked to join: it would knock at a closed port until its timeout, and
     where packets vanish for twice as long, for which it would be taken for dead itself.
 

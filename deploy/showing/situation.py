@@ -150,7 +150,7 @@ def _at_work(status: Status) -> Iterable[Wait]:
         yield Wait(f"batch {status.version}", text)
 
 
-_AWAITING_BATCH, _PUSHING = 1.0, 2.0  # as `learner.session` shows them
+_AWAITING_BATCH, _PUSHING = 1.0, 2.0  # as `learner.progress.Doing` has them
 
 
 def _is_behind(server: MemberStatus, status: Status) -> bool:

@@ -41,8 +41,7 @@ from learner.checkpoint.folder import (
     write_scores,
 )
 from learner.checkpoint.start import read_start
-from learner.checkpoint.tensors import is_main_rank
-from learner.model.ranks import RankError, default_group, is_any
+from learner.ranks import RankError
 
 logger = logging.getLogger(__name__)
 _WRITE_TIMEOUT_S = 1800.0  # a write that takes longer is an error
@@ -77,10 +76,11 @@ class Checkpointer:
     ) -> None:
         self._folder = folder
         self._trainer = trainer
+        self._ranks = trainer.ranks
         self._start = read_start(config, trainer.model, renderer.end_token_ids)
         self._config = config
         self._commit = commit
-        self._fellows = Fellows()
+        self._fellows = Fellows(trainer.ranks)
         self._cut: Cut | None = None  # that is being written
         self._hook = trainer.optimizer.before_update(self._secure)
         self._thread: threading.Thread | None = None
@@ -97,7 +97,7 @@ class Checkpointer:
         self._hook.remove()
         if kind is None:
             self._settle()
-            if is_main_rank() and self._folder.is_dir():
+            if self._ranks.writes and self._folder.is_dir():
                 self._remove_superseded()  # what was measured last may have changed the best
             self._fellows.close()
         else:
@@ -118,14 +118,14 @@ class Checkpointer:
         self._settle()
         version = self._trainer.version
         # The first rank alone knows of a write that failed; all take part in another try.
-        if not is_any(version != self._saved_version, default_group()):
+        if not self._ranks.any(version != self._saved_version):
             return
         waited_s = time.monotonic() - began
         self._cut = take_cut(self._trainer)
         self._saved_version = version
         if is_measured and self._config.checkpoint.keep_best:
             self._awaited.add(version)
-        if is_main_rank():
+        if self._ranks.writes:
             self._prepare_folder()
         # A daemon: `__exit__` waits for it, and once that is given up nothing else is to.
         self._thread = threading.Thread(
@@ -168,7 +168,7 @@ class Checkpointer:
         nobody will tell.
         """
         self._awaited.discard(version)
-        if not is_main_rank() or accuracy is None:
+        if not self._ranks.writes or accuracy is None:
             return
         is_writing = self._thread is not None and version == self._saved_version
         if path_of(self._folder, version).is_dir() or is_writing:
@@ -188,7 +188,7 @@ class Checkpointer:
     def _give_up(self) -> None:
         """Wait no longer than anywhere else for another rank, which may be gone."""
         self.hurry()
-        own_s = _WRITE_TIMEOUT_S if is_main_rank() else self._config.learner.rank_timeout_s
+        own_s = _WRITE_TIMEOUT_S if self._ranks.writes else self._config.learner.rank_timeout_s
         try:
             is_written = self.wait(own_s)
         except Exception as error:  # the one that ends the run is the one to see
@@ -200,7 +200,7 @@ class Checkpointer:
             logger.warning("a checkpoint is not written after %.0f s, and is given up", own_s)
 
     def _may_still_come(self) -> bool:
-        return (waits_for_room() or not is_main_rank()) and not self._is_hurried
+        return (waits_for_room() or not self._ranks.writes) and not self._is_hurried
 
     def _prepare_folder(self) -> None:
         """Make it, and forget scores of this version's undone past and of what is gone."""
@@ -228,7 +228,7 @@ class Checkpointer:
         began = time.monotonic()
         part = part_of(self._folder, cut.version)
         try:
-            if is_main_rank():
+            if self._ranks.writes:
                 self._lead(cut, part)
             else:
                 self._fellows.follow(lambda: {**write_parts(part, cut, self._start)})

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from learner.checkpoint.copy_on_write import CopyOnWrite
 from learner.checkpoint.tensor_files import Form, Part
 from learner.model.lora import adapter_state, iterate_merged
-from learner.model.ranks import default_group
 from learner.model.sharding import part_of_rank
 from learner.model.teacher import Teacher
 from learner.optim import Optimizer
+from learner.ranks import Ranks
 
 
 class Trained(Protocol):
@@ -25,6 +24,7 @@ class Trained(Protocol):
     teacher: Teacher
     optimizer: Optimizer
     version: int
+    ranks: Ranks
 
 
 @dataclass(frozen=True)
@@ -92,24 +92,16 @@ def take_cut(trainer: Trained) -> Cut:
             "parameters": json.dumps(trainer.optimizer.parameter_names),
             "skipped_steps": str(trainer.optimizer.skipped_steps),
         },
-        random=_random_states(),
+        random=_random_states(trainer.ranks),
     )
 
 
-def _random_states() -> dict[str, Tensor]:
+def _random_states(ranks: Ranks) -> dict[str, Tensor]:
     own = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
     return {
         f"{kind}.{rank}": state
         for kind, mine in own.items()
-        for rank, state in enumerate(_of_all_ranks(mine))
+        for rank, state in enumerate(ranks.gathered(mine))
     }
-
-
-def _of_all_ranks(tensor: Tensor) -> list[Tensor]:
-    if default_group() is None:
-        return [tensor]
-    found = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(found, tensor)
-    return found

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from common.errors import CheckpointError
-from learner.model.ranks import RankError, side_group
+from learner.ranks import RankError, Ranks
 
 _TIMEOUT = timedelta(days=1)  # a full disk is waited for; the training thread has its own limit
 Answer = dict[str, Any]  # a JSON object
@@ -36,8 +36,8 @@ class _Result:
 class Fellows:
     """All ranks make one, and end it with `close`. Alone, a rank leads itself."""
 
-    def __init__(self) -> None:
-        self._group = side_group(_TIMEOUT)
+    def __init__(self, ranks: Ranks) -> None:
+        self._group = ranks.side_group(_TIMEOUT)
 
     def close(self) -> None:
         if self._group is not None:

@@ -20,7 +20,7 @@ from common.files import replace_json, sha256_of_file, sync
 from common.full_disk import when_there_is_room
 from learner.checkpoint.paths import STATE
 from learner.checkpoint.tensor_files import Part, digest_of_part
-from learner.model.ranks import Ranks, text_of_greatest
+from learner.ranks import Ranks
 
 _NAME = re.compile(r"step-(\d{6,})")
 _SCORES = "scores.json"
@@ -132,7 +132,7 @@ def _check_together(
         _check_parts(path, _parts_of(digests)[ranks.rank :: ranks.world_size])
     except CheckpointError as error:
         problem = error
-    is_damaged, told = text_of_greatest(float(problem is not None), str(problem), ranks)
+    is_damaged, told = ranks.text_of_greatest(float(problem is not None), str(problem))
     if is_damaged:
         raise problem or CheckpointError(f"another rank cannot use the checkpoint: {told}")
 

@@ -14,7 +14,7 @@ from learner.checkpoint.cut import Trained
 from learner.checkpoint.folder import Checkpoint, readable, unusable
 from learner.checkpoint.paths import ADAPTERS, OPTIMIZER, RANDOM, TEACHER
 from learner.checkpoint.tensor_files import Form, TensorFiles, forms_of
-from learner.checkpoint.tensors import fill, is_close, rank_here
+from learner.checkpoint.tensors import fill, is_close
 from learner.model.lora import adapter_state, base_names, load_adapters, merged_weight
 from learner.model.teacher import Teacher
 from learner.optim import Optimizer
@@ -31,7 +31,7 @@ def restore(checkpoint: Checkpoint, trainer: Trained) -> None:
     load_student(checkpoint.path, trainer.model, checkpoint.names_in_files)
     load_teacher(checkpoint.path, trainer.teacher)
     load_optimizer(checkpoint.path, trainer.optimizer)
-    _load_random_states(checkpoint.path)
+    _load_random_states(checkpoint.path, trainer.ranks.rank)
     trainer.version = checkpoint.version
 
 
@@ -130,9 +130,8 @@ def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
     optimizer.skipped_steps = skipped_steps
 
 
-def _load_random_states(folder: Path) -> None:
+def _load_random_states(folder: Path, rank: int) -> None:
     """A rank that had no predecessor goes on with the state that it has."""
-    rank = rank_here()
     path = folder / RANDOM
     with _opened(path, path) as states:
         if f"cpu.{rank}" in states:

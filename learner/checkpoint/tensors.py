@@ -1,23 +1,11 @@
 """Tensors of files into live ones, which may be sharded: each rank reads its own part."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from learner.checkpoint.tensor_files import TensorFiles
-from learner.model.ranks import default_group
 from learner.model.sharding import local_part
-
-
-def is_main_rank() -> bool:
-    """The one rank that answers for a checkpoint; true without torch.distributed."""
-    return rank_here() == 0
-
-
-def rank_here() -> int:
-    """0 without torch.distributed."""
-    return dist.get_rank(default_group()) if default_group() is not None else 0
 
 
 @torch.no_grad()

@@ -26,7 +26,18 @@ class Accuracy:
     samples: int
     full_cut: float = 0.0  # share of these answers that the length limit cut; judged all the same
     crop_cut: float = 0.0
-    version: int = 0  # of the student that answered
+    version: int = 0  # version of the weights that answered
+
+    @staticmethod
+    def of_row(row: Mapping[str, Any]) -> "Accuracy":
+        """A measurement as it stands in metrics.jsonl."""
+        full, crop, samples = (
+            row[f"evaluation/{name}"] for name in ("full_accuracy", "crop_accuracy", "samples")
+        )
+        full_cut, crop_cut = (
+            row.get(f"evaluation/{view}_cut_share", 0.0) for view in ("full", "crop")
+        )
+        return Accuracy(full, crop, samples, full_cut, crop_cut, row["step"])
 
 
 def gap_closed(before: Accuracy, after: Accuracy) -> float | None:
@@ -52,7 +63,7 @@ class Questions:
         return range(VIEWS * self.num_shown)
 
     def pair(self, number: int, answers: Mapping[int, Answer]) -> tuple[Answer, Answer] | None:
-        """The answers to a sample's two views; None: one of them could not be asked."""
+        """The answers to a sample's two views; None when one of them could not be asked."""
         full, crop = (answers.get(VIEWS * number + view) for view in range(VIEWS))
         if full is None or crop is None or full.error or crop.error:
             return None
@@ -60,7 +71,7 @@ class Questions:
 
 
 class Evaluation:
-    """Judges answers to held-out samples.
+    """A judge of answers to held-out samples.
 
     Args:
         answers: sample id -> reference answer; samples without one are not measured.
@@ -76,7 +87,7 @@ class Evaluation:
         self.samples = [sample for sample in samples if sample.sample_id in answers]
 
     def questions(self, num_samples: int, num_shown: int = 0) -> Questions:
-        """About the first `num_samples` samples (0: all), and those that the report shows."""
+        """Ask about the first `num_samples` samples (0 means all), and those the report shows."""
         counted = self.samples[: num_samples or None]
         shown = self._all[:num_shown]
         known = {sample.sample_id for sample in shown}
@@ -87,7 +98,9 @@ class Evaluation:
     def accuracy(
         self, questions: Questions, answers: Mapping[int, Answer], version: int
     ) -> Accuracy | None:
-        """None when no sample could be asked. A sample that could not is told once, and left out.
+        """The accuracy, or None when no sample could be asked.
+
+        A sample that could not be asked is left out, and logged once.
 
         Args:
             answers: by item.

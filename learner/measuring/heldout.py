@@ -1,6 +1,6 @@
 """The held-out samples of a run: what is measured on them, when, and which of them are shown.
 
-Every rank has one of these and all take the same way; the first orders, and tells the others.
+Every rank has a `Heldout` and all take the same way; rank 0 orders, and tells the others.
 """
 
 import logging
@@ -18,28 +18,30 @@ from common.dataset import read_answers, read_samples
 from common.images import ImageStore
 from common.rendering import Renderer
 from common.views.settings import ViewSettings
+from learner.figures.metrics import MetricsLog
 from learner.measuring.evaluation import Accuracy, Evaluation
 from learner.measuring.measurement import Line, Measurement
 from learner.measuring.scenes import Responses, Scenes
-from learner.model.ranks import Ranks, add_up, is_any
+from learner.push.pusher import Pusher
+from learner.ranks import Ranks
 from learner.trainer import Trainer
 from learner.views.prompts import PromptPositions, PromptViews
 
 logger = logging.getLogger(__name__)
 When = Literal["before", "between", "after"]
-_CACHE_BYTES = 2**28  # of views that are shown
+_CACHE_BYTES = 2**28  # room for the views that are shown
 _LOOK_S = 0.5  # between looks for the end of the run, while waiting
-_MEND_S = 5.0  # between looks for servers without weights, while waiting
+_PUSH_AGAIN_S = 5.0  # between looks for servers without weights, while waiting
 
 
 @dataclass
 class _UnderWay:
-    """The same on all ranks, but for `measurement`."""
+    """A measurement that is not over; every rank has the same, but for `measurement`."""
 
     version: int
     when: When
-    measurement: Measurement | None  # the first rank's
-    waited_s: float = 0.0  # that training stood still for it
+    measurement: Measurement | None  # on rank 0 alone
+    waited_s: float = 0.0  # seconds that training stood still for it
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,22 @@ class Measured:
 
     version: int
     when: When
-    accuracy: Accuracy | None  # nobody answered in time
+    accuracy: Accuracy | None  # None when too few answers came in time
     waited_s: float  # seconds that training stood still for it
     seconds: float  # from the order to the last answer
 
+    @property
+    def score(self) -> float | None:
+        """The accuracy on full images, by which checkpoints are kept; None without answers."""
+        return None if self.accuracy is None else self.accuracy.full
+
 
 class Heldout:
-    """Nothing is ever under way when the run names no held-out file.
+    """Measurements on the held-out samples; none when the run names no held-out file.
 
     Args:
-        is_over: of the run: whoever waits asks now and then.
-        mend: brings weights to servers that have lost them, while training waits for servers.
+        is_over: whether the run is over; asked now and then while waiting.
+        pusher: brings weights to servers that have lost them, while training waits for servers.
     """
 
     def __init__(
@@ -68,9 +75,9 @@ class Heldout:
         positions: PromptPositions,
         ranks: Ranks,
         is_over: Callable[[], bool],
-        mend: Callable[[], None],
+        pusher: Pusher,
     ) -> None:
-        self._mend = mend
+        self._pusher = pusher
         self._config = config.evaluation
         self._line = line
         self._ranks = ranks
@@ -78,6 +85,8 @@ class Heldout:
         self._under_way: deque[_UnderWay] = deque()
         self._evaluation: Evaluation | None = None
         self._scenes: Scenes | None = None
+        self.before: Accuracy | None = None  # training; None until it is measured
+        self.after: Accuracy | None = None  # the last step; None until it is measured
         if config.data.heldout is not None:
             self._open(config, positions)
 
@@ -86,11 +95,27 @@ class Heldout:
         """Whether there is anything to measure on."""
         return self._evaluation is not None and bool(self._evaluation.samples)
 
+    def recall(self, log: MetricsLog, total_steps: int) -> None:
+        """Take over what an earlier learner of this run has had measured."""
+        if (row := log.measured_at(0)) is not None:
+            self.before = Accuracy.of_row(row)
+        if (row := log.measured_at(total_steps)) is not None:
+            self.after = Accuracy.of_row(row)
+
+    def is_due(self, version: int) -> bool:
+        """Whether these weights are measured while training goes on; all ranks call it."""
+        if not self.is_measured:
+            return False
+        if version == 0:  # once a run, however often its learner is started
+            return self._ranks.any(self._ranks.writes and self.before is None)
+        every = self._config.every_steps
+        return bool(every) and version % every == 0
+
     def order(self, version: int, when: When) -> None:
-        """Have the weights of `version` measured, which are pushed now."""
+        """Have the weights of `version` measured, which are being pushed."""
         assert self._evaluation is not None
         measurement = None
-        if self._ranks.is_first:
+        if self._ranks.writes:
             is_between = when == "between"
             number = self._config.interim_samples if is_between else self._config.samples
             questions = self._evaluation.questions(number, 0 if is_between else self._config.shown)
@@ -106,49 +131,59 @@ class Heldout:
         self._under_way.append(_UnderWay(version, when, measurement))
 
     def wait_for_push(self, is_measured: bool) -> float:
-        """Until the weights may be replaced; seconds. Raises nothing when the run is over.
+        """Wait until the weights may be replaced, or the run is over.
 
         Args:
-            is_measured: those that come are, too. Servers keep copies of two versions at most.
+            is_measured: the next weights are measured, too. Servers keep two versions at most.
+
+        Returns:
+            The seconds that it took.
         """
         older = list(self._under_way)[:-1] if is_measured else []
         waited_s = sum(self._wait(one, lambda m: m.is_over) for one in older)
         return waited_s + sum(self._wait(one, lambda m: m.allows_push) for one in self._under_way)
 
     def note_push(self, version: int) -> None:
-        """These weights replace those that are being measured."""
+        """Note that these weights replace those that are being measured."""
         for one in self._under_way:
             if one.measurement is not None and one.version != version:
                 one.measurement.note_replaced()
 
     def take(self, only: When | None = None) -> list[Measured]:
-        """Those that are over by now, in their order.
+        """Take the measurements that are over by now, in their order.
 
         Args:
-            only: of that kind, up to the first of another; None: all.
+            only: take those of that kind, up to the first of another; None means all.
         """
         found: list[Measured] = []
         while self._under_way and only in (None, self._under_way[0].when):
             measurement = self._under_way[0].measurement
-            if not is_any(measurement is not None and measurement.is_over, self._ranks.group):
+            if not self._ranks.any(measurement is not None and measurement.is_over):
                 break
             found.append(self._agreed(self._under_way.popleft()))
+            self._keep(found[-1])
         return found
 
+    def _keep(self, measured: Measured) -> None:
+        if measured.accuracy is not None and measured.when == "before":
+            self.before = measured.accuracy
+        elif measured.accuracy is not None and measured.when == "after":
+            self.after = measured.accuracy
+
     def wait_for(self, when: When) -> None:
-        """Until none of that kind is under way, or the run is over."""
+        """Wait until none of that kind is under way, or the run is over."""
         for one in self._under_way:
             if one.when == when:
                 self._wait(one, lambda m: m.is_over)
 
     def abandon(self) -> None:
-        """Nobody waits any longer."""
+        """Give up all measurements under way."""
         for one in self._under_way:
             if one.measurement is not None:
                 one.measurement.abandon()
 
     def show(self, trainer: Trainer, when: When) -> None:
-        """Write the scenes, by the weights as they are: of the measurement that is under way."""
+        """Write the scenes of the measurement under way, if it is of the weights as they are."""
         one = next((one for one in self._under_way if one.when == when), None)
         if self._scenes is None or one is None or one.version != trainer.version:
             return
@@ -159,23 +194,23 @@ class Heldout:
 
     # ---- the ranks agree -------------------------------------------------------------------------
     def _wait(self, one: _UnderWay, until: Callable[[Measurement], bool]) -> float:
-        """All ranks go round together: none is kept waiting in a collective for long."""
+        """Wait on all ranks together, so that none stays in a collective for long."""
         began, measurement = time.monotonic(), one.measurement
-        is_waiting, mended = True, began
+        is_waiting, looked_at = True, began
         while is_waiting:
             mine = False
             if measurement is not None and not self._is_over():
                 mine = not measurement.wait(lambda: until(measurement), _LOOK_S)
-            if mine and time.monotonic() - mended > _MEND_S:
-                self._mend()
-                mended = time.monotonic()
-            is_waiting = is_any(mine, self._ranks.group)
+            if mine and time.monotonic() - looked_at > _PUSH_AGAIN_S:
+                self._pusher.push_again_if_behind()
+                looked_at = time.monotonic()
+            is_waiting = self._ranks.any(mine)
         waited_s = time.monotonic() - began
         one.waited_s += waited_s
         return waited_s
 
     def _agreed(self, one: _UnderWay) -> Measured:
-        """The first rank's figures, on all ranks."""
+        """The figures of rank 0, on all ranks."""
         accuracy = None if one.measurement is None else one.measurement.accuracy()
         seconds = 0.0 if one.measurement is None else one.measurement.seconds
         measured = Measured(one.version, one.when, accuracy, one.waited_s, seconds)
@@ -183,12 +218,12 @@ class Heldout:
             return measured
         a = accuracy or Accuracy(0, 0, 0)
         figures = (a.full, a.crop, a.samples, a.full_cut, a.crop_cut)
-        full, crop, samples, full_cut, crop_cut = add_up(figures, self._ranks.group)
+        full, crop, samples, full_cut, crop_cut = self._ranks.sum(figures)
         agreed = Accuracy(full, crop, int(samples), full_cut, crop_cut, one.version)
         return replace(measured, accuracy=agreed if samples else None)
 
     def _shown(self, one: _UnderWay) -> Responses:
-        """Answers to the samples that are shown, the same on all ranks; none: not asked."""
+        """Answers to the samples that are shown, on all ranks; None for one without both."""
         measurement, shown = one.measurement, self._num_shown
         found: Responses = [None] * shown
         if measurement is not None:
@@ -198,15 +233,15 @@ class Heldout:
         return found if self._ranks.world_size == 1 else self._from_first(found)
 
     def _from_first(self, responses: Responses) -> Responses:
-        """By adding up, for others have nothing: each answer as its length and its tokens."""
-        group, width = self._ranks.group, self._config.max_response_tokens + 1
+        """The answers of rank 0, as sums of lengths and tokens, since others have none."""
+        width = self._config.max_response_tokens + 1
         rows = np.zeros((len(responses), 2, width))
         for row, pair in zip(rows, responses, strict=True):
             for place, ids in zip(row, pair or (), strict=False):
                 place[: len(ids) + 1] = [len(ids), *ids]
-        sums = np.asarray(add_up(rows.ravel().tolist(), group)).reshape(rows.shape).astype(np.int64)
+        sums = np.asarray(self._ranks.sum(rows.ravel().tolist())).astype(np.int64)
         found: Responses = []
-        for full, crop in sums:
+        for full, crop in sums.reshape(rows.shape):
             is_there = full[0] > 0 and crop[0] > 0
             pair = (full[1 : full[0] + 1], crop[1 : crop[0] + 1])
             found.append(pair if is_there else None)
@@ -234,10 +269,10 @@ class Heldout:
             settings,
             renderer,
             self._evaluation,
-            self._ranks.is_first,
+            self._ranks,
         )
 
 
 def _ids(answer: Answer) -> Any:
-    """int64 [T], as the learner computes with them."""
+    """The answer's token ids as int64 [T], as the learner computes with them."""
     return answer.token_ids.astype(np.int64)

@@ -3,7 +3,7 @@
     main:    order | step | step | is it there? ... | yes: accuracy
     broker's thread:   order > read answers as they come > judge > drop
 
-The first rank has it. Servers that keep a copy of the weights answer beside later ones
+Rank 0 has it. Servers that keep a copy of the weights answer beside later ones
 (`is_pinned`); the others have them only until the next push, which then has to wait.
 """
 
@@ -28,7 +28,7 @@ _GRACE_S = 30.0  # for servers to tell a broker that was restarted what they kee
 
 
 class CopyLost(VisionOpdError):
-    """Nobody has the weights any more."""
+    """No server has the weights any more."""
 
 
 class Line(Protocol):
@@ -43,13 +43,14 @@ class Line(Protocol):
 
 
 class Measurement:
-    """
+    """One measurement, from its order to the accuracy.
+
     Args:
         version: of the weights that are to answer.
         max_tokens: of an answer.
         is_last: nothing is trained beside it.
-        timeout_s: after which nobody waits for it any longer.
-        grace_s: the same while no server has the weights.
+        timeout_s: seconds after which it is given up.
+        grace_s: seconds after which it is given up while no server has the weights.
     """
 
     def __init__(
@@ -102,12 +103,12 @@ class Measurement:
         return dict(self._answers)
 
     def wait(self, until: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait for one of the properties above; false: not within `timeout_s`."""
+        """Wait for one of the properties above; false if not within `timeout_s`."""
         with self._changed:
             return self._changed.wait_for(until, timeout_s)
 
     def accuracy(self) -> Accuracy | None:
-        """Once it is over. None, and a line in the log: nobody answered in time."""
+        """The accuracy, once it is over; None, and a line in the log, without all answers."""
         try:
             return self._future.result(0)
         except (TimeoutError, ProtocolError, BrokerUnavailable, CopyLost) as error:
@@ -121,7 +122,7 @@ class Measurement:
         return None
 
     def note_replaced(self) -> None:
-        """Later weights are pushed: from now on it lives by copies alone."""
+        """Note that later weights are pushed: from now on only copies can answer."""
         self._is_replaced = True
 
     def abandon(self) -> None:

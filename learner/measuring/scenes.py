@@ -43,23 +43,24 @@ from common.views.kinds.crop import region
 from common.views.settings import ViewSettings
 from common.views.texts import IMAGE_PLACEHOLDER
 from learner.measuring.evaluation import Evaluation
+from learner.ranks import Ranks
 from learner.trainer import Trainer
 from learner.views.inputs import PromptView
 from learner.views.prompts import PromptViews
 
 Json = dict[str, Any]
-Responses = list[tuple[Any, Any] | None]  # full and crop, int64 [T] each; None: not answered
+Responses = list[tuple[Any, Any] | None]  # full and crop, int64 [T] each; None without an answer
 
 
 class Scenes:
-    """Keeps the chosen samples and writes what the student makes of them.
+    """The chosen samples, and what the student makes of them.
 
     Args:
         samples: the held-out samples to show.
         images: the folder that their image paths are relative to.
         views: student's view and the evidence crop.
         settings: how the crop is cut out.
-        is_kept: false on ranks that only take part in the divergences.
+        ranks: those that do not write only take part in the divergences.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Scenes:
         settings: ViewSettings,
         renderer: Renderer,
         evaluation: Evaluation,
-        is_kept: bool = True,
+        ranks: Ranks,
     ) -> None:
         self._folder = run_folder
         self._samples = list(samples)
@@ -82,7 +83,7 @@ class Scenes:
         self._settings = settings
         self._renderer = renderer
         self._evaluation = evaluation
-        self._is_kept = is_kept
+        self._ranks = ranks
         self._scenes: list[Json] = []
 
     def write(self, trainer: Trainer, when: str, responses: Responses) -> None:
@@ -100,7 +101,7 @@ class Scenes:
             return
         samples, students, teachers, full, crop = map(list, zip(*asked, strict=True))
         divergences = trainer.token_divergences(students, teachers, full)  # takes all ranks
-        if not self._is_kept:
+        if not self._ranks.writes:
             return
         if not self._scenes:
             self._scenes = [self._scene(i, sample) for i, sample in enumerate(samples)]

@@ -58,7 +58,7 @@ def shard_model(
 
     Args:
         mesh: of one dimension, or of two: weights are then sharded along the second, and each
-            of the first has them all (`learner.model.ranks`).
+            of the first has them all (`learner.ranks`).
         dtype: of weights and activations in forward and backward, whatever the masters' is, but
             for the decays of a gated delta net, which stay float32. No autocast is needed, nor
             wanted: it would undo part of it.

@@ -1,6 +1,5 @@
 """The student: load it, and run it up to the hidden states that predict response tokens."""
 
-from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -22,7 +21,6 @@ from learner.model import tree_attention
 from learner.model.delta_net import follow_layouts
 from learner.model.fused import fuse
 from learner.model.last_layer import NarrowLayer, narrow_last_layer
-from learner.model.lora import base_names, merged_weight
 from learner.model.packing import PackedRow
 from learner.model.vision import add_features_by_place, embed, image_features
 
@@ -144,33 +142,6 @@ def _recompute(model: Any, config: ModelSection) -> None:
     for stack in (model.base_model.language_model.layers, model.base_model.visual.blocks):
         for number, layer in enumerate(stack):
             layer.gradient_checkpointing = config.recomputes(number)
-
-
-class NamedWeights(Mapping[str, Tensor]):
-    """Every tensor that a server must get, by its state_dict name, tied ones once.
-
-    The model's own tensors, live and detached; of an adapted layer the merged weight, made anew
-    whenever it is asked for. A sharded model gives DTensors.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._names = dict.fromkeys(base_names(model))
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        return merged_weight(self._model, name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def named_weights(model: nn.Module) -> NamedWeights:
-    return NamedWeights(model)
 
 
 def _vision_attention(config: ModelSection) -> str:

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from common.config import WeightsSection
 from common.types import WeightBucket
 from common.weight_dtypes import is_served_in_float32
 from learner.model.sharding import gather
 from learner.push.streams import MakeStream, new_stream
+from learner.ranks import ALONE, Ranks
 
 MIB = 2**20
 
@@ -34,7 +36,7 @@ class Snapshot:
     Args:
         weights: live tensors by name; they must not change from `begin` to the end of `gather`.
         dtype: that floating tensors are sent as, but for `is_served_in_float32`.
-        is_kept: false for ranks that only take part in bringing shards together.
+        ranks: those that do not write only take part in bringing shards together.
         make_stream: for copies of weights that are not shared, and for `sending`.
         is_on_host: the room is main memory, pinned where the weights are on a GPU.
 
@@ -47,20 +49,20 @@ class Snapshot:
         weights: Mapping[str, Tensor],
         dtype: torch.dtype,
         bucket_mib: float,
-        is_kept: bool = True,
+        ranks: Ranks = ALONE,
         make_stream: MakeStream = new_stream,
         is_on_host: bool = False,
     ) -> None:
         self._weights = weights
         self._dtype = dtype
-        self._is_kept = is_kept
+        self._ranks = ranks
         self.buckets = plan_buckets(weights, dtype, bucket_mib)
         self._is_sharded = any(isinstance(tensor, DTensor) for tensor in weights.values())
         source = gather(next(iter(weights.values()))).device
         self.device = torch.device("cpu") if is_on_host else source
         is_pinned = is_on_host and source.type == "cuda"
         self._contents = [
-            _room(bucket.num_bytes if is_kept else 0, self.device, is_pinned)
+            _room(bucket.num_bytes if ranks.writes else 0, self.device, is_pinned)
             for bucket in self.buckets
         ]
         # Two: a copy must not queue behind a bucket that a slow server takes its time over.
@@ -75,7 +77,7 @@ class Snapshot:
         if self._is_sharded:
             for content, bucket in zip(self._contents, self.buckets, strict=True):
                 self._gather_shards(content, bucket)
-        for stream in (self._copying, self.sending):  # after the copies: nobody else waits for them
+        for stream in (self._copying, self.sending):  # nothing else waits for the copies
             stream.follow()
 
     def gather(self) -> None:
@@ -117,9 +119,9 @@ class Snapshot:
         return found
 
     def _gather_shards(self, content: Tensor, bucket: WeightBucket) -> None:
-        """All ranks call it, bucket by bucket."""
+        """Bring one bucket together; all ranks call it, bucket by bucket."""
         whole = {name: self._gathered(name) for name in bucket.names}
-        if self._is_kept:
+        if self._ranks.writes:
             fill(content, bucket, whole, self._dtype)
 
     @torch.no_grad()
@@ -132,6 +134,22 @@ class Snapshot:
         with self._changed:
             self._num_ready, self._error = num_ready, error
             self._changed.notify_all()
+
+
+def snapshot_of(
+    config: WeightsSection, weights: Mapping[str, Tensor], ranks: Ranks = ALONE
+) -> Snapshot:
+    """Room for what one push sends.
+
+    In main memory if it goes to files anyway: a GPU that is shared has none to spare.
+    """
+    return Snapshot(
+        weights,
+        getattr(torch, config.dtype),
+        config.bucket_mib,
+        ranks,
+        is_on_host=config.transport == "files",
+    )
 
 
 def _room(num_bytes: int, device: torch.device, is_pinned: bool) -> Tensor:

@@ -40,7 +40,7 @@ class Expectations:
     Args:
         model: the student.
         positions: the model's rotary positions of one prompt.
-        device: that the model computes on; none: where its weights are.
+        device: that the model computes on; None means where its weights are.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Expectations:
         return every > 0 and (push - self._weights.verify_first) % every == every - 1
 
     def probes(self) -> tuple[WeightProbe, ...]:
-        """By the weights as they are: in the thread that trains, between two steps."""
+        """Make the probes by the weights as they are; in the training thread, between two steps."""
         return tuple(map(self._probe, self._subjects))
 
     @torch.no_grad()
@@ -125,9 +125,10 @@ class Expectations:
         return response
 
     def checksums(self, snapshot: Snapshot) -> WeightChecksums | None:
-        """Of the tensors that a server makes of `snapshot`; waits until it is complete.
+        """Checksums of what a server makes of `snapshot`; waits until that is complete.
 
-        None: servers quantize, so that they hold others.
+        Returns:
+            None when servers quantize, so that they hold other tensors.
         """
         if self._is_quantized:
             return None
@@ -138,7 +139,7 @@ class _Subject(NamedTuple):
     """What a probe is about."""
 
     view: PromptView
-    image: bytes  # as engines are given it
+    image: bytes  # encoded as engines are given it
     response: np.ndarray  # int32 [T]
 
 

@@ -1,17 +1,16 @@
-"""What ranks other than the first do in a weight push: help to bring the shards together."""
-
-from types import TracebackType
+"""What a rank that does not write does in a weight push: it helps to bring the shards together."""
 
 from learner.push.buckets import Snapshot
 from learner.push.expectations import Expectations
+from learner.push.pusher import Pusher
 
 
-class Follower:
-    """Takes the publisher's place on a rank that pushes nothing; its calls meet the publisher's.
+class Follower(Pusher):
+    """Calls what the publisher calls on rank 0, where that takes all ranks.
 
     Args:
-        snapshot: that keeps nothing.
-        checks: the probe is a forward pass, and so takes all ranks.
+        snapshot: keeps nothing on this rank.
+        checks: makes the probes, each a forward pass of all ranks.
     """
 
     publish_s: float | None = None
@@ -21,15 +20,7 @@ class Follower:
         self._snapshot = snapshot
         self._checks = checks
 
-    def __enter__(self) -> "Follower":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         return
 
     def push(self, version: int, is_measured: bool = False) -> None:
@@ -37,10 +28,10 @@ class Follower:
         self._snapshot.begin()
 
     def wait_for_snapshot(self) -> None:
-        """The shards were copied in `push`."""
+        """Return at once: `push` has copied the shards."""
 
     def wait(self) -> None:
-        """Nothing is under way."""
+        """Return at once: rank 0 alone sends."""
 
-    def mend(self) -> None:
-        """That is the publisher's."""
+    def push_again_if_behind(self) -> None:
+        """Do nothing: rank 0 has the copy that is sent again."""

@@ -3,8 +3,8 @@
 It neither needs nor touches a default process group. The other side joins as SGLang does: TCP
 rendezvous at the announced address, then a group whose keys carry the group's name as a prefix.
 
-torch's rendezvous and gloo ask nobody who they are, nor encrypt: SGLang joins this way alone, so it
-is not ours to change. The group listens at one address only, on loopback unless the run's broker
+torch's rendezvous and gloo neither authenticate peers nor encrypt: SGLang joins this way alone, so
+it is not ours to change. The group listens at one address only, on loopback unless the run's broker
 has left it (`learner.main` checks it), and off loopback the network itself must be trusted. On
 loopback another user of the machine can knock: a connection that says nothing, or nothing that
 belongs, holds up no push. Whoever speaks torch's protocol can read the store and, in the moment

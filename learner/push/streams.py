@@ -1,4 +1,4 @@
-"""A queue of the device beside the trainer's: what a push does there waits for no kernel of a step.
+"""Streams of a device beside the trainer's: a push waits there for no kernel of a step.
 
 The default stream is one for all threads of a process. What a push copied, sent or hashed on it
 would begin behind whatever the trainer has launched, and the trainer's next kernels behind that.
@@ -13,16 +13,16 @@ import torch
 
 
 class Stream(Protocol):
-    """What is launched here runs in order, and beside what is launched elsewhere."""
+    """A queue whose work runs in order, and beside the work launched elsewhere."""
 
     def follow(self) -> None:
-        """What is launched here later runs after all that the calling thread has launched."""
+        """Run later work here after all that the calling thread has launched."""
 
     def entered(self) -> AbstractContextManager[Any]:
-        """What the calling thread launches within is launched here."""
+        """Launch here what the calling thread launches within."""
 
     def synchronize(self) -> None:
-        """Returns when all that was launched here is done."""
+        """Return when all that was launched here is done."""
 
 
 class CudaStream:
@@ -42,7 +42,7 @@ class CudaStream:
 
 
 class NoStream:
-    """A CPU's: what is called is done when the call returns."""
+    """The stream of a CPU, where work is done when the call returns."""
 
     def follow(self) -> None:
         return
@@ -58,5 +58,5 @@ MakeStream = Callable[[torch.device], Stream]
 
 
 def new_stream(device: torch.device) -> Stream:
-    """A new one of the device."""
+    """A new stream of the device."""
     return CudaStream(device) if device.type == "cuda" else NoStream()

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from common.config import WeightsSection
 from common.errors import ConfigError
 from common.files import replace_json, sha256_of_file
 from common.served_names import pushed_name
@@ -20,13 +21,13 @@ _KEPT = 3  # versions: a slow server may still read the one before
 
 
 class WeightFolder:
-    """Writes each version beside and renames it, so that what has its name is whole.
+    """The folder that pushes are written to; a version gets its name when it is whole.
 
     What an earlier life of the learner wrote is removed, and nothing else: the folder is this run's
     alone, which a file in it says.
 
     Args:
-        model: whose configuration goes along.
+        model: its configuration is written along.
         owner: the run.
 
     Raises:
@@ -49,7 +50,7 @@ class WeightFolder:
         self._own_names = {pushed_name(name): name for name in model.state_dict()}
 
     def write(self, name: str, snapshot: Snapshot) -> WeightFiles:
-        """As `save_pretrained` writes it: transformers and SGLang both read that.
+        """Write a version as `save_pretrained` does, which transformers and SGLang both read.
 
         Raises:
             OSError: the folder cannot be written.
@@ -71,6 +72,14 @@ class WeightFolder:
         self._written.append(newest)
         while len(self._written) > _KEPT:
             shutil.rmtree(self._written.pop(0), ignore_errors=True)
+
+
+def weight_folder(config: WeightsSection, run_folder: Path, model: Any) -> WeightFolder | None:
+    """Where pushes go as files; None means that they go through a group."""
+    if config.transport == "broadcast":
+        return None
+    folder = config.folder or run_folder / "weights"
+    return WeightFolder(folder, model, str(run_folder.absolute()))
 
 
 def _claim(folder: Path, owner: str) -> None:

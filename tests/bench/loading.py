@@ -251,22 +251,33 @@ def fork_rank(rank: int, port: int, phase: str, *others: Any) -> int:
 
 def rank_main(phase: str, config: Any, renderer: Any, options: argparse.Namespace) -> None:
     import learner.assembly as assembly
-    from learner.model.ranks import init_ranks, meet
+
+    try:
+        from learner.ranks import init_ranks
+    except ImportError:  # a build from before that file
+        from learner.model.ranks import init_ranks
 
     ranks = init_ranks(600.0)
-    meet(ranks.group)
+    meet(ranks)
     notes = Notes(options.folder, ranks.rank)
     notes.begin(phase)
     trained = load(assembly, config, ranks)
-    meet(ranks.group)
+    meet(ranks)
     notes.end(phase)
     if phase == "start":
         step(trained)
         notes.begin("save")
         save(trained, renderer, config, options)
         notes.end("save")
-    meet(ranks.group)
+    meet(ranks)
     ranks.close()
+
+
+def meet(ranks: Any) -> None:
+    import torch.distributed as dist
+
+    if ranks.group is not None:
+        dist.barrier(ranks.group)
 
 
 def load(assembly: Any, config: Any, ranks: Any) -> SimpleNamespace:
@@ -282,7 +293,9 @@ def load(assembly: Any, config: Any, ranks: Any) -> SimpleNamespace:
         load_models = assembly._models
     model, teacher = load_models(config, ranks, 0 if checkpoint is None else checkpoint.version)
     optimizer = Optimizer(model.named_parameters(), config.optimizer, 100)
-    trained = SimpleNamespace(model=model, teacher=teacher, optimizer=optimizer, version=0)
+    trained = SimpleNamespace(
+        model=model, teacher=teacher, optimizer=optimizer, version=0, ranks=ranks
+    )
     if checkpoint is not None:
         assembly.restore(checkpoint, trained)
     return trained

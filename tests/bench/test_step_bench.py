@@ -9,10 +9,10 @@ from common.config import ModelSection
 from learner.checking.lengths import scaled_lengths
 from learner.checking.published import PublishedTrainer
 from learner.checking.shapes import make_batch, make_config, make_model, tenth_of_4b
-from learner.measuring.step_figures import StepFigures
-from learner.measuring.stopwatch import Stopwatch
-from learner.model.ranks import Ranks
+from learner.figures.step_figures import StepFigures
+from learner.figures.stopwatch import Stopwatch
 from learner.model.student import prepare_to_train
+from learner.ranks import Ranks
 from tests.bench.written import figures_of
 
 FAMILIES = ("qwen3_vl", "qwen3_5")
@@ -51,8 +51,8 @@ def test_both_ways_compute_the_same_gradient(family: str) -> None:
     model.zero_grad()
     tokens = sum(group.num_response_tokens for group in groups)
     figures = StepFigures(None, cpu)
-    trainer._accumulate(groups, (len(sequences), tokens), figures, Stopwatch(cpu))
-    assert isinstance(trainer._ranks, Ranks)
+    trainer._backward(groups, (len(sequences), tokens), figures, Stopwatch(cpu))
+    assert isinstance(trainer.ranks, Ranks)
     scale = max(gradient.abs().max().item() for gradient in published.values())
     for name, expected in published.items():
         found = model.get_parameter(name).grad

@@ -26,9 +26,9 @@ from common.types import (
     Box,
     FinishReason,
     Group,
+    GroupAddress,
     GroupLease,
     ImageRef,
-    PushGroup,
     Sample,
     Trajectory,
     VersionSpan,
@@ -100,7 +100,7 @@ def make_group(lease: GroupLease, version: int, *, tokens: int = 3, first: int =
 def make_update(version: int, *members: str, attempt: int = 0, history: int = 0) -> WeightUpdate:
     ranks = {member: rank for rank, member in enumerate(members, start=1)}
     bucket = WeightBucket(names=("w",), dtypes=("float32",), shapes=((2, 2),), num_bytes=16)
-    group = PushGroup(
+    group = GroupAddress(
         name=f"push-{attempt}",
         host="127.0.0.1",
         port=1234,

@@ -16,9 +16,9 @@ from common.types import (
     Box,
     FinishReason,
     Group,
+    GroupAddress,
     GroupLease,
     ImageRef,
-    PushGroup,
     Sample,
     ShownView,
     Trajectory,
@@ -115,7 +115,7 @@ buckets = st.builds(
     num_bytes=sizes,
 )
 push_groups = st.builds(
-    PushGroup,
+    GroupAddress,
     name=names,
     host=names,
     port=st.integers(1, 65535),

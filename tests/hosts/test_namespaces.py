@@ -157,9 +157,9 @@ def test_gloo_meets_off_loopback_whatever_the_machine_is_called(hosts: Hosts) ->
 
 def test_an_engine_is_not_asked_to_join_a_learner_that_cannot_be_reached(hosts: Hosts) -> None:
     script = (
-        "import asyncio, sys; from common.types import PushGroup;"
+        "import asyncio, sys; from common.types import GroupAddress;"
         "from rollout.weights import check_somebody_listens as check;"
-        "group = PushGroup(name='g', host=sys.argv[1], port=4000, backend='gloo', world_size=2);"
+        "group = GroupAddress(name='g', host=sys.argv[1], port=4000, backend='gloo', world_size=2);"
         "asyncio.run(check(group)); print('somebody')"
     )
     command = (*PYTHON, script, hosts.address("a"))

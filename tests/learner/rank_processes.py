@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from learner.model.ranks import Ranks, init_ranks
+from learner.ranks import Ranks, init_ranks
 
 FORKS = mp.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.learner.preloaded", "tests.learner.rank_processes"])

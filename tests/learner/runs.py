@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.files import replace_text
-from common.served_names import pushed_name
-from learner.model.student import load_student, named_weights
+from learner.model.student import load_student
+from learner.push.pushed_weights import PushedWeights
 from tests.learner import scripted_rollout
 from tests.learner.rank_processes import free_port
 from tests.learner.scripted_rollout import Script
@@ -160,4 +160,4 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
 def student_at(run: Run, path: Path) -> dict[str, torch.Tensor]:
     config = run.config.model.model_copy(update={"path": str(path)})
     student = load_student(config, torch.device("cpu"))
-    return {pushed_name(name): tensor for name, tensor in named_weights(student).items()}
+    return dict(PushedWeights(student))

@@ -11,9 +11,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from common.config import RunConfig
 from learner.loading import load_models
 from learner.model.lora import base_names
-from learner.model.ranks import Ranks
 from learner.model.sharding import gather
 from learner.optim import Optimizer
+from learner.ranks import Ranks
 
 NOT_CLIPPED = 1e9  # so that ranks which add up norms in another order change nothing
 
@@ -50,6 +50,7 @@ class SmallTraining:
         self.model: Any = model
         self.optimizer = Optimizer(model.named_parameters(), config.optimizer, 100)
         self.version = 0
+        self.ranks = ranks or alone
 
     def step(self) -> None:
         """Every parameter but the first gets a gradient."""

@@ -8,7 +8,7 @@ import torch
 from common.config_cli import build
 from common.push_groups import PREFIX
 from learner.assembly import _publisher
-from learner.model.ranks import Ranks
+from learner.ranks import Ranks
 
 
 @pytest.mark.parametrize(("urls", "is_greeting"), [((), True), (("http://127.0.0.1:1",), False)])
@@ -17,4 +17,4 @@ def test_servers_that_others_started_are_joined_as_plain_sglang_joins(tmp_path, 
     feed = SimpleNamespace(history=0, is_over=False)
     ranks = Ranks(0, 1, torch.device("cpu"), 1.0)
     publisher = _publisher(config, ranks, feed, torch.nn.Linear(2, 2), checks=None)
-    assert publisher._group_prefix.startswith(PREFIX) == is_greeting
+    assert publisher._route.name_prefix.startswith(PREFIX) == is_greeting

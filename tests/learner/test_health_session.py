@@ -12,7 +12,7 @@ import pytest
 from broker.client import BrokerClient
 from broker.protocol import Role, Status
 from learner.checkpoint import list_checkpoints
-from learner.measuring import metrics
+from learner.figures import metrics
 from tests.learner.runs import Run, assert_same, student_at
 from tests.learner.scripted_rollout import LONG, SHORT, Script
 

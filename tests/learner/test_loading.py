@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from common.config import RunConfig
 from common.errors import ConfigError
 from learner.loading import load_models
-from learner.model.ranks import Ranks
+from learner.ranks import Ranks
 from tests.learner.rank_processes import run_on_ranks
 from tests.learner.small_training import SmallTraining, digest, small_config
 from tests.tiny_model import FAMILIES, make_tiny_checkpoint

@@ -17,9 +17,9 @@ from common.config import WeightsSection
 from common.errors import BrokerUnavailable
 from common.types import WeightBucket
 from learner.checkpoint import list_checkpoints
-from learner.feed import Feed, Interrupted
-from learner.push.buckets import Snapshot, plan_buckets
-from learner.push.publisher import snapshot_of
+from learner.feed import Feed
+from learner.interrupt import Interrupted
+from learner.push.buckets import Snapshot, plan_buckets, snapshot_of
 from tests.learner.runs import assert_same, student_at
 from tests.learner.scripted_rollout import Script
 

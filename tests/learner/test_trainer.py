@@ -50,6 +50,25 @@ def test_a_step_changes_every_parameter_and_counts_versions(world):
         assert not torch.equal(tensor, before[name]), name
 
 
+def test_only_the_second_half_of_a_step_changes_weights(world):
+    """So a push may copy the weights beside the first half."""
+    trainer, whole = world.trainer(), world.trainer()
+    batch = world.preparation(trainer).prepare(1, [world.group(i, LENGTHS[i]) for i in range(2)])
+    student, teacher = weights(trainer.model), weights(trainer.teacher.model)
+    gradient = trainer.accumulate(batch)
+    assert trainer.version == 0 and not gradient.is_empty
+    for model, before in ((trainer.model, student), (trainer.teacher.model, teacher)):
+        for name, tensor in weights(model).items():
+            assert torch.equal(tensor, before[name]), name
+    result = trainer.update(gradient)
+    assert trainer.version == result.version == 1 and result.is_updated
+    assert result.worst_sample == gradient.worst_sample != ""
+    whole.step(batch)
+    for name, tensor in weights(trainer.model).items():
+        assert torch.equal(tensor, whole.model.get_parameter(name)), name
+        assert not torch.equal(tensor, student[name]), name
+
+
 @pytest.mark.parametrize(
     "other",
     [

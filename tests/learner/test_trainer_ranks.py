@@ -12,9 +12,9 @@ from common.images import ImageStore
 from common.rendering import Renderer
 from learner.assembly import _filler
 from learner.loading import load_models
-from learner.model.ranks import Ranks
 from learner.model.sharding import gather
 from learner.model.student import prompt_positions
+from learner.ranks import Ranks
 from learner.trainer import Trainer
 from learner.views.preparation import Preparation
 from learner.views.training import open_training_views

@@ -28,12 +28,13 @@ from common.http_gate import Gate
 from common.images import ImageStore
 from common.rendering import Renderer
 from common.types import Group
-from learner.model.student import load_student, named_weights, prompt_positions
-from learner.push import publisher as publisher_module
+from learner.model.student import load_student, prompt_positions
+from learner.push import routes
 from learner.push.buckets import Snapshot
 from learner.push.expectations import Expectations
 from learner.push.group import PushGroup
 from learner.push.publisher import Publisher
+from learner.push.pushed_weights import PushedWeights
 from tests.rollout.support import reference_logprobs
 
 NUM_BUCKETS = 3
@@ -168,10 +169,10 @@ def run_learner(
     """
     _log_to(log)
     torch.set_num_threads(1)
-    publisher_module.PushGroup = DyingGroup  # type: ignore[misc,assignment]
+    routes.PushGroup = DyingGroup  # type: ignore[misc,assignment]
     renderer = Renderer(config.model.path)
     model = load_student(config.model, torch.device("cpu"))
-    base = {name: tensor.clone() for name, tensor in named_weights(model).items()}
+    base = {name: tensor.clone() for name, tensor in PushedWeights(model).items()}
     references = [_model_with(config, weights_of(base, version)) for version in range(CYCLE)]
     positions = functools.partial(prompt_positions, model)
     assert config.data.train is not None
@@ -179,7 +180,7 @@ def run_learner(
     line = BrokerLine(config)
     resumed = line.call(lambda broker: broker.resume(step), 60)
     total_mib = sum(tensor.nbytes for tensor in base.values()) / 2**20
-    snapshot = Snapshot(named_weights(model), torch.float32, total_mib / NUM_BUCKETS * 1.2)
+    snapshot = Snapshot(PushedWeights(model), torch.float32, total_mib / NUM_BUCKETS * 1.2)
     assert len(snapshot.buckets) == NUM_BUCKETS
     checks = Expectations(config, model, renderer, positions)
     with Publisher(
@@ -188,7 +189,7 @@ def run_learner(
         pushes = 0
         while True:
             publisher.wait()
-            for name, tensor in named_weights(model).items():
+            for name, tensor in PushedWeights(model).items():
                 tensor.copy_(weights_of(base, step)[name])
             DyingGroup.where = where if pushes == die_in else None
             publisher.push(step)
@@ -205,7 +206,7 @@ def run_learner(
 
 def _model_with(config: RunConfig, weights: dict[str, torch.Tensor]) -> Any:
     model = load_student(config.model, torch.device("cpu")).eval()
-    for name, tensor in named_weights(model).items():
+    for name, tensor in PushedWeights(model).items():
         tensor.copy_(weights[name])
     return model
 
@@ -215,7 +216,7 @@ def _batch(line: BrokerLine, publisher: Publisher, step: int) -> tuple[Group, ..
         batch = line.call(lambda broker: broker.take(step, 0.5), 30)
         if batch.groups:
             return batch.groups  # type: ignore[no-any-return]
-        publisher.mend()
+        publisher.push_again_if_behind()
 
 
 def _problem(

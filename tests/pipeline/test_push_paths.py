@@ -21,9 +21,12 @@ from common.config_cli import build
 from common.push_groups import PREFIX
 from common.rendering import Renderer
 from common.types import WeightUpdate
-from learner.model.student import load_student, named_weights, prompt_positions
+from learner.model.student import load_student, prompt_positions
+from learner.push.buckets import snapshot_of
 from learner.push.expectations import Expectations
-from learner.push.publisher import Publisher, snapshot_of, weight_folder
+from learner.push.publisher import Publisher
+from learner.push.pushed_weights import PushedWeights
+from learner.push.weight_files import weight_folder
 from rollout.engine import GroupRequest
 from rollout.engine_process import engine_environment
 from rollout.http_engine import HttpEngine
@@ -93,7 +96,7 @@ class Pair:
     def scale(self, factor: float, part: str = "") -> None:
         """Other weights, of the tensors with `part` in their name."""
         with torch.no_grad():
-            for name, tensor in named_weights(self.model).items():
+            for name, tensor in PushedWeights(self.model).items():
                 if part in name:
                     tensor.mul_(factor)
 
@@ -149,7 +152,7 @@ async def started(
     line, serving = DirectLine(), Serving()
     async with http_engine(config, url) as engine:
         receiver = WeightReceiver(engine, await engine.info(), MEMBER, serving, folder)
-        snapshot = snapshot_of(config.weights, named_weights(model))
+        snapshot = snapshot_of(config.weights, PushedWeights(model))
         files = weight_folder(config.weights, folder, model)
         with Publisher(
             config.weights, line, 0, snapshot, 1, 30, 0.5, checks=checks, files=files,
@@ -193,7 +196,7 @@ async def test_servers_of_others_are_sent_nothing_before_the_first_bucket(
     assert [name.startswith(PREFIX) for name in names] == [is_greeting]
 
 
-@pytest.mark.parametrize("part", ["visual", "language_model.embed_tokens"])
+@pytest.mark.parametrize("part", ["visual", "model.embed_tokens"])
 async def test_nothing_is_computed_from_what_was_cached_before_a_push(
     url, checkpoint, tmp_path, part
 ):

@@ -9,7 +9,7 @@ import torch
 
 from broker.client import BrokerClient, Taken, heartbeat_forever
 from broker.protocol import Role
-from common.types import PushGroup, WeightUpdate
+from common.types import GroupAddress, WeightUpdate
 from tests.rollout.trainer import Trainer, bucket_of, chunks, flat
 
 WAIT_S = 60.0
@@ -55,7 +55,7 @@ class LearnerPlayer:
         self._pushes += 1
         trainer = Trainer(f"{self._name}-{self._pushes}", 1 + len(ranks))
         parts = chunks(state, 2)
-        group = PushGroup(
+        group = GroupAddress(
             name=trainer.name,
             host="127.0.0.1",
             port=trainer.port,
@@ -83,7 +83,7 @@ class LearnerPlayer:
     ) -> None:
         """A push that fails in every server before its first bucket: the port is closed."""
         members = await self._broker.watch_members(1, WAIT_S)
-        source = PushGroup(name="none", host="127.0.0.1", port=1, backend="gloo", world_size=2)
+        source = GroupAddress(name="none", host="127.0.0.1", port=1, backend="gloo", world_size=2)
         update = WeightUpdate(
             version=version,
             history=self.history,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from common.config import RunConfig
 from common.config_cli import build
-from learner.model.student import load_student, named_weights
+from learner.model.student import load_student
+from learner.push.pushed_weights import PushedWeights
 from rollout.engine import GroupRequest
 from tests.bench.broker_process import running_broker
 from tests.bench.generating.alone import drive_alone
@@ -41,7 +42,7 @@ def weights_of(config: RunConfig) -> dict[str, Tensor]:
 
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     transformers_logging.disable_progress_bar()
-    return dict(named_weights(load_student(config.model, torch.device("cpu"))))
+    return dict(PushedWeights(load_student(config.model, torch.device("cpu"))))
 
 
 def measure_alone(requests: list[GroupRequest], concurrent: int, url: str) -> Generated:

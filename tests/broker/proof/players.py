@@ -24,8 +24,8 @@ from broker.protocol import Role
 from common.types import (
     FinishReason,
     Group,
+    GroupAddress,
     GroupLease,
-    PushGroup,
     Trajectory,
     VersionSpan,
     WeightBucket,
@@ -174,7 +174,7 @@ async def push_forever(broker: BrokerClient, folder: Path, weights: Weights, his
             attempt += 1
             ranks = {name: rank for rank, name in enumerate(behind, start=1)}
             port = os.getpid() % 60000 + 1
-            group = PushGroup(
+            group = GroupAddress(
                 name="files", host="h", port=port, backend="gloo", world_size=1 + len(ranks)
             )
             update = WeightUpdate(

@@ -42,8 +42,8 @@ from common.source import SampleSource
 from common.types import (
     FinishReason,
     Group,
+    GroupAddress,
     GroupLease,
-    PushGroup,
     Trajectory,
     VersionSpan,
     WeightBucket,
@@ -378,7 +378,7 @@ class RolloutPlayer:
                 continue
             update = news.update
             await asyncio.sleep(self.world.rng.uniform(0.0, 0.5))
-            assert isinstance(update.source, PushGroup)
+            assert isinstance(update.source, GroupAddress)
             key = (update.source.port, update.version, update.attempt)
             self.world.engines[self.name] = self.world.published[key]
             self.serving = (update.history, update.version)
@@ -547,7 +547,7 @@ class LearnerPlayer:
     def _update(self, version: int, members: list[str]) -> WeightUpdate:
         ranks = {member: rank for rank, member in enumerate(members, start=1)}
         bucket = WeightBucket(names=("w",), dtypes=("float32",), shapes=((1,),), num_bytes=4)
-        group = PushGroup(
+        group = GroupAddress(
             name="g", host="h", port=self.life, backend="gloo", world_size=1 + len(ranks)
         )
         return WeightUpdate(

@@ -15,11 +15,12 @@ from learner.checking.shapes import ModelSize, make_model, qwen3_5_4b
 from learner.model.frozen import narrow_frozen
 from learner.model.lora import add_adapters
 from learner.model.sharding import whole_weight
-from learner.model.student import named_weights, prepare_to_train
+from learner.model.student import prepare_to_train
 from learner.model.teacher import Teacher
 from learner.objective.head import HeadInputs
 from learner.objective.loss import ResponseTokens, SamplingLaw, objective
-from learner.push.publisher import snapshot_of
+from learner.push.buckets import snapshot_of
+from learner.push.pushed_weights import PushedWeights
 from learner.trainer import DTYPES
 from tests.living_bytes import LivingBytes
 
@@ -61,7 +62,7 @@ def counted(name: str, config: RunConfig) -> Counted:
     students = _storages(model.parameters())
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     of_teacher = _storages([*teacher.model.parameters(), *teacher.kept().values()])
-    snapshot = snapshot_of(config.weights, named_weights(model))
+    snapshot = snapshot_of(config.weights, PushedWeights(model))
     return Counted(
         weights=sum(students.values()),
         gradients=trained,

@@ -13,8 +13,8 @@ from learner.checkpoint.folder import read_state
 from learner.checkpoint.paths import OPTIMIZER
 from learner.checkpoint.tensor_files import TensorFiles, forms_of, write_tensors
 from learner.checkpoint.tensors import fill
-from learner.model.ranks import Ranks
 from learner.model.sharding import gather
+from learner.ranks import Ranks
 from tests.learner.rank_processes import run_on_ranks
 from tests.learner.small_training import SmallTraining, small_config
 
@@ -32,7 +32,7 @@ def train_and_save(ranks: Ranks, config: RunConfig, folder: Path) -> tuple[dict[
         drawn = torch.rand(4)
         state = training.state()
         training.step()  # another version than the one that is on the disk
-    assert commits == ([(2, 0)] if ranks.is_first else [])
+    assert commits == ([(2, 0)] if ranks.writes else [])
     return state, str(drawn.tolist())
 
 
@@ -81,7 +81,7 @@ def fill_every_placement(ranks: Ranks, path: Path) -> None:
     assert ranks.mesh is not None
     for shape in ((5, 3), (1,), (4, 2, 7), (0, 3)):
         whole = torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
-        if ranks.is_first:
+        if ranks.writes:
             path.unlink(missing_ok=True)
             write_tensors(path, forms_of({"x": whole}), {"x": whole}.__getitem__)
         torch.distributed.barrier()
@@ -92,7 +92,7 @@ def fill_every_placement(ranks: Ranks, path: Path) -> None:
                 assert torch.equal(gather(target), whole), (shape, placement)
         torch.distributed.barrier()
     whole = torch.ones(2, 3)
-    if ranks.is_first:
+    if ranks.writes:
         path.unlink()
         write_tensors(path, forms_of({"x": whole}), {"x": whole}.__getitem__)
     torch.distributed.barrier()

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import CheckpointError
 from learner.checkpoint.fellows import Fellows
-from learner.model.ranks import Ranks
+from learner.ranks import ALONE, Ranks
 from tests.learner.rank_processes import run_on_ranks
 
 
@@ -19,7 +19,7 @@ def raised(act: Any) -> list[Any]:
 
 def second_fails_once(ranks: Ranks, error: Exception) -> list[Any]:
     """What each rank heard; the first tries again, as on a disk that has room again."""
-    fellows, tries = Fellows(), iter([error, None])
+    fellows, tries = Fellows(ranks), iter([error, None])
 
     def act() -> dict[str, Any]:
         failure = next(tries)
@@ -27,7 +27,7 @@ def second_fails_once(ranks: Ranks, error: Exception) -> list[Any]:
             raise failure
         return {"rank": ranks.rank}
 
-    if ranks.is_first:
+    if ranks.writes:
         told = [raised(lambda: fellows.lead(act)), fellows.lead(act)]
         fellows.end()
     else:
@@ -51,7 +51,7 @@ def test_another_rank_s_error_is_the_first_one_s(error: Exception, heard: list[A
 
 
 def all_end_badly(ranks: Ranks) -> list[Any]:
-    fellows = Fellows()
+    fellows = Fellows(ranks)
 
     def fail() -> dict[str, Any]:
         raise OSError(errno.EIO, f"disk of {ranks.rank}")
@@ -59,7 +59,7 @@ def all_end_badly(ranks: Ranks) -> list[Any]:
     def write() -> dict[str, Any]:
         return fail() if ranks.rank < 2 else {}
 
-    if ranks.is_first:
+    if ranks.writes:
         told = raised(lambda: fellows.lead(write))
         fellows.end(ValueError("it is over"))
     else:
@@ -76,7 +76,7 @@ def test_who_failed_raises_its_own_error_and_others_the_first_one_s() -> None:
 
 
 def test_alone_a_rank_leads_itself() -> None:
-    fellows = Fellows()
+    fellows = Fellows(ALONE)
     assert fellows.lead(lambda: {"x": 1}) == [{"x": 1}]
     fellows.end()
     fellows.close()

@@ -24,18 +24,16 @@ from learner.model.lora import (
     load_adapters,
     merged_weights,
 )
-from learner.model.ranks import (
+from learner.model.sharding import clip_gradients, copy_into, gather, shard_model, whole_weight
+from learner.push.group import PushGroup
+from learner.ranks import (
     RankError,
     Ranks,
     _mesh,
-    add_up,
-    agree_on_max,
     init_ranks,
     rank_failures,
     ranks_of_a_machine,
 )
-from learner.model.sharding import clip_gradients, copy_into, gather, shard_model, whole_weight
-from learner.push.group import PushGroup
 from rollout.embedded.weights import UpdateGroup
 from tests.learner.rank_processes import FORKS, free_port, run_on_ranks, started_ranks
 from tests.tiny_model import FAMILIES, PATCH_SIZES, make_tiny_checkpoint
@@ -136,9 +134,9 @@ def train(ranks: Ranks, case: Case, offset: int = 0) -> dict[str, np.ndarray]:
         numbers = [step * MICRO_BATCHES + n for n in range(MICRO_BATCHES)]
         mine = numbers[ranks.rank :: ranks.world_size]
         tokens = sum(inputs(model, case.family, n)["input_ids"].shape[1] - 1 for n in mine)
-        (of_all,) = add_up([tokens], ranks.group)
+        (of_all,) = ranks.sum([tokens])
         loss = 0.0
-        for turn in range(agree_on_max(len(mine), ranks.group)):
+        for turn in range(ranks.agree(len(mine))):
             is_dummy = turn >= len(mine)
             number, share = (numbers[0], 0.0) if is_dummy else (mine[turn], 1 / of_all)
             part = micro_batch_loss(model, case, number, share)
@@ -147,7 +145,7 @@ def train(ranks: Ranks, case: Case, offset: int = 0) -> dict[str, np.ndarray]:
         norm = clip_gradients(trained, max_norm=0.5)
         optimizer.step()
         optimizer.zero_grad()
-        figures.append([*add_up([loss], ranks.group), norm])
+        figures.append([*ranks.sum([loss]), norm])
     weights = {name: gather(p).numpy() for name, p in model.named_parameters()}
     return {"figures": np.array(figures), **weights}
 
@@ -418,8 +416,8 @@ def test_sharded_adapters_load_and_merge_as_whole_ones_do(folders):
 
 # ---- ranks ---------------------------------------------------------------------------------------
 def numbers(ranks: Ranks) -> tuple[int, list[float], bool]:
-    of_all = agree_on_max(3 + 2 * ranks.rank, ranks.group)
-    return of_all, add_up([1, 0.1 * ranks.rank], ranks.group), ranks.is_first
+    of_all = ranks.agree(3 + 2 * ranks.rank)
+    return of_all, ranks.sum([1, 0.1 * ranks.rank]), ranks.writes
 
 
 def test_ranks_agree_on_numbers():
@@ -433,7 +431,7 @@ def test_without_the_variables_there_is_one_rank_and_no_group(monkeypatch):
     without_ranks(monkeypatch)
     ranks = init_ranks(5.0)
     assert (ranks.rank, ranks.world_size, ranks.mesh, ranks.group) == (0, 1, None, None)
-    assert agree_on_max(3, ranks.group) == 3 and add_up([0.5, 2], ranks.group) == [0.5, 2]
+    assert ranks.agree(3) == 3 and ranks.sum([0.5, 2]) == [0.5, 2]
     ranks.close()
 
 
@@ -518,18 +516,18 @@ def test_other_errors_pass():
 
 def push_beside(ranks: Ranks, port_for_server: Connection) -> list[float]:
     """The first rank pushes to a server in a group of its own while the ranks add up numbers."""
-    sums = add_up([1.0], ranks.group)
-    if ranks.is_first:
+    sums = ranks.sum([1.0])
+    if ranks.writes:
         group = PushGroup("push-1", "127.0.0.1", 2, "gloo", 10.0)
         port_for_server.send(group.port)
         group.join()
-    sums += add_up([2.0], ranks.group)
-    if ranks.is_first:
+    sums += ranks.sum([2.0])
+    if ranks.writes:
         group.broadcast(torch.arange(5.0))
-    sums += add_up([3.0], ranks.group)
-    if ranks.is_first:
+    sums += ranks.sum([3.0])
+    if ranks.writes:
         group.close()
-    return sums + add_up([4.0], ranks.group)
+    return sums + ranks.sum([4.0])
 
 
 def take_a_push(port: int, pipe: Connection) -> None:

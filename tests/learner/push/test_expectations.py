@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from learner.model.student import named_weights, prompt_positions
+from learner.model.student import prompt_positions
 from learner.push.expectations import Expectations, ordinary_tokens
+from learner.push.pushed_weights import PushedWeights
 from tests.rollout.support import reference_logprobs
 
 
@@ -31,7 +32,7 @@ def test_its_log_probs_are_those_of_a_plain_forward_pass(world, student):
             )
             np.testing.assert_allclose(probe.logprobs, expected, atol=1e-5)
         with torch.no_grad():
-            for tensor in named_weights(student).values():
+            for tensor in PushedWeights(student).values():
                 tensor.mul_(1.1)
 
 
@@ -39,7 +40,7 @@ def test_the_response_stays_and_holds_ordinary_tokens_only(world, student):
     checks = expectations(world, student)
     first, _ = checks.probes()
     with torch.no_grad():
-        next(iter(named_weights(student).values())).mul_(2)
+        next(iter(PushedWeights(student).values())).mul_(2)
     second, _ = checks.probes()
     assert np.array_equal(first.response_token_ids, second.response_token_ids)
     assert not np.allclose(first.logprobs, second.logprobs, atol=1e-4)

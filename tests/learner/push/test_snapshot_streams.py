@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from broker.protocol import Members
 from common.config import WeightsSection
 from common.types import WeightProbe, WeightUpdate
-from learner.push import publisher
+from learner.push import routes
 from learner.push.buckets import Snapshot
 from learner.push.publisher import Publisher
 from learner.push.streams import NoStream, new_stream
@@ -226,7 +226,7 @@ def test_all_that_a_push_sends_is_launched_where_it_is_sent(monkeypatch):
     weights = {"a": torch.randn(3), "b": torch.randn(5)}
     snapshot = Snapshot(weights, torch.float32, 1e-6, make_stream=recorder.make)
     monkeypatch.setattr(Group, "recorder", recorder, raising=False)
-    monkeypatch.setattr(publisher, "PushGroup", Group)
+    monkeypatch.setattr(routes, "PushGroup", Group)
     with Publisher(
         WeightsSection(), Line(), 0, snapshot, 1, 5.0, 0.5, checks=Checks(recorder)
     ) as pushing:

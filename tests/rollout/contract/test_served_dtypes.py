@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from common.config import ModelSection
-from common.served_names import pushed_name
 from common.weight_dtypes import is_served_in_float32, is_stored_in_float32
-from learner.model.student import load_student, named_weights
+from learner.model.student import load_student
 from learner.push.buckets import Snapshot
 from learner.push.expectations import served_checksums
+from learner.push.pushed_weights import PushedWeights
 from learner.push.weight_files import WeightFolder
 from tests.rollout.contract.pushing import DISTRIBUTED, joined, left
 from tests.rollout.contract.test_families import checksums
@@ -39,7 +39,7 @@ def snapshot(student) -> Snapshot:
 
 
 def snapshot_now(student, bucket_mib: float = 0.05) -> Snapshot:
-    weights = {pushed_name(name): weight for name, weight in named_weights(student).items()}
+    weights = dict(PushedWeights(student))
     taken = Snapshot(weights, torch.bfloat16, bucket_mib)
     taken.begin()
     taken.gather()

@@ -4,6 +4,7 @@ import os
 import signal
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ import pytest
 from common.config import RunConfig
 from common.errors import CheckpointError
 from learner import assembly
-from learner.measuring.health import Verdict
-from learner.measuring.watch import HealthWatch, RollBack, newest_good, stop
-from learner.model.ranks import Ranks
+from learner.health.gates import Verdict
+from learner.health.monitor import HealthMonitor, RollBack, newest_good, stop
+from learner.ranks import ALONE, Ranks
 from learner.signals import Signals
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -63,19 +64,20 @@ def test_the_error_that_ends_a_run_names_what_is_left() -> None:
 # ---- health.json ---------------------------------------------------------------------------------
 def test_a_new_watch_remembers_what_the_one_before_has_seen(tmp_path: Path) -> None:
     config = config_in(tmp_path)
-    first = HealthWatch(config)
+    first = HealthMonitor(config, ALONE)
     for step, tokens in enumerate((2.0, 2.0, 9.0), start=1):
         action = first.look(step, {"learner/response_tokens_mean": tokens}).action
     assert action == "roll_back" and first.num_alarms == 1 and first.lr_factor == 0.5
-    second = HealthWatch(config)
+    second = HealthMonitor(config, ALONE)
     assert (second.num_alarms, second.lr_factor) == (1, 0.5)
     second.goes_on_from(2)
     assert second.num_alarms == 0 and second.lr_factor == 0.5
-    assert HealthWatch(config_in(tmp_path / "other")).lr_factor == 1.0
+    assert HealthMonitor(config_in(tmp_path / "other"), ALONE).lr_factor == 1.0
 
 
 def test_only_the_first_rank_writes_it(tmp_path: Path) -> None:
-    HealthWatch(config_in(tmp_path), is_kept=False).look(1, {"learner/response_tokens_mean": 2.0})
+    second = replace(ALONE, rank=1, world_size=2)
+    HealthMonitor(config_in(tmp_path), second).look(1, {"learner/response_tokens_mean": 2.0})
     assert not (tmp_path / "health.json").exists()
 
 
@@ -83,11 +85,11 @@ def test_only_the_first_rank_writes_it(tmp_path: Path) -> None:
 def test_a_memory_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "health.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"health\.json: .*Fix: .*remove it"):
-        HealthWatch(config_in(tmp_path))
+        HealthMonitor(config_in(tmp_path), ALONE)
 
 
 def test_a_resume_from_before_the_pause_does_not_end_it(tmp_path: Path) -> None:
-    watch = HealthWatch(config_in(tmp_path))
+    watch = HealthMonitor(config_in(tmp_path), ALONE)
     watch.resume()
     watch.resume()
     watch.begin_pause()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from common.config import HealthSection
 from common.errors import CheckpointError
-from learner.measuring.health import ACTIONS, HealthGates, Verdict
+from learner.health.gates import ACTIONS, HealthGates, Verdict
 
 DIVERGENCE = "learner/divergence_nats"
 ENTROPY = "learner/entropy_nats"

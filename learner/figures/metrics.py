@@ -77,14 +77,14 @@ from typing import Any
 
 from common.files import replace_text, whole_lines
 from common.full_disk import append_whole, when_there_is_room
-from learner.measuring.tensorboard import TensorboardFile
+from learner.figures.tensorboard import TensorboardFile
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
 class MetricsLog:
-    """Appends rows to RUN/metrics.jsonl and the same figures to RUN/tensorboard.
+    """The log of a run's figures: RUN/metrics.jsonl, and the same in RUN/tensorboard.
 
     On a full disk it waits for room.
 
@@ -100,7 +100,8 @@ class MetricsLog:
         self._is_over = is_over
         when_there_is_room(lambda: run_folder.mkdir(parents=True, exist_ok=True), run_folder)
         rows = when_there_is_room(lambda: _keep_rows(self._path, step), self._path, is_over)
-        self.time_s: float = max((row["time_s"] for row in rows), default=0.0)  # of the last row
+        # The time of the last row that stays.
+        self.time_s: float = max((row["time_s"] for row in rows), default=0.0)
         self._measured = {row["step"]: row for row in rows if "evaluation/full_accuracy" in row}
         self._file = when_there_is_room(lambda: io.FileIO(self._path, "a"), self._path, is_over)
         self._tensorboard = _open_tensorboard(run_folder / "tensorboard", step, is_over)
@@ -110,8 +111,10 @@ class MetricsLog:
         return self._measured.get(step)
 
     def write(self, step: int, time_s: float, metrics: Mapping[str, float], **texts: str) -> None:
-        """Args:
-        texts: go into the row as learner/KEY, those that are not empty.
+        """Append a row.
+
+        Args:
+            texts: go into the row as learner/KEY, those that are not empty.
         """
         figures = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         named = {f"learner/{key}": text for key, text in texts.items() if text}
@@ -125,21 +128,6 @@ class MetricsLog:
         self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
-
-
-class NoLog:
-    """What ranks other than the first write: nothing."""
-
-    time_s = 0.0
-
-    def measured_at(self, step: int) -> Row | None:
-        return None
-
-    def write(self, step: int, time_s: float, metrics: Mapping[str, float], **texts: str) -> None:
-        return
-
-    def close(self) -> None:
-        return
 
 
 def _keep_rows(path: Path, step: int) -> list[Row]:

@@ -6,7 +6,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from common import full_disk
-from learner.measuring.metrics import MetricsLog
+from learner.figures.metrics import MetricsLog
 from tests.small_disk import small_disk
 
 

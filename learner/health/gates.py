@@ -16,7 +16,7 @@ A gate acts once, when its figure is out of bounds for the `patience`-th time in
 until the figure has been in bounds again. Accuracy is measured seldom, so that two measurements in
 a row (one, if patience is 1) are enough; a single one of some hundred samples is too noisy.
 A mismatch comes from the rollout's numerics or weights, which neither waiting nor older weights of
-the student mend: that gate warns, and stops the run where the action is "stop". The mismatch of a
+the student fix: that gate warns, and stops the run where the action is "stop". The mismatch of a
 single sample is told at once, by the sample's name, and never does more than warn.
 
 No clock and no files: the same looks in the same order give the same verdicts.
@@ -34,7 +34,7 @@ from common.errors import CheckpointError
 
 Action = Literal["none", "warn", "pause", "roll_back", "stop"]
 ACTIONS: tuple[Action, ...] = ("none", "warn", "pause", "roll_back", "stop")  # mildest first
-_MEASUREMENTS = 2  # of the accuracy, in a row
+_MEASUREMENTS = 2  # accuracies in a row that are out of bounds
 _ROUNDING = 1e-9  # 0.8 - 0.75 > 0.05
 
 
@@ -42,14 +42,14 @@ _ROUNDING = 1e-9  # 0.8 - 0.75 > 0.05
 class Verdict:
     action: Action
     reasons: tuple[str, ...]  # a sentence for each gate that acts now
-    figures: dict[str, float]  # for the log: see `learner.measuring.metrics`
+    figures: dict[str, float]  # for the log: see `learner.figures.metrics`
     since: int | None  # the first step that was out of bounds; go back to before it
 
 
 @dataclass(frozen=True)
 class _Rule:
     name: str
-    key: str  # of the figure
+    key: str  # the figure's, in a row of metrics
     label: str
     unit: str
     kind: Literal["growth", "shrink", "drop", "limit"]
@@ -110,13 +110,13 @@ class _Track(BaseModel):
 
 class _State(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-    step: int = Field(0, ge=0)  # of the last look
+    step: int = Field(0, ge=0)  # the step of the last look
     roll_backs: int = Field(0, ge=0)
     tracks: dict[str, _Track] = Field(default_factory=dict)  # by gate
 
 
 class HealthGates:
-    """Looks at the figures of one step after the other; `undo_after` says where it goes back."""
+    """All gates of a run, which look at one step's figures after the other's."""
 
     def __init__(self, config: HealthSection) -> None:
         self._max_roll_backs = config.max_roll_backs
@@ -168,7 +168,7 @@ class HealthGates:
 
     @property
     def roll_backs(self) -> int:
-        """How often `look` has asked for one."""
+        """The number of roll-backs that `look` has asked for."""
         return self._state.roll_backs
 
     @property
@@ -179,7 +179,7 @@ class HealthGates:
         return tuple(name for name in names if name in tracks and tracks[name].has_acted)
 
     def undo_after(self, step: int) -> None:
-        """The run goes on from `step`: what was held against later steps no longer counts.
+        """Forget what was held against steps after `step`, from which the run goes on.
 
         Baselines, the best accuracy and the number of roll-backs stay. Without a look after `step`
         nothing changes.
@@ -191,7 +191,7 @@ class HealthGates:
         self._state = self._state.model_copy(update={"step": step, "tracks": tracks})
 
     def state(self) -> dict[str, Any]:
-        """All that is remembered, for JSON.
+        """All that the gates remember, for JSON.
 
         Keep it beside the checkpoints, not in them: a run that goes back to an older one must not
         forget that it has done so.
@@ -240,8 +240,8 @@ def _patience(rule: _Rule, config: HealthSection) -> int:
 
 
 def _action(rule: _Rule, config: HealthSection) -> Action:
-    is_mended_by_going_back = rule.kind != "limit"
-    if is_mended_by_going_back or (config.action == "stop" and not rule.is_of_one_sample):
+    is_fixed_by_going_back = rule.kind != "limit"
+    if is_fixed_by_going_back or (config.action == "stop" and not rule.is_of_one_sample):
         return config.action  # type: ignore[return-value]  # "off" has no gates
     return "warn"
 
@@ -290,7 +290,7 @@ def _is_complete(gate: _Gate, track: _Track) -> bool:
 
 
 def _reference(gate: _Gate, track: _Track) -> float | None:
-    """What a value is compared with; None: there is nothing yet, or nothing to divide by."""
+    """The number that a value is compared with; None without a baseline, or with one of 0."""
     if gate.rule.kind == "limit":
         return gate.bound
     if track.reference is None or track.reference <= 0:

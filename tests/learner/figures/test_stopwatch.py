@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from learner.measuring.stopwatch import Stopwatch
+from learner.figures.stopwatch import Stopwatch
 
 CPU = torch.device("cpu")
 

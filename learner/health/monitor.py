@@ -1,18 +1,22 @@
-"""Carries the health gates through a run: their memory in RUN/health.json, pauses, roll-backs."""
+"""The health gates over a run: their memory in RUN/health.json, pauses and roll-backs."""
 
 import json
 import logging
+import os
 import queue
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 from common.config import RunConfig
 from common.errors import CheckpointError, FinalError
 from common.files import replace_json
 from common.full_disk import when_there_is_room
-from learner.measuring.health import HealthGates, Verdict
+from learner.health.gates import HealthGates, Verdict
+from learner.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 _FILE = "health.json"
+_LOOK_S = 1.0  # between looks for the end of the run, while paused
 
 
 class HealthStop(FinalError):
@@ -28,18 +32,18 @@ class RollBack(Exception):
         self.reasons = reasons
 
 
-class HealthWatch:
-    """One a process: it outlives roll-backs.
+class HealthMonitor:
+    """The gates of a learner's process, which outlive roll-backs.
 
     Raises:
         CheckpointError: RUN/health.json is not what an earlier life of the run wrote.
     """
 
-    def __init__(self, config: RunConfig, is_kept: bool = True) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks) -> None:
         assert config.run.folder is not None
         self._config = config.health
         self._path = config.run.folder / _FILE
-        self._is_kept = is_kept
+        self._ranks = ranks
         self._gates = HealthGates(config.health)
         # SimpleQueue: `resume` is called by a signal handler, which may break into a get().
         self._resumes: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -48,7 +52,7 @@ class HealthWatch:
 
     @property
     def lr_factor(self) -> float:
-        """Of the learning rate, after as many roll-backs: the same again would end the same way."""
+        """Factor on the learning rate, smaller after each roll-back: the same would fail again."""
         return self._config.roll_back_lr_factor**self._gates.roll_backs
 
     @property
@@ -57,7 +61,7 @@ class HealthWatch:
         return len(self._gates.alarms)
 
     def goes_on_from(self, step: int) -> None:
-        """What was held against later steps no longer counts."""
+        """Forget what was held against later steps."""
         self._gates.undo_after(step)
 
     def look(self, step: int, metrics: Mapping[str, float], worst_sample: str = "") -> Verdict:
@@ -65,7 +69,7 @@ class HealthWatch:
         if verdict.action != "none":
             for reason in verdict.reasons:
                 logger.warning("step %d: %s: %s", step, verdict.action.replace("_", " "), reason)
-        if self._is_kept:
+        if self._ranks.writes:
             state = self._gates.state()
             when_there_is_room(lambda: replace_json(self._path, state), self._path)
         return verdict
@@ -85,8 +89,22 @@ class HealthWatch:
         """End a pause. Safe in a signal handler."""
         self._resumes.put(None)
 
+    def pause(self, is_over: Callable[[], bool]) -> float:
+        """Wait until SIGUSR1 comes to any rank's process, or the run is over; all ranks call it.
+
+        Returns:
+            The seconds that it took.
+        """
+        began = time.monotonic()
+        logger.warning("paused. To go on: kill -USR1 %d", os.getpid())
+        self.begin_pause()
+        while not self._ranks.any(self.wait_for_resume(_LOOK_S) or is_over()):
+            pass
+        logger.info("going on after %.1f s", time.monotonic() - began)
+        return time.monotonic() - began
+
     def begin_pause(self) -> None:
-        """What was asked for before counts no longer."""
+        """Forget what was asked for before."""
         while not self._resumes.empty():
             self._resumes.get()
 
@@ -110,7 +128,7 @@ def newest_good(targets: Sequence[int], verdict: Verdict, judged: int) -> int | 
         judged: the version of the weights that the figures are of, less that of their step.
 
     Returns:
-        None: all of them are from after it went wrong.
+        None when all of them are from after it went wrong.
     """
     assert verdict.since is not None, "no gate has acted"
     before = [version for version in targets if version < verdict.since]
@@ -122,19 +140,19 @@ def stop(verdict: Verdict, target: int | None) -> HealthStop:
     """The error that ends a run.
 
     Args:
-        target: the newest checkpoint from before it went wrong; None: there is none.
+        target: the newest checkpoint from before it went wrong; None when there is none.
     """
     if target is None:
         kept = (
             f"no checkpoint from before step {verdict.since} is kept "
             "(checkpoint.every_steps, checkpoint.keep)"
         )
-        mend = "start anew"
+        fix = "start anew"
     else:
         kept = f"the newest checkpoint from before it is of step {target}"
-        mend = "export that, or remove those after it and resume,"
+        fix = "export that, or remove those after it and resume,"
     return HealthStop(
-        f"stopped by a health gate: {'; '.join(verdict.reasons)}; {kept}. Fix: {mend} with another "
+        f"stopped by a health gate: {'; '.join(verdict.reasons)}; {kept}. Fix: {fix} with another "
         "setting (a lower optimizer.lr, say); the section [health] sets the bounds, health.action "
         "= warn lets a run go on"
     )

@@ -5,7 +5,7 @@ no process group. Collectives that carry numbers between ranks live here, so tha
 CPU go through gloo also where the model's go through NCCL.
 
 Ranks meet at rank 0's MASTER_ADDR and nowhere else of its machine. Like all of torch.distributed
-that port asks nobody who he is: off loopback the network itself must be trusted.
+that port authenticates no peer: off loopback the network itself must be trusted.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch._C._distributed_c10d import HashStore, TCPStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -51,24 +52,100 @@ class RankError(VisionOpdError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the learner's ranks."""
+    """This process among the learner's ranks, and what they tell each other.
+
+    `any`, `agree`, `sum`, `greatest`, `text_of_greatest`, `gathered` and `meet` are collectives of
+    the main thread: all ranks call them in the same order. One rank without a group answers itself.
+    """
 
     rank: int
     world_size: int
     device: torch.device
     timeout_s: float
-    mesh: DeviceMesh | None = None  # as `_mesh` makes it; none: one rank without a group
-    group: dist.ProcessGroup | None = None  # the default one; none: as above
+    mesh: DeviceMesh | None = None  # as `_mesh` makes it; None for one rank without a group
+    group: dist.ProcessGroup | None = None  # the default group; None for one rank without a group
 
     @property
-    def is_first(self) -> bool:
-        """Whether this is the rank that talks to broker and rollout, and writes files."""
+    def writes(self) -> bool:
+        """Whether this is rank 0, which talks to broker and rollout and writes the run's files."""
         return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is true on any rank."""
+        return bool(self.agree(int(flag)))
+
+    def agree(self, number: int) -> int:
+        """The greatest of all ranks' numbers.
+
+        For loops with collectives inside: ranks with fewer micro-batches run dummies (shares 0) up
+        to it.
+        """
+        if self.group is None:
+            return number
+        most = torch.tensor(number, dtype=torch.int64)
+        dist.all_reduce(most, dist.ReduceOp.MAX, group=self.group)
+        return int(most)
+
+    def meet(self) -> None:
+        """Return when all ranks have come."""
+        self.agree(0)
+
+    def sum(self, numbers: Sequence[float]) -> list[float]:
+        """Sums over the ranks, number by number, in float64; every rank gives as many numbers.
+
+        For denominators and figures of a whole step.
+        """
+        return self._reduced(numbers, dist.ReduceOp.SUM)
+
+    def greatest(self, numbers: Sequence[float]) -> list[float]:
+        """The greatest over the ranks, number by number, in float64."""
+        return self._reduced(numbers, dist.ReduceOp.MAX)
+
+    def text_of_greatest(self, number: float, text: str) -> tuple[float, str]:
+        """The greatest number over the ranks and the text that its rank has beside it.
+
+        Of a text all but its first bytes may be lost; of equals the first rank wins.
+        """
+        if self.group is None:
+            return number, text
+        (most,) = self.greatest([number])
+        (first,) = self.greatest([-self.rank if number == most else -math.inf])
+        letters = list(text.encode()[:_TEXT_BYTES]) if self.rank == -first else []
+        padded = self.greatest([*letters, *[0] * (_TEXT_BYTES - len(letters))])
+        return most, bytes(int(letter) for letter in padded if letter).decode(errors="replace")
+
+    def gathered(self, tensor: Tensor) -> list[Tensor]:
+        """Every rank's tensor by rank; all have one shape and dtype."""
+        if self.group is None:
+            return [tensor]
+        found = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(found, tensor, group=self.group)
+        return found
+
+    def side_group(self, timeout: timedelta) -> dist.ProcessGroup | None:
+        """A second group of the same ranks, on CPUs, for collectives of another thread.
+
+        All ranks make it. None means that this rank is alone.
+        """
+        if self.world_size == 1:
+            return None
+        with gloo_towards(os.environ["MASTER_ADDR"]):
+            group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
+        return group
 
     def close(self) -> None:
         """Leave the group. Closing twice is harmless."""
         if self.group is not None and dist.is_initialized():
             dist.destroy_process_group()
+
+    def _reduced(self, numbers: Sequence[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
+        found = torch.tensor(list(numbers), dtype=torch.float64)
+        if self.group is not None:
+            dist.all_reduce(found, operation, group=self.group)
+        return found.tolist()
+
+
+ALONE = Ranks(0, 1, torch.device("cpu"), timeout_s=0.0)  # one rank without a group, on the CPU
 
 
 def init_ranks(
@@ -82,10 +159,10 @@ def init_ranks(
     Args:
         timeout_s: seconds after which a rank that is waited for counts as lost, here and in every
             collective of the default group.
-        device: "cuda" becomes the GPU number LOCAL_RANK; none: the CPU.
+        device: "cuda" becomes the GPU number LOCAL_RANK; None means the CPU.
         needs_group: a single rank gets a group as well (sharding with offload needs one).
-        shard_ranks: over how many ranks the model is to be sharded; none: over those of a machine
-            where there are several machines with as many each, else over all.
+        shard_ranks: over how many ranks the model is to be sharded; None means over those of a
+            machine where there are several machines with as many each, else over all.
 
     Raises:
         ConfigError: the environment is incomplete, or a number in it or `shard_ranks` cannot be.
@@ -140,80 +217,6 @@ def rank_failures(ranks: Ranks, doing: str) -> Iterator[None]:
         ) from error
 
 
-def agree_on_max(number: int, group: dist.ProcessGroup | None) -> int:
-    """The greatest of all ranks' numbers; all ranks call it.
-
-    For loops with collectives inside: ranks with fewer micro-batches run dummies (shares 0) up to
-    it. `group` none: `number` itself.
-    """
-    if group is None:
-        return number
-    greatest = torch.tensor(number, dtype=torch.int64)
-    dist.all_reduce(greatest, dist.ReduceOp.MAX, group=group)
-    return int(greatest)
-
-
-def is_any(flag: bool, group: dist.ProcessGroup | None) -> bool:
-    """Whether it is true on any rank; all ranks call it."""
-    return bool(agree_on_max(int(flag), group))
-
-
-def meet(group: dist.ProcessGroup | None) -> None:
-    """No rank leaves before all have come."""
-    agree_on_max(0, group)
-
-
-def default_group() -> dist.ProcessGroup | None:
-    """Of the learner's ranks, wherever it is asked for; none: there is one rank without a group."""
-    return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
-
-
-def side_group(timeout: timedelta) -> dist.ProcessGroup | None:
-    """A second group of the same ranks, on CPUs, for collectives of another thread.
-
-    All ranks make it. None: there is one rank alone.
-    """
-    if default_group() is None or dist.get_world_size() == 1:
-        return None
-    with gloo_towards(os.environ["MASTER_ADDR"]):
-        group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timeout)
-    return group
-
-
-def add_up(numbers: Sequence[float], group: dist.ProcessGroup | None) -> list[float]:
-    """Sums over the ranks, number by number, in float64; all ranks call it with as many numbers.
-
-    For denominators and figures of a whole step. `group` none: the numbers themselves.
-    """
-    sums = torch.tensor(list(numbers), dtype=torch.float64)
-    if group is not None:
-        dist.all_reduce(sums, group=group)
-    return sums.tolist()
-
-
-def greatest(numbers: Sequence[float], group: dist.ProcessGroup | None) -> list[float]:
-    """The greatest over the ranks, number by number, in float64; all ranks call it."""
-    found = torch.tensor(list(numbers), dtype=torch.float64)
-    if group is not None:
-        dist.all_reduce(found, dist.ReduceOp.MAX, group=group)
-    return found.tolist()
-
-
-def text_of_greatest(number: float, text: str, ranks: Ranks) -> tuple[float, str]:
-    """The greatest number over the ranks and the text that its rank has beside it.
-
-    All ranks call it. Of a text all but its first bytes may be lost; of equals the first rank wins.
-    """
-    if ranks.group is None:
-        return number, text
-    (most,) = greatest([number], ranks.group)
-    (first,) = greatest([-ranks.rank if number == most else -math.inf], ranks.group)
-    is_mine = ranks.rank == -first
-    letters = list(text.encode()[:_TEXT_BYTES]) if is_mine else []
-    padded = greatest([*letters, *[0] * (_TEXT_BYTES - len(letters))], ranks.group)
-    return most, bytes(int(letter) for letter in padded if letter).decode(errors="replace")
-
-
 def _alone(timeout_s: float, device: torch.device, needs_group: bool) -> Ranks:
     if not needs_group:
         return Ranks(0, 1, device, timeout_s)
@@ -239,7 +242,7 @@ def _in_default_group(
 
 
 def _mesh(device: torch.device, world_size: int, shard_ranks: int) -> DeviceMesh:
-    """[ranks], or [replicas, ranks]: each replica is sharded over neighbouring ranks (HSDP)."""
+    """A mesh [ranks], or [replicas, ranks] of replicas sharded over neighbours (HSDP)."""
     if world_size % shard_ranks:
         raise ConfigError(
             f"learner.shard_ranks = {shard_ranks}: {world_size} ranks cannot be divided into "
@@ -252,7 +255,7 @@ def _mesh(device: torch.device, world_size: int, shard_ranks: int) -> DeviceMesh
 
 
 def ranks_of_a_machine(machines: Sequence[int]) -> int:
-    """Over how many ranks a model is sharded so that only gradients travel between machines.
+    """The number of ranks to shard over so that only gradients travel between machines.
 
     All of them, where there is one machine, or machines with one rank, which could not hold the
     model whole, or where machines differ.
@@ -268,7 +271,7 @@ def ranks_of_a_machine(machines: Sequence[int]) -> int:
 
 
 def _machine_of_each_rank() -> list[int]:
-    """By the kernel's boot: processes in containers of one machine share its GPUs' links."""
+    """A number for each rank's machine, from its boot: containers of one share its GPUs' links."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
     own = int.from_bytes(hashlib.sha256(boot).digest()[:7], "big")
     found = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
@@ -323,7 +326,7 @@ def _meeting_place(variables: Mapping[str, str], timeout: timedelta) -> TCPStore
 
     Raises:
         ConfigError: MASTER_ADDR is no address of the machine of rank 0.
-        OSError, RuntimeError: its port is taken, or nobody listens there in time.
+        OSError, RuntimeError: its port is taken, or no rank listens there in time.
     """
     host, port = variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
     is_host = int(variables["RANK"]) == 0 and os.environ.get(_TORCHRUN_LISTENS) != "True"

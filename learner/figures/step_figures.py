@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learner.model.ranks import Ranks, add_up, greatest, text_of_greatest
 from learner.objective.loss import LOG_RATIO_LIMIT, TokenFigures
+from learner.ranks import Ranks
 from learner.views.inputs import PreparedBatch, PreparedGroup
 
 _SUMS = ("divergence", "entropy", "mismatch_kl", "ratio", "clipped", "agreement", "difference")
@@ -28,7 +28,7 @@ class WorstSample(NamedTuple):
 
     @property
     def outlier_kl(self) -> float:
-        """Its mismatch if it stands out, else 0.
+        """The sample's mismatch if it stands out, else 0.
 
         Where rollout lags the learner all samples differ, one of them often by 30 times the mean in
         a quickstart; an engine that saw another picture of one differs by hundreds.
@@ -37,7 +37,7 @@ class WorstSample(NamedTuple):
 
 
 class StepFigures:
-    """Collects what micro-batches tell; `metrics` makes means of it."""
+    """Sums over the micro-batches of a step; `metrics` makes means of them."""
 
     def __init__(self, clip: float | None, device: torch.device) -> None:
         self._clip = math.inf if clip is None else clip
@@ -45,7 +45,7 @@ class StepFigures:
         self._ratio_max = torch.zeros((), device=device)
         self._difference_max = torch.zeros((), device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._sample_means: list[Tensor] = []  # of the mismatch, on the device
+        self._sample_means: list[Tensor] = []  # mean mismatch of each sample, on the device
         self._sample_ids: list[str] = []
 
     def add(
@@ -55,8 +55,10 @@ class StepFigures:
         rollout_logprobs_T: Tensor,
         groups: Sequence[PreparedGroup],
     ) -> None:
-        """Args:
-        groups: that the tokens belong to, in their order.
+        """Add the tokens of a micro-batch.
+
+        Args:
+            groups: that the tokens belong to, in their order.
         """
         log_ratio_T = (tokens.student_logprob - rollout_logprobs_T).clamp(
             -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT
@@ -81,17 +83,17 @@ class StepFigures:
         self._sample_ids += [group.sample_id for group in groups]
 
     def worst_sample(self, ranks: Ranks) -> WorstSample:
-        """Over all ranks; all ranks call it. Without a token its name is empty."""
+        """The worst sample of all ranks, who all call it; without a token its id is empty."""
         means = torch.stack(self._sample_means).tolist() if self._sample_means else []
         finite = [mean if math.isfinite(mean) else math.inf for mean in means]
         worst = max(zip(finite, self._sample_ids, strict=True), default=(0.0, ""))
-        most, name = text_of_greatest(*worst, ranks)
-        number, total = add_up([len(finite), math.fsum(finite)], ranks.group)
+        most, name = ranks.text_of_greatest(*worst)
+        number, total = ranks.sum([len(finite), math.fsum(finite)])
         others = (total - most) / (number - 1) if number > 1 and math.isfinite(most) else 0.0
         return WorstSample(most, name, others)
 
     def metrics(self, batch: PreparedBatch, ranks: Ranks) -> dict[str, float]:
-        """Of all ranks together; all ranks call it. Without a token only the counts."""
+        """Figures of all ranks, who all call it; without a token only the counts."""
         ages = [age for group in batch.groups for age in group.staleness]
         counts = [
             len(batch.groups),
@@ -100,7 +102,7 @@ class StepFigures:
             len(batch.refused),
             sum(ages),
         ]
-        sums = add_up([*counts, float(self._loss), *self._sums.tolist()], ranks.group)
+        sums = ranks.sum([*counts, float(self._loss), *self._sums.tolist()])
         groups, trajectories, tokens, refused, age_sum, loss = sums[:6]
         metrics = {
             "learner/groups": groups,
@@ -110,7 +112,7 @@ class StepFigures:
             "learner/refused_groups": refused,
         }
         maxima = [float(self._ratio_max), max(ages, default=0), float(self._difference_max)]
-        ratio_max, age_max, difference_max = greatest(maxima, ranks.group)
+        ratio_max, age_max, difference_max = ranks.greatest(maxima)
         if not tokens:
             return metrics
         mean = {name: total / tokens for name, total in zip(_SUMS, sums[6:], strict=True)}
@@ -134,7 +136,5 @@ class StepFigures:
 def counts_of_step(batch: PreparedBatch, ranks: Ranks) -> tuple[int, int, int]:
     """Groups, sequences and response tokens of a step over all ranks; all ranks call it."""
     sequences: Sequence[int] = [len(r) for group in batch.groups for r in group.responses]
-    groups, number, tokens = add_up(
-        [len(batch.groups), len(sequences), sum(sequences)], ranks.group
-    )
+    groups, number, tokens = ranks.sum([len(batch.groups), len(sequences), sum(sequences)])
     return round(groups), round(number), round(tokens)

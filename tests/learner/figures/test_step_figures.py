@@ -9,9 +9,9 @@ import torch
 from common.pictures import encode_png
 from common.rendering import Renderer
 from common.types import Group
-from learner.measuring.step_figures import StepFigures, WorstSample
-from learner.model.ranks import Ranks
+from learner.figures.step_figures import StepFigures, WorstSample
 from learner.objective.loss import TokenFigures
+from learner.ranks import Ranks
 from learner.views.inputs import PreparedBatch, PreparedGroup
 from tests.rollout.support import load_model, reference_logprobs
 

@@ -15,14 +15,18 @@ import torch
 
 
 class Clock(Protocol):
+    """A source of marks in time."""
+
     def mark(self) -> Any:
-        """Now, in the order of the device's work."""
+        """A mark at this moment, in the order of the device's work."""
 
     def seconds(self, earlier: Any, later: Any) -> float:
-        """Between two marks. May wait until the device has passed them."""
+        """Seconds between two marks. May wait until the device has passed them."""
 
 
 class Stopwatch:
+    """Seconds by part, for one step."""
+
     def __init__(self, device: torch.device, clock: Clock | None = None) -> None:
         self._clock = clock or (_StreamClock(device) if device.type == "cuda" else _HostClock())
         self._spans: list[tuple[str, Any, Any]] = []
@@ -31,7 +35,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """By part, of all that is over. Ask at the end of a step: it waits for the device."""
+        """Seconds by part, of all that is over; waits for the device, so ask after a step."""
         found: defaultdict[str, float] = defaultdict(float)
         for name, earlier, later in self._spans:
             found[name] += self._clock.seconds(earlier, later)
@@ -64,7 +68,7 @@ class _HostClock:
 
 
 class _StreamClock:
-    """The stream that the calling thread computes on."""
+    """Events in the stream that the calling thread computes on."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

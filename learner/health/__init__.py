@@ -1,0 +1,1 @@
+"""Health gates: what a run's figures say about it, and what they remember of it."""
