@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from common.forwards import with_forward
+from common.image_text_model import ImageTextModel
 from learner.model.layout import Layout
 
 _PARTS = ("input_layernorm", "post_attention_layernorm", "mlp")
@@ -19,7 +20,7 @@ class NarrowLayer:
     """Marks a layer that gives [1, M, D] where a layout asks for M tokens."""
 
 
-def narrow_last_layer(model: Any) -> None:
+def narrow_last_layer(model: ImageTextModel) -> None:
     """Make the last decoder layer a `NarrowLayer`.
 
     Unless it is of another form, or the vision tower's features are added behind it.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.forwards import with_methods
+from common.image_text_model import ImageTextModel, VisionTower
 from learner.model.packing import PackedRow
 from learner.model.transfer import sent
 
@@ -26,7 +27,7 @@ class ImageFeatures:
     places_P: Tensor  # int64, into the row
 
 
-def image_features(model: Any, row: PackedRow, dtype: torch.dtype) -> ImageFeatures:
+def image_features(model: ImageTextModel, row: PackedRow, dtype: torch.dtype) -> ImageFeatures:
     """Each image goes through the tower once, however often it is in the row.
 
     Raises:
@@ -55,7 +56,9 @@ def image_features(model: Any, row: PackedRow, dtype: torch.dtype) -> ImageFeatu
     )
 
 
-def embed(model: Any, row: PackedRow, features: ImageFeatures) -> tuple[Tensor, dict[str, Any]]:
+def embed(
+    model: ImageTextModel, row: PackedRow, features: ImageFeatures
+) -> tuple[Tensor, dict[str, Any]]:
     """[1, L, D], what the first decoder layer gets, and further arguments of the language model."""
     embedded_LD = model.get_input_embeddings()(row.input_ids_L)
     tokens_PD = features.tokens_PD.to(embedded_LD.dtype)
@@ -85,7 +88,7 @@ def _adding_by_place(plain: Any) -> type[nn.Module]:
     return with_methods(plain, {"_deepstack_process": process})
 
 
-def _known(tower: Any, grid_N3: Tensor, device: torch.device) -> dict[str, Any]:
+def _known(tower: VisionTower, grid_N3: Tensor, device: torch.device) -> dict[str, Any]:
     """What a tower would compute of its images' sizes by itself.
 
     Where it splits its rows for one call an image, it wants lengths as numbers: they stay on the
