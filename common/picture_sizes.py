@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import ConfigError, DataError
+from common.families import TITLES
 
 
 class PictureSizes:
@@ -28,8 +29,7 @@ class PictureSizes:
         if missing:
             raise ConfigError(
                 f"model.path: its image processor {type(processor).__name__} has no "
-                f"{', '.join(missing)}. Fix: choose a model of the Qwen3.5, Qwen3-VL or "
-                "Qwen2.5-VL family"
+                f"{', '.join(missing)}. Fix: choose a model of the {TITLES} family"
             )
         self._processor = processor
         self._unit = processor.patch_size * processor.merge_size  # pixels a side of a token

@@ -39,17 +39,12 @@ def make_tiny_checkpoint(
     folder: Path, seed: int = 0, tie_head: bool = True, family: str = "qwen3_vl"
 ) -> Path:
     """Writes a Hugging Face folder: hidden 32, 2 or 4 layers, patch 8, word-level vocabulary."""
-    import transformers
+    from transformers import AutoModelForImageTextToText
 
     processor = _processor(family)
     tokenizer = processor.tokenizer
     torch.manual_seed(seed)
-    config, model_class = {
-        "qwen3_vl": (_qwen3_vl, "Qwen3VLForConditionalGeneration"),
-        "qwen2_5_vl": (_qwen2_5_vl, "Qwen2_5_VLForConditionalGeneration"),
-        "qwen3_5": (_qwen3_5, "Qwen3_5ForConditionalGeneration"),
-    }[family]
-    model = getattr(transformers, model_class)(config(tokenizer, tie_head))
+    model = AutoModelForImageTextToText.from_config(_CONFIGS[family](tokenizer, tie_head))
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.08)
@@ -225,3 +220,6 @@ def _qwen3_5(tokenizer, tie_head: bool):
         **_token_ids(tokenizer),
         tie_word_embeddings=tie_head,
     )
+
+
+_CONFIGS = {"qwen3_vl": _qwen3_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_5": _qwen3_5}

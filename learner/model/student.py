@@ -1,6 +1,6 @@
 """The student: load it, and run it up to the hidden states that predict response tokens."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,8 +10,9 @@ from torch.distributed.fsdp import FSDPModule
 
 from common.config import ModelSection
 from common.errors import ConfigError
+from common.families import TITLES, family_named
 from common.gpus import refuse_idle_gpus
-from common.model_files import FAMILIES
+from common.image_text_model import ImageTextModel
 from common.model_loading import (
     is_stored_as_it_is,
     load_image_text_model,
@@ -42,7 +43,7 @@ def choose_device(name: str) -> torch.device:
     )
 
 
-def load_student(config: ModelSection, device: torch.device) -> Any:
+def load_student(config: ModelSection, device: torch.device) -> ImageTextModel:
     """The model with float32 master weights, ready to train.
 
     Args:
@@ -62,7 +63,9 @@ def load_student(config: ModelSection, device: torch.device) -> Any:
     return prepare_to_train(model, config, device)
 
 
-def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> Any:
+def prepare_to_train(
+    model: ImageTextModel, config: ModelSection, device: torch.device
+) -> ImageTextModel:
     """Make a loaded model compute packed rows, and recompute or freeze what the config says.
 
     For the whole process cuDNN's attention is turned off: it plans anew, for up to half a second,
@@ -93,7 +96,7 @@ def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> 
 
 
 def response_hidden_states(
-    model: Any,
+    model: ImageTextModel,
     row: PackedRow,
     dtype: torch.dtype,
     around_vision: AbstractContextManager[None] | None = None,
@@ -124,7 +127,9 @@ def response_hidden_states(
     return hidden_ND.to(dtype) if dtype != torch.float32 else hidden_ND
 
 
-def prompt_positions(model: Any, input_ids: Tensor, types: Tensor, grid_thw: Tensor) -> Tensor:
+def prompt_positions(
+    model: ImageTextModel, input_ids: Tensor, types: Tensor, grid_thw: Tensor
+) -> Tensor:
     """int64 [3, P]: the model's own rotary positions of one prompt.
 
     Args:
@@ -138,10 +143,12 @@ def prompt_positions(model: Any, input_ids: Tensor, types: Tensor, grid_thw: Ten
     return positions_31P[:, 0]
 
 
-def _recompute(model: Any, config: ModelSection) -> None:
-    """Of decoder and vision tower, the layers that the config says."""
+def _recompute(model: ImageTextModel, config: ModelSection) -> None:
+    """Recompute the layers of decoder and vision tower that the config says."""
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    for stack in (model.base_model.language_model.layers, model.base_model.visual.blocks):
+    root = model.base_model
+    stacks: tuple[Iterable[Any], ...] = (root.language_model.layers, root.visual.blocks)
+    for stack in stacks:
         for number, layer in enumerate(stack):
             layer.gradient_checkpointing = config.recomputes(number)
 
@@ -179,7 +186,7 @@ def _vision_attention(config: ModelSection) -> str:
     return "flash_attention_2" if _has_flash_attention() else "sdpa"
 
 
-def _check_form(model: Any) -> None:
+def _check_form(model: ImageTextModel) -> None:
     """The parts that packing and sharding work on."""
     root = model.base_model
     layers = getattr(getattr(root, "language_model", None), "layers", None)
@@ -189,17 +196,17 @@ def _check_form(model: Any) -> None:
     if not is_known or not hasattr(root, "get_rope_index"):
         raise ConfigError(
             f"model.path: a {type(model).__name__} cannot be trained here: it has not the parts of "
-            f"a Qwen-VL model (language_model.layers, visual). Fix: choose one of the {FAMILIES} "
-            "family"
+            "an image-text model (language_model.layers, visual). Fix: choose a model of the "
+            f"{TITLES} family"
         )
 
 
-def _check_layers(model: Any) -> None:
+def _check_layers(model: ImageTextModel) -> None:
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    if unknown := kinds - {"full_attention", "linear_attention"}:
+    if unknown := kinds - set(family_named(model.config.model_type).layer_kinds):
         raise ConfigError(
             f"model.path: layers of kind {', '.join(sorted(unknown))} are not supported. "
-            f"Fix: choose a model of the {FAMILIES} family"
+            f"Fix: choose a model of the {TITLES} family"
         )
 
 

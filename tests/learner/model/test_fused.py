@@ -9,9 +9,10 @@ from torch import nn
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from learner.model.fused import FORMS, fuse
+from tests.tiny_model import FAMILIES
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_5", "qwen3_vl"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_norm_and_gate_of_a_family_has_a_fused_form(family: str):
     file = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     modules = [kind for kind in vars(file).values() if inspect.isclass(kind)]
