@@ -68,7 +68,7 @@ class Renderer:
         self.control_tokens = control_tokens(
             (token.content, token.special) for token in self.tokenizer.added_tokens_decoder.values()
         )
-        self._sizes = PictureSizes(self._processor.image_processor)
+        self._sizes = PictureSizes(self._processor.image_processor, family.has_glm_grid)
         self.patching = patching_of(self._processor.image_processor)
         self._template = self._take_template(model_path)
         self._options = template_options(self._template, self._prompt)
@@ -145,7 +145,7 @@ class Renderer:
         return [np.asarray(ids, dtype=np.int64) for ids in found]
 
     def _with_picture(self, problem: str, ids: np.ndarray, fitted: Image.Image) -> RenderedPrompt:
-        """As a Qwen processor expands the placeholder and marks its tokens."""
+        """As transformers' processors expand the placeholder and mark its tokens."""
         is_placeholder = ids == self.image_token_id
         if (count := int(is_placeholder.sum())) != 1:
             raise DataError(f"{count} {self._image_token} in the tokens of {problem!r}, not 1")

@@ -40,13 +40,14 @@ from typing import Any
 
 from common.errors import ConfigError
 from common.families.family import Family
+from common.families.glm4v import GLM4V
 from common.families.qwen2_5_vl import QWEN2_5_VL
 from common.families.qwen3_5 import QWEN3_5
 from common.families.qwen3_vl import QWEN3_VL
 from common.files import json_object_or_empty
 
 FAMILIES: Mapping[str, Family] = {
-    family.model_type: family for family in (QWEN3_5, QWEN3_VL, QWEN2_5_VL)
+    family.model_type: family for family in (QWEN3_5, QWEN3_VL, QWEN2_5_VL, GLM4V)
 }
 _TITLES = [family.title for family in FAMILIES.values()]
 TITLES = f"{', '.join(_TITLES[:-1])} or {_TITLES[-1]}"  # for messages

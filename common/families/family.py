@@ -77,6 +77,8 @@ class Family:
         layer_kinds: kinds of decoder layers.
         fused: names of transformers' classes -> the form that fla's kernels have of them.
         published: sizes that the planner knows by the name of the model.
+        has_norms_behind: a decoder layer's attention and MLP have a norm behind them, too.
+        has_glm_grid: pictures get the sizes of GLM-V's image processor, not of Qwen's.
         gates_attention: queries come with a gate of the same size.
         tower_sizes: from vision_config to what `deploy.planning.shape.Tower` must be told of this
             family's vision tower beyond the fields that all have.
@@ -92,5 +94,7 @@ class Family:
     float32: Float32Names = Float32Names()
     sglang_cpu: SglangOnCpu = SglangOnCpu()
     published: Mapping[str, Published] = field(default_factory=dict)
+    has_norms_behind: bool = False
+    has_glm_grid: bool = False
     gates_attention: bool = False
     tower_sizes: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _none_of_its_own

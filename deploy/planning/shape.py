@@ -29,6 +29,7 @@ class Tower:
     is_gated: bool = False  # three matrices in a block's MLP
     patch_depth: int = 2
     positions: int = 0  # learnt ones
+    merger: int = 0  # parameters of each; 0 means two layers over merged patches
 
     @property
     def block_parameters(self) -> int:
@@ -36,17 +37,20 @@ class Tower:
         return self.depth * (4 * self.width**2 + mlp)
 
     @property
-    def parameters(self) -> int:
+    def merger_parameters(self) -> int:
         merged = self.width * self.merge**2
-        mergers = self.mergers * (merged**2 + merged * self.output_width)
+        return self.mergers * (self.merger or merged**2 + merged * self.output_width)
+
+    @property
+    def parameters(self) -> int:
         pixels = 3 * self.patch_depth * self.patch**2
-        return self.block_parameters + mergers + (pixels + self.positions) * self.width
+        embedding = (pixels + self.positions) * self.width
+        return self.block_parameters + self.merger_parameters + embedding
 
     def operations(self, image_tokens: float) -> float:
         """Forward, of one image. Every patch attends to every other one."""
         patches = image_tokens * self.merge**2
-        merged = self.width * self.merge**2
-        mergers = 2 * self.mergers * (merged**2 + merged * self.output_width) * image_tokens
+        mergers = 2 * self.merger_parameters * image_tokens
         attention = 4 * self.depth * self.width * patches**2
         return 2 * self.block_parameters * patches + attention + mergers
 

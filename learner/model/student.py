@@ -25,7 +25,12 @@ from learner.model.fused import fuse
 from learner.model.last_layer import NarrowLayer, narrow_last_layer
 from learner.model.lora import base_names, merged_weight
 from learner.model.packing import PackedRow
-from learner.model.vision import add_features_by_place, embed, image_features
+from learner.model.vision import (
+    add_features_by_place,
+    embed,
+    image_features,
+    take_sizes_to_device,
+)
 
 
 def choose_device(name: str) -> torch.device:
@@ -84,6 +89,7 @@ def prepare_to_train(
     fuse(model)
     multiply_patches(model)
     add_features_by_place(model)
+    take_sizes_to_device(model)
     narrow_last_layer(model)
     if device.type != "meta":
         model.to(device)

@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 
+from common.families.glm4v import GLM4V
 from common.families.qwen2_5_vl import QWEN2_5_VL
 from common.families.qwen3_5 import QWEN3_5
 from common.families.qwen3_vl import QWEN3_VL
@@ -76,6 +77,14 @@ def test_what_sglang_pads_inside_is_left_out():
     names = [f"{block}.{part}_proj.{kind}" for part in ("gate", "up", "down") for kind in
              ("weight", "bias")]  # fmt: skip
     assert list(served_tensors(names, QWEN2_5_VL)) == ["visual.blocks.0.mlp.down_proj.bias"]
+
+
+def test_glms_gated_mlps_are_fused_in_the_tower_and_whole_in_the_decoder():
+    block = "visual.blocks.0.mlp"
+    parts = [f"model.{block}.{part}_proj.weight" for part in ("gate", "up")]
+    fused(f"{block}.gate_up_proj.weight", *parts, family=GLM4V)
+    name = f"{LAYER}.mlp.gate_up_proj.weight"
+    assert served_tensors([name], GLM4V) == {"model.layers.7.mlp.gate_up_proj.weight": (name,)}
 
 
 def test_vocabularies_end_on_a_multiple_of_64_rows():

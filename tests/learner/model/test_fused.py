@@ -18,6 +18,8 @@ def test_every_norm_and_gate_of_a_family_has_a_fused_form(family: str):
     modules = [kind for kind in vars(file).values() if inspect.isclass(kind)]
     modules = [kind for kind in modules if issubclass(kind, nn.Module)]
     norms = {kind.__name__ for kind in modules if "RMSNorm" in kind.__name__}
+    # A merger that is more than its gate keeps transformers' way.
+    modules = [kind for kind in modules if not kind.__name__.endswith("PatchMerger")]
     gates = {k.__name__ for k in modules if "self.act_fn(self.gate_proj" in inspect.getsource(k)}
     assert norms and gates and norms | gates <= FORMS.keys()
 
