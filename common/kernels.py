@@ -102,7 +102,7 @@ def check_torch(packages: GpuPackages, gpus: tuple[Gpu, ...], pool: str, on_cpus
         on_cpus: what a person sets who wants no GPU to be used.
 
     Raises:
-        ConfigError: it cannot; the message has the driver's version and the mend.
+        ConfigError: it cannot; the message has the driver's version and the fix.
     """
     if not gpus or packages.torch is None:
         return

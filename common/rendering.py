@@ -1,7 +1,6 @@
 """(problem text, picture) -> token ids and 8-bit pixels. The only user of the processor.
 
-Rollout, student and teacher all render here, so there is one pixel path and one template
-(the published code has two, spec section 1.6).
+Rollout, student and teacher all render here, so there is one pixel path and one template.
 """
 
 import hashlib
@@ -47,7 +46,7 @@ class Renderer:
 
     Args:
         model_path: Hugging Face folder, or a name on the hub.
-        prompt: thinking and template; none: as by default.
+        prompt: thinking and template. None means the defaults.
 
     Raises:
         ConfigError: no such processor, or a template that cannot make the prompts asked for.

@@ -81,7 +81,7 @@ class ModelShape:
 
     @property
     def layer_parameters(self) -> int:
-        """Of all decoder layers: what every token is multiplied with."""
+        """Parameters of all decoder layers: what every token is multiplied with."""
         query = self.heads * self.head_width
         full = self.width * (query * (2 if self.has_gate else 1) + query)
         full += 2 * self.width * self.kv_heads * self.head_width
@@ -101,17 +101,17 @@ class ModelShape:
 
     @property
     def kv_numbers(self) -> int:
-        """Of cache a token."""
+        """Numbers of KV cache a token."""
         return 2 * self.full_layers * self.kv_heads * self.head_width
 
     @property
     def state_numbers(self) -> int:
-        """Of recurrent state a sequence."""
+        """Numbers of recurrent state a sequence."""
         return (self.layers - self.full_layers) * self.delta_state
 
     @property
     def state_bytes(self) -> int:
-        """Of one state slot of SGLang: recurrent states in float32, a convolution's in 16 bits."""
+        """Bytes of a state slot of SGLang: recurrent states in float32, convolutions in 16 bits."""
         convolution = self.delta_taps * (2 * self.delta_keys + self.delta_values)
         return 4 * self.state_numbers + 2 * (self.layers - self.full_layers) * convolution
 
@@ -139,7 +139,7 @@ class ModelShape:
         return 4 * 2 * self.embedding_parameters * rows
 
     def lora_parameters(self, rank: int) -> int:
-        """Of adapters on every linear layer of the decoder."""
+        """Parameters of adapters on every linear layer of the decoder."""
         query, kv = self.heads * self.head_width, self.kv_heads * self.head_width
         gate = 2 if self.has_gate else 1
         full = (self.width + gate * query) + (query + self.width) + 2 * (self.width + kv)
@@ -153,7 +153,7 @@ class ModelShape:
 
 
 def shape_of(path: str) -> ModelShape:
-    """Of model.path: a folder with config.json, or a name whose size is known.
+    """The size of model.path: a folder with config.json, or a name whose size is known.
 
     Raises:
         ConfigError: neither.

@@ -1,7 +1,7 @@
 """The last decoder layer computes only what is asked of it: the tokens that predict a response.
 
 Its attention needs every token's key and value; its MLP and the final norm work token by token, and
-nobody reads them for a prompt. A prompt is about 96 % of a student's tokens.
+for a prompt they are never read. A prompt is about 96 % of a student's tokens.
 Axes: L tokens of the row, M tokens that are asked for, D hidden size.
 """
 

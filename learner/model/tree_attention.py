@@ -61,7 +61,7 @@ def tree_attention(
 
 
 def kernels_for(tensor: Tensor) -> Attention:
-    """Those of the device and the dtype of queries, keys and values."""
+    """The kernels for the device and the dtype of queries, keys and values."""
     if tensor.device.type == "cpu":
         return BatchedFlash()
     return RaggedFlash() if tensor.dtype in (torch.bfloat16, torch.float16) else Plain()
@@ -139,7 +139,7 @@ def merged(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Te
 
 
 def _parts(layout: Layout, *row: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Of each tensor of the row the tokens of the roots, and those of the branches, if any."""
+    """The roots' tokens of each tensor of the row, and those of the branches, if any."""
     if layout.flat_branches is None:  # the row is its roots
         return list(row), []
     roots, branches = layout.flat_roots.tokens_T, layout.flat_branches.tokens_T

@@ -125,7 +125,7 @@ def load_tensors(model: ImageTextModel, tensors: NamedTensors) -> None:
 
     A tied head shares its embedding's storage, so either name loads both.
 
-    As in SGLang, a name that the model does not have is passed over: nobody is told, and only the
+    As in SGLang, a name that the model does not have is passed over without a word; only the
     checksums show it.
 
     Raises:

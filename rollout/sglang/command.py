@@ -74,11 +74,11 @@ _HARMFUL = {
     **dict.fromkeys(
         ("--smg-*", "--grpc-*", "--enable-http2", "--tokenizer-worker-num",
          "--enable-http-worker-reuseport"),
-        "requests would come in where nobody asks for the key",
+        "requests would come in where no key is asked for",
     ),
     **dict.fromkeys(
         ("--kv-events-config", "--load-publish-endpoint"),
-        "it would be sent to whoever connects",
+        "it would be sent to every program that connects",
     ),
     **dict.fromkeys(
         ("--json-model-override-args", "--model-config-parser"),
@@ -217,7 +217,7 @@ def check_extra_flags(words: tuple[str, ...]) -> None:
     """Refuses flags that the configuration sets already, and those that break the training.
 
     Raises:
-        ConfigError: with the flag and the mend.
+        ConfigError: with the flag and the fix.
     """
     for flag, value in _flags(words):
         for name, key in _OURS.items():
@@ -241,7 +241,7 @@ def has_gpu() -> bool:
 
 
 def _division(config: RunConfig, requests: int) -> dict[str, object]:
-    """Of a GPU's memory, where a model has recurrent states and they are as we know them."""
+    """How a GPU's memory is divided, where a model has recurrent states of the known form."""
     model = json_object_or_empty(Path(config.model.path) / "config.json")
     if not has_delta_layers(config.model.path):
         return {}
