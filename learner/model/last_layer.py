@@ -54,9 +54,10 @@ def _narrowing(plain: type[nn.Module], has_norms_behind: bool) -> type[nn.Module
         if has_norms_behind:
             mixed_1MD = self.post_self_attn_layernorm(mixed_1MD)
         hidden_1MD = hidden_states.index_select(1, layout.asked_M) + mixed_1MD
-        output_1MD: Tensor = self.mlp(self.post_attention_layernorm(hidden_1MD))
+        output_1MD = self.mlp(self.post_attention_layernorm(hidden_1MD))
         if has_norms_behind:
             output_1MD = self.post_mlp_layernorm(output_1MD)
-        return hidden_1MD + output_1MD
+        narrowed: Tensor = hidden_1MD + output_1MD
+        return narrowed
 
     return with_forward(plain, forward, NarrowLayer)
