@@ -2,10 +2,11 @@
 
     FAMILIES[config.json's model_type] -> Family     by whom it is read
       placeholder, vision_tokens                     common.rendering
+      has_glm_grid                                   common.picture_grid
       float32                                        common.weight_dtypes
       served                                         common.served_names
       sglang_cpu                                     rollout.sglang.command
-      layer_kinds, fused                             learner.model
+      layer_kinds, fused, has_norms_behind           learner.model
       published, gates_attention, tower_sizes        deploy.planning.shape
 
 A family imports neither torch nor transformers, because the launcher and the broker's checks read
@@ -18,8 +19,8 @@ learner says it holds. Every family's tiny random checkpoint is held to both by 
 To add one:
 
 1. Write common/families/NAME.py with a `Family`, and put it into `FAMILIES` here.
-2. Add a tiny configuration of it to tests/tiny_model.py (`PATCH_SIZES`, `_CONFIGS`). Every test
-   that takes `FAMILIES` from there then runs with it.
+2. Add a tiny configuration of it to tests/tiny_model.py (`PATCH_SIZES`, `_CONFIGS`; a processor,
+   if it is not Qwen's). Every test that takes `FAMILIES` from there then runs with it.
 3. Let the tests tell what is missing, in this order:
    tests/common/test_families.py                what a family declares is there in transformers
    tests/common/test_{patching,prompt_lengths,model_loading}.py    pixels, prompts, files
