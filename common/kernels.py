@@ -10,6 +10,7 @@ from typing import Any
 
 from common.config import ModelSection, RunConfig
 from common.errors import ConfigError
+from common.families import find_family
 from common.files import json_object_or_empty
 from common.gpu_packages import GpuPackages, release
 from common.gpus import Gpu, told
@@ -88,8 +89,9 @@ def has_delta_layers(model_path: str) -> bool:
 def _is_hybrid(part: Any) -> bool:
     if not isinstance(part, dict):
         return False
-    kind = str(part.get("model_type", ""))
-    return kind.startswith("qwen3_5") or "linear_attention" in (part.get("layer_types") or ())
+    family = find_family(part)
+    kinds = part.get("layer_types") or (family.layer_kinds if family else ())
+    return "linear_attention" in kinds
 
 
 def check_torch(packages: GpuPackages, gpus: tuple[Gpu, ...], pool: str, on_cpus: str) -> None:
@@ -100,7 +102,7 @@ def check_torch(packages: GpuPackages, gpus: tuple[Gpu, ...], pool: str, on_cpus
         on_cpus: what a person sets who wants no GPU to be used.
 
     Raises:
-        ConfigError: it cannot; the message has the driver's version and the mend.
+        ConfigError: it cannot; the message has the driver's version and the fix.
     """
     if not gpus or packages.torch is None:
         return

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
+from common.families import TITLES, family_named
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-FAMILIES = "Qwen3.5, Qwen3-VL or Qwen2.5-VL"
 _SHOWN = 3
 _LFS_POINTER = b"version "  # how such a file begins
 _PARTS = {  # what a prompt with a picture needs: any file of a line
@@ -42,7 +42,8 @@ def check_model_files(folder: Path, where: str, use: Use = ALL) -> None:
         where: how the message calls it: key of the configuration, and value.
 
     Raises:
-        ConfigError: it is empty, an adapter, of text alone, quantized, pickled, or incomplete.
+        ConfigError: it is empty, an adapter, of text alone, of an unknown family, quantized,
+            pickled, or incomplete.
     """
     _check_kind(folder, where)
     _check_config(_read_object(folder / "config.json", where), where)
@@ -113,8 +114,9 @@ def _check_config(config: Mapping[str, Any], where: str) -> None:
     if not isinstance(config.get("vision_config"), dict):
         raise ConfigError(
             f"{where} is a model of text alone ({kind}): its config.json has no vision_config. "
-            f"Fix: name an image-text model of the {FAMILIES} family"
+            f"Fix: name an image-text model of the {TITLES} family"
         )
+    family_named(config.get("model_type"), where)
     if config.get("quantization_config"):
         method = _text(config["quantization_config"], "quant_method")
         raise ConfigError(

@@ -10,8 +10,9 @@ import torch
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import ConfigError
+from common.families import TITLES
+from common.image_text_model import ImageTextModel
 from common.model_files import (
-    FAMILIES,
     Use,
     check_model_files,
     read_header,
@@ -23,7 +24,7 @@ _OTHER_HEADS = "mtp."
 _REPORT = "transformers.modeling_utils"  # the logger that tells what was missing in many lines
 
 
-def load_image_text_model(folder: str, key: str = "model.path") -> Any:
+def load_image_text_model(folder: str, key: str = "model.path") -> ImageTextModel:
     """The image-text model of a folder, in float32 on the CPU, every tensor from its files.
 
     A tied head comes from its embedding, and what the model's class says it leaves aside (the
@@ -46,7 +47,7 @@ def load_image_text_model(folder: str, key: str = "model.path") -> Any:
     return model
 
 
-def outline_image_text_model(folder: str, key: str = "model.path") -> Any:
+def outline_image_text_model(folder: str, key: str = "model.path") -> ImageTextModel:
     """The same model before its files are read: its float32 parameters are on the meta device.
 
     Only the files' headers are read, and checked as `load_image_text_model` does; what is not
@@ -59,7 +60,7 @@ def outline_image_text_model(folder: str, key: str = "model.path") -> Any:
     return _checked(folder, f"{key} = {folder!r}", lambda how: _outline(Path(folder), how))
 
 
-def is_stored_as_it_is(model: Any) -> bool:
+def is_stored_as_it_is(model: torch.nn.Module) -> bool:
     """Whether each of a loaded model's tensors is one of the files, under whatever name."""
     from transformers.core_model_loading import WeightConverter
 
@@ -67,7 +68,7 @@ def is_stored_as_it_is(model: Any) -> bool:
     return not any(isinstance(conversion, WeightConverter) for conversion in conversions)
 
 
-def _checked(folder: str, where: str, load: Callable[[dict[str, Any]], Any]) -> Any:
+def _checked(folder: str, where: str, load: Callable[[dict[str, Any]], Any]) -> ImageTextModel:
     """Check a folder, load its model and refuse what transformers would only have logged.
 
     Args:
@@ -94,10 +95,11 @@ def _checked(folder: str, where: str, load: Callable[[dict[str, Any]], Any]) -> 
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"{where} cannot be loaded: {reason}. "
-            f"Fix: name a Hugging Face folder of an image-text model, such as {FAMILIES}"
+            f"Fix: name a Hugging Face folder of an image-text model, such as {TITLES}"
         ) from error
     check_report(report, where)
-    return model
+    whole: ImageTextModel = model
+    return whole
 
 
 class _Announced:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import ConfigError
+from common.families import TITLES
 
 if TYPE_CHECKING:
     from torch import Tensor, dtype
@@ -84,7 +85,7 @@ def patching_of(processor: Any) -> Patching:
     if not np.array_equal(found.patches([picture], torch.float32).numpy(), expected_PV):
         raise ConfigError(
             f"model.path: its image processor {type(processor).__name__} makes other patches than "
-            "Qwen's processors. Fix: choose a model of the Qwen3.5, Qwen3-VL or Qwen2.5-VL family"
+            f"Qwen's processors. Fix: choose a model of the {TITLES} family"
         )
     return found
 

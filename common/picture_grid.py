@@ -1,8 +1,7 @@
-"""The size that a Qwen image processor gives a picture, and its tokens, from a checkpoint's files.
+"""The size that an image processor gives a picture, and its tokens, from a checkpoint's files.
 
-By the published rule (`smart_resize` of Qwen's processors): sides are multiples of a token's side,
-the area stays in a range, the shape nearly the same. For processes without transformers;
-`common.picture_sizes` asks the processor itself.
+By the published rule (`smart_resize` of Qwen's and GLM-V's processors): sides are multiples of a
+token's side, the area stays in a range, the shape nearly the same. No transformers is needed.
 """
 
 import math
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import DataError
+from common.families import family_of_folder
 from common.files import json_object_or_empty
 
 MOST_ELONGATED = 200  # longer side over shorter one, in every family
@@ -22,6 +22,8 @@ class PictureGrid:
     unit: int  # pixels a side of a token
     least: int  # pixels in all
     most: int
+    frames: int = 1  # as often each pixel counts
+    is_glm: bool = False  # a side that is shorter than a token's is brought to that before all else
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
         """Width and height that a picture of this size gets.
@@ -44,15 +46,18 @@ class PictureGrid:
         return fitted_width * fitted_height // self.unit**2
 
     def _rounded(self, width: int, height: int) -> tuple[int, int]:
-        sides = (width, height)
         unit = self.unit
+        if self.is_glm and min(width, height) < unit:
+            by = max(unit / height, unit / width)
+            width, height = int(width * by), int(height * by)
+        sides = (width, height)
         nearest_w, nearest_h = (round(side / unit) * unit for side in sides)
-        if nearest_w * nearest_h > self.most:
-            by = math.sqrt((height * width) / self.most)
+        if self.frames * nearest_w * nearest_h > self.most:
+            by = math.sqrt((self.frames * height * width) / self.most)
             smaller_w, smaller_h = (max(unit, math.floor(s / by / unit) * unit) for s in sides)
             return smaller_w, smaller_h
-        if nearest_w * nearest_h < self.least:
-            by = math.sqrt(self.least / (height * width))
+        if self.frames * nearest_w * nearest_h < self.least:
+            by = math.sqrt(self.least / (self.frames * height * width))
             larger_w, larger_h = (math.ceil(side * by / unit) * unit for side in sides)
             return larger_w, larger_h
         return nearest_w, nearest_h
@@ -88,4 +93,7 @@ def grid_of_folder(folder: Path) -> PictureGrid | None:
     if len(numbers) < len(found):
         return None
     patch, merge, least, most = numbers
-    return PictureGrid(patch * merge, least, most)
+    family = family_of_folder(folder)
+    if family is None or not family.has_glm_grid:
+        return PictureGrid(patch * merge, least, most)
+    return PictureGrid(patch * merge, least, most, settings.get("temporal_patch_size", 2), True)

@@ -1,7 +1,6 @@
 """(problem text, picture) -> token ids and 8-bit pixels. The only user of the processor.
 
-Rollout, student and teacher all render here, so there is one pixel path and one template
-(the published code has two).
+Rollout, student and teacher all render here, so there is one pixel path and one template.
 """
 
 import hashlib
@@ -18,14 +17,13 @@ from common.config import PromptSection
 from common.control_tokens import check_plain, control_tokens
 from common.end_tokens import end_token_ids_in
 from common.errors import ConfigError, DataError
+from common.families import TITLES, family_named
 from common.patching import patching_of
 from common.picture_sizes import PictureSizes
 from common.pictures import DECODE_ERRORS, encode_png, is_plain_png, reason_of
 from common.views.showing import Shown, shown_digest
 from common.views.texts import IMAGE_PLACEHOLDER
 
-_IMAGE_TOKEN = "<|image_pad|>"
-_VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", _IMAGE_TOKEN, "<|video_pad|>")
 _SAMPLE_PROBLEM = f"{IMAGE_PLACEHOLDER}What is in the picture?"
 
 
@@ -48,7 +46,7 @@ class Renderer:
 
     Args:
         model_path: Hugging Face folder, or a name on the hub.
-        prompt: thinking and template; none: as by default.
+        prompt: thinking and template. None means the defaults.
 
     Raises:
         ConfigError: no such processor, or a template that cannot make the prompts asked for.
@@ -58,15 +56,18 @@ class Renderer:
         self._prompt = prompt or PromptSection()
         self._processor: Any = _load_processor(model_path)
         self.tokenizer: Any = self._processor.tokenizer
+        config = _load_config(model_path)
+        family = family_named(config.model_type, f"model.path = {model_path!r}")
+        self._image_token = family.placeholder
         vocabulary = self.tokenizer.get_vocab()
-        _check_parts(model_path, self._processor, vocabulary)
-        self.vision_token_ids = [vocabulary[t] for t in _VISION_TOKENS if t in vocabulary]
-        self.image_token_id: int = vocabulary[_IMAGE_TOKEN]
-        self.end_token_ids = _end_token_ids(model_path, self.tokenizer)
+        _check_parts(model_path, self._processor, vocabulary, self._image_token)
+        self.vision_token_ids = [vocabulary[t] for t in family.vision_tokens if t in vocabulary]
+        self.image_token_id: int = vocabulary[self._image_token]
+        self.end_token_ids = _end_token_ids(model_path, config, self.tokenizer)
         self.control_tokens = control_tokens(
             (token.content, token.special) for token in self.tokenizer.added_tokens_decoder.values()
         )
-        self._sizes = PictureSizes(self._processor.image_processor)
+        self._sizes = PictureSizes(self._processor.image_processor, family.has_glm_grid)
         self.patching = patching_of(self._processor.image_processor)
         self._template = self._take_template(model_path)
         self._options = template_options(self._template, self._prompt)
@@ -143,10 +144,10 @@ class Renderer:
         return [np.asarray(ids, dtype=np.int64) for ids in found]
 
     def _with_picture(self, problem: str, ids: np.ndarray, fitted: Image.Image) -> RenderedPrompt:
-        """Expand the placeholder and mark its tokens, as a Qwen processor does."""
+        """Expand the placeholder and mark its tokens, as processors of transformers do."""
         is_placeholder = ids == self.image_token_id
         if (count := int(is_placeholder.sum())) != 1:
-            raise DataError(f"{count} {_IMAGE_TOKEN} in the tokens of {problem!r}, not 1")
+            raise DataError(f"{count} {self._image_token} in the tokens of {problem!r}, not 1")
         grid = self.patching.grid_of(fitted.height, fitted.width)
         num_tokens = int(grid.prod()) // self.patching.merge**2
         input_ids = np.repeat(ids, np.where(is_placeholder, num_tokens, 1))
@@ -202,11 +203,12 @@ class Renderer:
                 f"a picture: {type(error).__name__}: {error}. Fix: name another template "
                 "(prompt.chat_template = FILE)"
             ) from error
-        if (pictures := text.count(_IMAGE_TOKEN)) != 1:
+        if (pictures := text.count(self._image_token)) != 1:
             raise ConfigError(
-                f"the chat template of model.path = {model_path!r} puts {pictures} {_IMAGE_TOKEN} "
-                "into a prompt with one picture. Fix: choose an instruction-tuned image-text "
-                "model, or name another template (prompt.chat_template = FILE)"
+                f"the chat template of model.path = {model_path!r} puts {pictures} "
+                f"{self._image_token} into a prompt with one picture. Fix: choose an "
+                "instruction-tuned image-text model, or name another template "
+                "(prompt.chat_template = FILE)"
             )
         tail = text.removeprefix(turn) if text.startswith(turn) else text[-200:]
         check_thinking(tail, self._template, self._prompt)
@@ -234,30 +236,36 @@ def _load_processor(model_path: str) -> Any:
         ) from error
 
 
-def _check_parts(model_path: str, processor: Any, vocabulary: Mapping[str, int]) -> None:
+def _check_parts(
+    model_path: str, processor: Any, vocabulary: Mapping[str, int], image_token: str
+) -> None:
     missing = [
         part
         for part, is_there in (
             ("an image processor", getattr(processor, "image_processor", None) is not None),
-            (f"the token {_IMAGE_TOKEN}", _IMAGE_TOKEN in vocabulary),
+            (f"the token {image_token}", image_token in vocabulary),
         )
         if not is_there
     ]
     if missing:
         raise ConfigError(
             f"model.path = {model_path!r} lacks {' and '.join(missing)}: it is no image-text model "
-            "that this project knows. Fix: choose a model of the Qwen3.5, Qwen3-VL or Qwen2.5-VL "
-            "family"
+            f"that this project knows. Fix: choose a model of the {TITLES} family"
         )
 
 
-def _end_token_ids(model_path: str, tokenizer: Any) -> list[int]:
+def _load_config(model_path: str) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(model_path, trust_remote_code=False)
+
+
+def _end_token_ids(model_path: str, config: Any, tokenizer: Any) -> list[int]:
     """Where a response ends, asked of every engine in so many words."""
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     try:
         generation = GenerationConfig.from_pretrained(model_path)
     except (OSError, ValueError):
         generation = None  # there is none, or none that says so
-    config = AutoConfig.from_pretrained(model_path, trust_remote_code=False)
     return end_token_ids_in(generation, config, tokenizer)

@@ -1,44 +1,33 @@
 """How SGLang names a model's weights, and the checksum that it gives them.
 
 SGLang fuses some tensors of a transformers model: q, k and v become one, gate and up become one.
-`/weights_checker` answers with a checksum of each of SGLang's own tensors. The rules here say which
-bytes stand behind each, so that a learner can tell whether a server holds the learner's weights.
-They are those of SGLang 0.5.23 for Qwen3-VL, Qwen2.5-VL and Qwen3.5 (the dense ones), where one
-rank holds the whole model (tensor-parallel size 1).
+`/weights_checker` answers with a checksum of each of SGLang's own tensors. A family's `ServedNames`
+say which bytes stand behind each, so that a learner can tell whether a server holds the learner's
+weights. They are those of SGLang 0.5.23 where one rank holds the whole model (tensor-parallel
+size 1).
 
 Not in the mapping: what SGLang derives or keeps beside the weights (`gemma_weight`, `axis_map`),
-and the gated MLP of Qwen2.5-VL's vision blocks, whose parts SGLang pads before it joins them.
+and what a family leaves out.
 """
 
 import hashlib
 import re
 from collections.abc import Iterable
 
+from common.families import FAMILIES
+from common.families.family import Family, ServedNames
+
 VOCABULARY_MULTIPLE = 64  # SGLang pads vocabularies with rows of zeros to a multiple of this
 
-# SGLang's tensor: its parts, in the order of their bytes. All are concatenated, none interleaved.
-_FUSED = {
-    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-    "gate_up_proj": ("gate_proj", "up_proj"),
-    "in_proj_qkvz": ("in_proj_qkv", "in_proj_z"),  # the gated delta net of Qwen3.5
-    "in_proj_ba": ("in_proj_b", "in_proj_a"),
-}
-_WHOLE = {part: whole for whole, parts in _FUSED.items() for part in parts}
-_PART = re.compile(rf"\.({'|'.join(_WHOLE)})(?=\.)")
 _PUSHED = (
     (re.compile(r"^model\.language_model\."), "model."),
     (re.compile(r"^model\.visual\."), "visual."),
 )
-_VISION_QKV = re.compile(r"^(visual\..*\.attn)\.qkv\.")
-_PADDED_INSIDE = re.compile(r"^visual\..*\.mlp\.(gate_up_proj\.|down_proj\.weight)")
-_VOCABULARIES = ("model.embed_tokens.weight", "lm_head.weight", "visual.pos_embed.weight")
-# A model with linear attention keeps the other layers' attention without a name of its own.
-_LINEAR_ATTENTION = ".linear_attn."
-_SELF_ATTENTION = re.compile(r"^(model\.layers\.\d+)\.self_attn\.")
+_VOCABULARIES = {name for family in FAMILIES.values() for name in family.served.vocabularies}
 
 
 def served_tensors(
-    names: Iterable[str], *, has_tied_head: bool = False
+    names: Iterable[str], family: Family, *, has_tied_head: bool = False
 ) -> dict[str, tuple[str, ...]]:
     """SGLang's name of each tensor -> the state_dict names whose bytes, one after the other, it is.
 
@@ -48,14 +37,28 @@ def served_tensors(
         names: of a transformers state_dict, the whole of it.
         has_tied_head: the head is the embedding; SGLang then serves one tensor for both.
     """
-    given = [name for name in names if not (has_tied_head and name == "lm_head.weight")]
-    is_hybrid = any(_LINEAR_ATTENTION in name for name in given)
-    parts: dict[str, list[str]] = {}
-    for name in given:
-        served = _served_name(name, is_hybrid)
-        if not _PADDED_INSIDE.match(served):
-            parts.setdefault(served, []).append(name)
-    return {served: tuple(sorted(found, key=_order)) for served, found in parts.items()}
+    rules = family.served
+    wholes = {
+        part: (whole, n) for whole, parts in rules.fused.items() for n, part in enumerate(parts)
+    }
+    part = re.compile(rf"\.({'|'.join(wholes)})(?=\.)")
+    found: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        if has_tied_head and name == "lm_head.weight":
+            continue
+        renamed = _renamed(pushed_name(name), rules)
+        match = part.search(renamed)
+        whole, number = wholes[match[1]] if match else ("", 0)
+        served = part.sub(f".{whole}", renamed)
+        if rules.left_out is None or not re.match(rules.left_out, served):
+            found.setdefault(served, []).append((number, name))
+    return {served: tuple(name for _, name in sorted(parts)) for served, parts in found.items()}
+
+
+def _renamed(name: str, rules: ServedNames) -> str:
+    for pattern, replacement in rules.renamed:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def pushed_name(name: str) -> str:
@@ -82,16 +85,3 @@ def checksum(parts: Iterable[bytes | memoryview]) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()[:16]
-
-
-def _served_name(name: str, is_hybrid: bool) -> str:
-    name = _VISION_QKV.sub(r"\1.qkv_proj.", pushed_name(name))
-    if is_hybrid:
-        name = _SELF_ATTENTION.sub(r"\1.", name)
-    return _PART.sub(lambda match: "." + _WHOLE[match[1]], name)
-
-
-def _order(name: str) -> int:
-    """Where a part stands in its whole."""
-    found = _PART.search(name)
-    return _FUSED[_WHOLE[found[1]]].index(found[1]) if found else 0

@@ -31,7 +31,7 @@ PROBLEM = "<image>which digit is on the red tag ?"
 
 
 # transformers' model types. SGLang takes Qwen2.5-VL's patch size for granted.
-PATCH_SIZES = {"qwen3_vl": 8, "qwen2_5_vl": 14, "qwen3_5": 8}
+PATCH_SIZES = {"qwen3_vl": 8, "qwen2_5_vl": 14, "qwen3_5": 8, "glm4v": 8}
 FAMILIES = tuple(PATCH_SIZES)
 
 
@@ -39,17 +39,12 @@ def make_tiny_checkpoint(
     folder: Path, seed: int = 0, tie_head: bool = True, family: str = "qwen3_vl"
 ) -> Path:
     """Writes a Hugging Face folder: hidden 32, 2 or 4 layers, patch 8, word-level vocabulary."""
-    import transformers
+    from transformers import AutoModelForImageTextToText
 
     processor = _processor(family)
     tokenizer = processor.tokenizer
     torch.manual_seed(seed)
-    config, model_class = {
-        "qwen3_vl": (_qwen3_vl, "Qwen3VLForConditionalGeneration"),
-        "qwen2_5_vl": (_qwen2_5_vl, "Qwen2_5_VLForConditionalGeneration"),
-        "qwen3_5": (_qwen3_5, "Qwen3_5ForConditionalGeneration"),
-    }[family]
-    model = getattr(transformers, model_class)(config(tokenizer, tie_head))
+    model = AutoModelForImageTextToText.from_config(_CONFIGS[family](tokenizer, tie_head))
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.08)
@@ -60,6 +55,12 @@ def make_tiny_checkpoint(
     if family == "qwen3_5":
         _complete_for_sglang(folder / "config.json")
     return folder
+
+
+def image_start(config) -> int:
+    """The token before an image's."""
+    is_glm = config.model_type == "glm4v"
+    return config.image_start_token_id if is_glm else config.vision_start_token_id
 
 
 def store_as_published(folder: Path) -> None:
@@ -94,13 +95,57 @@ def _complete_for_sglang(config_file: Path) -> None:
 
 
 def _processor(family: str):
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3VLProcessor, Qwen3VLVideoProcessor
+    from transformers import (
+        Glm4vProcessor,
+        Glm4vVideoProcessor,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
+    from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
         Qwen2VLImageProcessorPil,
     )
 
-    words = [*SPECIAL, *WORDS, *DIGITS]
+    tokenizer = _tokenizer(family)
+    patches = {"patch_size": PATCH_SIZES[family], "merge_size": 2, "temporal_patch_size": 2}
+    if family == "glm4v":  # counts two frames
+        size = {"shortest_edge": 512, "longest_edge": 2**21}
+        return Glm4vProcessor(
+            image_processor=Glm4vImageProcessorPil(**patches, size=size),
+            tokenizer=tokenizer,
+            video_processor=Glm4vVideoProcessor(),
+            chat_template=_in_words_of(family, TEMPLATE),
+        )
+    return Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessorPil(**patches, min_pixels=256, max_pixels=2**20),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(),
+        chat_template=TEMPLATE,
+    )
+
+
+_OF_GLM = {
+    "vision_start": "begin_of_image",
+    "vision_end": "end_of_image",
+    "image_pad": "image",
+    "video_pad": "video",
+}
+
+
+def _in_words_of(family: str, text: str) -> str:
+    """The same with the family's own tokens."""
+    for ours, theirs in _OF_GLM.items() if family == "glm4v" else ():
+        text = text.replace(f"<|{ours}|>", f"<|{theirs}|>")
+    return text
+
+
+def _tokenizer(family: str):
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = [_in_words_of(family, token) for token in SPECIAL]
+    more = ["<|begin_of_video|>", "<|end_of_video|>"] if family == "glm4v" else []
+    words = [*special, *WORDS, *DIGITS, *more]
     tokenizer = Tokenizer(
         models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=SPECIAL[0])
     )
@@ -109,22 +154,11 @@ def _processor(family: str):
         # SGLang finds the image in the decoded prompt, by its three tokens without a space.
         space_before_words = decoders.Replace(Regex(r"^(?=[^<])"), " ")
         tokenizer.decoder = decoders.Sequence([space_before_words, decoders.Fuse()])
-    return Qwen3VLProcessor(
-        image_processor=Qwen2VLImageProcessorPil(
-            patch_size=PATCH_SIZES[family],
-            merge_size=2,
-            temporal_patch_size=2,
-            min_pixels=256,
-            max_pixels=2**20,
-        ),
-        tokenizer=PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer,
-            additional_special_tokens=list(SPECIAL),
-            eos_token="<|im_end|>",
-            pad_token="<|endoftext|>",
-        ),
-        video_processor=Qwen3VLVideoProcessor(),
-        chat_template=TEMPLATE,
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        additional_special_tokens=[*special, *more],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
     )
 
 
@@ -225,3 +259,26 @@ def _qwen3_5(tokenizer, tie_head: bool):
         **_token_ids(tokenizer),
         tie_word_embeddings=tie_head,
     )
+
+
+def _glm4v(tokenizer, tie_head: bool):
+    from transformers import Glm4vConfig
+
+    ids = tokenizer.convert_tokens_to_ids
+    rope = {**_ROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
+    return Glm4vConfig(
+        text_config={**_text(tokenizer, tie_head), "rope_parameters": rope},
+        vision_config={**_VISION, "image_size": 64},
+        image_token_id=ids("<|image|>"),
+        video_token_id=ids("<|video|>"),
+        image_start_token_id=ids("<|begin_of_image|>"),
+        image_end_token_id=ids("<|end_of_image|>"),
+        video_start_token_id=ids("<|begin_of_video|>"),
+        video_end_token_id=ids("<|end_of_video|>"),
+        tie_word_embeddings=tie_head,
+    )
+
+
+_CONFIGS = {
+    "qwen3_vl": _qwen3_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_5": _qwen3_5, "glm4v": _glm4v,
+}  # fmt: skip

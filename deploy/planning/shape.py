@@ -6,15 +6,13 @@ products of attention. N parameters cost 2 N operations a token, forward.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
-
-_MEMORY = "its config.json on the Hugging Face hub, as remembered when this was written"
-_TITAN = "pytorch/torchtitan, experiments/qwen3_vl"
-_DEFAULT = "defaults of transformers' Qwen3_5TextConfig and Qwen3_5VisionConfig"
+from common.families import FAMILIES, TITLES, find_family
+from common.families.family import Family
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,11 @@ class Tower:
     patch: int  # side, pixels
     merge: int  # patches on a side that become one token
     output_width: int
-    mergers: int  # the one behind the last block, and those of deepstack
-    is_gated: bool = False  # Qwen2.5-VL: three matrices in its MLP
+    mergers: int = 1  # the one behind the last block, and those of DeepStack
+    is_gated: bool = False  # three matrices in a block's MLP
     patch_depth: int = 2
     positions: int = 0  # learnt ones
+    merger: int = 0  # parameters of each; 0 means two layers over merged patches
 
     @property
     def block_parameters(self) -> int:
@@ -38,17 +37,20 @@ class Tower:
         return self.depth * (4 * self.width**2 + mlp)
 
     @property
-    def parameters(self) -> int:
+    def merger_parameters(self) -> int:
         merged = self.width * self.merge**2
-        mergers = self.mergers * (merged**2 + merged * self.output_width)
+        return self.mergers * (self.merger or merged**2 + merged * self.output_width)
+
+    @property
+    def parameters(self) -> int:
         pixels = 3 * self.patch_depth * self.patch**2
-        return self.block_parameters + mergers + (pixels + self.positions) * self.width
+        embedding = (pixels + self.positions) * self.width
+        return self.block_parameters + self.merger_parameters + embedding
 
     def operations(self, image_tokens: float) -> float:
         """Forward, of one image. Every patch attends to every other one."""
         patches = image_tokens * self.merge**2
-        merged = self.width * self.merge**2
-        mergers = 2 * self.mergers * (merged**2 + merged * self.output_width) * image_tokens
+        mergers = 2 * self.merger_parameters * image_tokens
         attention = 4 * self.depth * self.width * patches**2
         return 2 * self.block_parameters * patches + attention + mergers
 
@@ -66,7 +68,7 @@ class ModelShape:
     vocabulary: int
     is_tied: bool
     tower: Tower
-    has_gate: bool = False  # Qwen3.5: queries come with a gate of the same size
+    has_gate: bool = False  # queries come with a gate of the same size
     delta_keys: int = 0  # heads * width
     delta_values: int = 0
     delta_state: int = 0  # numbers of recurrent state a layer and sequence
@@ -79,7 +81,7 @@ class ModelShape:
 
     @property
     def layer_parameters(self) -> int:
-        """Of all decoder layers: what every token is multiplied with."""
+        """Parameters of all decoder layers: what every token is multiplied with."""
         query = self.heads * self.head_width
         full = self.width * (query * (2 if self.has_gate else 1) + query)
         full += 2 * self.width * self.kv_heads * self.head_width
@@ -99,17 +101,17 @@ class ModelShape:
 
     @property
     def kv_numbers(self) -> int:
-        """Of cache a token."""
+        """Numbers of KV cache a token."""
         return 2 * self.full_layers * self.kv_heads * self.head_width
 
     @property
     def state_numbers(self) -> int:
-        """Of recurrent state a sequence."""
+        """Numbers of recurrent state a sequence."""
         return (self.layers - self.full_layers) * self.delta_state
 
     @property
     def state_bytes(self) -> int:
-        """Of one state slot of SGLang: recurrent states in float32, a convolution's in 16 bits."""
+        """Bytes of a state slot of SGLang: recurrent states in float32, convolutions in 16 bits."""
         convolution = self.delta_taps * (2 * self.delta_keys + self.delta_values)
         return 4 * self.state_numbers + 2 * (self.layers - self.full_layers) * convolution
 
@@ -137,7 +139,7 @@ class ModelShape:
         return 4 * 2 * self.embedding_parameters * rows
 
     def lora_parameters(self, rank: int) -> int:
-        """Of adapters on every linear layer of the decoder."""
+        """Parameters of adapters on every linear layer of the decoder."""
         query, kv = self.heads * self.head_width, self.kv_heads * self.head_width
         gate = 2 if self.has_gate else 1
         full = (self.width + gate * query) + (query + self.width) + 2 * (self.width + kv)
@@ -150,47 +152,8 @@ class ModelShape:
         return rank * (self.layers * mlp + self.full_layers * full + others * delta)
 
 
-def _known(source: str, tower: Tower, **text: Any) -> ModelShape:
-    return ModelShape(source=source, tower=tower, **text)
-
-
-def _qwen3(width: int, layers: int, heads: int, mlp_width: int, is_tied: bool) -> dict[str, Any]:
-    return {
-        "width": width, "layers": layers, "full_layers": layers, "heads": heads, "kv_heads": 8,
-        "head_width": 128, "mlp_width": mlp_width, "vocabulary": 151936, "is_tied": is_tied,
-    }  # fmt: skip
-
-
-def _qwen35(width: int, mlp_width: int, is_tied: bool) -> dict[str, Any]:
-    return {
-        "width": width, "layers": 32, "full_layers": 8, "heads": 16, "kv_heads": 4,
-        "head_width": 256, "mlp_width": mlp_width, "vocabulary": 248320, "is_tied": is_tied,
-        "has_gate": True, "delta_keys": 2048, "delta_values": 4096, "delta_state": 32 * 128 * 128,
-        "delta_heads": 32,
-    }  # fmt: skip
-
-
-def _tower(depth: int, width: int, mlp_width: int, output_width: int, mergers: int) -> Tower:
-    return Tower(depth, width, mlp_width, 16, 2, output_width, mergers, positions=2304)
-
-
-KNOWN: Mapping[str, ModelShape] = {
-    "Qwen3.5-4B": _known(_MEMORY, _tower(24, 1024, 4096, 2560, 1), **_qwen35(2560, 9216, True)),
-    "Qwen3.5-9B": _known(_DEFAULT, _tower(27, 1152, 4304, 4096, 1), **_qwen35(4096, 12288, False)),
-    "Qwen3-VL-2B": _known(
-        _TITAN, _tower(24, 1024, 4096, 2048, 4), **_qwen3(2048, 28, 16, 6144, True)
-    ),
-    "Qwen3-VL-4B": _known(
-        _MEMORY, _tower(24, 1024, 4096, 2560, 4), **_qwen3(2560, 36, 32, 9728, True)
-    ),
-    "Qwen3-VL-8B": _known(
-        _TITAN, _tower(27, 1152, 4304, 4096, 4), **_qwen3(4096, 36, 32, 12288, False)
-    ),
-}
-
-
 def shape_of(path: str) -> ModelShape:
-    """Of model.path: a folder with config.json, or a name whose size is known.
+    """The size of model.path: a folder with config.json, or a name whose size is known.
 
     Raises:
         ConfigError: neither.
@@ -202,7 +165,8 @@ def shape_of(path: str) -> ModelShape:
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"model.path: {file} does not tell the size of an image-text model "
-                f"({type(error).__name__}: {error}). Fix: name a folder of the Qwen-VL family"
+                f"({type(error).__name__}: {error}). Fix: name a folder of a model of the "
+                f"{TITLES} family"
             ) from None
     name = path.rstrip("/").rsplit("/", 1)[-1]
     for known in sorted(KNOWN, key=len, reverse=True):
@@ -216,6 +180,21 @@ def shape_of(path: str) -> ModelShape:
 
 def _from_config(config: Mapping[str, Any], source: str) -> ModelShape:
     text, vision = config.get("text_config", config), config["vision_config"]
+    family = find_family(config)
+    if family is None:
+        raise ValueError(f"model_type {config.get('model_type')!r} is of no family known here")
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+    return _shape(family, text, vision, source, is_tied=bool(tied))
+
+
+def _shape(
+    family: Family,
+    text: Mapping[str, Any],
+    vision: Mapping[str, Any],
+    source: str,
+    *,
+    is_tied: bool,
+) -> ModelShape:
     layers = text["num_hidden_layers"]
     kinds = text.get("layer_types") or ["full_attention"] * layers
     keys = text.get("linear_num_key_heads", 0) * text.get("linear_key_head_dim", 0)
@@ -233,9 +212,9 @@ def _from_config(config: Mapping[str, Any], source: str) -> ModelShape:
         head_width=text.get("head_dim") or text["hidden_size"] // heads,
         mlp_width=text["intermediate_size"],
         vocabulary=text["vocab_size"],
-        is_tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-        tower=_tower_from(vision),
-        has_gate=is_delta,
+        is_tied=is_tied,
+        tower=_tower(family, vision),
+        has_gate=family.gates_attention,
         delta_keys=keys if is_delta else 0,
         delta_values=value_heads * value_width if is_delta else 0,
         delta_state=value_heads * value_width * text.get("linear_key_head_dim", 0),
@@ -244,16 +223,23 @@ def _from_config(config: Mapping[str, Any], source: str) -> ModelShape:
     )
 
 
-def _tower_from(vision: Mapping[str, Any]) -> Tower:
-    return Tower(
+def _tower(family: Family, vision: Mapping[str, Any]) -> Tower:
+    common = Tower(
         depth=vision["depth"],
         width=vision["hidden_size"],
         mlp_width=vision["intermediate_size"],
         patch=vision["patch_size"],
         merge=vision["spatial_merge_size"],
         output_width=vision["out_hidden_size"],
-        mergers=1 + len(vision.get("deepstack_visual_indexes") or ()),
-        is_gated="fullatt_block_indexes" in vision,
         patch_depth=vision.get("temporal_patch_size", 2),
-        positions=vision.get("num_position_embeddings", 0),
     )
+    return replace(common, **family.tower_sizes(vision))
+
+
+KNOWN: Mapping[str, ModelShape] = {
+    name: _shape(
+        family, size.text, size.vision, size.source, is_tied=size.text["tie_word_embeddings"]
+    )
+    for family in FAMILIES.values()
+    for name, size in family.published.items()
+}

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +11,7 @@ from common.model_loading import is_stored_as_it_is
 logger = logging.getLogger(__name__)
 
 
-def names_in_files(model: Any, names: Iterable[str]) -> dict[str, str]:
+def names_in_files(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     """Parameter name -> name in the files that the model was loaded from, where they differ.
 
     Servers know the latter alone, and for some families (Qwen2.5-VL) transformers has its own.

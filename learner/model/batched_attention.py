@@ -23,7 +23,7 @@ class _Lot:
     """Sequences that one call takes, filled up on the right."""
 
     index_SM: Tensor  # int64: place in T; 0 where there is no token
-    is_empty_SM: Tensor | None  # bool: there is no token; none: all are tokens
+    is_empty_SM: Tensor | None  # bool: there is no token; None means that all are tokens
 
     def of(self, flat_THD: Tensor) -> Tensor:
         """[T, H, D] -> [S, H, M, D]; zeros where there is no token."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import ConfigError
+from common.families import TITLES
 from common.forwards import with_forward
 from learner.model import ragged_delta_net
 from learner.model.layout import Batch, Layout
@@ -38,7 +39,7 @@ def follow_layouts(model: nn.Module) -> None:
         if not all(hasattr(module, part) for part in _PARTS):
             raise ConfigError(
                 f"model.path: {name} is a {kind}, whose state this learner cannot reset between "
-                "sequences. Fix: choose a model of the Qwen3.5, Qwen3-VL or Qwen2.5-VL family"
+                f"sequences. Fix: choose a model of the {TITLES} family"
             )
         module.__class__ = _following(type(module))
 

@@ -1,15 +1,17 @@
 """Norms and gates of transformers' models by flash-linear-attention's kernels, where those run.
 
 Plain, each is some ten passes over the activations. Fused, each is one, and rounds once, at the
-end: transformers rounds a plain norm before its weight, and a gated one before its gate. Weights of
-other modules than those named here are computed as transformers has them.
+end: transformers rounds a plain norm before its weight, and a gated one before its gate. Modules
+that no family names (`Family.fused`) compute as transformers has them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from common.families import FAMILIES
+from common.families.family import FusedForm
 from common.forwards import with_forward
 from learner.model import fla_kernels
 
@@ -69,13 +71,13 @@ def _gate(module: Any, hidden: Tensor) -> Tensor:
     return output
 
 
-FORMS: dict[str, Forward] = {
-    "Qwen2_5_VLRMSNorm": _norm,
-    "Qwen3VLTextRMSNorm": _norm,
-    "Qwen3_5RMSNorm": _zero_centred_norm,
-    "Qwen3_5RMSNormGated": _gated_norm,
-    "Qwen2MLP": _gate,
-    "Qwen2_5_VLMLP": _gate,
-    "Qwen3VLTextMLP": _gate,
-    "Qwen3_5MLP": _gate,
+_FORMS: Mapping[FusedForm, Forward] = {
+    "norm": _norm,
+    "zero_centred_norm": _zero_centred_norm,
+    "gated_norm": _gated_norm,
+    "gate": _gate,
 }
+FORMS: Mapping[str, Forward] = {
+    name: _FORMS[form] for family in FAMILIES.values() for name, form in family.fused.items()
+}
+"""By the names of transformers' classes, which no two families share with another meaning."""

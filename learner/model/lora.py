@@ -9,14 +9,14 @@ base names; they need no second model, since each is made when it is asked for. 
 adapters by themselves, since SGLang 0.5.23 cannot take these: it adapts no in_proj_a and in_proj_b
 of a gated delta net (`supported_lora_modules` of models/qwen3_5.py) and knows no in_proj_qkv with
 one A (lora/lora.py); it takes them pickled, or by name of a folder; its weight checksums see
-parameters alone, so nobody could tell which adapter answers; and with --enable-lora it gives up the
+parameters alone, so that none tells which adapter answers; and with --enable-lora it gives up the
 fused projections.
 
 Works before and after sharding: of a sharded model merged weights are sharded as their W is.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.nn import functional
 
 from common.errors import CheckpointError, ConfigError
+from common.families import TITLES
+from common.image_text_model import ImageTextModel
 from learner.model.sharding import copy_into
 
 _PARTS = ("lora_a", "lora_b")
@@ -41,7 +43,7 @@ class AdaptedLinear(nn.Linear):
         return super().forward(input) + self.lora_scale * low_rank
 
 
-def add_adapters(model: Any, rank: int, alpha: float, seed: int) -> None:
+def add_adapters(model: ImageTextModel, rank: int, alpha: float, seed: int) -> None:
     """Adapt every linear layer of the decoder layers; freeze all else but the vision tower.
 
     The vision tower, merger included, is left as it is: model.freeze_vision_tower decides. Same
@@ -60,7 +62,8 @@ def add_adapters(model: Any, rank: int, alpha: float, seed: int) -> None:
     if not linears:
         raise ConfigError(
             f"model.lora_rank = {rank}: {type(model).__name__} has no linear layers in "
-            "language_model.layers. Fix: model.lora_rank = 0, or choose a Qwen-VL model"
+            "language_model.layers. Fix: model.lora_rank = 0, or choose a model of the "
+            f"{TITLES} family"
         )
     of_vision = {id(p) for p in model.base_model.visual.parameters()}
     for parameter in model.parameters():

@@ -131,5 +131,5 @@ def _alone(prompt: PromptView, responses: Sequence[np.ndarray]) -> _Piece:
 
 
 def _after(prompt: PromptView, length: int) -> Tensor:
-    """int64 [3, length]: every branch goes on where the prompt ends."""
+    """int64 [3, length]: positions of a branch, which goes on where the prompt ends."""
     return prompt.position_ids[:, -1:] + 1 + torch.arange(length)

@@ -26,7 +26,7 @@ class Pictures:
 
 
 def pictures_of(prompts: Sequence[PromptView]) -> Pictures:
-    """Those of some prompts, at least one, in their order."""
+    """The pictures of some prompts, at least one, in their order."""
     return Pictures(
         torch.cat([prompt.pixels.flatten() for prompt in prompts]),
         tuple((prompt.pixels.shape[0], prompt.pixels.shape[1]) for prompt in prompts),

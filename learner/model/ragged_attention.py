@@ -28,7 +28,7 @@ class Scope:
     queries: Sequences
     keys: Sequences
     is_causal: bool  # and both are the same
-    scale: float | None  # of the scores; none: 1 / sqrt(D)
+    scale: float | None  # multiplies scores; None means 1 / sqrt(D)
 
 
 class Attention(Protocol):

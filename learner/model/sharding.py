@@ -36,13 +36,15 @@ from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 from torch.nn import functional
 
 from common.errors import ConfigError
+from common.families import TITLES
+from common.image_text_model import ImageTextModel
 from common.weight_dtypes import is_computed_in_float32
 
 _NORM_FLOOR = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
 def shard_model(
-    model: Any,
+    model: ImageTextModel,
     mesh: DeviceMesh,
     dtype: torch.dtype,
     offload: bool = False,
@@ -73,7 +75,8 @@ def shard_model(
             "learner.offload = true: the learner computes on a CPU, whose memory holds everything "
             "already. Fix: learner.offload = false"
         )
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
     is_tied = head.weight is embedding.weight
     root = model.base_model
     apart = {} if dtype == torch.float32 else _kept_in_float32(model)
@@ -245,7 +248,8 @@ def _parts(root: Any, embedding: nn.Module) -> list[nn.Module]:
     if not isinstance(layers, nn.ModuleList) or not isinstance(blocks, nn.ModuleList):
         raise ConfigError(
             f"model.path: {type(root).__name__} lacks language_model.layers or visual.blocks, so "
-            "it cannot be sharded. Fix: train it on one GPU, or choose a Qwen-VL model"
+            "it cannot be sharded. Fix: train it on one GPU, or choose a model of the "
+            f"{TITLES} family"
         )
     return [*blocks, tower, *layers, embedding, text]
 

@@ -1,5 +1,6 @@
 """The student: load it, and run it up to the hidden states that predict response tokens."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -9,8 +10,9 @@ from torch.distributed.fsdp import FSDPModule
 
 from common.config import ModelSection
 from common.errors import ConfigError
+from common.families import TITLES, family_named
 from common.gpus import refuse_idle_gpus
-from common.model_files import FAMILIES
+from common.image_text_model import ImageTextModel
 from common.model_loading import (
     is_stored_as_it_is,
     load_image_text_model,
@@ -22,7 +24,12 @@ from learner.model.delta_net import follow_layouts
 from learner.model.fused import fuse
 from learner.model.last_layer import NarrowLayer, narrow_last_layer
 from learner.model.packing import PackedRow
-from learner.model.vision import add_features_by_place, embed, image_features
+from learner.model.vision import (
+    add_features_by_place,
+    embed,
+    image_features,
+    take_sizes_to_device,
+)
 
 
 def choose_device(name: str) -> torch.device:
@@ -40,7 +47,7 @@ def choose_device(name: str) -> torch.device:
     )
 
 
-def load_student(config: ModelSection, device: torch.device) -> Any:
+def load_student(config: ModelSection, device: torch.device) -> ImageTextModel:
     """The model with float32 master weights, ready to train.
 
     Args:
@@ -60,7 +67,9 @@ def load_student(config: ModelSection, device: torch.device) -> Any:
     return prepare_to_train(model, config, device)
 
 
-def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> Any:
+def prepare_to_train(
+    model: ImageTextModel, config: ModelSection, device: torch.device
+) -> ImageTextModel:
     """Make a loaded model compute packed rows, and recompute or freeze what the config says.
 
     For the whole process cuDNN's attention is turned off: it plans anew, for up to half a second,
@@ -79,6 +88,7 @@ def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> 
     fuse(model)
     multiply_patches(model)
     add_features_by_place(model)
+    take_sizes_to_device(model)
     narrow_last_layer(model)
     if device.type != "meta":
         model.to(device)
@@ -91,7 +101,7 @@ def prepare_to_train(model: Any, config: ModelSection, device: torch.device) -> 
 
 
 def response_hidden_states(
-    model: Any,
+    model: ImageTextModel,
     row: PackedRow,
     dtype: torch.dtype,
     around_vision: AbstractContextManager[None] | None = None,
@@ -122,7 +132,9 @@ def response_hidden_states(
     return hidden_ND.to(dtype) if dtype != torch.float32 else hidden_ND
 
 
-def prompt_positions(model: Any, input_ids: Tensor, types: Tensor, grid_thw: Tensor) -> Tensor:
+def prompt_positions(
+    model: ImageTextModel, input_ids: Tensor, types: Tensor, grid_thw: Tensor
+) -> Tensor:
     """int64 [3, P]: the model's own rotary positions of one prompt.
 
     Args:
@@ -136,10 +148,12 @@ def prompt_positions(model: Any, input_ids: Tensor, types: Tensor, grid_thw: Ten
     return positions_31P[:, 0]
 
 
-def _recompute(model: Any, config: ModelSection) -> None:
-    """Of decoder and vision tower, the layers that the config says."""
+def _recompute(model: ImageTextModel, config: ModelSection) -> None:
+    """Recompute the layers of decoder and vision tower that the config says."""
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    for stack in (model.base_model.language_model.layers, model.base_model.visual.blocks):
+    root = model.base_model
+    stacks: tuple[Iterable[Any], ...] = (root.language_model.layers, root.visual.blocks)
+    for stack in stacks:
         for number, layer in enumerate(stack):
             layer.gradient_checkpointing = config.recomputes(number)
 
@@ -150,7 +164,7 @@ def _vision_attention(config: ModelSection) -> str:
     return "flash_attention_2" if _has_flash_attention() else "sdpa"
 
 
-def _check_form(model: Any) -> None:
+def _check_form(model: ImageTextModel) -> None:
     """The parts that packing and sharding work on."""
     root = model.base_model
     layers = getattr(getattr(root, "language_model", None), "layers", None)
@@ -160,17 +174,17 @@ def _check_form(model: Any) -> None:
     if not is_known or not hasattr(root, "get_rope_index"):
         raise ConfigError(
             f"model.path: a {type(model).__name__} cannot be trained here: it has not the parts of "
-            f"a Qwen-VL model (language_model.layers, visual). Fix: choose one of the {FAMILIES} "
-            "family"
+            "an image-text model (language_model.layers, visual). Fix: choose a model of the "
+            f"{TITLES} family"
         )
 
 
-def _check_layers(model: Any) -> None:
+def _check_layers(model: ImageTextModel) -> None:
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    if unknown := kinds - {"full_attention", "linear_attention"}:
+    if unknown := kinds - set(family_named(model.config.model_type).layer_kinds):
         raise ConfigError(
             f"model.path: layers of kind {', '.join(sorted(unknown))} are not supported. "
-            f"Fix: choose a model of the {FAMILIES} family"
+            f"Fix: choose a model of the {TITLES} family"
         )
 
 

@@ -24,7 +24,6 @@ all of them in float32; it is off by up to 1 % of the distance between teacher a
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +32,7 @@ from torch.distributed.tensor import DTensor
 
 from common.config import ModelSection, TeacherSection
 from common.errors import ConfigError
+from common.image_text_model import ImageTextModel
 from learner.model.frozen import as_computed, share_shards, shareable
 from learner.model.sharding import copy_into, local_part
 
@@ -57,7 +57,7 @@ class Teacher:
 
     def __init__(
         self,
-        student: nn.Module,
+        student: ImageTextModel,
         config: TeacherSection,
         dtype: torch.dtype,
         step: int = 0,
@@ -82,12 +82,12 @@ class Teacher:
             self._take_master()
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> ImageTextModel:
         """The copy in the compute dtype; the student itself for policy "current"."""
         return self._student if self._copy is None else self._copy
 
     @property
-    def models(self) -> tuple[tuple[float, nn.Module], ...]:
+    def models(self) -> tuple[tuple[float, ImageTextModel], ...]:
         """The teacher's logits are the sum of weight * logits over these; weights sum to 1."""
         if self._config.policy != "trust_region":
             return ((1.0, self.model),)
@@ -214,8 +214,8 @@ class Teacher:
 
 # ---- the start -----------------------------------------------------------------------------------
 def _start(
-    student: nn.Module, config: TeacherSection, dtype: torch.dtype, shared: frozenset[str]
-) -> nn.Module | None:
+    student: ImageTextModel, config: TeacherSection, dtype: torch.dtype, shared: frozenset[str]
+) -> ImageTextModel | None:
     if config.policy == "current":
         return None
     if config.policy == "fixed":
@@ -224,7 +224,9 @@ def _start(
     return _frozen_copy(student, dtype, shared)
 
 
-def _frozen_copy(model: nn.Module, dtype: torch.dtype, shared: frozenset[str]) -> nn.Module:
+def _frozen_copy(
+    model: ImageTextModel, dtype: torch.dtype, shared: frozenset[str]
+) -> ImageTextModel:
     """Parameters in `dtype`, ties kept. Buffers keep theirs: rotary frequencies need float32."""
 
     def copied(name: str, parameter: nn.Parameter) -> nn.Parameter:
@@ -238,7 +240,7 @@ def _frozen_copy(model: nn.Module, dtype: torch.dtype, shared: frozenset[str]) -
     return copy.deepcopy(model, parameters).eval()
 
 
-def _load_fixed(path: str, student: Any, dtype: torch.dtype) -> nn.Module:
+def _load_fixed(path: str, student: ImageTextModel, dtype: torch.dtype) -> ImageTextModel:
     from learner.model.student import load_student
 
     vision = getattr(student.config, "vision_config", None)
@@ -259,11 +261,10 @@ def _load_fixed(path: str, student: Any, dtype: torch.dtype) -> nn.Module:
         parameter.data = as_computed(name, parameter, dtype)
     if not is_outline:
         model.to(next(student.parameters()).device)
-    fixed: nn.Module = model.eval()
-    return fixed
+    return model.eval()
 
 
-def _check_fit(path: str, model: Any, student: Any) -> None:
+def _check_fit(path: str, model: ImageTextModel, student: ImageTextModel) -> None:
     """Both get the same token ids and the same pixels."""
     theirs, ours = _inputs_of(model), _inputs_of(student)
     for name, value in ours.items():
@@ -275,7 +276,7 @@ def _check_fit(path: str, model: Any, student: Any) -> None:
             )
 
 
-def _inputs_of(model: Any) -> dict[str, object]:
+def _inputs_of(model: ImageTextModel) -> dict[str, object]:
     vision = getattr(model.config, "vision_config", None)
     return {
         "vocabulary size": model.get_output_embeddings().weight.shape[0],

@@ -61,7 +61,7 @@ def tree_attention(
 
 
 def kernels_for(tensor: Tensor) -> Attention:
-    """Those of the device and the dtype of queries, keys and values."""
+    """The kernels for the device and the dtype of queries, keys and values."""
     if tensor.device.type == "cpu":
         return BatchedFlash()
     return RaggedFlash() if tensor.dtype in (torch.bfloat16, torch.float16) else Plain()

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.forwards import with_methods
+from common.forwards import with_forward, with_methods
+from common.image_text_model import ImageTextModel, VisionTower
 from learner.model.packing import PackedRow
 from learner.model.transfer import sent
 
@@ -26,7 +27,7 @@ class ImageFeatures:
     places_P: Tensor  # int64, into the row
 
 
-def image_features(model: Any, row: PackedRow, dtype: torch.dtype) -> ImageFeatures:
+def image_features(model: ImageTextModel, row: PackedRow, dtype: torch.dtype) -> ImageFeatures:
     """Each image goes through the tower once, however often it is in the row.
 
     Raises:
@@ -55,7 +56,9 @@ def image_features(model: Any, row: PackedRow, dtype: torch.dtype) -> ImageFeatu
     )
 
 
-def embed(model: Any, row: PackedRow, features: ImageFeatures) -> tuple[Tensor, dict[str, Any]]:
+def embed(
+    model: ImageTextModel, row: PackedRow, features: ImageFeatures
+) -> tuple[Tensor, dict[str, Any]]:
     """[1, L, D], what the first decoder layer gets, and further arguments of the language model."""
     embedded_LD = model.get_input_embeddings()(row.input_ids_L)
     tokens_PD = features.tokens_PD.to(embedded_LD.dtype)
@@ -85,8 +88,27 @@ def _adding_by_place(plain: Any) -> type[nn.Module]:
     return with_methods(plain, {"_deepstack_process": process})
 
 
-def _known(tower: Any, grid_N3: Tensor, device: torch.device) -> dict[str, Any]:
-    """What a tower would compute of its images' sizes by itself.
+def take_sizes_to_device(model: nn.Module) -> None:
+    """A tower that interpolates its positions by itself (GLM-V's) gets the sizes where it computes.
+
+    Elsewhere in the tower they are for the host.
+    """
+    for module in model.modules():
+        if hasattr(module, "interpolated_method"):
+            module.__class__ = _taking_sizes(type(module))
+
+
+def _taking_sizes(plain: Any) -> type[nn.Module]:
+    def forward(self: Any, embedded_PD: Tensor, *sizes: Tensor) -> Tensor:
+        moved = (sent(tensor, embedded_PD.device) for tensor in sizes)
+        output: Tensor = plain.forward(self, embedded_PD, *moved)
+        return output
+
+    return with_forward(plain, forward)
+
+
+def _known(tower: VisionTower, grid_N3: Tensor, device: torch.device) -> dict[str, Any]:
+    """The arguments that a tower would else compute from its images' sizes.
 
     Where it splits its rows for one call an image, it wants lengths as numbers: they stay on the
     host. (flash-attn takes them on the device.)

@@ -7,12 +7,12 @@ that are asked for.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from common.image_text_model import ImageTextModel
 from learner.model.sharding import whole_weight
 
 
@@ -36,7 +36,7 @@ MixedHeads = tuple[tuple[float, HeadInputs], ...]
 """Models whose logits are summed with these weights; one entry with weight 1 is a model alone."""
 
 
-def head_of(model: Any, hidden_TD: Tensor) -> HeadInputs:
+def head_of(model: ImageTextModel, hidden_TD: Tensor) -> HeadInputs:
     """The head of a transformers model, for hidden states that it gave.
 
     The text config tells what a family does to its logits: `final_logit_softcapping` (Gemma),

@@ -7,7 +7,7 @@ which goes the way of the samples' pictures: decoded, turned upright, brought to
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from common.config import RunConfig
+from common.families import family_named
+from common.families.family import Family
+from common.image_text_model import ImageTextModel
 from common.pictures import encode_png
 from common.rendering import Renderer
 from common.served_names import checksum, padding_rows, served_tensors
@@ -46,7 +49,7 @@ class Expectations:
     def __init__(
         self,
         config: RunConfig,
-        model: Any,
+        model: ImageTextModel,
         renderer: Renderer,
         positions: Positions,
         device: torch.device | None = None,
@@ -59,6 +62,7 @@ class Expectations:
         )
         self._is_quantized = config.sglang.quantization is not None
         self._model = model
+        self._family = family_named(model.config.model_type)
         self._dtype = getattr(torch, config.model.dtype)
         self._prompt_token_ids = renderer.prompt_token_ids(_PROBLEM)
         vocabulary = model.get_output_embeddings().weight.shape[0]
@@ -132,7 +136,7 @@ class Expectations:
         """
         if self._is_quantized:
             return None
-        return served_checksums(snapshot.tensors())
+        return served_checksums(snapshot.tensors(), self._family)
 
 
 class _Subject(NamedTuple):
@@ -143,14 +147,15 @@ class _Subject(NamedTuple):
     response: np.ndarray  # int32 [T]
 
 
-def served_checksums(tensors: Mapping[str, Tensor]) -> WeightChecksums:
+def served_checksums(tensors: Mapping[str, Tensor], family: Family) -> WeightChecksums:
     """Checksums under the server's names.
 
     Args:
         tensors: as they are sent, by state_dict name, a tied head left out.
     """
     is_cuda = next(iter(tensors.values())).device.type == "cuda"
-    served = served_tensors(tensors, has_tied_head="lm_head.weight" not in tensors)
+    is_tied = "lm_head.weight" not in tensors
+    served = served_tensors(tensors, family, has_tied_head=is_tied)
     contents = {
         name: _served_bytes(name, [tensors[part] for part in parts])
         for name, parts in served.items()

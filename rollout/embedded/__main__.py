@@ -6,7 +6,10 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from common.image_text_model import ImageTextModel
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +130,7 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
         await runner.cleanup()
 
 
-def load_model(model_path: str, dtype: str, threads: int | None) -> Any:
+def load_model(model_path: str, dtype: str, threads: int | None) -> "ImageTextModel":
     """The model in eval mode, without grad, in the dtypes that a server holds.
 
     Raises:
@@ -147,7 +150,7 @@ def load_model(model_path: str, dtype: str, threads: int | None) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _prompts_and_vocabulary(model_path: str, model: Any) -> tuple[Any, Any]:
+def _prompts_and_vocabulary(model_path: str, model: "ImageTextModel") -> tuple[Any, Any]:
     from common.end_tokens import end_token_ids_of
     from rollout.embedded.prompts import PromptBuilder
     from rollout.embedded.requests import VocabularyFacts

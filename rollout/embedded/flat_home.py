@@ -10,11 +10,11 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from common.image_text_model import ImageTextModel
 from common.served_names import pushed_name
 
 
@@ -28,7 +28,7 @@ class _Part:
 
 @torch.no_grad()
 def bucket_in_model(
-    model: Any,
+    model: ImageTextModel,
     names: Sequence[str],
     dtypes: Sequence[torch.dtype],
     shapes: Sequence[Sequence[int]],

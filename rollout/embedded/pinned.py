@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from typing import Any
 
+from common.image_text_model import ImageTextModel
 from rollout.embedded.job import Job, settle
 from rollout.embedded.sampler import Batch
 
@@ -43,7 +44,7 @@ class PinnedJobs:
     def has_work(self) -> bool:
         return bool(self._waiting or self._running)
 
-    def pin(self, version: str, model: Any) -> None:
+    def pin(self, version: str, model: ImageTextModel) -> None:
         """Keep a copy of the model as it is now."""
         self._models[version] = copy.deepcopy(model)
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.image_text_model import ImageTextModel
+
 
 @dataclass(frozen=True)
 class SamplingLaw:
@@ -115,7 +117,12 @@ def new_sequences(prompt: Prompt, law: SamplingLaw, n: int, seed: int | None) ->
 
 
 def generate(
-    model: Any, prompt: Prompt, law: SamplingLaw, n: int, seed: int | None, version: str = "default"
+    model: ImageTextModel,
+    prompt: Prompt,
+    law: SamplingLaw,
+    n: int,
+    seed: int | None,
+    version: str = "default",
 ) -> list[Sequence]:
     """n finished responses to one prompt: what the engine computes for one request alone."""
     sequences = new_sequences(prompt, law, n, seed)
@@ -127,7 +134,7 @@ def generate(
 
 
 @torch.inference_mode()
-def prompt_logprobs(model: Any, prompt: Prompt, start: int) -> list[float]:
+def prompt_logprobs(model: ImageTextModel, prompt: Prompt, start: int) -> list[float]:
     """Log-probs of the prompt's own tokens start + 1, start + 2, ... by the unchanged logits.
 
     Those of image placeholders mean nothing.
@@ -150,7 +157,7 @@ class Batch:
         rows: for each prompt, its sequences; all with the same `cache_key`.
     """
 
-    def __init__(self, model: Any, rows: Many[list[Sequence]]) -> None:
+    def __init__(self, model: ImageTextModel, rows: Many[list[Sequence]]) -> None:
         from transformers import DynamicCache
 
         assert len({sequence.cache_key for row in rows for sequence in row}) == 1
@@ -231,7 +238,7 @@ class Batch:
             sequence.append(token, logprob, version, others)
 
 
-def _prompt_inputs(model: Any, prompts: Many[Prompt]) -> tuple[dict[str, Any], Tensor]:
+def _prompt_inputs(model: ImageTextModel, prompts: Many[Prompt]) -> tuple[dict[str, Any], Tensor]:
     """What the model takes for prompts of one length; rope position minus index, int64 [R]."""
     input_ids_RL = torch.stack([prompt.input_ids for prompt in prompts])
     token_types_RL = torch.stack([prompt.token_types for prompt in prompts])
@@ -242,7 +249,7 @@ def _prompt_inputs(model: Any, prompts: Many[Prompt]) -> tuple[dict[str, Any], T
         grids = torch.cat([p.image_grid_thw for p in prompts if p.image_grid_thw is not None])
         inputs = {"pixel_values": torch.cat(pixels), "image_grid_thw": grids}
         inputs["mm_token_type_ids"] = token_types_RL
-    positions_3RL, offsets_R1 = model.model.get_rope_index(
+    positions_3RL, offsets_R1 = model.base_model.get_rope_index(
         input_ids_RL, mm_token_type_ids=token_types_RL, image_grid_thw=grids
     )
     return {"input_ids": input_ids_RL, "position_ids": positions_3RL, **inputs}, offsets_R1[:, 0]
@@ -332,6 +339,6 @@ def _inverse_cdf(probs_BV: Tensor, draws_B: Tensor) -> Tensor:
     return torch.searchsorted(cumulated_BV, targets_B1, right=True)[:, 0]
 
 
-def _vocabulary_size(model: Any) -> int:
+def _vocabulary_size(model: ImageTextModel) -> int:
     size: int = model.get_output_embeddings().weight.shape[0]
     return size

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from common.image_text_model import ImageTextModel
 from rollout.embedded.job import Job, settle
 from rollout.embedded.pinned import PinnedJobs
 from rollout.embedded.sampler import Batch, prompt_logprobs
@@ -50,7 +51,7 @@ class Scheduler:
 
     def __init__(
         self,
-        model: Any,
+        model: ImageTextModel,
         *,
         one_job_a_batch: bool = False,
         version: str = "default",

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from common.image_text_model import ImageTextModel
 from rollout.embedded.flat_home import bucket_in_model
 from rollout.embedded.requests import BadRequest
 from rollout.embedded.scheduler import Scheduler
@@ -41,7 +42,7 @@ class UpdateSession:
         timeout_s: of joining a group and of one broadcast.
     """
 
-    def __init__(self, model: Any, scheduler: Scheduler, timeout_s: float) -> None:
+    def __init__(self, model: ImageTextModel, scheduler: Scheduler, timeout_s: float) -> None:
         self._model = model
         self._scheduler = scheduler
         self._timeout_s = timeout_s

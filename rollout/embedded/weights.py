@@ -16,6 +16,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from common import push_groups
 from common.addresses import join_address
+from common.families import family_named
+from common.image_text_model import ImageTextModel
 from common.network import gloo_towards
 from common.served_names import checksum, padding_rows, pushed_name, served_tensors
 from common.weight_dtypes import is_served_in_float32
@@ -107,7 +109,7 @@ def parse_dtypes(names: Iterable[str]) -> list[torch.dtype]:
     return [dtype for dtype in dtypes if dtype is not None]
 
 
-def take_served_dtypes(model: Any, dtype: torch.dtype) -> None:
+def take_served_dtypes(model: ImageTextModel, dtype: torch.dtype) -> None:
     """Casts a float32 model's parameters to `dtype`, but for those that SGLang never casts.
 
     Buffers stay: rotary frequencies need float32, as they do where transformers casts.
@@ -118,12 +120,12 @@ def take_served_dtypes(model: Any, dtype: torch.dtype) -> None:
 
 
 @torch.no_grad()
-def load_tensors(model: Any, tensors: NamedTensors) -> None:
+def load_tensors(model: ImageTextModel, tensors: NamedTensors) -> None:
     """Copies tensors into the model by name, a state_dict's or a checkpoint's: all, or none.
 
     A tied head shares its embedding's storage, so either name loads both.
 
-    As in SGLang, a name that the model does not have is passed over: nobody is told, and only the
+    As in SGLang, a name that the model does not have is passed over without a word; only the
     checksums show it.
 
     Raises:
@@ -141,7 +143,7 @@ def load_tensors(model: Any, tensors: NamedTensors) -> None:
         state[name].copy_(tensor)
 
 
-def load_folder(model: Any, folder: str) -> None:
+def load_folder(model: ImageTextModel, folder: str) -> None:
     """Loads a Hugging Face folder's weights into `model`.
 
     Raises:
@@ -154,13 +156,14 @@ def load_folder(model: Any, folder: str) -> None:
     load_tensors(model, list(fresh.state_dict().items()))
 
 
-def checksums(model: Any) -> dict[str, str]:
+def checksums(model: ImageTextModel) -> dict[str, str]:
     """Checksum of every tensor that SGLang would serve, by SGLang's name."""
     state = model.state_dict()
+    family = family_named(model.config.model_type, "--model-path")
     is_tied = bool(model.config.tie_word_embeddings)
     return {
         served: checksum(_served_bytes(served, [state[name] for name in names]))
-        for served, names in served_tensors(state, has_tied_head=is_tied).items()
+        for served, names in served_tensors(state, family, has_tied_head=is_tied).items()
     }
 
 

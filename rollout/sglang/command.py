@@ -10,6 +10,8 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError
+from common.families import family_of_folder
+from common.families.family import SglangOnCpu
 from common.files import json_object_or_empty
 from common.gpus import usable_gpus
 from common.kernels import has_delta_layers
@@ -72,11 +74,11 @@ _HARMFUL = {
     **dict.fromkeys(
         ("--smg-*", "--grpc-*", "--enable-http2", "--tokenizer-worker-num",
          "--enable-http-worker-reuseport"),
-        "requests would come in where nobody asks for the key",
+        "requests would come in where no key is asked for",
     ),
     **dict.fromkeys(
         ("--kv-events-config", "--load-publish-endpoint"),
-        "it would be sent to whoever connects",
+        "it would be sent to every program that connects",
     ),
     **dict.fromkeys(
         ("--json-model-override-args", "--model-config-parser"),
@@ -156,9 +158,7 @@ def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
     words = [str(word) for pair in flags.items() if pair[1] is not None for word in pair]
     if not has_gpu():
         words.append("--sleep-on-idle")  # else an idle server keeps a whole core busy
-    if not has_gpu() and has_delta_layers(config.model.path):
-        # Its states cannot be snapshotted on a CPU, which scheduling ahead would need.
-        words.append("--disable-overlap-schedule")
+        words += _needs_on_a_cpu(config).switches
     return [str(find_python(config)), str(_HERE / "launch.py"), *words, *config.sglang.extra_flags]
 
 
@@ -188,8 +188,7 @@ def sglang_environment(config: RunConfig) -> dict[str, str]:
         environment["SGLANG_USE_CPU_ENGINE"] = "1"
         # Small models are slower with more, and servers share the machine.
         environment.setdefault("OMP_NUM_THREADS", "1")
-        if has_delta_layers(config.model.path):
-            environment["SGLANG_MAMBA_CONV_DTYPE"] = "float32"
+        environment |= _needs_on_a_cpu(config).environment
     return environment
 
 
@@ -218,7 +217,7 @@ def check_extra_flags(words: tuple[str, ...]) -> None:
     """Refuses flags that the configuration sets already, and those that break the training.
 
     Raises:
-        ConfigError: with the flag and the mend.
+        ConfigError: with the flag and the fix.
     """
     for flag, value in _flags(words):
         for name, key in _OURS.items():
@@ -242,7 +241,7 @@ def has_gpu() -> bool:
 
 
 def _division(config: RunConfig, requests: int) -> dict[str, object]:
-    """Of a GPU's memory, where a model has recurrent states and they are as we know them."""
+    """How a GPU's memory is divided, where a model has recurrent states of the known form."""
     model = json_object_or_empty(Path(config.model.path) / "config.json")
     if not has_delta_layers(config.model.path):
         return {}
@@ -275,11 +274,16 @@ def _on_a_cpu(
         "--attention-backend": "torch_native",  # the default asks for Intel's AMX
         "--max-total-tokens": config.sglang.max_total_tokens or _CPU_TOTAL_TOKENS,
     }
+    changed |= _needs_on_a_cpu(config).flags
     if has_delta_layers(config.model.path):
-        changed["--mamba-ssm-dtype"] = "float32"
         slots = config.sglang.max_states or max(128, _CPU_STATES_PER_REQUEST * requests)
         changed["--max-mamba-cache-size"] = slots
     return changed
+
+
+def _needs_on_a_cpu(config: RunConfig) -> SglangOnCpu:
+    family = family_of_folder(config.model.path)
+    return family.sglang_cpu if family else SglangOnCpu()
 
 
 def _flags(words: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -7,10 +7,10 @@ import torch
 
 from common.model_loading import load_image_text_model
 from common.patch_embedding import multiply_patches
-from tests.tiny_model import make_tiny_checkpoint
+from tests.tiny_model import FAMILIES, make_tiny_checkpoint
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_product_is_the_convolution(family, tmp_path) -> None:
     plain = load_image_text_model(str(make_tiny_checkpoint(tmp_path, seed=0, family=family)))
     plain = plain.double().model.visual.patch_embed

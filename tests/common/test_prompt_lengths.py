@@ -56,6 +56,30 @@ def test_a_size_is_that_of_the_processor(
     assert grid.tokens_of(width, height) * unit**2 == width_then * height_then
 
 
+@settings(deadline=None)
+@given(side, side, st.sampled_from([16, 28]), st.sampled_from([(512, 2**21), (12544, 9633792)]))
+def test_a_size_is_that_of_glms_processor(
+    width: int, height: int, unit: int, area: tuple[int, int]
+) -> None:
+    from transformers.models.glm4v.image_processing_pil_glm4v import smart_resize
+
+    def asked(width: int, height: int) -> tuple[int, int]:
+        found = smart_resize(2, height, width, 2, unit, *area)
+        return found[1], found[0]
+
+    grid = PictureGrid(unit, *area, frames=2, is_glm=True)
+    try:
+        expected = asked(width, height)
+        is_left_alone = asked(*expected) == expected
+    except ValueError:
+        is_left_alone = False
+    if is_left_alone and max(width, height) <= 200 * min(width, height):
+        assert grid.size_of(width, height) == expected
+        return
+    with pytest.raises(DataError, match="Fix: cut it"):
+        grid.size_of(width, height)
+
+
 @pytest.fixture(scope="module", params=["quickstart", *FAMILIES])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if request.param == "quickstart":

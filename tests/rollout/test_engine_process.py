@@ -151,7 +151,8 @@ def test_variables_that_change_pixels_or_prompts_stay_behind(
 def test_linear_attention_on_a_cpu_needs_exact_states(
     tmp_path: Path, text_config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"text_config": text_config}))
+    content = {"model_type": "qwen3_5", "text_config": text_config}
+    (tmp_path / "config.json").write_text(json.dumps(content))
     config = sglang_config(model={"path": str(tmp_path)})
     words = engine_command(config, "127.0.0.1", 4000)
     assert "--disable-overlap-schedule" in words

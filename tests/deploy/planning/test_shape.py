@@ -44,7 +44,7 @@ def test_the_quickstarts_size_is_that_of_its_file():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["Qwen3_5", "Qwen3VL", "Qwen2_5_VL"])
+@pytest.mark.parametrize("family", ["Qwen3_5", "Qwen3VL", "Qwen2_5_VL", "Glm4v"])
 def test_sizes_are_those_of_transformers_models(family, tmp_path):
     import torch
     import transformers

@@ -1,5 +1,6 @@
 """flash-linear-attention's real kernels, by Triton's interpreter, are held to the plain ones."""
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from learner.model import delta_net, fla_kernels, ragged_delta_net
 from learner.model.fused import FORMS, fuse
 from learner.model.layout import plan_layout
 from tests.learner.interpreter import interpreting
+from tests.tiny_model import FAMILIES
 
 pytestmark = [pytest.mark.kernels, pytest.mark.timeout(600)]
 Sizes = Sequence[tuple[int, Sequence[int]]]
@@ -183,16 +185,16 @@ def fused_module(name: str, weight_dtype: torch.dtype) -> dict[str, float]:
 
 
 def made(name: str) -> torch.nn.Module:
-    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
-    from transformers.models.qwen3_5 import modeling_qwen3_5
-    from transformers.models.qwen3_vl import modeling_qwen3_vl
-
-    files = (modeling_qwen2_5_vl, modeling_qwen3_5, modeling_qwen3_vl)
+    files = [
+        importlib.import_module(f"transformers.models.{name}.modeling_{name}") for name in FAMILIES
+    ]
     kind = next(getattr(file, name) for file in files if hasattr(file, name))
     width = width_of(name)
     if "Norm" in name:
         return kind(width, eps=1e-5)
-    config = SimpleNamespace(hidden_size=width, intermediate_size=24, hidden_act="silu")
+    config = SimpleNamespace(
+        hidden_size=width, intermediate_size=24, out_hidden_size=24, hidden_act="silu"
+    )
     return kind(config, 24) if name == "Qwen3_5MLP" else kind(config)
 
 

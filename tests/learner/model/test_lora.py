@@ -23,13 +23,14 @@ from learner.model.lora import (
     merged_weight,
     merged_weights,
 )
-from tests.tiny_model import FAMILIES, PATCH_SIZES, make_tiny_checkpoint
+from tests.tiny_model import FAMILIES, PATCH_SIZES, image_start, make_tiny_checkpoint
 
 RANK, ALPHA, SEED = 3, 6.0, 5
-LAYERS = {"qwen3_vl": 2, "qwen2_5_vl": 2, "qwen3_5": 4}
+LAYERS = {"qwen3_vl": 2, "qwen2_5_vl": 2, "qwen3_5": 4, "glm4v": 2}
 ATTENTION = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
 DELTA_NET = [f"linear_attn.in_proj_{part}" for part in ("qkv", "z", "b", "a")]
 MLP = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+MLP_OF_GLM = ["mlp.gate_up_proj", "mlp.down_proj"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def with_random_adapters(base: Any) -> Any:
 
 def hidden_states(model: Any, family: str) -> Tensor:
     made = torch.Generator().manual_seed(0)
-    start, image = model.config.vision_start_token_id, model.config.image_token_id
+    start, image = image_start(model.config), model.config.image_token_id
     ids = torch.tensor([[8, 9, start] + [image] * 4 + [10, 11, 12, 13, 14]])
     return model.base_model(
         input_ids=ids,
@@ -88,8 +89,9 @@ def test_every_linear_layer_of_the_decoder_is_adapted_and_nothing_else(base, fam
     expected = set()
     for number in range(LAYERS[family]):
         is_delta = family == "qwen3_5" and number < 3
+        mlp = MLP_OF_GLM if family == "glm4v" else MLP
         parts = [*DELTA_NET, "linear_attn.out_proj"] if is_delta else ATTENTION
-        expected |= {f"model.language_model.layers.{number}.{p}" for p in [*parts, *MLP]}
+        expected |= {f"model.language_model.layers.{number}.{p}" for p in [*parts, *mlp]}
     assert names == expected
     for name in names:
         linear = base.get_submodule(name)

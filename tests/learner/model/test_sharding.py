@@ -36,7 +36,7 @@ from learner.ranks import (
 )
 from rollout.embedded.weights import UpdateGroup
 from tests.learner.rank_processes import FORKS, free_port, run_on_ranks, started_ranks
-from tests.tiny_model import FAMILIES, PATCH_SIZES, make_tiny_checkpoint
+from tests.tiny_model import FAMILIES, PATCH_SIZES, image_start, make_tiny_checkpoint
 
 MICRO_BATCHES = 5  # a step; no multiple of any number of ranks here but 1
 STEPS = 3
@@ -91,7 +91,7 @@ def inputs(model: Any, family: str, number: int) -> dict[str, Tensor]:
     made = torch.Generator().manual_seed(number)
     config = model.config
     words = torch.randint(7, config.get_text_config().vocab_size, (8 + number % 4,), generator=made)
-    start, image = config.vision_start_token_id, config.image_token_id
+    start, image = image_start(config), config.image_token_id
     ids = torch.cat([words[:2], torch.tensor([start] + [image] * IMAGE_TOKENS), words[2:]])
     values = 3 * 2 * PATCH_SIZES[family] ** 2
     return {

@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from common.families import family_named
 from common.served_names import checksum, padding_rows, served_tensors
 from tests.rollout.contract.pushing import pushed
 from tests.rollout.support import data_url, png, reference_logprobs
@@ -59,7 +60,8 @@ def tensor_bytes(tensor) -> memoryview:
 
 def expected_checksums(model) -> dict[str, str]:
     state = model.state_dict()
-    served = served_tensors(state, has_tied_head=model.config.tie_word_embeddings)
+    family = family_named(model.config.model_type)
+    served = served_tensors(state, family, has_tied_head=model.config.tie_word_embeddings)
     return {
         name: checksum([
             *(tensor_bytes(state[part]) for part in parts),

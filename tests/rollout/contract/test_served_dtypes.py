@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from common.config import ModelSection
+from common.families import family_named
 from common.weight_dtypes import is_served_in_float32, is_stored_in_float32
 from learner.model.student import load_student
 from learner.push.buckets import Snapshot
@@ -61,8 +62,8 @@ async def pushed_by_learner(api, snapshot: Snapshot) -> None:
     await left(api, trainer)
 
 
-async def check_served(api, snapshot: Snapshot) -> None:
-    expected = served_checksums(snapshot.tensors()).by_name
+async def check_served(api, snapshot: Snapshot, served) -> None:
+    expected = served_checksums(snapshot.tensors(), family_named(served.family)).by_name
     found = await checksums(api)
     assert {name: found.get(name) for name in expected} == expected
 
@@ -77,25 +78,27 @@ def test_the_checkpoint_holds_what_bfloat16_cannot(served):
         assert not torch.equal(tensor.bfloat16().float(), tensor), name
 
 
-async def test_a_push_of_the_learners_is_what_the_server_holds(api, snapshot):
+async def test_a_push_of_the_learners_is_what_the_server_holds(api, snapshot, served):
     assert len(snapshot.buckets) > 2
     await pushed_by_learner(api, snapshot)
-    await check_served(api, snapshot)
+    await check_served(api, snapshot, served)
 
 
-async def test_a_push_through_files_is_what_the_server_holds(api, snapshot, student, tmp_path):
+async def test_a_push_through_files_is_what_the_server_holds(
+    api, snapshot, student, tmp_path, served
+):
     files = WeightFolder(tmp_path, student, "run").write("version-000001-1", snapshot)
     await api.ok("/pause_generation", {"mode": "retract"})
     body = {"model_path": files.folder, "weight_version": "1", "flush_cache": True}
     await api.ok("/update_weights_from_disk", body)
-    await check_served(api, snapshot)
+    await check_served(api, snapshot, served)
 
 
-async def test_what_the_checkpoint_holds_in_float32_is_served_unrounded(api, checkpoint):
+async def test_what_the_checkpoint_holds_in_float32_is_served_unrounded(api, checkpoint, served):
     """Before any push, too: what is pushed first is then what was there."""
     section = ModelSection(path=str(checkpoint), gradient_checkpointing=False)
     start = snapshot_now(load_student(section, torch.device("cpu")))
-    await check_served(api, start)
+    await check_served(api, start, served)
     stored = load_file(checkpoint / "model.safetensors")
     sent = {name.rpartition("layers.")[2]: t for name, t in start.tensors().items()}
     for name, tensor in stored.items():

@@ -9,6 +9,7 @@ import pytest_asyncio
 import torch
 from torch import Tensor, nn
 
+from common.families.qwen3_vl import QWEN3_VL
 from common.served_names import pushed_name, served_tensors
 from rollout.embedded.flat_home import bucket_in_model
 from rollout.embedded.scheduler import Scheduler
@@ -334,7 +335,7 @@ async def test_over_gloo_both_ways_give_the_trainers_weights(
                 await engine.pause("retract")
             await push_over(engine, trainer, source, number)
             await engine.resume()
-            served = served_tensors(source.state_dict(), has_tied_head=True)
+            served = served_tensors(source.state_dict(), QWEN3_VL, has_tied_head=True)
             expected = checksums(source)
             assert {name: (await engine.checksums())[name] for name in served} == expected
         await asyncio.gather(engine.destroy_group(trainer.name), asyncio.to_thread(trainer.leave))
