@@ -29,12 +29,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from common.config import ModelSection, TeacherSection
 from common.errors import ConfigError
 from learner.model.frozen import as_computed, share_shards, shareable
-from learner.model.sharding import copy_into, local_part
+from learner.model.sharding import local_part
 
 
 class Teacher:
@@ -48,7 +47,7 @@ class Teacher:
         student: its parameters are the teacher's start; those that train are float32.
         dtype: of the forward pass, float32 or bfloat16.
         step: that training goes on from. After step 0 the student is no longer the teacher's
-            start, so `load_master` must come before the first `update`.
+            start, so `load_by` must come before the first `update`.
         will_shard: make no float32 master of the whole model, `reshard` makes that of a shard.
 
     Raises:
@@ -98,51 +97,35 @@ class Teacher:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """After optimizer step `step` (1-based), if it was made."""
-        assert not self._needs_load, f"load_master must come first: step {self._step} is resumed"
+        assert not self._needs_load, f"load_by must come first: step {self._step} is resumed"
         if self._moving:
             self._average()
         elif self._config.policy == "progressive" and step % self._config.interval_steps == 0:
             self._copy_student()
 
-    def named_master(self) -> dict[str, Tensor]:
-        """What a checkpoint saves: the teacher, by parameter name, tied ones once.
-
-        float32, with persistent buffers (integers as they are); without what it shares with the
-        student; empty for "current" and "fixed".
-        No copies: save them before the next `update`. On any device: the shards of a sharded model
-        may be in main memory, and then need `.to(device)` one by one before `full_tensor()`.
-        """
-        return {name: _in_float32(tensor) for name, tensor in self.kept().items()}
-
     def kept(self) -> dict[str, Tensor]:
-        """The tensors of `named_master` as they live: each where it has most bits, in its dtype."""
+        """The live tensors that a checkpoint saves: the teacher, by parameter name, tied ones once.
+
+        Each where it has most bits: the float32 master of what moves, other parameters in the
+        compute dtype, persistent buffers; without what it shares with the student; empty for
+        "current" and "fixed". The next `update` changes them. The shards of a sharded model may be
+        in main memory, and then need `.to(device)` one by one before `full_tensor()`.
+        """
         assert not self._needs_reshard, "reshard must come first"
         if not self._is_saved:
             return {}
         return self._own_parameters() | self._master | _persistent_buffers(self.model)
 
-    def load_master(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over what `named_master` gave, bit for bit.
-
-        Args:
-            weights: whole tensors, on any device, or shards as they were given. What is shared
-                with the student may be among them, and is left alone.
-
-        Raises:
-            ValueError: they are of another model.
-        """
-        shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        self.load_by(lambda target, name: _write(target, weights[name]), shapes)
-
     @torch.no_grad()
     def load_by(
         self, put: Callable[[Tensor, str], None], shapes: Mapping[str, tuple[int, ...]]
     ) -> None:
-        """The same from wherever the weights are.
+        """Take over what `kept` was in the trainer that saved it, bit for bit.
 
         Args:
             put: fills one of `kept`, sharded or not, with the weight of this name.
-            shapes: of whole weights by name.
+            shapes: of whole weights by name. What is shared with the student may be among them,
+                and is left alone.
 
         Raises:
             ValueError: they are of another model.
@@ -161,7 +144,7 @@ class Teacher:
         """The student and `model` have just been sharded: take the start, shard by shard.
 
         From now on they share their shards, too. The start is taken from the student, so this is
-        for the time before the first step, or before `load_master`. A "fixed" teacher is another
+        for the time before the first step, or before `load_by`. A "fixed" teacher is another
         model, and already what it is.
         """
         self._needs_reshard = False
@@ -310,17 +293,9 @@ def _float32_like(tensor: Tensor, in_main_memory: bool) -> Tensor:
     )
 
 
-def _in_float32(tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point() or tensor.dtype == torch.float32:
-        return tensor
-    return tensor.to("cpu", torch.float32)  # the GPU may have no room for a model in float32
-
-
 def _write(target: Tensor, source: Tensor) -> None:
-    """Into `target`'s memory, rounded to its dtype: of a whole source its shard."""
-    if isinstance(target, DTensor) and isinstance(source, DTensor):
-        target, source = target.to_local(), source.to_local()
-    copy_into(target, source)
+    """Into the memory of one that is sharded as `source` is, or neither is; rounded to its dtype."""
+    local_part(target).copy_(local_part(source))
 
 
 def _check_forms(
