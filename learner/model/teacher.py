@@ -101,7 +101,7 @@ class Teacher:
         if self._moving:
             self._average()
         elif self._config.policy == "progressive" and step % self._config.interval_steps == 0:
-            self._copy_student()
+            self._copy_student(self._shared)
 
     def kept(self) -> dict[str, Tensor]:
         """The live tensors that a checkpoint saves: the teacher, by parameter name, tied ones once.
@@ -114,7 +114,8 @@ class Teacher:
         assert not self._needs_reshard, "reshard must come first"
         if not self._is_saved:
             return {}
-        return self._own_parameters() | self._master | _persistent_buffers(self.model)
+        own = self._parameters_without(self._shared)
+        return own | self._master | _persistent_buffers(self.model)
 
     @torch.no_grad()
     def load_by(
@@ -148,10 +149,8 @@ class Teacher:
         model, and already what it is.
         """
         self._needs_reshard = False
-        if self._shared and self._copy is not None:
-            share_shards(self._copy, self._student, self._shared)
-        if self._copy is not None and self._config.policy != "fixed":
-            self._copy_student(is_all=True)
+        if self._is_saved:
+            self._copy_student(share_shards(self.model, self._student, self._shared))
         if self._has_master:
             self._take_master()
 
@@ -164,9 +163,9 @@ class Teacher:
             self._master[name] = _float32_like(students[name], self._config.offload)
             _write(self._master[name], students[name])
 
-    def _own_parameters(self) -> dict[str, Tensor]:
+    def _parameters_without(self, names: frozenset[str]) -> dict[str, Tensor]:
         every = _parameters(self.model)
-        return {name: tensor for name, tensor in every.items() if name not in self._shared}
+        return {name: tensor for name, tensor in every.items() if name not in names}
 
     def _average(self) -> None:
         assert not self._needs_reshard, "reshard must come first"
@@ -184,11 +183,9 @@ class Teacher:
             torch.cuda.synchronize()  # the master in main memory may be read from now on
 
     @torch.no_grad()
-    def _copy_student(self, *, is_all: bool = False) -> None:
-        """`is_all`: also what is the student's own, of which sharding may have made copies."""
+    def _copy_student(self, left_out: frozenset[str]) -> None:
         students = _parameters(self._student)
-        targets = _parameters(self.model) if is_all else self._own_parameters()
-        for name, tensor in targets.items():
+        for name, tensor in self._parameters_without(left_out).items():
             _write(tensor, students[name])
         buffers = dict(self._student.named_buffers())
         for name, tensor in self.model.named_buffers():
@@ -294,7 +291,7 @@ def _float32_like(tensor: Tensor, in_main_memory: bool) -> Tensor:
 
 
 def _write(target: Tensor, source: Tensor) -> None:
-    """Into the memory of one that is sharded as `source` is, or neither is; rounded to its dtype."""
+    """Copy into `target`'s memory, rounded to its dtype. Both are sharded alike, or neither is."""
     local_part(target).copy_(local_part(source))
 
 

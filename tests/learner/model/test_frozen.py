@@ -130,7 +130,9 @@ def _share_sharded(rank: int, folder: str) -> None:
         fully_shard(model, mesh=mesh, reshard_after_forward=True)
         model(given)  # FSDP2 has seen its parameters
         model.reshard()
+    versions = {n: p.to_local()._version for n, p in student.named_parameters()}
     teacher.reshard()
+    is_read = {n: p.to_local()._version == versions[n] for n, p in student.named_parameters()}
     ours, theirs = (dict(m.named_parameters()) for m in (student, teacher.model))
     is_one = {n: ours[n].to_local().data_ptr() == theirs[n].to_local().data_ptr() for n in ours}
     found = [teacher.model(given), student(given)]
@@ -139,7 +141,8 @@ def _share_sharded(rank: int, folder: str) -> None:
         ours["0.weight"].to_local().mul_(2)
     found += [teacher.model(given), student(given)]
     if rank == 0:
-        torch.save({"is_one": is_one, "found": found, "expected": expected}, f"{folder}/result.pt")
+        result = {"is_one": is_one, "is_read": is_read, "found": found, "expected": expected}
+        torch.save(result, f"{folder}/result.pt")
     barrier()
     destroy_process_group()
     os._exit(0)  # gloo's threads now and then abort an interpreter that ends in good order
@@ -153,6 +156,7 @@ def test_sharded_models_share_the_shards_that_are_even(tmp_path: Path):
         "0.weight": True, "0.bias": True, "1.weight": False, "1.bias": False,
         "2.weight": False, "2.bias": False,
     }  # fmt: skip
+    assert all(result["is_read"].values()), "a shared shard was copied onto itself"
     for output in result["found"][:2]:
         torch.testing.assert_close(output, result["expected"])
     one, other = result["found"][2:]
