@@ -68,7 +68,11 @@ def is_stored_as_it_is(model: Any) -> bool:
 
 
 def _checked(folder: str, where: str, load: Callable[[dict[str, Any]], Any]) -> Any:
-    """Args: load: from options of `from_pretrained` to a model and transformers' loading info."""
+    """Check a folder, load its model and refuse what transformers would only have logged.
+
+    Args:
+        load: from options of `from_pretrained` to a model and transformers' loading info.
+    """
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -79,7 +83,7 @@ def _checked(folder: str, where: str, load: Callable[[dict[str, Any]], Any]) -> 
         "use_safetensors": True,
         "trust_remote_code": False,
         "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # they are refused below, by name
+        "ignore_mismatched_sizes": True,  # tensors of another shape are refused below, by name
     }
     try:
         with _only_errors(_REPORT):
@@ -97,7 +101,7 @@ def _checked(folder: str, where: str, load: Callable[[dict[str, Any]], Any]) -> 
 
 
 class _Announced:
-    """Takes a file's tensor's place while transformers loads: it has a shape and no memory."""
+    """A file's tensor before it is read: transformers loads it, a shape without memory."""
 
     def __init__(self, shape: list[int]) -> None:
         self.shape = shape
@@ -110,7 +114,7 @@ class _Announced:
 
 
 def _outline(folder: Path, how: dict[str, Any]) -> Any:
-    """transformers renames, ties and reports as ever, and fills buffers that no file holds."""
+    """Have transformers load tensors without memory: it renames, ties, reports, fills buffers."""
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, GenerationConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -160,8 +164,10 @@ def check_report(report: Mapping[str, Any], where: str) -> None:
 
 
 def _strange(names: Iterable[str]) -> set[str]:
-    """Without heads for predicting several tokens, which no family trains here: checkpoints and
-    exports keep them as they are. Qwen3.5's class says so itself, others do not."""
+    """The names without heads for predicting several tokens, which no family trains here.
+
+    Checkpoints and exports keep those heads as they are. Qwen3.5's class leaves them aside itself.
+    """
     return {name for name in names if not name.startswith(_OTHER_HEADS)}
 
 
@@ -193,7 +199,10 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 @contextmanager
 def _only_errors(name: str) -> Iterator[None]:
-    """By a filter: transformers reads the logger's level, and tells more where it is a high one."""
+    """Let a logger tell errors alone.
+
+    By a filter: transformers reads the logger's level, and tells more where it is a high one.
+    """
 
     def is_error(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR

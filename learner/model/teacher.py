@@ -37,7 +37,7 @@ from learner.model.sharding import local_part
 
 
 class Teacher:
-    """Owns the teacher's weights.
+    """The teacher's weights, and how they follow the student.
 
     Make it from a student whose frozen parts and adapters are in place. To shard: give
     `will_shard`, shard the student and `model` alike (the same mesh, the same modules), then call
@@ -82,12 +82,12 @@ class Teacher:
 
     @property
     def model(self) -> nn.Module:
-        """The copy in the compute dtype; the student itself for policy "current"."""
+        """The copy in the compute dtype, or the student itself for policy "current"."""
         return self._student if self._copy is None else self._copy
 
     @property
     def models(self) -> tuple[tuple[float, nn.Module], ...]:
-        """The teacher's logits are the sum of weight * logits over these; weights sum to 1."""
+        """Weights and models: weighted logits add up to the teacher's; weights sum to 1."""
         if self._config.policy != "trust_region":
             return ((1.0, self.model),)
         share = self._config.student_share
@@ -96,7 +96,7 @@ class Teacher:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After optimizer step `step` (1-based), if it was made."""
+        """Follow the student after optimizer step `step` (1-based), if that step was made."""
         assert not self._needs_load, f"load_by must come first: step {self._step} is resumed"
         if self._moving:
             self._average()
@@ -142,7 +142,7 @@ class Teacher:
         self._needs_load = False
 
     def reshard(self) -> None:
-        """The student and `model` have just been sharded: take the start, shard by shard.
+        """Take the start shard by shard, once the student and `model` have been sharded.
 
         From now on they share their shards, too. The start is taken from the student, so this is
         for the time before the first step, or before `load_by`. A "fixed" teacher is another
@@ -244,7 +244,7 @@ def _load_fixed(path: str, student: Any, dtype: torch.dtype) -> nn.Module:
 
 
 def _check_fit(path: str, model: Any, student: Any) -> None:
-    """Both get the same token ids and the same pixels."""
+    """Refuse a teacher that cannot take the student's token ids and pixels."""
     theirs, ours = _inputs_of(model), _inputs_of(student)
     for name, value in ours.items():
         if theirs[name] != value:
@@ -268,7 +268,7 @@ def _inputs_of(model: Any) -> dict[str, object]:
 
 # ---- tensors, whole or sharded -------------------------------------------------------------------
 def _parameters(model: nn.Module) -> dict[str, Tensor]:
-    """By name, tied ones once; the shards of a sharded model."""
+    """Parameters by name, tied ones once; the shards of a sharded model."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()  # without a backward pass, the root stays gathered after a forward
@@ -281,7 +281,7 @@ def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _float32_like(tensor: Tensor, in_main_memory: bool) -> Tensor:
-    """Uninitialised, sharded as `tensor` is; page-locked if a GPU will copy to and from it."""
+    """An uninitialised tensor, sharded as `tensor` is; page-locked if a GPU will copy to it."""
     return torch.empty_like(
         tensor,
         dtype=torch.float32,

@@ -211,7 +211,7 @@ def memory(pid: int | str) -> dict[str, int]:
 
 # ---- a rank --------------------------------------------------------------------------------------
 class Notes:
-    """A rank's: it tells the phase to the process that watches, and keeps what the phase took."""
+    """A rank's notes: tell the phase to the process that watches, and keep what it took."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._folder, self._rank = folder, rank
@@ -237,7 +237,7 @@ class Notes:
 
 
 def side_main(options: argparse.Namespace) -> int:
-    """Runs with either tree's packages. Returns 1 if a rank failed."""
+    """Run the ranks with either tree's packages. Returns 1 if a rank failed."""
     import torch
 
     import learner.assembly  # noqa: F401
@@ -300,7 +300,7 @@ def rank_main(phase: str, config: Any, renderer: Any, options: argparse.Namespac
 
 
 def load(assembly: Any, config: Any, ranks: Any) -> SimpleNamespace:
-    """As `assembly._run_once`, up to the first step."""
+    """What `assembly._run_once` loads before the first step."""
     from learner.optim import Optimizer
 
     folder = config.run.folder / "checkpoints"
