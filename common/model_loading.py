@@ -20,6 +20,9 @@ from common.model_files import (
 )
 
 _OTHER_HEADS = "mtp."
+_NOTHING_TO_REPORT: dict[str, Any] = {
+    "missing_keys": (), "unexpected_keys": (), "mismatched_keys": (),
+}  # fmt: skip
 _REPORT = "transformers.modeling_utils"  # the logger that tells what was missing in many lines
 
 
@@ -114,20 +117,48 @@ class _Announced:
 
 
 def _outline(folder: Path, how: dict[str, Any]) -> Any:
-    """Have transformers load tensors without memory: it renames, ties, reports, fills buffers."""
+    """Make a model whose parameters have no memory, and transformers' report of what files lack.
+
+    transformers builds its conversions of every family before it reads a name: where names and
+    shapes are the model's own there is nothing to convert or report.
+    """
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, GenerationConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    has_generation = (folder / "generation_config.json").is_file()
-    model, report = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)].from_pretrained(
-        None,
-        config=config,
-        state_dict=_announced(folder),
-        generation_config=GenerationConfig.from_pretrained(folder) if has_generation else None,
-        **how,
-    )
+    model_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    announced = _announced(folder)
+    model, report = _without_memory(model_class, config), _NOTHING_TO_REPORT
+    if _shapes_by_name(model) == {name: tensor.shape for name, tensor in announced.items()}:
+        model._weight_conversions = []
+        model.set_use_kernels(False)
+    else:
+        model, report = model_class.from_pretrained(
+            None, config=config, state_dict=announced, **how
+        )
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     model.name_or_path = model.config.name_or_path = str(folder)
-    return model, report
+    return model.eval(), report
+
+
+def _without_memory(model_class: Any, config: Any) -> Any:
+    """A model on the meta device, ties made; buffers that no file holds have values, on the CPU."""
+    with torch.device("meta"):
+        model = model_class._from_config(config, dtype=torch.float32)
+    for parameter in model.parameters():
+        parameter._is_hf_initialized = True
+    for module in model.modules():
+        for name in module._non_persistent_buffers_set:
+            setattr(module, name, torch.empty_like(getattr(module, name), device="cpu"))
+    model.initialize_weights()
+    return model
+
+
+def _shapes_by_name(model: Any) -> dict[str, list[int]]:
+    """Shapes of what files hold: a tied tensor is in them once, under its first name."""
+    tensors = model.state_dict(keep_vars=True)
+    firsts = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    return {name: list(tensors[name].shape) for name in firsts.values()}
 
 
 def _announced(folder: Path) -> dict[str, _Announced]:
@@ -136,7 +167,7 @@ def _announced(folder: Path) -> dict[str, _Announced]:
         name: _Announced(form["shape"])
         for header in headers
         for name, form in header.items()
-        if name != "__metadata__"
+        if name != "__metadata__" and not name.startswith(_OTHER_HEADS)
     }
 
 
