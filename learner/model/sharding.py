@@ -216,10 +216,19 @@ class _Gathered(torch.autograd.Function):
 
 def _allocate(model: nn.Module, device: torch.device) -> None:
     """Give memory to what is on the meta device; what is in it is not defined."""
+
+    def allocated(tensor: Tensor) -> Tensor:
+        if not tensor.is_meta:
+            return tensor
+        local = torch.empty_like(local_part(tensor), device=device)
+        if not isinstance(tensor, DTensor):
+            return local
+        # As FSDP2 makes them: empty_like would work out for every shape how its result is sharded.
+        spec = tensor._spec
+        return DTensor(local, spec, requires_grad=False)  # type: ignore[no-untyped-call]
+
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        model._apply(  # type: ignore[no-untyped-call]
-            lambda t: torch.empty_like(t, device=device) if t.is_meta else t
-        )
+        model._apply(allocated)  # type: ignore[no-untyped-call]
 
 
 def _policy(dtype: torch.dtype, reduce_dtype: torch.dtype) -> MixedPrecisionPolicy:
