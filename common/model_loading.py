@@ -45,7 +45,7 @@ def load_image_text_model(folder: str, key: str = "model.path") -> Any:
     model = _checked(
         folder, where, lambda how: AutoModelForImageTextToText.from_pretrained(folder, **how)
     )
-    check_finite(model.state_dict(), where)
+    check_finite(model.state_dict().items(), where)
     return model
 
 
@@ -203,18 +203,20 @@ def _strange(names: Iterable[str]) -> set[str]:
 
 
 def check_finite(
-    weights: Mapping[str, torch.Tensor],
+    weights: Iterable[tuple[str, torch.Tensor]],
     where: str,
     of_all: Callable[[Sequence[bool]], Sequence[bool]] = lambda flags: flags,
 ) -> None:
     """Refuse NaN and infinity anywhere in the weights.
 
     Args:
+        weights: by name; each is looked at as it comes.
         of_all: where each rank has a part of every tensor: from this rank's verdicts to those of
             all ranks together.
     """
-    is_broken = of_all([not _is_finite(tensor) for tensor in weights.values()])
-    if broken := [name for name, flag in zip(weights, is_broken, strict=True) if flag]:
+    verdicts = {name: not _is_finite(tensor) for name, tensor in weights}
+    is_broken = of_all(list(verdicts.values()))
+    if broken := [name for name, flag in zip(verdicts, is_broken, strict=True) if flag]:
         raise ConfigError(
             f"{where} has tensors with NaN or infinity: {some_of(broken)}. "
             "Fix: name a checkpoint from before it diverged, or download it anew"
