@@ -21,6 +21,9 @@ from common.model_files import (
 )
 
 _OTHER_HEADS = "mtp."
+_NOTHING_TO_REPORT: dict[str, Any] = {
+    "missing_keys": (), "unexpected_keys": (), "mismatched_keys": (),
+}  # fmt: skip
 _REPORT = "transformers.modeling_utils"  # the logger that tells what was missing in many lines
 
 
@@ -43,7 +46,7 @@ def load_image_text_model(folder: str, key: str = "model.path") -> ImageTextMode
     model = _checked(
         folder, where, lambda how: AutoModelForImageTextToText.from_pretrained(folder, **how)
     )
-    check_finite(model.state_dict(), where)
+    check_finite(model.state_dict().items(), where)
     return model
 
 
@@ -84,7 +87,7 @@ def _checked(folder: str, where: str, load: Callable[[dict[str, Any]], Any]) -> 
         "use_safetensors": True,
         "trust_remote_code": False,
         "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # they are refused below, by name
+        "ignore_mismatched_sizes": True,  # tensors of another shape are refused below, by name
     }
     try:
         with _only_errors(_REPORT):
@@ -103,7 +106,7 @@ def _checked(folder: str, where: str, load: Callable[[dict[str, Any]], Any]) -> 
 
 
 class _Announced:
-    """Takes a file's tensor's place while transformers loads: it has a shape and no memory."""
+    """A file's tensor before it is read: transformers loads it, a shape without memory."""
 
     def __init__(self, shape: list[int]) -> None:
         self.shape = shape
@@ -116,20 +119,48 @@ class _Announced:
 
 
 def _outline(folder: Path, how: dict[str, Any]) -> Any:
-    """transformers renames, ties and reports as ever, and fills buffers that no file holds."""
+    """Make a model whose parameters have no memory, and transformers' report of what files lack.
+
+    transformers builds its conversions of every family before it reads a name: where names and
+    shapes are the model's own there is nothing to convert or report.
+    """
     from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, GenerationConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    has_generation = (folder / "generation_config.json").is_file()
-    model, report = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)].from_pretrained(
-        None,
-        config=config,
-        state_dict=_announced(folder),
-        generation_config=GenerationConfig.from_pretrained(folder) if has_generation else None,
-        **how,
-    )
+    model_class = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    announced = _announced(folder)
+    model, report = _without_memory(model_class, config), _NOTHING_TO_REPORT
+    if _shapes_by_name(model) == {name: tensor.shape for name, tensor in announced.items()}:
+        model._weight_conversions = []
+        model.set_use_kernels(False)
+    else:
+        model, report = model_class.from_pretrained(
+            None, config=config, state_dict=announced, **how
+        )
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     model.name_or_path = model.config.name_or_path = str(folder)
-    return model, report
+    return model.eval(), report
+
+
+def _without_memory(model_class: Any, config: Any) -> Any:
+    """A model on the meta device, ties made; buffers that no file holds have values, on the CPU."""
+    with torch.device("meta"):
+        model = model_class._from_config(config, dtype=torch.float32)
+    for parameter in model.parameters():
+        parameter._is_hf_initialized = True
+    for module in model.modules():
+        for name in module._non_persistent_buffers_set:
+            setattr(module, name, torch.empty_like(getattr(module, name), device="cpu"))
+    model.initialize_weights()
+    return model
+
+
+def _shapes_by_name(model: Any) -> dict[str, list[int]]:
+    """Shapes of what files hold: a tied tensor is in them once, under its first name."""
+    tensors = model.state_dict(keep_vars=True)
+    firsts = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    return {name: list(tensors[name].shape) for name in firsts.values()}
 
 
 def _announced(folder: Path) -> dict[str, _Announced]:
@@ -138,7 +169,7 @@ def _announced(folder: Path) -> dict[str, _Announced]:
         name: _Announced(form["shape"])
         for header in headers
         for name, form in header.items()
-        if name != "__metadata__"
+        if name != "__metadata__" and not name.startswith(_OTHER_HEADS)
     }
 
 
@@ -166,24 +197,28 @@ def check_report(report: Mapping[str, Any], where: str) -> None:
 
 
 def _strange(names: Iterable[str]) -> set[str]:
-    """Without heads for predicting several tokens, which no family trains here: checkpoints and
-    exports keep them as they are. Qwen3.5's class says so itself, others do not."""
+    """The names without heads for predicting several tokens, which no family trains here.
+
+    Checkpoints and exports keep those heads as they are. Qwen3.5's class leaves them aside itself.
+    """
     return {name for name in names if not name.startswith(_OTHER_HEADS)}
 
 
 def check_finite(
-    weights: Mapping[str, torch.Tensor],
+    weights: Iterable[tuple[str, torch.Tensor]],
     where: str,
     of_all: Callable[[Sequence[bool]], Sequence[bool]] = lambda flags: flags,
 ) -> None:
     """Refuse NaN and infinity anywhere in the weights.
 
     Args:
+        weights: by name; each is looked at as it comes.
         of_all: where each rank has a part of every tensor: from this rank's verdicts to those of
             all ranks together.
     """
-    is_broken = of_all([not _is_finite(tensor) for tensor in weights.values()])
-    if broken := [name for name, flag in zip(weights, is_broken, strict=True) if flag]:
+    verdicts = {name: not _is_finite(tensor) for name, tensor in weights}
+    is_broken = of_all(list(verdicts.values()))
+    if broken := [name for name, flag in zip(verdicts, is_broken, strict=True) if flag]:
         raise ConfigError(
             f"{where} has tensors with NaN or infinity: {some_of(broken)}. "
             "Fix: name a checkpoint from before it diverged, or download it anew"
@@ -199,7 +234,10 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 @contextmanager
 def _only_errors(name: str) -> Iterator[None]:
-    """By a filter: transformers reads the logger's level, and tells more where it is a high one."""
+    """Let a logger tell errors alone.
+
+    By a filter: transformers reads the logger's level, and tells more where it is a high one.
+    """
 
     def is_error(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR

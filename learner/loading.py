@@ -9,6 +9,7 @@ A checkpoint's student is not read from `model.path` first, unless adapters need
 them.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,23 +72,34 @@ def _student(config: RunConfig, device: torch.device) -> Any:
 def _shard_and_fill(
     model: Any, path: str | None, config: RunConfig, ranks: Ranks, key: str = "model.path"
 ) -> None:
-    """Args: path: of the files that the weights come from; none: they come from elsewhere."""
+    """Give each rank memory for its shards, and fill them from the files of a folder.
+
+    Args:
+        path: of the folder; None means that the weights come from elsewhere.
+        key: of the configuration, for messages.
+    """
     assert ranks.mesh is not None
     outlined = model.state_dict()
     announced = [name for name in base_names(model) if outlined[name].is_meta]
     del outlined  # sharding makes others
     shard_model(model, ranks.mesh, DTYPES[config.model.dtype], config.learner.offload)
     if path is not None and announced:
-        _fill_from(path, key, model, announced)
-        tensors = model.state_dict()
+        where = f"{key} = {path!r}"
         check_finite(
-            {name: local_part(tensors[name]) for name in announced},
-            f"{key} = {path!r}",
+            _filled_from(path, where, model, announced),
+            where,
             lambda flags: [flag > 0 for flag in ranks.greatest([float(f) for f in flags])],
         )
 
 
-def _fill_from(path: str, key: str, model: nn.Module, names: list[str]) -> None:
+def _filled_from(
+    path: str, where: str, model: nn.Module, names: list[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """Fill one tensor after the other; give each name and what this rank has of it.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
     tensors: dict[str, Tensor] = model.state_dict()
     stored = names_in_files(model, names)
     with TensorFiles(weight_files(Path(path))) as files:
@@ -96,6 +108,7 @@ def _fill_from(path: str, key: str, model: nn.Module, names: list[str]) -> None:
                 fill(tensors[name], files, stored.get(name, name))
             except (KeyError, OSError) as error:
                 raise ConfigError(
-                    f"{key} = {path!r}: its {name} cannot be read: {error}. Fix: bring the folder "
+                    f"{where}: its {name} cannot be read: {error}. Fix: bring the folder "
                     "back as it was published"
                 ) from error
+            yield name, local_part(tensors[name])

@@ -25,6 +25,8 @@ def names_in_files(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
             type(model).__name__,
         )
         return {}
+    if getattr(model, "_weight_conversions", None) == []:
+        return {}  # its files have its own names
     stand_ins = {name: torch.empty(0, device="meta") for name in names}
     reverted = revert_weight_conversion(model, stand_ins)
     stored = {id(tensor): name for name, tensor in reverted.items()}

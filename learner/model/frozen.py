@@ -37,22 +37,29 @@ def shareable(student: nn.Module, dtype: torch.dtype) -> frozenset[str]:
     )
 
 
-def share_shards(model: nn.Module, student: nn.Module, names: frozenset[str]) -> None:
+def share_shards(model: nn.Module, student: nn.Module, names: frozenset[str]) -> frozenset[str]:
     """Let a sharded model use a sharded student's parameters: one memory for both.
 
     Before sharding they were the same parameters; sharding has copied them. One whose rows the
     ranks do not share evenly keeps its copy: FSDP2 pads it in memory of its own.
+
+    Args:
+        names: of the parameters that were the same.
+
+    Returns:
+        Those that are the same again.
     """
-    ours = dict(model.named_parameters())
-    for name, parameter in student.named_parameters():
-        if name not in names or not _is_even(parameter):
-            continue
-        for module in model.modules():  # a tied one is in two
-            for leaf, own in module._parameters.items():
-                if own is ours[name]:
-                    module._parameters[leaf] = parameter
+    students = dict(student.named_parameters())
+    even = {name: students[name] for name in names if _is_even(students[name])}
+    ours = {id(p): even[name] for name, p in model.named_parameters() if name in even}
+    if not ours:
+        return frozenset()
+    for module in model.modules():  # a tied one is in two
+        for leaf, own in module._parameters.items():
+            module._parameters[leaf] = ours.get(id(own), own)
     # FSDP2 looks for exchanged parameters whenever a module is moved, be it to where it is.
     model.to(next(model.parameters()).device)
+    return frozenset(even)
 
 
 def _computed_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:

@@ -108,7 +108,7 @@ def shard_model(
 
 
 def part_of_rank(model: nn.Module) -> tuple[int, int, bool]:
-    """Which part of how many this rank has of a model, and whether it is the first to have it."""
+    """This rank's part of a model: its number, of how many, and whether no rank before has it."""
     mesh = next((p.device_mesh for p in model.parameters() if isinstance(p, DTensor)), None)
     if mesh is None:
         return 0, 1, True
@@ -131,7 +131,7 @@ def whole_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 @torch.no_grad()
 def gather(tensor: Tensor) -> Tensor:
-    """All of a sharded tensor, detached, on the mesh's device. Others as they are.
+    """The whole of a sharded tensor, detached, on the mesh's device; another tensor as it is.
 
     All ranks call it, for the same tensors in the same order, from the thread that trains: beside
     a forward or backward pass the ranks' collectives would get out of step.
@@ -143,7 +143,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """What this rank holds of a tensor, in its memory: all of one that is not sharded."""
+    """The rows of a tensor that this rank holds, in their memory: all if it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -173,7 +173,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
     same number.
 
     Returns:
-        The norm before; not finite if a gradient of any rank is not (they are then of no use).
+        The norm before clipping; not finite if a gradient of any rank is not: the gradients are
+        then of no use.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
@@ -190,7 +191,10 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
 
 
 class _TiedHead(nn.Linear):
-    """A head without a group of its own gathers its weight when it is called (greedy answers)."""
+    """A head without a group of its own, that gathers its weight when it is called.
+
+    Greedy answers call it; the objective takes its weight by `whole_weight`.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.linear(input, whole_weight(self.weight, input.dtype))
@@ -214,11 +218,20 @@ class _Gathered(torch.autograd.Function):
 
 
 def _allocate(model: nn.Module, device: torch.device) -> None:
-    """Memory for what is on the meta device; what is in it is not defined."""
+    """Give memory to what is on the meta device; what is in it is not defined."""
+
+    def allocated(tensor: Tensor) -> Tensor:
+        if not tensor.is_meta:
+            return tensor
+        local = torch.empty_like(local_part(tensor), device=device)
+        if not isinstance(tensor, DTensor):
+            return local
+        # As FSDP2 makes them: empty_like would work out for every shape how its result is sharded.
+        spec = tensor._spec
+        return DTensor(local, spec, requires_grad=False)  # type: ignore[no-untyped-call]
+
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        model._apply(  # type: ignore[no-untyped-call]
-            lambda t: torch.empty_like(t, device=device) if t.is_meta else t
-        )
+        model._apply(allocated)  # type: ignore[no-untyped-call]
 
 
 def _policy(dtype: torch.dtype, reduce_dtype: torch.dtype) -> MixedPrecisionPolicy:
@@ -241,7 +254,7 @@ def _kept_in_float32(model: nn.Module) -> dict[nn.Module, set[nn.Parameter]]:
 
 
 def _parts(root: Any, embedding: nn.Module) -> list[nn.Module]:
-    """What is gathered at once, each before what contains it."""
+    """The modules that are gathered at once, each before one that contains it."""
     text = getattr(root, "language_model", None)
     tower = getattr(root, "visual", None)
     layers, blocks = getattr(text, "layers", None), getattr(tower, "blocks", None)
@@ -255,13 +268,16 @@ def _parts(root: Any, embedding: nn.Module) -> list[nn.Module]:
 
 
 def _sum_gradients(module: FSDPModule) -> None:
-    """The default is the mean over ranks. A factor alone would use PREMUL_SUM, unknown to gloo."""
+    """Sum gradients over ranks: by default FSDP2 takes the mean.
+
+    The factor alone would make it use PREMUL_SUM, which gloo does not know.
+    """
     module.set_gradient_divide_factor(1.0)
     module.set_force_sum_reduction_for_comms(True)
 
 
 def _settle_root(root: Any) -> None:
-    """FSDP takes what is called first for the root, and that is a part of it."""
+    """Make `root` FSDP's root: it takes the module called first, which would be a part of it."""
     root.settle_sharding = lambda: None
     register_fsdp_forward_method(root, "settle_sharding")
     root.settle_sharding()
@@ -269,7 +285,7 @@ def _settle_root(root: Any) -> None:
 
 
 def _on_mesh(tensor: DTensor) -> DTensor:
-    """An offloaded shard must be on the mesh's device before it is gathered."""
+    """The tensor on the mesh's device: an offloaded shard must be there before it is gathered."""
     return cast(DTensor, tensor.to(_device(tensor.device_mesh)))
 
 

@@ -28,17 +28,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from common.config import ModelSection, TeacherSection
 from common.errors import ConfigError
 from common.image_text_model import ImageTextModel
 from learner.model.frozen import as_computed, share_shards, shareable
-from learner.model.sharding import copy_into, local_part
+from learner.model.sharding import local_part
 
 
 class Teacher:
-    """Owns the teacher's weights.
+    """The teacher's weights, and how they follow the student.
 
     Make it from a student whose frozen parts and adapters are in place. To shard: give
     `will_shard`, shard the student and `model` alike (the same mesh, the same modules), then call
@@ -48,7 +47,7 @@ class Teacher:
         student: its parameters are the teacher's start; those that train are float32.
         dtype: of the forward pass, float32 or bfloat16.
         step: that training goes on from. After step 0 the student is no longer the teacher's
-            start, so `load_master` must come before the first `update`.
+            start, so `load_by` must come before the first `update`.
         will_shard: make no float32 master of the whole model, `reshard` makes that of a shard.
 
     Raises:
@@ -83,12 +82,12 @@ class Teacher:
 
     @property
     def model(self) -> ImageTextModel:
-        """The copy in the compute dtype; the student itself for policy "current"."""
+        """The copy in the compute dtype, or the student itself for policy "current"."""
         return self._student if self._copy is None else self._copy
 
     @property
     def models(self) -> tuple[tuple[float, ImageTextModel], ...]:
-        """The teacher's logits are the sum of weight * logits over these; weights sum to 1."""
+        """Weights and models: weighted logits add up to the teacher's; weights sum to 1."""
         if self._config.policy != "trust_region":
             return ((1.0, self.model),)
         share = self._config.student_share
@@ -97,52 +96,37 @@ class Teacher:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After optimizer step `step` (1-based), if it was made."""
-        assert not self._needs_load, f"load_master must come first: step {self._step} is resumed"
+        """Follow the student after optimizer step `step` (1-based), if that step was made."""
+        assert not self._needs_load, f"load_by must come first: step {self._step} is resumed"
         if self._moving:
             self._average()
         elif self._config.policy == "progressive" and step % self._config.interval_steps == 0:
-            self._copy_student()
-
-    def named_master(self) -> dict[str, Tensor]:
-        """What a checkpoint saves: the teacher, by parameter name, tied ones once.
-
-        float32, with persistent buffers (integers as they are); without what it shares with the
-        student; empty for "current" and "fixed".
-        No copies: save them before the next `update`. On any device: the shards of a sharded model
-        may be in main memory, and then need `.to(device)` one by one before `full_tensor()`.
-        """
-        return {name: _in_float32(tensor) for name, tensor in self.kept().items()}
+            self._copy_student(self._shared)
 
     def kept(self) -> dict[str, Tensor]:
-        """The tensors of `named_master` as they live: each where it has most bits, in its dtype."""
+        """The live tensors that a checkpoint saves: the teacher, by parameter name, tied ones once.
+
+        Each where it has most bits: the float32 master of what moves, other parameters in the
+        compute dtype, persistent buffers; without what it shares with the student; empty for
+        "current" and "fixed". The next `update` changes them. The shards of a sharded model may be
+        in main memory, and then need `.to(device)` one by one before `full_tensor()`.
+        """
         assert not self._needs_reshard, "reshard must come first"
         if not self._is_saved:
             return {}
-        return self._own_parameters() | self._master | _persistent_buffers(self.model)
-
-    def load_master(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over what `named_master` gave, bit for bit.
-
-        Args:
-            weights: whole tensors, on any device, or shards as they were given. What is shared
-                with the student may be among them, and is left alone.
-
-        Raises:
-            ValueError: they are of another model.
-        """
-        shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        self.load_by(lambda target, name: _write(target, weights[name]), shapes)
+        own = self._parameters_without(self._shared)
+        return own | self._master | _persistent_buffers(self.model)
 
     @torch.no_grad()
     def load_by(
         self, put: Callable[[Tensor, str], None], shapes: Mapping[str, tuple[int, ...]]
     ) -> None:
-        """The same from wherever the weights are.
+        """Take over what `kept` was in the trainer that saved it, bit for bit.
 
         Args:
             put: fills one of `kept`, sharded or not, with the weight of this name.
-            shapes: of whole weights by name.
+            shapes: of whole weights by name. What is shared with the student may be among them,
+                and is left alone.
 
         Raises:
             ValueError: they are of another model.
@@ -158,17 +142,15 @@ class Teacher:
         self._needs_load = False
 
     def reshard(self) -> None:
-        """The student and `model` have just been sharded: take the start, shard by shard.
+        """Take the start shard by shard, once the student and `model` have been sharded.
 
         From now on they share their shards, too. The start is taken from the student, so this is
-        for the time before the first step, or before `load_master`. A "fixed" teacher is another
+        for the time before the first step, or before `load_by`. A "fixed" teacher is another
         model, and already what it is.
         """
         self._needs_reshard = False
-        if self._shared and self._copy is not None:
-            share_shards(self._copy, self._student, self._shared)
-        if self._copy is not None and self._config.policy != "fixed":
-            self._copy_student(is_all=True)
+        if self._is_saved:
+            self._copy_student(share_shards(self.model, self._student, self._shared))
         if self._has_master:
             self._take_master()
 
@@ -181,9 +163,9 @@ class Teacher:
             self._master[name] = _float32_like(students[name], self._config.offload)
             _write(self._master[name], students[name])
 
-    def _own_parameters(self) -> dict[str, Tensor]:
+    def _parameters_without(self, names: frozenset[str]) -> dict[str, Tensor]:
         every = _parameters(self.model)
-        return {name: tensor for name, tensor in every.items() if name not in self._shared}
+        return {name: tensor for name, tensor in every.items() if name not in names}
 
     def _average(self) -> None:
         assert not self._needs_reshard, "reshard must come first"
@@ -201,11 +183,9 @@ class Teacher:
             torch.cuda.synchronize()  # the master in main memory may be read from now on
 
     @torch.no_grad()
-    def _copy_student(self, *, is_all: bool = False) -> None:
-        """`is_all`: also what is the student's own, of which sharding may have made copies."""
+    def _copy_student(self, left_out: frozenset[str]) -> None:
         students = _parameters(self._student)
-        targets = _parameters(self.model) if is_all else self._own_parameters()
-        for name, tensor in targets.items():
+        for name, tensor in self._parameters_without(left_out).items():
             _write(tensor, students[name])
         buffers = dict(self._student.named_buffers())
         for name, tensor in self.model.named_buffers():
@@ -265,7 +245,7 @@ def _load_fixed(path: str, student: ImageTextModel, dtype: torch.dtype) -> Image
 
 
 def _check_fit(path: str, model: ImageTextModel, student: ImageTextModel) -> None:
-    """Both get the same token ids and the same pixels."""
+    """Refuse a teacher that cannot take the student's token ids and pixels."""
     theirs, ours = _inputs_of(model), _inputs_of(student)
     for name, value in ours.items():
         if theirs[name] != value:
@@ -289,7 +269,7 @@ def _inputs_of(model: ImageTextModel) -> dict[str, object]:
 
 # ---- tensors, whole or sharded -------------------------------------------------------------------
 def _parameters(model: nn.Module) -> dict[str, Tensor]:
-    """By name, tied ones once; the shards of a sharded model."""
+    """Parameters by name, tied ones once; the shards of a sharded model."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()  # without a backward pass, the root stays gathered after a forward
@@ -302,7 +282,7 @@ def _persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _float32_like(tensor: Tensor, in_main_memory: bool) -> Tensor:
-    """Uninitialised, sharded as `tensor` is; page-locked if a GPU will copy to and from it."""
+    """An uninitialised tensor, sharded as `tensor` is; page-locked if a GPU will copy to it."""
     return torch.empty_like(
         tensor,
         dtype=torch.float32,
@@ -311,17 +291,9 @@ def _float32_like(tensor: Tensor, in_main_memory: bool) -> Tensor:
     )
 
 
-def _in_float32(tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point() or tensor.dtype == torch.float32:
-        return tensor
-    return tensor.to("cpu", torch.float32)  # the GPU may have no room for a model in float32
-
-
 def _write(target: Tensor, source: Tensor) -> None:
-    """Into `target`'s memory, rounded to its dtype: of a whole source its shard."""
-    if isinstance(target, DTensor) and isinstance(source, DTensor):
-        target, source = target.to_local(), source.to_local()
-    copy_into(target, source)
+    """Copy into `target`'s memory, rounded to its dtype. Both are sharded alike, or neither is."""
+    local_part(target).copy_(local_part(source))
 
 
 def _check_forms(

@@ -1,6 +1,6 @@
-"""From the host to a device without a wait.
+"""Copies from the host to a device that the host does not wait for.
 
-An ordinary copy to a GPU blocks the host until all that was asked of the GPU before is done. One
+An ordinary copy to a GPU blocks the host until the GPU has done all that it was asked before. One
 from page-locked memory takes its turn among the GPU's work.
 """
 

@@ -12,12 +12,17 @@ that has imported everything forks them, new ones to resume:
              the next step follows at once, so that what is not written by then is copied
     resume   the same as start, from the checkpoint
 
-Memory is RssAnon of /proc/PID/status, looked at every 10 ms from outside, over what it was after
-all imports; the greatest of the ranks. Pages of mapped files are left out: they are the page
-cache's, shared by the ranks, and the kernel takes them back (with them the other side needs more:
-`with_files`, from VmHWM). Seconds begin after imports and the meeting of the ranks.
+Memory is how far a rank's grew at most over what it was after all imports; the greatest of the
+ranks. It is measured in two ways:
 
-`load_memory_ratio` and `first_step_ratio` are ours over theirs, the worst of the phases.
+    resident     VmHWM of /proc/PID/status, begun anew with each phase: with the pages of mapped
+                 files, which are the page cache's and shared by the ranks
+    anonymous    RssAnon, looked at every 10 ms from outside: without them
+
+Seconds begin after imports and the meeting of the ranks, and are the slowest rank's. CPU seconds
+are all ranks' together: they tell more where other processes use the cores.
+
+The ratios (`RATIOS`) are ours over theirs, the worst of the phases.
 """
 
 import argparse
@@ -26,6 +31,7 @@ import json
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,9 +45,17 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = os.environ.get("LOADING_BENCH_TREE", str(ROOT))
 
 BASE = "5a52a04"
-GOALS = {"load_memory_ratio": "<= 0.35", "first_step_ratio": "<= 0.50"}
 SIDES = ("theirs", "ours")
 PHASES = ("start", "save", "resume")
+STARTS = ("start", "resume")
+RATIOS = {  # by JSON key: of which figure, in which phases, and the goal
+    "load_memory_ratio": ("resident_mib", PHASES, "<= 0.35"),
+    "load_anonymous_memory_ratio": ("anonymous_mib", PHASES, "none"),
+    "first_step_ratio": ("seconds", STARTS, "<= 0.50"),
+    "first_step_cpu_ratio": ("cpu_seconds", STARTS, "none"),
+}
+Figures = dict[str, dict[str, float]]  # of one side: by phase, seconds and MiB
+Measured = dict[str, Figures]  # by side
 _LOOK_S = 0.01
 _LIMIT_S = 1200.0
 _MIB = 2**20
@@ -64,6 +78,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--megabytes", type=int, default=1000, help="of the model (default 1000)")
     parser.add_argument("--ranks", type=int, default=4, help="default 4")
+    parser.add_argument("--last", choices=PHASES, default="resume", help="phase (default resume)")
+    parser.add_argument("--repeats", type=int, default=1, help="of both sides: medians (default 1)")
     parser.add_argument("--beside", action="store_true", help="a step begins while it is saved")
     parser.add_argument("--base", default=BASE, help=f"the other commit (default {BASE})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
@@ -73,18 +89,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 # ---- the two sides -------------------------------------------------------------------------------
-def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
-    """By side and phase: seconds, MiB and MiB with mapped files."""
+def measure(folder: Path, options: argparse.Namespace) -> Measured:
+    """Run both sides in turn, `--repeats` times."""
     trees = {"theirs": folder / "theirs", "ours": ROOT}
     check_out(options.base, trees["theirs"])
     model = make_model(folder / "model", options.megabytes)
-    measured: dict[str, dict[str, dict[str, float]]] = {}
-    for side in SIDES:
-        run = folder / f"run-{side}"
-        run.mkdir()
-        measured[side] = run_side(run, trees[side], model, options)
-        shutil.rmtree(run)
-    return measured
+    found: dict[str, list[Figures]] = {side: [] for side in SIDES}
+    for _ in range(options.repeats):
+        for side in SIDES:
+            run = folder / f"run-{side}"
+            run.mkdir()
+            found[side].append(run_side(run, trees[side], model, options))
+            shutil.rmtree(run)
+    return {side: medians(repeats) for side, repeats in found.items()}
+
+
+def medians(repeats: list[Figures]) -> Figures:
+    return {
+        phase: {key: statistics.median(r[phase][key] for r in repeats) for key in values}
+        for phase, values in repeats[0].items()
+    }
 
 
 def check_out(commit: str, folder: Path) -> None:
@@ -119,10 +143,9 @@ def make_model(folder: Path, megabytes: int) -> Path:
 
 
 # ---- processes, looked at from outside -----------------------------------------------------------
-def run_side(
-    run: Path, tree: Path, model: Path, options: argparse.Namespace
-) -> dict[str, dict[str, float]]:
+def run_side(run: Path, tree: Path, model: Path, options: argparse.Namespace) -> Figures:
     command = [sys.executable, str(Path(__file__).resolve()), "--ranks", str(options.ranks)]
+    command += ["--last", options.last]
     command += ["--folder", str(run), "--model", str(model)]
     command += ["--beside"] if options.beside else []
     tree_first = {"LOADING_BENCH_TREE": str(tree), "PYTHONPATH": str(tree)}
@@ -133,7 +156,7 @@ def run_side(
     finally:
         process.kill()
         process.wait()
-    return figures(run, peaks, options.ranks)
+    return figures(run, peaks, options)
 
 
 def watch(process: subprocess.Popen[bytes], run: Path, ranks: int) -> dict[tuple[str, int], int]:
@@ -152,20 +175,24 @@ def watch(process: subprocess.Popen[bytes], run: Path, ranks: int) -> dict[tuple
     return peaks
 
 
-def figures(
-    run: Path, peaks: dict[tuple[str, int], int], ranks: int
-) -> dict[str, dict[str, float]]:
-    """By phase, of the rank with most."""
-    found: dict[str, dict[str, float]] = {}
-    for phase in PHASES:
-        notes = [json.loads((run / f"notes.{phase}.{rank}").read_text()) for rank in range(ranks)]
+def figures(run: Path, peaks: dict[tuple[str, int], int], options: argparse.Namespace) -> Figures:
+    found: Figures = {}
+    ranks = range(options.ranks)
+    for phase in phases(options):
+        notes = [json.loads((run / f"notes.{phase}.{rank}").read_text()) for rank in ranks]
+        resident = [note["VmHWM"] - note["imported"]["VmRSS"] for note in notes]
+        anonymous = [peaks[phase, r] - notes[r]["imported"]["RssAnon"] for r in ranks]
         found[phase] = {
             "seconds": max(note["seconds"] for note in notes),
-            "mib": max(peaks[phase, r] - notes[r]["imported"]["RssAnon"] for r in range(ranks))
-            / _MIB,
-            "mib_with_files": max(n["VmHWM"] - n["imported"]["VmRSS"] for n in notes) / _MIB,
+            "cpu_seconds": sum(note["cpu_seconds"] for note in notes),
+            "resident_mib": max(resident) / _MIB,
+            "anonymous_mib": max(anonymous) / _MIB,
         }
     return found
+
+
+def phases(options: argparse.Namespace) -> tuple[str, ...]:
+    return PHASES[: PHASES.index(options.last) + 1]
 
 
 def text_of(path: Path) -> str:
@@ -184,22 +211,25 @@ def memory(pid: int | str) -> dict[str, int]:
 
 # ---- a rank --------------------------------------------------------------------------------------
 class Notes:
-    """Tells the phase to whoever watches, and keeps what it took."""
+    """A rank's notes: tell the phase to the process that watches, and keep what it took."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._folder, self._rank = folder, rank
         self._imported = memory("self")
-        self._began = 0.0
+        self._began = self._cpu_began = 0.0
 
     def begin(self, phase: str) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
         self._tell(f"{phase} {os.getpid()}")
-        self._began = time.monotonic()
+        self._began, self._cpu_began = time.monotonic(), time.process_time()
 
     def end(self, phase: str) -> None:
-        seconds = time.monotonic() - self._began
+        spent = {
+            "seconds": time.monotonic() - self._began,
+            "cpu_seconds": time.process_time() - self._cpu_began,
+        }
         self._tell("")
-        found = {"seconds": seconds, "VmHWM": memory("self")["VmHWM"], "imported": self._imported}
+        found = {**spent, "VmHWM": memory("self")["VmHWM"], "imported": self._imported}
         (self._folder / f"notes.{phase}.{self._rank}").write_text(json.dumps(found))
 
     def _tell(self, now: str) -> None:
@@ -207,7 +237,7 @@ class Notes:
 
 
 def side_main(options: argparse.Namespace) -> int:
-    """Runs with either tree's packages. Returns 1 if a rank failed."""
+    """Run the ranks with either tree's packages. Returns 1 if a rank failed."""
     import torch
 
     import learner.assembly  # noqa: F401
@@ -223,7 +253,7 @@ def side_main(options: argparse.Namespace) -> int:
     )
     renderer = Renderer(config.model.path)
     has_failed = 0
-    for phase in ("start", "resume"):
+    for phase in STARTS if options.last == "resume" else ("start",):
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
         shared = (port, phase, config, renderer, options)
@@ -264,7 +294,7 @@ def rank_main(phase: str, config: Any, renderer: Any, options: argparse.Namespac
     trained = load(assembly, config, ranks)
     meet(ranks)
     notes.end(phase)
-    if phase == "start":
+    if phase == "start" and options.last != "start":
         step(trained)
         notes.begin("save")
         save(trained, renderer, config, options)
@@ -281,7 +311,7 @@ def meet(ranks: Any) -> None:
 
 
 def load(assembly: Any, config: Any, ranks: Any) -> SimpleNamespace:
-    """As `assembly._run_once`, up to the first step."""
+    """What `assembly._run_once` loads before the first step."""
     from learner.optim import Optimizer
 
     folder = config.run.folder / "checkpoints"
@@ -324,30 +354,33 @@ def save(trained: Any, renderer: Any, config: Any, options: argparse.Namespace) 
 
 
 # ---- figures -------------------------------------------------------------------------------------
-def summarize(measured: dict[str, dict[str, dict[str, float]]]) -> dict[str, Any]:
+def summarize(measured: Measured) -> dict[str, Any]:
     theirs, ours = (measured[side] for side in SIDES)
 
-    def ratios(key: str, phases: tuple[str, ...]) -> dict[str, float]:
-        return {phase: ours[phase][key] / theirs[phase][key] for phase in phases}
+    def ratios(key: str) -> dict[str, float]:
+        return {phase: ours[phase][key] / theirs[phase][key] for phase in ours}
 
-    memory_of = ratios("mib", PHASES)
-    seconds_of = ratios("seconds", ("start", "resume"))
+    by_figure = {key: ratios(key) for key in ours["start"]}
+    worst = {
+        name: max(by_figure[figure][phase] for phase in phases if phase in ours)
+        for name, (figure, phases, _) in RATIOS.items()
+    }
     return {
-        "load_memory_ratio": max(memory_of.values()),
-        "first_step_ratio": max(seconds_of.values()),
-        "memory": memory_of,
-        "seconds": seconds_of | ratios("seconds", ("save",)),
-        "with_files": ratios("mib_with_files", PHASES),
+        **worst,
+        "ratios": by_figure,
+        "ratio_of": {name: of for name, (of, *_) in RATIOS.items()},
     }
 
 
-def show(measured: dict[str, dict[str, dict[str, float]]], found: dict[str, Any]) -> None:
-    for side, phases in measured.items():
-        for phase, values in phases.items():
-            print(f"{side:7}{phase:8}{values['mib']:8.0f} MiB ({values['mib_with_files']:.0f} with "
-                  f"files){values['seconds']:8.2f} s")  # fmt: skip
-    for key, goal in GOALS.items():
-        print(f"{key} {found[key]:.3f}  (goal {goal})")
+def show(measured: Measured, found: dict[str, Any]) -> None:
+    for side, by_phase in measured.items():
+        for phase, values in by_phase.items():
+            print(f"{side:7}{phase:8}{values['resident_mib']:8.0f} MiB resident"
+                  f"{values['anonymous_mib']:8.0f} MiB anonymous{values['seconds']:8.2f} s"
+                  f"{values['cpu_seconds']:8.2f} CPU s")  # fmt: skip
+    for name, (figure, _, goal) in RATIOS.items():
+        each = ", ".join(f"{phase} {ratio:.2f}" for phase, ratio in found["ratios"][figure].items())
+        print(f"{name} {found[name]:.3f}  ({figure}: {each}; goal {goal})")
 
 
 if __name__ == "__main__":

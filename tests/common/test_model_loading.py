@@ -2,11 +2,13 @@
 
 import math
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from transformers.core_model_loading import revert_weight_conversion
 
 from common.errors import ConfigError
 from common.model_loading import load_image_text_model, outline_image_text_model
@@ -51,7 +53,7 @@ def test_every_family_loads_tied_or_not(tmp_path: Path, family: str, is_tied: bo
     assert_outlined(outline_image_text_model(str(folder)), model)
 
 
-def assert_outlined(outline: nn.Module, model: nn.Module) -> None:
+def assert_outlined(outline: Any, model: Any) -> None:
     """All that is known of a model before the tensors of its files are read, and no more."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     outlined = dict(outline.named_parameters(remove_duplicate=False))
@@ -61,7 +63,46 @@ def assert_outlined(outline: nn.Module, model: nn.Module) -> None:
     assert len(set(outlined.values())) == len(set(parameters.values()))  # the same are tied
     buffers, expected = dict(outline.named_buffers()), dict(model.named_buffers())
     assert buffers.keys() == expected.keys()
-    assert all(torch.equal(buffers[name], buffer) for name, buffer in expected.items())
+    for name, buffer in expected.items():
+        assert buffers[name].dtype == buffer.dtype and torch.equal(buffers[name], buffer), name
+    ours, theirs = dict(outline.named_modules()), dict(model.named_modules())
+    assert ours.keys() == theirs.keys()
+    for name, module in theirs.items():
+        assert type(ours[name]) is type(module) and ours[name].training is module.training, name
+        assert vars(ours[name]).keys() == vars(module).keys(), name
+    for name in ("config", "generation_config"):
+        assert getattr(outline, name).to_dict() == getattr(model, name).to_dict()
+    assert outline.name_or_path == model.name_or_path
+    assert outline.config.name_or_path == model.config.name_or_path
+    assert names_in_files(outline) == names_in_files(model)
+
+
+def names_in_files(model: Any) -> dict[str, str]:
+    """What transformers would call the tensors of a loaded model in its files."""
+    stand_ins = {name: torch.empty(0, device="meta") for name in model.state_dict()}
+    names = {id(tensor): name for name, tensor in stand_ins.items()}
+    return {
+        stored: names[id(tensor)]
+        for stored, tensor in revert_weight_conversion(model, stand_ins).items()
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_outline_converts_only_what_has_other_names_in_its_files(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers takes longer to build its conversions than all else takes."""
+    folder = make_tiny_checkpoint(tmp_path / "model", family=family)
+    with monkeypatch.context() as patched:
+        refused = MagicMock(side_effect=RuntimeError("conversions"))
+        patched.setattr("transformers.modeling_utils.get_model_conversion_mapping", refused)
+        if family == "qwen2_5_vl":
+            with pytest.raises(ConfigError, match="conversions"):
+                outline_image_text_model(str(folder))
+            return
+        before = torch.get_rng_state()
+        outline_image_text_model(str(folder))
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_tensors_of_both_dtypes_come_in_float32_unrounded(folder: Path) -> None:

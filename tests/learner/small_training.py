@@ -14,6 +14,7 @@ from learner.model.lora import base_names
 from learner.model.sharding import gather
 from learner.optim import Optimizer
 from learner.ranks import Ranks
+from tests.learner.teacher_weights import saved_weights
 
 NOT_CLIPPED = 1e9  # so that ranks which add up norms in another order change nothing
 
@@ -68,7 +69,7 @@ class SmallTraining:
         parts = {
             "student": {name: live[name] for name in base_names(self.model)},
             "trained": dict(self.model.named_parameters()),
-            "teacher": self.teacher.named_master(),
+            "teacher": saved_weights(self.teacher),
             "computing": dict(self.teacher.model.named_parameters()),
             "optimizer": self.optimizer.tensors(),
         }

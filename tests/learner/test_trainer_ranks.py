@@ -19,6 +19,7 @@ from learner.trainer import Trainer
 from learner.views.preparation import Preparation
 from learner.views.training import open_training_views
 from tests.learner.rank_processes import run_on_ranks
+from tests.learner.teacher_weights import saved_weights
 from tests.tiny_model import FAMILIES, make_tiny_checkpoint
 from tests.tiny_world import make_group
 
@@ -64,7 +65,7 @@ def train(ranks: Ranks, text: str) -> tuple[Arrays, Arrays, list[dict[str, float
             metrics.append(result.metrics)
             worst.append(result.worst_sample)
     student = {name: gather(p).float().numpy() for name, p in model.named_parameters()}
-    master = {name: gather(t).float().numpy() for name, t in teacher.named_master().items()}
+    master = {name: gather(t).float().numpy() for name, t in saved_weights(teacher).items()}
     return student, master, metrics, worst
 
 

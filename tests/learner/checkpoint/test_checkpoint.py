@@ -30,6 +30,7 @@ from learner.checkpoint.folder import oldest_target, read_scores, superseded
 from learner.model.student import load_student
 from tests.learner.conftest import World
 from tests.learner.small_training import SmallTraining, small_config
+from tests.learner.teacher_weights import saved_weights
 from tests.small_disk import small_disk
 from tests.tiny_model import FAMILIES, make_tiny_checkpoint
 
@@ -160,7 +161,7 @@ def test_tensors_are_in_the_files_under_their_names(
 ) -> None:
     path = save(config, trained, folder)
     teacher = load_file(path / "teacher/weights.safetensors")
-    master = trained.teacher.named_master()
+    master = saved_weights(trained.teacher)
     assert teacher.keys() == master.keys()
     assert all(torch.equal(teacher[n], t) and t.dtype == torch.float32 for n, t in master.items())
     optimizer = load_file(path / "training/optimizer.safetensors")
@@ -609,7 +610,7 @@ def assert_same_state(first: Trained, second: Trained) -> None:
     pairs = [
         (first.model.state_dict(), second.model.state_dict()),
         (first.teacher.model.state_dict(), second.teacher.model.state_dict()),
-        (first.teacher.named_master(), second.teacher.named_master()),
+        (saved_weights(first.teacher), saved_weights(second.teacher)),
         (first.optimizer.tensors(), second.optimizer.tensors()),
     ]
     for one, two in pairs:

@@ -14,6 +14,7 @@ from learner.model.frozen import narrow_frozen, shareable
 from learner.model.lora import adapter_state, add_adapters
 from learner.model.student import load_student
 from learner.model.teacher import Teacher
+from tests.learner.teacher_weights import load_weights, saved_weights
 from tests.tiny_model import FAMILIES, make_tiny_checkpoint
 
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
@@ -52,9 +53,9 @@ def test_a_teacher_on_the_students_base_is_the_one_on_a_copy_of_its_own(folder: 
     for name, parameter in ours.items():
         assert parameter.dtype == theirs[name].dtype, name
         assert torch.equal(parameter, theirs[name]), name
-    saved = on_copy.named_master()
-    assert {n: t.tolist() for n, t in on_base.named_master().items()} == {
-        name: tensor.tolist() for name, tensor in saved.items() if name in on_base.named_master()
+    saved = saved_weights(on_copy)
+    assert {n: t.tolist() for n, t in saved_weights(on_base).items()} == {
+        name: tensor.tolist() for name, tensor in saved.items() if name in saved_weights(on_base)
     }
 
 
@@ -67,7 +68,7 @@ def test_what_is_shared_is_one_memory_and_all_but_the_adapters(folder: Path):
         is_one = parameter.data_ptr() == students[name].data_ptr()
         assert is_one == (name not in adapters), name
         assert not parameter.requires_grad or name not in adapters
-    assert set(teacher.named_master()) == set(adapters)
+    assert set(saved_weights(teacher)) == set(adapters)
     assert all(students[name].dtype == FLOAT32 for name in adapters)
 
 
@@ -93,13 +94,13 @@ def test_a_teacher_that_was_saved_with_its_base_comes_back(folder: Path):
     move(model, 1)
     teacher.update(1)
     base = {n: p.detach().float() for n, p in teacher.model.named_parameters()}
-    saved = {n: t.clone() for n, t in (base | teacher.named_master()).items()}
+    saved = {n: t.clone() for n, t in (base | saved_weights(teacher)).items()}
     resumed = Teacher(adapted(folder, True), TeacherSection(), BFLOAT16, step=1)
-    resumed.load_master(saved)
-    for name, tensor in teacher.named_master().items():
-        assert torch.equal(resumed.named_master()[name], tensor)
+    load_weights(resumed, saved)
+    for name, tensor in saved_weights(teacher).items():
+        assert torch.equal(saved_weights(resumed)[name], tensor)
     with pytest.raises(ValueError, match=r"has other\.weight"):
-        resumed.load_master(saved | {"other.weight": torch.zeros(1)})
+        load_weights(resumed, saved | {"other.weight": torch.zeros(1)})
 
 
 # ---- sharded -------------------------------------------------------------------------------------
@@ -129,7 +130,9 @@ def _share_sharded(rank: int, folder: str) -> None:
         fully_shard(model, mesh=mesh, reshard_after_forward=True)
         model(given)  # FSDP2 has seen its parameters
         model.reshard()
+    versions = {n: p.to_local()._version for n, p in student.named_parameters()}
     teacher.reshard()
+    is_read = {n: p.to_local()._version == versions[n] for n, p in student.named_parameters()}
     ours, theirs = (dict(m.named_parameters()) for m in (student, teacher.model))
     is_one = {n: ours[n].to_local().data_ptr() == theirs[n].to_local().data_ptr() for n in ours}
     found = [teacher.model(given), student(given)]
@@ -138,7 +141,8 @@ def _share_sharded(rank: int, folder: str) -> None:
         ours["0.weight"].to_local().mul_(2)
     found += [teacher.model(given), student(given)]
     if rank == 0:
-        torch.save({"is_one": is_one, "found": found, "expected": expected}, f"{folder}/result.pt")
+        result = {"is_one": is_one, "is_read": is_read, "found": found, "expected": expected}
+        torch.save(result, f"{folder}/result.pt")
     barrier()
     destroy_process_group()
     os._exit(0)  # gloo's threads now and then abort an interpreter that ends in good order
@@ -152,6 +156,7 @@ def test_sharded_models_share_the_shards_that_are_even(tmp_path: Path):
         "0.weight": True, "0.bias": True, "1.weight": False, "1.bias": False,
         "2.weight": False, "2.bias": False,
     }  # fmt: skip
+    assert all(result["is_read"].values()), "a shared shard was copied onto itself"
     for output in result["found"][:2]:
         torch.testing.assert_close(output, result["expected"])
     one, other = result["found"][2:]

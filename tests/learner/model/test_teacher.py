@@ -11,6 +11,7 @@ from common.config import ModelSection, TeacherSection
 from common.errors import ConfigError
 from learner.model.student import load_student
 from learner.model.teacher import Teacher
+from tests.learner.teacher_weights import load_weights, saved_weights
 from tests.tiny_model import make_tiny_checkpoint
 
 SAVED = ("ema", "frozen", "progressive", "trust_region")
@@ -77,7 +78,7 @@ def test_ema_follows_its_closed_form_on_every_parameter(dtype, offload):
         move(model, generator)
         teacher.update(step)
         history.append({n: p.double() for n, p in values(model).items()})
-    master = teacher.named_master()
+    master = saved_weights(teacher)
     for name, parameter in teacher.model.named_parameters():
         if not model.get_parameter(name).requires_grad:
             continue  # in the compute dtype: the master is for what moves
@@ -100,15 +101,15 @@ def test_master_keeps_steps_that_bfloat16_rounds_away():
         teacher.update(step)
         alone.lerp_(model.weight.detach().to(BFLOAT16).view(1), 0.05)
         if step == 1:
-            assert teacher.named_master()["weight"].item() == pytest.approx(1 + 1e-4, rel=1e-6)
+            assert saved_weights(teacher)["weight"].item() == pytest.approx(1 + 1e-4, rel=1e-6)
             assert teacher.model.weight.item() == 1
     assert alone.item() == 1
-    assert teacher.named_master()["weight"].item() == pytest.approx(1 + 2e-3, rel=3e-6)
+    assert saved_weights(teacher)["weight"].item() == pytest.approx(1 + 2e-3, rel=3e-6)
 
 
 def test_master_starts_with_all_bits_of_the_student():
     model = student()
-    master = teacher_of(model, BFLOAT16).named_master()
+    master = saved_weights(teacher_of(model, BFLOAT16))
     assert torch.equal(master["embedding.weight"], model.embedding.weight)
     assert not torch.equal(master["embedding.weight"].to(BFLOAT16).float(), model.embedding.weight)
 
@@ -119,14 +120,14 @@ def test_frozen_parts_have_no_master_but_are_saved():
     train(model, teacher, 1, 3)
     rounded = model.tower.weight.detach().to(BFLOAT16)
     assert torch.equal(teacher.model.tower.weight, rounded)
-    assert torch.equal(teacher.named_master()["tower.weight"], rounded.float())
+    assert torch.equal(saved_weights(teacher)["tower.weight"], rounded.float())
     assert "tower.weight" not in teacher._master
 
 
 def test_float32_keeps_no_second_copy():
     teacher = teacher_of(student(), offload=True)
     address = teacher.model.embedding.weight.data_ptr()
-    assert teacher.named_master()["embedding.weight"].data_ptr() == address
+    assert saved_weights(teacher)["embedding.weight"].data_ptr() == address
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -139,8 +140,8 @@ def test_offloaded_master_gets_the_same_bits_as_one_on_the_gpu():
             with torch.no_grad():
                 model.embedding.weight.mul_(1.001)
             teacher.update(step)
-        assert teacher.named_master()["embedding.weight"].is_cuda is not offload
-        masters.append({n: t.cpu() for n, t in teacher.named_master().items()})
+        assert saved_weights(teacher)["embedding.weight"].is_cuda is not offload
+        masters.append({n: t.cpu() for n, t in saved_weights(teacher).items()})
     assert_equal(*masters)
 
 
@@ -162,7 +163,7 @@ def test_current_teacher_is_the_student_and_nothing_is_copied_or_saved():
     teacher = teacher_of(model, BFLOAT16, step=3, policy="current")
     assert teacher.model is model
     assert teacher.models == ((1.0, model),)
-    assert teacher.named_master() == {}
+    assert saved_weights(teacher) == {}
     train(model, teacher, 4, 5)
     assert model.embedding.weight.dtype == FLOAT32 and model.embedding.weight.requires_grad
 
@@ -242,7 +243,7 @@ def test_fixed_teacher_is_the_model_of_its_path(tiny_checkpoint, tmp_path):
     assert_equal(values(teacher.model), expected)
     assert not teacher.model.training
     assert not any(p.requires_grad for p in teacher.model.parameters())
-    assert teacher.named_master() == {}
+    assert saved_weights(teacher) == {}
     assert all(b.dtype != BFLOAT16 for b in teacher.model.buffers())
 
 
@@ -277,28 +278,28 @@ def test_a_loaded_teacher_goes_on_bit_for_bit(policy, dtype):
     teacher = teacher_of(model, dtype, **fields)
     model.norm.running_mean += 1
     train(model, teacher, 1, 3)
-    saved = {name: t.clone() for name, t in teacher.named_master().items()}
+    saved = {name: t.clone() for name, t in saved_weights(teacher).items()}
     assert {"embedding.weight", "norm.running_mean", "norm.num_batches_tracked"} < saved.keys()
     assert not {"head.weight", "frequencies"} & saved.keys()
     assert {t.dtype for t in saved.values()} == {FLOAT32, torch.int64}
 
     resumed_model = copy.deepcopy(model)
     resumed = teacher_of(resumed_model, dtype, step=3, **fields)
-    resumed.load_master(saved)
-    assert_equal(resumed.named_master(), saved)
+    load_weights(resumed, saved)
+    assert_equal(saved_weights(resumed), saved)
     assert_equal(values(resumed.model), values(teacher.model))
     assert torch.equal(resumed.model.norm.running_mean, teacher.model.norm.running_mean)
 
     train(model, teacher, 4, 7)
     train(resumed_model, resumed, 4, 7)
-    assert_equal(resumed.named_master(), teacher.named_master())
+    assert_equal(saved_weights(resumed), saved_weights(teacher))
     assert_equal(values(resumed.model), values(teacher.model))
 
 
 @pytest.mark.parametrize("policy", SAVED)
 def test_a_resumed_teacher_refuses_to_go_on_without_its_weights(policy):
     teacher = teacher_of(student(), step=3, policy=policy)
-    with pytest.raises(AssertionError, match="load_master"):
+    with pytest.raises(AssertionError, match="load_by"):
         teacher.update(4)
 
 
@@ -313,10 +314,10 @@ def test_a_resumed_teacher_refuses_to_go_on_without_its_weights(policy):
 def test_weights_of_another_model_are_refused_and_change_nothing(change, words):
     teacher = teacher_of(student(), BFLOAT16)
     before = values(teacher.model)
-    weights = {name: torch.zeros_like(t) for name, t in teacher.named_master().items()}
+    weights = {name: torch.zeros_like(t) for name, t in saved_weights(teacher).items()}
     change(weights)
     with pytest.raises(ValueError, match=words):
-        teacher.load_master(weights)
+        load_weights(teacher, weights)
     assert_equal(values(teacher.model), before)
 
 
@@ -361,12 +362,12 @@ def _train_sharded(rank: int, folder: str, dtype: torch.dtype) -> None:
                         parameter.mul_(1 + 0.01 * step)
                 teacher.model(torch.ones(1, 3, dtype=dtype))  # leaves the root gathered
             teacher.update(step)
-        return {name: t.full_tensor().clone() for name, t in teacher.named_master().items()}
+        return {name: t.full_tensor().clone() for name, t in saved_weights(teacher).items()}
 
     model, teacher = sharded(0)
     after_3 = steps(model, teacher, 1, 3)
     again, resumed = sharded(3)
-    resumed.load_master(after_3)  # whole tensors
+    load_weights(resumed, after_3)
     with torch.no_grad():
         for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
             ours.copy_(theirs)
@@ -392,7 +393,7 @@ def test_sharded_teacher_equals_a_whole_one(dtype, tmp_path):
                     parameter.mul_(1 + 0.01 * step)
         teacher.update(step)
         if step in (3, 5):
-            expected.append({n: t.clone() for n, t in teacher.named_master().items()})
+            expected.append({n: t.clone() for n, t in saved_weights(teacher).items()})
     arguments = (str(tmp_path), dtype)
     torch.multiprocessing.spawn(_train_sharded, arguments, nprocs=2)
     *found, output = torch.load(tmp_path / "result.pt", weights_only=True)
@@ -408,6 +409,6 @@ def test_a_sharded_master_is_not_used_before_it_is_there():
     with pytest.raises(AssertionError, match="reshard must come first"):
         teacher.update(1)
     with pytest.raises(AssertionError, match="reshard must come first"):
-        teacher.named_master()
+        saved_weights(teacher)
     teacher.reshard()
     teacher.update(1)
