@@ -30,6 +30,7 @@ from deploy.planning.calibrate import STEPS, calibrate
 from deploy.planning.layout import (
     Layout,
     Machines,
+    configured_layout,
     configured_machines,
     described_machines,
     layouts,
@@ -125,7 +126,7 @@ def _plan(options: Options, given: list[str]) -> None:
 
     def rates_of(layout: Layout) -> Rates:
         if measured is not None:
-            return measured.for_ranks(layout.ranks)
+            return measured.for_ranks(layout.ranks, layout.shards(config))
         sized_config = sized(config, shape, work, layout, machines.learner_device)
         return assumed_rates(sized_config, shape, work, machines, layout)
 
@@ -147,8 +148,7 @@ def _measured(
     if not options.calibrate:
         return None if options.rates is None else read_rates(options.rates)
     here = _local_machines(config) or configured_machines(config, None, options.gpu)
-    gpus = config.sglang.tensor_parallel if here.has_gpus else 0
-    configured = Layout(config.rollout.servers, config.learner.ranks, gpus)
+    configured = configured_layout(config, here)
     sized_config = sized(config, *model, configured, here.learner_device)
     assumed = assumed_rates(sized_config, *model, here, configured)
     rates = calibrate(

@@ -48,6 +48,7 @@ def assumed_rates(
     return Rates(
         machines=machines.kind,
         ranks=layout.ranks,
+        shards=cost.shards,
         groups_per_step=config.learner.groups_per_step,
         prompt_tokens=round(work.prompt_tokens),
         response_tokens=work.response_tokens,

@@ -93,10 +93,19 @@ def configured_machines(config: RunConfig, gpus: int | None, gpu_name: str | Non
     return Machines(device, device, total, min(total, GPUS_A_NODE), f"{total} GPUs, by {where}")
 
 
+def configured_layout(config: RunConfig, machines: Machines) -> Layout:
+    """The split that the configuration asks for, its ranks on as few machines as hold them."""
+    ranks, servers = config.learner.ranks, config.rollout.servers
+    if not machines.has_gpus:
+        return Layout(servers, ranks, 0)
+    nodes = -(-ranks // machines.gpus_a_node)
+    return Layout(servers, ranks, config.sglang.tensor_parallel, nodes)
+
+
 def layouts(config: RunConfig, machines: Machines) -> list[Layout]:
     """Every split that can be placed. On cores: the one that is configured."""
     if not machines.has_gpus:
-        return [Layout(config.rollout.servers, config.learner.ranks, 0)]
+        return [configured_layout(config, machines)]
     a_server = config.sglang.tensor_parallel
     found = []
     for servers in range(1, (machines.gpus - 1) // a_server + 1):

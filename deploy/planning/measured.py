@@ -235,7 +235,7 @@ def run_folder_rates(folder: Path) -> Rates:
         ConfigError: too few steps, or a model or GPU that is not known.
     """
     from deploy.planning.assumed import assumed_rates
-    from deploy.planning.layout import Layout, configured_machines
+    from deploy.planning.layout import configured_layout, configured_machines
     from deploy.planning.run_files import read_run
     from deploy.planning.shape import shape_of
     from deploy.planning.workload import workload_of
@@ -244,7 +244,6 @@ def run_folder_rates(folder: Path) -> Rates:
     config = run.config
     shape = shape_of(config.model.path)
     machines = configured_machines(config, None, None)
-    gpus = config.sglang.tensor_parallel if machines.has_gpus else 0
-    layout = Layout(config.rollout.servers, config.learner.ranks, gpus)
+    layout = configured_layout(config, machines)
     assumed = assumed_rates(config, shape, workload_of(config, shape), machines, layout)
     return measured_rates(run, assumed)

@@ -14,7 +14,7 @@ from common.errors import ConfigError
 from deploy.cluster.nodes import Node
 from deploy.planning.assumed import group_tokens
 from deploy.planning.devices import Device
-from deploy.planning.layout import Layout, described_machines
+from deploy.planning.layout import Layout, configured_layout, described_machines
 from deploy.planning.memory import learner_memory
 from deploy.planning.shape import ModelShape, shape_of
 from deploy.planning.workload import Workload, workload_of
@@ -36,14 +36,14 @@ def sized_here(config: RunConfig, find_nodes: Callable[[], Sequence[Node]]) -> R
     if not config.learner_pool.gpus or config.learner.device == "cpu":
         return config
     try:
-        device = described_machines(find_nodes()).learner_device
+        machines = described_machines(find_nodes())
         shape = shape_of(config.model.path)
     except ConfigError as error:
         logger.info("micro-batches are not sized by memory: %s", error)
         return config
-    layout = Layout(config.rollout.servers, config.learner.ranks, config.sglang.tensor_parallel)
+    layout = configured_layout(config, machines)
     share = min(1.0, config.learner_pool.gpus)
-    return sized(config, shape, workload_of(config, shape), layout, device, share)
+    return sized(config, shape, workload_of(config, shape), layout, machines.learner_device, share)
 
 
 def sized(
