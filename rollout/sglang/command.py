@@ -244,8 +244,8 @@ def has_gpu() -> bool:
 def _division(config: RunConfig, requests: int) -> dict[str, object]:
     """Of a GPU's memory, where a model has recurrent states and they are as we know them."""
     model = json_object_or_empty(Path(config.model.path) / "config.json")
-    if not has_delta_layers(config.model.path):
-        return {}
+    if config.sglang.max_states is not None or not has_delta_layers(config.model.path):
+        return {}  # a number of states leaves nothing to divide
     rollout = config.rollout
     demand = Demand(
         requests=requests + 1,
