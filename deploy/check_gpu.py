@@ -4,7 +4,8 @@
     --small        sizes for a CPU; without a GPU always
     --budget S     seconds in all (default 480)
 
-Versions; each kernel against float32, forward and gradients; a whole step in the shapes of
+Versions; the hot path on an imagined GPU, which it must neither leave nor wait for; each kernel
+against float32, forward and gradients; a whole step in the shapes of
 Qwen3.5-4B with random weights, beside the published way; weights sent to a second process; a few
 faults. Nothing is downloaded. It ends with 1 if something is wrong, and names it.
 """
@@ -31,7 +32,7 @@ from deploy.planning.shape import KNOWN, ModelShape
 from learner.checking.findings import Finding, read
 from learner.checking.lengths import PUBLISHED
 
-PARTS = ("versions", "kernels", "faults", "push", "step")  # what is quick comes first
+PARTS = ("versions", "plan", "kernels", "faults", "push", "step")  # what is quick comes first
 SPEEDUP_GOAL, MFU_GOAL = 4.0, 0.35  # over the published way; of peak operations
 MODEL = "Qwen3.5-4B"
 

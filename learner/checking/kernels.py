@@ -14,6 +14,7 @@ from common.config import ObjectiveSection
 from common.patch_embedding import multiply_patches
 from learner.checking.compared import compare
 from learner.checking.findings import Finding, outcome_of
+from learner.checking.fused_forms import check_fused_forms
 from learner.checking.plain import (
     branch_convolution,
     gated_delta_rule,
@@ -40,6 +41,7 @@ def check_kernels(size: Size, device: torch.device, dtype: torch.dtype) -> Itera
     for check in (attention, delta_net, head, patch_embedding):
         torch.manual_seed(0)
         yield check(size, device, dtype)
+    yield from check_fused_forms(size, device, dtype)
     yield checksum(size, device)
 
 

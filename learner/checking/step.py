@@ -4,14 +4,14 @@ way in the same process.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner.checking.findings import Finding
+from learner.checking.launches import Launches
 from learner.checking.lengths import PUBLISHED, Lengths, scaled_lengths
 from learner.checking.published import PublishedTrainer
 from learner.checking.shapes import (
@@ -79,7 +79,7 @@ def check_step(plan: Plan, device: torch.device, dtype: str) -> Iterator[Finding
     ours, metrics = _measured(trainer.step, batch, plan.repeats, device)
     last = batch()
     tokens = sum(g.student.num_tokens + len(r) for g in last.groups for r in g.responses)
-    with _Operators() as operators:
+    with Launches() as launches:
         trainer.step(last)
     figures = {
         "layers": plan.size.layers,
@@ -89,7 +89,7 @@ def check_step(plan: Plan, device: torch.device, dtype: str) -> Iterator[Finding
         "seconds": ours.seconds,
         "tokens_per_s": tokens / ours.seconds,
         "peak_gib": ours.peak_gib,
-        "operators": operators.count,
+        "operators": launches.count,
         "is_finite": all(p.isfinite().all().item() for p in model.parameters()),
         **{k.replace("time/", "part_"): v for k, v in metrics.metrics.items() if "time/" in k},
     }
@@ -136,17 +136,3 @@ def _measured(
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operators that are no views: each is a launch, or several."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
-        self.count += not func.is_view
-        return func(*args, **(kwargs or {}))

@@ -31,8 +31,8 @@ def check_versions(device: torch.device) -> Iterator[Finding]:
     yield Finding("versions", "what is here", "ok", figures)
 
 
-def _version(package: str) -> str | None:
+def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        return "not installed"

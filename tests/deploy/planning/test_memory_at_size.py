@@ -28,6 +28,8 @@ from deploy.planning.memory import (
 from deploy.planning.shape import KNOWN
 from deploy.planning.tables import gib, table
 from deploy.planning.workload import workload_of
+from learner.checking.imagined import become_fake
+from learner.checking.launches import Launches
 from learner.model import tree_attention
 from learner.model.layout import plan_layout
 from learner.model.ragged_attention import RaggedFlash
@@ -36,8 +38,6 @@ from tests.deploy.planning.models_at_size import (
     MODELS,
     Collectives,
     Counted,
-    Launches,
-    become_fake,
     counted,
     decoder,
     head_pass,
@@ -172,7 +172,7 @@ def test_a_micro_batch_gathers_weights_twice(
     whole = sum(parameter.nbytes for parameter in model.parameters())
     layout = plan_layout([GROUP])
     with FakeTensorMode(allow_non_fake_inputs=True):
-        become_fake(model)
+        become_fake(model, torch.device("cpu"))
         shard_model(model, five_ranks, torch.bfloat16)
         here = sum(local_part(parameter).nbytes for parameter in model.parameters())
         with Collectives() as together:
