@@ -1,6 +1,6 @@
 """How to divide the machines, before a run: python -m deploy.plan [--config FILE] [options]
 
-    --config FILE, --section.key value   as for the launcher; none: the quickstart
+    --config FILE, --section.key value   as for the launcher; without any, the quickstart
     --gpus N        divide N GPUs (default: those of this machine, or that the pools ask for)
     --gpu NAME      of this kind: H100, H200, A100, L40S (default: this machine's, or H100)
     --cluster FILE  divide the GPUs of a described cluster
@@ -144,7 +144,7 @@ def _measured(
     arguments: Sequence[str],
     model: tuple[ModelShape, Workload],
 ) -> Rates | None:
-    """From a calibration or a file; None: everything is to be assumed."""
+    """Rates from a calibration or a file; None means that everything is to be assumed."""
     if not options.calibrate:
         return None if options.rates is None else read_rates(options.rates)
     here = _local_machines(config) or configured_machines(config, None, options.gpu)
@@ -173,7 +173,7 @@ def _machines(config: RunConfig, options: Options) -> Machines:
 
 
 def _local_machines(config: RunConfig, gpu: str | None = None) -> Machines | None:
-    """The GPUs of this machine; None: it has none, or the run is to use none."""
+    """The GPUs of this machine; None means that it has none, or that the run is to use none."""
     from deploy.cluster.clusters import this_machine
 
     node = this_machine()
@@ -183,7 +183,7 @@ def _local_machines(config: RunConfig, gpu: str | None = None) -> Machines | Non
 
 
 def _steps(config: RunConfig) -> int:
-    """Of the whole run, as far as the data is here to be counted."""
+    """Steps of the whole run, as far as the data is here to be counted."""
     path = config.data.train
     if path is None or not path.is_file():
         return config.learner.max_steps or PUBLISHED_STEPS

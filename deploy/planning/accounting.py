@@ -33,7 +33,7 @@ class Rollout:
     """The servers' side between the start of the first step and the end of the last one."""
 
     servers: float  # mean number
-    busy_share: float  # with a group in flight
+    busy_share: float  # of the time, with a group in flight
     groups: int
     seconds_a_group: float  # from lease to submission
     expired: int
@@ -43,14 +43,14 @@ class Rollout:
 class Account:
     wall_s: float
     parts: dict[str, float]  # seconds; their sum is wall_s
-    rollout: Rollout | None  # None: the run kept no journal
+    rollout: Rollout | None  # None means that the run kept no journal
 
     def share(self, name: str) -> float:
         return self.parts[name] / self.wall_s if self.wall_s else 0.0
 
 
 def account_of(run: RunFiles) -> Account:
-    """Of a run that is over, or of what there is of one that goes on."""
+    """The account of a run that is over, or of what there is of one that goes on."""
     wall_s = max((row["time_s"] for row in run.rows), default=0.0)
     if run.summary is not None:
         wall_s = max(wall_s, float(run.summary.get("seconds") or 0.0))

@@ -15,7 +15,7 @@ from deploy.planning.verdict import verdict
 def page(run: RunFiles, plan: Mapping[str, Any] | None) -> str:
     """
     Args:
-        plan: as `deploy.plan --json` wrote it; None: there is none.
+        plan: as `deploy.plan --json` wrote it; None means that there is none.
     """
     account = account_of(run)
     lines = [_headline(run, account), "", "Where the learner's time went", *_where(account), ""]

@@ -20,25 +20,25 @@ from deploy.planning.layout import Layout
 from deploy.planning.shape import ModelShape, Tower
 from deploy.planning.workload import LONGEST, Workload
 
-SERVER_SHARE = 0.85  # of a GPU's memory for weights and cache, where the configuration says none
-LIBRARIES = 1.5 * 2**30  # CUDA, NCCL and the allocator's loss
-SERVER_OUTSIDE = 6.5 * 2**30  # of its share: CUDA graphs, context, a vision tower's activations
-CHUNK_BYTES = 2 * 2**30  # the objective's logits of one chunk, at most
+SERVER_SHARE = 0.85  # of a GPU for weights and cache, where the configuration says none
+LIBRARIES = 1.5 * 2**30  # for CUDA, NCCL and the allocator's loss
+SERVER_OUTSIDE = 6.5 * 2**30  # for CUDA graphs, context, a vision tower's activations
+CHUNK_BYTES = 2 * 2**30  # at most, for the objective's logits of one chunk
 DELTA_CHUNK = 64  # tokens of a sequence that a gated delta net's kernel takes at once
 
 
 @dataclass(frozen=True)
 class LearnerMemory:
-    """Bytes a rank."""
+    """Bytes of each learner rank."""
 
-    weights: float  # float32 masters; what is not trained in the compute dtype
-    gathered: float  # what is whole beside them while it computes, and its gradient
+    weights: float  # masters in float32, what is not trained in the compute dtype
+    gathered: float  # head or layers that are whole while they compute, and their gradient
     gradients: float
     optimizer: float
-    teacher: float  # the average and the copy that computes
+    teacher: float  # its average, and the copy that computes
     activations: float
-    push: float  # rank 0's snapshot
-    host: float  # main memory of rank 0: what is there instead, and a checkpoint's copies
+    push: float  # the snapshot that rank 0 sends
+    host: float  # main memory of rank 0: offloaded parts, and a checkpoint's copies
 
     @property
     def total(self) -> float:
@@ -51,11 +51,11 @@ class ServerMemory:
     """Bytes on each GPU of a server."""
 
     weights: float
-    cache: float  # of all sequences that run at once
-    needed: float  # without which it does not start, or runs no group
-    outside: float  # of weights and cache
-    room: float  # for weights and cache
-    groups: int  # that run at once, as configured or as have room
+    cache: float  # KV and states of all sequences that run at once
+    needed: float  # cache without which the server does not start, or runs no group
+    outside: float  # neither weights nor cache
+    room: float  # there is for weights and cache
+    groups: int  # run at once, as configured or as have room
 
     @property
     def total(self) -> float:
@@ -116,7 +116,7 @@ def gathered_bytes(config: RunConfig, shape: ModelShape, layout: Layout) -> floa
 
 
 def _teacher_copy(config: RunConfig, trained: int, frozen: int) -> int:
-    """All ranks' together. What the student does not train is its own (`learner.model.frozen`)."""
+    """Bytes of all ranks together. What the student does not train is its own (`model.frozen`)."""
     width = _compute_bytes(config)
     if config.teacher.policy == "current":
         return 0
@@ -233,7 +233,8 @@ def server_memory(
     device: Device,
     kept_free: float = 0.0,
 ) -> ServerMemory:
-    """
+    """What a server takes of each of its GPUs.
+
     Args:
         kept_free: bytes that others need on the same GPU. The server's share is of what they leave.
     """
@@ -264,7 +265,7 @@ def _group_cache(config: RunConfig, shape: ModelShape, work: Workload, device: D
 
 
 def _fixed_cache(config: RunConfig, shape: ModelShape, device: Device) -> float:
-    """Where the configuration says how much."""
+    """Bytes of a cache whose size the configuration says."""
     n = config.rollout.trajectories_per_sample
     requests = config.rollout.max_concurrent_groups * n + 1  # the probe after a push
     slots = config.sglang.max_states or SLOTS_A_REQUEST * requests

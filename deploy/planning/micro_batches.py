@@ -20,15 +20,15 @@ from deploy.planning.shape import ModelShape, shape_of
 from deploy.planning.workload import Workload, workload_of
 
 logger = logging.getLogger(__name__)
-USED = 0.9  # of a GPU at most: the rest is left to what no account knows
+USED = 0.9  # share of a GPU's memory; the rest is left to what no account knows
 ACTIVATIONS = 1.5  # times those accounted for, which are its least certain figure
-MOST_GROUPS = 8  # with more, less than an eighth of what a micro-batch costs could be saved
+MOST_GROUPS = 8  # more would save less than an eighth of what a micro-batch costs
 
 
 def sized_here(config: RunConfig, find_nodes: Callable[[], Sequence[Node]]) -> RunConfig:
-    """`sized` for the GPUs of some machines.
+    """Size micro-batches for the GPUs of some machines, as `sized` does.
 
-    Without change where the learner has no GPU, or the size of GPU or model is not known.
+    The configuration stays where the learner has no GPU, or GPU or model is not known.
 
     Args:
         find_nodes: asked only where the learner is to have GPUs: it may take a while.
@@ -54,7 +54,7 @@ def sized(
     device: Device,
     share: float = 1.0,
 ) -> RunConfig:
-    """With `learner.micro_batch_tokens`, if it is not set and the learner computes on GPUs.
+    """Set `learner.micro_batch_tokens`, if it is not set and the learner computes on GPUs.
 
     At least one group of mean length, at most `MOST_GROUPS` and what a rank has in a step.
 

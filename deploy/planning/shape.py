@@ -19,18 +19,18 @@ _DEFAULT = "defaults of transformers' Qwen3_5TextConfig and Qwen3_5VisionConfig"
 
 @dataclass(frozen=True)
 class Tower:
-    """The vision tower."""
+    """The size of a vision tower."""
 
     depth: int
     width: int
     mlp_width: int
-    patch: int  # side, pixels
+    patch: int  # pixels on a side
     merge: int  # patches on a side that become one token
     output_width: int
-    mergers: int  # the one behind the last block, and those of deepstack
-    is_gated: bool = False  # Qwen2.5-VL: three matrices in its MLP
+    mergers: int  # MLPs behind the last block and, with DeepStack, behind others
+    is_gated: bool = False  # whether an MLP has three matrices, as in Qwen2.5-VL
     patch_depth: int = 2
-    positions: int = 0  # learnt ones
+    positions: int = 0  # learnt position embeddings
 
     @property
     def block_parameters(self) -> int:
@@ -55,10 +55,12 @@ class Tower:
 
 @dataclass(frozen=True)
 class ModelShape:
+    """The size of an image-text model: its decoder, head and vision tower."""
+
     source: str
     width: int
     layers: int
-    full_layers: int  # with attention over all tokens; the others are gated delta nets
+    full_layers: int  # layers with attention over all tokens; the others are gated delta nets
     heads: int
     kv_heads: int
     head_width: int
@@ -66,12 +68,12 @@ class ModelShape:
     vocabulary: int
     is_tied: bool
     tower: Tower
-    has_gate: bool = False  # Qwen3.5: queries come with a gate of the same size
-    delta_keys: int = 0  # heads * width
+    has_gate: bool = False  # whether queries come with a gate of their size, as in Qwen3.5
+    delta_keys: int = 0  # width of all keys of a gated delta net: heads * width of one
     delta_values: int = 0
     delta_state: int = 0  # numbers of recurrent state a layer and sequence
-    delta_heads: int = 0  # of values; each has a decay and a gate
-    delta_taps: int = 3  # that its convolution remembers
+    delta_heads: int = 0  # heads of values; each has a decay and a gate
+    delta_taps: int = 3  # inputs that a convolution remembers
 
     @property
     def embedding_parameters(self) -> int:
@@ -79,7 +81,7 @@ class ModelShape:
 
     @property
     def layer_parameters(self) -> int:
-        """Of all decoder layers: what every token is multiplied with."""
+        """Parameters of all decoder layers: what every token is multiplied with."""
         query = self.heads * self.head_width
         full = self.width * (query * (2 if self.has_gate else 1) + query)
         full += 2 * self.width * self.kv_heads * self.head_width
@@ -99,17 +101,17 @@ class ModelShape:
 
     @property
     def kv_numbers(self) -> int:
-        """Of cache a token."""
+        """Numbers of KV cache a token."""
         return 2 * self.full_layers * self.kv_heads * self.head_width
 
     @property
     def state_numbers(self) -> int:
-        """Of recurrent state a sequence."""
+        """Numbers of recurrent state a sequence."""
         return (self.layers - self.full_layers) * self.delta_state
 
     @property
     def state_bytes(self) -> int:
-        """Of one state slot of SGLang: recurrent states in float32, a convolution's in 16 bits."""
+        """Bytes of one state slot of SGLang: recurrent in float32, a convolution's in 16 bits."""
         convolution = self.delta_taps * (2 * self.delta_keys + self.delta_values)
         return 4 * self.state_numbers + 2 * (self.layers - self.full_layers) * convolution
 
@@ -137,7 +139,7 @@ class ModelShape:
         return 4 * 2 * self.embedding_parameters * rows
 
     def lora_parameters(self, rank: int) -> int:
-        """Of adapters on every linear layer of the decoder."""
+        """Parameters of adapters on every linear layer of the decoder."""
         query, kv = self.heads * self.head_width, self.kv_heads * self.head_width
         gate = 2 if self.has_gate else 1
         full = (self.width + gate * query) + (query + self.width) + 2 * (self.width + kv)
@@ -190,7 +192,7 @@ KNOWN: Mapping[str, ModelShape] = {
 
 
 def shape_of(path: str) -> ModelShape:
-    """Of model.path: a folder with config.json, or a name whose size is known.
+    """The shape of model.path: a folder with config.json, or a name whose size is known.
 
     Raises:
         ConfigError: neither.

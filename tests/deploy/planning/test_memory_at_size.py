@@ -64,9 +64,9 @@ def configured(name: str, model: str, *more: str) -> RunConfig:
 
 @dataclass(frozen=True)
 class Pass:
-    """Of a decoder over one group, forward and backward."""
+    """What a decoder launches over one group, forward and backward."""
 
-    forward: int  # launches
+    forward: int  # number of launches
     backward: int
     devices: set[str]
 
@@ -216,7 +216,7 @@ def activations_of(config: RunConfig, shape: ModelShape, found: Kept) -> float:
 # ---- what ranks do together ----------------------------------------------------------------------
 @pytest.fixture
 def five_ranks() -> Iterator[DeviceMesh]:
-    """Of which one is here; what it sends goes nowhere."""
+    """Five ranks of which one is here; what it sends goes nowhere."""
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=5)
     yield init_device_mesh("cpu", (5,))
     dist.destroy_process_group()
@@ -262,7 +262,7 @@ def test_a_decoder_launches_no_more_and_stays_on_its_device(
 
 
 def test_what_the_head_takes() -> None:
-    """As it is computed with, its gradient in both dtypes; a chunk of logits is gone by then."""
+    """The weight as it is computed with and its gradient in both dtypes; the logits are gone by then."""
     shape = KNOWN["Qwen3.5-4B"]
     most = head_pass(shape.vocabulary, shape.width, rows=8 * 170)
     assert most == pytest.approx(8 * shape.embedding_parameters, rel=0.02)
