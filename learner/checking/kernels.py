@@ -34,7 +34,8 @@ _TOP_K = 100
 
 
 def check_kernels(size: Size, device: torch.device, dtype: torch.dtype) -> Iterator[Finding]:
-    """
+    """One finding a kernel.
+
     Args:
         dtype: of the run; on CPUs float32, whose kernels are then the reference's.
     """
@@ -205,7 +206,7 @@ def patch_embedding(size: Size, device: torch.device, dtype: torch.dtype) -> Fin
 
 
 class _PatchEmbed(torch.nn.Module):
-    """As transformers' towers have it."""
+    """A patch embedding as transformers' towers have it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,7 +214,7 @@ class _PatchEmbed(torch.nn.Module):
 
 
 def checksum(size: Size, device: torch.device) -> Finding:
-    """Of a tensor on the device, against that of the same bytes on the CPU."""
+    """The checksum of a tensor on the device, against that of the same bytes on the CPU."""
     content = torch.randint(256, (size.checksum_bytes,), dtype=torch.uint8, device=device)
     found, expected = (cuda_checksums({"w": [one]})["w"] for one in (content, content.cpu()))
     is_same = found == expected

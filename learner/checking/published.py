@@ -1,4 +1,4 @@
-"""The published step, written plainly: what `learner.trainer` is measured against (spec 4, 5).
+"""The published step, written plainly: what `learner.trainer` is measured against.
 
 Every response is a sequence of its own with its own copy of image and question, through vision
 tower and decoder. Sequences are packed into micro-batches by the student's tokens; the output head,

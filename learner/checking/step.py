@@ -29,11 +29,13 @@ from learner.views.inputs import PreparedBatch
 GIB = 2**30
 # Of a parameter: master, gradient, two moments, average in float32; teacher and cast in bfloat16.
 _BYTES_A_PARAMETER = 5 * 4 + 2 * 2
-_ROOM = 18 * GIB  # activations, logits and CUDA's own
+_ROOM = 18 * GIB  # for activations, logits and CUDA itself
 
 
 @dataclass(frozen=True)
 class Plan:
+    """A step to measure: model, lengths, groups, and how often."""
+
     size: ModelSize
     lengths: Lengths
     groups: int
@@ -41,9 +43,11 @@ class Plan:
 
 
 def plan_for(is_small: bool, free_bytes: int | None) -> Plan:
-    """
+    """What of the step to measure.
+
     Args:
-        free_bytes: of the device; of a true model so many layers are taken as fit. None: no bound.
+        free_bytes: of the device; of a true model so many layers are taken as fit. None means
+            no bound.
     """
     if is_small:
         return Plan(tenth_of_4b(4, 512), scaled_lengths(64), groups=1, repeats=1)
@@ -51,7 +55,7 @@ def plan_for(is_small: bool, free_bytes: int | None) -> Plan:
 
 
 def layers_that_fit(free_bytes: int | None) -> int:
-    """Of Qwen3.5-4B, in fours: three gated delta nets and one of attention. At least four."""
+    """At least four layers of Qwen3.5-4B, in fours: three gated delta nets and an attention."""
     layers = qwen3_5_4b().layers
     if free_bytes is None:
         return layers
@@ -107,8 +111,8 @@ def check_step(plan: Plan, device: torch.device, dtype: str) -> Iterator[Finding
 
 @dataclass(frozen=True)
 class _Measured:
-    seconds: float  # median
-    peak_gib: float | None  # on GPUs
+    seconds: float  # median of the repeats
+    peak_gib: float | None  # None means a CPU, where it is not measured
 
 
 def _measured(

@@ -14,7 +14,7 @@ _PACKAGES = (
 
 
 def check_versions(device: torch.device) -> Iterator[Finding]:
-    """One finding, which always is well: others judge what follows from it."""
+    """One finding, which is always good: the other parts show what follows from it."""
     figures: dict[str, Figure] = {name: _version(name) for name in _PACKAGES}
     figures["device"] = "CPU"
     if device.type == "cuda":
