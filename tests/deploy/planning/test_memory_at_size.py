@@ -262,7 +262,7 @@ def test_a_decoder_launches_no_more_and_stays_on_its_device(
 
 
 def test_what_the_head_takes() -> None:
-    """The weight as it is computed with and its gradient in both dtypes; the logits are gone by then."""
+    """The weight as it is computed with, its gradient in both dtypes; logits are gone by then."""
     shape = KNOWN["Qwen3.5-4B"]
     most = head_pass(shape.vocabulary, shape.width, rows=8 * 170)
     assert most == pytest.approx(8 * shape.embedding_parameters, rel=0.02)
