@@ -4,7 +4,8 @@
     --small        sizes for a CPU; without a GPU always
     --budget S     seconds in all (default 480)
 
-Versions; each kernel against float32, forward and gradients; a whole step in the shapes of
+Versions; the hot path on an imagined GPU, which it must neither leave nor wait for; each kernel
+against float32, forward and gradients; a whole step in the shapes of
 Qwen3.5-4B with random weights, beside the published way; weights sent to a second process; a few
 faults. Nothing is downloaded. It ends with 1 if something is wrong, and names it.
 """
@@ -31,8 +32,9 @@ from deploy.planning.shape import KNOWN, ModelShape
 from learner.checking.findings import Finding, read
 from learner.checking.lengths import PUBLISHED
 
-PARTS = ("versions", "kernels", "faults", "push", "step")  # what is quick comes first
-SPEEDUP_GOAL, MFU_GOAL = 4.0, 0.35  # over the published way; of peak operations
+PARTS = ("versions", "plan", "kernels", "faults", "push", "step")  # quick ones come first
+SPEEDUP_GOAL = 4.0  # tokens/s over the published way
+MFU_GOAL = 0.35  # share of peak operations
 MODEL = "Qwen3.5-4B"
 
 
@@ -49,7 +51,7 @@ class Check:
         return tuple(finding for finding in self.findings if finding.outcome == "failed")
 
     def figures(self, part: str, name: str) -> Mapping[str, Any]:
-        """Empty: it was not measured."""
+        """The figures of one check; empty means that it was not measured."""
         found = (f.figures for f in self.findings if (f.part, f.name) == (part, name))
         return next(found, {})
 
@@ -60,7 +62,7 @@ class Check:
 
     @property
     def mfu(self) -> float | None:
-        """Model operations a second over the device's peak; None: no GPU, or one that is unknown.
+        """Model operations a second over the device's peak; None means no GPU, or an unknown one.
 
         What is computed again for the backward pass is not counted.
         """
@@ -77,7 +79,7 @@ class Check:
 
 
 def group_operations(shape: ModelShape, responses: int) -> float:
-    """Of one group's step: the student three times (forward, and twice backward), teacher, head."""
+    """Operations of a group's step: student forward and, twice that, backward; teacher; head."""
     lengths = PUBLISHED
 
     def forward(image: int) -> float:
@@ -161,7 +163,7 @@ def _last_line(text: str) -> str:
 
 # ---- showing -------------------------------------------------------------------------------------
 def verdict(check: Check) -> str:
-    """One line."""
+    """One line that says whether all is well, and what is not."""
     if check.failed:
         return f"NOT GOOD: {', '.join(f'{f.part}: {f.name}' for f in check.failed)}"
     return f"good: {len(check.findings)} findings in {check.seconds:.0f} s"

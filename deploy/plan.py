@@ -1,6 +1,6 @@
 """How to divide the machines, before a run: python -m deploy.plan [--config FILE] [options]
 
-    --config FILE, --section.key value   as for the launcher; none: the quickstart
+    --config FILE, --section.key value   as for the launcher; without any, the quickstart
     --gpus N        divide N GPUs (default: those of this machine, or that the pools ask for)
     --gpu NAME      of this kind: H100, H200, A100, L40S (default: this machine's, or H100)
     --cluster FILE  divide the GPUs of a described cluster
@@ -30,6 +30,7 @@ from deploy.planning.calibrate import STEPS, calibrate
 from deploy.planning.layout import (
     Layout,
     Machines,
+    configured_layout,
     configured_machines,
     described_machines,
     layouts,
@@ -125,7 +126,7 @@ def _plan(options: Options, given: list[str]) -> None:
 
     def rates_of(layout: Layout) -> Rates:
         if measured is not None:
-            return measured.for_ranks(layout.ranks)
+            return measured.for_ranks(layout.ranks, layout.shards(config))
         sized_config = sized(config, shape, work, layout, machines.learner_device)
         return assumed_rates(sized_config, shape, work, machines, layout)
 
@@ -143,12 +144,11 @@ def _measured(
     arguments: Sequence[str],
     model: tuple[ModelShape, Workload],
 ) -> Rates | None:
-    """From a calibration or a file; None: everything is to be assumed."""
+    """Rates from a calibration or a file; None means that everything is to be assumed."""
     if not options.calibrate:
         return None if options.rates is None else read_rates(options.rates)
     here = _local_machines(config) or configured_machines(config, None, options.gpu)
-    gpus = config.sglang.tensor_parallel if here.has_gpus else 0
-    configured = Layout(config.rollout.servers, config.learner.ranks, gpus)
+    configured = configured_layout(config, here)
     sized_config = sized(config, *model, configured, here.learner_device)
     assumed = assumed_rates(sized_config, *model, here, configured)
     rates = calibrate(
@@ -173,7 +173,7 @@ def _machines(config: RunConfig, options: Options) -> Machines:
 
 
 def _local_machines(config: RunConfig, gpu: str | None = None) -> Machines | None:
-    """The GPUs of this machine; None: it has none, or the run is to use none."""
+    """The GPUs of this machine; None means that it has none, or that the run is to use none."""
     from deploy.cluster.clusters import this_machine
 
     node = this_machine()

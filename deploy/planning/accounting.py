@@ -33,7 +33,7 @@ class Rollout:
     """The servers' side between the start of the first step and the end of the last one."""
 
     servers: float  # mean number
-    busy_share: float  # with a group in flight
+    busy_share: float  # of the time, with a group in flight
     groups: int
     seconds_a_group: float  # from lease to submission
     expired: int
@@ -43,7 +43,7 @@ class Rollout:
 class Account:
     wall_s: float
     parts: dict[str, float]  # seconds; their sum is wall_s
-    rollout: Rollout | None  # None: the run kept no journal
+    rollout: Rollout | None  # None means that the run kept no journal
 
     def share(self, name: str) -> float:
         return self.parts[name] / self.wall_s if self.wall_s else 0.0

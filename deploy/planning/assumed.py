@@ -26,10 +26,10 @@ from deploy.planning.rates import Rate, Rates
 from deploy.planning.shape import ModelShape
 from deploy.planning.workload import LONGEST, Workload, assumed_spread
 
-_DECODING_S = 0.25  # of a full image of 3,400 tokens on one core: decoding, resizing, patches
+_DECODING_S = 0.25  # one core decodes, resizes and patches a full image of 3,400 tokens
 _STARTUP_S = 60.0
-_PARAMETER_BYTES = 28  # read and written of a float32 weight, its gradient and two moments, a step
-_AVERAGE_BYTES = 14  # the same of the teacher's average and its copy
+_PARAMETER_BYTES = 28  # a step reads and writes: float32 weight, gradient and two moments
+_AVERAGE_BYTES = 14  # a step reads and writes: weight, the teacher's average and its copy
 
 
 def assumed_rates(
@@ -48,6 +48,7 @@ def assumed_rates(
     return Rates(
         machines=machines.kind,
         ranks=layout.ranks,
+        shards=cost.shards,
         groups_per_step=config.learner.groups_per_step,
         prompt_tokens=round(work.prompt_tokens),
         response_tokens=work.response_tokens,
@@ -91,7 +92,7 @@ class _Cost:
 
     @property
     def groups(self) -> int:
-        """Of the busiest rank."""
+        """Groups of a step that the busiest rank trains."""
         return math.ceil(self.config.learner.groups_per_step / self.layout.ranks)
 
     @property
@@ -204,12 +205,14 @@ class _Cost:
         on_host = self.config.teacher.offload and self.machines.learner_device.is_gpu
         if not self._offloads and not on_host:
             return _AVERAGE_BYTES * mine / (self._bandwidth * DECODE_SHARE)
-        crossing = _bytes(self.config.model.dtype) * mine  # the copy that computes
+        crossing = (
+            _bytes(self.config.model.dtype) * mine
+        )  # the copy that computes crosses to the GPU
         return _AVERAGE_BYTES * mine / self.host_rate + crossing / HOST_RATE
 
     @property
     def host_rate(self) -> float:
-        """Of memory traffic on the CPUs. Ray leaves a process that names no threads one."""
+        """Bytes/s of memory traffic on the CPUs. Ray leaves a process one thread by itself."""
         return min(MEMORY_RATE, THREAD_RATE * (self.config.learner.threads or 1))
 
     @property
@@ -266,7 +269,7 @@ class _Cost:
 
 
 def group_tokens(prompt: float, work: Workload, n: int, shares_prefix: bool) -> float:
-    """Of one group in a packed row."""
+    """Tokens that one group takes in a packed row."""
     responses = n * work.response_tokens
     return responses + (prompt if shares_prefix else n * prompt)
 

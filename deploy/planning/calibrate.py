@@ -19,7 +19,7 @@ from deploy.planning.rates import Rates
 from deploy.planning.run_files import read_run
 
 STEPS = 6
-_SAMPLES = 64  # held-out ones, at the start and at the end
+_SAMPLES = 64  # held-out samples to measure at the start and at the end
 _LOG_LINES = 12
 _STOP_S = 120.0
 
@@ -54,7 +54,7 @@ def calibrate(
 
 
 def _changes(config: RunConfig, folder: Path, steps: int) -> list[str]:
-    # One step to warm up; and for the last ones nobody generates, so those are not measured.
+    # One step warms up; the last ones are not measured, since the servers are idle by then.
     total = 1 + steps + config.broker.max_staleness
     changes = {
         "run.folder": str(folder),

@@ -9,9 +9,9 @@ from common.errors import ConfigError
 # that operations, traffic and launches counted at Qwen3.5-4B's shapes allow. Not measured.
 LEARNER_SHARE = 0.30
 PREFILL_SHARE = 0.50
-DECODE_SHARE = 0.60  # of memory bandwidth, while one token a sequence is computed
-PUSH_RATE = 8.5e9  # bytes/s end to end, gather and load included, as verl reports for NCCL
-LAUNCH_S = 1.5e-3  # of one decoding step beside memory traffic: scheduler and kernel launches
+DECODE_SHARE = 0.60  # share of memory bandwidth used while decoding
+PUSH_RATE = 8.5e9  # bytes/s of a push end to end, gather and load included: verl's for NCCL
+LAUNCH_S = 1.5e-3  # scheduler and kernel launches of one decoding step
 NETWORK_RATE = 45e9  # bytes/s a GPU between machines: one 400 Gb/s port each, as used
 # Bytes/s between a GPU and main memory: what PCIe 4 x16 leaves of its 32e9 to copies of single
 # tensors; where memory is not pinned, the middle of 6 to 10e9, as one thread copies.
@@ -26,10 +26,10 @@ class Device:
     """One GPU, or the cores of one process."""
 
     name: str
-    operations: float  # a second, bf16, dense
-    bandwidth: float  # bytes/s of its memory
-    memory: float  # bytes; 0: main memory, not counted
-    link: float  # bytes/s to its neighbours in a machine, as used
+    operations: float  # dense bfloat16 operations a second
+    bandwidth: float  # bytes/s that memory gives
+    memory: float  # bytes; 0 means main memory, which is not counted
+    link: float  # bytes/s between GPUs of a machine, as used
 
     @property
     def is_gpu(self) -> bool:
@@ -45,7 +45,7 @@ GPUS: Mapping[str, Device] = {
     "A100": Device("A100", 312e12, 2.04e12, 79 * GIB, 230e9),
     "L40S": Device("L40S", 362e12, 0.864e12, 44 * GIB, 25e9),
 }
-CORE_OPERATIONS = 60e9  # a second and thread, float32 products
+CORE_OPERATIONS = 60e9  # float32 operations a second and thread
 CORE_BANDWIDTH = 10e9  # bytes/s and thread
 
 

@@ -16,7 +16,7 @@ def page(run: RunFiles, plan: Mapping[str, Any] | None) -> str:
     """The page that says where a run's time went.
 
     Args:
-        plan: as `deploy.plan --json` wrote it; None: there is none.
+        plan: as `deploy.plan --json` wrote it; None means that there is none.
     """
     account = account_of(run)
     lines = [_headline(run, account), "", "Where the learner's time went", *_where(account), ""]

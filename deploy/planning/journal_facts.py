@@ -29,23 +29,23 @@ class Generation:
 @dataclass
 class JournalFacts:
     generations: list[Generation] = field(default_factory=list)
-    taken_s: dict[int, float] = field(default_factory=dict)  # by step
+    taken_s: dict[int, float] = field(default_factory=dict)  # seconds by step
     acknowledged_s: dict[int, float] = field(default_factory=dict)
-    served_s: dict[int, float] = field(default_factory=dict)  # by version: when the last server did
-    busy: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by server
+    served_s: dict[int, float] = field(default_factory=dict)  # by version, at the last server
+    busy: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # spans by server
     lives: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     expired: int = 0  # groups whose lease came to nothing
     end_s: float = 0.0
 
     def busy_share(self, begin_s: float, end_s: float) -> float | None:
-        """Share of the servers' time in which they had work. None means that there was none."""
+        """Share of the servers' time in which they were busy; None means no server."""
         alive = sum(_overlap(spans, begin_s, end_s) for spans in self.lives.values())
         busy = sum(_overlap(spans, begin_s, end_s) for spans in self.busy.values())
         return busy / alive if alive > 0 else None
 
 
 def read_journal(run: Path) -> JournalFacts | None:
-    """None: the run has kept no journal."""
+    """Read the journal of a run; None means that the run has kept none."""
     path = run / "journal" / JOURNAL
     if not path.is_file():
         return None
@@ -64,7 +64,7 @@ class _Reader:
         self._facts = JournalFacts()
         self._leases: dict[tuple[str, int], tuple[str, float, float]] = {}
         self._held: dict[str, set[tuple[str, int]]] = defaultdict(set)
-        self._since: dict[str, float] = {}  # a server has been busy
+        self._since: dict[str, float] = {}  # seconds since which a server has been busy
         self._crowd: dict[str, tuple[float, float]] = {}  # groups * seconds, up to when
         self._joined: dict[str, float] = {}
         self._now = 0.0
@@ -109,7 +109,7 @@ class _Reader:
         server = told["owner"][0]
         for group_id, attempt in outcome or ():
             if (group_id, attempt) in self._leases:
-                continue  # asked again
+                continue  # the learner asked for this step again
             crowd = self._count(server)
             self._leases[group_id, attempt] = (server, self._now, crowd)
             self._since.setdefault(server, self._now)

@@ -7,18 +7,18 @@ from common.config import RunConfig
 from deploy.cluster.nodes import Node
 from deploy.planning.devices import Device, cores, gpu
 
-GPUS_A_NODE = 8  # where nobody says otherwise
+GPUS_A_NODE = 8  # GPUs of a machine, unless the configuration says otherwise
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One split."""
+    """One split of machines between rollout and learner."""
 
     servers: int
     ranks: int
-    server_gpus: int  # that one server is split over; 0: it computes on cores
+    server_gpus: int  # GPUs that one server is split over; 0 means that it computes on cores
     learner_nodes: int = 1
-    is_shared: bool = False  # both sides on the same GPUs, in turn
+    is_shared: bool = False  # whether both sides are on the same GPUs, in turn
 
     @property
     def rollout_gpus(self) -> int:
@@ -32,11 +32,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class Machines:
-    """What there is to divide. GPUs of one kind."""
+    """Machines to divide, with GPUs of one kind."""
 
     rollout_device: Device
     learner_device: Device
-    gpus: int  # 0: none, the processes stay as configured
+    gpus: int  # 0 means that the processes stay as configured
     gpus_a_node: int = GPUS_A_NODE
     source: str = ""
 
@@ -53,7 +53,7 @@ class Machines:
 
 
 def described_machines(nodes: Sequence[Node], gpu_name: str | None = None) -> Machines:
-    """The machines of a described cluster: its GPUs, of which the smallest kind counts.
+    """The GPUs of a described cluster, of which the smallest kind counts.
 
     Raises:
         ConfigError: a GPU that is not known.
@@ -73,7 +73,7 @@ def described_machines(nodes: Sequence[Node], gpu_name: str | None = None) -> Ma
 
 
 def configured_machines(config: RunConfig, gpus: int | None, gpu_name: str | None) -> Machines:
-    """Without a description: so many GPUs, or those that the pools ask for, or cores.
+    """As many GPUs as are named, or as the pools ask for, or cores; where no cluster is described.
 
     Raises:
         ConfigError: a GPU that is not known.
@@ -93,10 +93,19 @@ def configured_machines(config: RunConfig, gpus: int | None, gpu_name: str | Non
     return Machines(device, device, total, min(total, GPUS_A_NODE), f"{total} GPUs, by {where}")
 
 
+def configured_layout(config: RunConfig, machines: Machines) -> Layout:
+    """The split that the configuration asks for, its ranks on as few machines as hold them."""
+    ranks, servers = config.learner.ranks, config.rollout.servers
+    if not machines.has_gpus:
+        return Layout(servers, ranks, 0)
+    nodes = -(-ranks // machines.gpus_a_node)
+    return Layout(servers, ranks, config.sglang.tensor_parallel, nodes)
+
+
 def layouts(config: RunConfig, machines: Machines) -> list[Layout]:
     """Every split that can be placed. On cores: the one that is configured."""
     if not machines.has_gpus:
-        return [Layout(config.rollout.servers, config.learner.ranks, 0)]
+        return [configured_layout(config, machines)]
     a_server = config.sglang.tensor_parallel
     found = []
     for servers in range(1, (machines.gpus - 1) // a_server + 1):
@@ -120,7 +129,7 @@ def _placed(
     server_gpus: int,
     is_shared: bool = False,
 ) -> Layout | None:
-    """None: ranks that cannot be spread evenly over machines or shards, or have no groups."""
+    """A split; None means ranks without groups, or not spread evenly over machines or shards."""
     if ranks > config.learner.groups_per_step:
         return None
     nodes = -(-ranks // machines.gpus_a_node)

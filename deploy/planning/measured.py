@@ -24,9 +24,9 @@ _METRICS = {
     "teacher_update_s": "time/teacher_update_s",
     "stall_s": "sync/stall_s",
 }
-_AT_ONCE_S = 0.02  # a batch that was taken so soon after the step before had been waiting
-_FEW = 3  # waits or groups below which a median says little
-_FEWEST = 2  # steps that are kept, whoever else was at work
+_AT_ONCE_S = 0.02  # between a step and taking the next batch, if that had been waiting
+_FEW = 3  # waits or groups, below which a median says little
+_FEWEST = 2  # steps that are kept, even if servers were idle by then
 _SPREAD = 64
 
 
@@ -70,7 +70,7 @@ def measured_rates(run: RunFiles, assumed: Rates) -> Rates:
 def steady_rows(run: RunFiles) -> list[Row]:
     """Training rows without the first, which warms up, and those at the end.
 
-    For the last steps nobody generates any more, so that the learner has the machine to itself.
+    For the last steps no server generates any more: the learner has the machine to itself.
     """
     steps = run.steps
     rows = [row for row, before in zip(steps[1:], steps, strict=False) if _follows(row, before)]
@@ -119,7 +119,7 @@ def _measurements(run: RunFiles) -> dict[str, Rate]:
 
 
 def startup_of(run: RunFiles) -> float | None:
-    """Seconds from the learner's start to its first measurement or step; None: neither yet."""
+    """Seconds from the learner's start to its first measurement or step; None means neither yet."""
     rows = run.rows
     if not rows:
         return None
@@ -229,13 +229,13 @@ def _normalised(works: Sequence[float]) -> tuple[float, ...]:
 
 
 def run_folder_rates(folder: Path) -> Rates:
-    """Rates of a run by itself; where it tells nothing, those assumed for its machines.
+    """The rates of a run by itself; what it does not tell is assumed for its configured machines.
 
     Raises:
         ConfigError: too few steps, or a model or GPU that is not known.
     """
     from deploy.planning.assumed import assumed_rates
-    from deploy.planning.layout import Layout, configured_machines
+    from deploy.planning.layout import configured_layout, configured_machines
     from deploy.planning.run_files import read_run
     from deploy.planning.shape import shape_of
     from deploy.planning.workload import workload_of
@@ -244,7 +244,6 @@ def run_folder_rates(folder: Path) -> Rates:
     config = run.config
     shape = shape_of(config.model.path)
     machines = configured_machines(config, None, None)
-    gpus = config.sglang.tensor_parallel if machines.has_gpus else 0
-    layout = Layout(config.rollout.servers, config.learner.ranks, gpus)
+    layout = configured_layout(config, machines)
     assumed = assumed_rates(config, shape, workload_of(config, shape), machines, layout)
     return measured_rates(run, assumed)

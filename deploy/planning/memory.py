@@ -1,8 +1,8 @@
 """Bytes on one GPU of the learner, and of a rollout server.
 
-Weights, moments, averages and snapshots are exact (tests/deploy/planning/test_memory_at_size.py
-counts them at the shapes of published models); activations are those of the largest micro-batch, by
-the tensors that autograd keeps of a decoder layer, and are the least certain figure here.
+All of it but the allocator's loss is held to counts at the shapes of published models
+(tests/deploy/planning/test_memory_at_size.py). Activations are those of the largest micro-batch,
+with flash attention and flash-linear-attention's kernels: plain norms and gates keep more.
 """
 
 from dataclasses import dataclass
@@ -17,27 +17,28 @@ from deploy.planning.assumed import (
 )
 from deploy.planning.devices import Device
 from deploy.planning.layout import Layout
-from deploy.planning.shape import ModelShape
+from deploy.planning.shape import ModelShape, Tower
 from deploy.planning.workload import LONGEST, Workload
 
-SERVER_SHARE = 0.85  # of a GPU's memory for weights and cache, where the configuration says none
-LIBRARIES = 1.5 * 2**30  # CUDA, NCCL and the allocator's loss
-SERVER_OUTSIDE = 6.5 * 2**30  # of its share: CUDA graphs, context, a vision tower's activations
-CHUNK_BYTES = 2 * 2**30  # the objective's logits of one chunk, at most
+SERVER_SHARE = 0.85  # of a GPU for weights and cache, where the configuration says none
+LIBRARIES = 1.5 * 2**30  # for CUDA, NCCL and the allocator's loss
+SERVER_OUTSIDE = 6.5 * 2**30  # for CUDA graphs, context, a vision tower's activations
+CHUNK_BYTES = 2 * 2**30  # at most, for the objective's logits of one chunk
+DELTA_CHUNK = 64  # tokens of a sequence that a gated delta net's kernel takes at once
 
 
 @dataclass(frozen=True)
 class LearnerMemory:
-    """Bytes a rank."""
+    """Bytes of each learner rank."""
 
-    weights: float  # float32 masters; what is not trained in the compute dtype
-    gathered: float  # what is whole beside them while it computes, and its gradient
+    weights: float  # masters in float32, what is not trained in the compute dtype
+    gathered: float  # head or layers that are whole while they compute, and their gradient
     gradients: float
     optimizer: float
-    teacher: float  # the average and the copy that computes
+    teacher: float  # its average, and the copy that computes
     activations: float
-    push: float  # rank 0's snapshot
-    host: float  # main memory of rank 0: what is there instead, and a checkpoint's copies
+    push: float  # the snapshot that rank 0 sends
+    host: float  # main memory of rank 0: offloaded parts, and a checkpoint's copies
 
     @property
     def total(self) -> float:
@@ -50,11 +51,11 @@ class ServerMemory:
     """Bytes on each GPU of a server."""
 
     weights: float
-    cache: float  # of all sequences that run at once
-    needed: float  # without which it does not start, or runs no group
-    outside: float  # of weights and cache
-    room: float  # for weights and cache
-    groups: int  # that run at once, as configured or as have room
+    cache: float  # KV and states of all sequences that run at once
+    needed: float  # cache without which the server does not start, or runs no group
+    outside: float  # neither weights nor cache
+    room: float  # there is for weights and cache
+    groups: int  # run at once, as configured or as have room
 
     @property
     def total(self) -> float:
@@ -115,7 +116,7 @@ def gathered_bytes(config: RunConfig, shape: ModelShape, layout: Layout) -> floa
 
 
 def _teacher_copy(config: RunConfig, trained: int, frozen: int) -> int:
-    """All ranks' together. What the student does not train is its own (`learner.model.frozen`)."""
+    """Bytes of all ranks together. What the student does not train is its own (`model.frozen`)."""
     width = _compute_bytes(config)
     if config.teacher.policy == "current":
         return 0
@@ -127,35 +128,101 @@ def _compute_bytes(config: RunConfig) -> int:
 
 
 def activation_bytes(config: RunConfig, shape: ModelShape, work: Workload) -> float:
-    """What a micro-batch keeps for its backward pass, and the objective's chunk."""
+    """What of a micro-batch is there at most in its backward pass, and the objective's chunk.
+
+    The count that this is held to: tests/deploy/planning/test_memory_at_size.py.
+    """
     n = config.rollout.trajectories_per_sample
     tokens = group_tokens(work.prompt_tokens, work, n, config.model.share_prefix)
     largest = max(tokens, min(config.learner.student_batch_tokens, tokens * 96))
     groups = largest / tokens
-    width = 2 if config.model.dtype == "bfloat16" else 4
-    layer = layer_numbers(shape)
-    tower = shape.tower
-    patches = groups * work.image_tokens * tower.merge**2
-    block = 10 * tower.width + 3 * tower.mlp_width
-    decoder = _kept(config.model, shape.layers, shape.width, layer)
-    vision = _kept(config.model, tower.depth, tower.width, block)
-    if config.model.freeze_vision_tower:
-        vision = block
+    width = _compute_bytes(config)
     rows = n * work.response_tokens * groups
+    branches = n * groups if config.model.share_prefix else 0.0
+    decoder = _decoder_bytes(config.model, shape, largest, rows, branches, width)
+    patches = groups * work.image_tokens * shape.tower.merge**2
+    tower = _tower_bytes(config.model, shape.tower, patches, width)
     chunk = min(CHUNK_BYTES, rows * shape.vocabulary * 4)
-    return width * (largest * decoder + patches * vision) + chunk
+    return decoder + tower + chunk
 
 
-def _kept(model: ModelSection, layers: int, width: int, layer: int) -> int:
-    """Of a stack, by token: recomputed layers keep their input, and one of them is whole."""
-    recomputed = model.num_recomputed(layers)
-    return recomputed * width + (layers - recomputed) * layer + (layer if recomputed else 0)
+def _decoder_bytes(
+    model: ModelSection, shape: ModelShape, tokens: float, rows: float, branches: float, width: int
+) -> float:
+    """Layers, of which one is computed backward; the last one's MLP has only the asked rows."""
+    state = 4 * shape.delta_state * branches  # float32, that branches begin with
+    full = width * tokens * full_layer_numbers(shape)
+    delta = width * tokens * delta_layer_numbers(shape) + state
+    delta_layers = shape.layers - shape.full_layers
+    mean = (shape.full_layers * full + delta_layers * delta) / shape.layers
+    recomputed = model.num_recomputed(shape.layers)
+    kept = recomputed * width * tokens * shape.width + (shape.layers - recomputed) * mean
+    if recomputed < shape.layers:
+        kept -= width * (tokens - rows) * _mlp_numbers(shape)
+    again = 0.0
+    if recomputed:
+        again = max(full if shape.full_layers else 0.0, delta if delta_layers else 0.0)
+    return kept + again + width * tokens * _working_numbers(shape)
 
 
-def layer_numbers(shape: ModelShape) -> int:
-    """Kept of one layer a token: two norms' inputs and outputs, attention's, the MLP's three."""
-    query = shape.heads * shape.head_width
-    return 6 * shape.width + 4 * query + 4 * shape.mlp_width
+def _tower_bytes(model: ModelSection, tower: Tower, patches: float, width: int) -> float:
+    """Nothing is kept of a frozen tower. A block's backward pass begins after the decoder's."""
+    if model.freeze_vision_tower:
+        return 0.0
+    recomputed = model.num_recomputed(tower.depth)
+    blocks = recomputed * tower.width + (tower.depth - recomputed) * block_numbers(tower)
+    pixels = 3 * tower.patch_depth * tower.patch**2
+    # A merger's norm, its first layer and activation; and what it gives to every token.
+    mergers = tower.mergers * (3 * tower.width + tower.output_width / tower.merge**2)
+    return width * patches * (blocks + pixels + tower.width + mergers)
+
+
+def full_layer_numbers(shape: ModelShape) -> int:
+    """Numbers a token that autograd keeps of a layer with full attention and fused norms and gate.
+
+    Queries: as projected, as rotated, and attention's output; a gate adds its sigmoid and the
+    product. Keys: as projected and as rotated; values once.
+    """
+    query, key = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    return _around_numbers(shape) + (5 if shape.has_gate else 3) * query + 3 * key
+
+
+def delta_layer_numbers(shape: ModelShape) -> int:
+    """The same of a gated delta net by flash-linear-attention's kernels (fla-core 0.6).
+
+    Keys, queries and values before the convolution and after it; the delta rule's output, gate and
+    gated norm; a row of its chunk's matrix a head of values, and 13 numbers of rates and scales.
+    """
+    convolved = 2 * shape.delta_keys + shape.delta_values
+    by_head = DELTA_CHUNK + 13
+    return (
+        _around_numbers(shape) + 2 * convolved + 3 * shape.delta_values
+        + by_head * shape.delta_heads
+    )  # fmt: skip
+
+
+def _around_numbers(shape: ModelShape) -> int:
+    """Input and output of the norm before attention or delta net, and all of the MLP."""
+    return 2 * shape.width + _mlp_numbers(shape)
+
+
+def _mlp_numbers(shape: ModelShape) -> int:
+    """Input and output of its norm; gate, what is gated, and their product."""
+    return 2 * shape.width + 3 * shape.mlp_width
+
+
+def _working_numbers(shape: ModelShape) -> int:
+    """Gradients in a layer's backward pass: of the MLP's product, and of the layer's two ends."""
+    return shape.mlp_width + 2 * shape.width
+
+
+def block_numbers(tower: Tower) -> int:
+    """Numbers a patch that autograd keeps of a block of the vision tower.
+
+    Two norms' inputs and outputs; queries, keys and values as projected, the first two as rotated
+    as well; attention's output, and that of all pictures in one; the MLP's hidden layer twice.
+    """
+    return 11 * tower.width + (3 if tower.is_gated else 2) * tower.mlp_width
 
 
 def server_memory(
@@ -166,7 +233,8 @@ def server_memory(
     device: Device,
     kept_free: float = 0.0,
 ) -> ServerMemory:
-    """
+    """What a server takes of each of its GPUs.
+
     Args:
         kept_free: bytes that others need on the same GPU. The server's share is of what they leave.
     """
@@ -197,7 +265,7 @@ def _group_cache(config: RunConfig, shape: ModelShape, work: Workload, device: D
 
 
 def _fixed_cache(config: RunConfig, shape: ModelShape, device: Device) -> float:
-    """Where the configuration says how much."""
+    """Bytes of a cache whose size the configuration says."""
     n = config.rollout.trajectories_per_sample
     requests = config.rollout.max_concurrent_groups * n + 1  # the probe after a push
     slots = config.sglang.max_states or SLOTS_A_REQUEST * requests

@@ -14,21 +14,21 @@ from common.errors import ConfigError
 from deploy.cluster.nodes import Node
 from deploy.planning.assumed import group_tokens
 from deploy.planning.devices import Device
-from deploy.planning.layout import Layout, described_machines
+from deploy.planning.layout import Layout, configured_layout, described_machines
 from deploy.planning.memory import learner_memory
 from deploy.planning.shape import ModelShape, shape_of
 from deploy.planning.workload import Workload, workload_of
 
 logger = logging.getLogger(__name__)
-USED = 0.9  # of a GPU at most: the rest is left to what no account knows
+USED = 0.9  # share of a GPU's memory; the rest is left to what no account knows
 ACTIVATIONS = 1.5  # times those accounted for, which are its least certain figure
-MOST_GROUPS = 8  # with more, less than an eighth of what a micro-batch costs could be saved
+MOST_GROUPS = 8  # more would save less than an eighth of what a micro-batch costs
 
 
 def sized_here(config: RunConfig, find_nodes: Callable[[], Sequence[Node]]) -> RunConfig:
-    """`sized` for the GPUs of some machines.
+    """Size micro-batches for the GPUs of some machines, as `sized` does.
 
-    Without change where the learner has no GPU, or the size of GPU or model is not known.
+    The configuration stays where the learner has no GPU, or GPU or model is not known.
 
     Args:
         find_nodes: asked only where the learner is to have GPUs: it may take a while.
@@ -36,14 +36,14 @@ def sized_here(config: RunConfig, find_nodes: Callable[[], Sequence[Node]]) -> R
     if not config.learner_pool.gpus or config.learner.device == "cpu":
         return config
     try:
-        device = described_machines(find_nodes()).learner_device
+        machines = described_machines(find_nodes())
         shape = shape_of(config.model.path)
     except ConfigError as error:
         logger.info("micro-batches are not sized by memory: %s", error)
         return config
-    layout = Layout(config.rollout.servers, config.learner.ranks, config.sglang.tensor_parallel)
+    layout = configured_layout(config, machines)
     share = min(1.0, config.learner_pool.gpus)
-    return sized(config, shape, workload_of(config, shape), layout, device, share)
+    return sized(config, shape, workload_of(config, shape), layout, machines.learner_device, share)
 
 
 def sized(
@@ -54,7 +54,7 @@ def sized(
     device: Device,
     share: float = 1.0,
 ) -> RunConfig:
-    """With `learner.micro_batch_tokens`, if it is not set and the learner computes on GPUs.
+    """Set `learner.micro_batch_tokens`, if it is not set and the learner computes on GPUs.
 
     At least one group of mean length, at most `MOST_GROUPS` and what a rank has in a step.
 

@@ -13,7 +13,7 @@ from deploy.planning.tables import duration, gib, million, percent, seconds, tab
 from deploy.planning.workload import Workload
 
 FORMAT = 1
-_MOST_SPLITS = 12  # that are printed
+_MOST_SPLITS = 12  # lines of the table of splits
 _NAMES = {
     "group_alone_s": "generation",
     "vision_s": "vision",
@@ -42,11 +42,11 @@ class Question:
     """What was asked."""
 
     config: RunConfig
-    arguments: tuple[str, ...]  # that it was made of
+    arguments: tuple[str, ...]  # words of the command line
     shape: ModelShape
     work: Workload
     machines: Machines
-    steps: int  # of the whole run
+    steps: int  # number of steps of the whole run
 
 
 def page(question: Question, plan: Plan) -> str:

@@ -15,8 +15,8 @@ from deploy.planning.shape import ModelShape
 from deploy.planning.simulation import STEPS, Outcome, Setup, simulate
 from deploy.planning.workload import Workload
 
-AS_FAST = 0.03  # differences below are none: rates are not known that well
-WAITING = 0.1  # of the time: more than what rounding and preparation cost
+AS_FAST = 0.03  # relative difference below which two times are the same: rates are no better
+WAITING = 0.1  # share of the time, more than rounding and preparation cost
 RatesOf = Callable[[Layout], Rates]
 
 
@@ -119,7 +119,7 @@ def predict(
 def _with_best_capacity(
     config: RunConfig, rates: Rates, servers: int, max_staleness: int, configured: int
 ) -> tuple[int, Outcome]:
-    """The outcome as configured, unless that lets some servers take all groups of a step.
+    """Groups at once of a server: as configured, unless some servers would take all of a step.
 
     A server asks for as many groups as it may, and gets them while there are any.
 
@@ -146,7 +146,7 @@ def _stalenesses(config: RunConfig, layout: Layout) -> tuple[int, ...]:
 
 
 def _fastest(predictions: Sequence[Prediction]) -> Prediction | None:
-    """The one with fewest servers, then staleness, of the predictions as fast as any."""
+    """The one with fewest servers and least staleness among those as fast as the fastest."""
     if not predictions:
         return None
     limit = min(p.step_s for p in predictions) * (1 + AS_FAST / 3)

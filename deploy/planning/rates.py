@@ -2,7 +2,7 @@
 
 A rate says whether it was measured or assumed, and from what. JSON in and out:
 
-    {"format": 1, "ranks": 1, ..., "rates": {"vision_s": {"value": 0.23, "source": "measured",
+    {"format": 2, "ranks": 1, ..., "rates": {"vision_s": {"value": 0.23, "source": "measured",
      "note": "..."}, ...}}
 """
 
@@ -17,14 +17,14 @@ from common.errors import ConfigError
 from common.files import replace_json
 
 Source = Literal["measured", "assumed"]
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Rate:
     value: float
     source: Source
-    note: str = ""  # from what
+    note: str = ""  # what it was measured or assumed from
 
     def times(self, factor: float) -> "Rate":
         return replace(self, value=self.value * factor)
@@ -32,35 +32,39 @@ class Rate:
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds, all of them. The learner's are those of a whole step on `ranks` ranks.
+    """How many seconds each part of a run takes.
+
+    The learner's are those of a whole step on `ranks` ranks, of which `shards` hold one copy of the
+    model between them.
 
     A server that has c groups in flight finishes each of them `group_alone_s + c *
     group_shared_s` seconds after its start: the first is what a group takes by itself (its tokens
     come one after the other), the second what it takes from all others.
     """
 
-    machines: str  # that they belong to
+    machines: str  # kind of device that one process computes on
     ranks: int
+    shards: int
     groups_per_step: int
     prompt_tokens: int
     response_tokens: float  # mean of a response
-    spread: tuple[float, ...]  # work of groups relative to their mean, drawn in turn
+    spread: tuple[float, ...]  # groups' work relative to its mean, drawn in turn
     group_alone_s: Rate
     group_shared_s: Rate
-    vision_s: Rate  # the student's tower, forward
-    student_s: Rate  # the rest of the student's forward
+    vision_s: Rate  # forward pass of the student's vision tower
+    student_s: Rate  # forward pass of the student's decoder
     objective_s: Rate
     backward_s: Rate
     teacher_s: Rate
     optimizer_s: Rate
     teacher_update_s: Rate
-    other_s: Rate  # of a step, in none of the parts
-    stall_s: Rate  # that a push holds up the learner
+    other_s: Rate  # what of a step is in no other part
+    stall_s: Rate  # how long a push holds up the learner
     prepare_s: Rate  # from the moment that a batch is complete until a step can begin with it
     push_s: Rate  # from a step's end until the servers serve its weights
-    pause_s: Rate  # of that, the servers stand still
-    evaluation_sample_s: Rate  # a held-out sample
-    checkpoint_s: Rate  # that a checkpoint holds up the learner
+    pause_s: Rate  # how long servers stand still in a push
+    evaluation_sample_s: Rate  # one held-out sample, both views
+    checkpoint_s: Rate  # how long a checkpoint holds up the learner
     startup_s: Rate  # from the learner's start to the first push
 
     def step_s(self) -> float:
@@ -75,11 +79,14 @@ class Rates:
     def named(self) -> dict[str, Rate]:
         return {name: self.of(name) for name in RATE_NAMES}
 
-    def for_ranks(self, ranks: int) -> "Rates":
+    def for_ranks(self, ranks: int, shards: int) -> "Rates":
         """The same machines and model with another number of ranks.
 
         What is done group by group goes with the groups of the busiest rank; what is done weight by
-        weight is shared out evenly.
+        weight goes with the part of the model that a rank holds (`learner.shard_ranks`).
+
+        Args:
+            shards: ranks that hold one copy of the model between them.
         """
         share = math.ceil(self.groups_per_step / ranks) / math.ceil(
             self.groups_per_step / self.ranks
@@ -87,15 +94,17 @@ class Rates:
         scaled: dict[str, Any] = {
             name: self.of(name).times(share) for name in (*GROUP_PARTS, "prepare_s")
         }
-        scaled |= {name: self.of(name).times(self.ranks / ranks) for name in WEIGHT_PARTS}
-        return replace(self, ranks=ranks, **scaled)
+        scaled |= {name: self.of(name).times(self.shards / shards) for name in WEIGHT_PARTS}
+        return replace(self, ranks=ranks, shards=shards, **scaled)
 
 
 GROUP_PARTS = ("vision_s", "student_s", "objective_s", "backward_s", "teacher_s")
 WEIGHT_PARTS = ("optimizer_s", "teacher_update_s")
 STEP_PARTS = (*GROUP_PARTS, *WEIGHT_PARTS)
 RATE_NAMES = tuple(field.name for field in fields(Rates) if field.type in (Rate, "Rate"))
-_PLAIN = ("machines", "ranks", "groups_per_step", "prompt_tokens", "response_tokens", "spread")
+_PLAIN = (
+    "machines", "ranks", "shards", "groups_per_step", "prompt_tokens", "response_tokens", "spread",
+)  # fmt: skip
 
 
 def to_json(rates: Rates) -> dict[str, Any]:

@@ -17,13 +17,13 @@ Row = dict[str, Any]
 class RunFiles:
     folder: Path
     config: RunConfig
-    steps: list[Row]  # training rows, by step
+    steps: list[Row]  # training rows in the order of steps
     measurements: list[Row]
-    summary: Row | None  # None: the run is not over
+    summary: Row | None  # None means that the run is not over
 
     @property
     def rows(self) -> list[Row]:
-        """All of them, as they were written."""
+        """All rows, as they were written."""
         return sorted([*self.steps, *self.measurements], key=lambda row: row["time_s"])
 
     @property
@@ -32,7 +32,7 @@ class RunFiles:
 
 
 def read_run(folder: Path) -> RunFiles:
-    """Also while the run goes on.
+    """Read a run, also while it goes on.
 
     Raises:
         ConfigError: no run is there.

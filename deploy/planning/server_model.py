@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 from broker.ledger.entry import Entry
 
-_ROUNDING = 1e-9  # of a group's work
+_ROUNDING = 1e-9  # share of a group's work that is taken for nothing
 
 
 @dataclass(order=True, frozen=True)
 class Running:
     """One group in flight."""
 
-    until_mark: float  # the server's progress at which it is done
+    until_mark: float  # the server's progress at which the group is done
     number: int
     entry: Entry = field(compare=False)
     oldest_version: int = field(compare=False)
@@ -33,10 +33,10 @@ class ServerModel:
 
     def __init__(self, name: str, alone_s: float, shared_s: float, capacity: int) -> None:
         self.owner = (name, 0)
-        self.version = -1  # that it serves
+        self.version = -1  # of the weights that are served
         self.capacity = capacity
-        self.busy_s = 0.0  # with at least one group in flight
-        self.stamp = 0  # grows with every change: what was foretold before is void
+        self.busy_s = 0.0  # seconds with at least one group in flight
+        self.stamp = 0  # grows with every change, which voids what was foretold before
         self._alone_s = alone_s
         self._shared_s = shared_s
         self._running: list[Running] = []

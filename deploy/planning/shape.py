@@ -17,19 +17,19 @@ from common.families.family import Family
 
 @dataclass(frozen=True)
 class Tower:
-    """The vision tower."""
+    """The size of a vision tower."""
 
     depth: int
     width: int
     mlp_width: int
-    patch: int  # side, pixels
+    patch: int  # pixels on a side
     merge: int  # patches on a side that become one token
     output_width: int
-    mergers: int = 1  # the one behind the last block, and those of DeepStack
-    is_gated: bool = False  # three matrices in a block's MLP
+    mergers: int = 1  # MLPs behind the last block and, with DeepStack, behind others
+    is_gated: bool = False  # whether an MLP has three matrices, as in Qwen2.5-VL
     patch_depth: int = 2
-    positions: int = 0  # learnt ones
-    merger: int = 0  # parameters of each; 0 means two layers over merged patches
+    positions: int = 0  # learnt position embeddings
+    merger: int = 0  # parameters of each merger; 0 means two layers over merged patches
 
     @property
     def block_parameters(self) -> int:
@@ -57,10 +57,12 @@ class Tower:
 
 @dataclass(frozen=True)
 class ModelShape:
+    """The size of an image-text model: its decoder, head and vision tower."""
+
     source: str
     width: int
     layers: int
-    full_layers: int  # with attention over all tokens; the others are gated delta nets
+    full_layers: int  # layers with attention over all tokens; the others are gated delta nets
     heads: int
     kv_heads: int
     head_width: int
@@ -68,12 +70,12 @@ class ModelShape:
     vocabulary: int
     is_tied: bool
     tower: Tower
-    has_gate: bool = False  # queries come with a gate of the same size
-    delta_keys: int = 0  # heads * width
+    has_gate: bool = False  # whether queries come with a gate of their size, as in Qwen3.5
+    delta_keys: int = 0  # width of all keys of a gated delta net: heads * width of one
     delta_values: int = 0
     delta_state: int = 0  # numbers of recurrent state a layer and sequence
-    delta_heads: int = 0  # of values; each has a decay and a gate
-    delta_taps: int = 3  # that its convolution remembers
+    delta_heads: int = 0  # heads of values; each has a decay and a gate
+    delta_taps: int = 3  # inputs that a convolution remembers
 
     @property
     def embedding_parameters(self) -> int:
@@ -111,7 +113,7 @@ class ModelShape:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of a state slot of SGLang: recurrent states in float32, convolutions in 16 bits."""
+        """Bytes of one state slot of SGLang: recurrent in float32, a convolution's in 16 bits."""
         convolution = self.delta_taps * (2 * self.delta_keys + self.delta_values)
         return 4 * self.state_numbers + 2 * (self.layers - self.full_layers) * convolution
 
@@ -153,7 +155,7 @@ class ModelShape:
 
 
 def shape_of(path: str) -> ModelShape:
-    """The size of model.path: a folder with config.json, or a name whose size is known.
+    """The shape of model.path: a folder with config.json, or a name whose size is known.
 
     Raises:
         ConfigError: neither.

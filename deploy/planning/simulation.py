@@ -23,8 +23,8 @@ from deploy.planning.server_model import ServerModel
 
 STEPS = 48
 _LEARNER = ("learner-0", 0)
-_FOREVER_S = 1e12  # no lease lapses
-_ASK_AGAIN_S = 5.0  # a worker's question for leases ends after that and is asked anew
+_FOREVER_S = 1e12  # so long that no lease lapses
+_ASK_AGAIN_S = 5.0  # after which a worker asks for leases anew
 _SAMPLE = Sample(
     sample_id="simulated",
     problem="<image>",
@@ -39,12 +39,12 @@ class Setup:
     """What is simulated. Seconds, as in `rates.Rates`."""
 
     servers: int
-    capacity: int  # groups a server
+    capacity: int  # groups at once of a server
     groups_per_step: int
     max_staleness: int
     alone_s: float
     shared_s: float
-    learner_s: float  # a step without waiting
+    learner_s: float  # seconds of a step without waiting
     prepare_s: float = 0.0
     push_s: float = 0.0
     pause_s: float = 0.0
@@ -74,12 +74,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Figures of the steps after warm-up, without the last ones, for which no more is generated."""
+    """Figures of the steps between warm-up and the last ones, for which no more is generated."""
 
     step_s: float
-    learner_idle_share: float  # waiting for a batch
-    rollout_idle_share: float  # servers without a group in flight
-    staleness_mean: float  # over all steps
+    learner_idle_share: float  # of the time, waiting for a batch
+    rollout_idle_share: float  # of the servers' time, without a group in flight
+    staleness_mean: float  # mean over all steps, in versions
     staleness_max: int
     first_step_s: float  # when the first step ended
     last_step_s: float
@@ -110,14 +110,16 @@ class _Run:
             ServerModel(f"rollout-{k}", setup.alone_s, setup.shared_s, setup.capacity)
             for k in range(setup.servers)
         ]
-        self._asking: dict[int, tuple[float, int]] = {}  # server: since when, for how many
+        self._asking: dict[int, tuple[float, int]] = {}  # by server, since when and for how many
         self._supply = -1
         self._wants: int | None = 1  # the step whose batch the learner asks for
         self._shard: Shard | None = None
         self._learner_free = 0.0
         self._push_ends = 0.0
         self._waited_s = 0.0
-        self._acks: list[tuple[float, float, float]] = []  # time, waited, servers busy; so far
+        self._acks: list[
+            tuple[float, float, float]
+        ] = []  # (time, waited, servers busy), all so far
         self._ages: list[int] = []
 
     def run(self) -> Outcome:
@@ -142,7 +144,7 @@ class _Run:
         for number, server in enumerate(self._servers):
             if server.version >= 0 and server.room and number not in self._asking:
                 self._asking[number] = (self._now, server.room)
-                self._supply = -1  # a new question
+                self._supply = -1  # a new request
         if self._supply == self._ledger.supply:
             return
         while self._supply != self._ledger.supply:

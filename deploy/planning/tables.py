@@ -23,7 +23,7 @@ def seconds(value: float) -> str:
 
 
 def duration(value: float) -> str:
-    """The duration of a whole run as text."""
+    """Seconds, minutes or hours, for the length of a whole run."""
     if value < 120:
         return f"{value:.0f} s"
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"

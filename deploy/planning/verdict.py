@@ -15,7 +15,7 @@ from deploy.planning.tables import percent, seconds
 _WORK = (
     "vision", "student forward", "objective", "backward", "teacher", "optimizer", "teacher update",
 )  # fmt: skip
-_MUCH = 0.05  # of the time: worth a word
+_MUCH = 0.05  # share of the time that is worth a word
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class _Case:
     run: RunFiles
     account: Account
     rates: Rates
-    servers: int  # as there were
-    waits: float  # share of the time that the learner waited
-    idle: float  # the same of the servers
+    servers: int  # number of servers of the run
+    waits: float  # share of the time in which the learner waited
+    idle: float  # share of the time in which servers had no group
 
     @property
     def config(self) -> RunConfig:

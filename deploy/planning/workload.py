@@ -11,20 +11,20 @@ from common.views.registry import view_named
 from common.views.settings import ViewSettings
 from deploy.planning.shape import ModelShape
 
-TEXT_TOKENS = 60  # of question and chat template
+TEXT_TOKENS = 60  # tokens of question and chat template
 PUBLISHED_PROMPT, PUBLISHED_CROP, PUBLISHED_RESPONSE = 3400, 800, 170
-LONGEST = 2.0  # the longest of a group's responses over their mean
-SIGMA = 0.35  # of the logarithm of a group's longest response
+LONGEST = 2.0  # length of a group's longest response over the mean
+SIGMA = 0.35  # standard deviation of the logarithm of a group's longest response
 _LOOKED_AT = 512
 
 
 @dataclass(frozen=True)
 class Workload:
-    image_tokens: float  # of the full picture
-    prompt_tokens: float  # with it
-    crop_tokens: float  # of the teacher's picture
-    teacher_tokens: float  # of its prompt
-    response_tokens: float  # mean
+    image_tokens: float  # tokens of the full picture
+    prompt_tokens: float  # tokens of the student's prompt with its picture
+    crop_tokens: float  # tokens of the teacher's picture
+    teacher_tokens: float  # tokens of the teacher's prompt with its picture
+    response_tokens: float  # mean number of tokens of a response
     source: str
 
 
@@ -59,7 +59,7 @@ def workload_of(config: RunConfig, shape: ModelShape) -> Workload:
 
 
 def _teacher_area(config: RunConfig, sample: Sample) -> float:
-    """Pixels of what the teacher is shown; 0 of a sample that the run will refuse."""
+    """Pixels of what the teacher is shown; 0 for a sample that the run will refuse."""
     size = view_named(config.teacher.view).size(sample, ViewSettings.of(config))
     return 0.0 if size is None else size[0] * size[1]
 

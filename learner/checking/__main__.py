@@ -12,12 +12,13 @@ from learner.checking import findings
 from learner.checking.command import parsed, parser_of
 from learner.checking.faults import check_faults
 from learner.checking.findings import Finding
+from learner.checking.imagined import check_plan
 from learner.checking.kernels import check_kernels
 from learner.checking.sizes import SMALL, TRUE
 from learner.checking.step import check_step, plan_for
 from learner.checking.versions import check_versions
 
-PARTS = ("versions", "kernels", "step", "faults")
+PARTS = ("versions", "plan", "kernels", "step", "faults")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,6 +36,8 @@ def check(part: str, device: torch.device, is_small: bool) -> Iterator[Finding]:
     is_gpu = device.type == "cuda"
     if part == "versions":
         return check_versions(device)
+    if part == "plan":
+        return check_plan(SMALL if is_small else TRUE, is_small)
     if part == "kernels":
         dtype = torch.bfloat16 if is_gpu else torch.float32
         return check_kernels(SMALL if is_small else TRUE, device, dtype)

@@ -9,8 +9,8 @@ from torch import Tensor
 from learner.checking.findings import Finding, outcome_of
 
 # A kernel may round otherwise than plain operators of its dtype, but not much worse.
-_ALLOWED = 4.0  # times the error of the plain way
-_FLOOR = 1e-4  # where the plain way is the reference itself
+_ALLOWED = 4.0  # error of a kernel over that of the plain way
+_FLOOR = 1e-4  # error that is allowed where the plain way is the reference itself
 
 Computation = Callable[..., Tensor]
 
@@ -58,7 +58,7 @@ def _results(
 ) -> dict[str, Tensor]:
     leaves = {name: tensor.detach().to(dtype).requires_grad_() for name, tensor in inputs.items()}
     output = compute(*leaves.values())
-    direction = torch.Generator().manual_seed(1)  # the same for all
+    direction = torch.Generator().manual_seed(1)  # one direction for all computations
     towards = torch.randn(output.shape, generator=direction).to(output)
     gradients = torch.autograd.grad(output, list(leaves.values()), towards)
     named = {f"gradient_of_{name}": g for name, g in zip(leaves, gradients, strict=True)}

@@ -32,7 +32,7 @@ def check_faults(device: torch.device) -> Iterator[Finding]:
 
 
 def bad_gradient(device: torch.device) -> Finding:
-    """A gradient that is not finite moves no weight."""
+    """Whether a gradient that is not finite moves no weight."""
     weight = torch.nn.Parameter(torch.ones(8, device=device))
     optimizer = Optimizer([weight], OptimizerSection(warmup_steps=0), total_steps=10)
     weight.grad = torch.full_like(weight, float("nan"))
@@ -43,7 +43,7 @@ def bad_gradient(device: torch.device) -> Finding:
 
 
 def out_of_memory(device: torch.device) -> Finding:
-    """More than there is is refused, and what is free stays free."""
+    """Whether an allocation beyond all memory is refused, and what is free stays free."""
     torch.cuda.empty_cache()
     before, total = torch.cuda.mem_get_info(device)
     try:
@@ -58,7 +58,7 @@ def out_of_memory(device: torch.device) -> Finding:
 
 
 def device_assertion() -> Finding:
-    """It ends its own process alone, with an error and in time."""
+    """Whether a failed assertion ends its own process alone, with an error and in time."""
     try:
         ended = subprocess.run(
             [sys.executable, "-c", _ASSERT], capture_output=True, timeout=_WAIT_S, check=False

@@ -14,6 +14,7 @@ from common.config import ObjectiveSection
 from common.patch_embedding import multiply_patches
 from learner.checking.compared import compare
 from learner.checking.findings import Finding, outcome_of
+from learner.checking.fused_forms import check_fused_forms
 from learner.checking.plain import (
     branch_convolution,
     gated_delta_rule,
@@ -33,13 +34,15 @@ _TOP_K = 100
 
 
 def check_kernels(size: Size, device: torch.device, dtype: torch.dtype) -> Iterator[Finding]:
-    """
+    """One finding a kernel.
+
     Args:
         dtype: of the run; on CPUs float32, whose kernels are then the reference's.
     """
     for check in (attention, delta_net, head, patch_embedding):
         torch.manual_seed(0)
         yield check(size, device, dtype)
+    yield from check_fused_forms(size, device, dtype)
     yield checksum(size, device)
 
 
@@ -203,7 +206,7 @@ def patch_embedding(size: Size, device: torch.device, dtype: torch.dtype) -> Fin
 
 
 class _PatchEmbed(torch.nn.Module):
-    """As transformers' towers have it."""
+    """A patch embedding as transformers' towers have it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,7 +214,7 @@ class _PatchEmbed(torch.nn.Module):
 
 
 def checksum(size: Size, device: torch.device) -> Finding:
-    """Of a tensor on the device, against that of the same bytes on the CPU."""
+    """The checksum of a tensor on the device, against that of the same bytes on the CPU."""
     content = torch.randint(256, (size.checksum_bytes,), dtype=torch.uint8, device=device)
     found, expected = (cuda_checksums({"w": [one]})["w"] for one in (content, content.cpu()))
     is_same = found == expected

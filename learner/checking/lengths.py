@@ -5,12 +5,12 @@ Medians: prompt 3,366 tokens of which image 3,290; crop prompt 289 of which imag
 
 from dataclasses import dataclass
 
-_MICRO_BATCH_TOKENS = 9216  # of a student, as published
+_MICRO_BATCH_TOKENS = 9216  # student tokens of a micro-batch, as published
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """In tokens."""
+    """Numbers of tokens: image and text of a prompt, the crop's image, a response."""
 
     image: int
     text: int
@@ -27,5 +27,5 @@ PUBLISHED = Lengths(image=3290, text=76, crop=210, response=170)
 
 
 def scaled_lengths(scale: float) -> Lengths:
-    """Those published, divided by `scale`; at least two tokens each."""
+    """The published lengths, divided by `scale`; at least two tokens each."""
     return Lengths(**{name: max(2, round(n / scale)) for name, n in vars(PUBLISHED).items()})

@@ -80,3 +80,14 @@ def branch_convolution(flat_LC: Tensor, weight_CW: Tensor, root: int, branches: 
         for part in whole
     ]
     return functional.silu(torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts]))
+
+
+def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
+    """Of the last axis, in float32, as large as `x`."""
+    x_float = x.float()
+    scale = torch.rsqrt(x_float.pow(2).mean(-1, keepdim=True) + 1e-6)
+    return (weight.float() * x_float * scale).to(x.dtype)
+
+
+def silu_gate(gate: Tensor, x: Tensor) -> Tensor:
+    return (functional.silu(gate.float()) * x.float()).to(x.dtype)

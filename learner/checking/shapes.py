@@ -23,7 +23,7 @@ PATCHING = Patching((torch.arange(256) / 127.5 - 1).repeat(3, 1), side=16, merge
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Of a random model; a decoder's layer in four attends, where the family has other ones."""
+    """The size of a random model; one decoder layer in four attends, where a family has others."""
 
     layers: int
     hidden: int
@@ -31,7 +31,7 @@ class ModelSize:
     heads: int
     kv_heads: int
     head_width: int
-    delta_keys: int  # heads of a gated delta net
+    delta_keys: int  # heads of a gated delta net's keys
     delta_values: int
     delta_width: int
     vocabulary: int
@@ -39,16 +39,16 @@ class ModelSize:
     tower_hidden: int
     tower_mlp: int
     tower_heads: int
-    is_tied: bool = True  # head and embedding
+    is_tied: bool = True  # whether head and embedding are one
 
 
 def tenth_of_4b(layers: int, vocabulary: int) -> ModelSize:
-    """Decoder of 256, vision tower of 128."""
+    """A tenth of a 4B model's widths: decoder of 256, vision tower of 128."""
     return ModelSize(layers, 256, 960, 4, 1, 64, 4, 8, 64, vocabulary, 8, 128, 480, 2)
 
 
 def qwen3_5_4b(layers: int = 32) -> ModelSize:
-    """As `deploy.planning.shape` has it: 4.5 billion parameters with all layers."""
+    """The size in `deploy.planning.shape`: 4.5 billion parameters with all layers."""
     return ModelSize(layers, 2560, 9216, 16, 4, 256, 16, 32, 128, 248_320, 24, 1024, 4096, 16)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-BRANCHES = 8  # responses of a group
+BRANCHES = 8  # responses of one group
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ way in the same process.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner.checking.findings import Finding
+from learner.checking.launches import Launches
 from learner.checking.lengths import PUBLISHED, Lengths, scaled_lengths
 from learner.checking.published import PublishedTrainer
 from learner.checking.shapes import (
@@ -29,11 +29,13 @@ from learner.views.inputs import PreparedBatch
 GIB = 2**30
 # Of a parameter: master, gradient, two moments, average in float32; teacher and cast in bfloat16.
 _BYTES_A_PARAMETER = 5 * 4 + 2 * 2
-_ROOM = 18 * GIB  # activations, logits and CUDA's own
+_ROOM = 18 * GIB  # for activations, logits and CUDA itself
 
 
 @dataclass(frozen=True)
 class Plan:
+    """A step to measure: model, lengths, groups, and how often."""
+
     size: ModelSize
     lengths: Lengths
     groups: int
@@ -41,9 +43,11 @@ class Plan:
 
 
 def plan_for(is_small: bool, free_bytes: int | None) -> Plan:
-    """
+    """What of the step to measure.
+
     Args:
-        free_bytes: of the device; of a true model so many layers are taken as fit. None: no bound.
+        free_bytes: of the device; of a true model so many layers are taken as fit. None means
+            no bound.
     """
     if is_small:
         return Plan(tenth_of_4b(4, 512), scaled_lengths(64), groups=1, repeats=1)
@@ -51,7 +55,7 @@ def plan_for(is_small: bool, free_bytes: int | None) -> Plan:
 
 
 def layers_that_fit(free_bytes: int | None) -> int:
-    """Of Qwen3.5-4B, in fours: three gated delta nets and one of attention. At least four."""
+    """At least four layers of Qwen3.5-4B, in fours: three gated delta nets and an attention."""
     layers = qwen3_5_4b().layers
     if free_bytes is None:
         return layers
@@ -79,7 +83,7 @@ def check_step(plan: Plan, device: torch.device, dtype: str) -> Iterator[Finding
     ours, metrics = _measured(trainer.step, batch, plan.repeats, device)
     last = batch()
     tokens = sum(g.student.num_tokens + len(r) for g in last.groups for r in g.responses)
-    with _Operators() as operators:
+    with Launches() as launches:
         trainer.step(last)
     figures = {
         "layers": plan.size.layers,
@@ -89,7 +93,7 @@ def check_step(plan: Plan, device: torch.device, dtype: str) -> Iterator[Finding
         "seconds": ours.seconds,
         "tokens_per_s": tokens / ours.seconds,
         "peak_gib": ours.peak_gib,
-        "operators": operators.count,
+        "operators": launches.count,
         "is_finite": all(p.isfinite().all().item() for p in model.parameters()),
         **{k.replace("time/", "part_"): v for k, v in metrics.metrics.items() if "time/" in k},
     }
@@ -107,8 +111,8 @@ def check_step(plan: Plan, device: torch.device, dtype: str) -> Iterator[Finding
 
 @dataclass(frozen=True)
 class _Measured:
-    seconds: float  # median
-    peak_gib: float | None  # on GPUs
+    seconds: float  # median of the repeats
+    peak_gib: float | None  # None means a CPU, where it is not measured
 
 
 def _measured(
@@ -136,17 +140,3 @@ def _measured(
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operators that are no views: each is a launch, or several."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
-        self.count += not func.is_view
-        return func(*args, **(kwargs or {}))

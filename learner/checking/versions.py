@@ -14,7 +14,7 @@ _PACKAGES = (
 
 
 def check_versions(device: torch.device) -> Iterator[Finding]:
-    """One finding, which always is well: others judge what follows from it."""
+    """One finding, which is always good: the other parts show what follows from it."""
     figures: dict[str, Figure] = {name: _version(name) for name in _PACKAGES}
     figures["device"] = "CPU"
     if device.type == "cuda":
@@ -31,8 +31,8 @@ def check_versions(device: torch.device) -> Iterator[Finding]:
     yield Finding("versions", "what is here", "ok", figures)
 
 
-def _version(package: str) -> str | None:
+def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        return "not installed"

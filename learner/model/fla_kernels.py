@@ -13,7 +13,7 @@ def run_on(tensor: Tensor) -> bool:
     """A package that is there but cannot be imported is an error where it is used: the plain way
     would be many times slower, without a word.
     """
-    return (tensor.is_cuda or _is_interpreted()) and _is_installed()
+    return (tensor.is_cuda or _is_interpreted()) and is_installed()
 
 
 def _is_interpreted() -> bool:
@@ -21,5 +21,5 @@ def _is_interpreted() -> bool:
 
 
 @functools.cache
-def _is_installed() -> bool:
+def is_installed() -> bool:
     return importlib.util.find_spec("fla") is not None

@@ -243,8 +243,8 @@ def has_gpu() -> bool:
 def _division(config: RunConfig, requests: int) -> dict[str, object]:
     """How a GPU's memory is divided, where a model has recurrent states of the known form."""
     model = json_object_or_empty(Path(config.model.path) / "config.json")
-    if not has_delta_layers(config.model.path):
-        return {}
+    if config.sglang.max_states is not None or not has_delta_layers(config.model.path):
+        return {}  # a number of states leaves nothing to divide
     rollout = config.rollout
     demand = Demand(
         requests=requests + 1,

@@ -2,7 +2,10 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -11,10 +14,19 @@ import torch
 from deploy import check_gpu
 from deploy.check_gpu import Check, document, group_operations, html, run_part, verdict
 from deploy.planning.shape import KNOWN
-from learner.checking import findings
+from learner.checking import findings, kernels
 from learner.checking.compared import compare
 from learner.checking.findings import Finding
+from learner.checking.fused_forms import check_fused_forms
+from learner.checking.imagined import check_plan, observed, on_imagined
+from learner.checking.shapes import tenth_of_4b
+from learner.checking.sizes import SMALL
 from learner.checking.step import GIB, layers_that_fit
+from learner.checking.versions import check_versions
+from learner.model import fla_kernels, tree_attention
+from learner.model.ragged_attention import RaggedFlash
+
+CPU = torch.device("cpu")
 
 
 def test_check_gpu_runs_whole_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -51,6 +63,65 @@ def test_a_kernel_that_computes_something_else_fails() -> None:
     assert wrong.outcome == "failed" and "output, gradient_of_x" in wrong.remark
     broken = compare("broken", lambda x: x * float("nan"), torch.sin, *arguments)
     assert broken.outcome == "failed"
+
+
+def test_fused_norms_and_gates_are_held_to_plain_ones() -> None:
+    found = list(check_fused_forms(SMALL, CPU, torch.float32))
+    assert [f.name for f in found] == ["norm", "zero-centred norm", "gated norm", "gate of an MLP"]
+    for finding in found:
+        assert finding.outcome == "ok", finding
+        errors = {k: v for k, v in finding.figures.items() if k.endswith("_error")}
+        assert {"output_error", "gradient_of_hidden_error"} < errors.keys()
+        assert max(errors.values()) < 1e-5
+
+
+@pytest.fixture
+def no_fla(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As where flash-linear-attention is not installed."""
+    monkeypatch.setitem(sys.modules, "fla", None)
+    fla_kernels.is_installed.cache_clear()
+    yield
+    fla_kernels.is_installed.cache_clear()
+
+
+@pytest.mark.usefixtures("no_fla")
+def test_without_fla_a_gpu_has_no_fused_forms_to_check() -> None:
+    (found,) = check_fused_forms(SMALL, torch.device("cuda"), torch.bfloat16)
+    assert found.outcome == "skipped" and "not installed" in found.remark
+    delta_net = kernels.delta_net(SMALL, CPU, torch.float32)  # then by the reference
+    assert delta_net.outcome == "ok"
+
+
+def test_a_package_that_is_missing_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        if "linear" in package:
+            raise PackageNotFoundError(package)
+        return "1.0"
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    (found,) = check_versions(CPU)
+    assert found.figures["flash-linear-attention"] == "not installed"
+    assert found.figures["torch"] == "1.0" and found.outcome == "ok"
+
+
+def test_what_leaves_its_device_or_asks_it_for_a_value_is_found() -> None:
+    found = observed("both", torch.device("cuda"), lambda: torch.zeros(1).item())
+    assert found.outcome == "failed"
+    assert found.remark == "waits: _local_scalar_dense; tensors on cpu"
+
+
+def test_the_hot_path_runs_on_an_imagined_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU here, since this torch may be built without CUDA; by the attention of GPUs."""
+    monkeypatch.setattr(tree_attention, "kernels_for", lambda tensor: RaggedFlash())
+    decoder, objective = on_imagined(CPU, tenth_of_4b(4, SMALL.vocabulary), SMALL)
+    assert decoder.outcome == objective.outcome == "ok", (decoder, objective)
+    assert decoder.figures["operators"] > 500 and objective.figures["operators"] > 10
+
+
+def test_a_torch_without_cuda_imagines_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    (found,) = check_plan(SMALL, is_small=True)
+    assert found.outcome == "skipped" and "built without CUDA" in found.remark
 
 
 def test_a_part_that_dies_or_is_late_is_a_finding() -> None:

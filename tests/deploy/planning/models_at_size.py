@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.config import ObjectiveSection, RunConfig
@@ -78,23 +77,6 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
     return {storage._cdata: storage.nbytes() for storage in found}
 
 
-class Launches(TorchDispatchMode):
-    """Counts operators that are no views, and where their outputs are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-        self.devices: set[str] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        found = func(*args, **(kwargs or {}))
-        self.count += not func.is_view
-        for tensor in tree_leaves(found):
-            if isinstance(tensor, Tensor):
-                self.devices.add(tensor.device.type)
-        return found
-
-
 def decoder(
     model: Any, layout: Any, num_tokens: int, device: torch.device = META
 ) -> Callable[[], Tensor]:
@@ -143,18 +125,3 @@ class Collectives(TorchDispatchMode):
         if func.namespace == "c10d":
             self.counts[func.__name__] = self.counts.get(func.__name__, 0) + 1
         return func(*args, **(kwargs or {}))
-
-
-def become_fake(model: Any) -> None:
-    """In a FakeTensorMode: parameters and buffers without contents in the place of its own."""
-    made: dict[int, nn.Parameter] = {}
-    for module in model.modules():
-        for name, own in module._parameters.items():
-            if own is not None and id(own) not in made:
-                fake = torch.empty(own.shape, dtype=own.dtype)
-                made[id(own)] = nn.Parameter(fake, requires_grad=own.requires_grad)
-            if own is not None:
-                module._parameters[name] = made[id(own)]
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)

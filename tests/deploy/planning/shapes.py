@@ -54,6 +54,7 @@ def some_rates(**values: float) -> Rates:
     return Rates(
         machines="H100",
         ranks=1,
+        shards=1,
         groups_per_step=8,
         prompt_tokens=20,
         response_tokens=4.0,

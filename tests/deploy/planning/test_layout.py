@@ -1,10 +1,18 @@
+from dataclasses import replace
+
 import pytest
 
 from common.errors import ConfigError
 from deploy.cluster.nodes import Node
 from deploy.planning.devices import GIB, gpu
-from deploy.planning.layout import Layout, configured_machines, described_machines, layouts
-from tests.deploy.planning.shapes import config
+from deploy.planning.layout import (
+    Layout,
+    configured_layout,
+    configured_machines,
+    described_machines,
+    layouts,
+)
+from tests.deploy.planning.shapes import MACHINES, config
 
 NODES = [Node(f"gpu-{k}", 64, gpus=4, gpu="NVIDIA-A100-SXM4-80GB") for k in range(2)]
 
@@ -58,6 +66,13 @@ def test_ranks_are_spread_evenly_and_have_groups_to_train():
 def test_a_model_is_sharded_within_machines(ranks, nodes, shard_ranks, expected):
     run = config(learner={"ranks": ranks, "groups_per_step": 96, "shard_ranks": shard_ranks})
     assert Layout(1, ranks, 1, nodes).shards(run) == expected
+
+
+def test_the_configured_split_knows_over_how_many_machines_its_ranks_are():
+    run = config(learner={"ranks": 12, "groups_per_step": 96}, rollout={"servers": 3})
+    split = configured_layout(run, replace(MACHINES, gpus=16, gpus_a_node=8))
+    assert split == Layout(3, 12, 1, learner_nodes=2) and split.shards(run) == 6
+    assert configured_layout(run, replace(MACHINES, gpus=0)) == Layout(3, 12, 0)
 
 
 def test_ranks_are_whole_replicas():

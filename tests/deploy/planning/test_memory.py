@@ -7,6 +7,8 @@ from deploy.planning.memory import (
     LIBRARIES,
     SERVER_OUTSIDE,
     activation_bytes,
+    delta_layer_numbers,
+    full_layer_numbers,
     learner_memory,
     server_memory,
 )
@@ -79,17 +81,48 @@ def test_adapters_train_little():
 
 
 def test_activations_by_hand():
-    """One group a micro-batch: 28 tokens, 20 patches; six widths, four of queries, four of MLP."""
-    layer, block = 6 * 6 + 4 * 6 + 4 * 10, 10 * 4 + 3 * 8
+    """One group a micro-batch: 28 tokens of which 8 are asked for, 20 patches."""
+    mlp = 2 * 6 + 3 * 10
+    layer = 2 * 6 + 3 * 6 + 3 * 3 + mlp
+    working = 10 + 2 * 6
+    block = 11 * 4 + 2 * 8
+    around = 3 * 2**2 + 4 + (3 * 4 + 6 / 2**2)  # pixels, the first block's input, a merger
     logits = 8 * 50 * 4
     found = activation_bytes(config(), SHAPE, WORK)
-    assert found == 2 * (28 * 3 * layer + 20 * 2 * block) + logits
+    kept = 28 * 3 * layer - 20 * mlp
+    assert found == 2 * (kept + 28 * working + 20 * (2 * block + around)) + logits
     recomputed = activation_bytes(config(model={"gradient_checkpointing": True}), SHAPE, WORK)
-    assert recomputed == 2 * (28 * (3 * 6 + layer) + 20 * (2 * 4 + block)) + logits
+    inside = 28 * (3 * 6 + layer + working)
+    assert recomputed == 2 * (inside + 20 * (2 * 4 + around)) + logits
     half = activation_bytes(config(model={"gradient_checkpointing": 0.5}), SHAPE, WORK)
-    assert half == 2 * (28 * (6 + 2 * layer + layer) + 20 * (4 + block + block)) + logits
+    inside = 28 * (6 + 2 * layer + layer + working) - 20 * mlp
+    assert half == 2 * (inside + 20 * (4 + block + around)) + logits
     twice = activation_bytes(config(learner={"micro_batch_tokens": 56}), SHAPE, WORK)
     assert twice == pytest.approx(2 * found)
+    frozen = activation_bytes(config(model={"freeze_vision_tower": True}), SHAPE, WORK)
+    assert frozen == found - 2 * 20 * (2 * block + around)
+
+
+def test_a_gated_delta_net_keeps_the_state_that_each_branch_begins_with():
+    """Two such layers beside one with attention and its gate; two branches."""
+    model = replace(
+        SHAPE, full_layers=1, has_gate=True,
+        delta_keys=4, delta_values=6, delta_heads=2, delta_state=8,
+    )  # fmt: skip
+    mlp = 2 * 6 + 3 * 10
+    full = 2 * 6 + 5 * 6 + 3 * 3 + mlp
+    delta = 2 * 6 + 2 * (2 * 4 + 6) + 3 * 6 + (64 + 13) * 2 + mlp
+    assert (full_layer_numbers(model), delta_layer_numbers(model)) == (full, delta)
+    states = 2 * 4 * 8
+    frozen = {"freeze_vision_tower": True}
+    found = activation_bytes(config(model=frozen), model, WORK)
+    inside = 2 * (28 * (full + 2 * delta + 10 + 2 * 6) - 20 * mlp)
+    assert found == pytest.approx(inside + 2 * states + 8 * 50 * 4)
+    recomputed = activation_bytes(
+        config(model={**frozen, "gradient_checkpointing": True}), model, WORK
+    )
+    inside = 2 * 28 * (3 * 6 + delta + 10 + 2 * 6)
+    assert recomputed == pytest.approx(inside + states + 8 * 50 * 4)
 
 
 def test_a_server():

@@ -4,9 +4,10 @@ Models are on the meta device, which has shapes and dtypes but no contents; rank
 torch's fake process group. `pytest -rP` shows the table.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,29 +21,36 @@ from common.config_cli import load
 from deploy.planning.devices import GPUS
 from deploy.planning.layout import Layout
 from deploy.planning.memory import (
+    CHUNK_BYTES,
     LearnerMemory,
     ServerMemory,
+    activation_bytes,
+    block_numbers,
+    delta_layer_numbers,
+    full_layer_numbers,
     learner_memory,
     server_memory,
 )
-from deploy.planning.shape import KNOWN
+from deploy.planning.shape import KNOWN, ModelShape
 from deploy.planning.tables import gib, table
-from deploy.planning.workload import workload_of
+from deploy.planning.workload import Workload, workload_of
+from learner.checking.imagined import become_fake
+from learner.checking.launches import Launches
 from learner.model import tree_attention
 from learner.model.layout import plan_layout
 from learner.model.ragged_attention import RaggedFlash
 from learner.model.sharding import local_part, shard_model
+from tests.deploy.planning.kept_at_size import Kept, kept_by
 from tests.deploy.planning.models_at_size import (
     MODELS,
     Collectives,
     Counted,
-    Launches,
-    become_fake,
     counted,
     decoder,
     head_pass,
     model_of,
 )
+from tests.learner.interpreter import interpreting
 
 CONFIGS = Path(__file__).parents[3] / "deploy" / "configs"
 GROUP = (3400, [169] * 8)  # tokens of a prompt and its responses
@@ -56,9 +64,9 @@ def configured(name: str, model: str, *more: str) -> RunConfig:
 
 @dataclass(frozen=True)
 class Pass:
-    """Of a decoder over one group, forward and backward."""
+    """What a decoder launches over one group, forward and backward."""
 
-    forward: int  # launches
+    forward: int  # number of launches
     backward: int
     devices: set[str]
 
@@ -153,10 +161,62 @@ def test_a_shipped_config_fits_gpus_of_80_gb(name: str, model: str) -> None:
         assert learner.total + server.total < H100.memory
 
 
+# ---- activations ---------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Callable[..., Any]]:
+    """A process that can import flash-linear-attention."""
+    yield from interpreting()
+
+
+@pytest.mark.kernels
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("model", MODELS)
+def test_the_planner_counts_what_a_micro_batch_keeps(
+    elsewhere: Callable[..., Any], model: str
+) -> None:
+    """One group, within 3 %: at most, and of each kind of layer that is not recomputed."""
+    rows, shape = [("", "planned", "counted")], KNOWN[model]
+    for recomputed in ("false", "0.5", "true"):
+        config = configured("eight_gpus", model, "--model.gradient_checkpointing", recomputed)
+        found: Kept = elsewhere(kept_by, model, config)
+        expected = activations_of(config, shape, found)
+        rows.append((f"recomputed: {recomputed}", gib(expected), gib(found.peak)))
+        assert expected == pytest.approx(found.peak, rel=0.03)
+        if recomputed == "false":
+            whole = found
+    full, block = full_layer_numbers(shape), block_numbers(shape.tower)
+    first_full = shape.layers // shape.full_layers - 1
+    assert whole.layers[first_full] / 2 / whole.tokens == pytest.approx(full, rel=0.01)
+    assert whole.blocks[1] / 2 / whole.patches == pytest.approx(block, rel=0.01)
+    if first_full:
+        branches = 8 * 4 * shape.delta_state
+        delta = (whole.layers[0] - branches) / 2 / whole.tokens
+        assert delta == pytest.approx(delta_layer_numbers(shape), rel=0.01)
+    print(f"{model}: GiB of activations of one group")
+    print("\n".join(table(rows, left=1)))
+
+
+def activations_of(config: RunConfig, shape: ModelShape, found: Kept) -> float:
+    """What the planner says of a group of that size, without logits."""
+    response = found.asked / 8
+    work = Workload(
+        image_tokens=found.patches / shape.tower.merge**2,
+        prompt_tokens=found.tokens - found.asked,
+        crop_tokens=0,
+        teacher_tokens=0,
+        response_tokens=response,
+        source="counted",
+    )
+    learner = config.learner.model_copy(update={"micro_batch_tokens": found.tokens})
+    config = config.model_copy(update={"learner": learner})
+    logits = min(CHUNK_BYTES, found.asked * shape.vocabulary * 4)
+    return activation_bytes(config, shape, work) - logits
+
+
 # ---- what ranks do together ----------------------------------------------------------------------
 @pytest.fixture
 def five_ranks() -> Iterator[DeviceMesh]:
-    """Of which one is here; what it sends goes nowhere."""
+    """Five ranks of which one is here; what it sends goes nowhere."""
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=5)
     yield init_device_mesh("cpu", (5,))
     dist.destroy_process_group()
@@ -172,7 +232,7 @@ def test_a_micro_batch_gathers_weights_twice(
     whole = sum(parameter.nbytes for parameter in model.parameters())
     layout = plan_layout([GROUP])
     with FakeTensorMode(allow_non_fake_inputs=True):
-        become_fake(model)
+        become_fake(model, torch.device("cpu"))
         shard_model(model, five_ranks, torch.bfloat16)
         here = sum(local_part(parameter).nbytes for parameter in model.parameters())
         with Collectives() as together:
@@ -202,7 +262,7 @@ def test_a_decoder_launches_no_more_and_stays_on_its_device(
 
 
 def test_what_the_head_takes() -> None:
-    """As it is computed with, its gradient in both dtypes; a chunk of logits is gone by then."""
+    """The weight as it is computed with, its gradient in both dtypes; logits are gone by then."""
     shape = KNOWN["Qwen3.5-4B"]
     most = head_pass(shape.vocabulary, shape.width, rows=8 * 170)
     assert most == pytest.approx(8 * shape.embedding_parameters, rel=0.02)

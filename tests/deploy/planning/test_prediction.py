@@ -19,7 +19,11 @@ SPLITS = [Layout(1, 3, 1), Layout(2, 2, 1), Layout(3, 1, 1)]
 def plan_for(rates, machines=FOUR, splits=None, **sections):
     run = config(**sections)
     splits = splits or layouts(run, machines)
-    rates_of = rates if callable(rates) else lambda layout: rates.for_ranks(layout.ranks)
+
+    def scaled(layout):
+        return rates.for_ranks(layout.ranks, layout.shards(run))
+
+    rates_of = rates if callable(rates) else scaled
     plan = make_plan(run, SHAPE, WORK, machines, splits, rates_of)
     return Question(run, ("--config", "x.toml"), SHAPE, WORK, machines, 10), plan
 

@@ -23,13 +23,23 @@ def test_a_step_is_its_parts_the_rest_and_the_stall():
 
 def test_more_ranks_share_groups_and_weights():
     rates = some_rates(student_s=8, prepare_s=4, optimizer_s=6, stall_s=1, push_s=1)
-    three = rates.for_ranks(3)
+    three = rates.for_ranks(3, 3)
     assert three.student_s.value == 3  # of eight groups the busiest rank has three
     assert three.prepare_s.value == 1.5
     assert three.optimizer_s.value == 2
     assert (three.stall_s.value, three.push_s.value) == (1, 1)
     assert three.ranks == 3
-    assert three.for_ranks(1).student_s.value == pytest.approx(8)
+    assert three.for_ranks(1, 1).student_s.value == pytest.approx(8)
+
+
+def test_replicas_of_a_model_share_groups_but_no_weights():
+    """Twelve ranks hold three copies of the model, four ranks each."""
+    rates = some_rates(student_s=8, optimizer_s=6, teacher_update_s=4)
+    twelve = rates.for_ranks(12, 4)
+    assert twelve.student_s.value == 1  # of eight groups, one on the busiest rank
+    assert (twelve.optimizer_s.value, twelve.teacher_update_s.value) == (1.5, 1)
+    assert (twelve.ranks, twelve.shards) == (12, 4)
+    assert twelve.for_ranks(8, 8).optimizer_s.value == 0.75
 
 
 @pytest.mark.parametrize(
@@ -37,7 +47,7 @@ def test_more_ranks_share_groups_and_weights():
     [
         lambda content: content.pop("rates"),
         lambda content: content["rates"].pop("vision_s"),
-        lambda content: content.update(format=2),
+        lambda content: content.update(format=1),
         lambda content: content["rates"]["vision_s"].update(value=-1),
         lambda content: content["rates"]["vision_s"].update(value=float("nan")),
         lambda content: content["rates"]["vision_s"].update(source="guessed"),

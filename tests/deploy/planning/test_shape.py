@@ -79,7 +79,7 @@ def test_names_with_a_suffix_are_known_too():
 
 
 @pytest.mark.parametrize("path", ["somebody/other-7B", "Qwen/Qwen3.5-4BX"])
-def test_an_unknown_model_is_refused_with_the_mend(path):
+def test_an_unknown_model_is_refused_with_a_fix(path):
     with pytest.raises(ConfigError, match=r"model\.path = .*Fix: name a local folder"):
         shape_of(path)
 

@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
+from learner.checking.findings import Finding
+from learner.checking.fused_forms import check_fused_forms
+from learner.checking.sizes import SMALL
 from learner.model import delta_net, fla_kernels, ragged_delta_net
 from learner.model.fused import FORMS, fuse
 from learner.model.layout import plan_layout
@@ -214,3 +217,12 @@ def test_a_fused_norm_takes_a_weight_of_bfloat16_for_what_it_is(interpreted, nam
     """1 + weight in bfloat16 would be off by up to 2^-8."""
     errors = interpreted(fused_module, name, torch.bfloat16)
     assert max(errors["output"], errors["input 0"]) < 1e-6, errors
+
+
+def checked_forms() -> list[Finding]:
+    return list(check_fused_forms(SMALL, torch.device("cpu"), torch.float32))
+
+
+def test_the_check_of_a_gpu_holds_the_real_kernels(interpreted):
+    found = interpreted(checked_forms)
+    assert len(found) == 4 and all(finding.outcome == "ok" for finding in found), found

@@ -112,3 +112,13 @@ def test_a_server_on_a_gpu_is_told_the_division(
     words = engine_command(served(tmp_path, extra_flags=own), "127.0.0.1", 4000)
     assert ("--mamba-full-memory-ratio", "3.85") in set(itertools.pairwise(words))
     assert words[-2:] == own  # of two argparse takes the last: a person's
+
+
+def test_a_server_with_a_number_of_states_is_told_no_division(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "has_gpu", lambda: True)
+    monkeypatch.setattr(command, "find_python", lambda config: Path("/python"))
+    words = engine_command(served(tmp_path, max_states=245), "127.0.0.1", 4000)
+    assert ("--max-mamba-cache-size", "245") in set(itertools.pairwise(words))
+    assert "--mamba-full-memory-ratio" not in words
