@@ -22,7 +22,9 @@ ranks. It is measured in two ways:
 Seconds begin after imports and the meeting of the ranks, and are the slowest rank's. CPU seconds
 are all ranks' together: they tell more where other processes use the cores.
 
-The ratios (`RATIOS`) are ours over theirs, the worst of the phases.
+The ratios (`RATIOS`) are ours over theirs, the worst of the phases. A resumed rank of 4 ends with
+its share of weights, teacher and both moments, as much as one whole model: `resume` does not come
+down to the goal for memory.
 """
 
 import argparse
