@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -14,9 +14,11 @@ from pydantic import BaseModel
 
 from broker import protocol as p
 from broker.net.transport import Link, ZmqLink
+from common import group_batch
 from common.errors import BrokerUnavailable, ProtocolError, VersionMismatch
+from common.group import Group
 from common.lifecycle import backoff
-from common.types import Group, WeightUpdate
+from common.types import WeightUpdate
 from common.wire import MAX_FRAME_BYTES, PROTOCOL_VERSION, decode, encode
 
 logger = logging.getLogger(__name__)
@@ -143,8 +145,8 @@ class BrokerClient:
         return await self._request(request, p.Leases, wait_s)
 
     async def submit(self, group: Group) -> p.Verdict:
-        reply = await self._request(p.SubmitGroup(**self._me(), group=encode(group)), p.Submitted)
-        return reply.verdict
+        request = p.SubmitGroup(**self._me(), group=group_batch.encode(group))
+        return (await self._request(request, p.Submitted)).verdict
 
     async def give_back(self, group_id: str, attempt: int, reason: str, blame: p.Blame) -> p.Done:
         return await self._request(
@@ -241,7 +243,8 @@ class BrokerClient:
             taking = self._takings[rank] = page.taking
             if not page.groups or len(groups) >= page.num_groups:
                 is_whole = len(groups) == page.num_groups
-                return Taken(step, _decode_groups(groups) if is_whole else (), page.exhausted)
+                taken = tuple(map(group_batch.read, groups)) if is_whole else ()
+                return Taken(step, taken, page.exhausted)
 
     async def ack(
         self, step: int, refused: dict[str, str] | None = None, rank: int = 0, wait_s: float = 0.0
@@ -460,11 +463,6 @@ def _sendable(gauges: dict[str, float]) -> dict[str, float]:
     A loss that is NaN is in the metrics and the log.
     """
     return {name: value for name, value in gauges.items() if math.isfinite(value)}
-
-
-def _decode_groups(encoded: Iterable[bytes]) -> tuple[Group, ...]:
-    groups = (decode(frame, p.GROUPS) for frame in encoded)
-    return tuple(group for group in groups if isinstance(group, Group))
 
 
 def _not_let_in(refused: p.Refused) -> str:

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from common.types import (
     Count,
-    Group,
     GroupLease,
     Identifier,
     Int32Array,
@@ -122,11 +121,11 @@ class LeaseRequest(Record):
 
 
 class SubmitGroup(Record):
-    """A group goes through the broker as the bytes that it came in, so it is encoded once."""
+    """A generated group. Its bytes go on to disk and learner as they came."""
 
     member_id: MemberId
     incarnation: LongCount
-    group: bytes  # an encoded Group; the broker reads and checks it
+    group: bytes  # a record batch (common.group_batch)
 
 
 class GiveBack(Record):
@@ -344,7 +343,7 @@ class Batch(Record):
     """
 
     step: int
-    groups: tuple[bytes, ...]  # encoded
+    groups: tuple[bytes, ...]  # record batches (common.group_batch)
     num_groups: int = 0  # of this rank in this step
     taking: int = 0  # which batch this is: the same step taken anew is another one
     exhausted: bool = False
@@ -466,7 +465,6 @@ REQUESTS: Registry = {
         Finish, OrderMeasurement, ReadMeasurement, DropMeasurement, LeaseAnswers, SubmitAnswers,
     )
 }  # fmt: skip
-GROUPS: Registry = {"Group": Group}
 REPLIES: Registry = {
     message.__name__: message
     for message in (
@@ -483,5 +481,4 @@ LIMITS: dict[str, Limits] = {  # of what clients send, beside broker.max_frame_m
     "OrderMeasurement": Limits(16 * 2**20, 2**16, 16, 2**17),  # names of all held-out samples
     "SubmitAnswers": Limits(16 * 2**20, 1024, 16, 2**14),
     "AnnounceWeights": Limits(2**62, 2**16, 2**17, 2**21),  # names and shapes of all tensors
-    "Group": Limits(2**62, 4096, 64, 2**19),  # 1,024 trajectories, each of a few versions
 }

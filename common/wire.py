@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from common.errors import ProtocolError
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 MAX_FRAME_BYTES = 64 * 2**20
 MAX_DEPTH = 16
 MAX_STRING_BYTES = 2**20

@@ -12,8 +12,9 @@ from broker.ledger.refusal import Refusal
 from broker.service.counter import Counter, Handler, PollMaker, one_line
 from broker.service.polls import Answer, Empty
 from common.errors import ProtocolError
-from common.types import FinishReason, Group, WeightUpdate
-from common.wire import decode
+from common.group import Group
+from common.group_batch import read
+from common.types import FinishReason, WeightUpdate
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class RolloutDesk:
             if not store.has_room(len(request.group)) and not ledger.is_of_next_step(entry):
                 raise Refusal("over_capacity", "the broker holds as many trajectories as it may")
             # before the decision: a cut between the two loses neither
-            store.put(group, request.group)
+            store.put((group.group_id, group.attempt), request.group)
         verdict = self._counter.do(ledger.submit, owner, group.group_id, group.attempt, receipt)
         if verdict is not p.Verdict.ACCEPTED:
             logger.warning("%s, attempt %d: %s", group.group_id, group.attempt, verdict)
@@ -71,11 +72,11 @@ class RolloutDesk:
 
     def _check_content(self, entry: Entry, group: Group) -> None:
         expected = self._counter.ledger.rules.trajectories_per_sample
-        if group.sample != entry.assignment.sample:
+        if group.sample_id != entry.assignment.sample.sample_id:
             raise Refusal("bad_group", f"{group.group_id} was leased with another sample")
-        if [t.index for t in group.trajectories] != list(range(expected)):
+        if group.responses.indices.tolist() != list(range(expected)):
             raise Refusal("bad_group", f"{group.group_id} needs trajectories 0 to {expected - 1}")
-        if any(t.finish_reason is FinishReason.ABORT for t in group.trajectories):
+        if FinishReason.ABORT in group.responses.finish_reasons:
             raise Refusal("bad_group", f"{group.group_id} has an aborted trajectory")
 
     def _on_give_back(self, request: p.GiveBack, now: float) -> BaseModel:
@@ -116,13 +117,11 @@ class RolloutDesk:
         return p.Done(finished=self._counter.is_finished)
 
 
-def _read(encoded: bytes) -> Group:
+def _read(content: bytes) -> Group:
     try:
-        group = decode(encoded, p.GROUPS, max_bytes=len(encoded), limits=p.LIMITS)
+        return read(content)
     except ProtocolError as error:
         raise Refusal("bad_group", str(error)) from error
-    assert isinstance(group, Group)
-    return group
 
 
 def _leases_of(entries: Iterable[Entry], rules: Rules) -> p.Leases:

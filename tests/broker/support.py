@@ -19,18 +19,16 @@ from broker.service.server import BrokerServer, ImageShelf
 from broker.service.service import BrokerService
 from broker.storage.store import MemoryStore
 from common.data_health import DataRows
+from common.group import Group, Responses, Trajectory, VersionSpan
 from common.images import ImageStore
 from common.source import SampleSource
 from common.types import (
     Box,
     FinishReason,
-    Group,
     GroupLease,
     ImageRef,
     PushGroup,
     Sample,
-    Trajectory,
-    VersionSpan,
     WeightBucket,
     WeightUpdate,
 )
@@ -88,11 +86,11 @@ def make_group(lease: GroupLease, version: int, *, tokens: int = 3, first: int =
     return Group(
         group_id=lease.group_id,
         attempt=lease.attempt,
-        sample=lease.sample,
+        sample_id=lease.sample.sample_id,
         view=SEEN,
         prompt_token_ids=np.arange(4, dtype=np.int32),
         num_prompt_tokens=8,
-        trajectories=trajectories,
+        responses=Responses.of(trajectories),
     )
 
 

@@ -18,7 +18,7 @@ from broker import protocol as p
 from broker.service.opening import open_durable
 from broker.service.service import BrokerService
 from broker.storage.disk import FolderDisk
-from common.wire import encode
+from common.group_batch import encode
 from tests.broker.support import make_group, make_rules, make_source, make_update
 
 _NUM_SAMPLES = 1000

@@ -18,8 +18,9 @@ from broker.service.opening import open_broker
 from broker.service.server import BrokerServer, ImageShelf
 from common import lifecycle
 from common.config import BrokerSection, LearnerSection, RolloutSection, RunConfig, RunSection
+from common.group import Group, Responses, Trajectory, VersionSpan
 from common.images import ImageStore
-from common.types import FinishReason, Group, GroupLease, Trajectory, VersionSpan
+from common.types import FinishReason, GroupLease
 from tests.bench.contest.children import serving
 from tests.bench.contest.load import Load
 from tests.broker.support import make_source, make_update
@@ -92,7 +93,7 @@ class RolloutServer:
         self._leasing = asyncio.Lock()
         self._history = 0
         self._version = -1
-        self._trajectories: tuple[Trajectory, ...] = ()
+        self._responses: Responses
 
     async def follow_weights(self) -> None:
         serial = 0
@@ -101,7 +102,7 @@ class RolloutServer:
             serial = news.serial
             if news.update is not None:
                 self._history, self._version = news.update.history, news.update.version
-                self._trajectories = _trajectories(self._load, self._version)
+                self._responses = _responses(self._load, self._version)
                 await self._client.ack_weights(self._version, self._history)
                 self.is_serving.set()
 
@@ -118,11 +119,11 @@ class RolloutServer:
         group = Group(
             group_id=permit.group_id,
             attempt=permit.attempt,
-            sample=permit.sample,
+            sample_id=permit.sample.sample_id,
             view=SEEN,
             prompt_token_ids=np.arange(64, dtype=np.int32),
             num_prompt_tokens=1000,
-            trajectories=self._trajectories,
+            responses=self._responses,
         )
         verdict = await self._client.submit(group)
         assert verdict is Verdict.ACCEPTED, verdict
@@ -165,10 +166,10 @@ class Learner:
         await self._client.announce(make_update(self._step, _ROLLOUT, history=self._history))
 
 
-def _trajectories(load: Load, version: int) -> tuple[Trajectory, ...]:
+def _responses(load: Load, version: int) -> Responses:
     """Of any group: what an engine would have sampled is made once a version."""
     random = np.random.default_rng(version)
-    return tuple(
+    trajectories = tuple(
         Trajectory(
             index=index,
             response_token_ids=random.integers(0, 150_000, load.tokens, np.int32),
@@ -179,6 +180,7 @@ def _trajectories(load: Load, version: int) -> tuple[Trajectory, ...]:
         )
         for index in range(load.trajectories_per_group)
     )
+    return Responses.of(trajectories)
 
 
 def _serve(

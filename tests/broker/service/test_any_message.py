@@ -14,6 +14,7 @@ from broker import protocol as p
 from broker.net.transport import Received
 from broker.protocol import Role
 from broker.service.server import BrokerServer, ImageShelf
+from common import group_batch
 from common.images import ImageStore
 from common.wire import decode, encode
 from tests.broker.support import make_group, make_rules, make_service, make_source
@@ -147,7 +148,7 @@ def test_a_group_with_any_byte_changed_is_taken_or_refused(data: st.DataObject) 
     lease = p.LeaseRequest(**me, max_groups=1, history=0, serving_version=0, wait_s=0)
     (leases,) = broker.take(encode(lease), None, b"peer")
     assert isinstance(leases, p.Leases)
-    content = bytearray(encode(make_group(leases.leases[0], 0)))
+    content = bytearray(group_batch.encode(make_group(leases.leases[0], 0)))
     for _ in range(data.draw(st.integers(1, 3))):
         position = data.draw(st.integers(0, len(content) - 1))
         content[position] ^= data.draw(st.integers(1, 255))

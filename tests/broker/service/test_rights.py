@@ -18,6 +18,7 @@ from broker.protocol import Role
 from broker.service.rights import FOR_ANYONE, FOR_LEARNER, FOR_MEMBERS, FOR_ROLLOUT, check_right
 from broker.service.server import BrokerServer, ImageShelf
 from broker.service.service import BrokerService
+from common import group_batch
 from common.images import ImageStore
 from common.wire import decode, encode
 from tests.broker.fingerprint import fingerprint
@@ -78,7 +79,7 @@ def requests_of(learner: BrokerClient, rollout: BrokerClient) -> Iterator[BaseMo
     """One of each kind that would be carried out if its sender were believed."""
     is_learner = {"member_id": "learner-0", "incarnation": learner._incarnation}
     is_rollout = {"member_id": "rollout-0", "incarnation": rollout._incarnation}
-    group = encode(make_group(LEASES[0], 0))
+    group = group_batch.encode(make_group(LEASES[0], 0))
     yield p.Hello(member_id="learner-0", role=Role.LEARNER, incarnation=5)
     yield p.Hello(member_id="rollout-0", role=Role.ROLLOUT, incarnation=5)
     yield p.Heartbeat(**is_learner, gauges={"phase": 9.0})

@@ -1,5 +1,6 @@
 """Held requests, deadlines and deaths, with time as an argument and no socket."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ from pydantic import BaseModel
 from broker import protocol as p
 from broker.ledger.entry import Entry, Rules, lease_of
 from common.data_health import DataRows, RefusedRow
+from common.group_batch import encode, read
 from common.types import FinishReason, GroupLease, WeightProbe
-from common.wire import decode, encode
 from tests.broker.support import make_group, make_rules, make_service, make_source, make_update
+from tests.groups import with_first, with_trajectories
 
 ROLES = {"r": p.Role.ROLLOUT, "l": p.Role.LEARNER}
 
@@ -114,7 +116,7 @@ def test_a_take_is_answered_by_the_submit_that_completes_the_batch() -> None:
     submit(bench, "r0", p.Leases(leases=granted.leases[1:]))
     assert bench.reply(tag) is None
     submit(bench, "r0", p.Leases(leases=granted.leases[:1]))
-    assert [decode(x, p.GROUPS).group_id for x in bench.reply(tag).groups] == ["0/0", "0/1"]
+    assert [read(x).group_id for x in bench.reply(tag).groups] == ["0/0", "0/1"]
 
 
 def test_members_are_watched() -> None:
@@ -285,12 +287,11 @@ def test_a_group_that_is_not_what_was_leased_is_refused(change: str) -> None:
     bench.hello("r0")
     first, second = bench.ask(lease("r0")).leases
     group = make_group(first, 0)
-    aborted = group.trajectories[0].model_copy(update={"finish_reason": FinishReason.ABORT})
     wrong = {
-        "sample": group.model_copy(update={"sample": second.sample}),
-        "count": group.model_copy(update={"trajectories": group.trajectories[:1]}),
+        "sample": replace(group, sample_id=second.sample.sample_id),
+        "count": with_trajectories(group, group.trajectories[:1]),
         "index": make_group(first, 0, first=1),
-        "abort": group.model_copy(update={"trajectories": (aborted, group.trajectories[1])}),
+        "abort": with_first(group, finish_reason=FinishReason.ABORT),
     }[change]
     assert bench.ask(p.SubmitGroup(**me("r0"), group=encode(wrong))).code == "bad_group"
     accepted = bench.ask(p.SubmitGroup(**me("r0"), group=encode(group)))  # the lease is still there

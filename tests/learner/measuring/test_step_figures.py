@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from common.group import Group
 from common.pictures import encode_png
 from common.rendering import Renderer
-from common.types import Group
 from learner.measuring.step_figures import StepFigures, WorstSample
 from learner.model.ranks import Ranks
 from learner.objective.loss import TokenFigures
 from learner.views.inputs import PreparedBatch, PreparedGroup
+from tests.groups import with_trajectories
 from tests.rollout.support import load_model, reference_logprobs
 
 CPU = torch.device("cpu")
@@ -92,14 +93,14 @@ def test_a_sample_of_which_the_engine_saw_another_picture_stands_out(world) -> N
 
 def with_logprobs(group: Group, model, renderer: Renderer, image: bytes) -> Group:
     """As an engine that was shown `image` would report them."""
-    trajectories = tuple(
-        trajectory.model_copy(
-            update={
-                "rollout_logprobs": reference_logprobs(
+    return with_trajectories(
+        group,
+        [
+            trajectory._replace(
+                rollout_logprobs=reference_logprobs(
                     model, renderer, image, trajectory.response_token_ids.tolist()
                 )
-            }
-        )
-        for trajectory in group.trajectories
+            )
+            for trajectory in group.trajectories
+        ],
     )
-    return group.model_copy(update={"trajectories": trajectories})
