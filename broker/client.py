@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 from pydantic import BaseModel
 
 from broker import protocol as p
+from broker.bundling import Bundler, Outcome
 from broker.net.transport import Link, ZmqLink
 from common import group_batch
 from common.errors import BrokerUnavailable, ProtocolError, VersionMismatch
@@ -107,6 +108,7 @@ class BrokerClient:
     async def __aenter__(self) -> Self:
         self._link.open(self._address, self._max_frame_bytes)
         self._receiver = asyncio.create_task(self._receive(), name="broker-replies")
+        self._bundler = Bundler(self._submit_all, self._max_frame_bytes // 2)
         try:
             await self._say_hello()
         except BaseException:
@@ -123,6 +125,7 @@ class BrokerClient:
         await self._close()
 
     async def _close(self) -> None:
+        await self._bundler.close()
         self._receiver.cancel()
         await asyncio.gather(self._receiver, return_exceptions=True)
         self._link.close()
@@ -145,8 +148,22 @@ class BrokerClient:
         return await self._request(request, p.Leases, wait_s)
 
     async def submit(self, group: Group) -> p.Verdict:
-        request = p.SubmitGroup(**self._me(), group=group_batch.encode(group))
-        return (await self._request(request, p.Submitted)).verdict
+        """What became of a group. Those that are submitted together travel together."""
+        loop = asyncio.get_running_loop()
+        batch, give_up_at = group_batch.encode(group), loop.time() + self._patience_s
+        for pause_s in backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, self._rng):
+            outcome = await self._bundler.submit(batch)
+            if isinstance(outcome, p.Verdict):
+                return outcome
+            if not _ends_by_itself(outcome) or loop.time() > give_up_at:
+                raise RequestRefused(outcome.code, outcome.message)
+            logger.warning("group %s: %s", group.group_id, outcome)
+            await asyncio.sleep(pause_s)
+        raise AssertionError("pauses have no end")
+
+    async def _submit_all(self, groups: tuple[bytes, ...]) -> tuple[Outcome, ...]:
+        request = p.SubmitGroups(**self._me(), groups=groups)
+        return (await self._request(request, p.Submitted)).outcomes
 
     async def give_back(self, group_id: str, attempt: int, reason: str, blame: p.Blame) -> p.Done:
         return await self._request(

@@ -42,6 +42,7 @@ Versions = Annotated[  # by name: of the code, of Python, of packages
     Field(max_length=32),
 ]
 Ranks = Annotated[int, Field(gt=0, le=1024)]  # of one rollout server in a push group
+MAX_TOGETHER = 64  # groups in one message
 WaitS = Annotated[float, Field(ge=0, le=60)]  # how long the broker may hold a request (long poll)
 
 
@@ -120,12 +121,15 @@ class LeaseRequest(Record):
     wait_s: WaitS
 
 
-class SubmitGroup(Record):
-    """A generated group. Its bytes go on to disk and learner as they came."""
+class SubmitGroups(Record):
+    """Generated groups, each judged by itself. Their bytes go on to disk and learner as they came.
+
+    A server sends those together that are there together.
+    """
 
     member_id: MemberId
     incarnation: LongCount
-    group: bytes  # a record batch (common.group_batch)
+    groups: tuple[bytes, ...] = Field(min_length=1, max_length=MAX_TOGETHER)  # record batches
 
 
 class GiveBack(Record):
@@ -332,8 +336,17 @@ class Leases(Record):
     finished: bool = False
 
 
+class Refused(Record):
+    """The request was understood and turned down. `code` is stable, `message` is for people."""
+
+    code: str  # "version_mismatch" | "unknown_member" | "superseded" | "bad_request" | ...
+    message: str
+
+
 class Submitted(Record):
-    verdict: Annotated[Verdict, Field(strict=False)]
+    """What became of each group, in the order in which they came."""
+
+    outcomes: tuple[Annotated[Verdict, Field(strict=False)] | Refused, ...]
 
 
 class Batch(Record):
@@ -450,18 +463,11 @@ class Status(Record):
     data: DataStatus = DataStatus()
 
 
-class Refused(Record):
-    """The request was understood and turned down. `code` is stable, `message` is for people."""
-
-    code: str  # "version_mismatch" | "unknown_member" | "superseded" | "bad_request" | ...
-    message: str
-
-
 REQUESTS: Registry = {
     message.__name__: message
     for message in (
-        Hello, Heartbeat, Goodbye, LeaseRequest, SubmitGroup, GiveBack, TakeBatch, AckBatch, Resume,
-        CommitStep, AnnounceWeights, WatchWeights, AckWeights, WatchMembers, GetImage, GetStatus,
+        Hello, Heartbeat, Goodbye, LeaseRequest, SubmitGroups, GiveBack, TakeBatch, AckBatch,
+        Resume, CommitStep, AnnounceWeights, WatchWeights, AckWeights, WatchMembers, GetImage, GetStatus,
         Finish, OrderMeasurement, ReadMeasurement, DropMeasurement, LeaseAnswers, SubmitAnswers,
     )
 }  # fmt: skip
@@ -476,7 +482,7 @@ REPLIES: Registry = {
 _SMALL = Limits(max_bytes=64 * 2**10, max_array=16, max_map=512, max_values=64 * 2**10)
 LIMITS: dict[str, Limits] = {  # of what clients send, beside broker.max_frame_mib
     **dict.fromkeys(REQUESTS, _SMALL),
-    "SubmitGroup": Limits(2**62, 16, 16, 100),  # the group in it is bytes here
+    "SubmitGroups": Limits(2**62, MAX_TOGETHER, 16, 200),  # groups are bytes here
     "AckBatch": Limits(16 * 2**20, 16, 2**16, 2**17),  # a reason for each group of a step
     "OrderMeasurement": Limits(16 * 2**20, 2**16, 16, 2**17),  # names of all held-out samples
     "SubmitAnswers": Limits(16 * 2**20, 1024, 16, 2**14),

@@ -4,9 +4,10 @@ A group holds what its n trajectories share, and `Responses`: one array for the 
 one for the log-probs, and offsets that say which are whose. As bytes: `common.group_batch`.
 """
 
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -51,20 +52,20 @@ class Trajectory(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Responses:
-    """n responses to one prompt, column by column; S version spans, T response tokens in all."""
+    """n responses to one prompt, column by column: arrays of T tokens in all, lists of the rest."""
 
-    indices: np.ndarray  # int32 [n], of the trajectories within their group
-    offsets: np.ndarray  # int32 [n + 1], of token ids and log-probs
+    indices: list[int]  # [n], of the trajectories within their group
+    offsets: list[int]  # [n + 1], of token ids and log-probs
     token_ids: np.ndarray  # int32 [T]
     logprobs: np.ndarray  # float32 [T], nats, at the sampling temperature
-    span_offsets: np.ndarray  # int32 [n + 1], of versions and ends
-    span_versions: np.ndarray  # int32 [S], of the weights behind a span of tokens
-    span_ends: np.ndarray  # int32 [S], first token of the response behind the span
-    cache_versions: np.ndarray  # int32 [n], oldest weights behind any cache entry
-    finish_reasons: tuple[FinishReason, ...]
+    span_offsets: list[int]  # [n + 1], of versions and ends
+    span_versions: list[int]  # [S], of the weights behind a span of tokens
+    span_ends: list[int]  # [S], first token of the response behind the span
+    cache_versions: list[int]  # [n], oldest weights behind any cache entry
+    finish_reasons: list[FinishReason]  # [n]
 
     @classmethod
-    def of(cls, trajectories: tuple[Trajectory, ...]) -> Self:
+    def of(cls, trajectories: Sequence[Trajectory]) -> Self:
         """The columns of at least one trajectory. Raises ValueError as `check`."""
         ids = [trajectory.response_token_ids for trajectory in trajectories]
         logprobs = [trajectory.rollout_logprobs for trajectory in trajectories]
@@ -75,59 +76,49 @@ class Responses:
             _check_starts(row, trajectories[row].version_spans)
         spans = [trajectory.version_spans for trajectory in trajectories]
         responses = cls(
-            indices=np.array([t.index for t in trajectories], np.int32),
-            offsets=_offsets(ids),
+            indices=[t.index for t in trajectories],
+            offsets=[0, *accumulate(map(len, ids))],
             token_ids=np.concatenate(ids),
             logprobs=np.concatenate(logprobs),
-            span_offsets=_offsets(spans),
-            span_versions=np.array([s.version for row in spans for s in row], np.int32),
-            span_ends=np.array([s.end for row in spans for s in row], np.int32),
-            cache_versions=np.array([t.cache_version for t in trajectories], np.int32),
-            finish_reasons=tuple(FinishReason(t.finish_reason) for t in trajectories),
+            span_offsets=[0, *accumulate(map(len, spans))],
+            span_versions=[span.version for row_spans in spans for span in row_spans],
+            span_ends=[span.end for row_spans in spans for span in row_spans],
+            cache_versions=[t.cache_version for t in trajectories],
+            finish_reasons=[FinishReason(t.finish_reason) for t in trajectories],
         )
         responses.check()
         return responses
 
     def check(self) -> None:
-        """Check all that must hold within a group, whole columns at a time.
-
-        Offsets must begin at 0 and lengths of columns agree with them already.
+        """Check all that must hold within a group.
 
         Raises:
-            ValueError: an empty response, a log-prob that is none, spans that do not cover, ...
+            ValueError: columns of different lengths, an empty response, a log-prob that is none,
+                spans that do not cover the response, a negative version.
         """
-        if not (self.offsets[1:] > self.offsets[:-1]).all():  # a difference might overflow
+        n = len(self.finish_reasons)
+        per_row = (self.indices, self.offsets[1:], self.span_offsets[1:], self.cache_versions)
+        if not n or any(len(column) != n for column in per_row):
+            raise ValueError("columns of different lengths")
+        _check_offsets(self.offsets, self.token_ids, self.logprobs)
+        _check_offsets(self.span_offsets, self.span_versions, self.span_ends)
+        if min(self.lengths) <= 0:
             raise ValueError("empty response")
         lowest, highest = self.logprobs.min(), self.logprobs.max()
         if not (lowest >= _LOWEST and highest <= _HIGHEST):  # also false for NaN
             raise ValueError("rollout log-probs must be finite and <= 0")
-        self._check_spans()
-        if min(self.indices.min(), self.cache_versions.min(), self.span_versions.min()) < 0:
+        for length, (first, last) in zip(self.lengths, pairwise(self.span_offsets), strict=True):
+            _check_cover(self.span_ends[first:last], length)
+        if min(min(self.indices), min(self.cache_versions), min(self.span_versions)) < 0:
             raise ValueError("index, cache_version and versions of spans must be >= 0")
-
-    def _check_spans(self) -> None:
-        first, last = self.span_offsets[:-1], self.span_offsets[1:]
-        if (first >= last).any():
-            row = int(np.argmax(first >= last))
-            raise ValueError(f"version spans cover 0 of {self.lengths[row]} tokens")
-        is_further = np.ones(len(self.span_ends), bool)
-        is_further[1:] = self.span_ends[1:] > self.span_ends[:-1]
-        is_further[first] = self.span_ends[first] > 0
-        if not is_further.all():
-            raise ValueError("version spans must cover the response without gap or overlap")
-        covered = self.span_ends[last - 1]
-        if not np.array_equal(covered, self.lengths):
-            row = int(np.argmax(covered != self.lengths))
-            raise ValueError(f"version spans cover {covered[row]} of {self.lengths[row]} tokens")
 
     def __len__(self) -> int:
         return len(self.finish_reasons)
 
     @cached_property
-    def lengths(self) -> np.ndarray:
-        """int32 [n], response tokens of each."""
-        lengths: np.ndarray = self.offsets[1:] - self.offsets[:-1]
-        return lengths
+    def lengths(self) -> list[int]:
+        """[n], response tokens of each."""
+        return [end - start for start, end in pairwise(self.offsets)]
 
     @property
     def num_tokens(self) -> int:
@@ -135,21 +126,19 @@ class Responses:
 
     @property
     def oldest_version(self) -> PolicyVersion:
-        return PolicyVersion(int(min(self.span_versions.min(), self.cache_versions.min())))
+        return PolicyVersion(min(min(self.span_versions), min(self.cache_versions)))
 
     @property
     def newest_version(self) -> PolicyVersion:
-        return PolicyVersion(int(self.span_versions.max()))
+        return PolicyVersion(max(self.span_versions))
 
     def rows(self) -> tuple[Trajectory, ...]:
-        """The trajectories one by one, which share the columns' memory."""
-        spans = pairwise(self.span_offsets.tolist())
-        tokens = pairwise(self.offsets.tolist())
+        """The trajectories one by one, which share the arrays' memory."""
         rows = zip(
-            self.indices.tolist(),
-            tokens,
-            spans,
-            self.cache_versions.tolist(),
+            self.indices,
+            pairwise(self.offsets),
+            pairwise(self.span_offsets),
+            self.cache_versions,
             self.finish_reasons,
             strict=True,
         )
@@ -166,9 +155,8 @@ class Responses:
         )
 
     def _spans(self, first: int, last: int) -> tuple[VersionSpan, ...]:
-        ends = self.span_ends[first:last].tolist()
-        versions = self.span_versions[first:last].tolist()
-        return tuple(map(VersionSpan, versions, [0, *ends[:-1]], ends))
+        ends = self.span_ends[first:last]
+        return tuple(map(VersionSpan, self.span_versions[first:last], [0, *ends], ends))
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,12 +177,6 @@ class Group:
         return self.responses.rows()
 
 
-def _offsets(rows: list[np.ndarray] | list[tuple[VersionSpan, ...]]) -> np.ndarray:
-    offsets = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    return offsets
-
-
 def _check_vector(name: str, value: np.ndarray, dtype: type) -> None:
     if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype != dtype:
         raise ValueError(f"{name}: expected a {np.dtype(dtype).name} vector")
@@ -213,3 +195,19 @@ def _check_starts(row: int, spans: tuple[VersionSpan, ...]) -> None:
                 f"version spans must cover the response without gap or overlap: trajectory {row}"
             )
         covered = span.end
+
+
+def _check_offsets(offsets: list[int], *columns: Sized) -> None:
+    is_falling = any(start > end for start, end in pairwise(offsets))
+    if offsets[0] != 0 or is_falling or any(len(column) != offsets[-1] for column in columns):
+        raise ValueError("a column's offsets do not fit its values")
+
+
+def _check_cover(ends: list[int], length: int) -> None:
+    covered = 0
+    for end in ends:
+        if end <= covered:
+            raise ValueError("version spans must cover the response without gap or overlap")
+        covered = end
+    if covered != length:
+        raise ValueError(f"version spans cover {covered} of {length} tokens")

@@ -17,7 +17,7 @@ import functools
 import struct
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -52,6 +52,7 @@ _COLUMNS = (
 )
 _NUM_SHARED = 16  # parts of the first ten columns: all but the index follows from the group
 _PADDING = bytes(8)
+_INT32_OF, _INT64_OF = struct.Struct("<i"), struct.Struct("<q")
 
 
 class _Shared(Record):
@@ -71,9 +72,10 @@ class _Template(NamedTuple):
     num_rows: int  # word
     body_size: int  # word
     node_lengths: slice  # of columns and of the values of lists, in order
+    values_lengths: np.ndarray  # int [lists], words: those of the values among them
+    values_parts: np.ndarray  # int [lists]: the parts of those values
     buffer_offsets: slice
     buffer_sizes: slice
-    values_of_nodes: np.ndarray  # int [nodes]: the part of a list's values, -1 for a column
     part_of_buffers: np.ndarray  # int [buffers]: of a validity bitmap, the part behind it
     is_part: np.ndarray  # int64 [buffers]: 0 for validity bitmaps, which have no bytes
     part_words: np.ndarray  # int [parts]: where the parts' sizes stand
@@ -98,28 +100,20 @@ def schema() -> "pa.Schema":
 def encode(group: Group) -> bytes:
     """The batch of a group, which must be consistent (`Responses.check`)."""
     responses = group.responses
-    reasons = [str(reason).encode() for reason in responses.finish_reasons]
-    parts: list[Any] = [
-        *_shared_parts(
-            len(responses),
-            group.group_id,
-            group.attempt,
-            group.sample_id,
-            group.view,
-            responses.indices,
-            group.prompt_token_ids,
-            group.num_prompt_tokens,
-        ),
-        responses.offsets, responses.token_ids,
-        responses.offsets, responses.logprobs,
-        responses.span_offsets, responses.span_versions,
-        responses.span_offsets, responses.span_ends,
-        responses.cache_versions,
-        np.array([0, *accumulate(map(len, reasons))], np.int32), b"".join(reasons),
+    reasons = [reason.value.encode() for reason in responses.finish_reasons]
+    offsets, span_offsets = _packed(responses.offsets), _packed(responses.span_offsets)
+    parts = [
+        *_shared_parts(group, _packed(responses.indices)),
+        offsets, responses.token_ids.tobytes(),
+        offsets, responses.logprobs.tobytes(),
+        span_offsets, _packed(responses.span_versions),
+        span_offsets, _packed(responses.span_ends),
+        _packed(responses.cache_versions),
+        _packed([0, *accumulate(map(len, reasons))]), b"".join(reasons),
     ]  # fmt: skip
-    sizes = [memoryview(part).nbytes for part in parts]
+    sizes = list(map(len, parts))
     head, _ = _head(len(responses), sizes)
-    return b"".join([head, *_padded(parts, sizes)])
+    return b"".join([head, *_padded(parts)])
 
 
 def read(content: bytes) -> Group:
@@ -140,137 +134,86 @@ def read(content: bytes) -> Group:
 
 def _read(content: bytes) -> Group:
     num_rows, sizes, starts = _layout_of(content)
-    view = _Parts(content, sizes, starts)
-    names = {
-        "group_id": view.text(0, num_rows),
-        "attempt": view.number(2, 8),
-        "sample_id": view.text(3, num_rows),
-        "view": {
-            "name": view.text(5, num_rows),
-            "seed": view.number(7, 4),
-            "note": view.text(8, num_rows),
-            "sha256": view.text(10, num_rows),
-        },
-        "num_prompt_tokens": view.number(15, 4),
-    }
-    shared = _Shared.model_validate(names)
-    indices = view.array(12, np.int32)
-    prompt = view.array(14, np.int32)[: sizes[14] // 4 // num_rows]
-    expected = _shared_parts(
-        num_rows,
-        shared.group_id,
-        shared.attempt,
-        shared.sample_id,
-        shared.view,
-        indices,
-        prompt,
-        shared.num_prompt_tokens,
+
+    def part(number: int) -> bytes:
+        return content[starts[number] : starts[number] + sizes[number]]
+
+    def ints(number: int) -> list[int]:
+        return list(struct.unpack_from(f"<{sizes[number] // 4}i", content, starts[number]))
+
+    def text(number: int) -> str:  # of the first row
+        start = starts[number]
+        return content[start : start + sizes[number] // num_rows].decode()
+
+    shared = _Shared.model_validate(
+        {
+            "group_id": text(1),
+            "attempt": _INT64_OF.unpack_from(content, starts[2])[0],
+            "sample_id": text(4),
+            "view": {
+                "name": text(6),
+                "seed": _INT32_OF.unpack_from(content, starts[7])[0],
+                "note": text(9),
+                "sha256": text(11),
+            },
+            "num_prompt_tokens": _INT32_OF.unpack_from(content, starts[15])[0],
+        }
     )
-    shared_sizes = [memoryview(part).nbytes for part in expected]
-    written = b"".join(_padded(expected, shared_sizes))
-    if shared_sizes != sizes[:_NUM_SHARED] or not content.startswith(written, starts[0]):
-        raise ValueError("its rows are not of one group")
-    return Group(
-        shared.group_id,
-        shared.attempt,
-        shared.sample_id,
-        shared.view,
-        prompt,
-        shared.num_prompt_tokens,
-        _responses(view, num_rows, indices),
-    )
-
-
-class _Parts:
-    """The parts of a batch's body, by number."""
-
-    def __init__(self, content: bytes, sizes: Sequence[int], starts: Sequence[int]) -> None:
-        self._content = content
-        self._sizes = sizes
-        self._starts = starts
-
-    def bytes(self, part: int) -> bytes:
-        start = self._starts[part]
-        return self._content[start : start + self._sizes[part]]
-
-    def text(self, part: int, num_rows: int) -> str:
-        """Of the first row, where all are the same; `part` is that of the offsets."""
-        start, size = self._starts[part + 1], self._sizes[part + 1] // num_rows
-        return self._content[start : start + size].decode()
-
-    def number(self, part: int, size: int) -> int:
-        """Of the first row."""
-        start = self._starts[part]
-        return int.from_bytes(self._content[start : start + size], "little", signed=True)
-
-    def array(self, part: int, dtype: type[np.generic]) -> np.ndarray:
-        start, count = self._starts[part], self._sizes[part] // 4
-        found: np.ndarray = np.frombuffer(self._content, dtype, count, start)
-        return found
-
-
-def _responses(view: _Parts, num_rows: int, indices: np.ndarray) -> Responses:
-    """The columns of the rows' own values. Raises ValueError."""
-    offsets, span_offsets = view.bytes(16), view.bytes(20)
-    if view.bytes(18) != offsets or view.bytes(22) != span_offsets:
+    if part(18) != part(16) or part(22) != part(20):
         raise ValueError("log-probs or spans have other lengths than what they belong to")
-    responses = Responses(
-        indices,
-        np.frombuffer(offsets, np.int32),
-        view.array(17, np.int32),
-        view.array(19, np.float32),
-        np.frombuffer(span_offsets, np.int32),
-        view.array(21, np.int32),
-        view.array(23, np.int32),
-        view.array(24, np.int32),
-        _reasons(view.array(25, np.int32).tolist(), view.bytes(26).decode()),
+    group = Group(
+        shared.group_id,
+        shared.attempt,
+        shared.sample_id,
+        shared.view,
+        np.frombuffer(content, np.int32, sizes[14] // 4 // num_rows, starts[14]),
+        shared.num_prompt_tokens,
+        Responses(
+            indices=ints(12),
+            offsets=ints(16),
+            token_ids=np.frombuffer(content, np.int32, sizes[17] // 4, starts[17]),
+            logprobs=np.frombuffer(content, np.float32, sizes[19] // 4, starts[19]),
+            span_offsets=ints(20),
+            span_versions=ints(21),
+            span_ends=ints(23),
+            cache_versions=ints(24),
+            finish_reasons=_reasons(ints(25), part(26).decode()),
+        ),
     )
-    columns = (
-        (responses.offsets, responses.token_ids, responses.logprobs),
-        (responses.span_offsets, responses.span_versions, responses.span_ends),
-    )
-    for rows, *values in columns:
-        if len(rows) != num_rows + 1 or rows[0] != 0 or any(len(v) != rows[-1] for v in values):
-            raise ValueError("a column's offsets do not fit its values")
-    of_rows = (indices, responses.cache_versions, responses.finish_reasons)
-    if any(len(column) != num_rows for column in of_rows):
+    group.responses.check()
+    if len(group.responses) != num_rows:
         raise ValueError("columns of different lengths")
-    responses.check()
-    return responses
+    parts = _shared_parts(group, part(12))
+    if list(map(len, parts)) != sizes[:_NUM_SHARED]:
+        raise ValueError("its rows are not of one group")
+    if not content.startswith(b"".join(_padded(parts)), starts[0]):
+        raise ValueError("its rows are not of one group")
+    return group
 
 
-def _reasons(offsets: list[int], text: str) -> tuple[FinishReason, ...]:
-    reasons = tuple(FinishReason(text[start:end]) for start, end in pairwise(offsets))
+def _reasons(offsets: list[int], text: str) -> list[FinishReason]:
+    reasons = [FinishReason(text[start:end]) for start, end in pairwise(offsets)]
     if offsets != [0, *accumulate(map(len, reasons))]:
         raise ValueError("finish reasons do not fit their offsets")
     return reasons
 
 
 # ---- layout --------------------------------------------------------------------------------------
-def _shared_parts(
-    num_rows: int,
-    group_id: str,
-    attempt: int,
-    sample_id: str,
-    view: ShownView,
-    indices: np.ndarray,
-    prompt_token_ids: np.ndarray,
-    num_prompt_tokens: int,
-) -> list[Any]:
+def _shared_parts(group: Group, indices: bytes) -> list[bytes]:
     """Offsets and values of the first ten columns."""
-    n = num_rows
+    n, view, prompt = len(group.responses), group.view, group.prompt_token_ids
     return [
-        *_repeated(n, group_id),
-        attempt.to_bytes(8, "little", signed=True) * n,
-        *_repeated(n, sample_id),
+        *_repeated(n, group.group_id),
+        _INT64_OF.pack(group.attempt) * n,
+        *_repeated(n, group.sample_id),
         *_repeated(n, view.name),
-        view.seed.to_bytes(4, "little", signed=True) * n,
+        _INT32_OF.pack(view.seed) * n,
         *_repeated(n, view.note),
         *_repeated(n, view.sha256),
         indices,
-        _ruler(n, len(prompt_token_ids)),
-        prompt_token_ids.tobytes() * n,
-        num_prompt_tokens.to_bytes(4, "little", signed=True) * n,
+        _ruler(n, len(prompt)),
+        prompt.tobytes() * n,
+        _INT32_OF.pack(group.num_prompt_tokens) * n,
     ]
 
 
@@ -282,16 +225,24 @@ def _repeated(num_rows: int, text: str) -> tuple[bytes, bytes]:
 @functools.lru_cache(256)
 def _ruler(num_rows: int, size: int) -> bytes:
     """Offsets of rows that are all as long."""
-    return (np.arange(num_rows + 1, dtype=np.int32) * np.int32(size)).tobytes()
+    return _packed([row * size for row in range(num_rows + 1)])
 
 
-def _padded(parts: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
+def _packed(numbers: Sequence[int]) -> bytes:
+    """As int32. Raises ValueError: one is none."""
+    try:
+        return struct.pack(f"<{len(numbers)}i", *numbers)
+    except struct.error as error:
+        raise ValueError(f"a number is not an int32: {error}") from error
+
+
+def _padded(parts: Sequence[bytes]) -> list[bytes]:
     """The parts with what Arrow puts between them."""
-    padded: list[Any] = []
-    for part, size in zip(parts, sizes, strict=True):
+    padded: list[bytes] = []
+    for part in parts:
         padded.append(part)
-        if size % 8:
-            padded.append(_PADDING[size % 8 :])
+        if len(part) % 8:
+            padded.append(_PADDING[len(part) % 8 :])
     return padded
 
 
@@ -321,10 +272,8 @@ def _head(num_rows: int, sizes: Sequence[int]) -> tuple[bytes, list[int]]:
     words = template.words.copy()
     words[template.num_rows] = num_rows
     words[template.body_size] = ends[-1]
-    is_column = template.values_of_nodes < 0
-    words[template.node_lengths] = np.where(
-        is_column, num_rows, lengths[template.values_of_nodes] // 4
-    )
+    words[template.node_lengths] = num_rows
+    words[template.values_lengths] = lengths[template.values_parts] // 4
     words[template.buffer_offsets] = offsets[template.part_of_buffers]
     words[template.buffer_sizes] = lengths[template.part_of_buffers] * template.is_part
     return words.tobytes(), [words.nbytes + end for end in ends[:-1]]
@@ -343,18 +292,20 @@ def _template() -> _Template:
     header = _field(head, root, 2)
     header += struct.unpack_from("<I", head, header)[0]
     nodes, buffers = (_vector(head, _field(head, header, slot)) for slot in (1, 2))
-    values: list[int] = []  # of nodes: the part of their values
+    values: dict[int, int] = {}  # the part of a list's values, by node
+    num_nodes = 0
     parts: list[tuple[int, int]] = []  # of buffers: a part, and whether it is this buffer
     part = 0
     for _, kind in _COLUMNS:
-        values.append(-1)
+        num_nodes += 1
         for is_part in {_STRING: (0, 1, 1), _TOKENS: (0, 1, 0, 1), _LOGPROBS: (0, 1, 0, 1)}.get(
             kind, (0, 1)
         ):
             parts.append((part, is_part))
             part += is_part
         if kind in (_TOKENS, _LOGPROBS):
-            values.append(part - 1)
+            values[num_nodes] = part - 1
+            num_nodes += 1
     assert len(head) % 8 == 0 and part == _NUM_SHARED + 11
     part_of, is_part_of = map(np.array, zip(*parts, strict=True))
     sizes = slice(buffers + 1, buffers + 2 * len(parts), 2)
@@ -362,10 +313,11 @@ def _template() -> _Template:
         words=np.frombuffer(head, np.int64).copy(),
         num_rows=_field(head, header, 0) // 8,
         body_size=_field(head, root, 3) // 8,
-        node_lengths=slice(nodes, nodes + 2 * len(values), 2),
+        node_lengths=slice(nodes, nodes + 2 * num_nodes, 2),
         buffer_offsets=slice(buffers, buffers + 2 * len(parts), 2),
         buffer_sizes=sizes,
-        values_of_nodes=np.array(values),
+        values_lengths=nodes + 2 * np.array(list(values)),
+        values_parts=np.array(list(values.values())),
         part_of_buffers=part_of,
         is_part=is_part_of,
         part_words=np.arange(sizes.start, sizes.stop, 2)[is_part_of == 1],

@@ -68,7 +68,7 @@ class Receipt(NamedTuple):
             group.responses.oldest_version,
             group.responses.newest_version,
             group.num_prompt_tokens,
-            tuple(group.responses.lengths.tolist()),
+            tuple(group.responses.lengths),
         )
 
 

@@ -11,7 +11,7 @@ from broker.protocol import Role
 FOR_ANYONE = (p.Hello, p.Goodbye, p.GetStatus)  # also for those who are no members
 FOR_MEMBERS = (p.Heartbeat, p.GetImage)
 FOR_ROLLOUT = (
-    p.LeaseRequest, p.SubmitGroup, p.GiveBack, p.WatchWeights, p.AckWeights, p.LeaseAnswers,
+    p.LeaseRequest, p.SubmitGroups, p.GiveBack, p.WatchWeights, p.AckWeights, p.LeaseAnswers,
     p.SubmitAnswers,
 )  # fmt: skip
 FOR_LEARNER = (

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 
 from broker import protocol as p
-from broker.ledger.entry import Entry, Receipt, Rules, lease_of
+from broker.ledger.entry import Entry, Owner, Receipt, Rules, lease_of
 from broker.ledger.evaluations import Evaluations
-from broker.ledger.refusal import Refusal
-from broker.service.counter import Counter, Handler, PollMaker, one_line
+from broker.ledger.refusal import Refusal, refused_for
+from broker.service.counter import BooksBroken, Counter, Handler, PollMaker, one_line
 from broker.service.polls import Answer, Empty
 from common.errors import ProtocolError
 from common.group import Group
@@ -24,7 +24,7 @@ class RolloutDesk:
         self._counter = counter
         self._evaluations = evaluations
         self.handlers: dict[type[BaseModel], Handler] = {
-            p.SubmitGroup: self._on_submit,
+            p.SubmitGroups: self._on_submit,
             p.GiveBack: self._on_give_back,
             p.AckWeights: self._on_ack_weights,
         }
@@ -52,29 +52,44 @@ class RolloutDesk:
 
         return answer, lambda: p.Leases(leases=(), finished=self._counter.is_finished)
 
-    def _on_submit(self, request: p.SubmitGroup, now: float) -> BaseModel:
-        ledger, store = self._counter.ledger, self._counter.store
+    def _on_submit(self, request: p.SubmitGroups, now: float) -> BaseModel:
         owner = (request.member_id, request.incarnation)
-        group = _read(request.group)
+        return p.Submitted(outcomes=tuple(self._outcome(owner, batch) for batch in request.groups))
+
+    def _outcome(self, owner: Owner, batch: bytes) -> p.Verdict | p.Refused:
+        """What becomes of one group, whatever becomes of the others."""
+        try:
+            return self._submit(owner, batch)
+        except Refusal as refusal:
+            return refusal.reply()
+        except BooksBroken:
+            raise
+        except Exception as error:
+            logger.exception("SubmitGroups met a fault")
+            return refused_for(error)
+
+    def _submit(self, owner: Owner, batch: bytes) -> p.Verdict:
+        ledger, store = self._counter.ledger, self._counter.store
+        group = _read(batch)
         receipt = Receipt.of(group)
         entry = ledger.leased_to(owner, group.group_id, group.attempt)
         if entry is not None:
             ledger.check_versions(receipt)  # before it is kept, not after
             self._check_content(entry, group)
-            if not store.has_room(len(request.group)) and not ledger.is_of_next_step(entry):
+            if not store.has_room(len(batch)) and not ledger.is_of_next_step(entry):
                 raise Refusal("over_capacity", "the broker holds as many trajectories as it may")
             # before the decision: a cut between the two loses neither
-            store.put((group.group_id, group.attempt), request.group)
+            store.put((group.group_id, group.attempt), batch)
         verdict = self._counter.do(ledger.submit, owner, group.group_id, group.attempt, receipt)
         if verdict is not p.Verdict.ACCEPTED:
             logger.warning("%s, attempt %d: %s", group.group_id, group.attempt, verdict)
-        return p.Submitted(verdict=verdict)
+        return verdict
 
     def _check_content(self, entry: Entry, group: Group) -> None:
         expected = self._counter.ledger.rules.trajectories_per_sample
         if group.sample_id != entry.assignment.sample.sample_id:
             raise Refusal("bad_group", f"{group.group_id} was leased with another sample")
-        if group.responses.indices.tolist() != list(range(expected)):
+        if group.responses.indices != list(range(expected)):
             raise Refusal("bad_group", f"{group.group_id} needs trajectories 0 to {expected - 1}")
         if FinishReason.ABORT in group.responses.finish_reasons:
             raise Refusal("bad_group", f"{group.group_id} has an aborted trajectory")

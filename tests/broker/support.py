@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from broker import protocol as p
 from broker.client import BrokerClient
 from broker.ledger.entry import Owner, Receipt, Rules, lease_of
 from broker.ledger.ledger import Ledger
@@ -20,6 +22,7 @@ from broker.service.service import BrokerService
 from broker.storage.store import MemoryStore
 from common.data_health import DataRows
 from common.group import Group, Responses, Trajectory, VersionSpan
+from common.group_batch import encode
 from common.images import ImageStore
 from common.source import SampleSource
 from common.types import (
@@ -92,6 +95,11 @@ def make_group(lease: GroupLease, version: int, *, tokens: int = 3, first: int =
         num_prompt_tokens=8,
         responses=Responses.of(trajectories),
     )
+
+
+def submission(owner: Mapping[str, Any], *groups: Group) -> p.SubmitGroups:
+    """The message of a server that hands these in."""
+    return p.SubmitGroups(**owner, groups=tuple(map(encode, groups)))
 
 
 def make_update(version: int, *members: str, attempt: int = 0, history: int = 0) -> WeightUpdate:

@@ -154,7 +154,11 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
         serving_version=counts,
         wait_s=waits,
     ),
-    p.SubmitGroup: st.builds(p.SubmitGroup, **me, group=st.binary(max_size=99)),
+    p.SubmitGroups: st.builds(
+        p.SubmitGroups,
+        **me,
+        groups=st.lists(st.binary(max_size=99), min_size=1, max_size=3).map(tuple),
+    ),
     p.GiveBack: st.builds(
         p.GiveBack,
         **me,
@@ -255,7 +259,12 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
     p.Leases: st.builds(
         p.Leases, leases=st.lists(leases, max_size=2).map(tuple), finished=st.booleans()
     ),
-    p.Submitted: st.builds(p.Submitted, verdict=st.sampled_from(p.Verdict)),
+    p.Submitted: st.builds(
+        p.Submitted,
+        outcomes=st.lists(
+            st.sampled_from(p.Verdict) | st.builds(p.Refused, code=texts, message=texts), max_size=3
+        ).map(tuple),
+    ),
     p.Batch: st.builds(
         p.Batch,
         step=sizes,

@@ -120,7 +120,7 @@ class Crowd:
             case p.Leases():
                 for lease in reply.leases:
                     group = make_group(lease, self._versions[name])
-                    self._post(name, p.SubmitGroup, group=encode(group))
+                    self._post(name, p.SubmitGroups, groups=(encode(group),))
                 self._ask_for_leases(name)
             case p.Announcement():
                 if reply.update is not None:

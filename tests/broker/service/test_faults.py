@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from pydantic import BaseModel
 
@@ -15,7 +14,7 @@ from broker.service.opening import open_durable
 from broker.service.server import ImageShelf
 from broker.service.service import BrokerService
 from broker.storage.disk import FolderDisk
-from common.group_batch import encode
+from common.group import Group
 from common.images import ImageStore
 from common.types import ImageRef
 from tests.broker.fingerprint import fingerprint
@@ -26,6 +25,7 @@ from tests.broker.support import (
     make_service,
     make_source,
     running_broker,
+    submission,
 )
 from tests.groups import with_columns
 
@@ -43,8 +43,11 @@ def joined(service: BrokerService) -> BrokerService:
     return service
 
 
-def submit(encoded: bytes) -> p.SubmitGroup:
-    return p.SubmitGroup(**ME, group=encoded)
+def submit(service: BrokerService, group: Group) -> p.Verdict | p.Refused:
+    answer = ask(service, submission(ME, group))
+    assert isinstance(answer, p.Submitted)
+    (outcome,) = answer.outcomes
+    return outcome
 
 
 @pytest.mark.parametrize("number", [-1, -(2**31)])
@@ -58,7 +61,7 @@ def test_numbers_that_count_nothing_are_refused_and_the_group_can_still_come(
     assert isinstance(leases, p.Leases)
     group = make_group(leases.leases[0], 0)
     before = fingerprint(service.ledger)
-    column = np.array([number, 0], np.int32)
+    column = [number, 0]
     for altered in (
         with_columns(group, span_versions=column),
         with_columns(group, cache_versions=column),
@@ -66,11 +69,10 @@ def test_numbers_that_count_nothing_are_refused_and_the_group_can_still_come(
         replace(group, num_prompt_tokens=number),
         replace(group, attempt=number),
     ):
-        answer = ask(service, submit(encode(altered)))
+        answer = submit(service, altered)
         assert isinstance(answer, p.Refused) and answer.code == "bad_group"
     assert fingerprint(service.ledger) == before and store.figures()["held_groups"] == 0
-    accepted = ask(service, submit(encode(group)))
-    assert isinstance(accepted, p.Submitted) and accepted.verdict is p.Verdict.ACCEPTED
+    assert submit(service, group) is p.Verdict.ACCEPTED
     store.flush()
     store.close()
 
@@ -79,7 +81,7 @@ def test_weights_that_do_not_exist_yet_are_refused_before_anything_is_kept() -> 
     service = joined(make_service(make_source(4), make_rules()))
     leases = ask(service, LEASE)
     assert isinstance(leases, p.Leases)
-    answer = ask(service, submit(encode(make_group(leases.leases[0], 7))))
+    answer = submit(service, make_group(leases.leases[0], 7))
     assert isinstance(answer, p.Refused) and answer.code == "bad_group"
     assert service.store.figures()["held_groups"] == 0
 
@@ -97,12 +99,12 @@ def test_a_fault_in_the_store_is_refused_and_logged(
     with monkeypatch.context() as patch:
         patch.setattr(service.store, "put", fault)
         with caplog.at_level(logging.ERROR):
-            answer = ask(service, submit(encode(make_group(leases.leases[0], 0))))
+            answer = submit(service, make_group(leases.leases[0], 0))
     assert isinstance(answer, p.Refused) and answer.code == "internal"
     assert "OverflowError" in answer.message and "secret" not in answer.message
-    assert "SubmitGroup met a fault" in caplog.text and "a secret" in caplog.text
-    again = ask(service, submit(encode(make_group(leases.leases[0], 0))))
-    assert isinstance(again, p.Submitted)
+    assert "SubmitGroups met a fault" in caplog.text and "a secret" in caplog.text
+    again = submit(service, make_group(leases.leases[0], 0))
+    assert again is p.Verdict.ACCEPTED
 
 
 def test_a_ledger_that_fails_in_a_change_ends_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:

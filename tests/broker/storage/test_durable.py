@@ -22,7 +22,7 @@ from common.group import Group
 from common.journal_file import JOURNAL
 from common.wire import encode
 from tests.broker.fingerprint import fingerprint
-from tests.broker.support import make_group, make_rules, make_source, make_update
+from tests.broker.support import make_group, make_rules, make_source, make_update, submission
 
 ROLES = {"r": p.Role.ROLLOUT, "l": p.Role.LEARNER}
 NUM_SAMPLES = 12
@@ -75,10 +75,7 @@ class Bench:
     def submit(self, leases: p.Leases, version: int = 0) -> list[Group]:
         groups = [make_group(granted, version) for granted in leases.leases]
         for group in groups:
-            assert (
-                self.ask(p.SubmitGroup(**me("r0"), group=group_batch.encode(group))).verdict
-                == p.Verdict.ACCEPTED
-            )
+            assert self.ask(submission(me("r0"), group)).outcomes == (p.Verdict.ACCEPTED,)
         return groups
 
     def take(self, step: int) -> p.Batch:
@@ -281,7 +278,7 @@ def test_a_group_can_be_taken_before_it_is_on_the_disk(tmp_path: Path) -> None:
     bench.submit(p.Leases(leases=(first,)))
     held = p.TakeBatch(**me("l0"), step=1, wait_s=30)
     assert bench.service.handle(b"", b"held", held, bench.now) == []
-    request = p.SubmitGroup(**me("r0"), group=group_batch.encode(make_group(second, 0)))
+    request = submission(me("r0"), make_group(second, 0))
     _, taken = bench.service.handle(b"", b"last", request, bench.now)
     assert taken.request_id == b"held" and taken.message.num_groups == 2  # type: ignore
 
@@ -373,7 +370,7 @@ def test_a_full_disk_stops_the_broker_and_loses_nothing(tmp_path: Path, room: in
     try:
         bench.store.flush()
         for number, granted in enumerate(leases[0].message.leases):  # type: ignore[attr-defined]
-            request = p.SubmitGroup(**me("r0"), group=group_batch.encode(make_group(granted, 0)))
+            request = submission(me("r0"), make_group(granted, 0))
             withheld += bench.service.handle(b"", b"%d" % (2 + number), request, 2.0)
         bench.store.flush()
         pytest.skip("there was room for all")
