@@ -20,7 +20,7 @@ from common.errors import BrokerUnavailable, ProtocolError, VersionMismatch
 from common.group import Group
 from common.lifecycle import backoff
 from common.types import WeightUpdate
-from common.wire import MAX_FRAME_BYTES, PROTOCOL_VERSION, decode, encode
+from common.wire import MAX_FRAME_BYTES, PROTOCOL_VERSION, decode, encode, encode_message
 
 logger = logging.getLogger(__name__)
 _Reply = TypeVar("_Reply", bound=BaseModel)
@@ -148,18 +148,16 @@ class BrokerClient:
         return await self._request(request, p.Leases, wait_s)
 
     async def submit(self, group: Group) -> p.Verdict:
-        """What became of a group. Those that are submitted together travel together."""
+        """What became of a group; see `broker.bundling` for when it is sent."""
         loop = asyncio.get_running_loop()
         batch, give_up_at = group_batch.encode(group), loop.time() + self._patience_s
-        for pause_s in backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, self._rng):
-            outcome = await self._bundler.submit(batch)
-            if isinstance(outcome, p.Verdict):
-                return outcome
+        pauses = backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, self._rng)
+        while not isinstance(outcome := await self._bundler.submit(batch), p.Verdict):
             if not _ends_by_itself(outcome) or loop.time() > give_up_at:
                 raise RequestRefused(outcome.code, outcome.message)
             logger.warning("group %s: %s", group.group_id, outcome)
-            await asyncio.sleep(pause_s)
-        raise AssertionError("pauses have no end")
+            await asyncio.sleep(next(pauses))
+        return outcome
 
     async def _submit_all(self, groups: tuple[bytes, ...]) -> tuple[Outcome, ...]:
         request = p.SubmitGroups(**self._me(), groups=groups)
@@ -361,10 +359,11 @@ class BrokerClient:
     async def _exchange(self, request: BaseModel, wait_s: float) -> BaseModel:
         """Send until answered. The request id stays the same, so that the broker can tell."""
         loop = asyncio.get_running_loop()
-        frame = encode(request)
-        if len(frame) > self._max_frame_bytes:
+        frames = encode_message(request)
+        num_bytes = sum(map(len, frames))
+        if num_bytes > self._max_frame_bytes:
             raise MessageTooLarge(
-                f"{type(request).__name__} of {len(frame)} bytes is over the limit of "
+                f"{type(request).__name__} of {num_bytes} bytes is over the limit of "
                 f"{self._max_frame_bytes}. Fix: raise broker.max_frame_mib"
             )
         request_id = self._new_id()
@@ -374,7 +373,7 @@ class BrokerClient:
         answer = self._answers[request_id] = loop.create_future()
         try:
             while attempt <= self._tries:
-                if not await self._try(request_id, frame, answer, wait_s + self._timeout_s):
+                if not await self._try(request_id, frames, answer, wait_s + self._timeout_s):
                     logger.warning("no answer to %s (try %d of %d)", name, attempt, self._tries)
                     attempt += 1
                     await asyncio.wait((answer,), timeout=next(pauses))
@@ -398,13 +397,17 @@ class BrokerClient:
         )
 
     async def _try(
-        self, request_id: bytes, frame: bytes, answer: asyncio.Future[BaseModel], timeout_s: float
+        self,
+        request_id: bytes,
+        frames: list[bytes],
+        answer: asyncio.Future[BaseModel],
+        timeout_s: float,
     ) -> bool:
         """Send once; True when the answer is there, also one to an earlier try."""
         try:
             async with asyncio.timeout(timeout_s):
                 if not answer.done():
-                    await self._link.send([request_id, frame])
+                    await self._link.send([request_id, *frames])
                 await asyncio.wait((answer, self._receiver), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             return False
@@ -419,16 +422,16 @@ class BrokerClient:
     async def _receive(self) -> None:
         while True:
             parts = await self._link.receive()
-            if len(parts) != 2:
+            if len(parts) < 2:
                 logger.warning("a reply of %d parts was left out", len(parts))
                 continue
-            request_id, frame = parts
+            request_id, frame, *attachments = parts
             answer = self._answers.get(request_id)
             is_awaited = answer is not None and not answer.done()
             if not is_awaited and request_id not in self._abandoned:
                 continue  # answered before: this is the reply to a request sent twice
             try:
-                reply = decode(frame, p.REPLIES, max_bytes=self._max_frame_bytes)
+                reply = decode(frame, p.REPLIES, attachments, max_bytes=self._max_frame_bytes)
             except ProtocolError as error:
                 reply = p.Refused(code="malformed", message=f"reply of the broker: {error}")
             if answer is not None and is_awaited:

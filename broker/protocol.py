@@ -5,7 +5,7 @@ durations in seconds; no two machines need agree on the clock.
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -127,6 +127,7 @@ class SubmitGroups(Record):
     A server sends those together that are there together.
     """
 
+    attached: ClassVar[str] = "groups"
     member_id: MemberId
     incarnation: LongCount
     groups: tuple[bytes, ...] = Field(min_length=1, max_length=MAX_TOGETHER)  # record batches
@@ -355,6 +356,7 @@ class Batch(Record):
     `groups` are as many as fit into one message, from the first that was asked for.
     """
 
+    attached: ClassVar[str] = "groups"
     step: int
     groups: tuple[bytes, ...]  # record batches (common.group_batch)
     num_groups: int = 0  # of this rank in this step
@@ -467,8 +469,9 @@ REQUESTS: Registry = {
     message.__name__: message
     for message in (
         Hello, Heartbeat, Goodbye, LeaseRequest, SubmitGroups, GiveBack, TakeBatch, AckBatch,
-        Resume, CommitStep, AnnounceWeights, WatchWeights, AckWeights, WatchMembers, GetImage, GetStatus,
-        Finish, OrderMeasurement, ReadMeasurement, DropMeasurement, LeaseAnswers, SubmitAnswers,
+        Resume, CommitStep, AnnounceWeights, WatchWeights, AckWeights, WatchMembers, GetImage,
+        GetStatus, Finish, OrderMeasurement, ReadMeasurement, DropMeasurement, LeaseAnswers,
+        SubmitAnswers,
     )
 }  # fmt: skip
 REPLIES: Registry = {

@@ -24,7 +24,7 @@ from common.types import (
     WeightProbe,
     WeightUpdate,
 )
-from common.wire import MAX_DEPTH, decode, encode
+from common.wire import MAX_DEPTH, decode, encode, encode_message
 
 REGISTRY = {**p.REQUESTS, **p.REPLIES}
 
@@ -325,9 +325,11 @@ def test_round_trip(kind: type[BaseModel]) -> None:
     @settings(max_examples=12, deadline=None, derandomize=True)
     @given(MESSAGES[kind])
     def check(message: BaseModel) -> None:
-        back = decode(encode(message), REGISTRY)
-        assert type(back) is type(message)
-        assert plain(back.model_dump()) == plain(message.model_dump())
+        frame, *attachments = encode_message(message)
+        assert attachments == list(getattr(message, getattr(kind, "attached", ""), ()))
+        for back in (decode(encode(message), REGISTRY), decode(frame, REGISTRY, attachments)):
+            assert type(back) is type(message)
+            assert plain(back.model_dump()) == plain(message.model_dump())
 
     check()
 
@@ -395,6 +397,19 @@ def test_a_hostile_frame_is_a_protocol_error(content: bytes) -> None:
     with pytest.raises(ProtocolError) as refused:
         decode(content, REGISTRY)
     assert len(str(refused.value)) < 400
+
+
+def test_only_what_has_a_place_for_them_takes_further_frames() -> None:
+    who = {"member_id": "a", "incarnation": 1}
+    with pytest.raises(ProtocolError, match="Done is one frame, not 2"):
+        decode(encode(p.Done()), REGISTRY, [b"more"])
+    both = encode(p.SubmitGroups(**who, groups=(b"x",)))
+    with pytest.raises(ProtocolError, match="SubmitGroups is one frame, not 2"):
+        decode(both, REGISTRY, [b"more"])
+    with pytest.raises(ProtocolError, match=r"SubmitGroups\.groups"):
+        decode(frame(type="SubmitGroups", **who), REGISTRY)
+    with pytest.raises(ProtocolError, match=r"SubmitGroups\.groups"):
+        decode(frame(type="SubmitGroups", **who), REGISTRY, [b"x"] * (p.MAX_TOGETHER + 1))
 
 
 def test_a_frame_over_the_limit_is_refused_unread() -> None:

@@ -135,10 +135,10 @@ class System:
 
     @property
     def version(self) -> int:
-        return self.broker.service.service.ledger.version
+        return self.broker.service.ledger.version
 
     def served(self) -> dict[str, int]:
-        servers = self.broker.service.service.ledger.servers.all()
+        servers = self.broker.service.ledger.servers.all()
         return {name: servers[name, life] for name, life in servers}
 
     def report(self, what: str) -> None:

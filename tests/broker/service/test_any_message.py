@@ -59,7 +59,8 @@ class Broker:
         received = Received([peer, b"12345678", frame], role)
         outgoing = self.server._handle(received, NoTasks())  # type: ignore[arg-type]
         for one in outgoing:
-            decode(self.server._frame_of(one.message), p.REPLIES)
+            frame, *attachments = self.server._frames_of(one.message)
+            decode(frame, p.REPLIES, attachments)
         self.service.ledger.check()
         return [one.message for one in outgoing]
 
