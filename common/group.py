@@ -26,7 +26,8 @@ class VersionSpan(NamedTuple):
     end: int
 
 
-class Trajectory(NamedTuple):
+@dataclass(frozen=True, eq=False, slots=True)
+class Trajectory:
     """One response, sampled by a rollout engine from the student's view of a sample."""
 
     index: int  # within its group

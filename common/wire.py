@@ -64,8 +64,8 @@ def encode(record: BaseModel) -> bytes:
 def encode_message(record: BaseModel) -> list[bytes]:
     """One record as the frames of a message: what its field `attached` holds follows as it is."""
     field = getattr(record, "attached", None)
-    attachments = getattr(record, field) if field else ()
-    if not attachments:
+    attachments = () if field is None else getattr(record, field)
+    if field is None or not attachments:
         return [encode(record)]
     fields = {"type": type(record).__name__, **record.__dict__}
     del fields[field]

@@ -14,7 +14,7 @@ def with_trajectories(group: Group, trajectories: Sequence[Trajectory]) -> Group
 def with_first(group: Group, **fields: Any) -> Group:
     """The first trajectory has other `fields`."""
     first, *others = group.trajectories
-    return with_trajectories(group, [first._replace(**fields), *others])
+    return with_trajectories(group, [replace(first, **fields), *others])
 
 
 def with_columns(group: Group, **columns: Any) -> Group:

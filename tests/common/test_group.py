@@ -73,7 +73,7 @@ def test_an_inconsistent_trajectory_is_refused(
 def test_an_empty_response_is_refused() -> None:
     nothing = np.zeros(0, np.int32), np.zeros(0, np.float32)
     with pytest.raises(ValueError, match="empty response"):
-        Responses.of((trajectory(), trajectory()._replace(
+        Responses.of((trajectory(), replace(trajectory(), 
             response_token_ids=nothing[0], rollout_logprobs=nothing[1], version_spans=()
         )))  # fmt: skip
 

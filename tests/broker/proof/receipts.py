@@ -1,5 +1,7 @@
 """What servers submit: receipts of real groups, made once each."""
 
+from dataclasses import replace
+
 from broker.ledger.entry import Receipt
 from common.group import Group, VersionSpan
 from common.source import SampleSource
@@ -44,4 +46,4 @@ def _group(
     )
     group = make_group(lease, born, tokens=length)
     mixed = group.trajectories[0]._replace(version_spans=spans, cache_version=cache)
-    return with_trajectories(group, [mixed._replace(index=i) for i in range(2)])
+    return with_trajectories(group, [replace(mixed, index=i) for i in range(2)])

@@ -1,5 +1,6 @@
 """The figures of a step that name a sample."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,10 +97,11 @@ def with_logprobs(group: Group, model, renderer: Renderer, image: bytes) -> Grou
     return with_trajectories(
         group,
         [
-            trajectory._replace(
+            replace(
+                trajectory,
                 rollout_logprobs=reference_logprobs(
                     model, renderer, image, trajectory.response_token_ids.tolist()
-                )
+                ),
             )
             for trajectory in group.trajectories
         ],
