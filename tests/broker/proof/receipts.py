@@ -45,5 +45,5 @@ def _group(
         VersionSpan(version=newest, start=1, end=length),
     )
     group = make_group(lease, born, tokens=length)
-    mixed = group.trajectories[0]._replace(version_spans=spans, cache_version=cache)
+    mixed = replace(group.trajectories[0], version_spans=spans, cache_version=cache)
     return with_trajectories(group, [replace(mixed, index=i) for i in range(2)])
