@@ -15,6 +15,7 @@ import numpy as np
 from common.types import FinishReason, PolicyVersion, ShownView
 
 _LOWEST = np.finfo(np.float32).min
+_LARGEST = 2**31 - 1  # of a version: the columns are int32
 _HIGHEST = 1e-3  # of a log-prob: rounding may leave it above 0
 
 
@@ -110,8 +111,9 @@ class Responses:
             raise ValueError("rollout log-probs must be finite and <= 0")
         for length, (first, last) in zip(self.lengths, pairwise(self.span_offsets), strict=True):
             _check_cover(self.span_ends[first:last], length)
-        if min(min(self.indices), min(self.cache_versions), min(self.span_versions)) < 0:
-            raise ValueError("index, cache_version and versions of spans must be >= 0")
+        for column in (self.indices, self.cache_versions, self.span_versions):
+            if min(column) < 0 or max(column) > _LARGEST:
+                raise ValueError("index, cache_version or version of a span is no int32 >= 0")
 
     def __len__(self) -> int:
         return len(self.finish_reasons)

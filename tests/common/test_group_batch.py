@@ -265,7 +265,7 @@ def with_columns(**columns: Any) -> bytes:
         ({"offsets": []}, "different lengths"),
         ({"span_offsets": [0, 2, 2]}, "offsets do not fit"),
         ({"span_ends": [1, 3, 2, 2]}, "without gap"),
-        ({"span_versions": [1, -3, 2, 2]}, "must be >= 0"),
+        ({"span_versions": [1, -3, 2, 2]}, "no int32 >= 0"),
         ({"cache_versions": [1]}, "columns of different lengths"),
         ({"indices": [0]}, "not of one group|different lengths"),
     ],

@@ -81,7 +81,7 @@ def test_a_sample_of_which_the_engine_saw_another_picture_stands_out(world) -> N
     groups = []
     for number in range(4):
         group = world.group(number)
-        seen = world.samples[8] if number == 2 else group.sample
+        seen = world.samples[8] if number == 2 else world.samples_by_id[group.sample_id]
         picture = encode_png(world.images.open(seen.image).resize((64, 64)))
         own = encode_png(world.images.open(group.sample.image))
         image = picture if number == 2 else own
