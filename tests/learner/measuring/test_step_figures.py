@@ -83,7 +83,7 @@ def test_a_sample_of_which_the_engine_saw_another_picture_stands_out(world) -> N
         group = world.group(number)
         seen = world.samples[8] if number == 2 else world.samples_by_id[group.sample_id]
         picture = encode_png(world.images.open(seen.image).resize((64, 64)))
-        own = encode_png(world.images.open(group.sample.image))
+        own = encode_png(world.images.open(world.samples_by_id[group.sample_id].image))
         image = picture if number == 2 else own
         groups.append(with_logprobs(group, reference, world.renderer, image))
     result = trainer.step(world.preparation(trainer).prepare(1, groups))
