@@ -5,7 +5,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +63,10 @@ class OurBroker:
             async with asyncio.TaskGroup() as tasks:
                 following = tasks.create_task(server.follow_weights())
                 await server.is_serving.wait()
+                leasing = tasks.create_task(server.lease_forever())
                 yield server
                 following.cancel()
+                leasing.cancel()
             await client.goodbye()
 
     @contextlib.asynccontextmanager
@@ -89,11 +91,11 @@ class RolloutServer:
         self.is_serving = asyncio.Event()
         self._client = client
         self._load = load
-        self._leases: list[GroupLease] = []
-        self._leasing = asyncio.Lock()
+        self._leases: asyncio.Queue[GroupLease] = asyncio.Queue(load.in_flight)
         self._history = 0
         self._version = -1
-        self._responses: Responses
+        self._sampled = _responses(load, 0)
+        self._responses = self._sampled
 
     async def follow_weights(self) -> None:
         serial = 0
@@ -102,18 +104,24 @@ class RolloutServer:
             serial = news.serial
             if news.update is not None:
                 self._history, self._version = news.update.history, news.update.version
-                self._responses = _responses(self._load, self._version)
+                versions = [self._version] * len(self._sampled)
+                self._responses = replace(
+                    self._sampled, span_versions=versions, cache_versions=versions
+                )
                 await self._client.ack_weights(self._version, self._history)
                 self.is_serving.set()
 
+    async def lease_forever(self) -> None:
+        """As the rollout worker does it, while other groups are under way."""
+        while True:
+            reply = await self._client.lease(
+                self._load.in_flight, self._version, _WAIT_S, self._history
+            )
+            for lease in reply.leases:
+                await self._leases.put(lease)
+
     async def permit(self) -> GroupLease:
-        async with self._leasing:
-            while not self._leases:
-                reply = await self._client.lease(
-                    self._load.in_flight, self._version, _WAIT_S, self._history
-                )
-                self._leases = list(reply.leases)
-            return self._leases.pop(0)
+        return await self._leases.get()
 
     async def submit(self, permit: GroupLease) -> None:
         group = Group(
@@ -167,7 +175,7 @@ class Learner:
 
 
 def _responses(load: Load, version: int) -> Responses:
-    """Of any group: what an engine would have sampled is made once a version."""
+    """What an engine would have sampled for any group is made once."""
     random = np.random.default_rng(version)
     trajectories = tuple(
         Trajectory(
