@@ -201,8 +201,8 @@ def _check_starts(row: int, spans: tuple[VersionSpan, ...]) -> None:
 
 
 def _check_offsets(offsets: list[int], *columns: Sized) -> None:
-    is_falling = any(start > end for start, end in pairwise(offsets))
-    if offsets[0] != 0 or is_falling or any(len(column) != offsets[-1] for column in columns):
+    fits = all(len(column) == offsets[-1] for column in columns)
+    if offsets[0] != 0 or offsets != sorted(offsets) or not fits:
         raise ValueError("a column's offsets do not fit its values")
 
 

@@ -50,8 +50,10 @@ _COLUMNS = (
     ("cache_version", _INT32),
     ("finish_reason", _STRING),
 )
+_NUM_PARTS = 27  # of a body
 _NUM_SHARED = 16  # parts of the first ten columns: all but the index follows from the group
 _PADDING = bytes(8)
+_REASONS = {reason.value: reason for reason in FinishReason}
 _INT32_OF, _INT64_OF = struct.Struct("<i"), struct.Struct("<q")
 
 
@@ -66,19 +68,15 @@ class _Shared(Record):
 
 
 class _Template(NamedTuple):
-    """A head with the places of all that differs between two batches, in words of 8 bytes."""
+    """A head in words of 8 bytes, and what differs between two heads.
 
-    words: np.ndarray  # int64
+    `sources` has for each word the place of what is added to it in the numbers of `_numbers`.
+    """
+
+    words: np.ndarray  # int64, 0 where heads differ
+    sources: np.ndarray  # int [words]; 0, the place of a zero, for what is always the same
     num_rows: int  # word
-    body_size: int  # word
-    node_lengths: slice  # of columns and of the values of lists, in order
-    values_lengths: np.ndarray  # int [lists], words: those of the values among them
-    values_parts: np.ndarray  # int [lists]: the parts of those values
-    buffer_offsets: slice
-    buffer_sizes: slice
-    part_of_buffers: np.ndarray  # int [buffers]: of a validity bitmap, the part behind it
-    is_part: np.ndarray  # int64 [buffers]: 0 for validity bitmaps, which have no bytes
-    part_words: np.ndarray  # int [parts]: where the parts' sizes stand
+    sizes: np.ndarray  # int [parts], words: where the parts' sizes stand
 
 
 @functools.cache
@@ -112,7 +110,7 @@ def encode(group: Group) -> bytes:
         _packed([0, *accumulate(map(len, reasons))]), b"".join(reasons),
     ]  # fmt: skip
     sizes = list(map(len, parts))
-    head, _ = _head(len(responses), sizes)
+    head, _, _ = _head(len(responses), sizes)
     return b"".join([head, *_padded(parts)])
 
 
@@ -128,6 +126,8 @@ def read(content: bytes) -> Group:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ProtocolError(f"Group.{where}: {first['msg']}") from error
+    except KeyError as error:
+        raise ProtocolError(f"Group: no finish reason {str(error)[:40]}") from error
     except (ValueError, OverflowError) as error:
         raise ProtocolError(f"Group: {error}") from error
 
@@ -192,7 +192,7 @@ def _read(content: bytes) -> Group:
 
 
 def _reasons(offsets: list[int], text: str) -> list[FinishReason]:
-    reasons = [FinishReason(text[start:end]) for start, end in pairwise(offsets)]
+    reasons = [_REASONS[text[start:end]] for start, end in pairwise(offsets)]
     if offsets != [0, *accumulate(map(len, reasons))]:
         raise ValueError("finish reasons do not fit their offsets")
     return reasons
@@ -249,34 +249,31 @@ def _padded(parts: Sequence[bytes]) -> list[bytes]:
 def _layout_of(content: bytes) -> tuple[int, list[int], list[int]]:
     """Rows, and sizes and starts of the body's parts. Raises ValueError: of another layout."""
     template = _template()
-    head_size = template.words.nbytes
-    if len(content) < head_size:
+    if len(content) < template.words.nbytes:
         raise ValueError(f"{len(content)} bytes are no record batch")
     words = np.frombuffer(content, np.int64, len(template.words))
-    num_rows = int(words[template.num_rows])
-    sizes = words[template.part_words].tolist()
+    num_rows, sizes = int(words[template.num_rows]), words[template.sizes].tolist()
     if not 0 < num_rows <= MAX_TRAJECTORIES or not 0 <= min(sizes) <= max(sizes) <= len(content):
         raise ValueError("not a record batch of this project")
-    head, starts = _head(num_rows, sizes)
-    is_whole = len(content) == head_size + words[template.body_size]
-    if not content.startswith(head) or not is_whole or any(size % 4 for size in sizes[16:26]):
+    head, starts, end = _head(num_rows, sizes)
+    is_whole = len(content) == end and content.startswith(head)
+    if not is_whole or any(size % 4 for size in sizes[16:26]):
         raise ValueError("not a record batch of this project")
     return num_rows, sizes, starts
 
 
-def _head(num_rows: int, sizes: Sequence[int]) -> tuple[bytes, list[int]]:
-    """What describes a body of parts of these sizes, and where in the batch they start."""
+def _head(num_rows: int, sizes: Sequence[int]) -> tuple[bytes, list[int], int]:
+    """What describes a body of parts of these sizes; where they start and end in the batch."""
     template = _template()
-    ends = [0, *accumulate((size + 7) & ~7 for size in sizes)]
-    offsets, lengths = np.array(ends), np.array(sizes)
-    words = template.words.copy()
-    words[template.num_rows] = num_rows
-    words[template.body_size] = ends[-1]
-    words[template.node_lengths] = num_rows
-    words[template.values_lengths] = lengths[template.values_parts] // 4
-    words[template.buffer_offsets] = offsets[template.part_of_buffers]
-    words[template.buffer_sizes] = lengths[template.part_of_buffers] * template.is_part
-    return words.tobytes(), [words.nbytes + end for end in ends[:-1]]
+    offsets = [0, *accumulate((size + 7) & ~7 for size in sizes)]
+    words = template.words + _numbers(num_rows, offsets, sizes)[template.sources]
+    start = words.nbytes
+    return words.tobytes(), [start + offset for offset in offsets[:-1]], start + offsets[-1]
+
+
+def _numbers(num_rows: int, offsets: Sequence[int], sizes: Sequence[int]) -> np.ndarray:
+    """All that a head is made of: int64 [2 + 3 * parts + 1]."""
+    return np.array([0, num_rows, *offsets, *sizes, *[size // 4 for size in sizes]])
 
 
 @functools.cache
@@ -289,39 +286,37 @@ def _template() -> _Template:
     example = pa.RecordBatch.from_pylist([row], schema()).serialize()
     head = example.to_pybytes()[: 8 + struct.unpack_from("<I", example, 4)[0]]
     root = 8 + struct.unpack_from("<I", head, 8)[0]
-    header = _field(head, root, 2)
-    header += struct.unpack_from("<I", head, header)[0]
-    nodes, buffers = (_vector(head, _field(head, header, slot)) for slot in (1, 2))
-    values: dict[int, int] = {}  # the part of a list's values, by node
-    num_nodes = 0
-    parts: list[tuple[int, int]] = []  # of buffers: a part, and whether it is this buffer
+    batch = _field(head, root, 2)
+    batch += struct.unpack_from("<I", head, batch)[0]
+    num_rows = _field(head, batch, 0) // 8
+    node, buffer = (_vector(head, _field(head, batch, slot)) for slot in (1, 2))
+
+    of_rows, of_offset = 1, 2  # places in `_numbers`
+    of_size = of_offset + _NUM_PARTS + 1
+    of_length = of_size + _NUM_PARTS
+    sources = np.zeros(len(head) // 8, np.int64)
+    sources[num_rows] = of_rows
+    sources[_field(head, root, 3) // 8] = of_offset + _NUM_PARTS  # the body's size
+    size_words = []
     part = 0
     for _, kind in _COLUMNS:
-        num_nodes += 1
-        for is_part in {_STRING: (0, 1, 1), _TOKENS: (0, 1, 0, 1), _LOGPROBS: (0, 1, 0, 1)}.get(
-            kind, (0, 1)
-        ):
-            parts.append((part, is_part))
+        is_list = kind in (_TOKENS, _LOGPROBS)
+        sources[node] = of_rows
+        node += 2  # a length and a number of nulls
+        if is_list:
+            sources[node] = of_length + part + 1
+            node += 2
+        # A bitmap of nulls is empty, and lies where the next part begins.
+        for is_part in (0, 1, 0, 1) if is_list else (0, 1, 1) if kind == _STRING else (0, 1):
+            sources[buffer] = of_offset + part
+            if is_part:
+                sources[buffer + 1] = of_size + part
+                size_words.append(buffer + 1)
+            buffer += 2
             part += is_part
-        if kind in (_TOKENS, _LOGPROBS):
-            values[num_nodes] = part - 1
-            num_nodes += 1
-    assert len(head) % 8 == 0 and part == _NUM_SHARED + 11
-    part_of, is_part_of = map(np.array, zip(*parts, strict=True))
-    sizes = slice(buffers + 1, buffers + 2 * len(parts), 2)
-    return _Template(
-        words=np.frombuffer(head, np.int64).copy(),
-        num_rows=_field(head, header, 0) // 8,
-        body_size=_field(head, root, 3) // 8,
-        node_lengths=slice(nodes, nodes + 2 * num_nodes, 2),
-        buffer_offsets=slice(buffers, buffers + 2 * len(parts), 2),
-        buffer_sizes=sizes,
-        values_lengths=nodes + 2 * np.array(list(values)),
-        values_parts=np.array(list(values.values())),
-        part_of_buffers=part_of,
-        is_part=is_part_of,
-        part_words=np.arange(sizes.start, sizes.stop, 2)[is_part_of == 1],
-    )
+    words = np.frombuffer(head, np.int64).copy()
+    words[sources > 0] = 0
+    return _Template(words, sources, num_rows, np.array(size_words))
 
 
 def _field(flatbuffer: bytes, table: int, slot: int) -> int:
