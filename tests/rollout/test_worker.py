@@ -162,7 +162,7 @@ async def test_tokens_come_from_the_weights_that_they_name(
         await run.learner.take(2)
         await run.broker.ack(2)
         for group in (await run.learner.take(3)).groups:
-            assert group.oldest_version == 1
+            assert group.responses.oldest_version == 1
             assert {t.cache_version for t in group.trajectories} == {1}
             check_group(run, group, other_model, renderer)
         gauges = {m.member_id: m.gauges for m in (await run.broker.status()).members}
@@ -217,7 +217,7 @@ async def test_a_push_that_breaks_off_quarantines_until_the_next(
         await run.learner.take(2)
         await run.broker.ack(2)
         for group in (await run.learner.take(3)).groups:
-            assert group.oldest_version == 1
+            assert group.responses.oldest_version == 1
             check_group(run, group, other_model, renderer)
 
 
