@@ -6,17 +6,21 @@ import logging
 import math
 import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
 from broker import protocol as p
-from broker.exchange import Exchange
+from broker.bundling import Bundler, Outcome
+from broker.exchange import PAUSES_S, Exchange, ends_by_itself
 from broker.exchange import MessageTooLarge as MessageTooLarge
 from broker.net.transport import Link, ZmqLink
+from common import group_batch
 from common.errors import ProtocolError, VersionMismatch
-from common.types import Group, Record, WeightUpdate
-from common.wire import MAX_FRAME_BYTES, PROTOCOL_VERSION, decode, encode
+from common.group import Group
+from common.lifecycle import backoff
+from common.types import Record, WeightUpdate
+from common.wire import MAX_FRAME_BYTES, PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
 _Reply = TypeVar("_Reply", bound=Record)
@@ -81,8 +85,9 @@ class BrokerClient:
         told = {"pid": str(os.getpid()), **(details or {})}
         self._details = {name: value[: p.DETAIL_LENGTH] for name, value in told.items()}
         self._versions = versions or {}
-        rng = random.SystemRandom() if rng is None else rng
-        self._incarnation = rng.getrandbits(63)
+        self._rng = random.SystemRandom() if rng is None else rng
+        self._incarnation = self._rng.getrandbits(63)
+        self._patience_s = patience_s
         self._takings: dict[int, int] = {}  # `taking` of the last batch taken, by rank
         self._exchange = Exchange(
             ZmqLink() if link is None else link,
@@ -91,15 +96,16 @@ class BrokerClient:
             tries=tries,
             patience_s=patience_s,
             max_frame_bytes=max_frame_bytes,
-            rng=rng,
+            rng=self._rng,
         )
 
     async def __aenter__(self) -> Self:
         self._exchange.open()
+        self._bundler = Bundler(self._submit_all, self._exchange.max_frame_bytes // 2)
         try:
             await self._say_hello()
         except BaseException:
-            await self._exchange.close()
+            await self._close()
             raise
         return self
 
@@ -109,6 +115,10 @@ class BrokerClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        await self._bundler.close()
         await self._exchange.close()
 
     # ---- rollout ---------------------------------------------------------------------------------
@@ -125,8 +135,19 @@ class BrokerClient:
         return await self._request(request, unclaimed=self._return_leases)
 
     async def submit(self, group: Group) -> p.Verdict:
-        reply = await self._request(p.SubmitGroup(group=encode(group)))
-        return reply.verdict
+        """What became of a group; see `broker.bundling` for when it is sent."""
+        loop = asyncio.get_running_loop()
+        batch, give_up_at = group_batch.encode(group), loop.time() + self._patience_s
+        pauses = backoff(*PAUSES_S, self._rng)
+        while not isinstance(outcome := await self._bundler.submit(batch), p.Verdict):
+            if not ends_by_itself(outcome) or loop.time() > give_up_at:
+                raise RequestRefused(outcome.code, outcome.message)
+            logger.warning("group %s: %s", group.group_id, outcome)
+            await asyncio.sleep(next(pauses))
+        return outcome
+
+    async def _submit_all(self, groups: tuple[bytes, ...]) -> tuple[Outcome, ...]:
+        return (await self._request(p.SubmitGroups(groups=groups))).outcomes
 
     async def give_back(self, group_id: str, attempt: int, reason: str, blame: p.Blame) -> p.Done:
         request = p.GiveBack(
@@ -218,7 +239,8 @@ class BrokerClient:
             taking = self._takings[rank] = page.taking
             if not page.groups or len(groups) >= page.num_groups:
                 is_whole = len(groups) == page.num_groups
-                return Taken(step, _decode_groups(groups) if is_whole else (), page.exhausted)
+                taken = tuple(map(group_batch.read, groups)) if is_whole else ()
+                return Taken(step, taken, page.exhausted)
 
     async def ack(
         self, step: int, refused: dict[str, str] | None = None, rank: int = 0, wait_s: float = 0.0
@@ -341,11 +363,6 @@ def _sendable(gauges: dict[str, float]) -> dict[str, float]:
     A loss that is NaN is in the metrics and the log.
     """
     return {name: value for name, value in gauges.items() if math.isfinite(value)}
-
-
-def _decode_groups(encoded: Iterable[bytes]) -> tuple[Group, ...]:
-    groups = (decode(frame, p.GROUPS) for frame in encoded)
-    return tuple(group for group in groups if isinstance(group, Group))
 
 
 def _not_let_in(refused: p.Refused) -> str:

@@ -11,10 +11,10 @@ from broker.net.transport import Link
 from common.errors import BrokerUnavailable, ProtocolError
 from common.lifecycle import backoff
 from common.types import Record
-from common.wire import decode, encode
+from common.wire import decode, encode, encode_message
 
 logger = logging.getLogger(__name__)
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+PAUSES_S = (0.1, 5.0)  # the first between two tries, and the longest
 _MAX_ABANDONED = 1024
 _NOT_LET_IN = (
     ". Fix: see that it runs there, and that its broker.keys and this process's were made together"
@@ -36,7 +36,7 @@ class _Sent:
 
     request_id: bytes
     request: p.Request[Record]
-    frame: bytes
+    frames: list[bytes]
     answer: asyncio.Future[Record] = field(default_factory=_future)
     num_unanswered: int = 0  # tries that have timed out
 
@@ -105,7 +105,7 @@ class Exchange:
             MessageTooLarge: the broker would not take it.
             BrokerUnavailable: no answer to any try, or the exchange was closed.
         """
-        sent = _Sent(self._new_id(), request, self._frame_of(request))
+        sent = _Sent(self._new_id(), request, self._frames_of(request))
         self._sent[sent.request_id] = sent
         try:
             return await self._until_settled(sent)
@@ -124,10 +124,10 @@ class Exchange:
         """Ask again while the reply is a refusal that ends by itself."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._patience_s
-        pauses = backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, self._rng)
+        pauses = backoff(*PAUSES_S, self._rng)
         while True:
             reply = await self._until_answered(sent, pauses)
-            if not _ends_by_itself(reply) or loop.time() > give_up_at:
+            if not ends_by_itself(reply) or loop.time() > give_up_at:
                 return reply
             logger.warning("%s: %s", sent.name, reply)
             sent.answer = _future()
@@ -155,7 +155,7 @@ class Exchange:
         try:
             async with asyncio.timeout(sent.wait_s + self._timeout_s):
                 if not answer.done():
-                    await self._link.send([sent.request_id, sent.frame])
+                    await self._link.send([sent.request_id, *sent.frames])
                 await asyncio.wait((answer, self._receiver), return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             return False
@@ -163,14 +163,15 @@ class Exchange:
             raise BrokerUnavailable("this broker client is closed")
         return True
 
-    def _frame_of(self, request: p.Request[Record]) -> bytes:
-        frame = encode(request)
-        if len(frame) > self.max_frame_bytes:
+    def _frames_of(self, request: p.Request[Record]) -> list[bytes]:
+        frames = encode_message(request)
+        num_bytes = sum(map(len, frames))
+        if num_bytes > self.max_frame_bytes:
             raise MessageTooLarge(
-                f"{type(request).__name__} of {len(frame)} bytes is over the limit of "
+                f"{type(request).__name__} of {num_bytes} bytes is over the limit of "
                 f"{self.max_frame_bytes}. Fix: raise broker.max_frame_mib"
             )
-        return frame
+        return frames
 
     def _new_id(self) -> bytes:
         self._next_id = (self._next_id + 1) % 2**64
@@ -179,20 +180,21 @@ class Exchange:
     async def _receive(self) -> None:
         while True:
             parts = await self._link.receive()
-            if len(parts) != 2:
+            if len(parts) < 2:
                 logger.warning("a reply of %d parts was left out", len(parts))
                 continue
-            request_id, frame = parts
+            request_id, *frames = parts
             sent = self._sent.get(request_id)
             if sent is not None and not sent.answer.done():
-                sent.answer.set_result(self._read(frame))
+                sent.answer.set_result(self._read(frames))
             elif request_id in self._abandoned:
-                self._abandoned.pop(request_id)(self._read(frame))
+                self._abandoned.pop(request_id)(self._read(frames))
             # any other was answered before: this is the reply to a request sent twice
 
-    def _read(self, frame: bytes) -> Record:
+    def _read(self, frames: list[bytes]) -> Record:
+        frame, *attachments = frames
         try:
-            reply = decode(frame, p.REPLIES, max_bytes=self.max_frame_bytes)
+            reply = decode(frame, p.REPLIES, attachments, max_bytes=self.max_frame_bytes)
         except ProtocolError as error:
             return p.Refused(code="malformed", message=f"reply of the broker: {error}")
         assert isinstance(reply, Record)
@@ -206,5 +208,6 @@ class Exchange:
             self._abandoned[sent.request_id] = unclaimed
 
 
-def _ends_by_itself(reply: Record) -> bool:
+def ends_by_itself(reply: Record) -> bool:
+    """Whether a refusal is one of those after which the same request may be granted later."""
     return isinstance(reply, p.Refused) and reply.code in _ASK_AGAIN

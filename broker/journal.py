@@ -155,14 +155,14 @@ def _dump_trajectories(folder: Path, file: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from broker.storage.segments import SCHEMA
+    from common.group_batch import schema
 
     count = 0
-    with pq.ParquetWriter(file, SCHEMA) as writer:
+    with pq.ParquetWriter(file, schema()) as writer:
         for place in _places(list(_records(folder))):
             if (folder / place.segment).exists() and _is_whole(folder, place):
                 content = pa.py_buffer(_read(folder, place))
-                batch = pa.ipc.read_record_batch(content, SCHEMA)
+                batch = pa.ipc.read_record_batch(content, schema())
                 writer.write_batch(batch)
                 count += batch.num_rows
     return count

@@ -32,8 +32,6 @@ FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00
 FileName = Annotated[str, Field(max_length=255, pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$")]
 Host = Annotated[str, Field(min_length=1, max_length=255)]
 
-_LOWEST = np.finfo(np.float32).min
-
 
 def _vector(value: Any, dtype: Any) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype != dtype:
@@ -89,57 +87,6 @@ class FinishReason(StrEnum):
     ABORT = "abort"  # the engine gave up; never trained on
 
 
-class VersionSpan(Record):
-    """Response tokens [start, end) came from the weights of `version`."""
-
-    version: Count
-    start: Count
-    end: Count
-
-
-class Trajectory(Record):
-    """One response, sampled by a rollout engine from the student's view of a sample."""
-
-    index: Count  # within its group
-    response_token_ids: Int32Array  # [T], with the end-of-turn token when it was sampled
-    rollout_logprobs: Float32Array  # [T], nats, at the sampling temperature
-    version_spans: tuple[VersionSpan, ...]  # as the engine reported them, covering [0, T)
-    cache_version: Count  # oldest weights behind any KV, prefix or image-cache entry
-    finish_reason: Annotated[FinishReason, Field(strict=False)]  # a plain string on the wire
-
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
-        length = len(self.response_token_ids)
-        if length == 0:
-            raise ValueError("empty response")
-        if len(self.rollout_logprobs) != length:
-            raise ValueError(f"{len(self.rollout_logprobs)} log-probs for {length} tokens")
-        lowest, highest = self.rollout_logprobs.min(), self.rollout_logprobs.max()
-        if not (lowest >= _LOWEST and highest <= 1e-3):  # also false for NaN
-            raise ValueError("rollout log-probs must be finite and <= 0")
-        covered = 0
-        for span in self.version_spans:
-            if span.start != covered or span.end <= span.start:
-                raise ValueError("version spans must cover the response without gap or overlap")
-            covered = span.end
-        if covered != length:
-            raise ValueError(f"version spans cover {covered} of {length} tokens")
-        return self
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.response_token_ids)
-
-    @property
-    def oldest_version(self) -> PolicyVersion:
-        """Of the weights of any token, and of any cache entry that a token was computed from."""
-        return PolicyVersion(min(self.cache_version, *(s.version for s in self.version_spans)))
-
-    @property
-    def newest_version(self) -> PolicyVersion:
-        return PolicyVersion(max(span.version for span in self.version_spans))
-
-
 class GroupLease(Record):
     """Permission to generate the group of one sample, once."""
 
@@ -163,26 +110,6 @@ class ShownView(Record):
     def __str__(self) -> str:
         drawn = f", seed {self.seed}: {self.note}" if self.note else ""
         return f"{self.name}{drawn} ({self.sha256[:12]}...)"
-
-
-class Group(Record):
-    """All trajectories of one sample; a group is complete or it does not exist."""
-
-    group_id: Identifier
-    attempt: LongCount
-    sample: Sample
-    view: ShownView
-    prompt_token_ids: Int32Array  # [P], ONE placeholder an image
-    num_prompt_tokens: PositiveCount  # as the engine counted them, placeholders expanded
-    trajectories: tuple[Trajectory, ...] = Field(min_length=1)
-
-    @property
-    def oldest_version(self) -> PolicyVersion:
-        return PolicyVersion(min(t.oldest_version for t in self.trajectories))
-
-    @property
-    def num_response_tokens(self) -> int:
-        return sum(t.num_tokens for t in self.trajectories)
 
 
 class GroupAddress(Record):

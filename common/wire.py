@@ -3,6 +3,9 @@
 A frame is a map whose first key, "type", names the record's class. NumPy arrays travel as extension
 type 1: MessagePack of [dtype, shape, little-endian bytes], dtypes from a short list.
 
+A record may name a field, `attached`, whose byte strings travel as further frames of its message:
+they are neither packed nor unpacked.
+
 What a frame makes of itself in memory is bounded before it is read: a byte of MessagePack can
 become an object of 64 bytes, and five bytes that announce an array an allocation of as many places
 as they say. So each kind of message has a size, a longest array and a number of values (`Limits`).
@@ -10,7 +13,7 @@ as they say. So each kind of message has a size, a longest array and a number of
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -58,9 +61,21 @@ def encode(record: BaseModel) -> bytes:
     return frame
 
 
+def encode_message(record: BaseModel) -> list[bytes]:
+    """One record as the frames of a message: what its field `attached` holds follows as it is."""
+    field = getattr(record, "attached", None)
+    attachments = () if field is None else getattr(record, field)
+    if field is None or not attachments:
+        return [encode(record)]
+    fields = {"type": type(record).__name__, **record.__dict__}
+    del fields[field]
+    return [msgpack.packb(fields, default=_pack_other), *attachments]
+
+
 def decode(
     frame: bytes,
     registry: Registry,
+    attachments: Sequence[bytes] = (),
     *,
     max_bytes: int = MAX_FRAME_BYTES,
     limits: LimitsOf | None = None,
@@ -68,6 +83,7 @@ def decode(
     """The record in a frame.
 
     Args:
+        attachments: the other frames of its message (`encode_message`).
         limits: by kind of message, for frames of strangers; None: the sender is trusted.
 
     Raises:
@@ -79,6 +95,11 @@ def decode(
     limit = NO_LIMITS if limits is None else limits[name]
     fields = _unpack(frame, limit._replace(max_bytes=min(max_bytes, limit.max_bytes)))
     del fields["type"]
+    if attachments:
+        field = getattr(registry[name], "attached", None)
+        if field is None or field in fields:
+            raise ProtocolError(f"{name} is one frame, not {1 + len(attachments)}")
+        fields[field] = tuple(attachments)
     try:
         return registry[name].model_validate(fields)
     except ValidationError as error:

@@ -13,6 +13,7 @@ import torch
 from common.config import RunConfig
 from common.kernels import Kernels
 from common.rendering import Renderer
+from common.training_data import foreseen_source
 from learner.checkpoint import discard_after, find_checkpoint, restore
 from learner.feed import Feed
 from learner.figures.metrics import MetricsLog
@@ -38,7 +39,7 @@ from learner.trainer import Trainer
 from learner.views.inputs import PreparedGroup
 from learner.views.preparation import Preparation
 from learner.views.training import open_training_views, render_processes
-from learner.views.upcoming import upcoming_samples
+from learner.views.upcoming import UpcomingSamples
 
 logger = logging.getLogger(__name__)
 
@@ -127,12 +128,16 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
     with ExitStack() as stack:
         processes = render_processes(config.learner, ranks.device)
         views = stack.enter_context(open_training_views(config, renderer, positions, processes))
+        source = foreseen_source(config)
         preparation = Preparation(
             config,
             renderer,
             views,
             model.get_output_embeddings().weight.shape[0],
-            upcoming_samples(config) if processes else None,
+            {sample.sample_id: sample for sample in source.samples},
+            UpcomingSamples(source, config.run.seed, config.learner.groups_per_step)
+            if processes
+            else None,
         )
         preparation.look_ahead(step)
         feed = Feed(

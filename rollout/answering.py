@@ -16,8 +16,9 @@ from broker.client import BrokerClient, RequestRefused
 from broker.protocol import Answer, AnswerLease, AskedItem
 from common.config import RunConfig
 from common.errors import DataError, EngineError
+from common.group import Trajectory
 from common.lifecycle import set_or_after
-from common.types import FinishReason, Trajectory
+from common.types import FinishReason
 from common.views.settings import ViewSettings
 from rollout.engine import EngineGone, GroupRequest, RequestFailed, RequestRejected
 from rollout.engine_views import EngineView, EngineViews

@@ -6,7 +6,8 @@ from typing import Protocol
 import numpy as np
 
 from common.errors import EngineError
-from common.types import Trajectory, WeightBucket
+from common.group import Responses, Trajectory
+from common.types import WeightBucket
 
 
 class RequestRejected(EngineError):
@@ -47,8 +48,13 @@ class GroupResult:
     """What came back."""
 
     num_prompt_tokens: int  # placeholders expanded
-    trajectories: tuple[Trajectory, ...]  # in order of index; aborted ones are missing
+    responses: Responses | None  # in the order asked for, aborted ones left out; None: all were
     num_aborted: int  # cut by a pause; the group must be generated again
+
+    @property
+    def trajectories(self) -> tuple[Trajectory, ...]:
+        """One by one."""
+        return () if self.responses is None else self.responses.rows()
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from typing import Any, Self
 
 import aiohttp
 import numpy as np
-from pydantic import ValidationError
 
 from common.errors import EngineError
-from common.types import FinishReason, Trajectory, VersionSpan, WeightBucket
+from common.group import Responses, Trajectory, VersionSpan
+from common.types import FinishReason, WeightBucket
 from rollout.engine import (
     EngineGone,
     EngineInfo,
@@ -360,20 +360,21 @@ def parse_group(
     if len(results) != num_trajectories:
         raise RequestFailed(f"/generate: {len(results)} responses, asked for {num_trajectories}")
     try:
-        kept = [
+        kept = tuple(
             _trajectory(index, result, cache_version)
             for index, result in enumerate(results)
             if result["meta_info"]["finish_reason"]["type"] != "abort"
-        ]
+        )
         num_prompt_tokens = int(results[0]["meta_info"]["prompt_tokens"])
         longest = max((trajectory.num_tokens for trajectory in kept), default=0)
         if longest > max_response_tokens:
             raise ValueError(f"{longest} tokens, asked for {max_response_tokens} at most")
         if not 0 < num_prompt_tokens < 2**31:
             raise ValueError(f"prompt_tokens = {num_prompt_tokens}")
-    except _USELESS as error:  # pydantic's is a ValueError
+        responses = Responses.of(kept) if kept else None
+    except _USELESS as error:
         raise RequestFailed(f"/generate: useless answer: {_told(error)}") from error
-    return GroupResult(num_prompt_tokens, tuple(kept), len(results) - len(kept))
+    return GroupResult(num_prompt_tokens, responses, len(results) - len(kept))
 
 
 def _trajectory(index: int, result: dict[str, Any], cache_version: int) -> Trajectory:
@@ -398,9 +399,7 @@ def _trajectory(index: int, result: dict[str, Any], cache_version: int) -> Traje
 
 
 def _told(error: Exception) -> str:
-    """In one line; what a validator said without what pydantic adds to it."""
-    if isinstance(error, ValidationError):
-        return str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
+    """In one line."""
     said = " ".join(str(error).split())
     return said if type(error) is ValueError else f"{type(error).__name__}: {said}"
 

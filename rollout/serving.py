@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.types import Group
+from common.group import Group
 
 
 class Served(NamedTuple):
@@ -106,8 +106,8 @@ class Figures:
         self.groups_in_flight -= 1
 
     def group_submitted(self, group: Group) -> None:
-        self.trajectories_total += len(group.trajectories)
-        self.tokens_total += group.num_response_tokens
+        self.trajectories_total += len(group.responses)
+        self.tokens_total += group.responses.num_tokens
 
     def take(self, serving_version: int | None) -> dict[str, float]:
         """The gauges of a heartbeat; starts a new interval."""

@@ -16,7 +16,8 @@ from broker.client import BrokerClient, MessageTooLarge, RequestRefused
 from broker.protocol import Blame, Verdict
 from common.config import RunConfig
 from common.errors import DataError, EngineError
-from common.types import Group, GroupLease
+from common.group import Group
+from common.types import GroupLease
 from common.views.settings import ViewSettings
 from common.views.showing import derived_seed
 from rollout.engine import (
@@ -141,14 +142,15 @@ class RolloutWorker:
             if is_reserved:
                 self._server.reserved -= 1
                 await self._pool.notify()
+        assert result.responses is not None, "none of them was aborted"
         group = Group(
             group_id=lease.group_id,
             attempt=lease.attempt,
-            sample=lease.sample,
+            sample_id=lease.sample.sample_id,
             view=view.record,
             prompt_token_ids=request.prompt_token_ids,
             num_prompt_tokens=result.num_prompt_tokens,
-            trajectories=result.trajectories,
+            responses=result.responses,
         )
         verdict = await self._broker.submit(group)
         if verdict is Verdict.ACCEPTED:

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from common.config import RunConfig
+from common.group import Group, Responses, Trajectory, VersionSpan
 from common.images import ImageStore
 from common.rendering import Renderer
-from common.types import FinishReason, Group, Sample, Trajectory, VersionSpan
+from common.types import FinishReason, Sample
 from common.views.settings import ViewSettings
 from common.views.showing import record_of
 from tests.tiny_model import PROBLEM
@@ -65,19 +66,21 @@ def make_group(
     return Group(
         group_id=group_id,
         attempt=0,
-        sample=sample,
+        sample_id=sample.sample_id,
         view=record_of("full", SETTINGS, 0, prompt.sha256),
         prompt_token_ids=renderer.prompt_token_ids(sample.problem),
         num_prompt_tokens=len(prompt.input_ids),
-        trajectories=tuple(
-            Trajectory(
-                index=index,
-                response_token_ids=rng.choice(digits, length).astype(np.int32),
-                rollout_logprobs=-rng.exponential(3.0, length).astype(np.float32),
-                version_spans=(VersionSpan(version=version, start=0, end=length),),
-                cache_version=version,
-                finish_reason=FinishReason.STOP,
+        responses=Responses.of(
+            tuple(
+                Trajectory(
+                    index=index,
+                    response_token_ids=rng.choice(digits, length).astype(np.int32),
+                    rollout_logprobs=-rng.exponential(3.0, length).astype(np.float32),
+                    version_spans=(VersionSpan(version=version, start=0, end=length),),
+                    cache_version=version,
+                    finish_reason=FinishReason.STOP,
+                )
+                for index, length in enumerate(lengths)
             )
-            for index, length in enumerate(lengths)
         ),
     )

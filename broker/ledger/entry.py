@@ -5,8 +5,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from common.config import RunConfig
+from common.group import Group
 from common.source import Assignment
-from common.types import Group, GroupLease
+from common.types import GroupLease
 
 Owner = tuple[str, int]  # (member id, incarnation): one life of one process
 
@@ -66,10 +67,10 @@ class Receipt(NamedTuple):
     @classmethod
     def of(cls, group: Group) -> "Receipt":
         return cls(
-            group.oldest_version,
-            max(t.newest_version for t in group.trajectories),
+            group.responses.oldest_version,
+            group.responses.newest_version,
             group.num_prompt_tokens,
-            tuple(t.num_tokens for t in group.trajectories),
+            tuple(group.responses.lengths),
         )
 
 

@@ -16,6 +16,8 @@ To add a request: its class, with its reply before it, in one of the files above
 the classes. tests/broker/test_protocol.py fails while one of the three is missing.
 """
 
+from collections.abc import Sequence
+
 from broker.protocol.evaluation import *  # noqa: F403
 from broker.protocol.learner import *  # noqa: F403
 from broker.protocol.members import *  # noqa: F403
@@ -24,25 +26,25 @@ from broker.protocol.request import REQUESTS, MemberRequest, Refused, Request
 from broker.protocol.rollout import *  # noqa: F403
 from broker.protocol.status import *  # noqa: F403
 from common.errors import ProtocolError
-from common.types import Group, Record
+from common.types import Record
 from common.wire import MAX_FRAME_BYTES, Limits, decode
 
 _REPLIES: list[type[Record]] = [Refused, *(kind.reply_type() for kind in REQUESTS.values())]
 REPLIES = {kind.__name__: kind for kind in _REPLIES}
-GROUPS = {"Group": Group}
 LIMITS: dict[str, Limits] = {  # what a frame of a client may hold, beside broker.max_frame_mib
-    **{name: kind.limits for name, kind in REQUESTS.items()},
-    "Group": Limits(2**62, 4096, 64, 2**19),  # 1,024 trajectories, each of a few versions
+    name: kind.limits for name, kind in REQUESTS.items()
 }
 
 
-def read_request(frame: bytes, max_bytes: int = MAX_FRAME_BYTES) -> Request[Record]:
-    """The request in a frame that a client has sent.
+def read_request(
+    frame: bytes, attachments: Sequence[bytes] = (), max_bytes: int = MAX_FRAME_BYTES
+) -> Request[Record]:
+    """The request in the frames of a message that a client has sent.
 
     Raises:
         ProtocolError: as `decode`, or the request does not say which member sends it.
     """
-    request = decode(frame, REQUESTS, max_bytes=max_bytes, limits=LIMITS)
+    request = decode(frame, REQUESTS, attachments, max_bytes=max_bytes, limits=LIMITS)
     assert isinstance(request, Request)
     if isinstance(request, MemberRequest) and not {"member_id", "incarnation"} <= (
         request.model_fields_set

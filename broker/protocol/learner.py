@@ -1,5 +1,7 @@
 """Requests of the learner: batches, checkpoints, pushes, the end."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from broker.protocol.request import LEARNER, Done, HeldRequest, MemberRequest, Reason, WaitS
@@ -24,8 +26,9 @@ class Batch(Record):
     `groups` are as many as fit into one message, from the first that was asked for.
     """
 
+    attached: ClassVar[str] = "groups"
     step: int
-    groups: tuple[bytes, ...]  # encoded
+    groups: tuple[bytes, ...]  # record batches (common.group_batch)
     num_groups: int = 0  # of this rank in this step
     taking: int = 0  # which batch this is: the same step taken anew is another one
     exhausted: bool = False

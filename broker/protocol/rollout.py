@@ -1,11 +1,11 @@
 """Requests of rollout servers: leases, a place for their groups, news of the weights."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from broker.protocol.request import ROLLOUT, Done, HeldRequest, MemberRequest, Reason
+from broker.protocol.request import ROLLOUT, Done, HeldRequest, MemberRequest, Reason, Refused
 from common.types import Count, GroupLease, Identifier, LongCount, Record, WeightUpdate
 from common.wire import Limits
 
@@ -32,17 +32,26 @@ class Verdict(StrEnum):
     STALE = "stale"  # older than max_staleness allows; the sample is issued again
 
 
+MAX_TOGETHER = 64  # groups in one message
+
+
 class Submitted(Record):
-    verdict: Annotated[Verdict, Field(strict=False)]
+    """What became of each group, in the order in which they came."""
+
+    outcomes: tuple[Annotated[Verdict, Field(strict=False)] | Refused, ...]
 
 
-_GROUP_IS_BYTES = Limits(2**62, 16, 16, 100)
+_GROUPS_ARE_BYTES = Limits(2**62, MAX_TOGETHER, 16, 200)
 
 
-class SubmitGroup(MemberRequest[Submitted], senders=ROLLOUT, limits=_GROUP_IS_BYTES):
-    """A group goes through the broker as the bytes that it came in, so it is encoded once."""
+class SubmitGroups(MemberRequest[Submitted], senders=ROLLOUT, limits=_GROUPS_ARE_BYTES):
+    """Generated groups, each judged by itself. Their bytes go on to disk and learner as they came.
 
-    group: bytes  # an encoded Group; the broker reads and checks it
+    A server sends those together that are there together.
+    """
+
+    attached: ClassVar[str] = "groups"
+    groups: tuple[bytes, ...] = Field(min_length=1, max_length=MAX_TOGETHER)  # record batches
 
 
 class Blame(StrEnum):

@@ -34,9 +34,9 @@ class Membership:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._members: OrderedDict[str, Member] = OrderedDict()
-        self._lost: OrderedDict[str, float] = (
-            OrderedDict()
-        )  # when the silent ones were last seen, until they come back
+        self._lost: OrderedDict[str, float] = OrderedDict()  # when they were last seen
+        self._latest: OrderedDict[str, int] = OrderedDict()  # incarnation of the last life, by name
+        self._followed: OrderedDict[Owner, None] = OrderedDict()  # lives that later ones followed
 
     def __len__(self) -> int:
         return len(self._members)
@@ -48,6 +48,8 @@ class Membership:
 
     def join(self, hello: Hello, now: float) -> Member | None:
         """Note a hello. Returns the earlier life that it replaces, if there is one."""
+        if hello.owner in self._followed:
+            raise Refusal("superseded", f"another process took the name {hello.member_id} since")
         known = self._members.get(hello.member_id)
         if known is not None and known.incarnation == hello.incarnation:
             known.versions = hello.versions  # of a member that was restored after a restart
@@ -59,6 +61,7 @@ class Membership:
         if known is not None and known.role is not hello.role and not is_learner:
             raise Refusal("wrong_role", f"{hello.member_id} is a {known.role} already")
         self._lost.pop(hello.member_id, None)
+        self._follow(hello.owner)
         self._members[hello.member_id] = Member(
             hello.member_id,
             hello.role,
@@ -74,6 +77,7 @@ class Membership:
     def restore(self, owner: Owner, role: Role, now: float) -> None:
         """Take in a member that a restarted broker knows of: it has a while to speak up again."""
         member_id, incarnation = owner
+        self._follow(owner)
         self._members[member_id] = Member(member_id, role, incarnation, {}, now, ranks=0)
 
     def seen(self, member_id: str, incarnation: int, now: float) -> Member:
@@ -127,6 +131,18 @@ class Membership:
 
     def all(self) -> list[Member]:
         return list(self._members.values())
+
+    def _follow(self, owner: Owner) -> None:
+        """The latest life of a name is this one: a late hello of an earlier one counts no more."""
+        member_id, incarnation = owner
+        latest = self._latest.get(member_id, incarnation)
+        if latest != incarnation:
+            self._followed[member_id, latest] = None
+        self._latest[member_id] = incarnation
+        self._latest.move_to_end(member_id)
+        for kept in (self._latest, self._followed):
+            while len(kept) > MAX_MEMBERS:
+                kept.popitem(last=False)
 
     def _touch(self, member: Member, now: float) -> None:
         member.last_seen_s = now

@@ -3,14 +3,15 @@
 import logging
 
 from broker import protocol as p
-from broker.ledger.entry import Entry, Receipt, lease_of
+from broker.ledger.entry import Entry, Owner, Receipt, lease_of
 from broker.ledger.evaluations import Evaluations
-from broker.ledger.refusal import Refusal
-from broker.service.counter import Counter, one_line
+from broker.ledger.refusal import Refusal, refused_for
+from broker.service.counter import BooksBroken, Counter, one_line
 from broker.service.handlers import Call, Held, handles
 from common.errors import ProtocolError
-from common.types import FinishReason, Group, WeightUpdate
-from common.wire import decode
+from common.group import Group
+from common.group_batch import read
+from common.types import FinishReason, WeightUpdate
 
 logger = logging.getLogger(__name__)
 
@@ -42,33 +43,47 @@ class RolloutRequests:
 
         return Held(answer, lambda: p.Leases(leases=(), finished=self._counter.is_finished))
 
-    @handles(p.SubmitGroup)
-    def submit(self, request: p.SubmitGroup, call: Call) -> p.Submitted:
+    @handles(p.SubmitGroups)
+    def submit(self, request: p.SubmitGroups, call: Call) -> p.Submitted:
+        outcomes = (self._outcome(request.owner, batch) for batch in request.groups)
+        return p.Submitted(outcomes=tuple(outcomes))
+
+    def _outcome(self, owner: Owner, batch: bytes) -> p.Verdict | p.Refused:
+        """What becomes of one group, whatever becomes of the others."""
+        try:
+            return self._submit(owner, batch)
+        except Refusal as refusal:
+            return refusal.reply()
+        except BooksBroken:
+            raise
+        except Exception as error:
+            logger.exception("SubmitGroups met a fault")
+            return refused_for(error)
+
+    def _submit(self, owner: Owner, batch: bytes) -> p.Verdict:
         ledger, store = self._ledger, self._counter.store
-        group = _read(request.group)
+        group = _read(batch)
         receipt = Receipt.of(group)
-        entry = ledger.leased_to(request.owner, group.group_id, group.attempt)
+        entry = ledger.leased_to(owner, group.group_id, group.attempt)
         if entry is not None:
             ledger.check_versions(receipt)  # before it is kept, not after
             self._check_content(entry, group)
-            if not store.has_room(len(request.group)) and not ledger.is_of_next_step(entry):
+            if not store.has_room(len(batch)) and not ledger.is_of_next_step(entry):
                 raise Refusal("over_capacity", "the broker holds as many trajectories as it may")
             # before the decision: a cut between the two loses neither
-            store.put(group, request.group)
-        verdict = self._counter.do(
-            ledger.submit, request.owner, group.group_id, group.attempt, receipt
-        )
+            store.put((group.group_id, group.attempt), batch)
+        verdict = self._counter.do(ledger.submit, owner, group.group_id, group.attempt, receipt)
         if verdict is not p.Verdict.ACCEPTED:
             logger.warning("%s, attempt %d: %s", group.group_id, group.attempt, verdict)
-        return p.Submitted(verdict=verdict)
+        return verdict
 
     def _check_content(self, entry: Entry, group: Group) -> None:
         expected = self._ledger.rules.trajectories_per_sample
-        if group.sample != entry.assignment.sample:
+        if group.sample_id != entry.assignment.sample.sample_id:
             raise Refusal("bad_group", f"{group.group_id} was leased with another sample")
-        if [t.index for t in group.trajectories] != list(range(expected)):
+        if group.responses.indices != list(range(expected)):
             raise Refusal("bad_group", f"{group.group_id} needs trajectories 0 to {expected - 1}")
-        if any(t.finish_reason is FinishReason.ABORT for t in group.trajectories):
+        if FinishReason.ABORT in group.responses.finish_reasons:
             raise Refusal("bad_group", f"{group.group_id} has an aborted trajectory")
 
     @handles(p.GiveBack)
@@ -107,10 +122,8 @@ class RolloutRequests:
         return p.Done(finished=self._counter.is_finished)
 
 
-def _read(encoded: bytes) -> Group:
+def _read(content: bytes) -> Group:
     try:
-        group = decode(encoded, p.GROUPS, max_bytes=len(encoded), limits=p.LIMITS)
+        return read(content)
     except ProtocolError as error:
         raise Refusal("bad_group", str(error)) from error
-    assert isinstance(group, Group)
-    return group

@@ -1,7 +1,8 @@
 """The broker's loop: bytes -> request -> service -> store -> reply -> bytes, and the one timer.
 
-Envelope of a request: [identity, request id (8 bytes), frame]; of a reply the same. Requests that
-are there together are handled together and flushed once. No reply leaves before its flush.
+Envelope of a request: [identity, request id (8 bytes), frame, what is attached to it ...]; of a
+reply the same. Requests that are there together are handled together and flushed once. No reply
+leaves before its flush.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from broker.service.service import BrokerService
 from broker.storage.store import StoreFailure
 from common.errors import ProtocolError
 from common.types import Record
-from common.wire import encode, kind_of
+from common.wire import encode_message, kind_of
 
 logger = logging.getLogger(__name__)
 REQUEST_ID_BYTES = 8
@@ -117,9 +118,9 @@ class BrokerServer:
         if envelope[0] in self._shut_out:
             return []
         try:
-            peer, request_id, frame = _opened(envelope)
+            peer, request_id, frame, attachments = _opened(envelope, self._max_frame_bytes)
             check_right(kind_of(frame), role)
-            request = read_request(frame, self._max_frame_bytes)
+            request = read_request(frame, attachments, self._max_frame_bytes)
         except Refusal as refusal:
             return [Outgoing(peer, request_id, refusal.reply())]
         except Exception as error:  # whatever it is, the sender made it
@@ -162,11 +163,11 @@ class BrokerServer:
             self._deadline_moved.set()
 
     async def _send(self, outgoing: list[Outgoing]) -> None:
-        frame, encoded = b"", None
+        frames, encoded = [b""], None
         for peer, request_id, message in outgoing:
             if message is not encoded:  # an announcement goes to many
-                frame, encoded = self._frame_of(message), message
-            await self._listener.send([peer, request_id, frame])
+                frames, encoded = self._frames_of(message), message
+            await self._listener.send([peer, request_id, *frames])
         if self._service.is_over:
             self._is_over.set()
 
@@ -188,15 +189,16 @@ class BrokerServer:
             logger.warning("the store takes data again")
         return True
 
-    def _frame_of(self, message: Record) -> bytes:
+    def _frames_of(self, message: Record) -> list[bytes]:
         try:
-            frame = encode(message)
+            frames = encode_message(message)
         except Exception as error:  # the receiver's request ends, not the broker
             logger.exception("%s cannot be sent", type(message).__name__)
-            return encode(refused_for(error))
-        if len(frame) > self._max_frame_bytes:
-            return encode(self._too_large(message, len(frame)))
-        return frame
+            return encode_message(refused_for(error))
+        num_bytes = sum(map(len, frames))
+        if num_bytes > self._max_frame_bytes:
+            return encode_message(self._too_large(message, num_bytes))
+        return frames
 
     def _too_large(self, message: Record, num_bytes: int) -> Refused:
         return Refused(
@@ -258,9 +260,11 @@ class BrokerServer:
             self._is_over.set()
 
 
-def _opened(parts: list[bytes]) -> tuple[bytes, bytes, bytes]:
-    """(sender, request id, frame). Raises ProtocolError."""
-    if len(parts) != 3 or len(parts[1]) != REQUEST_ID_BYTES:
-        raise ProtocolError("an envelope is a request id of 8 bytes and one frame")
-    sender, request_id, frame = parts
-    return sender, request_id, frame
+def _opened(parts: list[bytes], max_bytes: int) -> tuple[bytes, bytes, bytes, list[bytes]]:
+    """(sender, request id, frame, what is attached to it). Raises ProtocolError."""
+    if len(parts) < 3 or len(parts[1]) != REQUEST_ID_BYTES:
+        raise ProtocolError("an envelope is a request id of 8 bytes and the frames of a message")
+    if (num_bytes := sum(map(len, parts))) > max_bytes + len(parts[0]) + REQUEST_ID_BYTES:
+        raise ProtocolError(f"an envelope of {num_bytes} bytes is over the limit of {max_bytes}")
+    sender, request_id, frame, *attachments = parts
+    return sender, request_id, frame, attachments

@@ -30,11 +30,9 @@ from typing import Any, Literal
 from broker.ledger.entry import Entry
 from broker.storage.disk import Disk
 from broker.storage.frames import encode_record
-from broker.storage.segments import Place, decode_group, encode_group, segment_head, segment_name
+from broker.storage.segments import Place, segment_head, segment_name
 from broker.storage.store import Damaged, Key, StoreFailure, StoreLost
 from common.journal_file import JOURNAL
-from common.types import Group
-from common.wire import encode
 
 logger = logging.getLogger(__name__)
 STORED = "stored"  # the record that says where a group lies; all others are calls of the ledger
@@ -135,17 +133,16 @@ class DurableStore:
     def has_room(self, num_bytes: int) -> bool:
         return True  # the disk says when it is full
 
-    def put(self, group: Group, encoded: bytes) -> None:
-        message = encode_group(group)
+    def put(self, key: Key, batch: bytes) -> None:
         if self._segment_size == 0:
             self._append(segment_head())
-        place = Place(self._segment, self._segment_size, len(message), zlib.crc32(message))
-        self._append(message)
-        self._places[group.group_id, group.attempt] = place
-        self._unwritten.add((group.group_id, group.attempt))
-        self._recent.add((group.group_id, group.attempt), encoded)
+        place = Place(self._segment, self._segment_size, len(batch), zlib.crc32(batch))
+        self._append(batch)
+        self._places[key] = place
+        self._unwritten.add(key)
+        self._recent.add(key, batch)
         self._recent.shrink(self._unwritten)
-        self.record(self._now, STORED, (group.group_id, group.attempt, *place))  # ahead of its call
+        self.record(self._now, STORED, (*key, *place))  # ahead of its call
         if self._segment_size >= self._segment_bytes:
             self._begin_segment()
 
@@ -160,7 +157,9 @@ class DurableStore:
             content = self._disk.read(place.segment, place.offset, place.length)
         except OSError as error:
             raise Damaged(f"{place.segment}: {error.strerror}") from error
-        return encode(decode_group(content, place, entry.assignment.sample))
+        if not place.holds(content):
+            raise Damaged(f"{place.segment}, bytes {place.offset} to {place.offset + place.length}")
+        return content
 
     def step_ended(self, needed: Iterable[Entry]) -> None:
         self._recent.keep({(entry.group_id, entry.attempt) for entry in needed} | self._unwritten)

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 from broker.ledger.entry import Entry
 from common.errors import VisionOpdError
-from common.types import Group
 
 Key = tuple[str, int]  # (group id, attempt)
 
@@ -44,11 +43,11 @@ class Store(Protocol):
 
     def has_room(self, num_bytes: int) -> bool: ...
 
-    def put(self, group: Group, encoded: bytes) -> None:
-        """Keep a group; `encoded` is how it came, and how `get` gives it back."""
+    def put(self, key: Key, batch: bytes) -> None:
+        """Keep the record batch of a group, which `get` gives back."""
 
     def get(self, entry: Entry) -> bytes:
-        """The encoded group. Raises Damaged."""
+        """The group's record batch. Raises Damaged."""
 
     def step_ended(self, needed: Iterable[Entry]) -> None:
         """A step is trained; only these groups will still be asked for."""
@@ -91,9 +90,9 @@ class MemoryStore:
     def has_room(self, num_bytes: int) -> bool:
         return self._held_bytes + num_bytes <= self._max_bytes
 
-    def put(self, group: Group, encoded: bytes) -> None:
-        self._groups[group.group_id, group.attempt] = encoded
-        self._held_bytes += len(encoded)
+    def put(self, key: Key, batch: bytes) -> None:
+        self._groups[key] = batch
+        self._held_bytes += len(batch)
 
     def get(self, entry: Entry) -> bytes:
         return self._groups[entry.group_id, entry.attempt]

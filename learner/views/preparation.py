@@ -1,14 +1,15 @@
 """Groups from the broker -> model inputs. What does not check out is refused; the run goes on."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from common.config import RunConfig
 from common.errors import DataError
+from common.group import Group, Trajectory
 from common.rendering import Renderer
-from common.types import FinishReason, Group, Sample, Trajectory
+from common.types import FinishReason, Sample
 from common.views.registry import view_named
 from common.views.settings import ViewSettings
 from common.views.showing import derived_seed, record_of, shown_text
@@ -25,6 +26,7 @@ class Preparation:
 
     Args:
         vocabulary: number of token ids that the model knows.
+        samples: of data.train as this process has read it, by sample_id.
         upcoming: the samples of the next steps, to be rendered ahead of need; None: none are.
 
     Raises:
@@ -37,6 +39,7 @@ class Preparation:
         renderer: Renderer,
         views: PromptViews,
         vocabulary: int,
+        samples: Mapping[str, Sample],
         upcoming: UpcomingSamples | None = None,
     ) -> None:
         if config.objective.token_weights == "visual_advantage" and not views.has_contrast:
@@ -50,6 +53,7 @@ class Preparation:
         self._settings = ViewSettings.of(config)
         self._student_view = view_named(self._settings.student)
         self._vocabulary = vocabulary
+        self._samples = samples
         self._upcoming = upcoming
         self._is_vision_token = np.zeros(vocabulary, dtype=bool)
         self._is_vision_token[renderer.vision_token_ids] = True
@@ -58,21 +62,23 @@ class Preparation:
     def prepare(self, step: int, groups: Sequence[Group]) -> PreparedBatch:
         """The batch of step `step`, which trains version `step - 1` into version `step`."""
         prepared: list[PreparedGroup] = []
-        refused: dict[str, str] = {}
-        seeds = [derived_seed(self._config.run.seed, group.group_id) for group in groups]
-        samples = [group.sample for group in groups]
+        refused = {g.group_id: _unknown(g) for g in groups if g.sample_id not in self._samples}
+        known = [group for group in groups if group.group_id not in refused]
+        seeds = [derived_seed(self._config.run.seed, group.group_id) for group in known]
+        samples = [self._samples[group.sample_id] for group in known]
         students = self._views.students(samples, seeds)
         teachers = self._views.teachers(samples, seeds)
-        contrasts: Sequence[PromptView | DataError | None] = [None] * len(groups)
+        contrasts: Sequence[PromptView | DataError | None] = [None] * len(known)
         if self._views.has_contrast:
             contrasts = self._views.contrasts(samples, seeds)
         views = zip(students, teachers, contrasts, strict=True)
-        for group, seed, (student, teacher, contrast) in zip(groups, seeds, views, strict=True):
+        for group, sample, seed, of_sample in zip(known, samples, seeds, views, strict=True):
             try:
-                prepared.append(self._group(step - 1, group, seed, student, teacher, contrast))
+                prepared.append(self._group(step - 1, group, sample, seed, *of_sample))
             except DataError as error:
                 refused[group.group_id] = str(error)[:500]
-                logger.warning("step %d: group %s refused: %s", step, group.group_id, error)
+        for group_id, reason in refused.items():
+            logger.warning("step %d: group %s refused: %s", step, group_id, reason)
         self.look_ahead(step, groups[-1].group_id if groups else None)
         return PreparedBatch(step, tuple(prepared), refused)
 
@@ -89,6 +95,7 @@ class Preparation:
         self,
         version: int,
         group: Group,
+        sample: Sample,
         seed: int,
         student: PromptView | DataError,
         teacher: PromptView | DataError,
@@ -104,11 +111,11 @@ class Preparation:
         if isinstance(contrast, DataError):
             raise contrast
         self._check_view(group, seed, student)
-        self._check_prompt(group, student)
-        self._check_length(group.sample, teacher, "teacher")
+        self._check_prompt(group, sample, student)
+        self._check_length(sample, teacher, "teacher")
         return PreparedGroup(
             group_id=group.group_id,
-            sample_id=group.sample.sample_id,
+            sample_id=group.sample_id,
             student=student,
             teacher=teacher,
             contrast=contrast,
@@ -160,9 +167,9 @@ class Preparation:
                 "give both the same configuration (student.*, run.seed), data and packages"
             )
 
-    def _check_prompt(self, group: Group, view: PromptView) -> None:
+    def _check_prompt(self, group: Group, sample: Sample, view: PromptView) -> None:
         """The engine saw what we render, or its log-probs are of another prompt."""
-        ours = self._our_prompt_ids(shown_text(self._student_view, group.sample, self._settings))
+        ours = self._our_prompt_ids(shown_text(self._student_view, sample, self._settings))
         if not np.array_equal(ours, group.prompt_token_ids):
             raise DataError(
                 f"prompt tokens differ from the learner's: {len(group.prompt_token_ids)} "
@@ -173,7 +180,7 @@ class Preparation:
                 f"the engine counted {group.num_prompt_tokens} prompt tokens, the learner "
                 f"{view.num_tokens}. Is it the same image processor?"
             )
-        self._check_length(group.sample, view, "student")
+        self._check_length(sample, view, "student")
 
     def _our_prompt_ids(self, problem: str) -> np.ndarray:
         if problem not in self._prompt_ids:
@@ -189,3 +196,10 @@ class Preparation:
                 f"sample {sample.sample_id}: {name} prompt of {view.num_tokens} tokens is over "
                 f"model.max_prompt_tokens = {limit}"
             )
+
+
+def _unknown(group: Group) -> str:
+    return (
+        f"sample {group.sample_id} is not in this learner's data.train. Fix: give broker and "
+        "learner the same data set"
+    )

@@ -11,9 +11,7 @@ rank renders every view, by processes that have nothing else to do.
 
 from dataclasses import dataclass
 
-from common.config import RunConfig
 from common.source import SampleSource
-from common.training_data import foreseen_source
 from common.types import Sample
 from common.views.showing import derived_seed
 
@@ -59,9 +57,3 @@ class UpcomingSamples:
         assignments = [self._source.at(index) for index in range(start, end)]
         seeds = [derived_seed(self._run_seed, a.group_id) for a in assignments]
         return Window([a.sample for a in assignments], seeds)
-
-
-def upcoming_samples(config: RunConfig) -> UpcomingSamples:
-    """Those of a run. Raises as `foreseen_source`."""
-    source = foreseen_source(config)
-    return UpcomingSamples(source, config.run.seed, config.learner.groups_per_step)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How fast is the broker, beside Redis streams and a Ray queue, and does it stay so?
+"""How fast is the broker, beside Redis streams, a Ray queue and its earlier self; does it stay so?
 
     .venv/bin/python tests/bench/broker.py [--json FILE] [--smoke]
 
@@ -9,6 +9,7 @@
    - The broker does all it does in a run: leases, validation on arrival, staleness, weight updates
      that free slots, a commit (fsync) a second. Durable: fsync = interval. Memory: no run folder.
      Keys: durable, and every connection encrypted (CURVE), as the launcher's runs have it.
+   - Today: the broker of commit 5a52a04 (`git archive`), with its own benchmark's code.
    - Redis: one stream entry a trajectory, a pipeline a group, a consumer group, XACK a batch,
      appendfsync everysec. Ray queue: one item a trajectory; with its batch calls, a call a group
      and a call a batch ("ray"), and with put and get of single items ("ray items").
@@ -20,8 +21,9 @@
 2. Crowd. 1,000 simulated rollout servers and a learner around the real service and durable store,
    in one process: CPU time a group after 1 %, 10 % and 100 % of 10^5 groups, and memory.
 
-`vs_ray_queue` (batch calls), `vs_ray_queue_items` and `vs_redis` are durable broker over peer: the
-median over sizes of the medians of ratios within one repetition.
+`vs_ray_queue` (batch calls), `vs_ray_queue_items`, `vs_redis` and `vs_today`: durable broker over
+peer: the median over sizes of the medians of ratios within one repetition. `vs_today_4k`,
+`vs_redis_4k` and `vs_ray_batch_4k` are the medians at 4 KB.
 `cost_growth` is the CPU time a group after 10^5 groups over that after 10^3.
 """
 
@@ -32,7 +34,9 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,7 @@ sys.path[0] = str(ROOT)  # beside this file the package `broker` would be this f
 from common.lifecycle import stop_with_parent  # noqa: E402
 from tests.bench.contest.children import in_child  # noqa: E402
 from tests.bench.contest.crowd import CrowdResult, measure_crowd  # noqa: E402
+from tests.bench.contest.earlier_build import earlier_build, measure_earlier  # noqa: E402
 from tests.bench.contest.load import Load, Measured, System, measure  # noqa: E402
 from tests.bench.contest.our_broker import OurBroker  # noqa: E402
 from tests.bench.contest.ray_queue import RayQueue  # noqa: E402
@@ -56,13 +61,25 @@ SYSTEMS: dict[str, System] = {
     "ray": RayQueue(is_batched=True),
     "ray items": RayQueue(is_batched=False),
 }
-PEERS = {"vs_ray_queue": "ray", "vs_ray_queue_items": "ray items", "vs_redis": "redis"}
+TODAY = "today"
+PEERS = {
+    "vs_today": TODAY,
+    "vs_ray_queue": "ray",
+    "vs_ray_queue_items": "ray items",
+    "vs_redis": "redis",
+}
+AT_4_KB = {
+    "vs_today_4k": "vs_today",
+    "vs_redis_4k": "vs_redis",
+    "vs_ray_batch_4k": "vs_ray_queue",
+}
 GOALS = {
-    "vs_ray_queue": ">= 5",
-    "vs_ray_queue_items": ">= 5",
-    "vs_redis": ">= 1",
+    "vs_today_4k": ">= 4",
+    "vs_redis_4k": ">= 1",
+    "vs_ray_batch_4k": ">= 2",
     "cost_growth": "about 1",
 }
+Measure = Callable[[Load], Measured]
 Results = dict[int, dict[str, list[Measured]]]  # by KB of a trajectory and system
 
 
@@ -70,7 +87,12 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     print(f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, Python "
           f"{platform.python_version()}, load {os.getloadavg()[0]:.1f}\n")  # fmt: skip
-    results = run_contest(available(options.systems), options)
+    with ExitStack() as stack:
+        measures = available(options.systems)
+        if TODAY in options.systems:
+            build = stack.enter_context(earlier_build())
+            measures[TODAY] = partial(measure_earlier, build)
+        results = run_contest(measures, options)
     crowd = run_crowd(options) if options.groups else None
     document = summarize(results, crowd, options)
     print_rates(results)
@@ -87,7 +109,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="of a trajectory, 8 bytes a token (default 4 16 64)")  # fmt: skip
     parser.add_argument("--repetitions", type=int, default=3, help="of the contest (default 3)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each (default 3)")
-    parser.add_argument("--systems", nargs="*", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="*", choices=[*SYSTEMS, TODAY],
+                        default=[*SYSTEMS, TODAY])  # fmt: skip
     parser.add_argument("--groups", type=int, default=100_000,
                         help="of the crowd; 0: no crowd (default 100000)")  # fmt: skip
     parser.add_argument("--servers", type=int, default=1000, help="of the crowd (default 1000)")
@@ -102,25 +125,25 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def available(names: Iterable[str]) -> dict[str, System]:
-    """Of the systems asked for; says what is missing for the others."""
-    found = {}
-    for name in names:
+def available(names: Sequence[str]) -> dict[str, Measure]:
+    """How to measure the systems asked for; says what is missing for the others."""
+    found: dict[str, Measure] = {}
+    for name in (name for name in SYSTEMS if name in names):
         missing = SYSTEMS[name].missing()
         if missing is None:
-            found[name] = SYSTEMS[name]
+            found[name] = partial(measure, SYSTEMS[name])
         else:
             print(f"{name} is left out: {missing}\n")
     return found
 
 
-def run_contest(systems: dict[str, System], options: argparse.Namespace) -> Results:
-    results: Results = {kb: {name: [] for name in systems} for kb in options.sizes}
+def run_contest(measures: dict[str, Measure], options: argparse.Namespace) -> Results:
+    results: Results = {kb: {name: [] for name in measures} for kb in options.sizes}
     for kb in options.sizes:
         load = load_of(kb, options)
         for repetition in range(options.repetitions):
-            for name, system in systems.items():
-                measured = measure(system, load)
+            for name, measure_one in measures.items():
+                measured = measure_one(load)
                 results[kb][name].append(measured)
                 rate = f"{measured.trajectories_per_s:>10.0f} trajectories/s"
                 print(f"{kb:>3} KB, repetition {repetition + 1}, {name:<10}{rate}", flush=True)
@@ -146,6 +169,7 @@ def summarize(
     ratios = {key: ratios_to(results, peer) for key, peer in PEERS.items()}
     return {
         **{key: over_sizes(by_kb) for key, by_kb in ratios.items()},
+        **{key: ratios[of].get(4, {}).get("median") for key, of in AT_4_KB.items()},
         "cost_growth": crowd and crowd.cost_growth,
         "peak_bytes": crowd and crowd.peak_bytes,
         "ratios_by_kb": ratios,
@@ -154,7 +178,7 @@ def summarize(
             for kb, by_name in results.items()
         },
         "latencies_ms": {
-            kb: {name: latencies_ms(runs) for name, runs in by_name.items()}
+            kb: {name: latencies_ms(runs) for name, runs in by_name.items() if name != TODAY}
             for kb, by_name in results.items()
         },
         "crowd": crowd and {

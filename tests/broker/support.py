@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from broker import protocol as p
 from broker.client import BrokerClient
 from broker.ledger.entry import Owner, Receipt, Rules, lease_of
 from broker.ledger.ledger import Ledger
@@ -20,18 +22,17 @@ from broker.service.server import BrokerServer
 from broker.service.service import BrokerService
 from broker.storage.store import MemoryStore
 from common.data_health import DataRows
+from common.group import Group, Responses, Trajectory, VersionSpan
+from common.group_batch import encode
 from common.images import ImageStore
 from common.source import SampleSource
 from common.types import (
     Box,
     FinishReason,
-    Group,
     GroupAddress,
     GroupLease,
     ImageRef,
     Sample,
-    Trajectory,
-    VersionSpan,
     WeightBucket,
     WeightUpdate,
 )
@@ -89,12 +90,17 @@ def make_group(lease: GroupLease, version: int, *, tokens: int = 3, first: int =
     return Group(
         group_id=lease.group_id,
         attempt=lease.attempt,
-        sample=lease.sample,
+        sample_id=lease.sample.sample_id,
         view=SEEN,
         prompt_token_ids=np.arange(4, dtype=np.int32),
         num_prompt_tokens=8,
-        trajectories=trajectories,
+        responses=Responses.of(trajectories),
     )
+
+
+def submission(owner: Mapping[str, Any], *groups: Group) -> p.SubmitGroups:
+    """The message of a server that hands these in."""
+    return p.SubmitGroups(**owner, groups=tuple(map(encode, groups)))
 
 
 def make_update(version: int, *members: str, attempt: int = 0, history: int = 0) -> WeightUpdate:

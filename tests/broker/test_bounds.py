@@ -10,10 +10,10 @@ import zmq
 import zmq.asyncio
 
 from broker.client import BrokerClient
-from broker.protocol import GetStatus, Role, SubmitGroup, Verdict
+from broker.protocol import GetStatus, Role, Verdict
 from common.errors import ProtocolError
 from common.wire import encode
-from tests.broker.support import make_group
+from tests.broker.support import make_group, submission
 from tests.broker.test_main import process
 
 MIB = 2**20
@@ -56,7 +56,7 @@ async def test_memory_stays_bounded_whatever_clients_send(tmp_path: Path) -> Non
 
             async with raw(address) as socket:  # the same group 500 times, and no reply is read
                 me = {"member_id": "rollout-0", "incarnation": rollout._incarnation}
-                frame = encode(SubmitGroup(**me, group=encode(big)))
+                frame = encode(submission(me, big))
                 for number in range(500):
                     await socket.send_multipart([number.to_bytes(8), frame])
             async with raw(address) as socket:  # 20,000 questions, and no answer is read

@@ -60,7 +60,7 @@ class World:
         group = make_group(granted, oldest)
         verdict = submit_group(self.ledger, (server, 1), group)
         index = self.index_of[group.group_id]
-        tokens = group.num_response_tokens
+        tokens = group.responses.num_tokens
         assert verdict == self.reference.submit(server, index, group.attempt, oldest, tokens)
 
     def give_back(self, granted: GroupLease, server: str, blame: Blame) -> None:

@@ -14,22 +14,17 @@ from broker import protocol as p
 from common.errors import ProtocolError
 from common.types import (
     Box,
-    FinishReason,
-    Group,
     GroupAddress,
     GroupLease,
     ImageRef,
     Sample,
-    ShownView,
-    Trajectory,
-    VersionSpan,
     WeightBucket,
     WeightChecksums,
     WeightFiles,
     WeightProbe,
     WeightUpdate,
 )
-from common.wire import MAX_DEPTH, decode, encode
+from common.wire import MAX_DEPTH, decode, encode, encode_message
 
 REGISTRY = {**p.REQUESTS, **p.REPLIES}
 
@@ -63,41 +58,6 @@ samples = st.builds(
 )
 
 
-@st.composite
-def trajectories(draw: st.DrawFn) -> Trajectory:
-    length = draw(st.integers(1, 12))
-    cut = draw(st.integers(1, length))
-    spans = [VersionSpan(version=draw(counts), start=0, end=cut)]
-    if cut < length:
-        spans.append(VersionSpan(version=draw(counts), start=cut, end=length))
-    logprobs = hnp.arrays(np.float32, length, elements=st.floats(-100, 0, width=32))
-    return Trajectory(
-        index=draw(counts),
-        response_token_ids=draw(hnp.arrays(np.int32, length)),
-        rollout_logprobs=draw(logprobs),
-        version_spans=tuple(spans),
-        cache_version=draw(counts),
-        finish_reason=draw(st.sampled_from(FinishReason)),
-    )
-
-
-views = st.builds(
-    ShownView,
-    name=names,
-    seed=counts,
-    note=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=9),
-    sha256=st.just("0" * 64),
-)
-groups = st.builds(
-    Group,
-    group_id=names,
-    attempt=counts,
-    sample=samples,
-    view=views,
-    prompt_token_ids=hnp.arrays(np.int32, st.integers(0, 8)),
-    num_prompt_tokens=sizes,
-    trajectories=st.lists(trajectories(), min_size=1, max_size=3).map(tuple),
-)
 leases = st.builds(
     GroupLease,
     group_id=names,
@@ -194,7 +154,11 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
         serving_version=counts,
         wait_s=waits,
     ),
-    p.SubmitGroup: st.builds(p.SubmitGroup, **me, group=groups.map(encode)),
+    p.SubmitGroups: st.builds(
+        p.SubmitGroups,
+        **me,
+        groups=st.lists(st.binary(max_size=99), min_size=1, max_size=3).map(tuple),
+    ),
     p.GiveBack: st.builds(
         p.GiveBack,
         **me,
@@ -295,11 +259,16 @@ MESSAGES: dict[type[BaseModel], st.SearchStrategy[Any]] = {
     p.Leases: st.builds(
         p.Leases, leases=st.lists(leases, max_size=2).map(tuple), finished=st.booleans()
     ),
-    p.Submitted: st.builds(p.Submitted, verdict=st.sampled_from(p.Verdict)),
+    p.Submitted: st.builds(
+        p.Submitted,
+        outcomes=st.lists(
+            st.sampled_from(p.Verdict) | st.builds(p.Refused, code=texts, message=texts), max_size=3
+        ).map(tuple),
+    ),
     p.Batch: st.builds(
         p.Batch,
         step=sizes,
-        groups=st.lists(groups.map(encode), max_size=2).map(tuple),
+        groups=st.lists(st.binary(max_size=99), max_size=2).map(tuple),
         num_groups=counts,
         exhausted=st.booleans(),
     ),
@@ -358,9 +327,11 @@ def test_round_trip(kind: type[BaseModel]) -> None:
     @settings(max_examples=12, deadline=None, derandomize=True)
     @given(MESSAGES[kind])
     def check(message: BaseModel) -> None:
-        back = decode(encode(message), REGISTRY)
-        assert type(back) is type(message)
-        assert plain(back.model_dump()) == plain(message.model_dump())
+        frame, *attachments = encode_message(message)
+        assert attachments == list(getattr(message, getattr(kind, "attached", ""), ()))
+        for back in (decode(encode(message), REGISTRY), decode(frame, REGISTRY, attachments)):
+            assert type(back) is type(message)
+            assert plain(back.model_dump()) == plain(message.model_dump())
 
     check()
 
@@ -431,6 +402,19 @@ def test_a_hostile_frame_is_a_protocol_error(content: bytes) -> None:
     assert len(str(refused.value)) < 400
 
 
+def test_only_what_has_a_place_for_them_takes_further_frames() -> None:
+    who = {"member_id": "a", "incarnation": 1}
+    with pytest.raises(ProtocolError, match="Done is one frame, not 2"):
+        decode(encode(p.Done()), REGISTRY, [b"more"])
+    both = encode(p.SubmitGroups(**who, groups=(b"x",)))
+    with pytest.raises(ProtocolError, match="SubmitGroups is one frame, not 2"):
+        decode(both, REGISTRY, [b"more"])
+    with pytest.raises(ProtocolError, match=r"SubmitGroups\.groups"):
+        decode(frame(type="SubmitGroups", **who), REGISTRY)
+    with pytest.raises(ProtocolError, match=r"SubmitGroups\.groups"):
+        decode(frame(type="SubmitGroups", **who), REGISTRY, [b"x"] * (p.MAX_TOGETHER + 1))
+
+
 def test_a_frame_over_the_limit_is_refused_unread() -> None:
     content = frame(type="Done", finished=True)
     assert decode(content, REGISTRY, max_bytes=len(content)) == p.Done(finished=True)
@@ -473,11 +457,9 @@ def test_random_fields_give_a_message_or_a_protocol_error(name: str, data: st.Da
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(groups, st.data())
-def test_a_flipped_byte_gives_a_message_or_a_protocol_error(
-    group: Group, data: st.DataObject
-) -> None:
-    content = bytearray(encode(p.SubmitGroup(member_id="a", incarnation=1, group=encode(group))))
+@given(st.data())
+def test_a_flipped_byte_gives_a_message_or_a_protocol_error(data: st.DataObject) -> None:
+    content = bytearray(encode(data.draw(MESSAGES[p.SubmitAnswers])))
     position = data.draw(st.integers(0, len(content) - 1))
     content[position] ^= data.draw(st.integers(1, 255))
     try:

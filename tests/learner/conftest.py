@@ -11,9 +11,10 @@ from transformers.utils import logging as transformers_logging
 
 from common.config import RunConfig
 from common.dataset import read_samples
+from common.group import Group
 from common.images import ImageStore
 from common.rendering import Renderer
-from common.types import Group, Sample
+from common.types import Sample
 from common.views.settings import ViewSettings
 from learner.model.student import load_student, prompt_positions
 from learner.model.teacher import Teacher
@@ -61,6 +62,10 @@ class World:
             sample, self.renderer, self.images, group_id, lengths, version, seed + number
         )
 
+    @property
+    def samples_by_id(self) -> dict[str, Sample]:
+        return {sample.sample_id: sample for sample in self.samples}
+
     def changed(self, **sections: dict[str, object]) -> RunConfig:
         tree = self.config.model_dump()
         for section, fields in sections.items():
@@ -81,7 +86,9 @@ class World:
     def preparation(self, trainer: Trainer, config: RunConfig | None = None) -> Preparation:
         vocabulary = trainer.model.get_output_embeddings().weight.shape[0]
         views = self.views(trainer, config)
-        return Preparation(config or self.config, self.renderer, views, vocabulary)
+        return Preparation(
+            config or self.config, self.renderer, views, vocabulary, self.samples_by_id
+        )
 
 
 @pytest.fixture(scope="session")

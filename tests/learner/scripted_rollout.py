@@ -7,7 +7,7 @@ It joins push groups as the embedded engine does, and after each push writes
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +136,7 @@ async def work(
         group = make_group(
             lease.sample, renderer, images, lease.group_id, lengths, version, lease.sampling_seed
         )
-        await broker.submit(group.model_copy(update={"attempt": lease.attempt}))
+        await broker.submit(replace(group, attempt=lease.attempt))
 
 
 async def answer(

@@ -46,7 +46,8 @@ def train(ranks: Ranks, text: str) -> tuple[Arrays, Arrays, list[dict[str, float
     metrics, worst = [], []
     with open_training_views(config, renderer, positions) as views:
         vocabulary = model.get_output_embeddings().weight.shape[0]
-        preparation = Preparation(config, renderer, views, vocabulary)
+        by_id = {sample.sample_id: sample for sample in samples}
+        preparation = Preparation(config, renderer, views, vocabulary, by_id)
         for step in range(1, STEPS + 1):
             groups = [
                 make_group(

@@ -24,10 +24,11 @@ from aiohttp import web
 from broker.client import BrokerClient, heartbeat_forever
 from broker.protocol import Role
 from common.config import RunConfig
+from common.dataset import read_samples
+from common.group import Group
 from common.http_gate import Gate
 from common.images import ImageStore
 from common.rendering import Renderer
-from common.types import Group
 from learner.model.student import load_student, prompt_positions
 from learner.push import routes
 from learner.push.buckets import Snapshot
@@ -177,6 +178,7 @@ def run_learner(
     positions = functools.partial(prompt_positions, model)
     assert config.data.train is not None
     images = ImageStore(config.data.train.parent)
+    samples = {sample.sample_id: sample for sample in read_samples(config.data.train)[0]}
     line = BrokerLine(config)
     resumed = line.call(lambda broker: broker.resume(step), 60)
     total_mib = sum(tensor.nbytes for tensor in base.values()) / 2**20
@@ -197,7 +199,8 @@ def run_learner(
             if pushes == die_in + 1 and die_in >= 0:
                 publisher.wait()
             for group in _batch(line, publisher, step + 1):
-                if (problem := _problem(group, step, references, renderer, images)) is not None:
+                image = images.read_bytes(samples[group.sample_id].image)
+                if (problem := _problem(group, step, references, renderer, image)) is not None:
                     print("WRONG", problem, file=sys.stderr, flush=True)
                     os._exit(3)
             line.call(lambda broker, step=step: broker.ack(step + 1), 30)
@@ -220,10 +223,9 @@ def _batch(line: BrokerLine, publisher: Publisher, step: int) -> tuple[Group, ..
 
 
 def _problem(
-    group: Group, version: int, references: list[Any], renderer: Renderer, images: ImageStore
+    group: Group, version: int, references: list[Any], renderer: Renderer, image: bytes
 ) -> str | None:
     """What is wrong with a group that trains `version`; None: nothing."""
-    image = images.read_bytes(group.sample.image)
     banned = tuple(renderer.vision_token_ids)
     for trajectory in group.trajectories:
         if trajectory.newest_version > version:

@@ -55,7 +55,8 @@ def greedy(model, renderer, run: Run, sample: Sample, is_crop: bool) -> list[int
 
 async def heldout(run: Run) -> list[Sample]:
     """The samples of the first step's groups: the broker of these tests knows them all."""
-    return sorted((group.sample for group in (await run.learner.take(1)).groups), key=_name)
+    groups = (await run.learner.take(1)).groups
+    return sorted((run.samples[group.sample_id] for group in groups), key=_name)
 
 
 def _name(sample: Sample) -> str:

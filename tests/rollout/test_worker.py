@@ -17,10 +17,11 @@ from common.config import RunConfig
 from common.config_cli import build
 from common.dataset import read_samples
 from common.errors import ConfigError, EngineError
+from common.group import Group
 from common.images import ImageStore
 from common.rendering import Renderer
 from common.source import SampleSource
-from common.types import Group
+from common.types import Sample
 from rollout.member import Member, RunningEngine
 from rollout.pool import Pool
 from tests.broker.support import make_service, running_broker
@@ -37,6 +38,7 @@ class Run:
 
     address: str
     images: ImageStore
+    samples: dict[str, Sample]
     member: asyncio.Task[None]
     stop: asyncio.Event
     learners: contextlib.AsyncExitStack
@@ -107,7 +109,7 @@ async def started_run(
         try:
             async with contextlib.AsyncExitStack() as learners:
                 images = ImageStore(train.parent)
-                run = Run(running.address, images, member, stop, learners)
+                run = Run(running.address, images, heldout, member, stop, learners)
                 await run.start_learner()
                 yield run
                 await run.broker.finish("the test is over")
@@ -121,7 +123,7 @@ async def started_run(
 
 def check_group(run: Run, group: Group, reference, renderer) -> None:
     """Log-probs are those of `reference`, whatever version they claim."""
-    image = run.images.read_bytes(group.sample.image)
+    image = run.images.read_bytes(run.samples[group.sample_id].image)
     assert len(group.trajectories) == NUM_TRAJECTORIES
     for trajectory in group.trajectories:
         expected = reference_logprobs(
@@ -134,7 +136,7 @@ def check_group(run: Run, group: Group, reference, renderer) -> None:
 
 def check_spans(run: Run, group: Group, by_version, renderer) -> None:
     """Log-probs of each token are those of the version that it names."""
-    image = run.images.read_bytes(group.sample.image)
+    image = run.images.read_bytes(run.samples[group.sample_id].image)
     for trajectory in group.trajectories:
         for span in trajectory.version_spans:
             expected = reference_logprobs(
@@ -160,7 +162,7 @@ async def test_tokens_come_from_the_weights_that_they_name(
         await run.learner.take(2)
         await run.broker.ack(2)
         for group in (await run.learner.take(3)).groups:
-            assert group.oldest_version == 1
+            assert group.responses.oldest_version == 1
             assert {t.cache_version for t in group.trajectories} == {1}
             check_group(run, group, other_model, renderer)
         gauges = {m.member_id: m.gauges for m in (await run.broker.status()).members}
@@ -215,7 +217,7 @@ async def test_a_push_that_breaks_off_quarantines_until_the_next(
         await run.learner.take(2)
         await run.broker.ack(2)
         for group in (await run.learner.take(3)).groups:
-            assert group.oldest_version == 1
+            assert group.responses.oldest_version == 1
             check_group(run, group, other_model, renderer)
 
 
@@ -293,7 +295,7 @@ async def test_a_broken_sample_is_given_back_and_the_rest_goes_on(
         await run.learner.push(model.state_dict(), 0)
         seen = set()
         for step in (1, 2):
-            seen |= {group.sample.sample_id for group in (await run.learner.take(step)).groups}
+            seen |= {group.sample_id for group in (await run.learner.take(step)).groups}
             await run.broker.ack(step)
             await run.learner.push(model.state_dict(), step)
         assert len(seen) >= 7

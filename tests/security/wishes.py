@@ -122,7 +122,7 @@ def broker_requests() -> list[p.Record]:
         p.GetStatus(), p.GetImage(sha256="0" * 64),
         *(p.Hello(role=role, **who) for role in p.Role), p.Heartbeat(**who), p.Goodbye(**who),
         p.LeaseRequest(max_groups=1, history=0, serving_version=0, wait_s=0, **who),
-        p.SubmitGroup(group=b"", **who),
+        p.SubmitGroups(groups=(b"",), **who),
         p.GiveBack(group_id="0", attempt=1, reason="", blame=p.Blame.SAMPLE, **who),
         p.TakeBatch(step=1, wait_s=0, **who), p.AckBatch(step=1, taking=0, **who),
         p.Resume(step=0, **who), p.CommitStep(step=0, oldest=0, **who),

@@ -18,7 +18,7 @@ from broker import protocol as p
 from broker.service.opening import open_durable
 from broker.service.service import BrokerService
 from broker.storage.disk import FolderDisk
-from common.wire import encode
+from common.group_batch import encode
 from tests.broker.support import make_group, make_rules, make_source, make_update
 
 _NUM_SAMPLES = 1000
@@ -120,7 +120,7 @@ class Crowd:
             case p.Leases():
                 for lease in reply.leases:
                     group = make_group(lease, self._versions[name])
-                    self._post(name, p.SubmitGroup, group=encode(group))
+                    self._post(name, p.SubmitGroups, groups=(encode(group),))
                 self._ask_for_leases(name)
             case p.Announcement():
                 if reply.update is not None:

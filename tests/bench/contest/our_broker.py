@@ -5,7 +5,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from broker.service.opening import open_broker
 from broker.service.server import BrokerServer
 from common import lifecycle
 from common.config import BrokerSection, LearnerSection, RolloutSection, RunConfig, RunSection
+from common.group import Group, Responses, Trajectory, VersionSpan
 from common.images import ImageStore
-from common.types import FinishReason, Group, GroupLease, Trajectory, VersionSpan
+from common.types import FinishReason, GroupLease
 from tests.bench.contest.children import serving
 from tests.bench.contest.load import Load
 from tests.broker.support import make_source, make_update
@@ -63,8 +64,10 @@ class OurBroker:
             async with asyncio.TaskGroup() as tasks:
                 following = tasks.create_task(server.follow_weights())
                 await server.is_serving.wait()
+                leasing = tasks.create_task(server.lease_forever())
                 yield server
                 following.cancel()
+                leasing.cancel()
             await client.goodbye()
 
     @contextlib.asynccontextmanager
@@ -89,11 +92,11 @@ class RolloutServer:
         self.is_serving = asyncio.Event()
         self._client = client
         self._load = load
-        self._leases: list[GroupLease] = []
-        self._leasing = asyncio.Lock()
+        self._leases: asyncio.Queue[GroupLease] = asyncio.Queue(load.in_flight)
         self._history = 0
         self._version = -1
-        self._trajectories: tuple[Trajectory, ...] = ()
+        self._sampled = _responses(load, 0)
+        self._responses = self._sampled
 
     async def follow_weights(self) -> None:
         serial = 0
@@ -102,28 +105,34 @@ class RolloutServer:
             serial = news.serial
             if news.update is not None:
                 self._history, self._version = news.update.history, news.update.version
-                self._trajectories = _trajectories(self._load, self._version)
+                versions = [self._version] * len(self._sampled)
+                self._responses = replace(
+                    self._sampled, span_versions=versions, cache_versions=versions
+                )
                 await self._client.ack_weights(self._version, self._history)
                 self.is_serving.set()
 
+    async def lease_forever(self) -> None:
+        """As the rollout worker does it, while other groups are under way."""
+        while True:
+            reply = await self._client.lease(
+                self._load.in_flight, self._version, _WAIT_S, self._history
+            )
+            for lease in reply.leases:
+                await self._leases.put(lease)
+
     async def permit(self) -> GroupLease:
-        async with self._leasing:
-            while not self._leases:
-                reply = await self._client.lease(
-                    self._load.in_flight, self._version, _WAIT_S, self._history
-                )
-                self._leases = list(reply.leases)
-            return self._leases.pop(0)
+        return await self._leases.get()
 
     async def submit(self, permit: GroupLease) -> None:
         group = Group(
             group_id=permit.group_id,
             attempt=permit.attempt,
-            sample=permit.sample,
+            sample_id=permit.sample.sample_id,
             view=SEEN,
             prompt_token_ids=np.arange(64, dtype=np.int32),
             num_prompt_tokens=1000,
-            trajectories=self._trajectories,
+            responses=self._responses,
         )
         verdict = await self._client.submit(group)
         assert verdict is Verdict.ACCEPTED, verdict
@@ -166,10 +175,10 @@ class Learner:
         await self._client.announce(make_update(self._step, _ROLLOUT, history=self._history))
 
 
-def _trajectories(load: Load, version: int) -> tuple[Trajectory, ...]:
-    """Of any group: what an engine would have sampled is made once a version."""
+def _responses(load: Load, version: int) -> Responses:
+    """What an engine would have sampled for any group is made once."""
     random = np.random.default_rng(version)
-    return tuple(
+    trajectories = tuple(
         Trajectory(
             index=index,
             response_token_ids=random.integers(0, 150_000, load.tokens, np.int32),
@@ -180,6 +189,7 @@ def _trajectories(load: Load, version: int) -> tuple[Trajectory, ...]:
         )
         for index in range(load.trajectories_per_group)
     )
+    return Responses.of(trajectories)
 
 
 def _serve(

@@ -29,9 +29,8 @@ from broker.storage.disk import FolderDisk
 from broker.storage.durable import DurableStore
 from broker.storage.recovery import recover
 from common.dataset import read_samples
+from common.group_batch import encode, read
 from common.source import SampleSource
-from common.types import Group
-from common.wire import decode, encode
 from tests.broker.fingerprint import fingerprint
 from tests.broker.support import make_group, make_rules
 
@@ -132,8 +131,8 @@ class Life:
     def submit(self, name: str, *leases: Any) -> None:
         for lease in leases:
             group = make_group(lease, self.ledger.version, tokens=3 + lease.attempt % 4)
-            verdict = self.ask(p.SubmitGroup(**self.me(name), group=encode(group))).verdict
-            assert verdict == p.Verdict.ACCEPTED
+            submitted = self.ask(p.SubmitGroups(**self.me(name), groups=(encode(group),)))
+            assert submitted.outcomes == (p.Verdict.ACCEPTED,)
 
     def give_back(self, name: str, lease: Any, blame: p.Blame) -> None:
         reason = "the engine's answer was useless"
@@ -242,8 +241,8 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 def _content(store: DurableStore, entry: Entry) -> str:
     """A digest of all that a learner reads of a group, however it is encoded."""
-    group = decode(store.get(entry), p.GROUPS)
-    assert isinstance(group, Group) and group.attempt == entry.attempt
+    group = read(store.get(entry))
+    assert group.attempt == entry.attempt
     rows = [
         (
             t.index,
@@ -256,7 +255,7 @@ def _content(store: DurableStore, entry: Entry) -> str:
         for t in group.trajectories
     ]
     prompt = (group.prompt_token_ids.tolist(), group.num_prompt_tokens, group.view.model_dump())
-    content = (group.group_id, group.attempt, group.sample.sample_id, prompt, rows)
+    content = (group.group_id, group.attempt, group.sample_id, prompt, rows)
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

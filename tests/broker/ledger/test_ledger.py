@@ -12,6 +12,7 @@ from broker.ledger.refusal import Refusal
 from broker.protocol import Blame, Role, Verdict
 from common.types import GroupLease
 from tests.broker.support import lease_all, make_group, make_rules, make_source, submit_group
+from tests.groups import with_trajectories
 
 pytestmark = pytest.mark.smoke
 
@@ -264,7 +265,7 @@ def test_the_oldest_token_of_any_trajectory_counts() -> None:
         train_step(ledger, step, floor=step)
     (granted, *_) = lease(ledger)
     old, new = make_group(granted, 0).trajectories[0], make_group(granted, 2).trajectories[1]
-    mixed = make_group(granted, 2).model_copy(update={"trajectories": (old, new)})
+    mixed = with_trajectories(make_group(granted, 2), (old, new))
     assert submit_group(ledger, A, mixed) is Verdict.STALE
 
 

@@ -52,10 +52,18 @@ async def test_malformed_frames_get_an_error_and_harm_nobody() -> None:
 async def test_malformed_envelopes_get_an_error() -> None:
     good = encode(GetStatus())
     async with running_broker(make_rules(), make_source(4), max_frame_bytes=LIMIT) as broker:
-        for parts in [(good,), (b"short", good), (b"12345678", good, good), (b"", b"", b"", b"")]:
+        large = (b"12345678", good, *[bytes(LIMIT // 2)] * 3)
+        for parts, reason in [
+            ((good,), "envelope"),
+            ((b"short", good), "envelope"),
+            ((b"12345678", good, good), "GetStatus is one frame, not 2"),
+            ((b"", b"", b"", b""), "envelope"),
+            (large, "an envelope of 300"),
+        ]:
             request_id, reply = await exchange(broker, *parts)
             refused = decode(reply, REPLIES)
-            assert isinstance(refused, Refused) and "envelope" in refused.message
+            assert isinstance(refused, Refused) and refused.code == "malformed"
+            assert reason in refused.message
             assert len(request_id) == 8
         assert await is_alive(broker)
 

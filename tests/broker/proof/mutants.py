@@ -18,7 +18,7 @@ from broker.ledger.steps import Steps
 from broker.protocol import Verdict
 from broker.service.membership import Membership
 from broker.storage.durable import DurableStore
-from common.types import Trajectory
+from common.group import Responses
 from tests.broker.proof import state as s
 from tests.broker.proof.state import Instance
 
@@ -136,8 +136,8 @@ def staleness_of_the_newest_token() -> Patches:
 @_mutant(f"{_GITHUB}/sgl-project/sglang/pull/36468", _instance(0, s.STALE))
 def age_of_caches_ignored() -> Patches:
     """Tokens computed from KV or image embeddings of old weights count as new."""
-    oldest = property(lambda trajectory: min(span.version for span in trajectory.version_spans))
-    return {(Trajectory, "oldest_version"): oldest}
+    oldest = property(lambda responses: min(responses.span_versions))
+    return {(Responses, "oldest_version"): oldest}
 
 
 # ---- leases --------------------------------------------------------------------------------------

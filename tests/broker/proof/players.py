@@ -21,16 +21,8 @@ import numpy as np
 
 from broker.client import BrokerClient, heartbeat_forever
 from broker.protocol import Role
-from common.types import (
-    FinishReason,
-    Group,
-    GroupAddress,
-    GroupLease,
-    Trajectory,
-    VersionSpan,
-    WeightBucket,
-    WeightUpdate,
-)
+from common.group import Group, Responses, Trajectory, VersionSpan
+from common.types import FinishReason, GroupAddress, GroupLease, WeightBucket, WeightUpdate
 from tests.seen import SEEN
 
 Weights = list[list[str]]  # groups by step
@@ -109,11 +101,11 @@ def make_group(lease: GroupLease, weights: Weights) -> Group:
     return Group(
         group_id=lease.group_id,
         attempt=lease.attempt,
-        sample=lease.sample,
+        sample_id=lease.sample.sample_id,
         view=SEEN,
         prompt_token_ids=np.arange(3, dtype=np.int32),
         num_prompt_tokens=5,
-        trajectories=trajectories,
+        responses=Responses.of(trajectories),
     )
 
 

@@ -1,9 +1,13 @@
 """What servers submit: receipts of real groups, made once each."""
 
+from dataclasses import replace
+
 from broker.ledger.entry import Receipt
+from common.group import Group, VersionSpan
 from common.source import SampleSource
-from common.types import Group, GroupLease, VersionSpan
+from common.types import GroupLease
 from tests.broker.support import make_group
+from tests.groups import with_trajectories
 
 
 def num_tokens(order: int, attempt: int) -> int:
@@ -41,9 +45,5 @@ def _group(
         VersionSpan(version=newest, start=1, end=length),
     )
     group = make_group(lease, born, tokens=length)
-    mixed = group.trajectories[0].model_copy(
-        update={"version_spans": spans, "cache_version": cache}
-    )
-    return group.model_copy(
-        update={"trajectories": tuple(mixed.model_copy(update={"index": i}) for i in range(2))}
-    )
+    mixed = replace(group.trajectories[0], version_spans=spans, cache_version=cache)
+    return with_trajectories(group, [replace(mixed, index=i) for i in range(2)])

@@ -37,18 +37,10 @@ from broker.storage.frames import CorruptJournal
 from broker.storage.recovery import recover
 from broker.storage.store import StoreFailure
 from common.errors import BrokerUnavailable, ProtocolError
+from common.group import Group, Responses, Trajectory, VersionSpan
 from common.images import ImageStore
 from common.source import SampleSource
-from common.types import (
-    FinishReason,
-    Group,
-    GroupAddress,
-    GroupLease,
-    Trajectory,
-    VersionSpan,
-    WeightBucket,
-    WeightUpdate,
-)
+from common.types import FinishReason, GroupAddress, GroupLease, WeightBucket, WeightUpdate
 from tests.broker.fingerprint import fingerprint
 from tests.broker.proof.virtual import Network, SimDisk, SimLink, SimListener, VirtualLoop
 from tests.broker.support import make_sample
@@ -433,12 +425,14 @@ class RolloutPlayer:
         return Group(
             group_id=lease.group_id,
             attempt=lease.attempt,
-            sample=lease.sample,
+            sample_id=lease.sample.sample_id,
             view=SEEN,
             prompt_token_ids=np.arange(3, dtype=np.int32),
             num_prompt_tokens=5,
-            trajectories=tuple(
-                Trajectory(index=index, **trajectory) for index in range(lease.num_trajectories)
+            responses=Responses.of(
+                tuple(
+                    Trajectory(index=index, **trajectory) for index in range(lease.num_trajectories)
+                )
             ),
         )
 
@@ -490,7 +484,7 @@ class LearnerPlayer:
         for groups in shards:
             for group in groups:
                 self._check(group, step)
-            broken = [g.group_id for g in groups if g.sample.sample_id in world.plan.unreadable]
+            broken = [g.group_id for g in groups if g.sample_id in world.plan.unreadable]
             refused.append(dict.fromkeys(broken, "cannot be rendered"))
         names = sorted(
             (g.group_id for groups in shards for g in groups),

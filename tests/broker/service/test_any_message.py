@@ -15,6 +15,7 @@ from broker.net.transport import Received
 from broker.protocol import Role
 from broker.service.images import DatasetImages
 from broker.service.server import BrokerServer
+from common import group_batch
 from common.images import ImageStore
 from common.wire import decode, encode
 from tests.broker.support import make_group, make_rules, make_service, make_source
@@ -59,7 +60,8 @@ class Broker:
         received = Received([peer, b"12345678", frame], role)
         outgoing = self.server._handle(received, NoTasks())  # type: ignore[arg-type]
         for one in outgoing:
-            decode(self.server._frame_of(one.message), p.REPLIES)
+            frame, *attachments = self.server._frames_of(one.message)
+            decode(frame, p.REPLIES, attachments)
         self.service.ledger.check()
         return [one.message for one in outgoing]
 
@@ -148,15 +150,15 @@ def test_a_group_with_any_byte_changed_is_taken_or_refused(data: st.DataObject) 
     lease = p.LeaseRequest(**me, max_groups=1, history=0, serving_version=0, wait_s=0)
     (leases,) = broker.take(encode(lease), None, b"peer")
     assert isinstance(leases, p.Leases)
-    content = bytearray(encode(make_group(leases.leases[0], 0)))
+    content = bytearray(group_batch.encode(make_group(leases.leases[0], 0)))
     for _ in range(data.draw(st.integers(1, 3))):
         position = data.draw(st.integers(0, len(content) - 1))
         content[position] ^= data.draw(st.integers(1, 255))
-    frame = encode(p.SubmitGroup(**me, group=bytes(content)))
+    frame = encode(p.SubmitGroups(**me, groups=(bytes(content),)))
     (answer,) = broker.take(frame, Role.ROLLOUT, b"peer")
-    assert isinstance(answer, p.Submitted) or (
-        isinstance(answer, p.Refused) and answer.code == "bad_group"
-    )
+    assert isinstance(answer, p.Submitted)
+    (outcome,) = answer.outcomes
+    assert isinstance(outcome, p.Verdict) or outcome.code == "bad_group"
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

@@ -35,6 +35,21 @@ def test_a_new_incarnation_replaces_the_old_one() -> None:
     assert refused.value.code == "superseded"
 
 
+@pytest.mark.parametrize("has_lapsed", [False, True])
+def test_a_late_hello_of_an_earlier_life_brings_nobody_back(has_lapsed: bool) -> None:
+    members = Membership(timeout_s=10)
+    members.restore(("learner-0", 1), Role.LEARNER, 0)
+    if has_lapsed:
+        assert [m.incarnation for m in members.lapse(10)] == [1]
+    members.join(hello("learner-0", 2, Role.LEARNER), 11)
+    with pytest.raises(Refusal) as refused:
+        members.join(hello("learner-0", 1, Role.LEARNER), 12)
+    assert refused.value.code == "superseded"
+    assert members.find(("learner-0", 2)) is not None
+    members.lapse(99)
+    members.join(hello("learner-0", 2, Role.LEARNER), 100)  # it was only cut off
+
+
 def test_strangers_and_those_who_left_are_unknown() -> None:
     members = Membership(timeout_s=10)
     members.join(hello(), 0)

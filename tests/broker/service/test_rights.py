@@ -22,13 +22,20 @@ from broker.service.service import BrokerService
 from common.images import ImageStore
 from common.wire import decode, encode
 from tests.broker.fingerprint import fingerprint
-from tests.broker.support import make_group, make_rules, make_service, make_source, make_update
+from tests.broker.support import (
+    make_group,
+    make_rules,
+    make_service,
+    make_source,
+    make_update,
+    submission,
+)
 
 LIMIT = 2**20
 FOR_ANYONE = (p.Hello, p.Goodbye, p.GetStatus)
 FOR_MEMBERS = (p.Heartbeat, p.GetImage)
 FOR_ROLLOUT = (
-    p.LeaseRequest, p.SubmitGroup, p.GiveBack, p.WatchWeights, p.AckWeights, p.LeaseAnswers,
+    p.LeaseRequest, p.SubmitGroups, p.GiveBack, p.WatchWeights, p.AckWeights, p.LeaseAnswers,
     p.SubmitAnswers,
 )  # fmt: skip
 FOR_LEARNER = (
@@ -89,7 +96,6 @@ def requests_of(learner: BrokerClient, rollout: BrokerClient) -> Iterator[BaseMo
     """One of each kind that would be carried out if its sender were believed."""
     is_learner = {"member_id": "learner-0", "incarnation": learner._incarnation}
     is_rollout = {"member_id": "rollout-0", "incarnation": rollout._incarnation}
-    group = encode(make_group(LEASES[0], 0))
     yield p.Hello(member_id="learner-0", role=Role.LEARNER, incarnation=5)
     yield p.Hello(member_id="rollout-0", role=Role.ROLLOUT, incarnation=5)
     yield p.Heartbeat(**is_learner, gauges={"phase": 9.0})
@@ -97,7 +103,7 @@ def requests_of(learner: BrokerClient, rollout: BrokerClient) -> Iterator[BaseMo
     yield p.Goodbye(**is_learner)
     yield p.Goodbye(**is_rollout)
     yield p.LeaseRequest(**is_rollout, max_groups=1, history=0, serving_version=0, wait_s=0)
-    yield p.SubmitGroup(**is_rollout, group=group)
+    yield submission(is_rollout, make_group(LEASES[0], 0))
     yield p.GiveBack(
         **is_rollout, group_id="0/0", attempt=0, reason="no reason", blame=p.Blame.SAMPLE
     )

@@ -10,9 +10,9 @@ from broker.client import BrokerClient, RequestRefused, heartbeat_forever
 from broker.net.transport import loopback_only
 from broker.protocol import Blame, Role, Verdict
 from broker.service.opening import open_durable
+from common import group_batch
 from common.errors import BrokerUnavailable, ConfigError, ProtocolError
 from common.types import ImageRef
-from common.wire import encode
 from tests.broker.storage.test_durable import FullDisk
 from tests.broker.support import (
     Running,
@@ -72,7 +72,7 @@ async def run_learner(broker: Running, steps: int, servers: tuple[str, ...]) -> 
         await push(0)
         for step in range(1, steps + 1):
             batch = await learner.take(step, wait_s=10)
-            trained += [group.sample.sample_id for group in batch.groups]
+            trained += [group.sample_id for group in batch.groups]
             await learner.ack(step)
             await push(step)
         beyond = await learner.take(steps + 1, wait_s=0)
@@ -285,7 +285,8 @@ async def test_a_batch_larger_than_a_frame_comes_in_several() -> None:
         for group in sent:
             await rollout.submit(group)
         batch = await learner.take(1, wait_s=0)
-        assert [encode(group) for group in batch.groups] == [encode(group) for group in sent]
+        encode = group_batch.encode
+        assert list(map(encode, batch.groups)) == list(map(encode, sent))
 
 
 async def test_a_message_over_the_limit_of_the_broker_is_not_even_sent() -> None:

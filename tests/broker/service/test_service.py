@@ -1,5 +1,6 @@
 """Held requests, deadlines and deaths, with time as an argument and no socket."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,23 @@ from pydantic import BaseModel
 from broker import protocol as p
 from broker.ledger.entry import Entry, Rules, lease_of
 from common.data_health import DataRows, RefusedRow
+from common.group_batch import encode, read
 from common.types import FinishReason, GroupLease, WeightProbe
-from common.wire import decode, encode
-from tests.broker.support import make_group, make_rules, make_service, make_source, make_update
+from tests.broker.support import (
+    make_group,
+    make_rules,
+    make_service,
+    make_source,
+    make_update,
+    submission,
+)
+from tests.groups import with_first, with_trajectories
 
 pytestmark = pytest.mark.smoke
 
 ROLES = {"r": p.Role.ROLLOUT, "l": p.Role.LEARNER}
+
+ACCEPTED = (p.Verdict.ACCEPTED,)
 
 
 class Bench:
@@ -83,9 +94,7 @@ def lease(name: str, wait_s: float = 0.0, count: int = 9, version: int = 0) -> p
 def submit(bench: Bench, name: str, leases: p.Leases, version: int = 0) -> None:
     for granted in leases.leases:
         group = make_group(granted, version)
-        assert (
-            bench.ask(p.SubmitGroup(**me(name), group=encode(group))).verdict == p.Verdict.ACCEPTED
-        )
+        assert bench.ask(submission(me(name), group)).outcomes == ACCEPTED
 
 
 def test_a_held_request_ends_at_its_time_with_an_empty_reply() -> None:
@@ -116,7 +125,7 @@ def test_a_take_is_answered_by_the_submit_that_completes_the_batch() -> None:
     submit(bench, "r0", p.Leases(leases=granted.leases[1:]))
     assert bench.reply(tag) is None
     submit(bench, "r0", p.Leases(leases=granted.leases[:1]))
-    assert [decode(x, p.GROUPS).group_id for x in bench.reply(tag).groups] == ["0/0", "0/1"]
+    assert [read(x).group_id for x in bench.reply(tag).groups] == ["0/0", "0/1"]
 
 
 def test_members_are_watched() -> None:
@@ -287,16 +296,26 @@ def test_a_group_that_is_not_what_was_leased_is_refused(change: str) -> None:
     bench.hello("r0")
     first, second = bench.ask(lease("r0")).leases
     group = make_group(first, 0)
-    aborted = group.trajectories[0].model_copy(update={"finish_reason": FinishReason.ABORT})
     wrong = {
-        "sample": group.model_copy(update={"sample": second.sample}),
-        "count": group.model_copy(update={"trajectories": group.trajectories[:1]}),
+        "sample": replace(group, sample_id=second.sample.sample_id),
+        "count": with_trajectories(group, group.trajectories[:1]),
         "index": make_group(first, 0, first=1),
-        "abort": group.model_copy(update={"trajectories": (aborted, group.trajectories[1])}),
+        "abort": with_first(group, finish_reason=FinishReason.ABORT),
     }[change]
-    assert bench.ask(p.SubmitGroup(**me("r0"), group=encode(wrong))).code == "bad_group"
-    accepted = bench.ask(p.SubmitGroup(**me("r0"), group=encode(group)))  # the lease is still there
-    assert accepted.verdict == p.Verdict.ACCEPTED
+    (refused,) = bench.ask(submission(me("r0"), wrong)).outcomes
+    assert refused.code == "bad_group"
+    assert bench.ask(submission(me("r0"), group)).outcomes == ACCEPTED  # the lease is still there
+
+
+def test_groups_that_come_together_are_judged_each_by_itself() -> None:
+    bench = Bench(make_rules())
+    bench.hello("r0")
+    first, second = (make_group(granted, 0) for granted in bench.ask(lease("r0")).leases)
+    bad = replace(second, sample_id="another")
+    outcomes = bench.ask(submission(me("r0"), first, bad, first, second)).outcomes
+    assert [getattr(outcome, "code", outcome) for outcome in outcomes] == [
+        p.Verdict.ACCEPTED, "bad_group", p.Verdict.DUPLICATE, p.Verdict.ACCEPTED
+    ]  # fmt: skip
 
 
 def test_a_new_learner_resumes_and_servers_wait_for_its_weights() -> None:
@@ -349,14 +368,13 @@ def test_beyond_its_room_the_broker_takes_in_only_what_the_next_step_needs() -> 
     bench.hello("r0", "l0")
     granted = bench.ask(lease("r0")).leases
     answers = [
-        bench.ask(p.SubmitGroup(**me("r0"), group=encode(make_group(each, 0, tokens=10))))
-        for each in granted[::-1]
+        bench.ask(submission(me("r0"), make_group(each, 0, tokens=10))) for each in granted[::-1]
     ]
-    codes = [getattr(answer, "code", None) or answer.verdict for answer in answers]
+    codes = [getattr(o, "code", o) for answer in answers for o in answer.outcomes]
     assert codes == ["accepted", "over_capacity", "accepted", "accepted"]
     train(bench, 1)
-    again = bench.ask(p.SubmitGroup(**me("r0"), group=encode(make_group(granted[2], 0, tokens=10))))
-    assert again.verdict == p.Verdict.ACCEPTED
+    again = bench.ask(submission(me("r0"), make_group(granted[2], 0, tokens=10)))
+    assert again.outcomes == ACCEPTED
 
 
 def test_the_status_balances_and_tells_lengths() -> None:

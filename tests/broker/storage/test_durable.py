@@ -15,13 +15,14 @@ from broker.storage.disk import FolderDisk
 from broker.storage.durable import DurableStore, RecentGroups
 from broker.storage.frames import CorruptJournal, encode_record, read_records
 from broker.storage.store import StoreFailure, StoreLost
+from common import group_batch
 from common.data_health import DataRows
 from common.errors import ConfigError
+from common.group import Group
 from common.journal_file import JOURNAL
-from common.types import Group
 from common.wire import encode
 from tests.broker.fingerprint import fingerprint
-from tests.broker.support import make_group, make_rules, make_source, make_update
+from tests.broker.support import make_group, make_rules, make_source, make_update, submission
 
 ROLES = {"r": p.Role.ROLLOUT, "l": p.Role.LEARNER}
 NUM_SAMPLES = 12
@@ -74,10 +75,7 @@ class Bench:
     def submit(self, leases: p.Leases, version: int = 0) -> list[Group]:
         groups = [make_group(granted, version) for granted in leases.leases]
         for group in groups:
-            assert (
-                self.ask(p.SubmitGroup(**me("r0"), group=encode(group))).verdict
-                == p.Verdict.ACCEPTED
-            )
+            assert self.ask(submission(me("r0"), group)).outcomes == (p.Verdict.ACCEPTED,)
         return groups
 
     def take(self, step: int) -> p.Batch:
@@ -282,7 +280,7 @@ def test_a_group_can_be_taken_before_it_is_on_the_disk(tmp_path: Path) -> None:
     bench.submit(p.Leases(leases=(first,)))
     held = p.TakeBatch(**me("l0"), step=1, wait_s=30)
     assert bench.service.handle(b"", b"held", held, bench.now) == []
-    request = p.SubmitGroup(**me("r0"), group=encode(make_group(second, 0)))
+    request = submission(me("r0"), make_group(second, 0))
     _, taken = bench.service.handle(b"", b"last", request, bench.now)
     assert taken.request_id == b"held" and taken.message.num_groups == 2  # type: ignore
 
@@ -375,7 +373,7 @@ def test_a_full_disk_stops_the_broker_and_loses_nothing(tmp_path: Path, room: in
     try:
         bench.store.flush()
         for number, granted in enumerate(leases[0].message.leases):  # type: ignore[attr-defined]
-            request = p.SubmitGroup(**me("r0"), group=encode(make_group(granted, 0)))
+            request = submission(me("r0"), make_group(granted, 0))
             withheld += bench.service.handle(b"", b"%d" % (2 + number), request, 2.0)
         bench.store.flush()
         pytest.skip("there was room for all")
@@ -458,7 +456,7 @@ def test_what_the_cache_has_no_room_for_is_read_from_the_disk(tmp_path: Path) ->
     bench.hello("l0", "r0")
     sent = bench.submit(bench.lease())
     assert bench.store._recent.get((sent[0].group_id, 0)) is None
-    assert bench.take(1).groups == tuple(encode(group) for group in sent[:2])
+    assert bench.take(1).groups == tuple(map(group_batch.encode, sent[:2]))
 
 
 def test_the_cache_drops_the_oldest_but_nothing_unwritten() -> None:

@@ -1,18 +1,20 @@
 """The figures of a step that name a sample."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from common.group import Group
 from common.pictures import encode_png
 from common.rendering import Renderer
-from common.types import Group
 from learner.figures.step_figures import StepFigures, WorstSample
 from learner.objective.loss import TokenFigures
 from learner.ranks import Ranks
 from learner.views.inputs import PreparedBatch, PreparedGroup
+from tests.groups import with_trajectories
 from tests.rollout.support import load_model, reference_logprobs
 
 CPU = torch.device("cpu")
@@ -79,9 +81,9 @@ def test_a_sample_of_which_the_engine_saw_another_picture_stands_out(world) -> N
     groups = []
     for number in range(4):
         group = world.group(number)
-        seen = world.samples[8] if number == 2 else group.sample
+        seen = world.samples[8] if number == 2 else world.samples_by_id[group.sample_id]
         picture = encode_png(world.images.open(seen.image).resize((64, 64)))
-        own = encode_png(world.images.open(group.sample.image))
+        own = encode_png(world.images.open(world.samples_by_id[group.sample_id].image))
         image = picture if number == 2 else own
         groups.append(with_logprobs(group, reference, world.renderer, image))
     result = trainer.step(world.preparation(trainer).prepare(1, groups))
@@ -92,14 +94,15 @@ def test_a_sample_of_which_the_engine_saw_another_picture_stands_out(world) -> N
 
 def with_logprobs(group: Group, model, renderer: Renderer, image: bytes) -> Group:
     """As an engine that was shown `image` would report them."""
-    trajectories = tuple(
-        trajectory.model_copy(
-            update={
-                "rollout_logprobs": reference_logprobs(
+    return with_trajectories(
+        group,
+        [
+            replace(
+                trajectory,
+                rollout_logprobs=reference_logprobs(
                     model, renderer, image, trajectory.response_token_ids.tolist()
-                )
-            }
-        )
-        for trajectory in group.trajectories
+                ),
+            )
+            for trajectory in group.trajectories
+        ],
     )
-    return group.model_copy(update={"trajectories": trajectories})

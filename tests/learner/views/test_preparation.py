@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,11 @@ from broker.ledger.shards import split_by_load
 from common.config import LearnerSection
 from common.dataset import Answers, read_answers
 from common.errors import ConfigError, DataError
+from common.group import Group, VersionSpan
 from common.patching import Patching
 from common.source import SampleSource
-from common.types import FinishReason, Group, Trajectory, VersionSpan
+from common.training_data import foreseen_source
+from common.types import FinishReason, Sample
 from common.views.settings import ViewSettings
 from common.views.showing import derived_seed
 from learner.model.student import prompt_positions
@@ -24,17 +27,9 @@ from learner.views.inputs import PromptView
 from learner.views.preparation import Preparation
 from learner.views.prompts import PromptViews
 from learner.views.training import open_training_views, render_processes, training_answers
-from learner.views.upcoming import UpcomingSamples, upcoming_samples
+from learner.views.upcoming import UpcomingSamples
 from rollout.engine_views import EngineViews
-
-
-def changed(group: Group, **fields: object) -> Group:
-    return Group(**{**dict(group), **fields})
-
-
-def changed_first(group: Group, **fields: object) -> Group:
-    first = Trajectory(**{**dict(group.trajectories[0]), **fields})
-    return changed(group, trajectories=(first, *group.trajectories[1:]))
+from tests.groups import with_first
 
 
 @pytest.fixture
@@ -60,42 +55,38 @@ def test_a_good_group_is_prepared_with_both_views(world, preparation):
 @pytest.mark.parametrize(
     "make_bad, reason",
     [
-        (lambda g: changed(g, prompt_token_ids=g.prompt_token_ids[:-1]), "prompt tokens differ"),
-        (lambda g: changed(g, num_prompt_tokens=g.num_prompt_tokens + 1), "engine counted"),
+        (lambda g: replace(g, prompt_token_ids=g.prompt_token_ids[:-1]), "prompt tokens differ"),
+        (lambda g: replace(g, num_prompt_tokens=g.num_prompt_tokens + 1), "engine counted"),
         (
-            lambda g: changed_first(g, response_token_ids=np.array([20, 99, 20], np.int32)),
+            lambda g: with_first(g, response_token_ids=np.array([20, 99, 20], np.int32)),
             "outside the vocabulary",
         ),
         (
-            lambda g: changed_first(g, response_token_ids=np.array([20, -1, 20], np.int32)),
+            lambda g: with_first(g, response_token_ids=np.array([20, -1, 20], np.int32)),
             "outside the vocabulary",
         ),
         (
-            lambda g: changed_first(g, response_token_ids=np.array([20, 5, 20], np.int32)),
+            lambda g: with_first(g, response_token_ids=np.array([20, 5, 20], np.int32)),
             "vision token",
         ),
-        (lambda g: changed_first(g, finish_reason=FinishReason.ABORT), "aborted"),
+        (lambda g: with_first(g, finish_reason=FinishReason.ABORT), "aborted"),
         (
-            lambda g: changed(g, view=g.view.model_copy(update={"sha256": "0" * 64})),
+            lambda g: replace(g, view=g.view.model_copy(update={"sha256": "0" * 64})),
             r"the rollout saw another view than the learner: full (000000000000...), not full",
         ),
         (
-            lambda g: changed(g, view=g.view.model_copy(update={"name": "red_box"})),
+            lambda g: replace(g, view=g.view.model_copy(update={"name": "red_box"})),
             "saw another view than the learner: red_box",
         ),
         (
-            lambda g: changed_first(
+            lambda g: with_first(
                 g, version_spans=(VersionSpan(version=1, start=0, end=3),)
             ),
             "claims version 1",
         ),
         (
-            lambda g: changed(
-                g, sample=g.sample.model_copy(update={"image": g.sample.image.model_copy(
-                    update={"path": "images/missing.png", "sha256": "0" * 64})
-                    , "sample_id": "other"})
-            ),
-            "missing.png",
+            lambda g: replace(g, sample_id="other"),
+            "sample other is not in this learner's data.train",
         ),
     ],
 )  # fmt: skip
@@ -106,6 +97,21 @@ def test_a_bad_group_is_refused_and_the_others_are_kept(world, preparation, make
     assert list(batch.refused) == ["0/1"] and reason in batch.refused["0/1"]
 
 
+def test_a_group_whose_picture_is_gone_is_refused(world):
+    trainer = world.trainer()
+    gone = {"path": "images/missing.png", "sha256": "0" * 64}
+    sample = world.samples[1]
+    world.samples[1] = sample.model_copy(update={"image": sample.image.model_copy(update=gone)})
+    batch = world.preparation(trainer).prepare(1, [world.group(0), other(world.group(0), sample)])
+    assert [group.group_id for group in batch.groups] == ["0/0"]
+    assert "missing.png" in batch.refused["0/1"]
+
+
+def other(group: Group, sample: Sample) -> Group:
+    """The same of another sample."""
+    return replace(group, group_id="0/1", sample_id=sample.sample_id)
+
+
 def test_a_degraded_view_must_be_drawn_by_the_groups_own_seed(world):
     """As the rollout worker makes it, and the same with the seed of another group."""
     config = world.changed(student={"view": "degraded", "hint": "?"})
@@ -114,12 +120,13 @@ def test_a_degraded_view_must_be_drawn_by_the_groups_own_seed(world):
 
     def group(number: int, seeded_by: str) -> Group:
         made = world.group(number)
-        content = world.images.read_bytes(made.sample.image)
+        sample = world.samples_by_id[made.sample_id]
+        content = world.images.read_bytes(sample.image)
         seed = derived_seed(config.run.seed, seeded_by)
-        seen = views.make(made.sample, "degraded", seed, content)
+        seen = views.make(sample, "degraded", seed, content)
         ids = world.renderer.prompt_token_ids(seen.problem)
         count = made.num_prompt_tokens + len(ids) - len(made.prompt_token_ids)
-        return changed(made, view=seen.record, prompt_token_ids=ids, num_prompt_tokens=count)
+        return replace(made, view=seen.record, prompt_token_ids=ids, num_prompt_tokens=count)
 
     batch = preparation.prepare(1, [group(0, "0/0"), group(1, "0/0")])
     assert [good.group_id for good in batch.groups] == ["0/0"]
@@ -134,7 +141,7 @@ def test_the_staleness_guard_counts_from_the_oldest_token(world, allowed):
     config = world.changed(broker={"max_staleness": allowed})
     preparation = world.preparation(world.trainer(config), config)
     mixed = (VersionSpan(version=1, start=0, end=2), VersionSpan(version=3, start=2, end=3))
-    group = changed_first(world.group(0, version=3), version_spans=mixed)
+    group = with_first(world.group(0, version=3), version_spans=mixed)
     batch = preparation.prepare(4, [group])  # the learner is at version 3
     if allowed == 2:
         assert batch.groups[0].staleness == (2, 0, 0)
@@ -155,7 +162,7 @@ def test_a_random_crop_is_placed_by_run_seed_and_group(world):
     trainer = world.trainer()
 
     def pixels(config, number: int) -> bytes:
-        group = changed(world.group(0), group_id=f"0/{number}")
+        group = replace(world.group(0), group_id=f"0/{number}")
         batch = world.preparation(trainer, config).prepare(1, [group])
         return batch.groups[0].teacher.pixels.numpy().tobytes()
 
@@ -221,7 +228,7 @@ def test_a_sample_without_an_answer_is_refused_and_the_others_are_kept(world):
     trainer = world.trainer()
     vocabulary = trainer.model.get_output_embeddings().weight.shape[0]
     views = hinted_views(world, answers, trainer)
-    preparation = Preparation(world.config, world.renderer, views, vocabulary)
+    preparation = Preparation(world.config, world.renderer, views, vocabulary, world.samples_by_id)
     batch = preparation.prepare(1, [world.group(0), world.group(1), world.group(2)])
     assert [group.group_id for group in batch.groups] == ["0/0", "0/2"]
     reason = batch.refused["0/1"]
@@ -265,7 +272,7 @@ def test_the_contrast_view_is_the_teachers_without_detail(world):
     positions = functools.partial(prompt_positions, trainer.model)
     vocabulary = trainer.model.get_output_embeddings().weight.shape[0]
     with open_training_views(config, world.renderer, positions) as views:
-        preparation = Preparation(config, world.renderer, views, vocabulary)
+        preparation = Preparation(config, world.renderer, views, vocabulary, world.samples_by_id)
         (group,) = preparation.prepare(1, [world.group(0)]).groups
     contrast, teacher = group.contrast, group.teacher
     assert contrast.input_ids.tolist() == teacher.input_ids.tolist()
@@ -290,7 +297,7 @@ def test_without_the_option_there_is_no_contrast_view(world, preparation):
 def test_views_without_contrast_are_refused_where_it_is_needed(world):
     views = world.views(world.trainer())
     with pytest.raises(ValueError, match="visual_advantage needs contrast views"):
-        Preparation(weighted(world), world.renderer, views, 30)
+        Preparation(weighted(world), world.renderer, views, 30, {})
 
 
 def test_a_contrast_of_a_random_crop_is_of_the_same_crop(world):
@@ -341,7 +348,10 @@ def test_a_batch_lets_its_successors_be_rendered(world):
     positions = functools.partial(prompt_positions, trainer.model)
     views = Noting(world.renderer, world.images, ViewSettings.of(config), positions)
     vocabulary = trainer.model.get_output_embeddings().weight.shape[0]
-    preparation = Preparation(config, world.renderer, views, vocabulary, upcoming_samples(config))
+    upcoming = UpcomingSamples(foreseen_source(config), config.run.seed, 2)
+    preparation = Preparation(
+        config, world.renderer, views, vocabulary, world.samples_by_id, upcoming
+    )
     preparation.look_ahead(3)
     preparation.prepare(1, [world.group(9), world.group(10)])
     assert [names for names, _ in asked] == [

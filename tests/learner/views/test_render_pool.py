@@ -19,6 +19,7 @@ import torch
 
 from common.errors import DataError
 from common.rendering import RenderedPrompt
+from common.training_data import foreseen_source
 from common.views.settings import ViewSettings
 from learner.model.student import load_student, prompt_positions
 from learner.views.array_link import ArrayLink, LinkClosed
@@ -27,7 +28,7 @@ from learner.views.pool import RenderPool, WorkerLost
 from learner.views.preparation import Preparation
 from learner.views.prompts import PromptViews
 from learner.views.renderer import ViewRequest
-from learner.views.upcoming import upcoming_samples
+from learner.views.upcoming import UpcomingSamples
 from learner.views.worker import WorkerSetup
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -398,7 +399,8 @@ def test_each_rank_has_its_share_of_the_next_step_at_hand(world, nothing_is_left
     with CountingPool(1, setup_of(world), command=actor()) as pool:
         views = views_on(world, pool)
         views._renderer = NeverNeeded()
-        rank = Preparation(config, world.renderer, views, vocabulary, upcoming_samples(config))
+        upcoming = UpcomingSamples(foreseen_source(config), config.run.seed, 4)
+        rank = Preparation(config, world.renderer, views, vocabulary, world.samples_by_id, upcoming)
         rank.look_ahead(0)
         for step, share in enumerate(shares, start=1):
             until_idle(views)
