@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.side:
         print(json.dumps(count(json.loads(sys.stdin.read()))))
         return 0
-    asked = json.dumps([case(*names) for names in CASES])
+    asked = json.dumps([case(*names) for names in CASES if names[0] in options.models])
     with tempfile.TemporaryDirectory(prefix="launches-") as name:
         extract(options.base, Path(name))
         trees = dict(zip(SIDES, (Path(name), ROOT), strict=True))
@@ -232,6 +232,8 @@ def _here(path: str) -> Any:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default=BASE, help=f"the other commit (default {BASE})")
+    names = [name for name, *_ in CASES]
+    parser.add_argument("--models", nargs="+", choices=names, default=names)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
