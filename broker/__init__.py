@@ -12,8 +12,10 @@
     net/        sockets; has what travels on the wire and which versions must agree
 
     main        the process: python -m broker.main
-    protocol/   every message there is
-    client      the other side, for learners and rollout servers; exchange sends its requests
+    protocol/   every message there is, and how to add a request
+    client      the other side, for learners and rollout servers
+    exchange    a client's requests, each sent until it is answered
+    bundling    groups that are handed in together go in one message
     keys        python -m broker.keys: keys for a run that leaves loopback
     journal     python -m broker.journal: reads, checks and repairs what a run has written
 
@@ -50,9 +52,8 @@ Invariant: after every request the books balance, issued = trained + expired + q
 + in flight, and no trajectory is trained that is more than broker.max_staleness steps old.
 tests/broker/proof holds both in every state of small systems, in a simulator and with processes.
 
-How to add a request: its message in `protocol`, its handler in `service`, its coroutine in
-`client`. tests/broker/service/test_any_message.py sends every message there is to a broker in every
-role, and test_rights.py there says who may send it: both fail until they know the new one.
+How to add a request: `broker.protocol` says it. tests/broker/test_protocol.py fails while one of
+the three places is missing.
 
 Imports point down: service > storage > ledger, and service > net. Learner and rollout know only
 client, protocol, keys and net.transport. torch is never imported.

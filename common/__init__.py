@@ -2,12 +2,13 @@
 
 Records and the wire:
     types               the records that travel between processes
+    group, group_batch  a sample's trajectories as columns; as one Arrow record batch
     wire                MessagePack frames <-> records; PROTOCOL_VERSION (see `broker.net`)
     versions            what a process is made of, as far as two of them must agree on it
     errors              the exceptions that callers tell apart
 
 Configuration:
-    config, section     the typed tree; its defaults are the published run
+    config/, section    the typed tree; its defaults are the published run
     cluster_config      the sections that say where processes run
     config_cli          TOML and --section.key value -> RunConfig
 
@@ -35,6 +36,8 @@ Pictures and prompts:
 
 Models:
     model_folder, model_files, model_loading    where a model is; whether it is whole; loads it
+    families/           what differs from one model family to the next
+    image_text_model    what is asked of a model of transformers, as types
     forwards, patch_embedding    modules of transformers that compute in another way
     weight_dtypes       which weights stay float32
     served_names        SGLang's names and checksums of weights (see `learner.push`)
@@ -66,9 +69,8 @@ Pages and figures:
     prepare/            python -m common.prepare: makes a dataset
     look/               a dataset as one HTML sheet
 
-How to add a configuration key: a field with its description in its section of `config`; TOML,
---help and errors follow. A rule over several sections is a check of RunConfig. What a run may not
-change when it is resumed is also in `broker.storage.identity`. tests/common/test_config.py.
+How to add a configuration key: `common.config` says it. What a run may not change when it is
+resumed is also in `broker.storage.identity`.
 
 How to add a field of a row: its column in `dataset_columns` (KINDS), its reading in `dataset`, its
 field in `types.Sample`. A sample is part of what a run is and travels to learner and rollout, so

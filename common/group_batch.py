@@ -229,7 +229,7 @@ def _ruler(num_rows: int, size: int) -> bytes:
 
 
 def _packed(numbers: Sequence[int]) -> bytes:
-    """As int32. Raises ValueError: one is none."""
+    """Pack numbers as int32. Raises ValueError: one does not fit."""
     try:
         return struct.pack(f"<{len(numbers)}i", *numbers)
     except struct.error as error:

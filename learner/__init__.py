@@ -9,6 +9,13 @@
     main            the process: python -m learner.main
     assembly        builds the parts from the configuration; again after a roll-back
     session         the order of events in a run
+    batches         the next batch, for all ranks or for none
+    saving          checkpoints, of which the broker is told before they are valid
+    progress        what a run tells while it lasts
+    summary         what it tells at its end
+    interrupt       how threads and ranks learn that they are to stop
+    agreement       what must be as the broker's configuration has it
+    ranks           several processes that train one model
     feed            the thread that talks to the broker
     trainer         one step
     scoring         what the teacher says of a step's groups
@@ -25,7 +32,9 @@
     views/          what student and teacher look at
     push/           weights to the rollout servers; has the names of tensors
     checkpoint/     the folder of a run's checkpoints; has its layout
-    measuring/      figures, held-out accuracy, health
+    figures/        figures of a step, and the files they go to
+    health/         health gates
+    measuring/      held-out accuracy
     checking/       what python -m deploy.check_gpu runs
 
 Threads. Each rank is a process with these; what crosses between two of them is guarded as follows.

@@ -4,7 +4,9 @@
        ^                  |                 |               |                      |
        '--- lapse, give back, lose, too old, rewind to an earlier checkpoint ------'
 
-    ledger          all decisions: leases, the queue, steps, versions, quarantine
+    ledger          decisions about leases and submits; asks those below for the others
+    steps           the learner's steps: taken, acknowledged, freed, committed, undone
+    commands        the table of recorded calls, which is the journal's format
     groups          the stream of groups: what is next, in flight, ready, taken
     entry           one group's record, its lease and its receipt; the rules of a run
     attempts        which failed attempts count, and what follows from them
@@ -16,7 +18,6 @@
     refusal         a request that cannot be granted, and the error code it carries
 
 Invariant: the same commands with the same arguments, in the same order, give the same state. So a
-journal of commands is the whole state, and a test can replay any of them. The names of these
-commands and the order of their arguments are the journal's format: see `broker.storage` before you
-change one.
+journal of commands is the whole state, and a test can replay any of them. The table in
+`commands` is the journal's format: see `broker.storage` before you change it.
 """

@@ -7,9 +7,14 @@
     server              the process: sockets, the flush before each reply, the end
     service             one request at a time: admission, dispatch, what is settled after each
     opening             a ledger and a store for a new run, or for one that goes on
-    rollout_desk        requests of rollout servers
-    learner_desk        requests of learners
-    evaluation_desk     requests about held-out samples, of both
+    handlers            how a request finds its handler: by its class
+    member_requests     handlers: to join, to count as alive, to leave
+    rollout_requests    handlers: leases, groups, news of the weights
+    learner_requests    handlers: batches, checkpoints, pushes, the end
+    evaluation_requests  handlers: held-out samples, ordered and answered
+    status_requests     the handler of the run's status
+    images              the data's picture files, for machines without its folder
+    outbox              replies on their way out
     counter             a ledger command and its journal record, together
     polls               requests that wait until there is something to answer
     membership          who is there, and since when nothing was heard of them

@@ -20,8 +20,8 @@ The journal. RUN/journal/journal.log is a list of records, each framed and check
 `recovery` gives the same commands to a new ledger, one after the other, and compares every outcome.
 Reads, heartbeats and announcements change no decision and are not recorded.
 
-The format is therefore more than bytes: the names, the order of arguments and the meaning of the
-ledger's commands belong to it. A change of any of them, or of `segments.SCHEMA`, needs a new number
+The format is therefore more than bytes: `broker.ledger.commands`, the table of commands with their
+arguments, and what they mean belong to it. A change of any of them, or of `segments.SCHEMA`, needs a new number
 in `identity.FORMAT`, and a run of another number is refused with what to do. `broker.journal`
 reads, checks and repairs these files by hand.
 

@@ -1,5 +1,9 @@
 """Model families: what differs from one to the next, a file each, and all else has no name for one.
 
+    family      what a family offers
+    qwen        what the Qwen families have in common
+    qwen2_5_vl, qwen3_vl, qwen3_5, glm4v    the families
+
     FAMILIES[config.json's model_type] -> Family     by whom it is read
       placeholder, vision_tokens                     common.rendering
       has_glm_grid                                   common.picture_grid

@@ -73,7 +73,7 @@ def described_machines(nodes: Sequence[Node], gpu_name: str | None = None) -> Ma
 
 
 def configured_machines(config: RunConfig, gpus: int | None, gpu_name: str | None) -> Machines:
-    """As many GPUs as are named, or as the pools ask for, or cores; where no cluster is described.
+    """Count the named GPUs, those that pools ask for, or cores; where no cluster is described.
 
     Raises:
         ConfigError: a GPU that is not known.

@@ -83,7 +83,7 @@ def branch_convolution(flat_LC: Tensor, weight_CW: Tensor, root: int, branches: 
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    """Of the last axis, in float32, as large as `x`."""
+    """Root-mean-square norm of the last axis, in float32, as large as `x`."""
     x_float = x.float()
     scale = torch.rsqrt(x_float.pow(2).mean(-1, keepdim=True) + 1e-6)
     return (weight.float() * x_float * scale).to(x.dtype)

@@ -20,7 +20,6 @@
     sharding            FSDP2 over ranks
     held                offloaded models stay on the GPU from first to last micro-batch
     transfer            from the host to a device without a wait
-    ranks               several processes that train one model
 
 Invariant: a packed row gives what transformers' own forward gives for each sequence alone, and so
 does every gradient (float32, 1e-5: tests/learner/model/test_packing.py).
@@ -30,9 +29,5 @@ weights the forward pass uses and what happens after an optimizer step, with a l
 top of it; whether it needs a float32 average or a copy in `deploy.planning.memory`.
 tests/learner/model/test_teacher.py holds each policy to its table.
 
-How to add a model family: what a family has to offer (tower, decoder layers, positions, what stays
-float32, served names, LoRA's targets, SGLang's flags) is asked for in `student`, `lora`, `sharding`
-and `delta_net` here, `common.served_names` and `rollout.sglang.command`. Give it to the families
-of tests/learner/model/test_packing.py, tests/learner/model/test_sharding.py and
-tests/rollout/contract/test_families.py.
+How to add a model family: `common.families` says it.
 """

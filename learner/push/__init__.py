@@ -4,7 +4,11 @@
     gatherer:  | bucket 0 | bucket 1 | ...
     publisher: | members > group > announce | send 0 | send 1 | ...
 
+    pusher          how every rank takes part in a push
     publisher       pushes to every live rollout server, in threads beside the next step
+    roster          which servers a push goes to
+    routes          through a group, or as files
+    pushed_weights  the student's weights under the names that servers take
     buckets         weights as byte buckets, and a snapshot that fills beside the step
     group           a torch.distributed group of its own; the learner is rank 0
     weight_files    the other way: a Hugging Face folder a version, in a shared folder
