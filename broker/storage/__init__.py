@@ -21,8 +21,9 @@ The journal. RUN/journal/journal.log is a list of records, each framed and check
 Reads, heartbeats and announcements change no decision and are not recorded.
 
 The format is therefore more than bytes: `broker.ledger.commands`, the table of commands with their
-arguments, and what they mean belong to it. A change of any of them, or of `segments.SCHEMA`, needs a new number
-in `identity.FORMAT`, and a run of another number is refused with what to do. `broker.journal`
+arguments, and what they mean belong to it, as does `common.group_batch.schema`, the columns of a
+segment. A change of any of them needs a new number in `identity.FORMAT`, and a run of
+another number is refused with what to do. `broker.journal`
 reads, checks and repairs these files by hand.
 
 Invariant: a segment is flushed before the journal's record that points to it, and a request is
