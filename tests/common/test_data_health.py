@@ -11,7 +11,7 @@ def refused(number: int) -> RefusedRow:
 def quarantine(*sample_ids: str) -> Quarantine:
     kept = Quarantine()
     for sample_id in sample_ids:
-        kept.add(Quarantined(sample_id, "rollout", f"0/{sample_id}", 3, "/generate: HTTP 500: no"))
+        kept.give_up(Quarantined(sample_id, "rollout", f"0/{sample_id}", 3, "/generate: HTTP 500: no"))
     return kept
 
 
