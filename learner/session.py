@@ -175,6 +175,7 @@ class Session:
         """
         self._progress.show(health_alarms=self._monitor.num_alarms)
         if verdict.action == "pause":
+            self._monitor.begin_pause()  # who sees the phase may end it at once
             self._progress.show(phase=Phase.PAUSED)
             self._stood_s += self._monitor.pause(lambda: self._feed.is_over)
             self._progress.show(phase=Phase.TRAINING)  # the next batch tells of an interruption

@@ -391,7 +391,7 @@ def _trajectory(index: int, result: dict[str, Any], cache_version: int) -> Traje
         response_token_ids=tokens,
         rollout_logprobs=np.asarray([pair[0] for pair in pairs], dtype=np.float32),
         version_spans=tuple(
-            VersionSpan(version=int(s["version"]), start=s["start"], end=s["end"]) for s in spans
+            VersionSpan(int(s["version"]), int(s["start"]), int(s["end"])) for s in spans
         ),
         cache_version=cache_version,
         finish_reason=FinishReason(meta["finish_reason"]["type"]),

@@ -98,8 +98,8 @@ def configured_layout(config: RunConfig, machines: Machines) -> Layout:
     ranks, servers = config.learner.ranks, config.rollout.servers
     if not machines.has_gpus:
         return Layout(servers, ranks, 0)
-    nodes = -(-ranks // machines.gpus_a_node)
-    return Layout(servers, ranks, config.sglang.tensor_parallel, nodes)
+    nodes = config.learner_pool.nodes or -(-ranks // machines.gpus_a_node)
+    return Layout(servers, ranks, config.sglang.tensor_parallel, min(nodes, ranks))
 
 
 def layouts(config: RunConfig, machines: Machines) -> list[Layout]:

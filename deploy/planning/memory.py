@@ -123,6 +123,15 @@ def _teacher_copy(config: RunConfig, trained: int, frozen: int) -> int:
     return width * (trained + frozen if config.teacher.policy == "fixed" else trained)
 
 
+def _is_under_autocast(config: RunConfig) -> bool:
+    """Whether a bfloat16 model has float32 parameters: one rank alone, that trains all of them.
+
+    Norms and the residual stream are then float32. That is read from autocast's rules, not counted.
+    """
+    is_alone = config.learner.ranks == 1 and not config.learner.offload
+    return is_alone and not config.model.lora_rank
+
+
 def _compute_bytes(config: RunConfig) -> int:
     return 2 if config.model.dtype == "bfloat16" else 4
 
@@ -137,9 +146,10 @@ def activation_bytes(config: RunConfig, shape: ModelShape, work: Workload) -> fl
     largest = max(tokens, min(config.learner.student_batch_tokens, tokens * 96))
     groups = largest / tokens
     width = _compute_bytes(config)
+    stream = 4 if _is_under_autocast(config) else width
     rows = n * work.response_tokens * groups
     branches = n * groups if config.model.share_prefix else 0.0
-    decoder = _decoder_bytes(config.model, shape, largest, rows, branches, width)
+    decoder = _decoder_bytes(config.model, shape, largest, rows, branches, width, stream)
     patches = groups * work.image_tokens * shape.tower.merge**2
     tower = _tower_bytes(config.model, shape.tower, patches, width)
     chunk = min(CHUNK_BYTES, rows * shape.vocabulary * 4)
@@ -147,22 +157,34 @@ def activation_bytes(config: RunConfig, shape: ModelShape, work: Workload) -> fl
 
 
 def _decoder_bytes(
-    model: ModelSection, shape: ModelShape, tokens: float, rows: float, branches: float, width: int
+    model: ModelSection,
+    shape: ModelShape,
+    tokens: float,
+    rows: float,
+    branches: float,
+    width: int,
+    stream: int,
 ) -> float:
-    """Layers, of which one is computed backward; the last one's MLP has only the asked rows."""
+    """Layers, of which one is computed backward; the last one's MLP has only the asked rows.
+
+    Args:
+        width: bytes of a number.
+        stream: bytes of a number of the residual stream and of what norms take and give.
+    """
     state = 4 * shape.delta_state * branches  # float32, that branches begin with
-    full = width * tokens * full_layer_numbers(shape)
-    delta = width * tokens * delta_layer_numbers(shape) + state
+    wider = (stream - width) * tokens * shape.width
+    full = width * tokens * full_layer_numbers(shape) + 4 * wider
+    delta = width * tokens * delta_layer_numbers(shape) + 4 * wider + state
     delta_layers = shape.layers - shape.full_layers
     mean = (shape.full_layers * full + delta_layers * delta) / shape.layers
     recomputed = model.num_recomputed(shape.layers)
-    kept = recomputed * width * tokens * shape.width + (shape.layers - recomputed) * mean
+    kept = recomputed * stream * tokens * shape.width + (shape.layers - recomputed) * mean
     if recomputed < shape.layers:
         kept -= width * (tokens - rows) * _mlp_numbers(shape)
     again = 0.0
     if recomputed:
         again = max(full if shape.full_layers else 0.0, delta if delta_layers else 0.0)
-    return kept + again + width * tokens * _working_numbers(shape)
+    return kept + again + width * tokens * _working_numbers(shape) + 2 * wider
 
 
 def _tower_bytes(model: ModelSection, tower: Tower, patches: float, width: int) -> float:
@@ -203,12 +225,16 @@ def delta_layer_numbers(shape: ModelShape) -> int:
 
 def _around_numbers(shape: ModelShape) -> int:
     """Input and output of the norm before attention or delta net, and all of the MLP."""
-    return 2 * shape.width + _mlp_numbers(shape)
+    behind = 2 * shape.width if shape.has_norms_behind else 0  # the outputs of two more norms
+    return 2 * shape.width + behind + _mlp_numbers(shape)
 
 
 def _mlp_numbers(shape: ModelShape) -> int:
-    """Input and output of its norm; gate, what is gated, and their product."""
-    return 2 * shape.width + 3 * shape.mlp_width
+    """Input and output of its norm; gate, what is gated, and their product.
+
+    Without a fused form also the activated gate. That is read from GLM's class, not counted.
+    """
+    return 2 * shape.width + (4 if shape.has_norms_behind else 3) * shape.mlp_width
 
 
 def _working_numbers(shape: ModelShape) -> int:

@@ -71,6 +71,9 @@ class ModelShape:
     is_tied: bool
     tower: Tower
     has_gate: bool = False  # whether queries come with a gate of their size, as in Qwen3.5
+    has_norms_behind: bool = (
+        False  # as in GLM, whose MLP has no fused form
+    )
     delta_keys: int = 0  # width of all keys of a gated delta net: heads * width of one
     delta_values: int = 0
     delta_state: int = 0  # numbers of recurrent state a layer and sequence
@@ -217,6 +220,7 @@ def _shape(
         is_tied=is_tied,
         tower=_tower(family, vision),
         has_gate=family.gates_attention,
+        has_norms_behind=family.has_norms_behind,
         delta_keys=keys if is_delta else 0,
         delta_values=value_heads * value_width if is_delta else 0,
         delta_state=value_heads * value_width * text.get("linear_key_head_dim", 0),

@@ -92,12 +92,13 @@ class HealthMonitor:
     def pause(self, is_over: Callable[[], bool]) -> float:
         """Wait until SIGUSR1 comes to any rank's process, or the run is over; all ranks call it.
 
+        `begin_pause` comes first.
+
         Returns:
             The seconds that it took.
         """
         began = time.monotonic()
         logger.warning("paused. To go on: kill -USR1 %d", os.getpid())
-        self.begin_pause()
         while not self._ranks.any(self.wait_for_resume(_LOOK_S) or is_over()):
             pass
         logger.info("going on after %.1f s", time.monotonic() - began)

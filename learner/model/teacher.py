@@ -68,6 +68,7 @@ class Teacher:
         self._step = step
         copies = config.policy not in ("current", "fixed")
         self._shared = shareable(student, dtype) if copies else frozenset()
+        self._same = self._shared  # of those, the ones that are one memory with the student's
         self._copy = _start(student, config, dtype, self._shared)
         self._is_saved = copies
         self._needs_load = copies and step > 0
@@ -123,6 +124,8 @@ class Teacher:
     ) -> None:
         """Take over what `kept` was in the trainer that saved it, bit for bit.
 
+        The student comes first: what is shared with it, but in memory of its own, is copied.
+
         Args:
             put: fills one of `kept`, sharded or not, with the weight of this name.
             shapes: of whole weights by name. What is shared with the student may be among them,
@@ -135,10 +138,11 @@ class Teacher:
         _check_forms(shapes, kept, self._shared)
         for name, tensor in kept.items():
             put(tensor, name)
-        if self._has_master:
-            computing = _parameters(self.model)
-            for name, tensor in self._master.items():
-                _write(computing[name], tensor)
+        computing, students = _parameters(self.model), _parameters(self._student)
+        for name, tensor in self._master.items():
+            _write(computing[name], tensor)
+        for name in self._shared - self._same:
+            _write(computing[name], students[name])
         self._needs_load = False
 
     def reshard(self) -> None:
@@ -150,7 +154,8 @@ class Teacher:
         """
         self._needs_reshard = False
         if self._is_saved:
-            self._copy_student(share_shards(self.model, self._student, self._shared))
+            self._same = share_shards(self.model, self._student, self._shared)
+            self._copy_student(self._same)
         if self._has_master:
             self._take_master()
 

@@ -1,7 +1,10 @@
 import pytest
 
-from broker.ledger.quarantine import Quarantine, Quarantined
+from broker.ledger.entry import Entry
+from broker.ledger.quarantine import Quarantine
 from common.data_health import DataRows, RefusedRow, data_fault, first_lines, nothing_trained
+from common.source import Assignment
+from tests.broker.support import make_sample
 
 
 def refused(number: int) -> RefusedRow:
@@ -11,7 +14,9 @@ def refused(number: int) -> RefusedRow:
 def quarantine(*sample_ids: str) -> Quarantine:
     kept = Quarantine()
     for sample_id in sample_ids:
-        kept.give_up(Quarantined(sample_id, "rollout", f"0/{sample_id}", 3, "/generate: HTTP 500: no"))
+        sample = make_sample(int(sample_id, 36)).model_copy(update={"sample_id": sample_id})
+        entry = Entry(0, Assignment(f"0/{sample_id}", sample, 0))
+        kept.give_up(entry, "rollout", 3, "/generate: HTTP 500: no")
     return kept
 
 

@@ -77,6 +77,18 @@ def test_two_ranks_save_what_one_and_four_load(
     assert len({after for _, after in four}) == 4
 
 
+@pytest.mark.slow
+def test_a_resumed_teacher_has_the_frozen_weights_that_ranks_share_unevenly(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """They are the student's, but in memory of the teacher's own, and no checkpoint has them."""
+    config = small_config(tmp_path, tiny_checkpoint, model={"freeze_vision_tower": True})
+    folder = tmp_path / "checkpoints"
+    saved = run_on_ranks(train_and_save, 2, config, folder)
+    three = run_on_ranks(load_on_ranks, 3, config, folder)
+    assert [state for state, _ in three] == [saved[0][0]] * 3
+
+
 def fill_every_placement(ranks: Ranks, path: Path) -> None:
     assert ranks.mesh is not None
     for shape in ((5, 3), (1,), (4, 2, 7), (0, 3)):
