@@ -26,7 +26,16 @@ from tests.waiting import LIMIT_S, until
 # Stops as it is told; what it has to write takes longer than the broker waits for.
 SLOW_TO_WRITE = SUMMARY.replace(
     "lambda *_: end(True)",
-    "lambda *_: ((folder / 'left').touch(), time.sleep(1.0), end(True))",
+    "leave",
+).replace(
+    "signal.signal(signal.SIGTERM",
+    """
+def leave(*_):
+    (folder / "left").touch()
+    while not (folder / "written").exists():
+        time.sleep(0.02)
+    end(True)
+signal.signal(signal.SIGTERM""",
 )
 UNTIL_GO = "while not (folder / 'go').exists():\n    time.sleep(0.02)\nend(False)"
 LEAVING_BROKER = BROKER.replace(
@@ -49,6 +58,9 @@ async def test_a_broker_that_has_said_goodbye_to_all_is_not_started_again(
     run = stage.run()
     await stage.until_listening("learner-0", "rollout-0")
     os.kill(stage.entry("learner-0").pid, signal.SIGTERM)
+    await until(lambda: "broker" not in stage.alive())
+    await asyncio.sleep(0.3)  # in which the broker would be started again
+    (tmp_path / "written").touch()
     await until(lambda: any("told the learner to stop" in line for line in stage.reported))
     (tmp_path / "left").unlink()
     await stage.until_up("learner-0", again=1)
@@ -63,13 +75,16 @@ async def test_a_learner_that_fails_after_the_broker_has_left_begins_the_run_aga
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By itself it would look for that broker for ever."""
-    learner = SLOW_TO_WRITE.replace("end(True))", "sys.exit(3))").replace("1.0", "0.5")
+    learner = SLOW_TO_WRITE.replace("end(True)", "sys.exit(3)")
     learner += UNTIL_GO
     stage = Stage(tmp_path, monkeypatch, learner=learner, broker=LEAVING_BROKER)
     run = stage.run()
     await stage.until_listening("learner-0", "rollout-0")
     stage.all_join()
     os.kill(stage.entry("learner-0").pid, signal.SIGTERM)
+    await until(lambda: "broker" not in stage.alive())
+    await asyncio.sleep(0.3)  # in which the broker would be started again
+    (tmp_path / "written").touch()
     await until(lambda: any("after the broker had left" in line for line in stage.reported))
     (tmp_path / "left").unlink()
     await until(lambda: [p.name for p in stage.started].count("learner-0") == 2)
