@@ -79,7 +79,7 @@ async def running_broker(
         make_service(source, make_rules()), dataset_images, listener, max_frame_bytes=LIMIT
     )
     stop = asyncio.Event()
-    async with asyncio.timeout(10), server, asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(60), server, asyncio.TaskGroup() as tasks:
         tasks.create_task(server.serve(stop, 0.05))
         yield server.address
         stop.set()
@@ -181,7 +181,7 @@ async def test_encryption_does_not_eat_into_the_frame_limit(folder: Path) -> Non
     link = ZmqLink(member_keys(folder))
     link.open(listener.open(), LIMIT)
     largest = b"\x01" * LIMIT
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await link.send([b"12345678", largest])
         peer, *sent = (await listener.receive()).envelope
         assert sent == [b"12345678", largest]
@@ -265,7 +265,7 @@ async def serve_a_member(config: RunConfig, keys: ClientKeys) -> str:
     assert config.run.folder is not None
     announced = config.run.folder / "broker.json"
     stop = asyncio.Event()
-    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         tasks.create_task(broker_main.serve(config, stop))
         while not announced.exists():
             await asyncio.sleep(0.01)

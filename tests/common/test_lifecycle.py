@@ -16,7 +16,7 @@ async def test_a_second_signal_is_told_to_who_wants_to_end_in_its_own_way(number
     stop, at_once = asyncio.Event(), asyncio.Event()
     lifecycle.set_on_signals(stop, at_once)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             os.kill(os.getpid(), number)
             await stop.wait()
             assert not at_once.is_set()

@@ -274,7 +274,7 @@ class Followed:
         return [line.text.decode().split()[-1] for line in self.lines]
 
     def wait(self, is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not is_so():
             assert time.monotonic() < deadline, self.texts()[-5:]
             time.sleep(0.005)

@@ -62,7 +62,7 @@ def start(hosts: Hosts, host: str, role: str, folder: Path) -> Path:
     words = (role, address, str(folder / "keys"), str(SILENCE_S))
     output = folder / role
     process = hosts.popen(host, (sys.executable, "-c", PLAYER, *words), output=output, cwd=ROOT)
-    wait_until(lambda: output.stat().st_size > 0 and process.poll() is None, 20.0)
+    wait_until(lambda: output.stat().st_size > 0 and process.poll() is None, 60.0)
     return output
 
 

@@ -9,6 +9,7 @@ from rollout.engine import EngineInfo
 from rollout.member import capacity, watch_health
 from rollout.serving import Served, Serving
 from tests.rollout.support import run_config
+from tests.waiting import LIMIT_S, until
 
 
 class Engine:
@@ -17,9 +18,10 @@ class Engine:
     def __init__(self) -> None:
         self.reported: int | None = 3
         self.is_well = True
-        self.asked_health = 0
+        self.asked_version = self.asked_health = 0
 
     async def version(self) -> int | None:
+        self.asked_version += 1
         return self.reported
 
     async def is_healthy(self) -> bool:
@@ -33,15 +35,24 @@ async def serving_version_3() -> Serving:
     return serving
 
 
-async def watch(engine: Engine, serving: Serving, seconds: float = 0.2) -> None:
-    async with asyncio.timeout(seconds):
+async def watch(engine: Engine, serving: Serving) -> None:
+    """Returns with the error that it finds; reaching the limit is no error of the engine."""
+    async with asyncio.timeout(LIMIT_S):
         await watch_health(engine, serving, 0.005)
+
+
+async def assert_left_alone(engine: Engine, serving: Serving) -> None:
+    """Some looks find nothing wrong, more than it would take to give an engine up."""
+    before = engine.asked_version
+    watching = asyncio.create_task(watch_health(engine, serving, 0.005))
+    await until(lambda: watching.done() or engine.asked_version > before + 10)
+    assert not watching.done(), watching.exception()
+    watching.cancel()
 
 
 async def test_a_healthy_engine_is_left_alone():
     engine = Engine()
-    with pytest.raises(TimeoutError):
-        await watch(engine, await serving_version_3())
+    await assert_left_alone(engine, await serving_version_3())
     assert engine.asked_health > 1
 
 
@@ -52,8 +63,7 @@ async def test_health_is_not_asked_for_when_it_would_hang(state):
         serving = await serving_version_3()
         serving.note_pause()
     engine.is_well = False
-    with pytest.raises(TimeoutError):
-        await watch(engine, serving)
+    await assert_left_alone(engine, serving)
     assert engine.asked_health == 0
 
 
@@ -74,8 +84,7 @@ async def test_a_pause_that_comes_in_between_does_not_count():
         return False
 
     engine.is_healthy = unhealthy  # type: ignore[method-assign]
-    with pytest.raises(TimeoutError):
-        await watch(engine, serving)
+    await assert_left_alone(engine, serving)
 
 
 async def test_an_engine_that_others_have_restarted_is_noticed():
@@ -96,8 +105,6 @@ async def test_weights_under_verification_are_no_trouble():
     engine, serving = Engine(), await serving_version_3()
     engine.reported = 4
     async with serving.held_back():
-        with pytest.raises(TimeoutError):
-            await watch(engine, serving)
+        await assert_left_alone(engine, serving)
         await serving.set(Served(0, 4))
-    with pytest.raises(TimeoutError):
-        await watch(engine, serving)
+    await assert_left_alone(engine, serving)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rollout.pool import MAX_IMAGES, Pool, Server, best
 from rollout.serving import Served, Serving
+from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.smoke
 
@@ -51,7 +52,7 @@ async def test_a_full_pool_waits_until_a_slot_is_free():
     await asyncio.sleep(0)
     assert not waiting.done()
     await pool.release(server)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         assert await waiting is server
 
 
@@ -83,7 +84,7 @@ async def test_a_server_that_failed_is_avoided_while_there_is_another():
 async def test_a_server_that_failed_is_taken_all_the_same_when_no_other_can():
     first, second = make_server("a"), make_server("b", version=None)
     pool = await started_pool(first, second)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         assert await pool.choose("cat", ANY, avoid=first) is first
 
 
@@ -95,7 +96,7 @@ async def test_weights_that_come_wake_who_waits_for_a_server():
     await asyncio.sleep(0)
     assert not waiting.done()
     await server.serving.set(Served(0, 0))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         assert await waiting is server
 
 
@@ -123,7 +124,7 @@ async def test_leases_are_asked_for_as_long_as_there_is_room():
     assert not waiting.done()
     server.reserved = 0
     await pool.notify()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         assert await waiting == 2
 
 
@@ -171,7 +172,7 @@ async def test_results_wait_until_the_weights_are_verified(version):
         await asyncio.sleep(0)
         assert not waiting.done()
         await serving.set(None if version is None else Served(0, version))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         assert await waiting == (None if version is None else Served(0, version))
 
 
@@ -194,7 +195,7 @@ async def test_a_claimed_server_is_idle_first_and_nobody_else_s_until_it_is_free
     assert not claim.done() and busy.free == 0, "it drains, and takes nothing new"
     assert await pool.choose("cat", ANY) is not busy
     await pool.release(busy)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         await claim
     await pool.release(busy, is_claimed=True)
     assert busy.free == busy.capacity

@@ -20,13 +20,22 @@ from tests.deploy.supervision.test_supervisor import (
     Scripts,
     Stage,
     status,
-    until,
 )
+from tests.waiting import LIMIT_S, until
 
 # Stops as it is told; what it has to write takes longer than the broker waits for.
 SLOW_TO_WRITE = SUMMARY.replace(
     "lambda *_: end(True)",
-    "lambda *_: ((folder / 'left').touch(), time.sleep(1.0), end(True))",
+    "leave",
+).replace(
+    "signal.signal(signal.SIGTERM",
+    """
+def leave(*_):
+    (folder / "left").touch()
+    while not (folder / "written").exists():
+        time.sleep(0.02)
+    end(True)
+signal.signal(signal.SIGTERM""",
 )
 UNTIL_GO = "while not (folder / 'go').exists():\n    time.sleep(0.02)\nend(False)"
 LEAVING_BROKER = BROKER.replace(
@@ -47,9 +56,11 @@ async def test_a_broker_that_has_said_goodbye_to_all_is_not_started_again(
     learner = SLOW_TO_WRITE + UNTIL_GO
     stage = Stage(tmp_path, monkeypatch, learner=learner, broker=LEAVING_BROKER)
     run = stage.run()
-    await stage.until_up("learner-0", "rollout-0")
-    await asyncio.sleep(0.3)  # it has to listen to signals first
+    await stage.until_listening("learner-0", "rollout-0")
     os.kill(stage.entry("learner-0").pid, signal.SIGTERM)
+    await until(lambda: "broker" not in stage.alive())
+    await asyncio.sleep(0.3)  # in which the broker would be started again
+    (tmp_path / "written").touch()
     await until(lambda: any("told the learner to stop" in line for line in stage.reported))
     (tmp_path / "left").unlink()
     await stage.until_up("learner-0", again=1)
@@ -64,14 +75,16 @@ async def test_a_learner_that_fails_after_the_broker_has_left_begins_the_run_aga
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By itself it would look for that broker for ever."""
-    learner = SLOW_TO_WRITE.replace("end(True))", "sys.exit(3))").replace("1.0", "0.5")
+    learner = SLOW_TO_WRITE.replace("end(True)", "sys.exit(3)")
     learner += UNTIL_GO
     stage = Stage(tmp_path, monkeypatch, learner=learner, broker=LEAVING_BROKER)
     run = stage.run()
-    await stage.until_up("learner-0", "rollout-0")
+    await stage.until_listening("learner-0", "rollout-0")
     stage.all_join()
-    await asyncio.sleep(0.3)
     os.kill(stage.entry("learner-0").pid, signal.SIGTERM)
+    await until(lambda: "broker" not in stage.alive())
+    await asyncio.sleep(0.3)  # in which the broker would be started again
+    (tmp_path / "written").touch()
     await until(lambda: any("after the broker had left" in line for line in stage.reported))
     (tmp_path / "left").unlink()
     await until(lambda: [p.name for p in stage.started].count("learner-0") == 2)
@@ -119,13 +132,13 @@ async def test_the_end_does_not_wait_for_a_server_without_a_machine(
         monkeypatch,
         servers=2,
         learner=WAITING_LEARNER,
-        cluster={"drain_s": 60.0, "place_timeout_s": 60.0},
+        cluster={"drain_s": 600.0, "place_timeout_s": 600.0},
     )
     stage.full.add("rollout-1")
     run = stage.run()
     await stage.until_up("learner-0", "rollout-0")
     (tmp_path / "go").touch()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(LIMIT_S):
         assert await run is True
     assert set(states(tmp_path).values()) == {"ended"}
 
@@ -164,7 +177,7 @@ async def test_stop_does_not_wait_for_an_environment_that_is_made(
     await stage.until_up("rollout-0")
     assert states(tmp_path)["learner-0"] == states(tmp_path)["learner-1"] == "starting"
     stage.stop.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         assert await run is False
     assert set(states(tmp_path).values()) == {"ended"}
     assert stage.reported == {} and stage.alive() == []

@@ -5,13 +5,13 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from deploy.cluster.roles import ROOT
 from deploy.supervision.process_actor import CannotStart, Order, ProcessActor
+from tests.waiting import LIMIT_S, until
 
 WITH_CHILD = """
 import subprocess, sys, time
@@ -35,12 +35,6 @@ def order(folder: Path, script: str, **more: object) -> Order:
 def log_of(folder: Path) -> str:
     log = folder / "logs" / "a.log"
     return log.read_text() if log.exists() else ""
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def state_of(pid: int) -> str:
@@ -83,14 +77,13 @@ async def test_a_log_is_appended_to_and_begun_anew_when_it_is_full(
 async def test_a_term_is_for_the_process_alone_and_a_kill_for_its_children_too(
     actor: ProcessActor, tmp_path: Path
 ) -> None:
-    await actor.start(
-        order(tmp_path, "import signal\nsignal.signal(15, lambda *_: 0)" + WITH_CHILD)
-    )
+    heard = "import signal\nsignal.signal(15, lambda *_: print('heard', flush=True))"
+    await actor.start(order(tmp_path, heard + WITH_CHILD))
     await until(lambda: log_of(tmp_path).endswith("\n"))
     child = int(log_of(tmp_path))
     await actor.signal(signal.SIGTERM)
-    await asyncio.sleep(0.05)
-    assert state_of(child) in ("S", "R")
+    await until(lambda: log_of(tmp_path).endswith("heard\n"))
+    assert state_of(child) not in ("", "Z")
     await actor.signal(signal.SIGKILL)
     assert await actor.wait() == -signal.SIGKILL
     await until(lambda: state_of(child) in ("", "Z"))
@@ -110,7 +103,7 @@ async def test_a_child_that_holds_the_pipe_does_not_hold_up_the_exit_code(
 ) -> None:
     script = WITH_CHILD.rpartition("time.sleep")[0]  # leaves its child behind
     await actor.start(order(tmp_path, script))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         assert await actor.wait() == 0
     os.kill(int(log_of(tmp_path)), signal.SIGKILL)
     await until(lambda: actor._output is not None and actor._output.done())

@@ -24,21 +24,23 @@ from deploy.supervision.process_actor import Order, ProcessActor
 from deploy.supervision.process_table import read_processes
 from deploy.supervision.supervisor import Supervisor
 from tests.deploy.statuses import member
+from tests.waiting import LIMIT_S, until
 
 FOLLOWER = """
 import json, pathlib, signal, sys, time
 folder = pathlib.Path(sys.argv[1])
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("listening", flush=True)
 while not (folder / "finished").exists():
     time.sleep(0.02)
 """
 BROKER = FOLLOWER.replace(
-    "while not",
+    "print",
     """
 port = (folder / "port").read_text() if (folder / "port").exists() else "1"
 (folder / "new").write_text(json.dumps({"address": "tcp://127.0.0.1:" + port, "run_id": "r"}))
 (folder / "new").rename(folder / "broker.json")  # whole, or not at all
-while not""",
+print""",
 )
 SUMMARY = """
 import json, pathlib, signal, sys, time
@@ -49,6 +51,7 @@ def end(is_interrupted):
         (folder / "finished").touch()
     sys.exit(0)
 signal.signal(signal.SIGTERM, lambda *_: end(True))
+print("listening", flush=True)
 """
 LEARNER = SUMMARY + "time.sleep(0.3)\nend(False)"
 # Ends well once there is a file "go".
@@ -56,7 +59,12 @@ WAITING_LEARNER = SUMMARY + "while not (folder / 'go').exists():\n    time.sleep
 ENDLESS = "import time\nprint('working', flush=True)\ntime.sleep(600)"
 DEAF = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + ENDLESS
 FAILING = "import sys\nprint('first line')\nprint('the reason', file=sys.stderr)\nsys.exit(3)"
-LIMIT_S = 30.0  # until something has come about; it takes a fraction of a second
+# Goes on once there is a file "go".
+HELD = """
+import pathlib, sys, time
+while not (pathlib.Path(sys.argv[1]) / "go").exists():
+    time.sleep(0.02)
+"""
 
 
 class LocalProcess:
@@ -173,18 +181,19 @@ class Stage:
         for name in names:
             await until(lambda name=name: self._is_up(name, again))
 
+    async def until_listening(self, *names: str, again: int = 0) -> None:
+        """Until these are up and can be told to stop; a broker has announced itself by then."""
+        await self.until_up(*names, again=again)
+        for name in names:
+            log = self.folder / "logs" / f"{name}.log"
+            await until(lambda log=log: _read(log).count("listening\n") > again)
+
     def _is_up(self, name: str, again: int) -> bool:
         found = [e for e in self.supervisor.table.entries() if e.name == name]
         return bool(found) and found[0].state == "up" and found[0].restarts == again
 
     def kill(self, name: str) -> None:
         os.kill(self.entry(name).pid, signal.SIGKILL)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def status(
@@ -217,14 +226,16 @@ async def test_the_address_of_an_earlier_broker_is_not_taken(
     """As in a run that is resumed. The new broker writes the same address, or another one."""
     for known in ("tcp://127.0.0.1:1", "tcp://127.0.0.1:9"):
         (tmp_path / "broker.json").write_text(json.dumps({"address": known, "run_id": "r"}))
-        stage = Stage(tmp_path, monkeypatch, broker="import time\ntime.sleep(0.3)\n" + BROKER)
+        stage = Stage(tmp_path, monkeypatch, broker=HELD + BROKER)
         run = stage.run()
         await stage.until_up("broker")
         await asyncio.sleep(0.15)
         assert len(stage.started) == 1, "others started before there was a broker"
+        (tmp_path / "go").touch()
         assert await run is True
         assert await stage.supervisor.broker_address() == "tcp://127.0.0.1:1"
         (tmp_path / "finished").unlink()
+        (tmp_path / "go").unlink()
 
 
 @pytest.mark.parametrize("victim", ["broker", "rollout", "learner"])
@@ -319,14 +330,22 @@ async def test_a_final_error_of_one_rank_is_final_for_all(
 ) -> None:
     """The others lose it in a collective, and may be noticed first."""
     refused = (
-        "import signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "time.sleep(0.8)\nsys.exit(2)"
+        "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"print('listening', flush=True)\n{HELD}time.sleep(0.2)\nsys.exit(2)"
     )
-    first = "import sys, time\ntime.sleep(0.6)\nsys.exit(1)"
-    stage = Stage(tmp_path, monkeypatch, ranks=2, learner=refused, learner_0=first)
+    first = f"print('listening', flush=True)\n{HELD}sys.exit(1)"
+    stage = Stage(
+        tmp_path,
+        monkeypatch,
+        ranks=2,
+        learner=refused,
+        learner_0=first,
+        cluster={"drain_s": LIMIT_S},
+    )
     run = stage.run()
-    await stage.until_up("learner-0", "learner-1")
+    await stage.until_listening("learner-0", "learner-1")
     stage.all_join()
+    (tmp_path / "go").touch()
     with pytest.raises(ProcessFailed, match="learner-1 failed with exit code 2"):
         await run
 
@@ -338,8 +357,8 @@ async def test_a_broker_that_dies_is_started_again_and_the_others_stay(
     run = stage.run()
     await stage.until_up("learner-0", "rollout-0")
     stage.kill("broker")
-    await stage.until_up("broker", again=1)
-    await asyncio.sleep(0.2)
+    await stage.until_listening("broker", again=1)
+    await asyncio.sleep(0.2)  # in which others would be started again
     (tmp_path / "go").touch()
     assert await run is True
     assert [p.name for p in stage.started] == ["broker", "learner-0", "rollout-0", "broker"]
@@ -367,8 +386,8 @@ async def test_a_learner_that_somebody_else_stops_is_gone_on_with(
     """As when its machine is to be taken away: it has written a checkpoint."""
     stage = Stage(tmp_path, monkeypatch, learner=WAITING_LEARNER)
     run = stage.run()
-    await stage.until_up("learner-0", "rollout-0")
-    await asyncio.sleep(0.2)  # it has to listen to signals first
+    await stage.until_up("rollout-0")
+    await stage.until_listening("learner-0")
     os.kill(stage.entry("learner-0").pid, signal.SIGTERM)
     await stage.until_up("learner-0", again=1)
     (tmp_path / "go").touch()
@@ -458,13 +477,14 @@ async def test_a_known_process_that_fails_is_started_again_but_not_for_a_final_e
     for code, restarts in ((3, 1), (2, 0)):
         folder = tmp_path / str(code)
         folder.mkdir()
-        failing = f"import sys, time\ntime.sleep(0.5)\nsys.exit({code})"
+        failing = f"{HELD}sys.exit({code})"
         stage = Stage(
             folder, monkeypatch, rollout=failing, learner=ENDLESS, cluster={"max_restarts": 1}
         )
         run = stage.run()
         await stage.until_up("rollout-0")
         stage.all_join()
+        (folder / "go").touch()
         with pytest.raises(ProcessFailed, match=f"failed with exit code {code}"):
             await run
         assert stage.entry("rollout-0").restarts == restarts
@@ -543,8 +563,7 @@ async def test_servers_come_and_go_while_the_run_goes_on(
     run = stage.run()
     await stage.until_up("rollout-0", "rollout-1")
     stage.supervisor.scale(4)
-    await stage.until_up("rollout-2", "rollout-3")
-    await asyncio.sleep(0.2)  # they have to listen to signals first
+    await stage.until_listening("rollout-0", "rollout-1", "rollout-2", "rollout-3")
     stage.supervisor.scale(1)
     stage.supervisor.scale(2)  # while the others drain
     stage.supervisor.scale(3)

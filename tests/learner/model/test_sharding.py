@@ -478,7 +478,7 @@ def test_a_rank_that_never_comes_is_not_waited_for_longer_than_the_timeout(monke
     start = time.monotonic()
     with pytest.raises(RankError, match=rf"rank 0 of 2 did not meet .*127.0.0.1:{port}.* Fix: "):
         init_ranks(1.0)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
 
 
 def lose_a_rank(ranks: Ranks, case: Case, fault: int) -> tuple[str, float]:

@@ -311,7 +311,7 @@ async def test_two_processes_do_not_write_into_one_result(tmp_path: Path) -> Non
     async with ChatServer(lambda text, earlier: Fault("hang")).running() as server:
         target = Target(server.url, MODEL)
         first = asyncio.ensure_future(evaluate_into(tmp_path, plan_for(), target, stop))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not server.bodies:
                 await asyncio.sleep(0.01)
         with pytest.raises(ConfigError, match="another process writes"):
