@@ -23,7 +23,7 @@ from common.config_cli import exit_with, load_or_exit
 from common.errors import ConfigError, DataError, VisionOpdError
 from common.full_disk import is_full
 from common.output import ends_with_its_reader, goes_on_without_readers
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.exit_codes import ExitCode
 from deploy.options import (
     HELP,
@@ -189,8 +189,7 @@ def _dry_run(config: RunConfig, options: Options, ray_named_by: str) -> None:
 def _slurm(config: RunConfig, options: Options) -> None:
     """Submit a job that launches this run, or print its script."""
     from deploy.batch import slurm
-    from deploy.supervision.new_folder import with_folder_of_its_own
-    from deploy.supervision.run_folder import check_folder
+    from deploy.supervision.run_folder import check_folder, with_folder_of_its_own
     from deploy.supervision.trusted_folder import check_trusted
 
     now = time.localtime()

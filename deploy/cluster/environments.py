@@ -6,7 +6,7 @@ from pathlib import Path
 from common.cluster_config import PoolSection
 from common.config import RunConfig
 from deploy.cluster.pools import PoolName
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 
 SET_UP = "deploy/setup.sh"
 _OURS = ROOT / ".venv" / "bin" / "python"

@@ -17,7 +17,7 @@ from deploy.cluster.pools import Pool, PoolName
 
 
 @dataclass(frozen=True)
-class Seating:
+class Assignment:
     """Where one process sits."""
 
     process: str
@@ -49,20 +49,20 @@ class _Kind:
         return node.has_labels(self.pool.labels)
 
 
-def fit(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[Seating]:
+def fit(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[Assignment]:
     """A place for every process, in the order of pools and ranks.
 
     Raises:
         ConfigError: names the pool that finds no place, what it needs, what there is, the mend.
     """
-    seatings = seatings_of(pools, nodes)
-    if seatings is None:
-        raise misfit(pools, nodes, lambda pools: seatings_of(pools, nodes) is not None)
-    return seatings
+    assignments = assignments_of(pools, nodes)
+    if assignments is None:
+        raise misfit(pools, nodes, lambda pools: assignments_of(pools, nodes) is not None)
+    return assignments
 
 
-def seatings_of(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[Seating] | None:
-    """The seatings that `fit` finds. None means that there is no way."""
+def assignments_of(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[Assignment] | None:
+    """The assignments that `fit` finds. None means that there is no way."""
     kinds = [_kind(pool) for pool in pools]
     counts = _counts_a_node(kinds, nodes)
     if counts is None:
@@ -72,9 +72,9 @@ def seatings_of(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[Seating] |
         for index, gpus in _gpus_of_units(kinds, vector):
             places[index].append((node, gpus))
     return [
-        seating
+        assignment
         for kind, units in zip(kinds, places, strict=True)
-        for seating in _seat_processes(kind, units)
+        for assignment in _assign_processes(kind, units)
     ]
 
 
@@ -190,7 +190,7 @@ def _gpus_of_units(
             yield index, gpus + ([shared[index].pop(0)] if kind.unit.gpu_share else [])
 
 
-def _seat_processes(kind: _Kind, units: list[tuple[Node, list[int]]]) -> Iterator[Seating]:
+def _assign_processes(kind: _Kind, units: list[tuple[Node, list[int]]]) -> Iterator[Assignment]:
     pool = kind.pool
     processes_a_unit = math.ceil(pool.processes / kind.count)
     is_part = 0 < pool.gpus < 1
@@ -199,7 +199,9 @@ def _seat_processes(kind: _Kind, units: list[tuple[Node, list[int]]]) -> Iterato
         place = rank % processes_a_unit
         if is_part:
             mine = gpus[place // _a_gpu(pool)] if len(gpus) > 1 else gpus[0]
-            yield Seating(name, pool.name, node, (mine,), pool.gpus)
+            yield Assignment(name, pool.name, node, (mine,), pool.gpus)
         else:
             size = int(pool.gpus)
-            yield Seating(name, pool.name, node, tuple(gpus[place * size : (place + 1) * size]), 1)
+            yield Assignment(
+                name, pool.name, node, tuple(gpus[place * size : (place + 1) * size]), 1
+            )

@@ -1,4 +1,4 @@
-"""One run while it lives: Ray, supervisor, the view in the terminal, the ear for deploy.scale."""
+"""One run while it lives: Ray, supervisor, the view in the terminal, the launcher's API."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ from deploy.showing.observations import Observations
 from deploy.showing.outcome import read_summary, show_outcome
 from deploy.showing.terminal import show_progress
 from deploy.supervision.begun_run import Footprint, begun
-from deploy.supervision.control import listening
+from deploy.supervision.launcher_api import listening
 from deploy.supervision.placement import Placement
 from deploy.supervision.ray_connection import connected_ray
 from deploy.supervision.room import RoomWatch
@@ -158,7 +158,7 @@ def _check_room(config: RunConfig) -> None:
 async def _watched(
     config: RunConfig, supervisor: Supervisor, folder: Path, stop: asyncio.Event
 ) -> bool:
-    """The run, with a view and an ear beside it."""
+    """The run, with a view and the launcher's API beside it."""
     began = time.monotonic()
     lookout = Lookout(config, supervisor, stop)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from common.addresses import split_address
 from common.errors import VisionOpdError
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.supervision.private_folder import TOKEN, places, private_folder, rays_own
 
 _OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is 75 MiB; we put nothing there
