@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
-from deploy.planning.accounting import Account, account_of, measured_figures, plan_file
+from deploy.planning.accounting import Account, account_of, measured_figures
 from deploy.planning.run_files import RunFiles
 from deploy.planning.tables import duration, percent, seconds, table
 from deploy.planning.verdict import verdict
@@ -33,7 +33,7 @@ def read_plan(folder: Path, file: Path | None) -> Mapping[str, Any] | None:
     Raises:
         ConfigError: the file is none, or a named one is not there.
     """
-    path = file or plan_file(folder)
+    path = file or folder / "plan.json"
     if file is None and not path.is_file():
         return None
     try:

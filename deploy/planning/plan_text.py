@@ -7,7 +7,7 @@ from typing import Any
 from common.config import RunConfig
 from deploy.planning.layout import Layout, Machines
 from deploy.planning.prediction import Plan, Prediction, total_s, with_more_staleness
-from deploy.planning.rates import Rates, to_json
+from deploy.planning.rates import STEP_PARTS, Rates, to_json
 from deploy.planning.shape import ModelShape
 from deploy.planning.tables import duration, gib, million, percent, seconds, table
 from deploy.planning.workload import Workload
@@ -16,14 +16,7 @@ FORMAT = 1
 _MOST_SPLITS = 12  # that are printed
 _NAMES = {
     "group_alone_s": "generation",
-    "vision_s": "vision",
-    "student_s": "student forward",
-    "objective_s": "objective",
-    "backward_s": "backward",
-    "teacher_s": "teacher",
-    "optimizer_s": "optimizer",
-    "teacher_update_s": "teacher update",
-    "stall_s": "push stall",
+    **{part.rate: part.name for part in STEP_PARTS},
     "other_s": "other",
     "prepare_s": "preparing a batch",
     "push_s": "weight push",
@@ -31,10 +24,7 @@ _NAMES = {
     "checkpoint_s": "checkpoint",
     "startup_s": "start-up",
 }
-_LEARNER = (
-    "vision_s", "student_s", "objective_s", "backward_s", "teacher_s", "optimizer_s",
-    "teacher_update_s", "stall_s", "other_s",
-)  # fmt: skip
+_LEARNER = (*(part.rate for part in STEP_PARTS), "other_s")
 
 
 @dataclass(frozen=True)

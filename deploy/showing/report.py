@@ -14,6 +14,7 @@ from typing import Any
 
 from common.config_cli import exit_with
 from common.errors import ConfigError
+from common.files import json_object_or_empty, whole_lines
 from common.output import ends_with_its_reader
 from common.page import page as html_page
 from deploy.showing.charts import Series, line_chart
@@ -30,9 +31,9 @@ def write_report(run_folder: Path) -> Path:
 
     What a run did not get to is left out of the page.
     """
-    summary = _read_json(run_folder / "summary.json") or {}
+    summary = json_object_or_empty(run_folder / "summary.json")
     rows = _read_rows(run_folder / "metrics.jsonl") + _read_rows(run_folder / "observations.jsonl")
-    scenes = (_read_json(run_folder / "scenes.json") or {}).get("scenes", [])
+    scenes = json_object_or_empty(run_folder / "scenes.json").get("scenes", [])
     path = run_folder / "report.html"
     path.write_text(page(run_folder.name, summary, rows, scenes), encoding="utf-8")
     return path
@@ -145,18 +146,7 @@ def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, fl
 
 
 def _read_rows(path: Path) -> list[Row]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines if line.strip()]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+    return [json.loads(line) for line in whole_lines(path) if line.strip()]
 
 
 def _is_number(value: Any) -> bool:

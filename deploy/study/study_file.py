@@ -22,8 +22,9 @@ from common.config_cli import USAGE, toml_of
 from common.errors import ConfigError
 from common.section import Section
 from deploy.study.columns import COLUMNS, DEFAULT_COLUMNS
-from deploy.study.values import Value
 
+Scalar = bool | int | float | str
+Value = Scalar | tuple[Scalar, ...]  # of a configuration key
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a part of a folder's name
 _KEY = r"^[a-z_]+\.[a-z0-9_]+$"
 
@@ -98,6 +99,13 @@ class StudyFile(Section):
                 "Fix: name each once"
             )
         return self
+
+
+def word(value: Value) -> str:
+    """The value as `--section.key WORD` takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(word, value)) if isinstance(value, tuple) else str(value)
 
 
 def read_study(path: Path) -> StudyFile:
