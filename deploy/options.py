@@ -137,7 +137,7 @@ def absolute_paths(arguments: Sequence[str], base: Path | None = None) -> tuple[
     """The same arguments for a process in another working folder.
 
     Args:
-        base: the folder that their paths are relative to; None: the working folder.
+        base: the folder that their paths are relative to. None means the working folder.
     """
     base = base or Path.cwd()
     result: list[str] = []

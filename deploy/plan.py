@@ -143,7 +143,7 @@ def _measured(
     arguments: Sequence[str],
     model: tuple[ModelShape, Workload],
 ) -> Rates | None:
-    """From a calibration or a file; None: everything is to be assumed."""
+    """From a calibration or a file. None means that everything is to be assumed."""
     if not options.calibrate:
         return None if options.rates is None else read_rates(options.rates)
     here = _local_machines(config) or configured_machines(config, None, options.gpu)
@@ -173,7 +173,7 @@ def _machines(config: RunConfig, options: Options) -> Machines:
 
 
 def _local_machines(config: RunConfig, gpu: str | None = None) -> Machines | None:
-    """The GPUs of this machine; None: it has none, or the run is to use none."""
+    """The GPUs of this machine. None means none, or that the run is to use none."""
     from deploy.cluster.clusters import this_machine
 
     node = this_machine()

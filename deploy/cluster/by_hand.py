@@ -44,7 +44,7 @@ def process_steps(
 
     Args:
         arguments: of the configuration, as every process gets them.
-        visible: how CUDA_VISIBLE_DEVICES names the GPUs here; None: by their indices.
+        visible: how CUDA_VISIBLE_DEVICES names the GPUs here. None means by their indices.
     """
     of_pool = {pool: [s for s in assignments if s.pool == pool] for pool in _POOLS}
     locations = [_location(assignment) for assignment in of_pool["learner"]]
@@ -71,7 +71,7 @@ def preparations(
     """What has to be there before the processes start, and would be made by the launcher.
 
     Args:
-        new_keys: folder of keys that do not exist yet; None: they are there.
+        new_keys: folder of keys that do not exist yet. None means that they are there.
     """
     steps = []
     for pool in _POOLS:

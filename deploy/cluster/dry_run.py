@@ -37,7 +37,7 @@ def dry_run(
         folder: the run's.
         reserves_cpus: false on this machine, where that could only keep a process from starting.
         kernels: what each kind of process computes with, where that is known.
-        visible: how CUDA_VISIBLE_DEVICES names this machine's GPUs; None: by their indices.
+        visible: how CUDA_VISIBLE_DEVICES names this machine's GPUs. None means by indices.
 
     Raises:
         ConfigError: the machines cannot hold the run. They have been shown by then.

@@ -17,7 +17,7 @@ def set_up_command(
 ) -> tuple[str, ...] | None:
     """What a machine must run, in the project's folder, before a process of the pool starts there.
 
-    Quick where the environment is there already. None: there is nothing to make, because the pool
+    Quick where the environment is there already. None means nothing to make, because the pool
     names its Python, or the launcher runs on one that deploy/setup.sh did not make.
 
     Args:

@@ -35,7 +35,7 @@ class Rollout:
 class Account:
     wall_s: float
     parts: dict[str, float]  # seconds; their sum is wall_s
-    rollout: Rollout | None  # None: the run kept no journal
+    rollout: Rollout | None  # None if the run kept no journal
 
     def share(self, name: str) -> float:
         return self.parts[name] / self.wall_s if self.wall_s else 0.0

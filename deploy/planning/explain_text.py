@@ -16,7 +16,7 @@ def page(run: RunFiles, plan: Mapping[str, Any] | None) -> str:
     """The page that says where a run's time went.
 
     Args:
-        plan: as `deploy.plan --json` wrote it; None: there is none.
+        plan: as `deploy.plan --json` wrote it. None means that there is none.
     """
     account = account_of(run)
     lines = [_headline(run, account), "", "Where the learner's time went", *_where(account), ""]
@@ -59,8 +59,7 @@ def _where(account: Account) -> list[str]:
         (name, seconds(spent), percent(account.share(name)))
         for name, spent in account.parts.items()
     ]
-    lines = table([*rows, ("together", seconds(account.wall_s), "100 %")], left=1)
-    return [f"  {line}" for line in lines]
+    return table([*rows, ("together", seconds(account.wall_s), "100 %")], left=1)
 
 
 def _rollout(account: Account) -> list[str]:
@@ -75,7 +74,7 @@ def _rollout(account: Account) -> list[str]:
         ("from lease to submission", seconds(rollout.seconds_a_group)),
         ("groups that came to nothing", f"{rollout.expired:,}"),
     ]
-    return [f"  {line}" for line in table(rows, left=1)]
+    return table(rows, left=1)
 
 
 def _against(run: RunFiles, account: Account, plan: Mapping[str, Any]) -> list[str]:
@@ -97,7 +96,7 @@ def _against(run: RunFiles, account: Account, plan: Mapping[str, Any]) -> list[s
             continue
         off = f"{100 * (expected / happened - 1):+.0f} %" if key.endswith("_s") and happened else ""
         rows.append((name, form(expected), form(happened), off))
-    return [f"  {line}" for line in table(rows, left=1)]
+    return table(rows, left=1)
 
 
 def _prediction_for(run: RunFiles, plan: Mapping[str, Any]) -> Mapping[str, Any] | None:

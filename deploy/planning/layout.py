@@ -120,7 +120,7 @@ def _placed(
     server_gpus: int,
     is_shared: bool = False,
 ) -> Layout | None:
-    """None: ranks that cannot be spread evenly over machines or shards, or have no groups."""
+    """A split. None means ranks that cannot be spread evenly, or that have no groups."""
     if ranks > config.learner.groups_per_step:
         return None
     nodes = -(-ranks // machines.gpus_a_node)

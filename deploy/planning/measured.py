@@ -109,7 +109,7 @@ def _measurements(run: RunFiles) -> dict[str, Rate]:
 
 
 def startup_of(run: RunFiles) -> float | None:
-    """Seconds from the learner's start to its first measurement or step; None: neither yet."""
+    """Seconds from the learner's start to its first measurement or step. None means neither yet."""
     rows = run.rows
     if not rows:
         return None

@@ -132,7 +132,7 @@ def _assumptions(question: Question, rates: Rates) -> list[str]:
     for source in ("measured", "assumed"):
         for note, names in _by_note(rates, source).items():
             rows.append((source, f"{', '.join(names)}: {note}"))
-    return _indented(table(rows, left=2))
+    return table(rows, left=2)
 
 
 def _by_note(rates: Rates, source: str) -> dict[str, list[str]]:
@@ -150,7 +150,7 @@ def _step(rates: Rates) -> list[str]:
         (_NAMES[key], seconds(rates.of(key).value), percent(rates.of(key).value / total))
         for key in _LEARNER
     ]
-    return _indented(table([*rows, ("together", seconds(rates.step_s()), "100 %")], left=1))
+    return table([*rows, ("together", seconds(rates.step_s()), "100 %")], left=1)
 
 
 def _splits(question: Question, plan: Plan) -> list[str]:
@@ -162,7 +162,7 @@ def _splits(question: Question, plan: Plan) -> list[str]:
     rows = [[*head, "", "", "whole"], [*below, "server", "push", "run"]]
     shown = _shown(plan)
     rows += [_split(question, prediction, prediction is plan.best) for prediction in shown]
-    lines = _indented(table(rows))
+    lines = table(rows)
     if len(shown) < len(plan.predictions):
         lines += [f"  and {len(plan.predictions) - len(shown)} more, slower"]
     if not all(p.fits for p in shown):
@@ -280,7 +280,3 @@ def _where(layout: Layout) -> str:
     a_server = f" of {layout.server_gpus} GPUs" if layout.server_gpus > 1 else ""
     nodes = f" on {layout.learner_nodes} machines" if layout.learner_nodes > 1 else ""
     return f"{servers}{a_server} and {ranks}{nodes}"
-
-
-def _indented(lines: Sequence[str]) -> list[str]:
-    return [f"  {line}" for line in lines]

@@ -19,7 +19,7 @@ class RunFiles:
     config: RunConfig
     steps: list[Row]  # training rows, by step
     measurements: list[Row]
-    summary: Row | None  # None: the run is not over
+    summary: Row | None  # None while the run is not over
 
     @property
     def rows(self) -> list[Row]:

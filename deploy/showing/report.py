@@ -17,12 +17,14 @@ from common.errors import ConfigError
 from common.files import json_object_or_empty, whole_lines
 from common.output import ends_with_its_reader
 from common.page import page as html_page
+from common.page import tile
 from deploy.showing.charts import Series, line_chart
 from deploy.showing.data_lines import data_lines
 from deploy.showing.scene_cards import scene_cards
 
 Row = dict[str, Any]
 _PARTS = ("student_forward", "teacher_forward", "objective", "backward", "optimizer")
+_NOTHING = "\N{EN DASH}"
 _SMOOTHED = "Rollout servers tell it now and then: a running mean over nine steps."
 
 
@@ -49,14 +51,14 @@ def _headline(summary: Row) -> str:
     tiles = [
         _accuracy_tile("full image", summary, "full", "accuracy on held-out scenes"),
         _accuracy_tile("evidence crop", summary, "crop", "what the teacher can read"),
-        _tile("gap closed", _percent(summary.get("gap_closed")), "of crop minus full, before"),
-        _tile("steps", _plain(summary.get("steps")), f"in {_seconds(summary.get('seconds'))}"),
-        _tile(
+        tile("gap closed", _percent(summary.get("gap_closed")), "of crop minus full, before"),
+        tile("steps", _plain(summary.get("steps")), f"in {_seconds(summary.get('seconds'))}"),
+        tile(
             "trajectories trained",
             _plain(summary.get("trajectories_trained")),
             f"{_plain(summary.get('trajectories_expired'))} trajectories expired",
         ),
-        _tile(
+        tile(
             "staleness",
             _plain(summary.get("max_staleness_seen")),
             f"steps at most; {_plain(summary.get('max_staleness'))} allowed",
@@ -69,10 +71,10 @@ def _headline(summary: Row) -> str:
 
 def _accuracy_tile(name: str, summary: Row, view: str, remark: str) -> str:
     shares = [summary.get(f"{view}_accuracy_{when}") for when in ("before", "after")]
-    change = " &rarr; ".join(map(_percent, shares))
+    change = " → ".join(map(_percent, shares))
     steps = [summary.get(f"version_{when}") for when in ("before", "after")]
     of_steps = f", steps {steps[0]} and {steps[1]}" if None not in steps else ""
-    return _tile(name, change, remark + of_steps + _cut_remark(summary, view))
+    return tile(name, change, remark + of_steps + _cut_remark(summary, view))
 
 
 def _cut_remark(summary: Row, view: str) -> str:
@@ -80,10 +82,6 @@ def _cut_remark(summary: Row, view: str) -> str:
     shares = {when: summary.get(f"{view}_cut_share_{when}") for when in ("before", "after")}
     told = [f"{share:.1%} {when}" for when, share in shares.items() if share is not None]
     return f"; cut at the length limit: {', '.join(told)}" if any(shares.values()) else ""
-
-
-def _tile(name: str, value: str, remark: str) -> str:
-    return f"<div><h2>{name}</h2><strong>{value}</strong><small>{escape(remark)}</small></div>"
 
 
 def _charts(rows: list[Row]) -> str:
@@ -154,11 +152,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _percent(share: Any) -> str:
-    return f"{share:.1%}" if _is_number(share) else "&ndash;"
+    return f"{share:.1%}" if _is_number(share) else _NOTHING
 
 
 def _plain(value: Any) -> str:
-    return f"{value:,}" if _is_number(value) else "–"  # noqa: RUF001 (an en dash on the page)
+    return f"{value:,}" if _is_number(value) else _NOTHING
 
 
 def _seconds(value: Any) -> str:

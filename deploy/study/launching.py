@@ -32,7 +32,7 @@ async def launch(
         log: what the process says is added to it.
         stop: the run is told to drain when it is set.
         at_once: the run is told to end at once.
-        timeout_s: seconds; None: however long it takes.
+        timeout_s: seconds. None means however long it takes.
         drain_s: a run that took too long has so many seconds to drain, as many to end at once, and
             is killed then.
 

@@ -112,7 +112,7 @@ def read_study(path: Path) -> StudyFile:
     """Read a study's file.
 
     Raises:
-        ConfigError: one line with file, key, value and mend.
+        ConfigError: one line with file, key, value and fix.
     """
     tree = toml_of(path, str(path), "deploy/configs/studies/")
     try:
@@ -133,14 +133,14 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     location = [str(part) for part in problem["loc"]]
     where = ".".join(location)
-    if not where:  # raised by StudyFile itself: the message has key, value and mend
+    if not where:  # raised by StudyFile itself: the message has key, value and fix
         return str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"{where} is missing. Fix: add it. {_description(location)}".rstrip()
     if problem["type"] == "extra_forbidden":
         return f"unknown key {where}. Fix: use one of {', '.join(_siblings(location))}"
-    mend = _description(location) or f"an override is a key and a value as in {USAGE}"
-    return f"{where} = {problem['input']!r}: {problem['msg']}. Fix: see what it is for: {mend}"
+    fix = _description(location) or f"an override is a key and a value as in {USAGE}"
+    return f"{where} = {problem['input']!r}: {problem['msg']}. Fix: see what it is for: {fix}"
 
 
 def _model_of(location: list[str]) -> type[BaseModel]:

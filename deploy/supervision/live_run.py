@@ -26,9 +26,9 @@ from deploy.exit_codes import ExitCode, code_of_end, code_of_error
 from deploy.planning.micro_batches import sized_here
 from deploy.scale import scale_supervisor
 from deploy.showing.kept import kept_text
-from deploy.showing.lookout import Lookout
 from deploy.showing.observations import Observations
 from deploy.showing.outcome import read_summary, show_outcome
+from deploy.showing.situation import RunWaits
 from deploy.showing.terminal import show_progress
 from deploy.supervision.begun_run import Footprint, begun
 from deploy.supervision.launcher_api import listening
@@ -160,25 +160,25 @@ async def _watched(
 ) -> bool:
     """The run, with a view and the launcher's API beside it."""
     began = time.monotonic()
-    lookout = Lookout(config, supervisor, stop)
+    waits = RunWaits(config, supervisor, stop)
 
     def status() -> dict[str, Any]:
         seen = supervisor.status
         return {
             "broker": None if seen is None else seen.model_dump_json(),
             "elapsed_s": time.monotonic() - began,
-            "waits": list(lookout(0.0).values()),
+            "waits": list(waits(0.0).values()),
         }
 
     def learner_waits() -> bool:
         members = () if supervisor.status is None else supervisor.status.members
         return any(member.gauges.get(WAITS_FOR_ROOM) for member in members)
 
-    views = (supervisor, lookout, Observations(folder / "observations.jsonl"))
+    views = (supervisor, waits, Observations(folder / "observations.jsonl"))
     link = zmq_link(config.broker, Role.OBSERVER)
     async with listening(folder, status, lambda wish: scale_supervisor(supervisor, wish)):
         view = asyncio.create_task(
-            show_progress(supervisor.broker_address, *views, link=link, waits=lookout)
+            show_progress(supervisor.broker_address, *views, link=link, waits=waits)
         )
         room = asyncio.create_task(RoomWatch(folder, _report, learner_waits).keep_looking())
         try:

@@ -45,7 +45,7 @@ class ProcessActor:
     """One process, on the machine where this object lives.
 
     Args:
-        host: address of this machine; None: as Ray knows it.
+        host: address of this machine. None means as Ray knows it.
     """
 
     def __init__(self, host: str | None = None) -> None:

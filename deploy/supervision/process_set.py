@@ -38,7 +38,7 @@ class End(NamedTuple):
     """The end of the process that ended the life of its set."""
 
     name: str
-    code: int | None  # None: lost together with its machine
+    code: int | None  # None if it was lost together with its machine
     cause: str = ""  # why we have ended it; empty: we have not
 
     @property

@@ -62,7 +62,7 @@ def _refuse_another(folder: Path, lock: Lock) -> None:
 
 
 def _launcher_by_its_file(folder: Path) -> str | None:
-    """Who runs it, as far as that is known without locks; None: nobody, or one that was killed."""
+    """The launcher that runs it, as far as its file says. None means none, or one that is gone."""
     try:
         document = json.loads((folder / _LAUNCHER).read_text(encoding="utf-8"))
         host, pid = str(document["host"]), int(document["pid"])
@@ -122,7 +122,7 @@ def check_folder(config: RunConfig, folder: Path, further: str = "") -> None:
     """A new run gets a folder without one, a resumed run one that holds it.
 
     Args:
-        further: options of the launcher that belong into the mend.
+        further: options of the launcher that belong into the fix.
 
     Raises:
         ConfigError: it holds a run already, or none that could be resumed.
