@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import uvloop
 
@@ -55,6 +56,20 @@ def set_on_signals(stop: asyncio.Event, at_once: asyncio.Event | None = None) ->
         numbers.append(signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, on_signal, number)
+
+
+@contextlib.contextmanager
+def signal_handled(number: signal.Signals, handler: Any) -> Iterator[None]:
+    """Handle a signal in another way for as long as the block runs. Main thread only.
+
+    Args:
+        handler: as `signal.signal` takes it.
+    """
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def is_alive(pid: int) -> bool:

@@ -25,7 +25,7 @@ from common.files import replace_json, replace_text
 from common.gpus import usable_gpus
 from common.output import ends_with_its_reader
 from common.page import page, table, tile
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.exit_codes import ExitCode
 from deploy.planning.devices import gpu
 from deploy.planning.shape import KNOWN, ModelShape

@@ -7,14 +7,13 @@ ended early goes on with --config RUN/config.toml --run.resume true. --dry-run, 
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from common.config_cli import exit_with, load_or_exit
 from common.errors import ConfigError, DataError, VisionOpdError
 from common.full_disk import is_full
 from common.output import ends_with_its_reader, goes_on_without_readers
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.exit_codes import ExitCode
 from deploy.options import (
     HELP,
@@ -61,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif options.dry_run:
             _dry_run(config, options, ray_named_by)
         else:
-            with goes_on_without_readers(), _sigterm_as_ctrl_c():
+            from common.lifecycle import signal_handled
+
+            # SIGTERM is Ctrl-C until there is a run to drain, which then takes both signals.
+            as_ctrl_c = signal_handled(signal.SIGTERM, signal.default_int_handler)
+            with goes_on_without_readers(), as_ctrl_c:
                 code = _launch(config, options, ray_named_by)
             raise SystemExit(code)
     except ConfigError as error:
@@ -82,16 +85,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         exit_with(
             ConfigError(f"{where} cannot be written: {error.strerror}. Fix: free space there")
         )
-
-
-@contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Until there is a run to drain, which then takes both signals."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _launch(config: RunConfig, options: Options, ray_named_by: str) -> int:
@@ -189,8 +182,7 @@ def _dry_run(config: RunConfig, options: Options, ray_named_by: str) -> None:
 def _slurm(config: RunConfig, options: Options) -> None:
     """Submit a job that launches this run, or print its script."""
     from deploy.batch import slurm
-    from deploy.supervision.new_folder import with_folder_of_its_own
-    from deploy.supervision.run_folder import check_folder
+    from deploy.supervision.run_folder import check_folder, with_folder_of_its_own
     from deploy.supervision.trusted_folder import check_trusted
 
     now = time.localtime()
@@ -222,7 +214,7 @@ def _set_up_sglang(config: RunConfig) -> None:
         return
     if subprocess.run([ROOT / "deploy" / "setup.sh", "sglang"], check=False).returncode:
         raise ConfigError(
-            'rollout.engine = "sglang": its environment could not be made, see above. Fix: mend '
+            'rollout.engine = "sglang": its environment could not be made, see above. Fix: correct '
             "that, or set sglang.python to the Python of one that has sglang==0.5.23"
         )
 

@@ -10,9 +10,9 @@ from typing import get_args
 from common.config import RunConfig
 from common.errors import ConfigError
 from deploy import exit_codes
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
+from deploy.preflight.environment import ADDRESS
 
-RAY_ADDRESS = "RAY_ADDRESS"  # Ray's own variable for the cluster to join
 HELP = f"""\
 {exit_codes.HELP}
 
@@ -128,7 +128,7 @@ def with_address(
                     "Fix: leave out one of them"
                 )
     elif not (options.cluster or options.slurm or options.kuberay):
-        address = environment.get(RAY_ADDRESS) or None
+        address = environment.get(ADDRESS) or None
     cluster = config.cluster.model_copy(update={"address": address})
     return config.model_copy(update={"cluster": cluster})
 
@@ -137,7 +137,7 @@ def absolute_paths(arguments: Sequence[str], base: Path | None = None) -> tuple[
     """The same arguments for a process in another working folder.
 
     Args:
-        base: the folder that their paths are relative to; None: the working folder.
+        base: the folder that their paths are relative to. None means the working folder.
     """
     base = base or Path.cwd()
     result: list[str] = []

@@ -24,7 +24,7 @@ from common.config_cli import exit_with, load
 from common.errors import ConfigError, VisionOpdError
 from common.files import replace_json
 from common.output import ends_with_its_reader
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.planning.assumed import assumed_rates
 from deploy.planning.calibrate import STEPS, calibrate
 from deploy.planning.layout import (

@@ -12,7 +12,7 @@ from typing import Any
 from common.errors import VisionOpdError
 from common.output import ends_with_its_reader
 from deploy.exit_codes import ExitCode
-from deploy.supervision.control import ask
+from deploy.supervision.launcher_api import ask
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def wanted(wish: str, run_folder: Path) -> int:
             "Fix: rollout=N"
         )
     if number == "advised":
-        from deploy.planning.advice import advised_servers
+        from deploy.planning.verdict import advised_servers
 
         return advised_servers(run_folder)
     if not number.isdecimal():

@@ -16,7 +16,7 @@ from deploy.showing.data_notes import retry_text
 from deploy.showing.kept import kept_text
 from deploy.showing.outcome import read_summary
 from deploy.showing.picture import plain_line
-from deploy.supervision.control import ask
+from deploy.supervision.launcher_api import ask
 from deploy.supervision.process_table import Entry, read_processes
 
 _ENDS_SHOWN = 10

@@ -17,7 +17,7 @@ from common.config_cli import dump_toml
 from common.errors import ConfigError
 from deploy.batch.kuberay_pods import CLAIM, IMAGE_ROOT, VOLUME, network_policy, ray_job
 from deploy.cluster.environments import pool_section
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 
 _CLAIM_SIZE = "500Gi"
 _MAX_NAME = 47  # KubeRay's limit for a RayJob

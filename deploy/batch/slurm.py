@@ -14,7 +14,7 @@ from common.config import RunConfig
 from common.errors import ConfigError
 from deploy.cluster.environments import is_set_up_here, needs_sglang, pool_section
 from deploy.cluster.machines import Machine, gpus_per_node, machines_for
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.supervision.begun_run import missing
 from deploy.supervision.run_folder import check_folder
 from deploy.supervision.trusted_folder import make_private

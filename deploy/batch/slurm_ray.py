@@ -3,6 +3,7 @@
 python -m deploy.batch.slurm_ray address HOST           this machine's address on the way to HOST
 python -m deploy.batch.slurm_ray port ADDRESS           a port that is free there
 python -m deploy.batch.slurm_ray joined ADDRESS PORT    both as one, IPv6 in brackets
+python -m deploy.batch.slurm_ray token                  a secret for Ray
 python -m deploy.batch.slurm_ray wait ADDRESS N SECONDS returns when Ray has N machines
 """
 
@@ -31,18 +32,6 @@ def address(host: str) -> str:
     if found is None:
         raise SystemExit(f"no way to {host} from {socket.gethostname()}. Fix: the network, or DNS")
     return found
-
-
-def joined(host: str, number: str) -> str:
-    return join_address(host, number)
-
-
-def port(host: str) -> str:
-    return str(free_port(host))
-
-
-def token() -> str:
-    return secrets.token_hex(32)
 
 
 def wait(ray_address: str, machines: str, seconds: str) -> str:
@@ -83,11 +72,11 @@ def _count(ray_address: str) -> int:
 
 
 def main(argv: list[str]) -> None:
-    commands: dict[str, Callable[..., str]] = {
+    commands: dict[str, Callable[..., object]] = {
         "address": address,
-        "joined": joined,
-        "port": port,
-        "token": token,
+        "joined": join_address,
+        "port": free_port,
+        "token": lambda: secrets.token_hex(32),
         "wait": wait,
     }
     print(commands[argv[0]](*argv[1:]))

@@ -9,9 +9,16 @@ from common.addresses import join_address
 from common.config import RunConfig
 from common.network import free_port
 from deploy.cluster.environments import needs_sglang, set_up_command
-from deploy.cluster.fit import Seating
+from deploy.cluster.fit import Assignment
 from deploy.cluster.pools import PoolName
-from deploy.cluster.roles import ROOT, Role, Seat, broker_role, learner_roles, rollout_role
+from deploy.cluster.process_specs import (
+    ROOT,
+    Location,
+    ProcessSpec,
+    broker_spec,
+    learner_specs,
+    rollout_spec,
+)
 from deploy.quickstart import own
 
 _BROKER_PORT = "5570"  # on another machine, whose free ports we do not know
@@ -30,45 +37,45 @@ class Step:
 def process_steps(
     config: RunConfig,
     arguments: Sequence[str],
-    seatings: Sequence[Seating],
+    assignments: Sequence[Assignment],
     visible: Sequence[str] | None = None,
 ) -> list[Step]:
     """One step a process, in the order in which they are started.
 
     Args:
         arguments: of the configuration, as every process gets them.
-        visible: how CUDA_VISIBLE_DEVICES names the GPUs here; None: by their indices.
+        visible: how CUDA_VISIBLE_DEVICES names the GPUs here. None means by their indices.
     """
-    of_pool = {pool: [s for s in seatings if s.pool == pool] for pool in _POOLS}
-    seats = [_seat(seating) for seating in of_pool["learner"]]
+    of_pool = {pool: [s for s in assignments if s.pool == pool] for pool in _POOLS}
+    locations = [_location(assignment) for assignment in of_pool["learner"]]
     (broker,) = of_pool["broker"]
     host, port = broker.node.host, _broker_port(config, broker)
     address = f"tcp://{join_address(host, port)}"
     is_chosen = not config.broker.address.endswith(f":{port}")
-    roles = [broker_role(config, arguments, _seat(broker), port=int(port) if is_chosen else 0)]
-    roles += [
-        rollout_role(config, arguments, rank, _seat(seating), address)
-        for rank, seating in enumerate(of_pool["rollout"])
+    specs = [broker_spec(config, arguments, _location(broker), port=int(port) if is_chosen else 0)]
+    specs += [
+        rollout_spec(config, arguments, rank, _location(assignment), address)
+        for rank, assignment in enumerate(of_pool["rollout"])
     ]
-    roles += learner_roles(config, arguments, seats, address, config.rollout.servers)
+    specs += learner_specs(config, arguments, locations, address, config.rollout.servers)
     ordered = [broker, *of_pool["rollout"], *of_pool["learner"]]
     return [
-        Step(f"{role.name}, on {_place(seating)}", _lines(role, seating, visible))
-        for role, seating in zip(roles, ordered, strict=True)
+        Step(f"{spec.name}, on {_place(assignment)}", _lines(spec, assignment, visible))
+        for spec, assignment in zip(specs, ordered, strict=True)
     ]
 
 
 def preparations(
-    config: RunConfig, seatings: Sequence[Seating], new_keys: Path | None
+    config: RunConfig, assignments: Sequence[Assignment], new_keys: Path | None
 ) -> list[Step]:
     """What has to be there before the processes start, and would be made by the launcher.
 
     Args:
-        new_keys: folder of keys that do not exist yet; None: they are there.
+        new_keys: folder of keys that do not exist yet. None means that they are there.
     """
     steps = []
     for pool in _POOLS:
-        is_elsewhere = any(not _seat(s).is_loopback for s in seatings if s.pool == pool)
+        is_elsewhere = any(not _location(s).is_loopback for s in assignments if s.pool == pool)
         command = set_up_command(pool, config)
         if command and (is_elsewhere or (pool == "rollout" and needs_sglang(config))):
             place = f"on every machine of the {pool} pool" if is_elsewhere else "once"
@@ -85,7 +92,7 @@ def preparations(
             )
         )
     if new_keys is not None:
-        is_elsewhere = any(not _seat(seating).is_loopback for seating in seatings)
+        is_elsewhere = any(not _location(assignment).is_loopback for assignment in assignments)
         remark = "first, once: keys, without which every user of this machine may end the run"
         if is_elsewhere:
             remark = (
@@ -98,35 +105,37 @@ def preparations(
     return steps
 
 
-def _seat(seating: Seating) -> Seat:
-    node = seating.node
-    seat = Seat(node.name, node.host)
-    if seat.is_loopback:
-        return Seat(node.name, node.host, port=free_port("127.0.0.1"))
-    return Seat(node.name, node.host, interface="", port=_RANKS_PORT)
+def _location(assignment: Assignment) -> Location:
+    node = assignment.node
+    location = Location(node.name, node.host)
+    if location.is_loopback:
+        return Location(node.name, node.host, port=free_port("127.0.0.1"))
+    return Location(node.name, node.host, interface="", port=_RANKS_PORT)
 
 
-def _broker_port(config: RunConfig, broker: Seating) -> str:
+def _broker_port(config: RunConfig, broker: Assignment) -> str:
     configured = config.broker.address.rpartition(":")[2]
     if configured != "0":
         return configured
-    return str(free_port("127.0.0.1")) if _seat(broker).is_loopback else _BROKER_PORT
+    return str(free_port("127.0.0.1")) if _location(broker).is_loopback else _BROKER_PORT
 
 
-def _place(seating: Seating) -> str:
-    node = seating.node
+def _place(assignment: Assignment) -> str:
+    node = assignment.node
     return node.name if node.host == "127.0.0.1" else f"{node.name} ({node.host})"
 
 
-def _lines(role: Role, seating: Seating, visible: Sequence[str] | None) -> tuple[str, ...]:
+def _lines(
+    spec: ProcessSpec, assignment: Assignment, visible: Sequence[str] | None
+) -> tuple[str, ...]:
     """The command with its environment before it, an option a line."""
-    environment = dict(role.environment)
-    if seating.gpus:
-        names = [str(gpu) if visible is None else visible[gpu] for gpu in seating.gpus]
+    environment = dict(spec.environment)
+    if assignment.gpus:
+        names = [str(gpu) if visible is None else visible[gpu] for gpu in assignment.gpus]
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(names)
     parts = [" ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())]
-    parts.append(shlex.join(role.command[:3]))  # python -m package.main
-    options = list(role.command[3:])
+    parts.append(shlex.join(spec.command[:3]))  # python -m package.main
+    options = list(spec.command[3:])
     while options:
         flag = options.pop(0)
         has_value = "=" not in flag and bool(options)
@@ -141,7 +150,7 @@ def _in_root(command: str) -> tuple[str, ...]:
 
 def _python(config: RunConfig) -> str:
     """The broker's Python: keys are made with it, and making the world needs no more."""
-    return _quoted(broker_role(config, (), Seat("", "127.0.0.1")).command[0])
+    return _quoted(broker_spec(config, (), Location("", "127.0.0.1")).command[0])
 
 
 def _quoted(word: Path | str) -> str:

@@ -69,7 +69,7 @@ def read_cluster(path: Path) -> list[Node]:
     """The machines that a file describes.
 
     Raises:
-        ConfigError: names the file, the key, the value and the mend.
+        ConfigError: names the file, the key, the value and the fix.
     """
     tree = toml_of(path, f"--cluster {path}", "deploy/configs/clusters/")
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.config import RunConfig
 from deploy.cluster.by_hand import Step, preparations, process_steps
-from deploy.cluster.fit import Seating, fit
+from deploy.cluster.fit import Assignment, fit
 from deploy.cluster.nodes import Node
 from deploy.cluster.pools import Pool, pools_of
 from deploy.showing.columns import aligned
@@ -37,7 +37,7 @@ def dry_run(
         folder: the run's.
         reserves_cpus: false on this machine, where that could only keep a process from starting.
         kernels: what each kind of process computes with, where that is known.
-        visible: how CUDA_VISIBLE_DEVICES names this machine's GPUs; None: by their indices.
+        visible: how CUDA_VISIBLE_DEVICES names this machine's GPUs. None means by indices.
 
     Raises:
         ConfigError: the machines cannot hold the run. They have been shown by then.
@@ -50,18 +50,18 @@ def dry_run(
     pools = pools_of(config)
     if not reserves_cpus:
         pools = [replace(pool, cpus=0.0) for pool in pools]
-    seatings = sorted(fit(pools, nodes), key=lambda seating: _ORDER.index(seating.pool))
+    assignments = sorted(fit(pools, nodes), key=lambda assignment: _ORDER.index(assignment.pool))
     show("\nPlaces" + ("" if len(nodes) == 1 else " (one way; Ray may choose another)"))
-    show(_table(_place(seating, pools) for seating in seatings))
-    is_elsewhere = any(seating.node.host != "127.0.0.1" for seating in seatings)
+    show(_table(_place(assignment, pools) for assignment in assignments))
+    is_elsewhere = any(assignment.node.host != "127.0.0.1" for assignment in assignments)
     new_keys = folder / "keys" if config.broker.keys is None else None
     arguments = [*arguments, *_added(config, folder, new_keys)]
     show("\n" + "\n".join([HAND_NOTE, *([ELSEWHERE_NOTE] if is_elsewhere else [])]))
-    for step in preparations(config, seatings, new_keys):
+    for step in preparations(config, assignments, new_keys):
         show(_text(step))
-    for step in process_steps(config, arguments, seatings, visible):
+    for step in process_steps(config, arguments, assignments, visible):
         show(_text(step))
-    show(f"\n{_closing(seatings)}")
+    show(f"\n{_closing(assignments)}")
 
 
 def _added(config: RunConfig, folder: Path, new_keys: Path | None) -> list[str]:
@@ -84,20 +84,20 @@ def _gpus(node: Node) -> str:
     return " ".join(filter(None, [_count(node.gpus, "GPU"), node.gpu, memory]))
 
 
-def _place(seating: Seating, pools: Sequence[Pool]) -> tuple[str, ...]:
-    (cpus,) = (pool.cpus for pool in pools if pool.name == seating.pool)
-    gpus = ",".join(map(str, seating.gpus))
-    share = f" ({seating.share:g} of it)" if seating.share < 1 else ""
-    plural = "s" if len(seating.gpus) > 1 else ""
+def _place(assignment: Assignment, pools: Sequence[Pool]) -> tuple[str, ...]:
+    (cpus,) = (pool.cpus for pool in pools if pool.name == assignment.pool)
+    gpus = ",".join(map(str, assignment.gpus))
+    share = f" ({assignment.share:g} of it)" if assignment.share < 1 else ""
+    plural = "s" if len(assignment.gpus) > 1 else ""
     used = f"GPU{plural} {gpus}{share}" if gpus else ""
     reserved = _count(cpus, "CPU") if cpus else ""
-    return seating.process, seating.node.name, ", ".join(filter(None, [reserved, used]))
+    return assignment.process, assignment.node.name, ", ".join(filter(None, [reserved, used]))
 
 
-def _closing(seatings: Sequence[Seating]) -> str:
-    machines = len({seating.node.name for seating in seatings})
-    text = f"It fits: {_count(len(seatings), 'process')} on {_count(machines, 'machine')}."
-    if any(seating.gpus for seating in seatings):
+def _closing(assignments: Sequence[Assignment]) -> str:
+    machines = len({assignment.node.name for assignment in assignments})
+    text = f"It fits: {_count(len(assignments), 'process')} on {_count(machines, 'machine')}."
+    if any(assignment.gpus for assignment in assignments):
         text += " CPUs and GPUs were counted, memory was not."
     return text
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from common.cluster_config import PoolSection
 from common.config import RunConfig
 from deploy.cluster.pools import PoolName
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 
 SET_UP = "deploy/setup.sh"
 _OURS = ROOT / ".venv" / "bin" / "python"
@@ -17,7 +17,7 @@ def set_up_command(
 ) -> tuple[str, ...] | None:
     """What a machine must run, in the project's folder, before a process of the pool starts there.
 
-    Quick where the environment is there already. None: there is nothing to make, because the pool
+    Quick where the environment is there already. None means nothing to make, because the pool
     names its Python, or the launcher runs on one that deploy/setup.sh did not make.
 
     Args:

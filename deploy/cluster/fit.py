@@ -10,14 +10,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from deploy.cluster.gpu_shares import PARTS, parts, shared_gpus
+from deploy.cluster.gpu_shares import PARTS, Counts, filled, parts, shared_gpus
 from deploy.cluster.misfit import misfit
 from deploy.cluster.nodes import Node
 from deploy.cluster.pools import Pool, PoolName
 
 
 @dataclass(frozen=True)
-class Seating:
+class Assignment:
     """Where one process sits."""
 
     process: str
@@ -49,20 +49,20 @@ class _Kind:
         return node.has_labels(self.pool.labels)
 
 
-def fit(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[Seating]:
+def fit(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[Assignment]:
     """A place for every process, in the order of pools and ranks.
 
     Raises:
-        ConfigError: names the pool that finds no place, what it needs, what there is, the mend.
+        ConfigError: names the pool that finds no place, what it needs, what there is, the fix.
     """
-    seatings = seatings_of(pools, nodes)
-    if seatings is None:
-        raise misfit(pools, nodes, lambda pools: seatings_of(pools, nodes) is not None)
-    return seatings
+    assignments = assignments_of(pools, nodes)
+    if assignments is None:
+        raise misfit(pools, nodes, lambda pools: assignments_of(pools, nodes) is not None)
+    return assignments
 
 
-def seatings_of(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[Seating] | None:
-    """The seatings that `fit` finds. None means that there is no way."""
+def assignments_of(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[Assignment] | None:
+    """The assignments that `fit` finds. None means that there is no way."""
     kinds = [_kind(pool) for pool in pools]
     counts = _counts_a_node(kinds, nodes)
     if counts is None:
@@ -72,9 +72,9 @@ def seatings_of(pools: Sequence[Pool], nodes: Sequence[Node]) -> list[Seating] |
         for index, gpus in _gpus_of_units(kinds, vector):
             places[index].append((node, gpus))
     return [
-        seating
+        assignment
         for kind, units in zip(kinds, places, strict=True)
-        for seating in _seat_processes(kind, units)
+        for assignment in _assign_processes(kind, units)
     ]
 
 
@@ -103,39 +103,21 @@ def _a_gpu(pool: Pool) -> int:
     return PARTS // parts(pool.gpus)
 
 
-def _counts_a_node(kinds: Sequence[_Kind], nodes: Sequence[Node]) -> list[tuple[int, ...]] | None:
-    """How many units of each kind each machine takes; None when not all find a place.
+def _counts_a_node(kinds: Sequence[_Kind], nodes: Sequence[Node]) -> list[Counts] | None:
+    """How many units of each kind each machine takes. None means that not all find a place.
 
-    Machine after machine, all that can be left over for the next ones; that is little, because of
-    one kind (`greedy`) a machine may as well take all that fits beside the others.
+    There are few ways, because of one kind (`greedy`) a machine may as well take all that fits
+    beside the others.
     """
-    left = tuple(kind.count for kind in kinds)
-    nothing = (0,) * len(kinds)
     free = [index for index, kind in enumerate(kinds) if not kind.is_spread]
     greedy = max(free, key=lambda index: kinds[index].count, default=None)
-    ways: list[dict[tuple[int, ...], tuple[int, ...]]] = []  # per machine: what is left > taken
-    reached = [left]
-    for node in nodes:
-        if nothing in reached:
-            break
-        taken_for: dict[tuple[int, ...], tuple[int, ...]] = {}
-        for left in reached:
-            for taken in _vectors(kinds, node, left, greedy):
-                taken_for.setdefault(_minus(left, taken), taken)
-        ways.append(taken_for)
-        reached = list(taken_for)
-    if nothing not in reached:
-        return None
-    left, vectors = nothing, []
-    for taken_for in reversed(ways):
-        vectors.append(taken_for[left])
-        left = tuple(a + b for a, b in zip(left, vectors[-1], strict=True))
-    return vectors[::-1]
+    wanted = tuple(kind.count for kind in kinds)
+    return filled(nodes, wanted, lambda node, left: _takings(kinds, node, left, greedy))
 
 
-def _vectors(
-    kinds: Sequence[_Kind], node: Node, left: tuple[int, ...], greedy: int | None
-) -> Iterator[tuple[int, ...]]:
+def _takings(
+    kinds: Sequence[_Kind], node: Node, left: Counts, greedy: int | None
+) -> Iterator[Counts]:
     """What the machine may take: much first, and all that fits of the greedy kind."""
     most = [
         (min(count, 1) if kind.is_spread else count) if kind.may_use(node) else 0
@@ -154,11 +136,7 @@ def _vectors(
         yield taken
 
 
-def _minus(left: tuple[int, ...], taken: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(a - b for a, b in zip(left, taken, strict=True))
-
-
-def _fits(kinds: Sequence[_Kind], node: Node, taken: tuple[int, ...]) -> bool:
+def _fits(kinds: Sequence[_Kind], node: Node, taken: Counts) -> bool:
     cpus = sum(kind.unit.cpus * count for kind, count in zip(kinds, taken, strict=True))
     whole = sum(kind.unit.whole_gpus * count for kind, count in zip(kinds, taken, strict=True))
     if cpus > parts(node.cpus) or whole > node.gpus:
@@ -170,9 +148,7 @@ def _fits(kinds: Sequence[_Kind], node: Node, taken: tuple[int, ...]) -> bool:
     return shared_gpus(shares, wanted, node.gpus - whole) is not None
 
 
-def _gpus_of_units(
-    kinds: Sequence[_Kind], taken: tuple[int, ...]
-) -> Iterator[tuple[int, list[int]]]:
+def _gpus_of_units(kinds: Sequence[_Kind], taken: Counts) -> Iterator[tuple[int, list[int]]]:
     """(kind, its GPUs) of each unit on one machine: whole ones first, then a shared one."""
     shares = tuple(kind.unit.gpu_share for kind in kinds)
     wanted = tuple(count if share else 0 for share, count in zip(shares, taken, strict=True))
@@ -190,7 +166,7 @@ def _gpus_of_units(
             yield index, gpus + ([shared[index].pop(0)] if kind.unit.gpu_share else [])
 
 
-def _seat_processes(kind: _Kind, units: list[tuple[Node, list[int]]]) -> Iterator[Seating]:
+def _assign_processes(kind: _Kind, units: list[tuple[Node, list[int]]]) -> Iterator[Assignment]:
     pool = kind.pool
     processes_a_unit = math.ceil(pool.processes / kind.count)
     is_part = 0 < pool.gpus < 1
@@ -199,7 +175,9 @@ def _seat_processes(kind: _Kind, units: list[tuple[Node, list[int]]]) -> Iterato
         place = rank % processes_a_unit
         if is_part:
             mine = gpus[place // _a_gpu(pool)] if len(gpus) > 1 else gpus[0]
-            yield Seating(name, pool.name, node, (mine,), pool.gpus)
+            yield Assignment(name, pool.name, node, (mine,), pool.gpus)
         else:
             size = int(pool.gpus)
-            yield Seating(name, pool.name, node, tuple(gpus[place * size : (place + 1) * size]), 1)
+            yield Assignment(
+                name, pool.name, node, tuple(gpus[place * size : (place + 1) * size]), 1
+            )

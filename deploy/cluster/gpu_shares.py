@@ -1,9 +1,13 @@
 """Several processes on one GPU, each with a share of it: how many GPUs they need."""
 
 import itertools
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from typing import TypeVar
 
+Counts = tuple[int, ...]  # by kind
+Place = TypeVar("Place")
 PARTS = 10_000  # of a CPU or a GPU: as fine as Ray counts
 
 
@@ -12,37 +16,53 @@ def parts(amount: float) -> int:
 
 
 @lru_cache(maxsize=4096)
-def shared_gpus(
-    shares: tuple[int, ...], wanted: tuple[int, ...], gpus: int
-) -> list[tuple[int, ...]] | None:
-    """How many shares of each kind each GPU holds; None when not all find a place.
-
-    GPU after GPU, all that can be left over for the next ones; so it finds a way if there is one.
+def shared_gpus(shares: Counts, wanted: Counts, gpus: int) -> list[Counts] | None:
+    """How many shares of each kind each GPU holds. None means that not all find a place.
 
     Args:
-        shares: of each kind, in parts, less than a GPU; 0: the kind has none.
+        shares: of each kind, in parts, less than a GPU; 0 where the kind has none.
         wanted: how many of each kind.
         gpus: at most.
     """
-    ways: list[dict[tuple[int, ...], tuple[int, ...]]] = []
+    return filled(range(gpus), wanted, lambda _, left: _full_gpus(shares, left))
+
+
+def filled(
+    places: Iterable[Place],
+    wanted: Counts,
+    takings: Callable[[Place, Counts], Iterable[Counts]],
+) -> list[Counts] | None:
+    """What each place takes of the things that are wanted, until nothing is left.
+
+    Place after place, all that can be left over for the next ones; so it finds a way if there is
+    one. None means that there is none.
+
+    Args:
+        wanted: how many things of each kind.
+        takings: all that a place may take of what is left, the best first.
+    """
+    nothing = (0,) * len(wanted)
+    ways: list[dict[Counts, Counts]] = []  # per place: what is left > what it took
     reached = [wanted]
-    while any(reached[0]):
-        if len(ways) == gpus:
-            return None
-        held_for: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for place in places:
+        if nothing in reached:
+            break
+        taken_for: dict[Counts, Counts] = {}
         for left in reached:
-            for held in _full_gpus(shares, left):
-                held_for.setdefault(tuple(a - b for a, b in zip(left, held, strict=True)), held)
-        ways.append(held_for)
-        reached = sorted(held_for, key=sum)
-    left, held_each = reached[0], []
-    for held_for in reversed(ways):
-        held_each.append(held_for[left])
-        left = tuple(a + b for a, b in zip(left, held_each[-1], strict=True))
-    return held_each[::-1]
+            for taken in takings(place, left):
+                taken_for.setdefault(tuple(map(operator.sub, left, taken)), taken)
+        ways.append(taken_for)
+        reached = list(taken_for)
+    if nothing not in reached:
+        return None
+    left, found = nothing, []
+    for taken_for in reversed(ways):
+        found.append(taken_for[left])
+        left = tuple(map(operator.add, left, found[-1]))
+    return found[::-1]
 
 
-def _full_gpus(shares: tuple[int, ...], left: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+def _full_gpus(shares: Counts, left: Counts) -> Iterator[Counts]:
     """All that one GPU may hold when nothing more goes on it."""
     if not shares:
         yield ()

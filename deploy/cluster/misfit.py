@@ -1,6 +1,6 @@
 """What is said when a pool finds no place: what it needs, what there is, and what would help.
 
-Each mend that is named has been tried: with it alone all pools fit; or, where no single one does
+Each fix that is named has been tried: with it alone all pools fit; or, where no single one does
 that, this pool and those before it.
 """
 
@@ -34,10 +34,10 @@ def misfit(pools: Sequence[Pool], nodes: Sequence[Node], fits: Fits) -> ConfigEr
         f"it needs {_wish(pool)}. There {_machines(suited, pool)}"
     )
     after = pools[first + 1 :]
-    mends = _helpful(pools[:first], pool, len(nodes), lambda changed: fits([*changed, *after]))
-    mends = mends or _helpful(pools[:first], pool, len(nodes), fits)
-    mends.append("more machines" + (" with its labels" if pool.labels else ""))
-    return ConfigError(f"{problem}. Fix: {', or '.join(mends)}")
+    fixes = _helpful(pools[:first], pool, len(nodes), lambda changed: fits([*changed, *after]))
+    fixes = fixes or _helpful(pools[:first], pool, len(nodes), fits)
+    fixes.append("more machines" + (" with its labels" if pool.labels else ""))
+    return ConfigError(f"{problem}. Fix: {', or '.join(fixes)}")
 
 
 def _size(pool: Pool) -> str:
@@ -87,12 +87,12 @@ def _helpful(before: Sequence[Pool], pool: Pool, machines: int, fits: Fits) -> l
     """The best of each family of changes that makes pools fit."""
     first_ones = (
         next((text for text, changed in family if fits(changed)), None)
-        for family in _mends(before, pool, machines)
+        for family in _fixes(before, pool, machines)
     )
     return [text for text in first_ones if text is not None]
 
 
-def _mends(before: Sequence[Pool], pool: Pool, machines: int) -> Iterator[Iterable[Change]]:
+def _fixes(before: Sequence[Pool], pool: Pool, machines: int) -> Iterator[Iterable[Change]]:
     """Changes that may help, in families of which the first that helps is the best one."""
     for changes in _of_the_pool(pool, machines):
         yield ((text, [*before, changed]) for text, changed in changes)

@@ -18,7 +18,7 @@ class Pool:
     processes: int
     cpus: float  # a process
     gpus: float  # a process
-    nodes: int | None  # machines to spread them over evenly; None: wherever there is room
+    nodes: int | None  # machines to spread them over evenly; None for wherever there is room
     labels: Mapping[str, str] = field(default_factory=dict)  # that those machines have
 
     def process_names(self) -> list[str]:

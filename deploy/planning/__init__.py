@@ -17,7 +17,7 @@
     plan_text, explain_text, tables    pages of text
     run_files, journal_facts    what a run folder and its journal tell
     accounting          the learner's seconds, which add up
-    verdict, advice     what limits a run, and what would help
+    verdict             what limits a run, and what would help
 
 How to add a GPU: a line with its maker's figures in `devices.GPUS`; no other place knows names.
 

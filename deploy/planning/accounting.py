@@ -4,27 +4,19 @@ Each second of a training row belongs to one part; what no row tells (steps that
 restarts, writing figures and the last checkpoint) is "other".
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
 from deploy.planning.journal_facts import JournalFacts, read_journal
 from deploy.planning.measured import startup_of, step_seconds
+from deploy.planning.rates import STEP_PARTS
 from deploy.planning.run_files import RunFiles
 
-# By name, in the order in which they are shown.
-_PARTS: Mapping[str, tuple[str, ...]] = {
-    "waiting for samples": ("learner/wait_batch_s",),
-    "vision": ("time/vision_s",),
-    "student forward": ("time/student_forward_s",),
-    "objective": ("time/objective_s",),
-    "backward": ("time/backward_s",),
-    "teacher": ("time/teacher_forward_s",),
-    "optimizer": ("time/optimizer_s",),
-    "teacher update": ("time/teacher_update_s",),
-    "push stall": ("sync/stall_s",),
-    "checkpoint": ("checkpoint/stall_s",),
+# Metrics by name, in the order in which they are shown.
+_METRICS = {
+    "waiting for samples": "learner/wait_batch_s",
+    **{part.name: part.metric for part in STEP_PARTS},
+    "checkpoint": "checkpoint/stall_s",
 }
 
 
@@ -55,8 +47,8 @@ def account_of(run: RunFiles) -> Account:
     if run.summary is not None:
         wall_s = max(wall_s, float(run.summary.get("seconds") or 0.0))
     parts = {"start-up": startup_of(run) or 0.0}
-    for name, keys in _PARTS.items():
-        parts[name] = sum(row.get(key) or 0.0 for row in run.steps for key in keys)
+    for name, key in _METRICS.items():
+        parts[name] = sum(row.get(key) or 0.0 for row in run.steps)
     parts["evaluation"] = sum(row["evaluation/seconds"] for row in run.measurements)
     parts["other"] = max(0.0, wall_s - sum(parts.values()))
     journal = read_journal(run.folder)
@@ -77,13 +69,8 @@ def _rollout(journal: JournalFacts, run: RunFiles) -> Rollout | None:
     groups = journal.generations
     if busy is None or not groups or end_s <= begin_s:
         return None
-    alive_s = sum(
-        max(0.0, min(e, end_s) - max(b, begin_s))
-        for spans in journal.lives.values()
-        for b, e in spans
-    )
     return Rollout(
-        alive_s / (end_s - begin_s),
+        journal.alive_s(begin_s, end_s) / (end_s - begin_s),
         busy,
         len(groups),
         sum(group.end_s - group.begin_s for group in groups) / len(groups),
@@ -109,8 +96,3 @@ def measured_figures(run: RunFiles, account: Account) -> dict[str, float]:
     if run.is_over:
         found["total_s"] = account.wall_s
     return found
-
-
-def plan_file(folder: Path) -> Path:
-    """Where a run's plan is looked for."""
-    return folder / "plan.json"

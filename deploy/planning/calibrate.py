@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError, VisionOpdError
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.planning.measured import measured_rates
 from deploy.planning.rates import Rates
 from deploy.planning.run_files import read_run

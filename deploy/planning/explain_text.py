@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
-from deploy.planning.accounting import Account, account_of, measured_figures, plan_file
+from deploy.planning.accounting import Account, account_of, measured_figures
 from deploy.planning.run_files import RunFiles
 from deploy.planning.tables import duration, percent, seconds, table
 from deploy.planning.verdict import verdict
@@ -33,7 +33,7 @@ def read_plan(folder: Path, file: Path | None) -> Mapping[str, Any] | None:
     Raises:
         ConfigError: the file is none, or a named one is not there.
     """
-    path = file or plan_file(folder)
+    path = file or folder / "plan.json"
     if file is None and not path.is_file():
         return None
     try:
@@ -59,8 +59,7 @@ def _where(account: Account) -> list[str]:
         (name, seconds(spent), percent(account.share(name)))
         for name, spent in account.parts.items()
     ]
-    lines = table([*rows, ("together", seconds(account.wall_s), "100 %")], left=1)
-    return [f"  {line}" for line in lines]
+    return table([*rows, ("together", seconds(account.wall_s), "100 %")], left=1)
 
 
 def _rollout(account: Account) -> list[str]:
@@ -75,7 +74,7 @@ def _rollout(account: Account) -> list[str]:
         ("from lease to submission", seconds(rollout.seconds_a_group)),
         ("groups that came to nothing", f"{rollout.expired:,}"),
     ]
-    return [f"  {line}" for line in table(rows, left=1)]
+    return table(rows, left=1)
 
 
 def _against(run: RunFiles, account: Account, plan: Mapping[str, Any]) -> list[str]:
@@ -97,7 +96,7 @@ def _against(run: RunFiles, account: Account, plan: Mapping[str, Any]) -> list[s
             continue
         off = f"{100 * (expected / happened - 1):+.0f} %" if key.endswith("_s") and happened else ""
         rows.append((name, form(expected), form(happened), off))
-    return [f"  {line}" for line in table(rows, left=1)]
+    return table(rows, left=1)
 
 
 def _prediction_for(run: RunFiles, plan: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -1,7 +1,8 @@
 """What a run's journal tells of its rollout side: generations, busy servers, served weights."""
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,12 @@ class JournalFacts:
 
     def busy_share(self, begin_s: float, end_s: float) -> float | None:
         """Share of the servers' time in which they were busy; None means no server."""
-        alive = sum(_overlap(spans, begin_s, end_s) for spans in self.lives.values())
-        busy = sum(_overlap(spans, begin_s, end_s) for spans in self.busy.values())
-        return busy / alive if alive > 0 else None
+        alive_s = self.alive_s(begin_s, end_s)
+        return _overlap(self.busy, begin_s, end_s) / alive_s if alive_s > 0 else None
+
+    def alive_s(self, begin_s: float, end_s: float) -> float:
+        """Seconds that servers were there, of all of them together."""
+        return _overlap(self.lives, begin_s, end_s)
 
 
 def read_journal(run: Path) -> JournalFacts | None:
@@ -201,10 +205,9 @@ class _Reader:
             self._facts.lives.setdefault(server, []).append(span)
 
 
-def _overlap(spans: Iterable[tuple[float, float]], begin_s: float, end_s: float) -> float:
-    return sum(_parts(spans, begin_s, end_s))
-
-
-def _parts(spans: Iterable[tuple[float, float]], begin_s: float, end_s: float) -> Iterator[float]:
-    for begin, end in spans:
-        yield max(0.0, min(end, end_s) - max(begin, begin_s))
+def _overlap(
+    spans_of: Mapping[str, Iterable[tuple[float, float]]], begin_s: float, end_s: float
+) -> float:
+    """Seconds of all spans that lie between two moments."""
+    spans = itertools.chain.from_iterable(spans_of.values())
+    return sum(max(0.0, min(end, end_s) - max(begin, begin_s)) for begin, end in spans)

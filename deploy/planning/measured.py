@@ -6,7 +6,7 @@ What the run did not show stays as it is assumed.
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, linear_regression, median
 from typing import Any
 
 from common.errors import ConfigError
@@ -14,16 +14,6 @@ from deploy.planning.journal_facts import Generation, JournalFacts, read_journal
 from deploy.planning.rates import STEP_PARTS, Rate, Rates
 from deploy.planning.run_files import Row, RunFiles
 
-_METRICS = {
-    "vision_s": "time/vision_s",
-    "student_s": "time/student_forward_s",
-    "objective_s": "time/objective_s",
-    "backward_s": "time/backward_s",
-    "teacher_s": "time/teacher_forward_s",
-    "optimizer_s": "time/optimizer_s",
-    "teacher_update_s": "time/teacher_update_s",
-    "stall_s": "sync/stall_s",
-}
 _AT_ONCE_S = 0.02  # between a step and taking the next batch, if that had been waiting
 _FEW = 3  # waits or groups, below which a median says little
 _FEWEST = 2  # steps that are kept, even if servers were idle by then
@@ -49,13 +39,13 @@ def measured_rates(run: RunFiles, assumed: Rates) -> Rates:
     where = f"median of {len(rows)} steps"
     found: dict[str, Rate] = {}
     changes: dict[str, Any] = found  # the same, for `replace`
-    for name, key in _METRICS.items():
-        values = [row[key] for row in rows if key in row]
+    for part in STEP_PARTS:
+        values = [row[part.metric] for row in rows if part.metric in row]
         if values:
-            found[name] = Rate(median(values), "measured", where)
-        elif name == "vision_s":  # a run from before it was measured: inside the student's forward
-            found[name] = Rate(0.0, "measured", "in student_s")
-    known = sum(found[name].value for name in (*STEP_PARTS, "stall_s") if name in found)
+            found[part.rate] = Rate(median(values), "measured", where)
+        elif part.rate == "vision_s":  # of an older run: in the student's forward
+            found[part.rate] = Rate(0.0, "measured", "in student_s")
+    known = sum(found[part.rate].value for part in STEP_PARTS if part.rate in found)
     step_s = median(row["learner/step_s"] for row in rows)
     found["other_s"] = Rate(max(0.0, step_s - known) + _between(run, rows), "measured", where)
     found |= _measurements(run)
@@ -200,22 +190,14 @@ def _latency(groups: Sequence[Generation], assumed: Rates) -> tuple[float, float
     mean_s, mean_crowd = fmean(seconds), fmean(crowds)
     low, high = _quantile(crowds, 0.1), _quantile(crowds, 0.9)
     if high > 1.5 * low:
-        variance = fmean((c - mean_crowd) ** 2 for c in crowds)
-        products = fmean(
-            (c - mean_crowd) * (s - mean_s) for c, s in zip(crowds, seconds, strict=True)
-        )
-        shared = products / variance
-        alone = mean_s - shared * mean_crowd
+        shared, alone = linear_regression(crowds, seconds)
         if shared >= 0 and alone >= 0:
             return alone, shared, f"{note}, {low:.0f} to {high:.0f} in flight"
     expected = assumed.group_alone_s.value + mean_crowd * assumed.group_shared_s.value
     factor = mean_s / expected if expected > 0 else 0.0
     note += f", all with {mean_crowd:.0f} in flight: the split between the two is assumed"
-    return (
-        factor * assumed.group_alone_s.value,
-        factor * assumed.group_shared_s.value,
-        note,
-    )
+    alone, shared = assumed.group_alone_s.value, assumed.group_shared_s.value
+    return factor * alone, factor * shared, note
 
 
 def _quantile(values: Iterable[float], share: float) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 from common.config import RunConfig
 from deploy.planning.layout import Layout, Machines
 from deploy.planning.prediction import Plan, Prediction, total_s, with_more_staleness
-from deploy.planning.rates import Rates, to_json
+from deploy.planning.rates import STEP_PARTS, Rates, to_json
 from deploy.planning.shape import ModelShape
 from deploy.planning.tables import duration, gib, million, percent, seconds, table
 from deploy.planning.workload import Workload
@@ -16,14 +16,7 @@ FORMAT = 1
 _MOST_SPLITS = 12  # lines of the table of splits
 _NAMES = {
     "group_alone_s": "generation",
-    "vision_s": "vision",
-    "student_s": "student forward",
-    "objective_s": "objective",
-    "backward_s": "backward",
-    "teacher_s": "teacher",
-    "optimizer_s": "optimizer",
-    "teacher_update_s": "teacher update",
-    "stall_s": "push stall",
+    **{part.rate: part.name for part in STEP_PARTS},
     "other_s": "other",
     "prepare_s": "preparing a batch",
     "push_s": "weight push",
@@ -31,10 +24,7 @@ _NAMES = {
     "checkpoint_s": "checkpoint",
     "startup_s": "start-up",
 }
-_LEARNER = (
-    "vision_s", "student_s", "objective_s", "backward_s", "teacher_s", "optimizer_s",
-    "teacher_update_s", "stall_s", "other_s",
-)  # fmt: skip
+_LEARNER = (*(part.rate for part in STEP_PARTS), "other_s")
 
 
 @dataclass(frozen=True)
@@ -142,7 +132,7 @@ def _assumptions(question: Question, rates: Rates) -> list[str]:
     for source in ("measured", "assumed"):
         for note, names in _by_note(rates, source).items():
             rows.append((source, f"{', '.join(names)}: {note}"))
-    return _indented(table(rows, left=2))
+    return table(rows, left=2)
 
 
 def _by_note(rates: Rates, source: str) -> dict[str, list[str]]:
@@ -160,7 +150,7 @@ def _step(rates: Rates) -> list[str]:
         (_NAMES[key], seconds(rates.of(key).value), percent(rates.of(key).value / total))
         for key in _LEARNER
     ]
-    return _indented(table([*rows, ("together", seconds(rates.step_s()), "100 %")], left=1))
+    return table([*rows, ("together", seconds(rates.step_s()), "100 %")], left=1)
 
 
 def _splits(question: Question, plan: Plan) -> list[str]:
@@ -172,7 +162,7 @@ def _splits(question: Question, plan: Plan) -> list[str]:
     rows = [[*head, "", "", "whole"], [*below, "server", "push", "run"]]
     shown = _shown(plan)
     rows += [_split(question, prediction, prediction is plan.best) for prediction in shown]
-    lines = _indented(table(rows))
+    lines = table(rows)
     if len(shown) < len(plan.predictions):
         lines += [f"  and {len(plan.predictions) - len(shown)} more, slower"]
     if not all(p.fits for p in shown):
@@ -290,7 +280,3 @@ def _where(layout: Layout) -> str:
     a_server = f" of {layout.server_gpus} GPUs" if layout.server_gpus > 1 else ""
     nodes = f" on {layout.learner_nodes} machines" if layout.learner_nodes > 1 else ""
     return f"{servers}{a_server} and {ranks}{nodes}"
-
-
-def _indented(lines: Sequence[str]) -> list[str]:
-    return [f"  {line}" for line in lines]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from common.errors import ConfigError
 from common.files import replace_json
@@ -69,7 +69,7 @@ class Rates:
 
     def step_s(self) -> float:
         """Seconds of one step of the learner, without waiting."""
-        return sum(self.of(name).value for name in (*STEP_PARTS, "other_s", "stall_s"))
+        return sum(self.of(part.rate).value for part in STEP_PARTS) + self.other_s.value
 
     def of(self, name: str) -> Rate:
         rate = getattr(self, name)
@@ -91,16 +91,33 @@ class Rates:
         share = math.ceil(self.groups_per_step / ranks) / math.ceil(
             self.groups_per_step / self.ranks
         )
-        scaled: dict[str, Any] = {
-            name: self.of(name).times(share) for name in (*GROUP_PARTS, "prepare_s")
-        }
-        scaled |= {name: self.of(name).times(self.shards / shards) for name in WEIGHT_PARTS}
+        scaled: dict[str, Any] = {p.rate: self.of(p.rate).times(share) for p in GROUP_PARTS}
+        scaled |= {p.rate: self.of(p.rate).times(self.shards / shards) for p in WEIGHT_PARTS}
+        scaled["prepare_s"] = self.prepare_s.times(share)
         return replace(self, ranks=ranks, shards=shards, **scaled)
 
 
-GROUP_PARTS = ("vision_s", "student_s", "objective_s", "backward_s", "teacher_s")
-WEIGHT_PARTS = ("optimizer_s", "teacher_update_s")
-STEP_PARTS = (*GROUP_PARTS, *WEIGHT_PARTS)
+class Part(NamedTuple):
+    """A part of the learner's step."""
+
+    rate: str  # its field of `Rates`
+    name: str  # for people
+    metric: str  # in metrics.jsonl
+
+
+GROUP_PARTS = (  # what is done group by group
+    Part("vision_s", "vision", "time/vision_s"),
+    Part("student_s", "student forward", "time/student_forward_s"),
+    Part("objective_s", "objective", "time/objective_s"),
+    Part("backward_s", "backward", "time/backward_s"),
+    Part("teacher_s", "teacher", "time/teacher_forward_s"),
+)
+WEIGHT_PARTS = (  # weight by weight
+    Part("optimizer_s", "optimizer", "time/optimizer_s"),
+    Part("teacher_update_s", "teacher update", "time/teacher_update_s"),
+)
+WORK_PARTS = (*GROUP_PARTS, *WEIGHT_PARTS)
+STEP_PARTS = (*WORK_PARTS, Part("stall_s", "push stall", "sync/stall_s"))
 RATE_NAMES = tuple(field.name for field in fields(Rates) if field.type in (Rate, "Rate"))
 _PLAIN = (
     "machines", "ranks", "shards", "groups_per_step", "prompt_tokens", "response_tokens", "spread",

@@ -71,9 +71,7 @@ class ModelShape:
     is_tied: bool
     tower: Tower
     has_gate: bool = False  # whether queries come with a gate of their size, as in Qwen3.5
-    has_norms_behind: bool = (
-        False  # as in GLM, whose MLP has no fused form
-    )
+    has_norms_behind: bool = False  # as in GLM, whose MLP has no fused form
     delta_keys: int = 0  # width of all keys of a gated delta net: heads * width of one
     delta_values: int = 0
     delta_state: int = 0  # numbers of recurrent state a layer and sequence

@@ -8,12 +8,12 @@ GIB = 2**30
 
 
 def table(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
-    """Lines of columns, numbers to the right.
+    """Indented lines of columns, numbers to the right.
 
     Args:
         left: so many columns go to the left instead.
     """
-    return aligned(rows, range(left, len(rows[0])))
+    return [f"  {line}" for line in aligned(rows, range(left, len(rows[0])))]
 
 
 def seconds(value: float) -> str:

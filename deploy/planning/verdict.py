@@ -1,20 +1,19 @@
 """What limits a run, in a sentence or two, and what would help: by the run's own rates."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError
 from deploy.planning.accounting import Account, measured_figures
 from deploy.planning.measured import run_folder_rates
 from deploy.planning.prediction import AS_FAST, best_servers, with_more_staleness
-from deploy.planning.rates import Rates
-from deploy.planning.run_files import RunFiles
+from deploy.planning.rates import WORK_PARTS, Rates
+from deploy.planning.run_files import RunFiles, read_run
 from deploy.planning.simulation import Outcome, Setup, simulate
 from deploy.planning.tables import percent, seconds
 
-_WORK = (
-    "vision", "student forward", "objective", "backward", "teacher", "optimizer", "teacher update",
-)  # fmt: skip
+_WORK = [part.name for part in WORK_PARTS]
 _MUCH = 0.05  # share of the time that is worth a word
 
 
@@ -51,6 +50,16 @@ class _Case:
     def _simulated(self, servers: int, max_staleness: int) -> Outcome:
         capacity = self.config.rollout.max_concurrent_groups
         return simulate(Setup.of(self.rates, servers, capacity, max_staleness))
+
+
+def advised_servers(run_folder: Path) -> int:
+    """The fewest rollout servers with which a run's steps take no longer than with more.
+
+    Raises:
+        ConfigError: no run, or one that has not trained enough steps to tell.
+    """
+    config, rates = read_run(run_folder).config, run_folder_rates(run_folder)
+    return best_servers(rates, config.rollout.max_concurrent_groups, config.broker.max_staleness)
 
 
 def verdict(run: RunFiles, account: Account) -> list[str]:

@@ -21,24 +21,18 @@ from rollout.engine_process import check_engine
 
 @dataclass(frozen=True)
 class Checked:
-    """A run that may be started.
+    """A run that may be started."""
 
-    Args:
-        config: with the commits of its models.
-        lines: what a person is told of it.
-        reading: of its data, for the broker (`common.kept_reading`).
-    """
-
-    config: RunConfig
-    lines: tuple[str, ...]
-    reading: Reading | None = None
+    config: RunConfig  # with the commits of its models
+    lines: tuple[str, ...]  # what a person is told of it
+    reading: Reading | None = None  # of its data, for the broker (`common.kept_reading`)
 
 
 def check_run(config: RunConfig, folder: Path) -> Checked:
     """Read what the run would read, and write nothing (a model of the hub goes to its cache).
 
     Raises:
-        ConfigError, DataError: it cannot run; the message names key or file, value and mend.
+        ConfigError, DataError: it cannot run; the message names key or file, value and fix.
     """
     zmq_link(config.broker, Role.OBSERVER)
     check_engine(config)

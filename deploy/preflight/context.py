@@ -39,7 +39,7 @@ def check_context(config: RunConfig, model_folder: Path, samples: Iterable[Sampl
 
 
 def context_limit(config: RunConfig, model: Mapping[str, Any]) -> tuple[int | None, str]:
-    """Tokens of prompt and response together, and where that stands; None: nobody says.
+    """Tokens of prompt and response together, and where that stands. None means not known.
 
     Args:
         model: the model's config.json.

@@ -14,7 +14,7 @@ def named_by(address: str | None, environment: Mapping[str, str] = os.environ) -
     """Where the address of the Ray to join was given: a variable or a key, with its value.
 
     Args:
-        address: as the configuration has it by itself; None: it is the environment's.
+        address: as the configuration has it by itself. None means the environment's.
     """
     if address is not None:
         return f"cluster.address (--address) = {address!r}"
@@ -38,7 +38,7 @@ def check_address(address: str, where: str) -> None:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S):
             pass
     except (OSError, OverflowError) as error:
-        raise ConfigError(f"{where}: no Ray answers there ({error}). {_mend(where)}") from None
+        raise ConfigError(f"{where}: no Ray answers there ({error}). {_fix(where)}") from None
 
 
 def check_form(address: str, where: str) -> None:
@@ -46,10 +46,10 @@ def check_form(address: str, where: str) -> None:
     host, separator, port = address.rpartition(":")
     is_pair = bool(separator and host) and port.isdecimal() and "//" not in host
     if address != "auto" and not is_pair:
-        raise ConfigError(f"{where}: no HOST:PORT. {_mend(where)}")
+        raise ConfigError(f"{where}: no HOST:PORT. {_fix(where)}")
 
 
-def _mend(where: str) -> str:
+def _fix(where: str) -> str:
     if where.startswith("environment"):
         return f"Fix: unset {ADDRESS} for a Ray of this run alone, or set it to HOST:PORT"
     return "Fix: give HOST:PORT of a Ray that runs, or none for a Ray of this run alone"

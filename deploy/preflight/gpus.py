@@ -19,11 +19,11 @@ from rollout.sglang.packages import check_server, server_packages, starts_sglang
 
 
 def check_gpus(config: RunConfig) -> None:
-    """Before anything is started; where there is no GPU, it is none's concern.
+    """Before anything is started; nothing is checked where there is no GPU.
 
     Raises:
         ConfigError: torch cannot use the GPUs, the learner's kernels would be slow or wrong, or no
-            push could arrive. The message has the mend.
+            push could arrive. The message has the fix.
     """
     gpus = usable_gpus()
     if not gpus:

@@ -10,7 +10,6 @@ parameters does nothing.
 import argparse
 import hashlib
 import io
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from common.dataset_files import write_rows
+from common.files import json_object_or_empty, replace_json, replacing
 from common.output import ends_with_its_reader
 from deploy.quickstart.scenes import SCENE_SIDE, Scene, World, answer, question
 from deploy.quickstart.sources import Split
@@ -59,20 +59,19 @@ def write_dataset(
         False when the folder already held exactly this dataset.
     """
     manifest = folder / MANIFEST
-    wanted = asdict(parameters)
     if holds_dataset(folder, parameters):
         return False
     (folder / "images").mkdir(parents=True, exist_ok=True)
     manifest.unlink(missing_ok=True)  # an interrupted rewrite must not look complete
     for split in SPLITS:
         _write_split(folder, split, parameters, report)
-    _replace(manifest, json.dumps(wanted, indent=1).encode() + b"\n")
+    replace_json(manifest, asdict(parameters))
     return True
 
 
 def holds_dataset(folder: Path, parameters: DatasetParameters) -> bool:
     """Whether it is all there."""
-    return _read_json(folder / MANIFEST) == asdict(parameters) and _is_complete(folder)
+    return json_object_or_empty(folder / MANIFEST) == asdict(parameters) and _is_complete(folder)
 
 
 def scenes_of(split: Split, count: int, seed: int, side: int = SCENE_SIDE) -> list[Scene]:
@@ -113,7 +112,8 @@ def _row(sample_id: str, scene: Scene, folder: Path) -> dict[str, Any]:
     digest = hashlib.sha256(content.getvalue()).hexdigest()
     name = f"images/{digest}.png"
     if not (folder / name).exists():
-        _replace(folder / name, content.getvalue())
+        with replacing(folder / name, str(os.getpid())) as part:  # another one may make it too
+            part.write_bytes(content.getvalue())
     height, width, _ = scene.pixels.shape
     return {
         "sample_id": sample_id,
@@ -125,19 +125,6 @@ def _row(sample_id: str, scene: Scene, folder: Path) -> dict[str, Any]:
         "problem": "<image>\n" + question(scene.evidence.color),
         "answer": answer(scene.evidence),
     }
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # not there, or cut short: written again
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # another one may make it too
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def main(argv: list[str] | None = None) -> int:

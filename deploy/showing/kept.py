@@ -9,7 +9,7 @@ _COMMAND = "deploy/launch_cluster.sh"
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, int] | None:
-    """The newest complete checkpoint of a run and its step; None: there is none."""
+    """The newest complete checkpoint of a run and its step. None means no checkpoint."""
     found = [
         (int(match[1]), path)
         for path in (folder / "checkpoints").glob("step-*")

@@ -50,7 +50,7 @@ class LogSource:
         self._head: Line | None = None
 
     def peek(self) -> Line | None:
-        """The next line; None: there is none yet."""
+        """The next line. None means that there is none yet."""
         if self._head is None:
             while not self._lines:
                 block = self._next_block()
@@ -204,7 +204,7 @@ def merged(sources: Iterable[LogSource], limit: int | None = None) -> Iterator[L
 
 
 def time_of(text: bytes) -> float | None:
-    """The time that a line begins with (seconds since 1970); None: it has none.
+    """The time that a line begins with (seconds since 1970). None means no time.
 
     One without a zone is taken for this machine's.
     """

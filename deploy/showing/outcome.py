@@ -20,7 +20,7 @@ def show_outcome(folder: Path) -> None:
 
 
 def read_summary(folder: Path) -> dict[str, object] | None:
-    """What the learner wrote at its end; None: it did not come to that."""
+    """What the learner wrote at its end. None means that it did not come to that."""
     try:
         summary: dict[str, object] = json.loads((folder / "summary.json").read_text("utf-8"))
     except FileNotFoundError:

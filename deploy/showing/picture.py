@@ -48,7 +48,7 @@ def panel(
     """The whole picture: progress, learning, the queue, who takes part, and what is waited for.
 
     Args:
-        status: None: the broker has not been heard yet.
+        status: None means that the broker has not been heard yet.
         waits: lines by key.
         width: characters.
     """

@@ -14,14 +14,17 @@ from typing import Any
 
 from common.config_cli import exit_with
 from common.errors import ConfigError
+from common.files import json_object_or_empty, whole_lines
 from common.output import ends_with_its_reader
 from common.page import page as html_page
+from common.page import tile
 from deploy.showing.charts import Series, line_chart
 from deploy.showing.data_lines import data_lines
 from deploy.showing.scene_cards import scene_cards
 
 Row = dict[str, Any]
 _PARTS = ("student_forward", "teacher_forward", "objective", "backward", "optimizer")
+_NOTHING = "\N{EN DASH}"
 _SMOOTHED = "Rollout servers tell it now and then: a running mean over nine steps."
 
 
@@ -30,9 +33,9 @@ def write_report(run_folder: Path) -> Path:
 
     What a run did not get to is left out of the page.
     """
-    summary = _read_json(run_folder / "summary.json") or {}
+    summary = json_object_or_empty(run_folder / "summary.json")
     rows = _read_rows(run_folder / "metrics.jsonl") + _read_rows(run_folder / "observations.jsonl")
-    scenes = (_read_json(run_folder / "scenes.json") or {}).get("scenes", [])
+    scenes = json_object_or_empty(run_folder / "scenes.json").get("scenes", [])
     path = run_folder / "report.html"
     path.write_text(page(run_folder.name, summary, rows, scenes), encoding="utf-8")
     return path
@@ -48,14 +51,14 @@ def _headline(summary: Row) -> str:
     tiles = [
         _accuracy_tile("full image", summary, "full", "accuracy on held-out scenes"),
         _accuracy_tile("evidence crop", summary, "crop", "what the teacher can read"),
-        _tile("gap closed", _percent(summary.get("gap_closed")), "of crop minus full, before"),
-        _tile("steps", _plain(summary.get("steps")), f"in {_seconds(summary.get('seconds'))}"),
-        _tile(
+        tile("gap closed", _percent(summary.get("gap_closed")), "of crop minus full, before"),
+        tile("steps", _plain(summary.get("steps")), f"in {_seconds(summary.get('seconds'))}"),
+        tile(
             "trajectories trained",
             _plain(summary.get("trajectories_trained")),
             f"{_plain(summary.get('trajectories_expired'))} trajectories expired",
         ),
-        _tile(
+        tile(
             "staleness",
             _plain(summary.get("max_staleness_seen")),
             f"steps at most; {_plain(summary.get('max_staleness'))} allowed",
@@ -68,10 +71,10 @@ def _headline(summary: Row) -> str:
 
 def _accuracy_tile(name: str, summary: Row, view: str, remark: str) -> str:
     shares = [summary.get(f"{view}_accuracy_{when}") for when in ("before", "after")]
-    change = " &rarr; ".join(map(_percent, shares))
+    change = " → ".join(map(_percent, shares))
     steps = [summary.get(f"version_{when}") for when in ("before", "after")]
     of_steps = f", steps {steps[0]} and {steps[1]}" if None not in steps else ""
-    return _tile(name, change, remark + of_steps + _cut_remark(summary, view))
+    return tile(name, change, remark + of_steps + _cut_remark(summary, view))
 
 
 def _cut_remark(summary: Row, view: str) -> str:
@@ -79,10 +82,6 @@ def _cut_remark(summary: Row, view: str) -> str:
     shares = {when: summary.get(f"{view}_cut_share_{when}") for when in ("before", "after")}
     told = [f"{share:.1%} {when}" for when, share in shares.items() if share is not None]
     return f"; cut at the length limit: {', '.join(told)}" if any(shares.values()) else ""
-
-
-def _tile(name: str, value: str, remark: str) -> str:
-    return f"<div><h2>{name}</h2><strong>{value}</strong><small>{escape(remark)}</small></div>"
 
 
 def _charts(rows: list[Row]) -> str:
@@ -145,18 +144,7 @@ def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, fl
 
 
 def _read_rows(path: Path) -> list[Row]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines if line.strip()]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+    return [json.loads(line) for line in whole_lines(path) if line.strip()]
 
 
 def _is_number(value: Any) -> bool:
@@ -164,11 +152,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _percent(share: Any) -> str:
-    return f"{share:.1%}" if _is_number(share) else "&ndash;"
+    return f"{share:.1%}" if _is_number(share) else _NOTHING
 
 
 def _plain(value: Any) -> str:
-    return f"{value:,}" if _is_number(value) else "–"  # noqa: RUF001 (an en dash on the page)
+    return f"{value:,}" if _is_number(value) else _NOTHING
 
 
 def _seconds(value: Any) -> str:

@@ -1,10 +1,15 @@
-"""What a run waits for, and since when. Pure: looks come in, lines come out."""
+"""What a run waits for, and since when: looks come in, lines come out. `RunWaits` looks."""
 
+import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from broker.protocol import MemberStatus, Role, Status
-from deploy.supervision.process_table import Entry
+from common.config import RunConfig
+from deploy.supervision.process_table import Entry, ProcessTable
+from deploy.supervision.silence import SilenceWatch
 
 DRAINING = "draining"
 _HANGING_S = 10.0  # without an answer of the broker until that is worth a word
@@ -14,7 +19,7 @@ _HANGING_S = 10.0  # without an answer of the broker until that is worth a word
 class Look:
     """What the launcher sees at one moment."""
 
-    status: Status | None  # the broker's last answer; None: there was none yet
+    status: Status | None  # the broker's last answer; None if there was none yet
     answered_s: float  # since that answer, or since the start
     processes: Sequence[Entry]
     silent_s: dict[str, float] = field(default_factory=dict)  # processes that have been lost
@@ -29,7 +34,7 @@ class Wait:
 
     key: str  # the same for as long as it is the same wait
     text: str
-    age_s: float | None = None  # known by itself; None: counted from the first look
+    age_s: float | None = None  # known by itself; None to count from the first look
 
 
 class Situation:
@@ -61,6 +66,46 @@ class Situation:
 
     def _age(self, wait: Wait) -> float:
         return wait.age_s if wait.age_s is not None else self._now - self._since[wait.key]
+
+
+class Supervised(Protocol):
+    """The part of the supervisor that is looked at."""
+
+    table: ProcessTable
+    silence: SilenceWatch
+    status: Status | None
+
+
+class RunWaits:
+    """A view that remembers when the broker last answered; called, it tells the waits by key.
+
+    Args:
+        stop: set when the run is to end.
+    """
+
+    def __init__(self, config: RunConfig, supervisor: Supervised, stop: asyncio.Event) -> None:
+        self._urls = config.rollout.engine_urls
+        self._supervisor = supervisor
+        self._stop = stop
+        self._situation = Situation()
+        self._answered = time.monotonic()
+
+    def update(self, status: Status, elapsed_s: float) -> None:
+        self._answered = time.monotonic()
+
+    def __call__(self, at_least_s: float) -> dict[str, str]:
+        now, silence = time.monotonic(), self._supervisor.silence
+        look = Look(
+            self._supervisor.status,
+            now - self._answered,
+            self._supervisor.table.entries(),
+            dict(silence.silent_s),
+            {name: s for name in silence.silent_s if (s := silence.limit_s(name)) is not None},
+            self._urls,
+            self._stop.is_set(),
+        )
+        self._situation.look(look, now)
+        return self._situation.lines(at_least_s)
 
 
 def waits(look: Look) -> Iterable[Wait]:

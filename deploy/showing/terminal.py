@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: a live view in a terminal, plain lines elsewhere."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -62,25 +63,16 @@ async def show_progress(
     """
     console = Console()
     began = time.monotonic()
-    if not console.is_terminal:
+    with contextlib.ExitStack() as shown:
+        screen: Screen = PlainView(waits)
         notes = DataNotes(lambda line: print(line, flush=True))
-        await _show(address, PlainView(waits), (notes, *others), began, link)
-        return
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        notes = DataNotes(console.out)
-        await _show(address, LiveView(live, waits), (notes, *others), began, link)
-
-
-async def _show(
-    address: Callable[[], Awaitable[str]],
-    screen: Screen,
-    others: Sequence[View],
-    began: float,
-    link: Link | None,
-) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_draw_forever(screen, began), name="draw")
-        await _follow_all(address, (screen, *others), began, link)
+        if console.is_terminal:
+            live = Live(console=console, auto_refresh=False, transient=True)
+            screen = LiveView(shown.enter_context(live), waits)
+            notes = DataNotes(console.out)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_draw_forever(screen, began), name="draw")
+            await _follow_all(address, (screen, notes, *others), began, link)
 
 
 async def _draw_forever(screen: Screen, began: float) -> None:

@@ -11,7 +11,7 @@ selection       which of them a command asks for
 runner          one after the other
 launching       one run, from its start to its exit code
 comparison      a spread a variant, pairs of equal seeds
-columns, values, tables    figures, values and tables as text
+columns, tables     figures and tables as text
 plots, dot_chart    drawings
 pages           study.json, study.md, study.html
 """

@@ -21,7 +21,7 @@ from common.config_cli import exit_with
 from common.errors import ConfigError
 from common.locks import Lock, try_lock
 from common.output import ends_with_its_reader, goes_on_without_readers
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.exit_codes import ExitCode
 from deploy.study.columns import figures_of
 from deploy.study.pages import HTML, as_markdown, results_of, write_results

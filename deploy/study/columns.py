@@ -9,7 +9,7 @@ from typing import Any
 from deploy.planning.accounting import account_of, measured_figures
 from deploy.planning.run_files import read_run
 
-Figures = dict[str, float | None]  # by column; None: the run does not tell it
+Figures = dict[str, float | None]  # by column; None where the run does not tell it
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
 
@@ -52,12 +52,7 @@ class Difference:
         return self.low > 0 or self.high < 0
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "pairs": self.pairs,
-            "mean": self.mean,
-            "low": _finite(self.low),
-            "high": _finite(self.high),
-        }
+        return asdict(self) | {"low": _finite(self.low), "high": _finite(self.high)}
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ async def launch(
         log: what the process says is added to it.
         stop: the run is told to drain when it is set.
         at_once: the run is told to end at once.
-        timeout_s: seconds; None: however long it takes.
+        timeout_s: seconds. None means however long it takes.
         drain_s: a run that took too long has so many seconds to drain, as many to end at once, and
             is killed then.
 
@@ -49,7 +49,7 @@ async def launch(
             preexec_fn=stop_with_parent,
         )
     async with asyncio.TaskGroup() as tasks:
-        ears = [tasks.create_task(_pass_on(event, process)) for event in (stop, at_once)]
+        relays = [tasks.create_task(_pass_on(event, process)) for event in (stop, at_once)]
         try:
             async with asyncio.timeout(timeout_s):
                 return await process.wait()
@@ -57,8 +57,8 @@ async def launch(
             await _end(process, drain_s)
             return _TIMED_OUT
         finally:
-            for ear in ears:
-                ear.cancel()
+            for relay in relays:
+                relay.cancel()
 
 
 async def _pass_on(event: asyncio.Event, process: asyncio.subprocess.Process) -> None:

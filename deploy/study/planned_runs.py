@@ -17,8 +17,7 @@ from common.errors import ConfigError
 from common.files import json_object_or_empty, replace_json
 from deploy.options import absolute_paths
 from deploy.showing.outcome import read_summary
-from deploy.study.study_file import StudyFile
-from deploy.study.values import word
+from deploy.study.study_file import StudyFile, word
 from deploy.study.variants import Variant
 
 _ITS_OWN = {("run", "name"), ("run", "folder"), ("run", "resume")}  # of no consequence

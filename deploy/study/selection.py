@@ -11,7 +11,7 @@ from deploy.study.variants import Variant
 
 
 def with_seeds(study: StudyFile, count: int | None, first: int | None) -> StudyFile:
-    """With so many seeds from the first on; None: as many as the file has, from its first.
+    """With so many seeds from the first on. None means as many as the file has.
 
     Raises:
         ConfigError: no such seeds.
@@ -40,7 +40,7 @@ def selected(variants: Sequence[Variant], only: str | None) -> set[str]:
     """Names of variants.
 
     Args:
-        only: names or patterns, with commas; None: all of them.
+        only: names or patterns, with commas. None means all of them.
 
     Raises:
         ConfigError: nothing has such a name.
@@ -53,8 +53,8 @@ def selected(variants: Sequence[Variant], only: str | None) -> set[str]:
         found = fnmatch.filter(names, pattern)
         if not found:
             close = difflib.get_close_matches(pattern, names, n=1, cutoff=0.5)
-            mend = f"did you mean {close[0]}?" if close else f"use some of {', '.join(names)}"
-            raise ConfigError(f"--only {pattern}: no such variant. Fix: {mend}")
+            fix = f"did you mean {close[0]}?" if close else f"use some of {', '.join(names)}"
+            raise ConfigError(f"--only {pattern}: no such variant. Fix: {fix}")
         wanted.update(found)
     return wanted
 

@@ -22,8 +22,9 @@ from common.config_cli import USAGE, toml_of
 from common.errors import ConfigError
 from common.section import Section
 from deploy.study.columns import COLUMNS, DEFAULT_COLUMNS
-from deploy.study.values import Value
 
+Scalar = bool | int | float | str
+Value = Scalar | tuple[Scalar, ...]  # of a configuration key
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # a part of a folder's name
 _KEY = r"^[a-z_]+\.[a-z0-9_]+$"
 
@@ -100,11 +101,18 @@ class StudyFile(Section):
         return self
 
 
+def word(value: Value) -> str:
+    """The value as `--section.key WORD` takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(word, value)) if isinstance(value, tuple) else str(value)
+
+
 def read_study(path: Path) -> StudyFile:
     """Read a study's file.
 
     Raises:
-        ConfigError: one line with file, key, value and mend.
+        ConfigError: one line with file, key, value and fix.
     """
     tree = toml_of(path, str(path), "deploy/configs/studies/")
     try:
@@ -125,14 +133,14 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     location = [str(part) for part in problem["loc"]]
     where = ".".join(location)
-    if not where:  # raised by StudyFile itself: the message has key, value and mend
+    if not where:  # raised by StudyFile itself: the message has key, value and fix
         return str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"{where} is missing. Fix: add it. {_description(location)}".rstrip()
     if problem["type"] == "extra_forbidden":
         return f"unknown key {where}. Fix: use one of {', '.join(_siblings(location))}"
-    mend = _description(location) or f"an override is a key and a value as in {USAGE}"
-    return f"{where} = {problem['input']!r}: {problem['msg']}. Fix: see what it is for: {mend}"
+    fix = _description(location) or f"an override is a key and a value as in {USAGE}"
+    return f"{where} = {problem['input']!r}: {problem['msg']}. Fix: see what it is for: {fix}"
 
 
 def _model_of(location: list[str]) -> type[BaseModel]:

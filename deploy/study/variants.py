@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from common.errors import ConfigError
-from deploy.study.study_file import StudyFile, VariantSection
-from deploy.study.values import Value, word
+from deploy.study.study_file import StudyFile, Value, VariantSection, word
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,14 @@ from common.config import RunConfig
 from common.errors import ConfigError
 from common.files import replace_text
 from deploy.options import run_folder
-from deploy.supervision.new_folder import with_folder_of_its_own
-from deploy.supervision.run_folder import LOCK, check_folder, check_unowned, open_run_folder, owned
+from deploy.supervision.run_folder import (
+    LOCK,
+    check_folder,
+    check_unowned,
+    open_run_folder,
+    owned,
+    with_folder_of_its_own,
+)
 
 _REWRITTEN = ("config.toml", "summary.json")
 _LOGS = "logs"

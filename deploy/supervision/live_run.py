@@ -1,4 +1,4 @@
-"""One run while it lives: Ray, supervisor, the view in the terminal, the ear for deploy.scale."""
+"""One run while it lives: Ray, supervisor, the view in the terminal, the launcher's API."""
 
 import asyncio
 import logging
@@ -26,12 +26,12 @@ from deploy.exit_codes import ExitCode, code_of_end, code_of_error
 from deploy.planning.micro_batches import sized_here
 from deploy.scale import scale_supervisor
 from deploy.showing.kept import kept_text
-from deploy.showing.lookout import Lookout
 from deploy.showing.observations import Observations
 from deploy.showing.outcome import read_summary, show_outcome
+from deploy.showing.situation import RunWaits
 from deploy.showing.terminal import show_progress
 from deploy.supervision.begun_run import Footprint, begun
-from deploy.supervision.control import listening
+from deploy.supervision.launcher_api import listening
 from deploy.supervision.placement import Placement
 from deploy.supervision.ray_connection import connected_ray
 from deploy.supervision.room import RoomWatch
@@ -158,27 +158,27 @@ def _check_room(config: RunConfig) -> None:
 async def _watched(
     config: RunConfig, supervisor: Supervisor, folder: Path, stop: asyncio.Event
 ) -> bool:
-    """The run, with a view and an ear beside it."""
+    """The run, with a view and the launcher's API beside it."""
     began = time.monotonic()
-    lookout = Lookout(config, supervisor, stop)
+    waits = RunWaits(config, supervisor, stop)
 
     def status() -> dict[str, Any]:
         seen = supervisor.status
         return {
             "broker": None if seen is None else seen.model_dump_json(),
             "elapsed_s": time.monotonic() - began,
-            "waits": list(lookout(0.0).values()),
+            "waits": list(waits(0.0).values()),
         }
 
     def learner_waits() -> bool:
         members = () if supervisor.status is None else supervisor.status.members
         return any(member.gauges.get(WAITS_FOR_ROOM) for member in members)
 
-    views = (supervisor, lookout, Observations(folder / "observations.jsonl"))
+    views = (supervisor, waits, Observations(folder / "observations.jsonl"))
     link = zmq_link(config.broker, Role.OBSERVER)
     async with listening(folder, status, lambda wish: scale_supervisor(supervisor, wish)):
         view = asyncio.create_task(
-            show_progress(supervisor.broker_address, *views, link=link, waits=lookout)
+            show_progress(supervisor.broker_address, *views, link=link, waits=waits)
         )
         room = asyncio.create_task(RoomWatch(folder, _report, learner_waits).keep_looking())
         try:

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from common.errors import FinalError, VisionOpdError
 from deploy.cluster.fit import gpus_of_bundle
 from deploy.cluster.pools import Pool, PoolName, process_name
-from deploy.cluster.roles import Seat
-from deploy.supervision.process_actor import Order, ProcessActor
+from deploy.cluster.process_specs import Location
+from deploy.supervision.process_actor import ProcessActor, StartRequest
 
 Answer = TypeVar("Answer")
 _SIGNAL_S = 5.0
@@ -43,32 +43,32 @@ class Placed:
         self._pool = pool
         self._actor = actor
         self._own_group = own_group
-        self._seat: asyncio.Task[Seat] | None = None
+        self._location: asyncio.Task[Location] | None = None
 
-    async def seat(self, timeout_s: float) -> Seat:
+    async def location(self, timeout_s: float) -> Location:
         """Where it is. Raises NoPlace, PlaceLost."""
         import ray
 
-        self._seat = asyncio.create_task(_answer(self._actor.seat.remote()))
-        await asyncio.wait([self._seat], timeout=timeout_s)
-        if not self._seat.done():
+        self._location = asyncio.create_task(_answer(self._actor.location.remote()))
+        await asyncio.wait([self._location], timeout=timeout_s)
+        if not self._location.done():
             raise NoPlace(
                 f"{self.name} found no machine with room within {timeout_s:g} s: it needs "
                 f"{needs(self._pool)}. Fix: add or free some, or lower [{self._pool.name}_pool]"
             )
         try:
-            return self._seat.result()
+            return self._location.result()
         except ray.exceptions.RayError as error:
             raise PlaceLost(f"{self.name} lost its place: {_first_line(error)}") from error
 
-    async def start(self, order: Order) -> int:
+    async def start(self, request: StartRequest) -> int:
         """Its pid. Raises PlaceLost, and VisionOpdError when it cannot be started there."""
         import ray
 
-        limit_s = _START_S if order.set_up is None else _SET_UP_S
+        limit_s = _START_S if request.set_up is None else _SET_UP_S
         try:
             async with asyncio.timeout(limit_s):
-                return await _answer(self._actor.start.remote(order))
+                return await _answer(self._actor.start.remote(request))
         except TimeoutError:
             raise PlaceLost(f"{self.name} was not started within {limit_s:g} s") from None
         except ray.exceptions.RayTaskError as error:
@@ -99,8 +99,12 @@ class Placed:
         """Give the place back. What still runs there is ended."""
         import ray
 
-        if self._seat is not None and not self._seat.cancel() and not self._seat.cancelled():
-            self._seat.exception()  # nobody else may have asked
+        if (
+            self._location is not None
+            and not self._location.cancel()
+            and not self._location.cancelled()
+        ):
+            self._location.exception()  # nobody else may have asked
         with contextlib.suppress(ray.exceptions.RayError, ValueError):
             ray.kill(self._actor)
         if self._own_group is not None:
@@ -119,7 +123,7 @@ class Placement:
         self._groups: dict[PoolName, Any] = {}
 
     def place(self, pool: Pool, rank: int) -> Placed:
-        """Reserve a place for one process of a pool; `Placed.seat` says when there is one."""
+        """Reserve a place for one process of a pool; `Placed.location` says when there is one."""
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 

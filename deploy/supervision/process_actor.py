@@ -17,13 +17,13 @@ from common.files import replace_private
 from common.lifecycle import die_with_parent
 from common.log_files import RotatingLog, spawn_logged
 from common.network import free_port, interface_towards, is_loopback
-from deploy.cluster.roles import INTERFACE_VARIABLES, ROOT, Seat
+from deploy.cluster.process_specs import INTERFACE_VARIABLES, ROOT, Location
 
 _LAST_OUTPUT_S = 1.0  # that children of an ended process may hold its pipe open
 
 
 @dataclass(frozen=True)
-class Order:
+class StartRequest:
     """What to run, and how its output is kept."""
 
     command: tuple[str, ...]
@@ -45,7 +45,7 @@ class ProcessActor:
     """One process, on the machine where this object lives.
 
     Args:
-        host: address of this machine; None: as Ray knows it.
+        host: address of this machine. None means as Ray knows it.
     """
 
     def __init__(self, host: str | None = None) -> None:
@@ -53,26 +53,26 @@ class ProcessActor:
         self._process: asyncio.subprocess.Process | None = None
         self._output: asyncio.Task[None] | None = None
 
-    async def seat(self) -> Seat:
+    async def location(self) -> Location:
         """Where this is, with a port that is free at this moment."""
         host = self._host or _ray_address()
         name = socket.gethostname() if is_loopback(host) else host
-        return Seat(name, host, interface_towards(host) or "", free_port(host))
+        return Location(name, host, interface_towards(host) or "", free_port(host))
 
-    async def start(self, order: Order) -> int:
+    async def start(self, request: StartRequest) -> int:
         """Start the process; returns its pid.
 
         Raises:
             CannotStart: the message says why.
         """
-        for name, content in order.files.items():
+        for name, content in request.files.items():
             _write_if_other(Path(name), content)
-        log = RotatingLog(Path(order.log), order.log_bytes, order.log_files)
-        if order.set_up is not None:
-            await self._spawn(order.set_up, order.environment, log)
+        log = RotatingLog(Path(request.log), request.log_bytes, request.log_files)
+        if request.set_up is not None:
+            await self._spawn(request.set_up, request.environment, log)
             if await self.wait():
-                raise CannotStart(f"{' '.join(order.set_up)} failed. Fix: see {order.log}")
-        return await self._spawn(order.command, order.environment, log)
+                raise CannotStart(f"{' '.join(request.set_up)} failed. Fix: see {request.log}")
+        return await self._spawn(request.command, request.environment, log)
 
     async def _spawn(
         self, command: tuple[str, ...], environment: Mapping[str, str], log: RotatingLog

@@ -16,7 +16,8 @@ from typing import Any
 
 from common.addresses import split_address
 from common.errors import VisionOpdError
-from deploy.cluster.roles import ROOT
+from common.lifecycle import signal_handled
+from deploy.cluster.process_specs import ROOT
 from deploy.supervision.private_folder import TOKEN, places, private_folder, rays_own
 
 _OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is 75 MiB; we put nothing there
@@ -28,7 +29,7 @@ async def connected_ray(address: str | None) -> AsyncIterator[None]:
     """Ray for as long as the block runs.
 
     Args:
-        address: of a cluster that runs, or "auto"; None: a local one is started and ended.
+        address: of a cluster that runs, or "auto". None means a local one, started and ended.
 
     Raises:
         VisionOpdError: there is no Ray to be had.
@@ -58,7 +59,8 @@ def local_ray(**options: Any) -> Iterator[None]:
     with private_folder(places()) as folder, _asking_for(folder / TOKEN):
         _keep_to_loopback()
         try:
-            with _children_outlive_the_terminal():
+            # What is started inside ignores SIGHUP: Ray would end, and with it what is to drain.
+            with signal_handled(signal.SIGHUP, signal.SIG_IGN):
                 _connect(
                     address="local",
                     include_dashboard=False,
@@ -120,16 +122,6 @@ def _check_token() -> None:
         )
 
 
-@contextlib.contextmanager
-def _children_outlive_the_terminal() -> Iterator[None]:
-    """What is started inside ignores SIGHUP: Ray would end, and with it what is to drain."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
 def _keep_to_loopback() -> None:
     """Ray takes 127.0.0.1 for a mistake and listens on the machine's own address, unless it
     believes that this platform has no clusters."""
@@ -177,8 +169,8 @@ def _connect(address: str, **options: Any) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        mend = "see its logs" if address == "local" else "check cluster.address"
-        raise VisionOpdError(f"no Ray at {address!r}: {error}. Fix: {mend}") from error
+        fix = "see its logs" if address == "local" else "check cluster.address"
+        raise VisionOpdError(f"no Ray at {address!r}: {error}. Fix: {fix}") from error
 
 
 def _check_loopback() -> None:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.full_disk import is_full
@@ -18,29 +19,17 @@ _PROBE_BYTES = 64 * 2**10
 _FILE = ".room"
 
 
+@dataclass
 class RoomWatch:
-    """Looks whether the disk takes something, again and again.
+    """Looks whether the disk takes something, again and again."""
 
-    Args:
-        folder: the run's.
-        learner_waits: whether the learner says that it waits for room: a checkpoint may not fit
-            where a small file does.
-        report: gets a line when the disk is full, and when it is no longer.
-        clock: seconds, only differences count.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        report: Callable[[str], None],
-        learner_waits: Callable[[], bool] = lambda: False,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._folder = folder
-        self._report = report
-        self._learner_waits = learner_waits
-        self._clock = clock
-        self._full_since: float | None = None
+    folder: Path  # the run's
+    report: Callable[[str], None]  # gets a line when the disk is full, and when it is no longer
+    # Whether the learner says that it waits for room: a checkpoint may not fit where a small file
+    # does.
+    learner_waits: Callable[[], bool] = lambda: False
+    clock: Callable[[], float] = time.monotonic  # seconds, only differences count
+    _full_since: float | None = field(init=False, default=None)
 
     @property
     def is_full(self) -> bool:
@@ -48,19 +37,19 @@ class RoomWatch:
 
     def look(self) -> None:
         """Try to write a little. Blocks for as long as the disk does."""
-        reason = _why_full(self._folder)
-        if reason is None and self._learner_waits():
+        reason = _why_full(self.folder)
+        if reason is None and self.learner_waits():
             reason = "a file of the learner does not fit, see logs/learner-0.log"
         if reason is not None and self._full_since is None:
-            self._full_since = self._clock()
-            self._report(
-                f"the disk of {self._folder} is full ({reason}): the run waits, and loses nothing. "
+            self._full_since = self.clock()
+            self.report(
+                f"the disk of {self.folder} is full ({reason}): the run waits, and loses nothing. "
                 "Fix: free space there; it goes on by itself"
             )
         elif reason is None and self._full_since is not None:
-            seconds = self._clock() - self._full_since
+            seconds = self.clock() - self._full_since
             self._full_since = None
-            self._report(f"the disk of {self._folder} has room again after {seconds:.0f} s")
+            self.report(f"the disk of {self.folder} has room again after {seconds:.0f} s")
 
     async def keep_looking(self) -> None:
         """Until this task is cancelled."""
@@ -70,7 +59,9 @@ class RoomWatch:
 
 
 def _why_full(folder: Path) -> str | None:
-    """What the system says to a small file; None: it is taken, or refused for another reason."""
+    """What the system says to a small file; None means that it is taken, or refused
+    for another reason.
+    """
     path = folder / _FILE
     try:
         path.write_bytes(bytes(_PROBE_BYTES))

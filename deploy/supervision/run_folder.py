@@ -1,6 +1,7 @@
 """The run folder: where everything that a run leaves behind is, and what it goes on from."""
 
 import contextlib
+import itertools
 import json
 import socket
 import sys
@@ -19,7 +20,7 @@ from deploy.options import run_folder
 from deploy.supervision.trusted_folder import check_trusted, make_private
 
 LOCK = "launcher.lock"
-_LAUNCHER = "launcher.json"  # as `deploy.supervision.control` writes it
+_LAUNCHER = "launcher.json"  # as `deploy.supervision.launcher_api` writes it
 
 
 @contextlib.contextmanager
@@ -61,7 +62,7 @@ def _refuse_another(folder: Path, lock: Lock) -> None:
 
 
 def _launcher_by_its_file(folder: Path) -> str | None:
-    """Who runs it, as far as that is known without locks; None: nobody, or one that was killed."""
+    """The launcher that runs it, as far as its file says. None means none, or one that is gone."""
     try:
         document = json.loads((folder / _LAUNCHER).read_text(encoding="utf-8"))
         host, pid = str(document["host"]), int(document["pid"])
@@ -70,6 +71,31 @@ def _launcher_by_its_file(folder: Path) -> str | None:
     if host != socket.gethostname():
         return f"a launcher on {host} (if it does no more, remove {folder / _LAUNCHER})"
     return f"the launcher with process id {pid}" if is_alive(pid) else None
+
+
+def with_folder_of_its_own(config: RunConfig, now: time.struct_time) -> RunConfig:
+    """The configuration, which names a run folder; a new one is made where it named none.
+
+    The name is that of `run_folder`, with a number behind it where another launch of the same
+    second has that.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if config.run.folder is not None or config.run.resume:
+        return config
+    folder = _make(run_folder(config, now))
+    return config.model_copy(update={"run": config.run.model_copy(update={"folder": folder})})
+
+
+def _make(wanted: Path) -> Path:
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    names = itertools.chain([wanted.name], (f"{wanted.name}-{n}" for n in itertools.count(2)))
+    while True:
+        folder = wanted.with_name(next(names))
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            return folder
 
 
 def open_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig, Path]:
@@ -96,7 +122,7 @@ def check_folder(config: RunConfig, folder: Path, further: str = "") -> None:
     """A new run gets a folder without one, a resumed run one that holds it.
 
     Args:
-        further: options of the launcher that belong into the mend.
+        further: options of the launcher that belong into the fix.
 
     Raises:
         ConfigError: it holds a run already, or none that could be resumed.

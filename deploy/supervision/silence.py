@@ -41,7 +41,7 @@ class SilenceWatch:
         return [process for process in self.silent_s if self._is_overdue(process)]
 
     def limit_s(self, process: str) -> float | None:
-        """Silence after which it is replaced; None: it is not."""
+        """Silence after which it is replaced. None means that it is not."""
         return self._limits_s.get(process.partition("-")[0])
 
     def _is_overdue(self, process: str) -> bool:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 from broker.protocol import Status
 from common.config import RunConfig
@@ -25,13 +26,19 @@ from common.errors import ConfigError, VisionOpdError
 from common.lifecycle import set_or_after
 from common.restart_budget import RestartBudget
 from deploy.cluster.pools import Pool, PoolName, pools_of, process_name
-from deploy.cluster.roles import Seat
-from deploy.supervision.crew import Crew, End, Process, first_done, until_done
-from deploy.supervision.keeper import Keeper
-from deploy.supervision.orders import OrderBook
-from deploy.supervision.process_actor import Order
+from deploy.cluster.process_specs import (
+    Location,
+    ProcessSpec,
+    broker_spec,
+    learner_specs,
+    rollout_spec,
+)
+from deploy.supervision.process_actor import StartRequest
+from deploy.supervision.process_set import End, Process, ProcessSet, first_done, until_done
 from deploy.supervision.process_table import FILE, ProcessTable
+from deploy.supervision.restart_loop import RestartLoop
 from deploy.supervision.silence import SilenceWatch
+from deploy.supervision.start_requests import config_arguments, start_request
 
 logger = logging.getLogger(__name__)
 _BROKER_TIMEOUT_S = 600.0  # it reads the data, and replays the journal of a run that goes on
@@ -50,6 +57,13 @@ class Ended(Enum):
     FINISHED = "finished"
     STOPPED = "stopped"
     RESUMED = "resumed"  # all is to be started again, from the run folder
+
+
+class _Server(NamedTuple):
+    """A rollout server, and the task that ends when it is not started again."""
+
+    loop: RestartLoop
+    task: "asyncio.Task[None]"
 
 
 class Supervisor:
@@ -74,7 +88,6 @@ class Supervisor:
         self._place = place
         self._report = report
         self._pools = {pool.name: pool for pool in pools_of(config)}
-        self._orders = OrderBook(config, run_folder)
         self._budget = self._new_budget()  # of rounds
         self._servers = config.rollout.servers
         self._known: set[str] = set()  # members that the broker has seen
@@ -82,8 +95,8 @@ class Supervisor:
         self._over = asyncio.Event()  # nothing is started again
         self._is_closing = False  # what became of this round is settled
         self._broker_has_left = False  # by itself: the others have said goodbye to it
-        self._rollouts: dict[int, tuple[Keeper, asyncio.Task[None]]] = {}
-        self._learner: Keeper | None = None
+        self._rollouts: dict[int, _Server] = {}  # by rank
+        self._learner: RestartLoop | None = None
         self.silence = SilenceWatch(_silence_limits_s(config))
         self._tasks: asyncio.TaskGroup | None = None
         self._written: tuple[int, int] | None = None
@@ -137,14 +150,14 @@ class Supervisor:
             self.table.mark(name, "up")
         for name in overdue if not self._over.is_set() else ():
             why = f"was silent for {self.silence.silent_s[name]:.0f} s and was killed"
-            keeper = self._keeper_of(name)
-            if keeper is not None:
-                keeper.replace(name, why)
+            loop = self._loop_of(name)
+            if loop is not None:
+                loop.replace(name, why)
 
-    def _keeper_of(self, name: str) -> Keeper | None:
+    def _loop_of(self, name: str) -> RestartLoop | None:
         if name.startswith("learner"):
             return self._learner
-        known = (keeper for keeper, _ in self._rollouts.values() if name in keeper.names)
+        known = (server.loop for server in self._rollouts.values() if name in server.loop.names)
         return next(known, None)
 
     async def broker_address(self) -> str:
@@ -184,27 +197,27 @@ class Supervisor:
             self._match_servers()
 
     def _match_servers(self) -> None:
-        for rank, (keeper, _) in self._rollouts.items():
+        for rank, server in self._rollouts.items():
             if rank >= self._servers:
-                keeper.end()
+                server.loop.end()
         for rank in range(self._servers):
             known = self._rollouts.get(rank)
-            if known is None or known[0].is_ending or known[1].done():
-                self._start_rollout(rank, after=known[1] if known else None)
+            if known is None or known.loop.is_ending or known.task.done():
+                self._start_rollout(rank, after=known.task if known else None)
 
     def _start_rollout(self, rank: int, after: "asyncio.Task[None] | None") -> None:
         assert self._tasks is not None
-        keeper = self._keeper("rollout", [rank], self._rollout_is_done, may_wait=True)
-        task = self._tasks.create_task(self._keep_rollout(keeper, rank, after))
-        self._rollouts[rank] = (keeper, task)
+        loop = self._restart_loop("rollout", [rank], self._rollout_is_done, may_wait=True)
+        task = self._tasks.create_task(self._keep_rollout(loop, rank, after))
+        self._rollouts[rank] = _Server(loop, task)
 
     async def _keep_rollout(
-        self, keeper: Keeper, rank: int, after: "asyncio.Task[None] | None"
+        self, loop: RestartLoop, rank: int, after: "asyncio.Task[None] | None"
     ) -> None:
         if after is not None:
             await asyncio.wait([after])  # it had the same name
         try:
-            await keeper.keep()
+            await loop.run()
         except VisionOpdError as error:
             self._give_up(rank, error)
         if rank >= self._servers:
@@ -213,7 +226,7 @@ class Supervisor:
     def _give_up(self, rank: int, error: VisionOpdError) -> None:
         name = process_name("rollout", rank)
         self.table.set(name, "given up")
-        others = [task for other, (_, task) in self._rollouts.items() if other != rank]
+        others = [server.task for other, server in self._rollouts.items() if other != rank]
         if all(task.done() for task in others):
             self._settle(error)
         else:
@@ -231,9 +244,9 @@ class Supervisor:
         (self._folder / "summary.json").unlink(missing_ok=True)  # it told of an end that is none
         async with asyncio.TaskGroup() as self._tasks:
             stopped = self._tasks.create_task(stop.wait())
-            broker = self._keeper("broker", [0], self._broker_is_done, on_up=self._on_broker)
+            broker = self._restart_loop("broker", [0], self._broker_is_done, on_up=self._on_broker)
             kept = [self._tasks.create_task(self._keep(broker))]
-            learner = self._learner = self._keeper(
+            learner = self._learner = self._restart_loop(
                 "learner", range(self._pools["learner"].processes), self._learner_is_done
             )
             try:
@@ -250,10 +263,10 @@ class Supervisor:
                 self._rollouts.clear()
         return self._verdict.result() if self._verdict.done() else Ended.STOPPED
 
-    async def _keep(self, keeper: Keeper) -> None:
+    async def _keep(self, loop: RestartLoop) -> None:
         """Broker or learner: the run cannot be without it."""
         try:
-            await keeper.keep()
+            await loop.run()
         except VisionOpdError as error:
             self._report(f"{str(error).partition('. ')[0]}; ending the others")
             self._settle(error)
@@ -267,7 +280,7 @@ class Supervisor:
             self._verdict.set_exception(how)
 
     async def _end_all(
-        self, broker: Keeper, learner: Keeper, kept: Sequence[asyncio.Task[None]]
+        self, broker: RestartLoop, learner: RestartLoop, kept: Sequence[asyncio.Task[None]]
     ) -> None:
         drain_s = self._config.cluster.drain_s
         is_finished = (
@@ -277,14 +290,15 @@ class Supervisor:
         )
         learner.end()
         await _all(kept[1:])
-        rollouts = [task for _, task in self._rollouts.values()]
-        for keeper, _ in self._rollouts.values():
-            if not keeper.is_up.is_set():
-                keeper.end()  # waits for a place, or for its next life
+        servers = list(self._rollouts.values())
+        rollouts = [server.task for server in servers]
+        for server in servers:
+            if not server.loop.is_up.is_set():
+                server.loop.end()  # waits for a place, or for its next life
         if is_finished:
             await until_done(rollouts, drain_s, self._at_once)  # they follow by themselves
-        for keeper, _ in self._rollouts.values():
-            keeper.end()
+        for server in servers:
+            server.loop.end()
         await _all(rollouts)
         if is_finished:
             await until_done(kept[:1], min(drain_s, _BROKER_GRACE_S), self._at_once)
@@ -342,7 +356,7 @@ class Supervisor:
         log = self._folder / "logs" / "broker.log"
         while _writing_of(self._broker_file) == self._written:
             if not self.table.is_up("broker"):
-                return  # its keeper sees to it
+                return  # its restart loop does the rest
             if time.monotonic() > latest:
                 message = f"the broker gave no address within {_BROKER_TIMEOUT_S:.0f} s"
                 self._settle(VisionOpdError(f"{message}. Fix: see {log}"))
@@ -356,40 +370,35 @@ class Supervisor:
             self._report(f"the broker has moved to {address}; starting the others again")
             self._settle(Ended.RESUMED)
 
-    # ---- making keepers --------------------------------------------------------------------------
-    def _keeper(
+    # ---- restart loops --------------------------------------------------------------------------
+    def _restart_loop(
         self,
         pool: PoolName,
         ranks: Sequence[int],
         is_done: Callable[[End], Awaitable[bool]],
         may_wait: bool = False,
         on_up: Callable[[], None] = lambda: None,
-    ) -> Keeper:
+    ) -> RestartLoop:
         names = [process_name(pool, rank) for rank in ranks]
 
-        def make_crew(ending: asyncio.Event) -> Crew:
+        def make_set(ending: asyncio.Event) -> ProcessSet:
             processes = [self._place(self._pools[pool], rank) for rank in ranks]
             for name in names:
                 self.silence.begin(name)
             drain_s = self._config.cluster.drain_s
-            return Crew(processes, self.table, ending, drain_s, self._at_once)
+            return ProcessSet(processes, self.table, ending, drain_s, self._at_once)
 
-        def orders(seats: Sequence[Seat]) -> Sequence[Order]:
-            if pool == "broker":
-                self._written = _writing_of(self._broker_file)  # by the broker before
-                return [self._orders.broker(seats[0])]
-            address = self._address.result()
-            if pool == "rollout":
-                return [self._orders.rollout(ranks[0], seats[0], address)]
-            return self._orders.learners(seats, address, self._servers_to_wait_for())
+        def make_requests(locations: Sequence[Location]) -> list[StartRequest]:
+            specs = self._specs(pool, ranks[0], locations)
+            return [start_request(spec, self._config, self._folder) for spec in specs]
 
-        return Keeper(
-            names,
-            make_crew,
-            orders,
-            self._new_budget(),
-            self.table,
-            self._folder / "logs",
+        return RestartLoop(
+            names=names,
+            make_set=make_set,
+            make_requests=make_requests,
+            budget=self._new_budget(),
+            table=self.table,
+            log_folder=self._folder / "logs",
             place_timeout_s=self._config.cluster.place_timeout_s,
             is_known=lambda: self._known.issuperset(names),
             is_done=is_done,
@@ -397,6 +406,19 @@ class Supervisor:
             report=self._report,
             on_up=on_up,
         )
+
+    def _specs(
+        self, pool: PoolName, first_rank: int, locations: Sequence[Location]
+    ) -> list[ProcessSpec]:
+        """The commands of a new life, with the broker's address and the servers as they are now."""
+        config, arguments = self._config, config_arguments(self._folder)
+        if pool == "broker":
+            self._written = _writing_of(self._broker_file)  # by the broker before
+            return [broker_spec(config, arguments, locations[0])]
+        address = self._address.result()
+        if pool == "rollout":
+            return [rollout_spec(config, arguments, first_rank, locations[0], address)]
+        return learner_specs(config, arguments, locations, address, self._servers_to_wait_for())
 
     def _servers_to_wait_for(self) -> int:
         """Before the learner's first push. Those that have no machine would only hold it up."""
@@ -432,7 +454,7 @@ async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:
 
 
 def _writing_of(path: Path) -> tuple[int, int] | None:
-    """Tells one writing of a file that is replaced as a whole from another; None: there is none."""
+    """Tell one writing of a file that is replaced as a whole from another. None means no file."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -42,7 +42,7 @@ def check_trusted(folder: Path) -> None:
         if reason is not None:
             raise ConfigError(
                 f"run.folder = {str(folder)!r}: {path} {reason}, and it decides what this run "
-                f"starts as you. Fix: if you trust what is in it, {_mend(path)}"
+                f"starts as you. Fix: if you trust what is in it, {_fix(path)}"
             )
 
 
@@ -53,7 +53,7 @@ def _that_are_there(folder: Path) -> Iterator[Path]:
 
 
 def _why_not(path: Path, is_out_of_reach: bool) -> str | None:
-    """Why others decide over its content; None: they do not.
+    """Why others decide over its content. None means that they do not.
 
     Args:
         is_out_of_reach: it is in a folder that its owner alone can enter.
@@ -71,7 +71,7 @@ def _why_not(path: Path, is_out_of_reach: bool) -> str | None:
     return None
 
 
-def _mend(path: Path) -> str:
+def _fix(path: Path) -> str:
     if path.lstat().st_uid not in (os.geteuid(), _ROOT):
         return "copy it, and give --run.folder COPY --broker.keys COPY/keys, or run as its owner"
     return f"chmod go-w {path}"

@@ -7,7 +7,7 @@ import pytest
 
 import deploy.launch
 from common.config_cli import load
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.planning.memory import SLOTS_A_REQUEST
 
 CONFIGS = ROOT / "deploy" / "configs"

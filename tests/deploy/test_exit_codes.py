@@ -6,8 +6,8 @@ import pytest
 
 from common.errors import CheckpointError, ConfigError, VisionOpdError
 from deploy.exit_codes import HELP, ExitCode, code_of_end, code_of_error
-from deploy.supervision.keeper import ProcessFailed, ProcessRefused
 from deploy.supervision.placement import NoPlace
+from deploy.supervision.restart_loop import ProcessFailed, ProcessRefused
 
 
 @pytest.mark.parametrize(

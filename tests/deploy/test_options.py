@@ -7,7 +7,7 @@ import pytest
 import deploy.launch
 from common.config_cli import build, load
 from common.errors import ConfigError
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.options import (
     Options,
     absolute_paths,

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import ConfigError, VisionOpdError
 from deploy.scale import main, scale_supervisor, wanted
-from deploy.supervision.control import listening
+from deploy.supervision.launcher_api import listening
 
 
 class Servers:

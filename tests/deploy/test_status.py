@@ -4,7 +4,7 @@ import pytest
 
 import deploy.status
 from deploy.status import duration, main, text
-from deploy.supervision.control import listening
+from deploy.supervision.launcher_api import listening
 from deploy.supervision.process_table import End as TableEnd
 from deploy.supervision.process_table import Entry, ProcessTable
 from tests.deploy.showing.test_terminal import GAUGES, status

@@ -17,9 +17,15 @@ from safetensors.torch import load_file
 
 from common.config import RunConfig
 from common.config_cli import dump_toml
-from deploy.cluster.roles import Seat
-from deploy.supervision.orders import OrderBook
-from deploy.supervision.process_actor import Order, ProcessActor
+from deploy.cluster.process_specs import (
+    Location,
+    ProcessSpec,
+    broker_spec,
+    learner_specs,
+    rollout_spec,
+)
+from deploy.supervision.process_actor import ProcessActor, StartRequest
+from deploy.supervision.start_requests import config_arguments, start_request
 from tests.pipeline.test_synchronous import (
     BRANCHES,
     GROUPS,
@@ -52,24 +58,27 @@ class System:
         assert config.run.folder is not None
         self.folder = config.run.folder
         self._config = config
-        self._orders: dict[str, Order] = {}
+        self._requests: dict[str, StartRequest] = {}
         self._processes: dict[str, ProcessActor] = {}
 
     async def start_all(self) -> None:
-        book, seat = OrderBook(self._config, self.folder), Seat("here", "127.0.0.1")
-        self._orders["broker"] = book.broker(seat)
+        here, arguments = Location("here", "127.0.0.1"), config_arguments(self.folder)
+        self._request(broker_spec(self._config, arguments, here))
         await self.start("broker")
         path = self.folder / "broker.json"
         await self.until(path.exists)
         address = json.loads(path.read_text())["address"]
-        self._orders["rollout-0"] = book.rollout(0, seat, address)
-        self._orders["learner-0"] = book.learners([seat], address, servers=1)[0]
+        self._request(rollout_spec(self._config, arguments, 0, here, address))
+        self._request(learner_specs(self._config, arguments, [here], address, servers=1)[0])
         for name in ("rollout-0", "learner-0"):
             await self.start(name)
 
+    def _request(self, spec: ProcessSpec) -> None:
+        self._requests[spec.name] = start_request(spec, self._config, self.folder)
+
     async def start(self, name: str) -> None:
         self._processes[name] = ProcessActor(host="127.0.0.1")
-        await self._processes[name].start(self._orders[name])
+        await self._processes[name].start(self._requests[name])
 
     async def kill(self, name: str) -> None:
         """SIGKILL, to the engine of a rollout process as well."""

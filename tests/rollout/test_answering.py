@@ -115,7 +115,7 @@ async def test_a_picture_that_is_gone_is_an_answer_with_the_reason(
 
 
 # ---- copies --------------------------------------------------------------------------------------
-class Keeper:
+class RestartLoop:
     """An engine that can do nothing but keep copies."""
 
     def __init__(self, can_pin: bool = True) -> None:
@@ -131,7 +131,7 @@ class Keeper:
 
 
 async def test_the_newest_copies_are_kept_and_those_of_undone_steps_go():
-    keeper = Keeper()
+    keeper = RestartLoop()
     as_engine: Engine = keeper  # type: ignore[assignment]
     server = Server("rollout-0", as_engine, Serving(), 1)
     pins = Pins(as_engine, server)

@@ -14,7 +14,7 @@ from common.config_cli import build, load
 from common.errors import ConfigError
 from deploy.cluster.dry_run import dry_run
 from deploy.cluster.nodes import Node
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.quickstart.own import CACHE
 
 HERE = [Node("here", 4)]

@@ -7,7 +7,7 @@ import pytest
 from common.config_cli import build
 from deploy.cluster.environments import set_up_command
 from deploy.cluster.pools import PoolName
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 
 OURS = str(ROOT / ".venv" / "bin" / "python")
 

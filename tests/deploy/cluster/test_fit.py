@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import ConfigError
-from deploy.cluster.fit import Seating, fit, gpus_of_bundle, seatings_of
+from deploy.cluster.fit import Assignment, assignments_of, fit, gpus_of_bundle
 from deploy.cluster.nodes import Node
 from deploy.cluster.pools import Pool
 
@@ -53,26 +53,26 @@ def machines(draw: st.DrawFn, most: int, most_gpus: int) -> list[Node]:
 @settings(max_examples=300, deadline=None)
 @given(pools(12), machines(5, 8))
 def test_nothing_is_given_twice_and_labels_are_kept(pools: list[Pool], nodes: list[Node]) -> None:
-    seatings = seatings_of(pools, nodes)
-    if seatings is None:
+    assignments = assignments_of(pools, nodes)
+    if assignments is None:
         return
     names = [name for pool in pools for name in pool.process_names()]
-    assert [seating.process for seating in seatings] == names
+    assert [assignment.process for assignment in assignments] == names
     by_name = {pool.name: pool for pool in pools}
     cpus: dict[str, float] = defaultdict(float)
     held: dict[tuple[str, int], Fraction] = defaultdict(Fraction)
-    for seating in seatings:
-        pool = by_name[seating.pool]
-        assert pool.labels.items() <= seating.node.labels.items()
-        assert len(set(seating.gpus)) == math.ceil(pool.gpus)
-        assert all(0 <= gpu < seating.node.gpus for gpu in seating.gpus)
-        cpus[seating.node.name] += pool.cpus
-        for gpu in seating.gpus:
-            held[seating.node.name, gpu] += Fraction(str(seating.share))
+    for assignment in assignments:
+        pool = by_name[assignment.pool]
+        assert pool.labels.items() <= assignment.node.labels.items()
+        assert len(set(assignment.gpus)) == math.ceil(pool.gpus)
+        assert all(0 <= gpu < assignment.node.gpus for gpu in assignment.gpus)
+        cpus[assignment.node.name] += pool.cpus
+        for gpu in assignment.gpus:
+            held[assignment.node.name, gpu] += Fraction(str(assignment.share))
     assert all(cpus[node.name] <= node.cpus for node in nodes)
     assert all(share <= 1 for share in held.values())
     for pool in pools:
-        used = [s.node.name for s in seatings if s.pool == pool.name]
+        used = [s.node.name for s in assignments if s.pool == pool.name]
         if pool.nodes is not None and pool.processes % pool.nodes == 0:
             each = [used.count(name) for name in sorted(set(used))]
             assert each == [pool.processes // pool.nodes] * pool.nodes
@@ -140,16 +140,18 @@ def test_it_fits_exactly_when_some_way_exists(pools: list[Pool], nodes: list[Nod
         for pool in pools
         if share_of_bundle_is_divisible(pool) and pool.processes % (pool.nodes or 1) == 0
     ]
-    assert (seatings_of(pools, nodes) is not None) == can_fit(pools, nodes)
+    assert (assignments_of(pools, nodes) is not None) == can_fit(pools, nodes)
 
 
-def seats(seatings: list[Seating]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {seating.process: (seating.node.name, seating.gpus) for seating in seatings}
+def locations(assignments: list[Assignment]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {
+        assignment.process: (assignment.node.name, assignment.gpus) for assignment in assignments
+    }
 
 
 def test_shares_of_rollout_and_learner_meet_on_one_gpu() -> None:
     pools = [Pool("learner", 1, 1, 0.6, 1), Pool("rollout", 1, 1, 0.4, None)]
-    assert set(seats(fit(pools, [Node("a", 8, 1)])).values()) == {("a", (0,))}
+    assert set(locations(fit(pools, [Node("a", 8, 1)])).values()) == {("a", (0,))}
 
 
 def test_what_a_machine_reserves_for_shares_holds_each_of_them_on_one_gpu() -> None:
@@ -171,13 +173,13 @@ def test_the_first_machine_is_not_taken_by_what_fits_anywhere() -> None:
 def test_a_bundle_is_reserved_in_full_on_every_machine_of_a_pool() -> None:
     """Three servers on two machines: Ray reserves room for two on each."""
     pools = [Pool("rollout", 3, 1, 1, 2)]
-    assert seatings_of(pools, [Node("a", 8, 2), Node("b", 8, 1)]) is None
-    placed = seats(fit(pools, [Node("a", 8, 2), Node("b", 8, 2)]))
+    assert assignments_of(pools, [Node("a", 8, 2), Node("b", 8, 1)]) is None
+    placed = locations(fit(pools, [Node("a", 8, 2), Node("b", 8, 2)]))
     assert placed == {"rollout-0": ("a", (0,)), "rollout-1": ("a", (1,)), "rollout-2": ("b", (0,))}
 
 
 def test_shares_of_one_bundle_fill_gpus_one_after_the_other() -> None:
-    placed = seats(fit([Pool("learner", 3, 1, 0.4, 1)], [Node("a", 8, 2)]))
+    placed = locations(fit([Pool("learner", 3, 1, 0.4, 1)], [Node("a", 8, 2)]))
     assert [gpus for _, gpus in placed.values()] == [(0,), (0,), (1,)]
 
 
@@ -240,7 +242,7 @@ def test_each_number_of_servers_that_is_named_fits(pools: list[Pool], nodes: lis
         named = re.search(r"rollout_pool finds .*(?<! and )rollout\.servers = (\d+),", str(caught))
     if named is not None:
         fewer = dataclasses.replace(pools[1], processes=int(named[1]))
-        assert seatings_of([pools[0], fewer], nodes) is not None
+        assert assignments_of([pools[0], fewer], nodes) is not None
 
 
 def test_no_machines_at_all_is_an_error_too() -> None:

@@ -4,10 +4,10 @@ import pytest
 
 from common.errors import ConfigError
 from deploy.planning.accounting import account_of
-from deploy.planning.advice import advised_servers
 from deploy.planning.measured import run_folder_rates, step_seconds
 from deploy.planning.run_files import read_run
 from deploy.planning.simulation import Setup, simulate
+from deploy.planning.verdict import advised_servers
 from tests.deploy.planning import made_up_run as made_up
 from tests.deploy.planning.made_up_run import make_run, tiny_model
 

@@ -110,7 +110,7 @@ def test_staleness_is_never_over_its_bound(servers, capacity, groups, staleness,
 
 
 def test_a_setup_takes_its_seconds_from_rates():
-    values = {name: 1.0 for name in GROUP_PARTS}
+    values = {part.rate: 1.0 for part in GROUP_PARTS}
     rates = some_rates(**values, stall_s=0.5, push_s=2.0, pause_s=9.0, group_shared_s=0.1)
     setup = Setup.of(rates, servers=3, capacity=4, max_staleness=1)
     assert setup.learner_s == 5.5 and setup.push_s == setup.pause_s == 2.0

@@ -110,15 +110,25 @@ def test_answers_that_were_cut_are_told_apart(run_folder: Path) -> None:
     assert "cut" not in outcome_text(SUMMARY)
 
 
+def test_a_line_that_is_half_written_is_left_out(run_folder: Path) -> None:
+    """The launcher, or the learner, may have been killed while it wrote."""
+    path = run_folder / "observations.jsonl"
+    path.write_text('{"step": 1, "rollout/idle_share": 0.5}\n')
+    whole = write_report(run_folder).read_text()
+    path.write_text(path.read_text() + '{"step": 2, "rollo')
+    assert write_report(run_folder).read_text() == whole
+
+
 def test_of_a_step_that_was_undone_the_last_figures_count(run_folder: Path) -> None:
     looks = [(1, 0.2), (2, 0.4), (3, 0.9), (2, 0.5), (3, 0.6)]  # resumed after step 1
-    lines = [json.dumps({"step": step, "rollout/idle_share": share}) for step, share in looks]
+    rows = [json.dumps({"step": step, "rollout/idle_share": share}) for step, share in looks]
+    lines = [f"{row}\n" for row in rows]
     path = run_folder / "observations.jsonl"
-    path.write_text("\n".join(lines[:3]))
+    path.write_text("".join(lines[:3]))
     straight = write_report(run_folder).read_text()
-    path.write_text("\n".join(lines))
+    path.write_text("".join(lines))
     resumed = write_report(run_folder).read_text()
-    path.write_text("\n".join([lines[0], *lines[3:]]))
+    path.write_text("".join([lines[0], *lines[3:]]))
     assert resumed == write_report(run_folder).read_text() != straight
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.study.__main__ import main
 
 STAND_IN = Path(__file__).with_name("stand_in_launcher.py")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from tests.deploy.study.studies import TEXT, TIMEOUT_S, Study, wait_until
 
 ALL = ["crop.seed-0", "full.seed-0", "crop.seed-1", "full.seed-1"]

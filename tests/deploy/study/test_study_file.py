@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.study.columns import DEFAULT_COLUMNS
 from deploy.study.planned_runs import planned_runs
 from deploy.study.study_file import StudyFile, read_study

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.supervision.run_folder import check_unowned
 from tests.deploy.study.studies import Study, wait_until
 

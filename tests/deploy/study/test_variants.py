@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ConfigError
-from deploy.study.study_file import NAME, StudyFile, StudySection, VariantSection
-from deploy.study.values import Value
+from deploy.study.study_file import NAME, StudyFile, StudySection, Value, VariantSection
 from deploy.study.variants import baselines, variants_of
 
 KEYS = ("broker.max_staleness", "optimizer.lr", "teacher.view", "model.path", "teacher.path")

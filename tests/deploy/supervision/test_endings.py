@@ -3,14 +3,17 @@
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import deploy.supervision.supervisor
+from common.config import RunConfig
 from common.errors import ConfigError
-from deploy.supervision.process_actor import Order
+from deploy.cluster.process_specs import ProcessSpec
+from deploy.supervision.process_actor import StartRequest
 from deploy.supervision.process_table import read_processes
 from tests.deploy.supervision.test_supervisor import (
     BROKER,
@@ -161,10 +164,10 @@ async def test_a_missing_machine_is_told_once(
 class SettingUp(Scripts):
     """As on a cluster: environments are made first, and the learner's takes its time."""
 
-    def _order(self, name: str, pool: str) -> Order:
-        order = super()._order(name, pool)
-        slow = ("sleep", "600") if pool == "learner" else None
-        return Order(order.command, {}, order.log, 2**20, 2, set_up=slow)
+    def __call__(self, spec: ProcessSpec, config: RunConfig, run_folder: Path) -> StartRequest:
+        request = super().__call__(spec, config, run_folder)
+        slow = ("sleep", "600") if spec.pool == "learner" else None
+        return replace(request, set_up=slow)
 
 
 async def test_stop_does_not_wait_for_an_environment_that_is_made(
@@ -172,7 +175,9 @@ async def test_stop_does_not_wait_for_an_environment_that_is_made(
 ) -> None:
     scripts: dict[str, Any] = {"broker": BROKER, "rollout": WAITING_LEARNER, "learner": FAILING}
     stage = Stage(tmp_path, monkeypatch, ranks=2)
-    stage.supervisor._orders = SettingUp(tmp_path, scripts)  # type: ignore[assignment]
+    monkeypatch.setattr(
+        deploy.supervision.supervisor, "start_request", SettingUp(tmp_path, scripts)
+    )
     run = stage.run()
     await stage.until_up("rollout-0")
     assert states(tmp_path)["learner-0"] == states(tmp_path)["learner-1"] == "starting"

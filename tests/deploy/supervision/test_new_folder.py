@@ -7,7 +7,7 @@ import pytest
 
 from common.config_cli import build
 from deploy import options
-from deploy.supervision.new_folder import with_folder_of_its_own
+from deploy.supervision.run_folder import with_folder_of_its_own
 
 NOW = time.strptime("2026-11-23 20:21:10", "%Y-%m-%d %H:%M:%S")
 

@@ -21,7 +21,7 @@ from deploy.supervision.placement import (
     needs,
     processes_a_node,
 )
-from deploy.supervision.process_actor import Order
+from deploy.supervision.process_actor import StartRequest
 from deploy.supervision.ray_connection import local_ray
 from tests.waiting import LIMIT_S, until
 
@@ -87,9 +87,9 @@ def lent(placement: Placement) -> Iterator[Lent]:
     places.give_back()
 
 
-def order(folder: Path, script: str, name: str = "a") -> Order:
+def order(folder: Path, script: str, name: str = "a") -> StartRequest:
     command = (sys.executable, "-c", script)
-    return Order(command, {"MINE": "yes"}, str(folder / f"{name}.log"), 2**20, 2)
+    return StartRequest(command, {"MINE": "yes"}, str(folder / f"{name}.log"), 2**20, 2)
 
 
 def text(path: Path) -> str:
@@ -108,8 +108,8 @@ async def test_a_process_is_placed_started_signalled_and_waited_for(
 ) -> None:
     script = "import os, signal, sys\nsignal.signal(15, lambda *_: sys.exit(7))\n"
     placed = lent.take(BROKER)
-    seat = await placed.seat(SEAT_S)
-    assert (seat.host, seat.interface) == ("127.0.0.1", "lo") and 0 < seat.port < 2**16
+    location = await placed.location(SEAT_S)
+    assert (location.host, location.interface) == ("127.0.0.1", "lo") and 0 < location.port < 2**16
     pid = await placed.start(order(tmp_path, script + "print(os.environ['MINE'])\n" + WAITING))
     end = asyncio.create_task(placed.wait())
     await until(lambda: text(tmp_path / "a.log") == "yes\nup\n")
@@ -124,7 +124,7 @@ async def test_a_child_left_behind_does_not_hold_up_the_exit_code(
 ) -> None:
     """As an engine whose server was killed; it has the server's pipe. Ray's loop is another one."""
     placed = lent.take(BROKER)
-    await placed.seat(SEAT_S)
+    await placed.location(SEAT_S)
     script = (
         "import subprocess, sys\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
@@ -138,8 +138,8 @@ async def test_a_child_left_behind_does_not_hold_up_the_exit_code(
 
 async def test_a_command_that_cannot_be_run_is_told(lent: Lent, tmp_path: Path) -> None:
     placed = lent.take(BROKER)
-    await placed.seat(SEAT_S)
-    strange = Order(("/no/such/python",), {}, str(tmp_path / "a.log"), 2**20, 2)
+    await placed.location(SEAT_S)
+    strange = StartRequest(("/no/such/python",), {}, str(tmp_path / "a.log"), 2**20, 2)
     with pytest.raises(
         VisionOpdError, match=r"broker cannot be started: /no/such/python does.*Fix"
     ):
@@ -150,7 +150,7 @@ async def test_what_is_killed_with_its_ray_worker_is_lost_and_ended(
     lent: Lent, tmp_path: Path
 ) -> None:
     placed = lent.take(BROKER)
-    await placed.seat(SEAT_S)
+    await placed.location(SEAT_S)
     pid = await placed.start(order(tmp_path, WAITING))
     end = asyncio.create_task(placed.wait())
     parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -164,8 +164,8 @@ async def test_what_is_killed_with_its_ray_worker_is_lost_and_ended(
 
 async def test_there_is_room_again_when_a_place_is_given_back(lent: Lent, tmp_path: Path) -> None:
     first, second, third = (lent.take(ROLLOUT, rank) for rank in range(3))
-    await first.seat(SEAT_S)
-    await second.seat(SEAT_S)
+    await first.location(SEAT_S)
+    await second.location(SEAT_S)
     seen = "import os\nprint(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n" + WAITING
     pid = await first.start(order(tmp_path, seen, "first"))
     await second.start(order(tmp_path, seen, "second"))
@@ -179,12 +179,12 @@ async def test_there_is_room_again_when_a_place_is_given_back(lent: Lent, tmp_pa
         r"Fix: .*\[rollout_pool\]"
     )
     with pytest.raises(NoPlace, match=message):
-        await third.seat(NO_ROOM_S)
+        await third.location(NO_ROOM_S)
     assert time.monotonic() - began < SEAT_S
     third.release()
 
     fourth = lent.take(ROLLOUT, 3)
-    waiting = asyncio.create_task(fourth.seat(SEAT_S))
+    waiting = asyncio.create_task(fourth.location(SEAT_S))
     await asyncio.sleep(0.2)  # in which it would be given a place that is not free
     assert not waiting.done()
     first.release()
@@ -198,7 +198,7 @@ async def test_a_pool_on_one_machine_has_one_group_for_all_its_lives(
     """Two halves of one GPU; when they have ended, the room stays theirs."""
     for _ in range(2):
         ranks = [lent.take(LEARNER, rank) for rank in range(2)]
-        await asyncio.gather(*(placed.seat(SEAT_S) for placed in ranks))
+        await asyncio.gather(*(placed.location(SEAT_S) for placed in ranks))
         seen = "import os\nprint(os.environ['CUDA_VISIBLE_DEVICES'])"
         for number, placed in enumerate(ranks):
             await placed.start(order(tmp_path, seen, str(number)))
@@ -214,12 +214,12 @@ async def test_a_pool_on_one_machine_has_one_group_for_all_its_lives(
 async def test_a_label_that_no_machine_has_gets_no_place(lent: Lent, nodes: int | None) -> None:
     elsewhere = Pool("learner", 1, cpus=0.1, gpus=0, nodes=nodes, labels={"pool": "elsewhere"})
     with pytest.raises(NoPlace, match=r"it needs 0\.1 CPUs, label pool=elsewhere"):
-        await lent.take(elsewhere).seat(NO_ROOM_S)
+        await lent.take(elsewhere).location(NO_ROOM_S)
 
 
 async def test_three_halves_of_a_gpu_are_a_group_too(lent: Lent) -> None:
     halves = Pool("rollout", 3, cpus=0.1, gpus=0.5, nodes=1)
-    await asyncio.gather(*(lent.take(halves, rank).seat(SEAT_S) for rank in range(3)))
+    await asyncio.gather(*(lent.take(halves, rank).location(SEAT_S) for rank in range(3)))
     await until(lambda: available("GPU") == 0.5)
 
 
@@ -228,14 +228,14 @@ async def test_without_reservations_there_is_room_for_every_process() -> None:
     places = Lent(Placement(reserves_cpus=False))
     wanted = Pool("rollout", 3, cpus=100, gpus=0, nodes=None)
     try:
-        await asyncio.gather(*(places.take(wanted, rank).seat(SEAT_S) for rank in range(3)))
+        await asyncio.gather(*(places.take(wanted, rank).location(SEAT_S) for rank in range(3)))
     finally:
         places.give_back()
     await until(lambda: groups() == [])
 
 
 async def test_a_wait_for_a_place_can_be_given_up(lent: Lent) -> None:
-    waiting = asyncio.create_task(lent.take(Pool("rollout", 1, 99, 0, None)).seat(SEAT_S))
+    waiting = asyncio.create_task(lent.take(Pool("rollout", 1, 99, 0, None)).location(SEAT_S))
     await until(lambda: groups() == ["PENDING"])
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):

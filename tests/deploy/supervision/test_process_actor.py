@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cluster.roles import ROOT
-from deploy.supervision.process_actor import CannotStart, Order, ProcessActor
+from deploy.cluster.process_specs import ROOT
+from deploy.supervision.process_actor import CannotStart, ProcessActor, StartRequest
 from tests.waiting import LIMIT_S, until
 
 WITH_CHILD = """
@@ -21,7 +21,7 @@ time.sleep(600)
 """
 
 
-def order(folder: Path, script: str, **more: object) -> Order:
+def order(folder: Path, script: str, **more: object) -> StartRequest:
     fields: dict[str, object] = {
         "command": (sys.executable, "-c", script),
         "environment": {},
@@ -29,7 +29,7 @@ def order(folder: Path, script: str, **more: object) -> Order:
         "log_bytes": 2**20,
         "log_files": 2,
     }
-    return Order(**{**fields, **more})  # type: ignore[arg-type]
+    return StartRequest(**{**fields, **more})  # type: ignore[arg-type]
 
 
 def log_of(folder: Path) -> str:
@@ -162,8 +162,8 @@ async def test_files_are_written_for_the_owner_where_they_are_not_there_yet(
 
 
 async def test_a_seat_has_a_free_port_of_its_machine(actor: ProcessActor) -> None:
-    seat = await actor.seat()
-    assert seat.host == "127.0.0.1" and seat.interface == "lo"
-    server = await asyncio.start_server(lambda *_: None, seat.host, seat.port)
+    location = await actor.location()
+    assert location.host == "127.0.0.1" and location.interface == "lo"
+    server = await asyncio.start_server(lambda *_: None, location.host, location.port)
     server.close()
     await server.wait_closed()

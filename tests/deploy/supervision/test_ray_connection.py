@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import VisionOpdError
-from deploy.cluster.roles import ROOT
+from deploy.cluster.process_specs import ROOT
 from deploy.supervision import ray_connection
 from deploy.supervision.ray_connection import connected_ray
 

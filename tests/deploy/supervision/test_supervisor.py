@@ -13,15 +13,16 @@ import pytest
 
 import deploy.supervision.supervisor
 from broker.protocol import Status
+from common.config import RunConfig
 from common.config_cli import build
 from common.errors import ConfigError
 from common.lifecycle import is_alive
 from deploy.cluster.pools import Pool, process_name
-from deploy.cluster.roles import Seat
-from deploy.supervision.keeper import ProcessFailed, ProcessRefused, reason_in
+from deploy.cluster.process_specs import Location, ProcessSpec
 from deploy.supervision.placement import NoPlace
-from deploy.supervision.process_actor import Order, ProcessActor
+from deploy.supervision.process_actor import ProcessActor, StartRequest
 from deploy.supervision.process_table import read_processes
+from deploy.supervision.restart_loop import ProcessFailed, ProcessRefused, reason_in
 from deploy.supervision.supervisor import Supervisor
 from tests.deploy.statuses import member
 from tests.waiting import LIMIT_S, until
@@ -76,13 +77,13 @@ class LocalProcess:
         self._has_room = room
         self._actor = ProcessActor(host="127.0.0.1")
 
-    async def seat(self, timeout_s: float) -> Seat:
+    async def location(self, timeout_s: float) -> Location:
         if not self._has_room(self.name):
             await asyncio.sleep(timeout_s)
             raise NoPlace(f"{self.name} found no machine with room within {timeout_s:g} s")
-        return await self._actor.seat()
+        return await self._actor.location()
 
-    async def start(self, order: Order) -> int:
+    async def start(self, order: StartRequest) -> int:
         self.pid = await self._actor.start(order)
         return self.pid
 
@@ -102,27 +103,20 @@ def place_here(pool: Pool, rank: int) -> LocalProcess:
 
 
 class Scripts:
-    """In place of the order book: a process runs its script, else that of its pool."""
+    """In place of `start_request`: a process runs its script, else that of its pool."""
 
     def __init__(self, folder: Path, scripts: dict[str, str]) -> None:
         self._folder = folder
         self._scripts = scripts
         self.waited_for: list[int] = []  # servers, by each life of the learner
 
-    def broker(self, seat: Seat) -> Order:
-        return self._order("broker", "broker")
-
-    def rollout(self, rank: int, seat: Seat, broker_address: str) -> Order:
-        return self._order(f"rollout-{rank}", "rollout")
-
-    def learners(self, seats: Sequence[Seat], broker_address: str, servers: int) -> list[Order]:
-        self.waited_for.append(servers)
-        return [self._order(f"learner-{rank}", "learner") for rank in range(len(seats))]
-
-    def _order(self, name: str, pool: str) -> Order:
-        script = self._scripts.get(name.replace("-", "_")) or self._scripts[pool]
+    def __call__(self, spec: ProcessSpec, config: RunConfig, run_folder: Path) -> StartRequest:
+        if spec.name == "learner-0":
+            flag = spec.command.index("--rollout.servers")
+            self.waited_for.append(int(spec.command[flag + 1]))
+        script = self._scripts.get(spec.name.replace("-", "_")) or self._scripts[spec.pool]
         command = (sys.executable, "-c", script, str(self._folder))
-        return Order(command, {}, str(self._folder / "logs" / f"{name}.log"), 2**20, 2)
+        return StartRequest(command, {}, str(self._folder / "logs" / f"{spec.name}.log"), 2**20, 2)
 
 
 class Stage:
@@ -138,8 +132,8 @@ class Stage:
         **scripts: str,
     ) -> None:
         scripts = {"broker": BROKER, "rollout": FOLLOWER, "learner": LEARNER, **scripts}
-        self.orders = Scripts(folder, scripts)
-        monkeypatch.setattr(deploy.supervision.supervisor, "OrderBook", lambda *_: self.orders)
+        self.scripts = Scripts(folder, scripts)
+        monkeypatch.setattr(deploy.supervision.supervisor, "start_request", self.scripts)
         self.started: list[LocalProcess] = []
         self.folder = folder
         self.full: set[str] = set()  # names of processes that find no room
@@ -412,7 +406,7 @@ async def test_a_budget_of_restarts_ends_the_run_when_it_is_used_up(
 async def test_a_process_that_is_stopped_is_shown_and_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:
-    monkeypatch.setattr(deploy.supervision.crew, "_ORPHAN_GRACE_S", 0.1)
+    monkeypatch.setattr(deploy.supervision.process_set, "_ORPHAN_GRACE_S", 0.1)
     stage = Stage(tmp_path, monkeypatch, learner=WAITING_LEARNER)
     run = stage.run()
     await stage.until_up("learner-0", "rollout-0")
@@ -527,7 +521,7 @@ async def test_a_learner_that_comes_back_does_not_wait_for_servers_without_a_mac
     await stage.until_up("learner-0", again=1)
     (tmp_path / "go").touch()
     assert await run is True
-    assert stage.orders.waited_for == [3, 2]
+    assert stage.scripts.waited_for == [3, 2]
 
 
 async def test_a_learner_whose_machine_is_lost_waits_for_another_one(

@@ -10,9 +10,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-import deploy.supervision.control
+import deploy.supervision.launcher_api
 from common.errors import ConfigError, VisionOpdError
-from deploy.supervision.control import ask, listening
+from deploy.supervision.launcher_api import ask, listening
 
 STATUS = {"broker": None, "elapsed_s": 1.5}
 
@@ -143,7 +143,7 @@ async def test_a_launcher_that_was_killed_is_a_clear_error(tmp_path: Path) -> No
 async def test_a_launcher_that_hangs_is_a_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deploy.supervision.control, "_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(deploy.supervision.launcher_api, "_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # connects, and says nothing
         address = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         known = {"address": address, "token": "t", "host": "here"}

@@ -1,4 +1,4 @@
-"""The running launcher's ear: a small HTTP server on loopback, and its client.
+"""The running launcher's API: a small HTTP server on loopback, and its client.
 
 RUN/launcher.json (for its owner alone) says where it is and holds the token that each request must
 carry. It serves GET /status and POST /scale.

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
-class Seat:
+class Location:
     """A place on a machine that a process has been given."""
 
     node: str  # the machine's name, for people
@@ -35,7 +35,7 @@ class Seat:
 
 
 @dataclass(frozen=True)
-class Role:
+class ProcessSpec:
     """One process of a run."""
 
     name: str  # of the process and of its log
@@ -44,7 +44,9 @@ class Role:
     environment: dict[str, str] = field(default_factory=dict)  # on top of the inherited one
 
 
-def broker_role(config: RunConfig, arguments: Sequence[str], seat: Seat, port: int = 0) -> Role:
+def broker_spec(
+    config: RunConfig, arguments: Sequence[str], location: Location, port: int = 0
+) -> ProcessSpec:
     """The broker's command and environment.
 
     Args:
@@ -52,83 +54,83 @@ def broker_role(config: RunConfig, arguments: Sequence[str], seat: Seat, port: i
     """
     flags: list[str] = []
     configured = config.broker.address.rpartition(":")[2]
-    if not seat.is_loopback:
+    if not location.is_loopback:
         # At one address of its machine alone, which is how the others know it.
-        address = join_address(seat.host, port or configured)
+        address = join_address(location.host, port or configured)
         flags = ["--broker.address", f"tcp://{address}"]
     elif port:
         flags = ["--broker.address", f"tcp://127.0.0.1:{port}"]
-    return Role("broker", "broker", _command("broker", config.broker_pool, arguments, flags))
+    return ProcessSpec("broker", "broker", _command("broker", config.broker_pool, arguments, flags))
 
 
-def rollout_role(
-    config: RunConfig, arguments: Sequence[str], rank: int, seat: Seat, broker_address: str
-) -> Role:
+def rollout_spec(
+    config: RunConfig, arguments: Sequence[str], rank: int, location: Location, broker_address: str
+) -> ProcessSpec:
     flags = ["--broker.address", broker_address]
     on_gpus = config.rollout_pool.gpus > 0
-    return Role(
+    return ProcessSpec(
         process_name("rollout", rank),
         "rollout",
         _command("rollout", config.rollout_pool, arguments, flags),
         {
             "RANK": str(rank),
-            **_interfaces(seat),
+            **_interfaces(location),
             # Of engines on CPUs rollout.threads alone decides: small models are slower with more.
             **(_threads(config.rollout.threads, config.rollout_pool) if on_gpus else {}),
         },
     )
 
 
-def learner_roles(
+def learner_specs(
     config: RunConfig,
     arguments: Sequence[str],
-    seats: Sequence[Seat],
+    locations: Sequence[Location],
     broker_address: str,
     servers: int,
-) -> list[Role]:
+) -> list[ProcessSpec]:
     """All ranks of the learner, which meet on the first one's machine.
 
     Args:
-        seats: one a rank.
+        locations: one a rank.
         servers: rollout servers that the first push waits for.
     """
-    first = seats[0]
+    first = locations[0]
     flags = ["--broker.address", broker_address, "--rollout.servers", str(servers)]
     if not first.is_loopback:
         flags += ["--weights.host", first.host]
     command = _command("learner", config.learner_pool, arguments, flags)
     return [
-        Role(
+        ProcessSpec(
             process_name("learner", rank),
             "learner",
             command,
             {
                 "RANK": str(rank),
-                "WORLD_SIZE": str(len(seats)),
+                "WORLD_SIZE": str(len(locations)),
                 # Of the GPUs that the process sees: Ray shows each process its own alone.
-                "LOCAL_RANK": "0" if config.learner_pool.gpus else str(_before(seats, rank)),
+                "LOCAL_RANK": "0" if config.learner_pool.gpus else str(_before(locations, rank)),
                 **sleeping_threads(),
                 "MASTER_ADDR": first.host,
                 "MASTER_PORT": str(first.port),
-                **_interfaces(seat),
+                **_interfaces(location),
                 **_threads(config.learner.threads, config.learner_pool),
             },
         )
-        for rank, seat in enumerate(seats)
+        for rank, location in enumerate(locations)
     ]
 
 
-def _before(seats: Sequence[Seat], rank: int) -> int:
+def _before(locations: Sequence[Location], rank: int) -> int:
     """How many ranks before this one are on its machine."""
-    return sum(seat.node == seats[rank].node for seat in seats[:rank])
+    return sum(location.node == locations[rank].node for location in locations[:rank])
 
 
-def _interfaces(seat: Seat) -> dict[str, str]:
+def _interfaces(location: Location) -> dict[str, str]:
     """gloo and NCCL would look for an interface by themselves, and take one that leads nowhere.
 
     On one machine NCCL would take an outer one, where its bootstrap listens and asks nobody.
     """
-    return dict.fromkeys(INTERFACE_VARIABLES, seat.interface) if seat.interface else {}
+    return dict.fromkeys(INTERFACE_VARIABLES, location.interface) if location.interface else {}
 
 
 def _threads(threads: int | None, pool: PoolSection) -> dict[str, str]:
