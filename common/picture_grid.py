@@ -1,8 +1,8 @@
 """The size that a Qwen image processor gives a picture, and its tokens, from a checkpoint's files.
 
 By the published rule (`smart_resize` of Qwen's processors): sides are multiples of a token's side,
-the area stays in a range, the shape nearly the same. For processes without transformers;
-`common.picture_sizes` asks the processor itself.
+the area stays in a range, the shape nearly the same. tests/common/test_prompt_lengths.py compares
+it with transformers' own.
 """
 
 import math
@@ -31,6 +31,7 @@ class PictureGrid:
         """
         check_shape(width, height)
         fitted = self._rounded(width, height)
+        # Rounding can push a picture at the limit over it: an engine would then refuse it.
         if is_elongated(*fitted) or self._rounded(*fitted) != fitted:
             raise DataError(
                 f"a picture of {width} x {height} pixels has no size that the model's processor "
@@ -72,7 +73,7 @@ def check_shape(width: int, height: int) -> None:
 
 
 def grid_of_folder(folder: Path) -> PictureGrid | None:
-    """The grid that a checkpoint's files tell of; None where they do not."""
+    """The grid that a checkpoint's files tell of; None means that they do not."""
     settings = json_object_or_empty(folder / "processor_config.json").get("image_processor")
     if not isinstance(settings, dict):
         settings = json_object_or_empty(folder / "preprocessor_config.json")

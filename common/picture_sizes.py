@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError
+from common.picture_grid import PictureGrid
 
 
 class PictureSizes:
@@ -34,42 +35,13 @@ class PictureSizes:
                 "Qwen2.5-VL family"
             )
         self._processor = processor
-        self._unit = processor.patch_size * processor.merge_size  # pixels a side of a token
-        self._least, self._most = size["shortest_edge"], size["longest_edge"]  # pixels in all
+        unit = processor.patch_size * processor.merge_size
+        self._grid = PictureGrid(unit, size["shortest_edge"], size["longest_edge"])
 
     def fitted(self, picture: Image.Image) -> Image.Image:
         """A picture in the model's size, as `common.rendering.Renderer.fitted` gives it."""
-        size = self.size_of(*picture.size)
+        size = self._grid.size_of(*picture.size)
         return picture if size == picture.size else self._resized(picture, size)
-
-    def size_of(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height that a picture of this size gets.
-
-        Raises:
-            DataError: no size will do.
-        """
-        fitted = self._asked(width, height)
-        # Rounding can push a picture at the limit over it: an engine would then refuse it.
-        if self._asked(*fitted) != fitted:
-            raise DataError(
-                f"a picture of {width} x {height} pixels has no size that the model's processor "
-                "leaves alone. Fix: cut it to a less extreme shape"
-            )
-        return fitted
-
-    def _asked(self, width: int, height: int) -> tuple[int, int]:
-        from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
-
-        try:
-            new_height, new_width = smart_resize(
-                height, width, self._unit, min_pixels=self._least, max_pixels=self._most
-            )
-        except ValueError as error:
-            raise DataError(
-                f"a picture of {width} x {height} pixels: {error}. Fix: cut it to a less extreme "
-                "shape"
-            ) from error
-        return new_width, new_height
 
     def _resized(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
         import torch
@@ -77,9 +49,9 @@ class PictureSizes:
 
         pixels_CHW = np.asarray(picture).transpose(2, 0, 1).copy()
         options = {
-            "size": SizeDict(shortest_edge=self._least, longest_edge=self._most),
+            "size": SizeDict(shortest_edge=self._grid.least, longest_edge=self._grid.most),
             "resample": self._processor.resample,
-            "factor": self._unit,
+            "factor": self._grid.unit,
         }
         if getattr(self._processor, "backend", "") == "torchvision":
             resized = self._processor.resize(torch.from_numpy(pixels_CHW), **options).numpy()
