@@ -24,8 +24,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from io import BufferedRWPair
 from pathlib import Path
-from typing import IO
 
 from common.errors import DataError
 from common.rendering import RenderedPrompt
@@ -146,7 +146,7 @@ class _Worker:
         self._starts_left = _STARTS
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._link: IO[bytes] | None = None  # to the socket, buffered
+        self._link: BufferedRWPair | None = None  # to the socket
 
     @property
     def is_left(self) -> bool:

@@ -13,8 +13,8 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable, Sequence
+from io import BufferedRWPair
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.lib.format import read_array, write_array
@@ -57,7 +57,7 @@ def ignore_signals(numbers: Iterable[int]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
-def serve(link: IO[bytes]) -> None:
+def serve(link: BufferedRWPair) -> None:
     """Answer requests until the socket ends, which raises EOFError or ConnectionError."""
     setup = WorkerSetup.model_validate_json(receive(link)[0])
     images = ImageStore(Path(setup.images), _PICTURE_BYTES)
@@ -69,7 +69,7 @@ def serve(link: IO[bytes]) -> None:
         send_view(link, views.render([request])[0])
 
 
-def send_view(link: IO[bytes], view: RenderedPrompt | DataError) -> None:
+def send_view(link: BufferedRWPair, view: RenderedPrompt | DataError) -> None:
     if isinstance(view, DataError):
         send(link, str(view))
     else:
@@ -77,13 +77,16 @@ def send_view(link: IO[bytes], view: RenderedPrompt | DataError) -> None:
         send(link, view.sha256, arrays)
 
 
-def receive_view(link: IO[bytes]) -> RenderedPrompt | DataError:
+def receive_view(link: BufferedRWPair) -> RenderedPrompt | DataError:
     """The other side of `send_view`."""
     text, arrays = receive(link)
-    return RenderedPrompt(*arrays, sha256=text) if arrays else DataError(text)
+    if not arrays:
+        return DataError(text)
+    ids, types, pixels, grid = arrays
+    return RenderedPrompt(ids, types, pixels, grid, sha256=text)
 
 
-def send(link: IO[bytes], text: str, arrays: Sequence[np.ndarray] = ()) -> None:
+def send(link: BufferedRWPair, text: str, arrays: Sequence[np.ndarray] = ()) -> None:
     """Send one message; OSError if the socket does not take it."""
     link.write(json.dumps([text, len(arrays)]).encode() + b"\n")
     for array in arrays:
@@ -91,7 +94,7 @@ def send(link: IO[bytes], text: str, arrays: Sequence[np.ndarray] = ()) -> None:
     link.flush()
 
 
-def receive(link: IO[bytes]) -> tuple[str, list[np.ndarray]]:
+def receive(link: BufferedRWPair) -> tuple[str, list[np.ndarray]]:
     """The next message; waits for it.
 
     Raises:
