@@ -1,7 +1,8 @@
 """The size that an image processor gives a picture, and its tokens, from a checkpoint's files.
 
 By the published rule (`smart_resize` of Qwen's and GLM-V's processors): sides are multiples of a
-token's side, the area stays in a range, the shape nearly the same. No transformers is needed.
+token's side, the area stays in a range, the shape nearly the same. No transformers is needed;
+tests/common/test_prompt_lengths.py compares it with transformers' own.
 """
 
 import math
@@ -33,6 +34,7 @@ class PictureGrid:
         """
         check_shape(width, height)
         fitted = self._rounded(width, height)
+        # Rounding can push a picture at the limit over it: an engine would then refuse it.
         if is_elongated(*fitted) or self._rounded(*fitted) != fitted:
             raise DataError(
                 f"a picture of {width} x {height} pixels has no size that the model's processor "
@@ -77,7 +79,7 @@ def check_shape(width: int, height: int) -> None:
 
 
 def grid_of_folder(folder: Path) -> PictureGrid | None:
-    """The grid that a checkpoint's files tell of; None where they do not."""
+    """The grid that a checkpoint's files tell of; None means that they do not."""
     settings = json_object_or_empty(folder / "processor_config.json").get("image_processor")
     if not isinstance(settings, dict):
         settings = json_object_or_empty(folder / "preprocessor_config.json")

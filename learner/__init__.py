@@ -50,8 +50,8 @@ Threads. Each rank is a process with these; what crosses between two of them is 
     join NAME:   a thread for each push group that is being joined: NCCL has no limit of its own
     checkpoint:  writes files from a cut. `checkpoint.copy_on_write` has a lock: MAIN copies what is
                  not yet written before the optimizer changes it
-    render-N:    one for each process that renders views. `views.pool` and `views.prompts` have a
-                 lock each; prompts' is never held while a view is rendered
+    render_N:    one for each process that renders views. `views.prompts` has a lock, which is never
+                 held while a view is rendered
 
     Measurements: answers are written by feed alone; the condition of `measuring.measurement` wakes
     MAIN, which reads them. Between ranks: MAIN threads use the default group; the checkpoint

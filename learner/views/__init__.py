@@ -10,7 +10,6 @@
     cache           rendered views by key, bounded in bytes
     renderer        one view of one sample -> token ids and pixels
     pool, worker    processes that render
-    array_link      arrays over a local socket
     upcoming        the samples that the next steps will train on
     training        opens the views with all that a run's options ask for
 

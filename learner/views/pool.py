@@ -1,17 +1,19 @@
 """Worker processes that render views, so that the learner's own process need not.
 
-    submit --> queue --> one thread a worker --- socket ---> learner.views.worker
+    submit --> a thread pool: one thread a worker --- socket ---> learner.views.worker
        ^                        |
        '------- Future <--------'
 
 A worker that dies or is silent for too long costs the view it was at, which then fails with
-WorkerLost and is rendered by whoever asked for it. Each worker is started once more; after that it
-is given up with a warning. No failure in here ends a run, and nothing waits without a limit.
+WorkerLost and is rendered by the thread that asked for it. Each worker is started once more; after
+that it is given up with a warning. No failure in here ends a run, and nothing waits without a
+limit.
 
-Pixels travel through the sockets as plain bytes (`learner.views.array_link` says why).
+`concurrent.futures.ProcessPoolExecutor` would not do: one dead process fails all views of its pool,
+one that hangs cannot be ended, its processes outlive a parent that is killed, and pickled pictures
+take ten times as long to arrive.
 """
 
-import contextlib
 import logging
 import os
 import queue
@@ -19,17 +21,16 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from io import BufferedRWPair
 from pathlib import Path
 
 from common.errors import DataError
 from common.rendering import RenderedPrompt
-from learner.views.array_link import ArrayLink, LinkClosed
 from learner.views.renderer import ViewRequest
-from learner.views.worker import HANDLED, READY, WorkerSetup, receive_view
+from learner.views.worker import HANDLED, READY, WorkerSetup, receive, receive_view, send
 
 logger = logging.getLogger(__name__)
 WORKER = (sys.executable, "-m", "learner.views.worker")
@@ -41,11 +42,11 @@ View = RenderedPrompt | DataError
 
 
 class WorkerLost(Exception):
-    """No worker could render this view. Whoever wants it renders it."""
+    """No worker could render this view: the thread that wants it renders it."""
 
 
 class RenderPool:
-    """Use it as a context manager: its processes and threads live inside.
+    """Processes and threads that live inside its context.
 
     Args:
         processes: number of workers; they start in the background.
@@ -64,24 +65,14 @@ class RenderPool:
         command: Sequence[str] = WORKER,
     ) -> None:
         self.processes = processes
-        self._setup = setup
-        self._start_s = start_s
-        self._render_s = render_s
-        self._command = tuple(command)
-        self._lock = threading.Lock()
-        self._queue: queue.SimpleQueue[tuple[ViewRequest, Future[View]] | None]
-        self._queue = queue.SimpleQueue()
-        self._workers: set[_Worker] = set()
-        self._num_serving = processes
-        self._is_closing = False
-        self._threads = [
-            threading.Thread(target=self._serve, name=f"render-{number}", daemon=True)
-            for number in range(processes)
-        ]
+        self._threads = ThreadPoolExecutor(processes, "render")
+        self._workers = [_Worker(command, setup, start_s, render_s) for _ in range(processes)]
+        self._idle: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()  # None: none is left
 
     def __enter__(self) -> "RenderPool":
-        for thread in self._threads:
-            thread.start()
+        for worker in self._workers:
+            self._idle.put(worker)
+            self._threads.submit(self._start_one)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,160 +81,174 @@ class RenderPool:
     @property
     def is_alive(self) -> bool:
         """Whether any worker is left, be it still starting."""
-        return self._num_serving > 0 and not self._is_closing
+        return any(worker.is_left for worker in self._workers)
 
     def submit(self, request: ViewRequest) -> Future[View]:
         """Have a view rendered; from any thread. The future fails with WorkerLost alone."""
+        if self.is_alive:
+            with suppress(RuntimeError):  # it was closed in between
+                return self._threads.submit(self._render, request)
         future: Future[View] = Future()
-        with self._lock:
-            if self.is_alive:
-                self._queue.put((request, future))
-                return future
-        _fail(future)
+        future.set_exception(WorkerLost("no render process is left"))
         return future
 
     def close(self) -> None:
         """End all workers; views that are still wanted fail. Safe to call twice."""
-        with self._lock:
-            self._is_closing = True
-            workers = list(self._workers)
-        self._fail_waiting()
-        for _ in self._threads:
-            self._queue.put(None)
-        for worker in workers:
-            worker.link.hang_up()
-        until = time.monotonic() + _STOP_S
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(max(0.0, until - time.monotonic()))
-                if thread.is_alive():
-                    logger.error("%s did not end within %.0f s", thread.name, _STOP_S)
-
-    # ---- a worker's thread -----------------------------------------------------------------------
-    def _serve(self) -> None:
-        for start in range(_STARTS):
-            if self._is_closing:
-                break
-            reason = self._serve_until_lost()
-            if not self._is_closing:
-                end = "starting it again" if start + 1 < _STARTS else "doing without it"
-                logger.warning("a render process was lost (%s); %s", reason, end)
-        with self._lock:
-            self._num_serving -= 1
-            is_last = self._num_serving == 0
-        if is_last and not self._is_closing:
-            logger.warning("no render process is left: the learner renders by itself from now on")
-            self._fail_waiting()
-
-    def _serve_until_lost(self) -> str:
-        """Start a worker and feed it requests; returns why that ended."""
-        try:
-            worker = _Worker(self._command)
-        except OSError as error:
-            return f"it could not be started: {error}"
-        try:
-            with self._lock:
-                self._workers.add(worker)
-                if self._is_closing:
-                    return "it was told to end"
-            worker.begin(self._setup, self._start_s)
-            worker.link.set_timeout(self._render_s)
-            while (item := self._queue.get()) is not None and not self._is_closing:
-                _carry_out(worker.link, *item)
-            if item is not None:
-                _fail(item[1])
-            return "it was told to end"
-        except LinkClosed as error:
-            return worker.last_words() or str(error)
-        except TimeoutError:
-            return "it did not answer in time"
-        except Exception as error:  # the boundary of this thread: no memory for an array, say
-            return f"its view could not be taken: {error!r}"
-        finally:
-            with self._lock:
-                self._workers.discard(worker)
+        for worker in self._workers:
+            worker.close()
+        self._idle.put(None)
+        self._threads.shutdown()
+        for worker in self._workers:
             worker.end()
 
-    def _fail_waiting(self) -> None:
-        while True:
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return
-            if item is not None:
-                _fail(item[1])
+    def _start_one(self) -> None:
+        with suppress(WorkerLost), self._worker():
+            pass
+
+    def _render(self, request: ViewRequest) -> View:
+        with self._worker() as worker:
+            return worker.render(request)
+
+    @contextmanager
+    def _worker(self) -> Iterator["_Worker"]:
+        """A worker that runs, for this thread alone; raises WorkerLost."""
+        worker = self._idle.get()
+        try:
+            if worker is None:
+                raise WorkerLost("no render process is left")
+            worker.ensure_started()
+            yield worker
+        finally:
+            if worker is not None and worker.is_left:
+                self._idle.put(worker)
+            elif not self.is_alive:
+                if worker is not None and not worker.is_closed:
+                    logger.warning(
+                        "no render process is left: the learner renders by itself from now on"
+                    )
+                self._idle.put(None)  # each thread that waits passes it on to the next
 
 
 class _Worker:
-    """One process and the link to it.
+    """One process and the socket to it, started again once after a loss.
 
-    Raises:
-        OSError: it cannot be started.
+    One thread at a time may use it; `close` is free to all.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
-        ours, theirs = socket.socketpair()
-        self.link = ArrayLink(ours)
-        try:
-            with theirs:
-                # Until it ignores them, they wait: a Ctrl-C meanwhile must not print a traceback.
-                before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-                try:
-                    self._process = subprocess.Popen(
-                        [*command, str(theirs.fileno())],
-                        stdin=subprocess.DEVNULL,
-                        pass_fds=(theirs.fileno(),),
-                        env=_environment(),
-                    )
-                finally:
-                    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        except BaseException:
-            self.link.close()
-            raise
+    def __init__(
+        self, command: Sequence[str], setup: WorkerSetup, start_s: float, render_s: float
+    ) -> None:
+        self.is_closed = False
+        self._command = command
+        self._setup = setup
+        self._start_s = start_s
+        self._render_s = render_s
+        self._starts_left = _STARTS
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._link: BufferedRWPair | None = None  # to the socket
 
-    def begin(self, setup: WorkerSetup, start_s: float) -> None:
-        """Set the worker up; LinkClosed or TimeoutError if it does not come up."""
-        self.link.set_timeout(start_s)
-        self.link.send(setup.model_dump_json())
-        text, _ = self.link.receive()
-        if text != READY:
-            raise LinkClosed(f"it said {text!r} instead of {READY!r}")
+    @property
+    def is_left(self) -> bool:
+        """Whether it runs or may be started."""
+        return not self.is_closed and (self._link is not None or self._starts_left > 0)
 
-    def last_words(self) -> str | None:
-        """How the process ended, if it has."""
-        try:
-            code = self._process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            return None
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
+    def ensure_started(self) -> None:
+        """Start it unless it runs; raises WorkerLost: it does not come up."""
+        while self._link is None:
+            if not self.is_left:
+                raise WorkerLost("this render process is given up")
+            self._starts_left -= 1
+            try:
+                self._begin()
+            except Exception as error:
+                self._lose(error)
 
-    def end(self) -> None:
-        self.link.hang_up()
-        self.link.close()
+    def render(self, request: ViewRequest) -> View:
         try:
-            self._process.wait(1.0)
-        except subprocess.TimeoutExpired:
+            assert self._link is not None
+            send(self._link, request.model_dump_json())
+            return receive_view(self._link)
+        except Exception as error:  # no memory for an array, say
+            self._lose(error)
+            raise WorkerLost(f"a render process was lost: {error!r}") from error
+
+    def close(self) -> None:
+        """End the process, which fails what its thread waits for."""
+        self.is_closed = True
+        if self._process is not None:
             self._process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):  # the kernel has it
-                self._process.wait(_STOP_S)
+
+    def _begin(self) -> None:
+        self._socket, self._process = _started(self._command)
+        self._link = self._socket.makefile("rwb")
+        if self.is_closed:  # before there was a process to end
+            self._process.kill()
+        self._socket.settimeout(self._start_s)
+        send(self._link, self._setup.model_dump_json())
+        said, _ = receive(self._link)
+        if said != READY:
+            raise EOFError(f"it said {said!r} instead of {READY!r}")
+        self._socket.settimeout(self._render_s)
+
+    def end(self) -> int | None:
+        """Put away a process that ends; its exit code, None means it had to be killed."""
+        code = None
+        if self._socket is not None and self._link is not None and self._process is not None:
+            with suppress(OSError):  # of what it did not take any more
+                self._link.close()
+            self._socket.close()
+            code = _ended(self._process)
+        self._socket = self._link = self._process = None
+        return code
+
+    def _lose(self, error: Exception) -> None:
+        code = self.end()
+        if not self.is_closed:
+            end = "starting it again" if self._starts_left else "doing without it"
+            logger.warning("a render process was lost (%s); %s", _reason(error, code), end)
 
 
-def _fail(future: Future[View]) -> None:
-    if future.set_running_or_notify_cancel():
-        future.set_exception(WorkerLost("no render process is left"))
+def _started(command: Sequence[str]) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
+    """Our end of a new worker's socket, and the worker; the last word of its command is its end."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        # Until it ignores them, they wait: a Ctrl-C meanwhile must not print a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        try:
+            process = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env=_environment(),
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return ours, process
 
 
-def _carry_out(link: ArrayLink, request: ViewRequest, future: Future[View]) -> None:
-    """Have a view rendered; raises LinkClosed, TimeoutError and others once `future` has failed."""
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        link.send(request.model_dump_json())
-        view = receive_view(link)
-    except Exception as error:
-        future.set_exception(WorkerLost(f"a render process was lost: {error!r}"))
-        raise
-    future.set_result(view)
+def _ended(process: "subprocess.Popen[bytes]") -> int | None:
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(1.0)
+    process.kill()
+    with suppress(subprocess.TimeoutExpired):  # the kernel has it
+        process.wait(_STOP_S)
+    return None
+
+
+def _reason(error: Exception, code: int | None) -> str:
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(error, EOFError | ConnectionError | ValueError):  # ValueError: within an array
+        if code is None:
+            return str(error)
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+    if isinstance(error, OSError):
+        return f"it could not be started: {error}"
+    return f"its view could not be taken: {error!r}"
 
 
 def _environment() -> dict[str, str]:

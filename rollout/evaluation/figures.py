@@ -8,7 +8,6 @@ parts for independent.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 from common.statistics import wilson
 from rollout.evaluation.verdicts import Verdict
@@ -19,24 +18,19 @@ class Figure:
     """A number of a result, in 0..1."""
 
     value: float  # 0 of nothing: then low is 0 and high is 1
-    right: int | None = None  # None: no share of items
+    right: int | None = None  # None means no share of items
     of: int | None = None
-    low: float | None = None  # 95 %; None: no interval is known
+    low: float | None = None  # 95 %; None means no interval is known
     high: float | None = None
 
 
-class Judged(Protocol):
-    """What is counted."""
+@dataclass(frozen=True)
+class Scored:
+    """What is left of an item once its reply is judged."""
 
-    @property
-    def answer(self) -> str: ...
-    @property
-    def fields(self) -> Mapping[str, str]: ...
-    @property
-    def verdict(self) -> Verdict: ...
-
-
-One = TypeVar("One", bound=Judged)
+    answer: str
+    fields: Mapping[str, str]
+    verdict: Verdict
 
 
 def share(right: int, of: int) -> Figure:
@@ -44,15 +38,15 @@ def share(right: int, of: int) -> Figure:
     return Figure(right / of if of else 0.0, right, of, low, high)
 
 
-def accuracy(scored: Sequence[Judged]) -> Figure:
+def accuracy(scored: Sequence[Scored]) -> Figure:
     return share(sum(one.verdict.outcome == "right" for one in scored), len(scored))
 
 
-def accuracy_alone(scored: Sequence[Judged]) -> dict[str, Figure]:
+def accuracy_alone(scored: Sequence[Scored]) -> dict[str, Figure]:
     return {"accuracy": accuracy(scored)}
 
 
-def accuracy_by(scored: Sequence[Judged], *fields: str) -> dict[str, Figure]:
+def accuracy_by(scored: Sequence[Scored], *fields: str) -> dict[str, Figure]:
     """Accuracy of all, and of the items with each value of each field: "category = single"."""
     figures = accuracy_alone(scored)
     for field in fields:
@@ -61,9 +55,9 @@ def accuracy_by(scored: Sequence[Judged], *fields: str) -> dict[str, Figure]:
     return figures
 
 
-def parts(scored: Sequence[One], field: str) -> dict[str, list[One]]:
+def parts(scored: Sequence[Scored], field: str) -> dict[str, list[Scored]]:
     """Items by the value of a field, in the order of the values; those without it are left out."""
-    found: dict[str, list[One]] = {}
+    found: dict[str, list[Scored]] = {}
     for one in scored:
         if (value := one.fields.get(field)) is not None:
             found.setdefault(value, []).append(one)

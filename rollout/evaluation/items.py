@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from common.errors import ConfigError, DataError
-from rollout.evaluation.figures import Figure, accuracy_alone
+from rollout.evaluation.figures import Figure, Scored, accuracy_alone
 from rollout.evaluation.hub import Repository, located
 from rollout.evaluation.verdicts import Kind, Verdict, of_reply
 
@@ -24,29 +24,14 @@ Labels = Literal["paper", "corrected"]
 class Item:
     """One question about one picture."""
 
-    set: str
     id: str  # no other item of its set has it
     picture: bytes  # the file as it was published
-    crop: bytes | None  # of the evidence, where there is one
     question: str  # as published: options may stand in it
-    options: tuple[tuple[str, str], ...]  # capital and text; none: an open question
     answer: str  # a capital, "yes" or "no", or a text
-    kind: Kind
+    kind: Kind = "choice"
+    options: tuple[tuple[str, str], ...] = ()  # capital and text; empty for an open question
+    crop: bytes | None = None  # of the evidence, where there is one
     fields: Mapping[str, str] = field(default_factory=dict)  # category and the like
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What is left of an item once its reply is judged."""
-
-    id: str
-    answer: str
-    fields: Mapping[str, str]
-    verdict: Verdict
-
-    @classmethod
-    def of(cls, item: Item, verdict: Verdict) -> "Scored":
-        return cls(item.id, item.answer, item.fields, verdict)
 
 
 class Reading(NamedTuple):

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from rollout.evaluation.figures import Scored
 from rollout.evaluation.identity import FORMAT, SetIdentity
-from rollout.evaluation.items import EvaluationSet, Scored
+from rollout.evaluation.items import EvaluationSet
 from rollout.evaluation.run import Measured
 
 FILE = "result.json"
@@ -29,7 +30,7 @@ class SetResult:
     def document(self, labels: str) -> dict[str, Any]:
         """Its part of result.json. Failed items count in no figure."""
         scored = [
-            Scored.of(replace(one.item, answer=self.source.answer(one.item, labels)), one.verdict)
+            Scored(self.source.answer(one.item, labels), one.item.fields, one.verdict)
             for one in self.measured
             if one.verdict is not None
         ]

@@ -2,7 +2,7 @@
 
     vstar, zoombench, hrbench, mme_realworld, mmstar, pope, cv_bench, mmvp, visualprobe    published
     custom      a file of one's own
-    letters     answers that are letters of options, however a set writes them
+    published   what published sets have in common
 
 How to add a set: a module that defines an `EvaluationSet`, and its place in `_ALL` below.
 tests/rollout/evaluation holds every set to the form of its published files.

@@ -26,8 +26,8 @@ from common.scoring.option_letters import option_of
 from common.views.regions import evidence_cut
 from common.views.texts import IMAGE_PLACEHOLDER
 from rollout.evaluation import prompts
-from rollout.evaluation.figures import Figure, accuracy_by
-from rollout.evaluation.items import EvaluationSet, Item, Reading, Scored
+from rollout.evaluation.figures import Figure, Scored, accuracy_by
+from rollout.evaluation.items import EvaluationSet, Item, Reading
 from rollout.evaluation.options import lettered, lines, split_options
 from rollout.evaluation.rows import Row, Rows, json_rows, parquet_rows
 from rollout.evaluation.verdicts import Kind
@@ -52,11 +52,10 @@ def custom_set(path: Path, teacher: TeacherSection) -> EvaluationSet:
     """
     if path.suffix not in _READERS:
         raise ConfigError(f"custom set {path}: no .jsonl or .parquet file. Fix: name one")
-    name = f"custom:{path}"
     return EvaluationSet(
-        name=name,
+        name=f"custom:{path}",
         title=path.stem,
-        read=lambda _: _read(name, path, teacher),
+        read=lambda _: _read(path, teacher),
         prompts={"paper": lambda item: item.question},  # as in training, line breaks and all
         breakdown=breakdown,
     )
@@ -72,12 +71,12 @@ def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
     return accuracy_by(scored, *few)
 
 
-def _read(name: str, path: Path, teacher: TeacherSection) -> Reading:
+def _read(path: Path, teacher: TeacherSection) -> Reading:
     rows = _READERS[path.suffix](path)
-    return Reading(rows.total, map(partial(_item, name, teacher), rows.each))
+    return Reading(rows.total, map(partial(_item, teacher), rows.each))
 
 
-def _item(name: str, teacher: TeacherSection, row: Row) -> Item:
+def _item(teacher: TeacherSection, row: Row) -> Item:
     question, options = _question(row)
     answer = row.text(_field(row, "answer")).strip()
     if not answer:
@@ -85,7 +84,6 @@ def _item(name: str, teacher: TeacherSection, row: Row) -> Item:
     kind, options, answer = _form(row, question, options, answer)
     picture = row.picture(_field(row, "picture", "image"))
     return Item(
-        set=name,
         id=row.text_or_none("id") or row.text_or_none("sample_id") or str(row.number),
         picture=picture,
         crop=row.picture_or_none("crop") or _cut(row, picture, teacher),

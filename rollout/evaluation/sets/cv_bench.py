@@ -1,24 +1,17 @@
 """CV-Bench: 2,638 questions on counting, relations, depth and distance (Tong et al. 2024)."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from rollout.evaluation import prompts
-from rollout.evaluation.figures import Figure, accuracy_by, mean
-from rollout.evaluation.hub import Repository, matching
-from rollout.evaluation.items import EvaluationSet, Item, Reading, Scored
+from rollout.evaluation.figures import Figure, Scored, accuracy_by, mean
+from rollout.evaluation.hub import Repository
+from rollout.evaluation.items import EvaluationSet, Item
 from rollout.evaluation.options import lettered
-from rollout.evaluation.rows import Row, parquet_rows
-from rollout.evaluation.sets.letters import letter_of
+from rollout.evaluation.rows import Row
+from rollout.evaluation.sets.published import letter_of, parquet_set
 
 _FILES = ("test_2d.parquet", "test_3d.parquet")
 _COLUMNS = ("idx", "type", "task", "image", "choices", "answer", "prompt", "source")
-
-
-def read(folders: Sequence[Path]) -> Reading:
-    paths = [path for file in _FILES for path in matching(folders[0], file)]
-    rows = parquet_rows(paths, _COLUMNS)
-    return Reading(rows.total, _items(rows.each))
 
 
 def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
@@ -37,19 +30,15 @@ def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
     return figures
 
 
-def _items(rows: Iterator[Row]) -> Iterator[Item]:
-    for row in rows:
-        yield Item(
-            set=CV_BENCH.name,
-            id=f"{row.text('type')}/{row.text('idx')}",
-            picture=row.picture("image"),
-            crop=None,
-            question=row.text("prompt"),
-            options=lettered([choice.strip() for choice in row.texts("choices")]),
-            answer=letter_of(row, "answer"),
-            kind="choice",
-            fields=row.present("type", "source", "task"),
-        )
+def _item(row: Row) -> Item:
+    return Item(
+        id=f"{row.text('type')}/{row.text('idx')}",
+        picture=row.picture("image"),
+        question=row.text("prompt"),
+        options=lettered([choice.strip() for choice in row.texts("choices")]),
+        answer=letter_of(row, "answer"),
+        fields=row.present("type", "source", "task"),
+    )
 
 
 CV_BENCH = EvaluationSet(
@@ -59,7 +48,7 @@ CV_BENCH = EvaluationSet(
         Repository("nyu-visionx/CV-Bench", _FILES, "bc284db50d036958861cb60cdd7b77612052ce0d"),
     ),
     counts=(2_638,),
-    read=read,
+    read=parquet_set(_FILES, _COLUMNS, _item),
     prompts={"paper": prompts.as_published, "lmms": prompts.lmms_cv_bench},
     breakdown=breakdown,
     headline="mean of 2D and 3D",

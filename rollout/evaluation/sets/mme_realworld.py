@@ -1,16 +1,14 @@
 """MME-RealWorld, its Chinese part and its Lite sample (Zhang et al. 2024). E declines to answer."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from rollout.evaluation import prompts
-from rollout.evaluation.figures import Figure, accuracy_by, share
-from rollout.evaluation.hub import Repository, matching
-from rollout.evaluation.items import EvaluationSet, Item, Reading, Scored
-from rollout.evaluation.rows import Row, parquet_rows
-from rollout.evaluation.sets.letters import letter_of
+from rollout.evaluation.figures import Figure, Scored, accuracy_by, share
+from rollout.evaluation.hub import Repository
+from rollout.evaluation.items import EvaluationSet, Item
+from rollout.evaluation.rows import Row
+from rollout.evaluation.sets.published import letter_of, parquet_set
 
 _FILES = "data/*.parquet"
 _CHOICES, _L2 = "multi-choice options", "l2-category"
@@ -19,37 +17,28 @@ _CHOICE = re.compile(r"\s*[(（]([A-E])[)）]\s*(.*)", re.DOTALL)  # noqa: RUF00
 _REFUSAL = "E"
 
 
-def read(name: str, folders: Sequence[Path]) -> Reading:
-    rows = parquet_rows(matching(folders[0], _FILES), _COLUMNS)
-    return Reading(rows.total, _items(name, rows.each))
-
-
 def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
     """Accuracy of all, of each part and of each task; and how often E is chosen."""
     refused = sum(one.verdict.said == _REFUSAL for one in scored)
     return {**accuracy_by(scored, "part", "category"), "refusals": share(refused, len(scored))}
 
 
-def _items(name: str, rows: Iterator[Row]) -> Iterator[Item]:
-    for row in rows:
-        choices = [choice.strip() for choice in row.texts(_CHOICES) if choice.strip()]
-        category = row.text("category")
-        yield Item(
-            set=name,
-            id=row.text("index"),
-            picture=row.picture("bytes"),
-            crop=None,
-            question=row.text("question").strip(),
-            options=tuple((m[1], m[2]) for c in choices if (m := _CHOICE.fullmatch(c))),
-            answer=letter_of(row, "answer"),
-            kind="choice",
-            fields={
-                "part": category.partition("/")[0],
-                "category": category,
-                "l2_category": row.text(_L2),
-                "choices": "\n".join(choices),
-            },
-        )
+def _item(row: Row) -> Item:
+    choices = [choice.strip() for choice in row.texts(_CHOICES) if choice.strip()]
+    category = row.text("category")
+    return Item(
+        id=row.text("index"),
+        picture=row.picture("bytes"),
+        question=row.text("question").strip(),
+        options=tuple((m[1], m[2]) for c in choices if (m := _CHOICE.fullmatch(c))),
+        answer=letter_of(row, "answer"),
+        fields={
+            "part": category.partition("/")[0],
+            "category": category,
+            "l2_category": row.text(_L2),
+            "choices": "\n".join(choices),
+        },
+    )
 
 
 def _set(
@@ -60,7 +49,7 @@ def _set(
         title=title,
         repositories=(Repository(f"yifanzhang114/{repo}", (_FILES,)),),
         counts=counts,
-        read=partial(read, name),
+        read=parquet_set((_FILES,), _COLUMNS, _item),
         prompts={"paper": prompt, "lmms": prompt},
         breakdown=breakdown,
     )

@@ -1,23 +1,17 @@
 """MMStar: 1,500 questions that need the picture, in 6 categories of 3 (Chen et al. 2024)."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from rollout.evaluation import prompts
-from rollout.evaluation.figures import Figure, accuracy, accuracy_by, mean, parts
-from rollout.evaluation.hub import Repository, matching
-from rollout.evaluation.items import EvaluationSet, Item, Reading, Scored
+from rollout.evaluation.figures import Figure, Scored, accuracy, accuracy_by, mean, parts
+from rollout.evaluation.hub import Repository
+from rollout.evaluation.items import EvaluationSet, Item
 from rollout.evaluation.options import split_options
-from rollout.evaluation.rows import Row, parquet_rows
-from rollout.evaluation.sets.letters import letter_of
+from rollout.evaluation.rows import Row
+from rollout.evaluation.sets.published import letter_of, parquet_set
 
 _FILES = "mmstar.parquet"
 _COLUMNS = ("index", "question", "image", "answer", "category", "l2_category")
-
-
-def read(folders: Sequence[Path]) -> Reading:
-    rows = parquet_rows(matching(folders[0], _FILES), _COLUMNS)
-    return Reading(rows.total, _items(rows.each))
 
 
 def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
@@ -26,20 +20,16 @@ def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
     return {**accuracy_by(scored, "category"), "mean of l2 categories": mean(finer)}
 
 
-def _items(rows: Iterator[Row]) -> Iterator[Item]:
-    for row in rows:
-        question = row.text("question")
-        yield Item(
-            set=MMSTAR.name,
-            id=row.text("index"),
-            picture=row.picture("image"),
-            crop=None,
-            question=question,
-            options=split_options(question).options,
-            answer=letter_of(row, "answer"),
-            kind="choice",
-            fields=row.present("category", "l2_category"),
-        )
+def _item(row: Row) -> Item:
+    question = row.text("question")
+    return Item(
+        id=row.text("index"),
+        picture=row.picture("image"),
+        question=question,
+        options=split_options(question).options,
+        answer=letter_of(row, "answer"),
+        fields=row.present("category", "l2_category"),
+    )
 
 
 MMSTAR = EvaluationSet(
@@ -49,7 +39,7 @@ MMSTAR = EvaluationSet(
         Repository("Lin-Chen/MMStar", (_FILES,), "bc98d668301da7b14f648724866e57302778ab27"),
     ),
     counts=(1_500,),
-    read=read,
+    read=parquet_set((_FILES,), _COLUMNS, _item),
     prompts={"paper": prompts.as_published, "lmms": prompts.lmms_mmstar},
     breakdown=breakdown,
 )

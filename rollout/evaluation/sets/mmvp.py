@@ -4,23 +4,23 @@ Four labels are wrong as published, two pairs whose answers are swapped (lmms-ev
 labels "corrected" turn them round.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rollout.evaluation import prompts
-from rollout.evaluation.figures import Figure, accuracy_alone, parts, share
+from rollout.evaluation.figures import Figure, Scored, accuracy_alone, parts, share
 from rollout.evaluation.hub import Repository
-from rollout.evaluation.items import EvaluationSet, Item, Reading, Scored
+from rollout.evaluation.items import EvaluationSet, Item, Reading
 from rollout.evaluation.options import split_options
 from rollout.evaluation.rows import Row, csv_rows
-from rollout.evaluation.sets.letters import letter_of
+from rollout.evaluation.sets.published import letter_of
 
 _QUESTIONS, _PICTURES = "Questions.csv", "MMVP Images"
 
 
 def read(folders: Sequence[Path]) -> Reading:
     rows = csv_rows(folders[0] / _QUESTIONS)
-    return Reading(rows.total, _items(rows.each))
+    return Reading(rows.total, map(_item, rows.each))
 
 
 def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
@@ -33,22 +33,18 @@ def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
     return {**accuracy_alone(scored), "pairs": share(right, len(whole))}
 
 
-def _items(rows: Iterator[Row]) -> Iterator[Item]:
-    for row in rows:
-        index = _index(row)
-        question = f"{row.text('Question').strip()} {row.text('Options').strip()}"
-        named = Row(row.file, row.number, {"picture": f"{_PICTURES}/{index}.jpg"})
-        yield Item(
-            set=MMVP.name,
-            id=str(index),
-            picture=named.picture("picture"),
-            crop=None,
-            question=question,
-            options=split_options(question).options,
-            answer=letter_of(row, "Correct Answer"),
-            kind="choice",
-            fields={"pair": f"{(index + 1) // 2:03}"},
-        )
+def _item(row: Row) -> Item:
+    index = _index(row)
+    question = f"{row.text('Question').strip()} {row.text('Options').strip()}"
+    named = Row(row.file, row.number, {"picture": f"{_PICTURES}/{index}.jpg"})
+    return Item(
+        id=str(index),
+        picture=named.picture("picture"),
+        question=question,
+        options=split_options(question).options,
+        answer=letter_of(row, "Correct Answer"),
+        fields={"pair": f"{(index + 1) // 2:03}"},
+    )
 
 
 def _index(row: Row) -> int:

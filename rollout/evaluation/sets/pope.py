@@ -1,21 +1,16 @@
 """POPE: is there such a thing in the picture? 9,000 questions, three samplings (Li et al. 2023)."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from rollout.evaluation import prompts
-from rollout.evaluation.figures import Figure, accuracy_by, parts, share
-from rollout.evaluation.hub import Repository, matching
-from rollout.evaluation.items import EvaluationSet, Item, Reading, Scored
-from rollout.evaluation.rows import Row, parquet_rows
+from rollout.evaluation.figures import Figure, Scored, accuracy_by, parts, share
+from rollout.evaluation.hub import Repository
+from rollout.evaluation.items import EvaluationSet, Item
+from rollout.evaluation.rows import Row
+from rollout.evaluation.sets.published import parquet_set
 
 _FILES = "data/test-*.parquet"
 _COLUMNS = ("question_id", "question", "answer", "image", "category")
-
-
-def read(folders: Sequence[Path]) -> Reading:
-    rows = parquet_rows(matching(folders[0], _FILES), _COLUMNS)
-    return Reading(rows.total, _items(rows.each))
 
 
 def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
@@ -39,20 +34,16 @@ def _detection(scored: Sequence[Scored]) -> dict[str, Figure]:
     }
 
 
-def _items(rows: Iterator[Row]) -> Iterator[Item]:
-    for row in rows:
-        category = row.text("category")
-        yield Item(
-            set=POPE.name,
-            id=f"{category}/{row.text('question_id')}",  # each sampling counts anew
-            picture=row.picture("image"),
-            crop=None,
-            question=row.text("question"),
-            options=(),
-            answer=_answer(row),
-            kind="yes_no",
-            fields={"category": category},
-        )
+def _item(row: Row) -> Item:
+    category = row.text("category")
+    return Item(
+        id=f"{category}/{row.text('question_id')}",  # each sampling counts anew
+        picture=row.picture("image"),
+        question=row.text("question"),
+        answer=_answer(row),
+        kind="yes_no",
+        fields={"category": category},
+    )
 
 
 def _answer(row: Row) -> str:
@@ -73,7 +64,7 @@ POPE = EvaluationSet(
         ),
     ),
     counts=(9_000,),
-    read=read,
+    read=parquet_set((_FILES,), _COLUMNS, _item),
     prompts=dict.fromkeys(("paper", "lmms"), prompts.ended(prompts.WORD_OR_PHRASE)),
     breakdown=breakdown,
 )

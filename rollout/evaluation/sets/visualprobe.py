@@ -1,13 +1,14 @@
 """VisualProbe: 515 open questions, easy, medium and hard (Mini-o3, arXiv 2509.07969)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from rollout.evaluation import prompts
-from rollout.evaluation.figures import Figure, accuracy, accuracy_by, mean, parts
+from rollout.evaluation.figures import Figure, Scored, accuracy, accuracy_by, mean, parts
 from rollout.evaluation.hub import Repository
-from rollout.evaluation.items import EvaluationSet, Item, Reading, Scored
+from rollout.evaluation.items import EvaluationSet, Item, Reading
 from rollout.evaluation.rows import Row, json_rows
 
 _ROWS = "val.json"
@@ -20,7 +21,10 @@ _REVISIONS = {
 
 def read(folders: Sequence[Path]) -> Reading:
     tables = [json_rows(folder / _ROWS) for folder in folders]
-    each = [_items(part, table.each) for part, table in zip(_REVISIONS, tables, strict=True)]
+    each = [
+        map(partial(_item, part), table.each)
+        for part, table in zip(_REVISIONS, tables, strict=True)
+    ]
     return Reading(sum(table.total for table in tables), chain.from_iterable(each))
 
 
@@ -30,21 +34,17 @@ def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
     return {**accuracy_by(scored, "category"), "mean of parts": mean(levels)}
 
 
-def _items(part: str, rows: Iterator[Row]) -> Iterator[Item]:
-    for row in rows:
-        path = row.texts("images")[:1] or [""]
-        named = Row(row.file, row.number, {"images": path[0].removeprefix(f"VisualProbe_{part}/")})
-        yield Item(
-            set=VISUALPROBE.name,
-            id=f"{part}/{row.number}",
-            picture=named.picture("images"),
-            crop=None,
-            question=row.text("problem").replace("<image>", "").strip(),
-            options=(),
-            answer=row.text("solution").strip(),
-            kind="open",
-            fields={"category": part},
-        )
+def _item(part: str, row: Row) -> Item:
+    path = row.texts("images")[:1] or [""]
+    named = Row(row.file, row.number, {"images": path[0].removeprefix(f"VisualProbe_{part}/")})
+    return Item(
+        id=f"{part}/{row.number}",
+        picture=named.picture("images"),
+        question=row.text("problem").replace("<image>", "").strip(),
+        answer=row.text("solution").strip(),
+        kind="open",
+        fields={"category": part},
+    )
 
 
 VISUALPROBE = EvaluationSet(

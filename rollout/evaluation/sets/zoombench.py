@@ -1,43 +1,34 @@
 """ZoomBench: 845 questions, each with the picture and with the crop that holds the evidence."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-
 from common.scoring.option_letters import option_of
 from rollout.evaluation import prompts
 from rollout.evaluation.figures import accuracy_by
-from rollout.evaluation.hub import Repository, matching
-from rollout.evaluation.items import EvaluationSet, Item, Reading
+from rollout.evaluation.hub import Repository
+from rollout.evaluation.items import EvaluationSet, Item
 from rollout.evaluation.options import split_options
-from rollout.evaluation.rows import Row, parquet_rows
+from rollout.evaluation.rows import Row
+from rollout.evaluation.sets.published import parquet_set
 
 _FILES = "data/test*.parquet"
 _COLUMNS = ("query", "response", "image", "crop_image")
 _CATEGORIES = ("question_type", "category", "dimension", "sub_task")  # as far as they are there
 
 
-def read(folders: Sequence[Path]) -> Reading:
-    rows = parquet_rows(matching(folders[0], _FILES), _COLUMNS, ("id", *_CATEGORIES))
-    return Reading(rows.total, _items(rows.each))
-
-
-def _items(rows: Iterator[Row]) -> Iterator[Item]:
-    for row in rows:
-        question, answer = row.text("query").strip(), row.text("response").strip()
-        options = split_options(question).options
-        option = option_of(answer)
-        is_choice = option is not None and option[0] in dict(options)
-        yield Item(
-            set=ZOOMBENCH.name,
-            id=row.text_or_none("id") or str(row.number),
-            picture=row.picture("image"),
-            crop=row.picture_or_none("crop_image"),
-            question=question,
-            options=options if is_choice else (),
-            answer=option[0] if option and is_choice else answer,
-            kind="choice" if is_choice else "open",
-            fields=row.present(*_CATEGORIES),
-        )
+def _item(row: Row) -> Item:
+    question, answer = row.text("query").strip(), row.text("response").strip()
+    options = split_options(question).options
+    option = option_of(answer)
+    is_choice = option is not None and option[0] in dict(options)
+    return Item(
+        id=row.text_or_none("id") or str(row.number),
+        picture=row.picture("image"),
+        crop=row.picture_or_none("crop_image"),
+        question=question,
+        options=options if is_choice else (),
+        answer=option[0] if option and is_choice else answer,
+        kind="choice" if is_choice else "open",
+        fields=row.present(*_CATEGORIES),
+    )
 
 
 ZOOMBENCH = EvaluationSet(
@@ -47,7 +38,7 @@ ZOOMBENCH = EvaluationSet(
         Repository("inclusionAI/ZoomBench", (_FILES,), "b788097e57d30510c6877824833234a73bf80d25"),
     ),
     counts=(845,),
-    read=read,
+    read=parquet_set((_FILES,), _COLUMNS, _item, ("id", *_CATEGORIES)),
     prompts={"paper": prompts.as_published},
     breakdown=lambda scored: accuracy_by(scored, *_CATEGORIES),
 )

@@ -15,8 +15,8 @@ from common.dataset_files import write_rows
 from common.errors import ConfigError, DataError
 from common.prepare.pictures import Looks, dataset_row
 from common.prepare.source import SourceRow
-from rollout.evaluation.figures import share
-from rollout.evaluation.items import Item, Scored
+from rollout.evaluation.figures import Scored, share
+from rollout.evaluation.items import Item
 from rollout.evaluation.sets import find_set
 from tests.picture_files import scene
 from tests.rollout.evaluation.set_files import picture
@@ -120,7 +120,7 @@ def test_what_prepare_writes_is_a_custom_set(tmp_path):
 def test_columns_with_few_values_are_counted_apart(tmp_path):
     path = written(tmp_path, *(row(level=level, note=f"n{n}") for n, level in enumerate("abab")))
     own = find_set(f"custom:{path}")
-    scored = [Scored.of(item, own.score(item, "red")) for item in own.load()]
+    scored = [Scored(item.answer, item.fields, own.score(item, "red")) for item in own.load()]
     figures = own.figures(scored)
     assert figures["level = a"] == share(2, 2) and figures["accuracy"] == share(4, 4)
 

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.statistics import wilson
-from rollout.evaluation.figures import Figure, mean, share
-from rollout.evaluation.items import Scored
+from rollout.evaluation.figures import Figure, Scored, mean, share
 from rollout.evaluation.sets import SETS
 from rollout.evaluation.verdicts import Verdict
 
@@ -14,7 +13,7 @@ R, W, U = "right", "wrong", "undecided"
 
 
 def one(outcome, said=None, answer="A", **fields) -> Scored:
-    return Scored("0", answer, fields, Verdict(outcome, said))
+    return Scored(answer, fields, Verdict(outcome, said))
 
 
 def values(name, *scored) -> dict[str, float]:

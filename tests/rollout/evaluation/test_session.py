@@ -196,7 +196,7 @@ async def test_another_model_or_other_sets_are_refused_too(tmp_path: Path) -> No
     await evaluated(tmp_path, right)
     with pytest.raises(ConfigError, match="model is 'the-model' there, 'another' here"):
         await evaluate_into(tmp_path, plan_for(), Target("", "another"), asyncio.Event())
-    more = plan_for(sets=(tiny_set(items(3)), tiny_set(items(3, "more"), "more")))
+    more = plan_for(sets=(tiny_set(items(3)), tiny_set(items(3), "more")))
     with pytest.raises(ConfigError, match=r"sets\.more\.dataset is None there, 'more' here"):
         await evaluated(tmp_path, right, more)
 

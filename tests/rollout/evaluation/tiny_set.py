@@ -17,10 +17,9 @@ def png(shade: int, side: int = 24) -> bytes:
     return content.getvalue()
 
 
-def items(count: int, name: str = "tiny") -> list[Item]:
+def items(count: int) -> list[Item]:
     return [
         Item(
-            set=name,
             id=f"q{number}",
             picture=png(number),
             crop=png(number, 8),
