@@ -38,8 +38,7 @@ from common.config_cli import build
 from common.errors import BrokerUnavailable, ConfigError
 from common.images import ImageStore
 from common.network import local_address_towards
-from tests.broker.support import make_rules, make_service, make_source
-from tests.broker.test_main import write_dataset
+from tests.broker.support import make_rules, make_service, make_source, write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 20_000

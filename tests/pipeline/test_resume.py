@@ -20,12 +20,11 @@ from common.config_cli import dump_toml
 from deploy.cluster.roles import Seat
 from deploy.supervision.orders import OrderBook
 from deploy.supervision.process_actor import Order, ProcessActor
-from tests.pipeline.test_synchronous import (
+from tests.pipeline.support import (
     BRANCHES,
     GROUPS,
     assert_same_bits,
     make_config,
-    one_thread,  # noqa: F401  (a fixture)
     plain_loop,
     sample_group,
     shared_prefix_loss,

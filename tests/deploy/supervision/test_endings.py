@@ -12,7 +12,7 @@ import deploy.supervision.supervisor
 from common.errors import ConfigError
 from deploy.supervision.process_actor import Order
 from deploy.supervision.process_table import read_processes
-from tests.deploy.supervision.test_supervisor import (
+from tests.deploy.supervision.support import (
     BROKER,
     FAILING,
     SUMMARY,

@@ -18,8 +18,7 @@ from learner.push.buckets import Snapshot
 from learner.push.expectations import served_checksums
 from learner.push.pushed_weights import PushedWeights
 from learner.push.weight_files import WeightFolder
-from tests.rollout.contract.pushing import DISTRIBUTED, joined, left
-from tests.rollout.contract.test_families import checksums
+from tests.rollout.contract.pushing import DISTRIBUTED, checksums, joined, left
 from tests.rollout.support import data_url, png, reference_logprobs
 from tests.tiny_model import PATCH_SIZES, PROBLEM
 
