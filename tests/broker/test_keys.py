@@ -1,4 +1,7 @@
-"""Authenticated sockets: who gets in, who does not, and the files that decide it."""
+"""Authenticated sockets: who gets in, who does not, and the files that decide it.
+
+Holds broker/net/zap.py.
+"""
 
 import asyncio
 import contextlib

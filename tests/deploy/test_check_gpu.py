@@ -1,4 +1,7 @@
-"""The check of a GPU, on a CPU at small sizes, and what it makes of what it finds."""
+"""The check of a GPU, on a CPU at small sizes, and what it makes of what it finds.
+
+Holds learner/checking/.
+"""
 
 import argparse
 import json

@@ -1,4 +1,7 @@
-"""The journal and the segments on a real folder: round trips, torn ends, damage, pruning."""
+"""The journal and the segments on a real folder: round trips, torn ends, damage, pruning.
+
+Holds broker/storage/segments.py, common/journal_file.py.
+"""
 
 import random
 from pathlib import Path

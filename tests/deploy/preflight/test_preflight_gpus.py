@@ -1,4 +1,7 @@
-"""A start on a machine with GPUs: fake drivers and environments, as programs that answer."""
+"""A start on a machine with GPUs: fake drivers and environments, as programs that answer.
+
+Holds rollout/sglang/packages.py.
+"""
 
 import json
 from dataclasses import asdict, replace

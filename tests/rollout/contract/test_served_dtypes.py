@@ -1,6 +1,8 @@
 """Servers in bfloat16: what they hold in float32 all the same reaches them unrounded.
 
 The pushes are the learner's own: its student, its buckets, its checksums.
+
+Holds common/weight_dtypes.py.
 """
 
 import asyncio
