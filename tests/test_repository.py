@@ -169,7 +169,7 @@ STILL_BEGIN_SO = {
     "rollout/sglang/command.py": 1,
     "rollout/worker.py": 2,
 }
-IN_TESTS = 74
+IN_TESTS = 72
 
 
 def badly_begun(text: str) -> int:
@@ -248,3 +248,97 @@ def test_the_code_does_not_grow() -> None:
     lines = sum(text.count("\n") for path, text in python_sources() if path.parts[0] in PACKAGES)
     documents = sum(len(package_docstring(folder).splitlines()) for folder in package_folders())
     assert lines - documents <= MAX_LINES
+
+
+# ---- tests where the code is ---------------------------------------------------------------------
+def files_of_tests() -> list[tuple[Path, str]]:
+    found = python_sources()
+    return [pair for pair in found if pair[0].parts[0] == "tests" and pair[0].match("test_*.py")]
+
+
+def imported(text: str) -> set[str]:
+    """Dotted names of the modules that a file imports, and of names in them."""
+    nodes = list(ast.walk(ast.parse(text)))
+    modules = {name.name for n in nodes if isinstance(n, ast.Import) for name in n.names}
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    modules |= {node.module or "" for node in froms}
+    return modules | {f"{node.module}.{name.name}" for node in froms for name in node.names}
+
+
+def test_no_test_file_imports_another() -> None:
+    """What two share is in the folder's support.py, or is a fixture in its conftest.py."""
+    tests = {".".join(path.with_suffix("").parts) for path, _ in files_of_tests()}
+    found = {str(path): imported(text) & tests for path, text in python_sources()}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+HOLDS = re.compile(r"^Holds ((?:[\w/]+/(?:\w+\.py)?,\s+)*[\w/]+/(?:\w+\.py)?)\.$", re.MULTILINE)
+# Modules that no test file is found for by name. No module may be added.
+HELD_BY_NO_NAME = {
+    "common/chat_template.py",
+    "common/cpu_threads.py",
+    "common/forwards.py",
+    "common/hub_datasets.py",
+    "common/image_text_model.py",
+    "common/prepare/hub_rows.py",
+    "common/prepare/telling.py",
+    "common/section.py",
+    "deploy/check_push.py",
+    "deploy/showing/columns.py",
+    "deploy/supervision/process_set.py",
+    "deploy/supervision/live_run.py",
+    "learner/measuring/scenes.py",
+    "learner/model/last_layer.py",
+    "learner/model/transfer.py",
+    "learner/push/follower.py",
+    "learner/push/probe_pictures.py",
+    "learner/push/pusher.py",
+    "rollout/embedded/bodies.py",
+    "rollout/embedded/running.py",
+    "rollout/embedded/server.py",
+    "rollout/evaluation/identity.py",
+    "rollout/evaluation/replies.py",
+    "rollout/image_files.py",
+    "rollout/sglang/cpu/sgl_kernel/mamba.py",
+    "rollout/sglang/cpu/sitecustomize.py",
+    "rollout/sglang/image_cache.py",
+    "rollout/sglang/launch.py",
+}
+
+
+def said_to_be_held() -> set[str]:
+    """Modules and folders (with "/" at the end) in the docstrings of test files."""
+    docstrings = [ast.get_docstring(ast.parse(text)) or "" for _, text in files_of_tests()]
+    lines = [line for text in docstrings for line in HOLDS.findall(text)]
+    return {name for line in lines for name in re.split(r",\s+", line)}
+
+
+def without_a_holder() -> set[str]:
+    """Modules that no test file is named after, imports or, in its docstring, says that it holds.
+
+    A test file is named after a module or after its package, and imports it from the folder that
+    mirrors the package, or from one above.
+    """
+    named = {(path.parts[1], path.stem.removeprefix("test_")) for path, _ in files_of_tests()}
+    importing = {(path.parent, name) for path, text in files_of_tests() for name in imported(text)}
+    held = said_to_be_held()
+    missing = set()
+    for path, _ in python_sources():
+        folders = [Path("tests", *path.parts[:n]) for n in range(1, len(path.parts))]
+        dotted = ".".join(path.with_suffix("").parts)
+        names = [(path.parts[0], name) for name in (path.stem, path.parent.name)]
+        is_held = not held.isdisjoint({str(path), f"{path.parent}/"})
+        is_held |= not named.isdisjoint(names)
+        is_held |= any((folder, dotted) in importing for folder in folders)
+        is_module = path.parts[0] in PACKAGES and not path.stem.startswith("__")
+        missing |= {str(path)} if is_module and not is_held else set()
+    return missing
+
+
+def test_a_module_s_tests_are_found_by_its_name() -> None:
+    """A line "Holds common/files.py, common/look/." in a test file's docstring makes it so."""
+    assert without_a_holder() == HELD_BY_NO_NAME
+
+
+def test_a_module_that_a_test_file_says_it_holds_exists() -> None:
+    assert {name for name in said_to_be_held() if not (ROOT / name).exists()} == set()

@@ -1,14 +1,21 @@
-"""Samples, groups, a running broker and members of it, for the broker's tests."""
+"""Samples, groups, a running broker (or a process of one) and members of it."""
 
 import asyncio
 import contextlib
+import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 
 from broker import protocol as p
 from broker.client import BrokerClient
@@ -220,3 +227,63 @@ async def running_broker(
             yield Running(server, service, stop, serving)
         finally:
             stop.set()
+
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("--learner.groups_per_step", "2", "--rollout.trajectories_per_sample", "2")
+
+
+def write_dataset(folder: Path, num_samples: int) -> Path:
+    rows = [
+        {
+            "sample_id": f"s{number}",
+            "problem": "<image>which digit?",
+            "image": f"{number}.png",
+            "image_sha256": f"{number:064x}",
+            "width": 10,
+            "height": 10,
+            "box": [1, 1, 3, 3],
+            "crop": None,
+        }
+        for number in range(num_samples)
+    ]
+    for row in rows:
+        Image.new("RGB", (10, 10)).save(folder / str(row["image"]))
+    path = folder / "train.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def where(folder: Path) -> tuple[str, ...]:
+    return (
+        "--broker.address", "tcp://127.0.0.1:0", "--data.train", str(folder / "train.parquet"),
+        "--run.folder", str(folder / "run-7"),
+    )  # fmt: skip
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "broker.main", *arguments]
+
+
+@contextmanager
+def process(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A broker process and its address."""
+    run = folder / "run-7"
+    write_dataset(folder, 5)
+    started = subprocess.Popen(
+        command(*where(folder), *SMALL, *arguments),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert started.stderr is not None
+        for line in started.stderr:
+            if "listening on" in line:
+                break
+        announced = json.loads((run / "broker.json").read_text())
+        assert announced["run_id"] == "run-7"
+        yield started, announced["address"]
+    finally:
+        started.kill()
+        started.communicate()

@@ -13,8 +13,7 @@ from broker.client import BrokerClient
 from broker.protocol import GetStatus, Role, Verdict
 from common.errors import ProtocolError
 from common.wire import encode
-from tests.broker.support import make_group, submission
-from tests.broker.test_main import process
+from tests.broker.support import make_group, process, submission
 
 MIB = 2**20
 FRAME = MIB  # --broker.max_frame_mib 1

@@ -1,3 +1,5 @@
+"""Holds broker/exchange.py."""
+
 from broker.client import BrokerClient
 from broker.protocol import REASON_LENGTH, Blame, Role
 from tests.broker.support import make_rules, make_source, running_broker

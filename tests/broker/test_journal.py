@@ -14,9 +14,8 @@ from common.dataset import read_samples
 from common.journal_file import JOURNAL
 from common.source import SampleSource
 from tests.broker.fingerprint import fingerprint
-from tests.broker.storage.test_durable import Bench, busy
-from tests.broker.support import make_rules
-from tests.broker.test_main import write_dataset
+from tests.broker.storage.support import Bench, busy
+from tests.broker.support import make_rules, write_dataset
 
 Run = tuple[Path, Bench]
 

@@ -1,4 +1,7 @@
-"""Authenticated sockets: who gets in, who does not, and the files that decide it."""
+"""Authenticated sockets: who gets in, who does not, and the files that decide it.
+
+Holds broker/net/zap.py.
+"""
 
 import asyncio
 import contextlib
@@ -38,8 +41,7 @@ from common.config_cli import build
 from common.errors import BrokerUnavailable, ConfigError
 from common.images import ImageStore
 from common.network import local_address_towards
-from tests.broker.support import make_rules, make_service, make_source
-from tests.broker.test_main import write_dataset
+from tests.broker.support import make_rules, make_service, make_source, write_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 20_000

@@ -1,17 +1,10 @@
 """The broker as a real process."""
 
-import json
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
 
 from broker.client import BrokerClient
 from broker.main import _address, write_address
@@ -19,72 +12,13 @@ from broker.protocol import Role
 from common.config import RunConfig
 from common.config_cli import build
 from common.network import free_port
-from tests.broker.support import make_group
-
-ROOT = Path(__file__).resolve().parents[2]
-SMALL = ("--learner.groups_per_step", "2", "--rollout.trajectories_per_sample", "2")
-
-
-def write_dataset(folder: Path, num_samples: int) -> Path:
-    rows = [
-        {
-            "sample_id": f"s{number}",
-            "problem": "<image>which digit?",
-            "image": f"{number}.png",
-            "image_sha256": f"{number:064x}",
-            "width": 10,
-            "height": 10,
-            "box": [1, 1, 3, 3],
-            "crop": None,
-        }
-        for number in range(num_samples)
-    ]
-    for row in rows:
-        Image.new("RGB", (10, 10)).save(folder / str(row["image"]))
-    path = folder / "train.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
-
-
-def where(folder: Path) -> tuple[str, ...]:
-    return (
-        "--broker.address", "tcp://127.0.0.1:0", "--data.train", str(folder / "train.parquet"),
-        "--run.folder", str(folder / "run-7"),
-    )  # fmt: skip
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "broker.main", *arguments]
+from tests.broker.support import ROOT, SMALL, command, make_group, process, where, write_dataset
 
 
 def run_to_end(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
     )
-
-
-@contextmanager
-def process(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A broker process and its address."""
-    run = folder / "run-7"
-    write_dataset(folder, 5)
-    started = subprocess.Popen(
-        command(*where(folder), *SMALL, *arguments),
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert started.stderr is not None
-        for line in started.stderr:
-            if "listening on" in line:
-                break
-        announced = json.loads((run / "broker.json").read_text())
-        assert announced["run_id"] == "run-7"
-        yield started, announced["address"]
-    finally:
-        started.kill()
-        started.communicate()
 
 
 async def test_serves_until_the_learner_finishes_and_all_have_left(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""One reading decides what a run trains on, whatever becomes of the files."""
+"""One reading decides what a run trains on, whatever becomes of the files.
+
+Holds common/kept_reading.py.
+"""
 
 import json
 import os

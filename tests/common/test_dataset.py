@@ -1,3 +1,7 @@
+"""Holds common/bad_rows.py, common/dataset_columns.py, common/dataset_paths.py,
+common/parquet_rows.py.
+"""
+
 import math
 import os
 import re

@@ -6,15 +6,7 @@ import pytest
 
 from common.errors import ConfigError
 from common.gpus import Gpu, machine_gpus, parse_gpus, refuse_idle_gpus, told, usable_gpus
-
-H100 = "NVIDIA H100 80GB HBM3, 81559 MiB, 550.90.07"
-
-
-def nvidia_smi(folder: Path, body: str, patch: pytest.MonkeyPatch) -> None:
-    tool = folder / "nvidia-smi"
-    tool.write_text(f"#!/bin/sh\n{body}\n")
-    tool.chmod(0o755)
-    patch.setenv("PATH", str(folder))
+from tests.common.support import H100, nvidia_smi
 
 
 def test_gpus_are_read_from_the_answer_of_nvidia_smi() -> None:

@@ -1,4 +1,7 @@
-"""common.histograms: every value is in a bin, every bar in the drawing, and the words are true."""
+"""common.histograms: every value is in a bin, every bar in the drawing, and the words are true.
+
+Holds common/chart_axes.py.
+"""
 
 import re
 

@@ -1,4 +1,7 @@
-"""What the set as a whole, a view's size and a picture's header tell before generation."""
+"""What the set as a whole, a view's size and a picture's header tell before generation.
+
+Holds common/picture_checks.py, common/sample_checks.py.
+"""
 
 import errno
 import os

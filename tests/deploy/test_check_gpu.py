@@ -1,4 +1,7 @@
-"""The check of a GPU, on a CPU at small sizes, and what it makes of what it finds."""
+"""The check of a GPU, on a CPU at small sizes, and what it makes of what it finds.
+
+Holds learner/checking/.
+"""
 
 import argparse
 import json
@@ -77,7 +80,7 @@ def test_fused_norms_and_gates_are_held_to_plain_ones() -> None:
 
 @pytest.fixture
 def no_fla(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As where flash-linear-attention is not installed."""
+    """Hide flash-linear-attention, as where it is not installed."""
     monkeypatch.setitem(sys.modules, "fla", None)
     fla_kernels.is_installed.cache_clear()
     yield

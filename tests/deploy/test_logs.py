@@ -1,4 +1,7 @@
-"""One view of all logs of a run: merged, followed through rotation, bounded."""
+"""One view of all logs of a run: merged, followed through rotation, bounded.
+
+Holds common/logs.py.
+"""
 
 import os
 import signal

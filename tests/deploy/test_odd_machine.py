@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.network import local_address_towards
-from tests.deploy.quickstart.test_quickstart import SMALL, Launched
+from tests.deploy.quickstart.support import SMALL, Launched
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(320)]
 NOBODY_THERE = "http://127.0.0.1:9"

@@ -16,7 +16,7 @@ from common.config_cli import load
 from common.errors import ConfigError
 from common.training_data import open_source
 from deploy.supervision.begun_run import begun
-from tests.deploy.supervision.test_run_folder import NOW
+from tests.deploy.supervision.support import NOW
 from tests.tiny_world import make_dataset
 
 QUICKSTART = str(deploy.launch.QUICKSTART)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.quickstart.test_quickstart import SMALL, Launched
+from tests.deploy.quickstart.support import SMALL, Launched
 from tests.small_disk import small_disk
 
 pytestmark = pytest.mark.timeout(320)

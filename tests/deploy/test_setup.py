@@ -17,6 +17,7 @@ from common.errors import ConfigError
 from deploy import launch
 from deploy.cluster.environments import set_up_command
 from deploy.cluster.pools import PoolName
+from tests.deploy.support import FAKE_PYTHON
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = (
@@ -27,24 +28,6 @@ REQUIREMENTS = (
     "deploy/requirements-sglang-gpu.txt",
     "deploy/requirements-kernels.txt",
 )
-FAKE_PYTHON = """#!/usr/bin/env bash
-asked="$*"
-case "$asked" in
-  -V) echo "Python 3.12.1" ;;
-  "-m pip --version") ;;
-  "-m pip "*)
-    echo "${asked#-m pip --disable-pip-version-check }" >>"$CALLS"
-    if [[ "$asked" == *--target* ]]; then mkdir -p "$KERNELS"; fi
-    sleep "${PIP_SECONDS:-0}"
-    if [[ "$asked" == *"torch torchvision" && -n "${NO_CPU_BUILD:-}" ]]; then exit 1; fi
-    if [[ "$asked" == *"-e "* && -n "${CUT_OFF:-}" ]]; then kill -9 $PPID; fi
-    ;;
-  "-c import sglang.launch_server")
-    echo "check PYTHONPATH=${PYTHONPATH:-}" >>"$CALLS"
-    [ -z "${BROKEN_SGLANG:-}" ] || { echo "ImportError: broken"; exit 1; }
-    ;;
-esac
-"""
 FAKE_UV = '#!/usr/bin/env bash\necho "uv $*" >>"$CALLS"\n[ -z "${NO_UV:-}" ]\n'
 
 

@@ -7,7 +7,7 @@ from deploy.status import duration, main, text
 from deploy.supervision.launcher_api import listening
 from deploy.supervision.process_table import End as TableEnd
 from deploy.supervision.process_table import Entry, ProcessTable
-from tests.deploy.showing.test_terminal import GAUGES, status
+from tests.deploy.showing.support import GAUGES, status
 
 NOW = 10_000.0
 ENTRIES = [

@@ -21,16 +21,12 @@ from learner.checkpoint import Checkpointer
 from learner.export import DTYPES, export, main, verify
 from learner.model.lora import merged_weights
 from tests.learner.small_training import SmallTraining, small_config
-from tests.rollout.test_serve import QUICKSTART, Served, ask, reference
+from tests.learner.support import UNCLOSED
+from tests.rollout.support import QUICKSTART, Served, ask, reference
 from tests.tiny_model import FAMILIES, PROBLEM, make_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 RESPONSE = [7, 11, 12, 13]
-# transformers 5.19 does not close the files of additional_chat_templates.
-UNCLOSED = pytest.mark.filterwarnings(
-    "ignore:unclosed file:ResourceWarning",
-    "ignore:.*additional_chat_templates:pytest.PytestUnraisableExceptionWarning",
-)
 # transformers 5.19's Glm4vProcessor makes an array of a tensor.
 ARRAYS = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -13,7 +13,7 @@ from common.gpu_packages import GpuPackages
 from learner import start_check as asked
 from learner.model.student import choose_device
 from learner.start_check import start_check
-from tests.common.test_gpus import H100, nvidia_smi
+from tests.common.support import H100, nvidia_smi
 
 
 @pytest.fixture

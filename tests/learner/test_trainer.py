@@ -1,3 +1,5 @@
+"""Holds learner/scoring.py."""
+
 import copy
 import time
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.quickstart.test_quickstart import Launched
+from tests.deploy.quickstart.support import Launched
 
 
 @pytest.mark.minutes(3.5)

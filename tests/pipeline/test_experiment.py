@@ -18,7 +18,7 @@ from PIL import Image
 
 from deploy.quickstart.dataset import DatasetParameters, write_dataset
 from deploy.quickstart.own import SEED
-from tests.deploy.quickstart.test_quickstart import Launched
+from tests.deploy.quickstart.support import Launched
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "deploy" / "quickstart" / "checkpoint"

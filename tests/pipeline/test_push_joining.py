@@ -1,4 +1,7 @@
-"""Joining a push group, the learner's side and a server's: it ends whatever the other one does."""
+"""Joining a push group, the learner's side and a server's: it ends whatever the other one does.
+
+Holds learner/push/group.py.
+"""
 
 import os
 import re

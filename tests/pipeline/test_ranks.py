@@ -9,24 +9,16 @@ import torch
 
 from common.config_cli import build, dump_toml
 from deploy.supervision.supervisor import Supervisor
-from tests.deploy.supervision.test_supervisor import place_here
-from tests.pipeline.test_synchronous import (  # noqa: F401  (fixtures)
-    STEPS,
-    assert_close,
-    checkpoint,
-    dataset,
-    make_config,
-    one_thread,
-    run_processes,
-)
+from tests.deploy.supervision.support import place_here
+from tests.pipeline.support import STEPS, assert_close, make_config, run_processes
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 
 
 def test_a_signal_ends_both_ranks_at_the_same_step(
     tmp_path: Path,
-    checkpoint: Path,  # noqa: F811
-    dataset: Path,  # noqa: F811
+    checkpoint: Path,
+    dataset: Path,
 ) -> None:
     """While weights are pushed and samples generated; the drain ends with a checkpoint."""
     folder = tmp_path / "run"
@@ -61,9 +53,9 @@ def test_a_signal_ends_both_ranks_at_the_same_step(
 
 def test_two_ranks_make_the_run_of_one(
     tmp_path: Path,
-    checkpoint: Path,  # noqa: F811
-    dataset: Path,  # noqa: F811
-    one_thread: None,  # noqa: F811
+    checkpoint: Path,
+    dataset: Path,
+    one_thread: None,
 ) -> None:
     results = []
     for ranks in (1, 2):

@@ -26,12 +26,11 @@ from deploy.cluster.process_specs import (
 )
 from deploy.supervision.process_actor import ProcessActor, StartRequest
 from deploy.supervision.start_requests import config_arguments, start_request
-from tests.pipeline.test_synchronous import (
+from tests.pipeline.support import (
     BRANCHES,
     GROUPS,
     assert_same_bits,
     make_config,
-    one_thread,  # noqa: F401  (a fixture)
     plain_loop,
     sample_group,
     shared_prefix_loss,

@@ -1,5 +1,8 @@
 """Checkpoints that the rollout tests share."""
 
+import contextlib
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +56,13 @@ def second_url(checkpoint, tmp_path_factory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("engine") / "engine.log"
     with running_server(run_config(checkpoint), log) as url:
         yield url
+
+
+@pytest.fixture
+def engine(embedded_url):
+    """The server's URL; afterwards it is not paused and no session is open."""
+    yield embedded_url
+    for path in ("/end_weight_update", "/continue_generation"):
+        request = urllib.request.Request(embedded_url + path, data=b"{}")
+        with contextlib.suppress(urllib.error.HTTPError):
+            urllib.request.urlopen(request, timeout=10).close()

@@ -1,25 +1,44 @@
-"""Pictures, reference log-probs and engine servers for the rollout tests."""
+"""Pictures, reference log-probs, engine servers and a member of a run, for the rollout tests."""
 
+import asyncio
 import base64
 import contextlib
 import io
+import json
 import os
 import subprocess
+import sys
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+import common.torchvision_compat  # noqa: F401  (must come before transformers)
+from broker.client import BrokerClient
+from broker.ledger.entry import Rules
 from common.config import RunConfig
 from common.config_cli import build
+from common.dataset import read_samples
+from common.images import ImageStore
 from common.rendering import Renderer
+from common.source import SampleSource
+from common.types import Sample
 from rollout.engine_process import engine_command, engine_environment, free_port
+from rollout.member import Member, RunningEngine
+from rollout.pool import Pool
+from tests.broker.support import make_service, running_broker
 from tests.plain_pixels import plain_pixel_values
+from tests.rollout.learner_player import LearnerPlayer, learner_at
 from tests.tiny_model import PROBLEM
+from tests.tiny_world import make_dataset
 
 START_TIMEOUT_S = 120
 
@@ -122,3 +141,198 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = ROOT / "deploy" / "quickstart" / "checkpoint"
+KEY = "a-key-of-the-tests"
+
+QUESTION = "Which digit is on the red tag?"
+
+DEAD_PROXIES = {
+    **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9"),
+    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9"),
+    **dict.fromkeys(("no_proxy", "NO_PROXY"), ""),
+}
+
+
+class Served:
+    """A real `python -m rollout.serve` and what it printed.
+
+    Its environment names HTTP proxies that do not answer: SGLang asks itself whether it is warm.
+    """
+
+    def __init__(self, checkpoint: Path, folder: Path, engine: str) -> None:
+        self.engine = engine
+        self.checkpoint = checkpoint
+        self.folder = folder
+        (folder / "key").write_text(KEY + "\n")
+        (folder / "key").chmod(0o600)
+        self.port = free_port("127.0.0.1")
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "rollout.serve", str(checkpoint), "--port", str(self.port)]
+        command += ["--api-key-file", str(folder / "key"), "--weights.dtype", "float32"]
+        command += [] if engine == "sglang" else ["--engine", engine]
+        self.output = folder / "output"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=folder, stdout=output, stderr=output,
+                env={**os.environ, **DEAD_PROXIES, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
+            )  # fmt: skip
+
+    def wait(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while "is served at" not in self.output.read_text():
+            assert self.process.poll() is None and time.monotonic() < deadline, self.report()
+            time.sleep(0.2)
+        self._session = next(
+            sid for _, sid, _, parent in _processes() if parent == self.process.pid
+        )
+
+    def session(self) -> list[int]:
+        """Living processes of the engine, which leads a session of its own."""
+        return [
+            pid
+            for pid, session, state, _ in _processes()
+            if session == self._session and not state.startswith("Z")
+        ]
+
+    def report(self) -> str:
+        logs = [path.read_text()[-3000:] for path in self.folder.glob("vision-opd-serve-*/*.log")]
+        return "\n".join([self.output.read_text(), *logs])
+
+
+def _processes() -> list[tuple[int, int, str, int]]:
+    """(pid, session, state, parent) of all that run."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,sess=,stat=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = (line.split() for line in listed.splitlines())
+    return [(int(pid), int(sid), state, int(parent)) for pid, sid, state, parent in rows]
+
+
+def chat_body(picture: bytes, **options: Any) -> dict[str, Any]:
+    url = "data:image/png;base64," + base64.b64encode(picture).decode()
+    content = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": QUESTION},
+    ]
+    return {"messages": [{"role": "user", "content": content}], **options}
+
+
+def ask(served: Served, picture: bytes, key: str = KEY, **options: Any) -> dict[str, Any]:
+    body = chat_body(picture, **{"model": "thinker", **options})
+    request = urllib.request.Request(
+        f"{served.url}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer: dict[str, Any] = json.load(response)
+    return answer
+
+
+def reference(checkpoint: Path, picture: bytes, response: list[int]) -> tuple[list[int], Any]:
+    """The prompt's ids and the response's log-probs, by transformers."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, enable_thinking=False
+    )
+    image = Image.open(BytesIO(picture)).convert("RGB")
+    inputs = processor(text=[text], images=[image], return_tensors="pt")
+    prompt: list[int] = inputs["input_ids"][0].tolist()
+    inputs["input_ids"] = torch.tensor([prompt + response])
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if "mm_token_type_ids" in inputs:
+        zeros = torch.zeros(1, len(response), dtype=inputs["mm_token_type_ids"].dtype)
+        inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], zeros], dim=1)
+    with torch.no_grad():
+        logits = model(**inputs).logits[0, len(prompt) - 1 : -1].float()
+    logprobs = torch.log_softmax(logits, dim=-1)
+    return prompt, logprobs.gather(1, torch.tensor(response)[:, None])[:, 0]
+
+
+NUM_TRAJECTORIES = 3
+
+
+@dataclass
+class Run:
+    """A broker in this process, one rollout member attached to a server, and a learner."""
+
+    address: str
+    images: ImageStore
+    samples: dict[str, Sample]
+    member: asyncio.Task[None]
+    stop: asyncio.Event
+    learners: contextlib.AsyncExitStack
+    broker: BrokerClient = field(init=False)  # the learner's
+    learner: LearnerPlayer = field(init=False)
+
+    async def start_learner(self) -> None:
+        """Another life of the learner, which begins the run anew."""
+        await self.learners.aclose()
+        started = await self.learners.enter_async_context(learner_at(self.address))
+        self.broker, self.learner = started
+
+
+def config_for(
+    checkpoint: Path, urls: tuple[str, ...], train: Path, address: str, **rollout
+) -> RunConfig:
+    settings = {"trajectories_per_sample": NUM_TRAJECTORIES, "max_response_tokens": 6, **rollout}
+    tree = run_config(checkpoint, engine_urls=urls, **settings).model_dump()
+    tree["data"] |= {"train": str(train), "heldout": str(train)}
+    tree["broker"]["address"] = address
+    tree["cluster"]["drain_s"] = 10.0
+    return build(tree)
+
+
+async def live(config: RunConfig, renderer, stop: asyncio.Event) -> None:
+    """The members of one rollout process, attached to the engines of the configuration."""
+    pool, finished = Pool(), asyncio.Event()
+    ready = asyncio.get_running_loop().create_future()
+    ready.set_result(renderer)
+    async with asyncio.TaskGroup() as tasks:
+        for number, url in enumerate(config.rollout.engine_urls):
+
+            @contextlib.asynccontextmanager
+            async def attached(url: str = url) -> AsyncIterator[RunningEngine]:
+                yield RunningEngine(url)
+
+            member = Member(config, f"rollout-{number}", attached, pool, ready, stop, finished)
+            tasks.create_task(member.live())
+
+
+@contextlib.asynccontextmanager
+async def started_run(
+    tmp_path: Path, checkpoint: Path, renderer, *urls: str, has_images: bool = True, **rollout
+) -> AsyncIterator[Run]:
+    train = make_dataset(tmp_path / "data", 8)
+    samples, _ = read_samples(train)
+    rules = Rules(4, 1, NUM_TRAJECTORIES, 60.0, 2, None)
+    source = SampleSource(samples, epochs=4, seed=0)
+    heldout = {sample.sample_id: sample for sample in samples}
+    service = make_service(source, rules, heldout=heldout)
+    async with running_broker(
+        rules, source, images=train.parent, drain_s=2.0, service=service
+    ) as running:
+        elsewhere = train if has_images else tmp_path / "not here" / "samples.parquet"
+        config = config_for(checkpoint, urls, elsewhere, running.address, **rollout)
+        stop = asyncio.Event()
+        member = asyncio.create_task(live(config, renderer, stop))
+        try:
+            async with contextlib.AsyncExitStack() as learners:
+                images = ImageStore(train.parent)
+                run = Run(running.address, images, heldout, member, stop, learners)
+                await run.start_learner()
+                yield run
+                await run.broker.finish("the test is over")
+                if not member.done():
+                    async with asyncio.timeout(60):
+                        await member
+        finally:
+            member.cancel()
+            await asyncio.gather(member, return_exceptions=True)

@@ -13,7 +13,7 @@ from rollout.pins import MAX_PINNED, Pins
 from rollout.pool import Server
 from rollout.serving import Served, Serving
 from tests.plain_pixels import plain_pixel_values
-from tests.rollout.test_worker import Run, engine, started_run  # noqa: F401  (a fixture)
+from tests.rollout.support import Run, started_run
 from tests.viewing import teacher_picture
 
 MAX_TOKENS = 5
@@ -68,7 +68,7 @@ async def test_both_views_are_answered_greedily_by_the_version_asked_for(
     tmp_path,
     checkpoint,
     renderer,
-    engine,  # noqa: F811
+    engine,
     model,
     other_model,
     has_images,
@@ -100,7 +100,7 @@ async def test_a_picture_that_is_gone_is_an_answer_with_the_reason(
     tmp_path,
     checkpoint,
     renderer,
-    engine,  # noqa: F811
+    engine,
     model,
 ):
     async with started_run(tmp_path, checkpoint, renderer, engine) as run:

@@ -1,4 +1,7 @@
-"""`python -m rollout.evaluate` and `rollout.gap`, run as people run them."""
+"""`python -m rollout.evaluate` and `rollout.gap`, run as people run them.
+
+Holds rollout/evaluation/command.py, rollout/evaluation/target.py, rollout/evaluation/terminal.py.
+"""
 
 import asyncio
 import base64

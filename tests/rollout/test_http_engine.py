@@ -1,4 +1,7 @@
-"""The client: bodies, parsing, and errors that say what went wrong."""
+"""The client: bodies, parsing, and errors that say what went wrong.
+
+Holds rollout/server_errors.py.
+"""
 
 import asyncio
 import contextlib

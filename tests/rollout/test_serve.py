@@ -1,8 +1,6 @@
 """rollout.serve: what it takes and refuses; a real server of each engine, against transformers."""
 
-import base64
 import json
-import os
 import re
 import shlex
 import shutil
@@ -10,33 +8,35 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import ConfigError
-from rollout.engine_process import free_port
 from rollout.serve import main, read_arguments, welcome
 from rollout.serving_checkpoint import check_checkpoint, served_checkpoint, server_flags
 from rollout.sglang.command import VENV
-from tests.rollout.support import alive
+from tests.rollout.support import (
+    KEY,
+    QUESTION,
+    QUICKSTART,
+    ROOT,
+    Served,
+    alive,
+    ask,
+    chat_body,
+    reference,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-QUICKSTART = ROOT / "deploy" / "quickstart" / "checkpoint"
-KEY = "a-key-of-the-tests"
 PYTHON = ["--sglang.python", sys.executable]  # where nothing is started, SGLang may be missing
-QUESTION = "Which digit is on the red tag?"
 THINKS_BY_DEFAULT = r"""
 {%- if enable_thinking is defined and enable_thinking is false -%}
 {{- '<|im_start|>assistant\n<think>\n\n</think>\n\n' -}}
@@ -167,13 +167,6 @@ def test_of_several_templates_the_default_is_served(tmp_path: Path) -> None:
     )
 
 
-DEAD_PROXIES = {
-    **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9"),
-    **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9"),
-    **dict.fromkeys(("no_proxy", "NO_PROXY"), ""),
-}
-
-
 def test_another_harness_is_given_url_name_and_the_keys_file(tmp_path: Path) -> None:
     key = tmp_path / "a key"
     url = "http://127.0.0.1:1/v1"
@@ -212,61 +205,6 @@ def picture() -> bytes:
     return content.getvalue()
 
 
-class Served:
-    """A real `python -m rollout.serve` and what it printed.
-
-    Its environment names HTTP proxies that do not answer: SGLang asks itself whether it is warm.
-    """
-
-    def __init__(self, checkpoint: Path, folder: Path, engine: str) -> None:
-        self.engine = engine
-        self.checkpoint = checkpoint
-        self.folder = folder
-        (folder / "key").write_text(KEY + "\n")
-        (folder / "key").chmod(0o600)
-        self.port = free_port("127.0.0.1")
-        self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "rollout.serve", str(checkpoint), "--port", str(self.port)]
-        command += ["--api-key-file", str(folder / "key"), "--weights.dtype", "float32"]
-        command += [] if engine == "sglang" else ["--engine", engine]
-        self.output = folder / "output"
-        with self.output.open("wb") as output:
-            self.process = subprocess.Popen(
-                command, cwd=folder, stdout=output, stderr=output,
-                env={**os.environ, **DEAD_PROXIES, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
-            )  # fmt: skip
-
-    def wait(self, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        while "is served at" not in self.output.read_text():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.report()
-            time.sleep(0.2)
-        self._session = next(
-            sid for _, sid, _, parent in _processes() if parent == self.process.pid
-        )
-
-    def session(self) -> list[int]:
-        """Living processes of the engine, which leads a session of its own."""
-        return [
-            pid
-            for pid, session, state, _ in _processes()
-            if session == self._session and not state.startswith("Z")
-        ]
-
-    def report(self) -> str:
-        logs = [path.read_text()[-3000:] for path in self.folder.glob("vision-opd-serve-*/*.log")]
-        return "\n".join([self.output.read_text(), *logs])
-
-
-def _processes() -> list[tuple[int, int, str, int]]:
-    """(pid, session, state, parent) of all that run."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,sess=,stat=,ppid="], capture_output=True, text=True, check=True
-    ).stdout
-    rows = (line.split() for line in listed.splitlines())
-    return [(int(pid), int(sid), state, int(parent)) for pid, sid, state, parent in rows]
-
-
 @pytest.fixture(scope="module", params=["embedded", "sglang"])
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -287,51 +225,6 @@ def served(
     finally:
         server.process.kill()
         server.process.wait()
-
-
-def chat_body(picture: bytes, **options: Any) -> dict[str, Any]:
-    url = "data:image/png;base64," + base64.b64encode(picture).decode()
-    content = [
-        {"type": "image_url", "image_url": {"url": url}},
-        {"type": "text", "text": QUESTION},
-    ]
-    return {"messages": [{"role": "user", "content": content}], **options}
-
-
-def ask(served: Served, picture: bytes, key: str = KEY, **options: Any) -> dict[str, Any]:
-    body = chat_body(picture, **{"model": "thinker", **options})
-    request = urllib.request.Request(
-        f"{served.url}/v1/chat/completions",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:
-        answer: dict[str, Any] = json.load(response)
-    return answer
-
-
-def reference(checkpoint: Path, picture: bytes, response: list[int]) -> tuple[list[int], Any]:
-    """The prompt's ids and the response's log-probs, by transformers."""
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, enable_thinking=False
-    )
-    image = Image.open(BytesIO(picture)).convert("RGB")
-    inputs = processor(text=[text], images=[image], return_tensors="pt")
-    prompt: list[int] = inputs["input_ids"][0].tolist()
-    inputs["input_ids"] = torch.tensor([prompt + response])
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    if "mm_token_type_ids" in inputs:
-        zeros = torch.zeros(1, len(response), dtype=inputs["mm_token_type_ids"].dtype)
-        inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], zeros], dim=1)
-    with torch.no_grad():
-        logits = model(**inputs).logits[0, len(prompt) - 1 : -1].float()
-    logprobs = torch.log_softmax(logits, dim=-1)
-    return prompt, logprobs.gather(1, torch.tensor(response)[:, None])[:, 0]
 
 
 @pytest.mark.slow

@@ -2,123 +2,14 @@
 
 import asyncio
 import contextlib
-import urllib.error
-import urllib.request
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from broker.client import BrokerClient
-from broker.ledger.entry import Rules
-from common.config import RunConfig
-from common.config_cli import build
-from common.dataset import read_samples
 from common.errors import ConfigError, EngineError
 from common.group import Group
-from common.images import ImageStore
 from common.rendering import Renderer
-from common.source import SampleSource
-from common.types import Sample
-from rollout.member import Member, RunningEngine
-from rollout.pool import Pool
-from tests.broker.support import make_service, running_broker
-from tests.rollout.learner_player import LearnerPlayer, learner_at
-from tests.rollout.support import reference_logprobs, run_config
-from tests.tiny_world import make_dataset
-
-NUM_TRAJECTORIES = 3
-
-
-@dataclass
-class Run:
-    """A broker in this process, one rollout member attached to a server, and a learner."""
-
-    address: str
-    images: ImageStore
-    samples: dict[str, Sample]
-    member: asyncio.Task[None]
-    stop: asyncio.Event
-    learners: contextlib.AsyncExitStack
-    broker: BrokerClient = field(init=False)  # the learner's
-    learner: LearnerPlayer = field(init=False)
-
-    async def start_learner(self) -> None:
-        """Another life of the learner, which begins the run anew."""
-        await self.learners.aclose()
-        started = await self.learners.enter_async_context(learner_at(self.address))
-        self.broker, self.learner = started
-
-
-@pytest.fixture
-def engine(embedded_url):
-    """The server's URL; afterwards it is not paused and no session is open."""
-    yield embedded_url
-    for path in ("/end_weight_update", "/continue_generation"):
-        request = urllib.request.Request(embedded_url + path, data=b"{}")
-        with contextlib.suppress(urllib.error.HTTPError):
-            urllib.request.urlopen(request, timeout=10).close()
-
-
-def config_for(
-    checkpoint: Path, urls: tuple[str, ...], train: Path, address: str, **rollout
-) -> RunConfig:
-    settings = {"trajectories_per_sample": NUM_TRAJECTORIES, "max_response_tokens": 6, **rollout}
-    tree = run_config(checkpoint, engine_urls=urls, **settings).model_dump()
-    tree["data"] |= {"train": str(train), "heldout": str(train)}
-    tree["broker"]["address"] = address
-    tree["cluster"]["drain_s"] = 10.0
-    return build(tree)
-
-
-async def live(config: RunConfig, renderer, stop: asyncio.Event) -> None:
-    """The members of one rollout process, attached to the engines of the configuration."""
-    pool, finished = Pool(), asyncio.Event()
-    ready = asyncio.get_running_loop().create_future()
-    ready.set_result(renderer)
-    async with asyncio.TaskGroup() as tasks:
-        for number, url in enumerate(config.rollout.engine_urls):
-
-            @contextlib.asynccontextmanager
-            async def attached(url: str = url) -> AsyncIterator[RunningEngine]:
-                yield RunningEngine(url)
-
-            member = Member(config, f"rollout-{number}", attached, pool, ready, stop, finished)
-            tasks.create_task(member.live())
-
-
-@contextlib.asynccontextmanager
-async def started_run(
-    tmp_path: Path, checkpoint: Path, renderer, *urls: str, has_images: bool = True, **rollout
-) -> AsyncIterator[Run]:
-    train = make_dataset(tmp_path / "data", 8)
-    samples, _ = read_samples(train)
-    rules = Rules(4, 1, NUM_TRAJECTORIES, 60.0, 2, None)
-    source = SampleSource(samples, epochs=4, seed=0)
-    heldout = {sample.sample_id: sample for sample in samples}
-    service = make_service(source, rules, heldout=heldout)
-    async with running_broker(
-        rules, source, images=train.parent, drain_s=2.0, service=service
-    ) as running:
-        elsewhere = train if has_images else tmp_path / "not here" / "samples.parquet"
-        config = config_for(checkpoint, urls, elsewhere, running.address, **rollout)
-        stop = asyncio.Event()
-        member = asyncio.create_task(live(config, renderer, stop))
-        try:
-            async with contextlib.AsyncExitStack() as learners:
-                images = ImageStore(train.parent)
-                run = Run(running.address, images, heldout, member, stop, learners)
-                await run.start_learner()
-                yield run
-                await run.broker.finish("the test is over")
-                if not member.done():
-                    async with asyncio.timeout(60):
-                        await member
-        finally:
-            member.cancel()
-            await asyncio.gather(member, return_exceptions=True)
+from tests.rollout.support import NUM_TRAJECTORIES, Run, reference_logprobs, started_run
 
 
 def check_group(run: Run, group: Group, reference, renderer) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from broker import protocol
-from tests.deploy.quickstart.test_quickstart import SMALL, TIMEOUT_S, Launched
+from tests.deploy.quickstart.support import SMALL, TIMEOUT_S, Launched
 from tests.security.doors import Port, command_of, tcp_ports, unix_sockets
 from tests.security.wishes import (
     TURNED_AWAY,

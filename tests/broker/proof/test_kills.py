@@ -15,7 +15,7 @@ from broker.journal import main as journal
 from common.dataset import read_samples
 from common.source import SampleSource
 from tests.broker.proof.players import HURRY
-from tests.broker.test_main import write_dataset
+from tests.broker.support import write_dataset
 from tests.repetitions import repeated
 
 ROOT = Path(__file__).resolve().parents[3]

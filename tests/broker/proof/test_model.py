@@ -6,7 +6,7 @@ import random
 import pytest
 
 from broker.ledger.ledger import Ledger
-from tests.broker.ledger.test_ledger_machine import walk
+from tests.broker.ledger.support import walk
 from tests.broker.proof.canonical import fingerprint
 from tests.broker.proof.choices import events
 from tests.broker.proof.model import Model

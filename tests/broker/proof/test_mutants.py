@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tests.broker.ledger.test_ledger_machine import walk
+from tests.broker.ledger.support import walk
 from tests.broker.proof.mutants import MUTANTS, SIMULATOR, WALK, Mutant, installed
 from tests.broker.proof.simulator import first_error, simulate
 from tests.broker.proof.state import Instance

@@ -19,7 +19,7 @@ from common import group_batch
 from common.images import ImageStore
 from common.wire import decode, encode
 from tests.broker.support import make_group, make_rules, make_service, make_source
-from tests.common.test_wire import MESSAGES
+from tests.common.support import MESSAGES
 
 LIMIT = 2**20
 NAMES = ("learner-0", "rollout-0", "rollout-1", "observer-0")

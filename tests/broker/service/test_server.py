@@ -13,7 +13,7 @@ from broker.service.opening import open_durable
 from common import group_batch
 from common.errors import BrokerUnavailable, ConfigError, ProtocolError
 from common.types import ImageRef
-from tests.broker.storage.test_durable import FullDisk
+from tests.broker.storage.support import FullDisk
 from tests.broker.support import (
     Running,
     make_group,

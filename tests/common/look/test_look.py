@@ -1,4 +1,7 @@
-"""common.look: the sheet of a dataset shows its rows and says what is wrong with them."""
+"""common.look: the sheet of a dataset shows its rows and says what is wrong with them.
+
+Holds common/dataset_files.py.
+"""
 
 import io
 from pathlib import Path

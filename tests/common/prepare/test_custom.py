@@ -1,4 +1,7 @@
-"""common.prepare custom: rows as people, `datasets` and verl have them become a dataset."""
+"""common.prepare custom: rows as people, `datasets` and verl have them become a dataset.
+
+Holds common/prepare/custom_command.py, common/prepare/tables.py.
+"""
 
 import io
 import json

@@ -16,7 +16,7 @@ from common.prepare.hint import HINT
 from common.prepare.published import DATASET, REVISION
 from tests.common.hub import COMMIT, Hub, asked, serving_hub
 from tests.common.prepare.rows_files import SIZE, jpeg, write_jsonl
-from tests.common.prepare.test_archives import split, tar_gz
+from tests.common.prepare.support import split, tar_gz
 
 COMMAND = "import sys; from common.prepare.__main__ import main; main(sys.argv[1:])"
 QUESTION = "<image>\nWhich?\nA. one\nB. two"

@@ -1,4 +1,7 @@
-"""common.prepare: rows as Vision-OPD-6K is published become a dataset that the readers take."""
+"""common.prepare: rows as Vision-OPD-6K is published become a dataset that the readers take.
+
+Holds common/prepare/preparation.py.
+"""
 
 import io
 import json

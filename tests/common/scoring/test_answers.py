@@ -1,4 +1,7 @@
-"""Which response gives which reference answer: each rule, and faults found in other harnesses."""
+"""Which response gives which reference answer: each rule, and faults found in other harnesses.
+
+Holds common/scoring/.
+"""
 
 # ruff: noqa: RUF001  (full-width and Arabic characters are meant)
 

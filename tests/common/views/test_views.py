@@ -1,4 +1,7 @@
-"""Views: what each shows, that a seed alone decides what is drawn, and what the record says."""
+"""Views: what each shows, that a seed alone decides what is drawn, and what the record says.
+
+Holds common/views/kinds/.
+"""
 
 import hashlib
 from pathlib import Path

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from deploy.batch.kuberay_pods import IMAGE_ROOT
-from tests.deploy.test_setup import FAKE_PYTHON
+from tests.deploy.support import FAKE_PYTHON
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCKER = ROOT / "deploy" / "docker"

@@ -1,3 +1,5 @@
+"""Holds deploy/cluster/by_hand.py."""
+
 import json
 import re
 import shlex

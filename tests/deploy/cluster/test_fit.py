@@ -1,3 +1,5 @@
+"""Holds deploy/cluster/gpu_shares.py, deploy/cluster/misfit.py."""
+
 import dataclasses
 import itertools
 import math

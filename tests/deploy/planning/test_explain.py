@@ -1,3 +1,5 @@
+"""Holds deploy/planning/explain_text.py, deploy/planning/verdict.py."""
+
 import json
 import re
 

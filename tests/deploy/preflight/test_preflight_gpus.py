@@ -1,4 +1,7 @@
-"""A start on a machine with GPUs: fake drivers and environments, as programs that answer."""
+"""A start on a machine with GPUs: fake drivers and environments, as programs that answer.
+
+Holds rollout/sglang/packages.py.
+"""
 
 import json
 from dataclasses import asdict, replace
@@ -15,8 +18,8 @@ from common.gpu_packages import GpuPackages
 from deploy.preflight.gpus import check_gpus, is_hybrid, kernel_lines
 from deploy.status import kernels_text
 from rollout.sglang.packages import check_server, server_nccl
-from tests.common.test_gpus import H100, nvidia_smi
-from tests.deploy.showing.test_terminal import status
+from tests.common.support import H100, nvidia_smi
+from tests.deploy.showing.support import status
 
 PINNED = GpuPackages("2.14.1", "13.0", "2.30.7", "3.8.0", "0.6.0")
 

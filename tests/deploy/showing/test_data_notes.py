@@ -5,8 +5,7 @@ from deploy.showing.data_lines import data_lines
 from deploy.showing.data_notes import DataNotes, counts_text, retry_text
 from deploy.showing.outcome import outcome_text
 from deploy.showing.picture import plain_line
-from tests.deploy.showing.test_report import SUMMARY
-from tests.deploy.showing.test_terminal import GAUGES, drawn, status
+from tests.deploy.showing.support import GAUGES, SUMMARY, drawn, status
 
 DATA = DataStatus(
     rows=40,

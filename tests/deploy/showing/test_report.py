@@ -14,21 +14,7 @@ from deploy.showing.outcome import outcome_text
 from deploy.showing.report import write_report
 from deploy.showing.scene_cards import scene_cards
 from tests.browser import document_of, screenshot_of
-
-SUMMARY = {
-    "full_accuracy_before": 0.45,
-    "full_accuracy_after": 0.75,
-    "crop_accuracy_before": 0.95,
-    "crop_accuracy_after": 0.951,
-    "gap_closed": 0.6,
-    "steps": 30,
-    "seconds": 91.4,
-    "max_staleness_seen": 1,
-    "max_staleness": 1,
-    "trajectories_trained": 5760,
-    "trajectories_expired": 0,
-    "interrupted": False,
-}
+from tests.deploy.showing.support import SUMMARY
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from broker.protocol import MemberStatus, Role
 from deploy.showing.situation import Look, Situation, waits
 from deploy.supervision.process_table import Entry
 from tests.deploy import statuses
-from tests.deploy.showing.test_terminal import status
+from tests.deploy.showing.support import status
 
 member = functools.partial(statuses.member, version=12)  # that which `status` has
 URLS = ("http://a:1", "http://b:2")

@@ -15,7 +15,7 @@ from common.errors import ConfigError
 from deploy.cluster.process_specs import ProcessSpec
 from deploy.supervision.process_actor import StartRequest
 from deploy.supervision.process_table import read_processes
-from tests.deploy.supervision.test_supervisor import (
+from tests.deploy.supervision.support import (
     BROKER,
     FAILING,
     SUMMARY,

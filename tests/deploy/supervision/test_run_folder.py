@@ -7,7 +7,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,7 @@ from common.config import RunConfig
 from common.config_cli import build, load
 from common.errors import ConfigError
 from deploy.supervision.run_folder import open_run_folder, owned
-
-NOW = time.strptime("2026-11-23 20:21:10", "%Y-%m-%d %H:%M:%S")
+from tests.deploy.supervision.support import NOW
 
 
 def config_for(folder: Path, **run: object) -> RunConfig:

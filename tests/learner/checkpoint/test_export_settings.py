@@ -25,7 +25,7 @@ from learner.checkpoint.tensor_files import Form
 from learner.checkpoint.thinking_default import default_to, knows_thinking
 from learner.export import export, main, verify
 from tests.learner.small_training import SmallTraining, small_config
-from tests.learner.test_export import UNCLOSED
+from tests.learner.support import UNCLOSED
 from tests.tiny_model import TEMPLATE, make_tiny_checkpoint
 
 pytestmark = UNCLOSED

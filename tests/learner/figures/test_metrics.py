@@ -1,3 +1,5 @@
+"""Holds learner/figures/tensorboard.py."""
+
 import json
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""What outlives a roll-back: the gates' memory, signals; and what must not: the models."""
+"""What outlives a roll-back: the gates' memory, signals; and what must not: the models.
+
+Holds learner/signals.py.
+"""
 
 import os
 import signal

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from learner.model.held import held, held_over
 from learner.model.sharding import gather, shard_model, whole_weight
 from learner.ranks import Ranks
-from tests.learner.model.test_sharding import Case, hidden_states, load
+from tests.learner.model.support import Case, hidden_states, load
 from tests.learner.rank_processes import run_on_ranks
 from tests.tiny_model import FAMILIES, make_tiny_checkpoint
 

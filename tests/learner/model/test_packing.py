@@ -1,4 +1,7 @@
-"""Packed rows equal the plain forward of each sequence: layer by layer, and in all gradients."""
+"""Packed rows equal the plain forward of each sequence: layer by layer, and in all gradients.
+
+Holds learner/model/pictures.py.
+"""
 
 import copy
 from pathlib import Path

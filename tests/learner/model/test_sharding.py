@@ -4,7 +4,7 @@ import math
 import os
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,12 +18,7 @@ from torch.nn.functional import cross_entropy
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import ConfigError
 from common.weight_dtypes import is_computed_in_float32
-from learner.model.lora import (
-    adapter_state,
-    add_adapters,
-    load_adapters,
-    merged_weights,
-)
+from learner.model.lora import adapter_state, load_adapters, merged_weights
 from learner.model.sharding import clip_gradients, copy_into, gather, shard_model, whole_weight
 from learner.push.group import PushGroup
 from learner.ranks import (
@@ -35,26 +30,13 @@ from learner.ranks import (
     ranks_of_a_machine,
 )
 from rollout.embedded.weights import UpdateGroup
+from tests.learner.model.support import Case, hidden_states, inputs, load
 from tests.learner.rank_processes import FORKS, free_port, run_on_ranks, started_ranks
-from tests.tiny_model import FAMILIES, PATCH_SIZES, image_start, make_tiny_checkpoint
+from tests.tiny_model import FAMILIES, make_tiny_checkpoint
 
 MICRO_BATCHES = 5  # a step; no multiple of any number of ranks here but 1
 STEPS = 3
-IMAGE_TOKENS = 4
 ALONE = Ranks(0, 1, torch.device("cpu"), 10.0)
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is trained, and how."""
-
-    folder: str
-    family: str = "qwen3_vl"
-    is_tied: bool = True
-    checkpointing: bool = True
-    freezes_vision: bool = False
-    features_first: bool = False  # get_image_features is called before the model, as the learner
-    lora_rank: int = 0
 
 
 @pytest.fixture(scope="module")
@@ -68,49 +50,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory):
         return made[family, is_tied]
 
     return folder
-
-
-def load(case: Case) -> Any:
-    from transformers import AutoModelForImageTextToText
-
-    model = AutoModelForImageTextToText.from_pretrained(case.folder, dtype=torch.float32)
-    for name, parameter in model.named_parameters():
-        if name.endswith(".dt_bias"):
-            parameter.data -= 1 / 3  # the 1 that it starts as is one in bfloat16 too
-    if case.freezes_vision:
-        model.base_model.visual.requires_grad_(False)
-    if case.lora_rank:
-        add_adapters(model, case.lora_rank, alpha=8.0, seed=1)
-    if case.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    return model.train()
-
-
-def inputs(model: Any, family: str, number: int) -> dict[str, Tensor]:
-    """Prompt with an image of 4 tokens, then words; another length for each number."""
-    made = torch.Generator().manual_seed(number)
-    config = model.config
-    words = torch.randint(7, config.get_text_config().vocab_size, (8 + number % 4,), generator=made)
-    start, image = image_start(config), config.image_token_id
-    ids = torch.cat([words[:2], torch.tensor([start] + [image] * IMAGE_TOKENS), words[2:]])
-    values = 3 * 2 * PATCH_SIZES[family] ** 2
-    return {
-        "input_ids": ids[None],
-        "attention_mask": torch.ones_like(ids)[None],
-        "mm_token_type_ids": (ids == image).long()[None],
-        "pixel_values": torch.randn(4 * IMAGE_TOKENS, values, generator=made),
-        "image_grid_thw": torch.tensor([[1, 4, 4]]),
-    }
-
-
-def hidden_states(model: Any, case: Case, number: int) -> Tensor:
-    fed = inputs(model, case.family, number)
-    if case.features_first:
-        features = model.base_model.get_image_features(
-            fed.pop("pixel_values"), fed["image_grid_thw"], return_dict=True
-        )
-        fed["mm_encoder_outputs"] = {"image": features}
-    return model.base_model(**fed, use_cache=False).last_hidden_state[0]
 
 
 def micro_batch_loss(model: Any, case: Case, number: int, share: float) -> Tensor:

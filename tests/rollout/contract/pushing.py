@@ -55,3 +55,8 @@ async def pushed(api, state, *, version: str, mode: str = "retract", buckets: in
     assert status == 200, answer
     await api.ok("/continue_generation", {})
     await left(api, trainer)
+
+
+async def checksums(api) -> dict[str, str]:
+    answer = await api.ok("/weights_checker", {"action": "checksum"})
+    return answer["ranks"][0]["checksums"]

@@ -7,7 +7,7 @@ import pytest
 
 from common.families import family_named
 from common.served_names import checksum, padding_rows, served_tensors
-from tests.rollout.contract.pushing import pushed
+from tests.rollout.contract.pushing import checksums, pushed
 from tests.rollout.support import data_url, png, reference_logprobs
 from tests.tiny_model import FAMILIES as FAMILIES  # read by conftest.py
 from tests.tiny_model import PATCH_SIZES, PROBLEM
@@ -69,11 +69,6 @@ def expected_checksums(model) -> dict[str, str]:
         ])
         for name, parts in served.items()
     }  # fmt: skip
-
-
-async def checksums(api) -> dict[str, str]:
-    answer = await api.ok("/weights_checker", {"action": "checksum"})
-    return answer["ranks"][0]["checksums"]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

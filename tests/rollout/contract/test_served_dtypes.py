@@ -1,6 +1,8 @@
 """Servers in bfloat16: what they hold in float32 all the same reaches them unrounded.
 
 The pushes are the learner's own: its student, its buckets, its checksums.
+
+Holds common/weight_dtypes.py.
 """
 
 import asyncio
@@ -18,8 +20,7 @@ from learner.push.buckets import Snapshot
 from learner.push.expectations import served_checksums
 from learner.push.pushed_weights import PushedWeights
 from learner.push.weight_files import WeightFolder
-from tests.rollout.contract.pushing import DISTRIBUTED, joined, left
-from tests.rollout.contract.test_families import checksums
+from tests.rollout.contract.pushing import DISTRIBUTED, checksums, joined, left
 from tests.rollout.support import data_url, png, reference_logprobs
 from tests.tiny_model import PATCH_SIZES, PROBLEM
 

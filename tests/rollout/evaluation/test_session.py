@@ -1,4 +1,7 @@
-"""Whole evaluations against a real server that answers, refuses, cuts, hangs and goes away."""
+"""Whole evaluations against a real server that answers, refuses, cuts, hangs and goes away.
+
+Holds rollout/evaluation/pictures.py, rollout/evaluation/results.py, rollout/evaluation/run.py.
+"""
 
 import asyncio
 import base64

@@ -1,4 +1,7 @@
-"""Each published set, read from small files of its true schema."""
+"""Each published set, read from small files of its true schema.
+
+Holds rollout/evaluation/rows.py.
+"""
 
 import hashlib
 import json

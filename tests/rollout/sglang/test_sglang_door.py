@@ -1,4 +1,7 @@
-"""What stands before SGLang: the door, and what may be a picture. The real server is elsewhere."""
+"""What stands before SGLang: the door, and what may be a picture. The real server is elsewhere.
+
+Holds rollout/embedded/pictures.py.
+"""
 
 import io
 import sys

@@ -1,4 +1,7 @@
-"""How a server's memory is divided between recurrent states and KV, at Qwen3.5-4B's true sizes."""
+"""How a server's memory is divided between recurrent states and KV, at Qwen3.5-4B's true sizes.
+
+Holds common/sglang_states.py.
+"""
 
 import itertools
 import json
