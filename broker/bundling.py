@@ -7,10 +7,10 @@ none.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from broker.protocol import MAX_TOGETHER, Refused, Verdict
-from common.errors import ProtocolError
+from common.errors import BrokerUnavailable, ProtocolError
 
 Outcome = Verdict | Refused
 Send = Callable[[tuple[bytes, ...]], Awaitable[tuple[Outcome, ...]]]
@@ -22,17 +22,24 @@ class Bundler:
 
     Args:
         send: sends record batches in one message; returns what became of each.
-        max_bytes: of one message, unless a single group is larger.
+        max_bytes: tells how large a message may be now, unless a single group is larger.
     """
 
-    def __init__(self, send: Send, max_bytes: int) -> None:
+    def __init__(self, send: Send, max_bytes: Callable[[], int]) -> None:
         self._send = send
         self._max_bytes = max_bytes
         self._waiting: deque[_Waiting] = deque()
         self._sender: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     async def submit(self, batch: bytes) -> Outcome:
-        """What became of a group. Raises as `send` did for the message that it went with."""
+        """What became of a group. Raises as `send` did for the message that it went with.
+
+        Raises:
+            BrokerUnavailable: it is closed.
+        """
+        if self._is_closed:
+            raise BrokerUnavailable("this broker client is closed")
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((batch, outcome))
         if self._sender is None or self._sender.done():
@@ -40,31 +47,42 @@ class Bundler:
         return await outcome
 
     async def close(self) -> None:
-        """Give up what is under way; whoever waits for it is cancelled."""
+        """Give up what is under way, and refuse what comes; waiting submitters are cancelled."""
+        self._is_closed = True
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.gather(self._sender, return_exceptions=True)
+        self._cancel(self._waiting)  # also of a sender that was cancelled before it began
+        self._waiting.clear()
 
     async def _send_all(self) -> None:
         bundle: list[_Waiting] = []
         try:
             while self._waiting:
                 bundle = self._next_bundle()
-                await self._carry_out(bundle)
-        finally:  # nothing is left unless this task is cancelled
-            for _, outcome in (*bundle, *self._waiting):
-                outcome.cancel()
-            self._waiting.clear()
+                if bundle:
+                    await self._carry_out(bundle)
+        finally:  # nothing is left of a bundle unless this task is cancelled
+            self._cancel(bundle)
 
     def _next_bundle(self) -> list[_Waiting]:
-        bundle = [self._waiting.popleft()]
-        left = self._max_bytes - len(bundle[0][0])
+        """The next groups that fit into a message; none whose submitter has been cancelled."""
+        bundle: list[_Waiting] = []
+        left = self._max_bytes()
         while self._waiting and len(bundle) < MAX_TOGETHER:
-            left -= len(self._waiting[0][0])
-            if left < 0:
-                break
-            bundle.append(self._waiting.popleft())
+            batch, outcome = self._waiting[0]
+            if not outcome.done():
+                left -= len(batch)
+                if left < 0 and bundle:
+                    break
+                bundle.append((batch, outcome))
+            self._waiting.popleft()
         return bundle
+
+    @staticmethod
+    def _cancel(waiting: Iterable[_Waiting]) -> None:
+        for _, outcome in waiting:
+            outcome.cancel()
 
     async def _carry_out(self, bundle: list[_Waiting]) -> None:
         try:

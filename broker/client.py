@@ -24,6 +24,7 @@ from common.wire import MAX_FRAME_BYTES, PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
 _Reply = TypeVar("_Reply", bound=Record)
+_BUNDLE_BYTES = 4 * 2**20
 _SAME_CODE = "Fix: run the same checkout or image on every node"
 _OF_ANOTHER_VERSION = ("version_mismatch", "malformed")  # what a hello may be refused for
 PATIENCE_S = 600.0  # seconds for which a client asks a broker again that is full or whose disk is
@@ -101,7 +102,7 @@ class BrokerClient:
 
     async def __aenter__(self) -> Self:
         self._exchange.open()
-        self._bundler = Bundler(self._submit_all, self._exchange.max_frame_bytes // 2)
+        self._bundler = Bundler(self._submit_all, self._bundle_bytes)
         try:
             await self._say_hello()
         except BaseException:
@@ -145,6 +146,10 @@ class BrokerClient:
             logger.warning("group %s: %s", group.group_id, outcome)
             await asyncio.sleep(next(pauses))
         return outcome
+
+    def _bundle_bytes(self) -> int:
+        """A message as long as it may be would hold up heartbeats on a slow link."""
+        return min(_BUNDLE_BYTES, self._exchange.max_frame_bytes // 2)
 
     async def _submit_all(self, groups: tuple[bytes, ...]) -> tuple[Outcome, ...]:
         return (await self._request(p.SubmitGroups(groups=groups))).outcomes
@@ -289,6 +294,7 @@ class BrokerClient:
         Args:
             failure: what ended it; empty means that it leaves in good order.
         """
+        await self._bundler.close()  # a group behind a goodbye would bring the member back
         return await self._request(p.Goodbye(failure=_as_reason(failure)))
 
     # ---- requests and replies --------------------------------------------------------------------

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = "vision-opd trajectories 2"
 MAX_TRAJECTORIES = 4096
+MAX_SPANS = 2**19  # of versions, in a group
 _INT32, _INT64, _FLOAT32, _STRING, _TOKENS, _LOGPROBS = range(6)
 _COLUMNS = (
     ("group_id", _STRING),
@@ -52,6 +53,8 @@ _COLUMNS = (
 )
 _NUM_PARTS = 27  # of a body
 _NUM_SHARED = 16  # parts of the first ten columns: all but the index follows from the group
+_NUMBERS = ((2, 8), (7, 4), (12, 4), (15, 4), (24, 4))  # parts with a number a row; its bytes
+_OFFSETS = (0, 3, 5, 8, 10, 13, 16, 18, 20, 22, 25)  # parts with one more than rows
 _PADDING = bytes(8)
 _REASONS = {reason.value: reason for reason in FinishReason}
 _INT32_OF, _INT64_OF = struct.Struct("<i"), struct.Struct("<q")
@@ -256,10 +259,25 @@ def _layout_of(content: bytes) -> tuple[int, list[int], list[int]]:
     if not 0 < num_rows <= MAX_TRAJECTORIES or not 0 <= min(sizes) <= max(sizes) <= len(content):
         raise ValueError("not a record batch of this project")
     head, starts, end = _head(num_rows, sizes)
-    is_whole = len(content) == end and content.startswith(head)
-    if not is_whole or any(size % 4 for size in sizes[16:26]):
+    if len(content) != end or not content.startswith(head):
         raise ValueError("not a record batch of this project")
+    _check_sizes(num_rows, sizes)
     return num_rows, sizes, starts
+
+
+def _check_sizes(num_rows: int, sizes: Sequence[int]) -> None:
+    """Refuse parts that hold other numbers than rows need, or too many.
+
+    This comes before they are unpacked: a number of 4 bytes becomes an object of 28.
+    """
+    are_offsets = all(sizes[part] == 4 * (num_rows + 1) for part in _OFFSETS)
+    tokens, logprobs, versions, ends = (sizes[part] for part in (17, 19, 21, 23))
+    are_numbers = all(sizes[part] == width * num_rows for part, width in _NUMBERS)
+    are_alike = (tokens, versions) == (logprobs, ends) and (tokens | versions) % 4 == 0
+    if not (are_offsets and are_numbers and are_alike):
+        raise ValueError("offsets do not fit: columns of different lengths")
+    if versions > 4 * MAX_SPANS:
+        raise ValueError(f"{versions // 4} spans of versions, more than {MAX_SPANS}")
 
 
 def _head(num_rows: int, sizes: Sequence[int]) -> tuple[bytes, list[int], int]:

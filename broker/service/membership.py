@@ -61,7 +61,7 @@ class Membership:
         if known is not None and known.role is not hello.role and not is_learner:
             raise Refusal("wrong_role", f"{hello.member_id} is a {known.role} already")
         self._lost.pop(hello.member_id, None)
-        self._follow(hello.owner)
+        self.note_life(hello.owner)
         self._members[hello.member_id] = Member(
             hello.member_id,
             hello.role,
@@ -77,7 +77,7 @@ class Membership:
     def restore(self, owner: Owner, role: Role, now: float) -> None:
         """Take in a member that a restarted broker knows of: it has a while to speak up again."""
         member_id, incarnation = owner
-        self._follow(owner)
+        self.note_life(owner)
         self._members[member_id] = Member(member_id, role, incarnation, {}, now, ranks=0)
 
     def seen(self, member_id: str, incarnation: int, now: float) -> Member:
@@ -132,7 +132,7 @@ class Membership:
     def all(self) -> list[Member]:
         return list(self._members.values())
 
-    def _follow(self, owner: Owner) -> None:
+    def note_life(self, owner: Owner) -> None:
         """The latest life of a name is this one: a late hello of an earlier one counts no more."""
         member_id, incarnation = owner
         latest = self._latest.get(member_id, incarnation)

@@ -144,6 +144,8 @@ def open_durable(
         )  # fmt: skip
         first_serial = found.next_record * _SERIALS_A_RECORD
     membership = Membership(member_timeout_s)
+    for owner in () if found is None else found.joined:
+        membership.note_life(owner)
     for owner, role in ledger.members.items():
         membership.restore(owner, role, started_at)
     service = BrokerService(

@@ -104,14 +104,19 @@ class BrokerServer:
         while True:
             outgoing: list[Outgoing] = []
             received: Received | None = await self._listener.receive()
-            num_handled, num_bytes = 0, 0
+            num_handled, num_bytes, was_failing = 0, 0, self._is_failing
             while received is not None:
                 outgoing += self._handle(received, tasks)
                 num_handled += 1
                 num_bytes += sum(map(len, received.envelope))
                 has_room = num_handled < _MAX_TOGETHER and num_bytes < self._max_frame_bytes
                 received = self._listener.receive_now() if has_room else None
-            await self._deliver(outgoing)
+            await self._deliver(outgoing, was_failing)
+
+    @property
+    def _is_failing(self) -> bool:
+        """Whether the store takes nothing, so that the service changes nothing."""
+        return self._service.store.failure is not None
 
     def _handle(self, received: Received, tasks: asyncio.TaskGroup) -> list[Outgoing]:
         envelope, role = received
@@ -143,10 +148,18 @@ class BrokerServer:
         return Outgoing(parts[0], parts[1] if has_id else _NO_REQUEST, refused)
 
     # ---- replies ---------------------------------------------------------------------------------
-    async def _deliver(self, outgoing: list[Outgoing], *, is_retry: bool = False) -> None:
-        """Send replies once what they promise is safe."""
-        if self._service.store.failure is not None:
-            await self._send(outgoing)  # while the store fails, the service changes nothing
+    async def _deliver(
+        self, outgoing: list[Outgoing], was_failing: bool, *, is_retry: bool = False
+    ) -> None:
+        """Send replies once what they promise is safe.
+
+        Args:
+            was_failing: whether the store failed before the requests were handled. Then they have
+                changed nothing. A flush in a thread may have failed since: replies of before that
+                are withheld.
+        """
+        if was_failing and self._is_failing:
+            await self._send(outgoing)
             outgoing = []
             if not is_retry:
                 return
@@ -228,7 +241,7 @@ class BrokerServer:
             reply = await asyncio.to_thread(answered, type(request), read)
         finally:
             self._num_reads -= 1
-        await self._deliver([Outgoing(call.peer, call.request_id, reply)])
+        await self._deliver([Outgoing(call.peer, call.request_id, reply)], self._is_failing)
 
     # ---- time ------------------------------------------------------------------------------------
     async def _keep_time(self) -> None:
@@ -246,11 +259,15 @@ class BrokerServer:
             except TimeoutError:
                 assert self._armed is not None
                 self._clock = max(self._clock, self._armed)  # whatever the rounding
-                await self._deliver(self._service.tick(self._now()), is_retry=True)
+                was_failing = self._is_failing
+                outgoing = self._service.tick(self._now())
+                await self._deliver(outgoing, was_failing, is_retry=True)
 
     async def _finish_on(self, stop: asyncio.Event, drain_s: float) -> None:
         await stop.wait()
-        await self._deliver(self._service.finish("the broker was told to stop", self._now()))
+        was_failing = self._is_failing
+        outgoing = self._service.finish("the broker was told to stop", self._now())
+        await self._deliver(outgoing, was_failing)
         try:
             async with asyncio.timeout(drain_s):
                 await self._is_over.wait()

@@ -1,12 +1,13 @@
 """From the files of a run back to the ledger: the same calls once more, in the same order."""
 
 import logging
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from broker.ledger.commands import COMMANDS, FACTS, INT, TEXT, Arguments, BadArguments
-from broker.ledger.entry import Entry, Rules, Shard
+from broker.ledger.entry import Entry, Owner, Rules, Shard
 from broker.ledger.ledger import Ledger
 from broker.ledger.refusal import Refusal
 from broker.storage.disk import Disk
@@ -20,6 +21,7 @@ from common.source import SampleSource
 
 logger = logging.getLogger(__name__)
 BEGIN = "begin"  # the first record: what run this is
+MAX_JOINED = 4096  # lives that are remembered
 _HEAD_BYTES = 64 * 2**10  # hold the first record
 OPENED = "opened"  # a broker has begun: (boot of its machine, fsync policy)
 NOTES = {  # records beside the calls of the ledger, which `broker.ledger.commands` has
@@ -41,6 +43,7 @@ class Recovered(NamedTuple):
     seconds: float  # the broker's clock at the last record
     size: int  # bytes of whole records in the journal
     opened: tuple[str, str] | None  # the last broker: boot of its machine, fsync policy
+    joined: tuple[Owner, ...] = ()  # the latest lives that came, in their order
 
 
 def check_journal(folder: Path, source: SampleSource, rules: Rules, dataset: str) -> bool:
@@ -85,6 +88,7 @@ def recover(disk: Disk, source: SampleSource, rules: Rules, dataset: str = "") -
     ledger = Ledger(source, rules_then)
     places: dict[Key, Place] = {}
     opened = None
+    joined: deque[Owner] = deque(maxlen=MAX_JOINED)
     last = first
     for last in records:
         if last.command == OPENED:
@@ -95,6 +99,8 @@ def recover(disk: Disk, source: SampleSource, rules: Rules, dataset: str = "") -
             places[group_id, attempt] = Place(*place)
         else:
             replay(ledger, last)
+            if last.command == "join":
+                joined.append(arguments_of(last)["owner"])
     ledger.check()
     if last.end < len(content):
         logger.warning("%s: a torn end of %d bytes", JOURNAL, len(content) - last.end)
@@ -109,6 +115,7 @@ def recover(disk: Disk, source: SampleSource, rules: Rules, dataset: str = "") -
         last.seconds,
         last.end,
         opened,
+        tuple(joined),
     )
 
 

@@ -98,8 +98,10 @@ def configured_layout(config: RunConfig, machines: Machines) -> Layout:
     ranks, servers = config.learner.ranks, config.rollout.servers
     if not machines.has_gpus:
         return Layout(servers, ranks, 0)
-    nodes = config.learner_pool.nodes or -(-ranks // machines.gpus_a_node)
-    return Layout(servers, ranks, config.sglang.tensor_parallel, min(nodes, ranks))
+    nodes = min(config.learner_pool.nodes or -(-ranks // machines.gpus_a_node), ranks)
+    if ranks % nodes:  # machines that differ: the learner then shards over all ranks
+        nodes = 1
+    return Layout(servers, ranks, config.sglang.tensor_parallel, nodes)
 
 
 def layouts(config: RunConfig, machines: Machines) -> list[Layout]:

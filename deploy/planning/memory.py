@@ -90,7 +90,7 @@ def learner_memory(
         gradients=gradients,
         optimizer=moments,
         teacher=copy + average,
-        activations=activation_bytes(config, shape, work),
+        activations=activation_bytes(config, shape, work, layout.ranks),
         push=push,
         host=host,
     )
@@ -123,21 +123,23 @@ def _teacher_copy(config: RunConfig, trained: int, frozen: int) -> int:
     return width * (trained + frozen if config.teacher.policy == "fixed" else trained)
 
 
-def _is_under_autocast(config: RunConfig) -> bool:
+def _is_under_autocast(config: RunConfig, ranks: int) -> bool:
     """Whether a bfloat16 model has float32 parameters: one rank alone, that trains all of them.
 
     Norms and the residual stream are then float32. That is read from autocast's rules, not counted.
     """
-    is_alone = config.learner.ranks == 1 and not config.learner.offload
-    return is_alone and not config.model.lora_rank
+    return ranks == 1 and not config.learner.offload and not config.model.lora_rank
 
 
 def _compute_bytes(config: RunConfig) -> int:
     return 2 if config.model.dtype == "bfloat16" else 4
 
 
-def activation_bytes(config: RunConfig, shape: ModelShape, work: Workload) -> float:
+def activation_bytes(config: RunConfig, shape: ModelShape, work: Workload, ranks: int = 2) -> float:
     """What of a micro-batch is there at most in its backward pass, and the objective's chunk.
+
+    Args:
+        ranks: of the learner; one alone keeps more, where it computes under autocast.
 
     The count that this is held to: tests/deploy/planning/test_memory_at_size.py.
     """
@@ -146,7 +148,7 @@ def activation_bytes(config: RunConfig, shape: ModelShape, work: Workload) -> fl
     largest = max(tokens, min(config.learner.student_batch_tokens, tokens * 96))
     groups = largest / tokens
     width = _compute_bytes(config)
-    stream = 4 if _is_under_autocast(config) else width
+    stream = 4 if _is_under_autocast(config, ranks) else width
     rows = n * work.response_tokens * groups
     branches = n * groups if config.model.share_prefix else 0.0
     decoder = _decoder_bytes(config.model, shape, largest, rows, branches, width, stream)

@@ -6,7 +6,7 @@ import pytest
 
 from broker.bundling import Bundler, Outcome
 from broker.protocol import MAX_TOGETHER, Refused, Verdict
-from common.errors import ProtocolError
+from common.errors import BrokerUnavailable, ProtocolError
 
 
 class Broker:
@@ -32,7 +32,7 @@ class Broker:
 
 async def test_a_group_that_comes_alone_is_sent_at_once() -> None:
     broker = Broker()
-    bundler = Bundler(broker.send, 100)
+    bundler = Bundler(broker.send, lambda: 100)
     for group in (b"a", b"b"):
         assert await bundler.submit(group) is Verdict.ACCEPTED
     assert broker.messages == [(b"a",), (b"b",)]
@@ -40,7 +40,7 @@ async def test_a_group_that_comes_alone_is_sent_at_once() -> None:
 
 async def test_what_comes_meanwhile_goes_together_and_each_hears_of_its_own() -> None:
     broker = Broker()
-    bundler = Bundler(broker.send, 100)
+    bundler = Bundler(broker.send, lambda: 100)
     broker.goes_on.clear()
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         first = tasks.create_task(bundler.submit(b"first"))
@@ -57,7 +57,7 @@ async def test_what_comes_meanwhile_goes_together_and_each_hears_of_its_own() ->
 
 async def test_a_message_is_bounded_in_bytes_and_groups() -> None:
     broker = Broker()
-    bundler = Bundler(broker.send, 10)
+    bundler = Bundler(broker.send, lambda: 10)
     sent = [b"1234", b"1234", b"1234", b"x" * 50, b"y"]
     await asyncio.gather(*map(bundler.submit, sent))
     assert broker.messages == [(b"1234", b"1234"), (b"1234",), (b"x" * 50,), (b"y",)]
@@ -67,7 +67,7 @@ async def test_a_message_is_bounded_in_bytes_and_groups() -> None:
 
 async def test_a_failure_is_told_to_all_of_its_message_and_to_no_other() -> None:
     broker = Broker()
-    bundler = Bundler(broker.send, 2)
+    bundler = Bundler(broker.send, lambda: 2)
     broker.failure = ProtocolError("too large")
     found = await asyncio.gather(*map(bundler.submit, (b"a", b"b")), return_exceptions=True)
     assert found == [broker.failure] * 2 and broker.messages == [(b"a", b"b")]
@@ -77,7 +77,7 @@ async def test_a_failure_is_told_to_all_of_its_message_and_to_no_other() -> None
 
 async def test_a_submitter_that_is_cancelled_leaves_the_others() -> None:
     broker = Broker()
-    bundler = Bundler(broker.send, 100)
+    bundler = Bundler(broker.send, lambda: 100)
     broker.goes_on.clear()
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         one, two = (tasks.create_task(bundler.submit(group)) for group in (b"a", b"b"))
@@ -91,7 +91,7 @@ async def test_a_submitter_that_is_cancelled_leaves_the_others() -> None:
 
 async def test_closing_leaves_nobody_waiting() -> None:
     broker = Broker()
-    bundler = Bundler(broker.send, 1)
+    bundler = Bundler(broker.send, lambda: 1)
     broker.goes_on.clear()
     tasks = [asyncio.create_task(bundler.submit(group)) for group in (b"a", b"b")]
     while not broker.messages:
@@ -101,4 +101,48 @@ async def test_closing_leaves_nobody_waiting() -> None:
         with pytest.raises(asyncio.CancelledError):
             async with asyncio.timeout(5):
                 await task
-    await Bundler(broker.send, 1).close()
+    await Bundler(broker.send, lambda: 1).close()
+
+
+async def test_a_group_whose_submitter_was_cancelled_is_not_sent() -> None:
+    broker = Broker()
+    bundler = Bundler(broker.send, lambda: 100)
+    broker.goes_on.clear()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        tasks.create_task(bundler.submit(b"first"))
+        while not broker.messages:
+            await asyncio.sleep(0)
+        cancelled = tasks.create_task(bundler.submit(b"cancelled"))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.sleep(0)
+        broker.goes_on.set()
+    assert broker.messages == [(b"first",)]
+
+
+async def test_closing_before_the_first_message_leaves_no_submitter_waiting() -> None:
+    bundler = Bundler(Broker().send, lambda: 100)
+    submitted = asyncio.create_task(bundler.submit(b"a"))
+    await asyncio.sleep(0)
+    await bundler.close()
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await submitted
+    with pytest.raises(BrokerUnavailable, match="closed"):
+        await bundler.submit(b"b")
+
+
+async def test_a_limit_that_is_learnt_later_counts() -> None:
+    broker, limit = Broker(), 100
+    bundler = Bundler(broker.send, lambda: limit)
+    broker.goes_on.clear()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        tasks.create_task(bundler.submit(b"first"))
+        while not broker.messages:
+            await asyncio.sleep(0)
+        for group in (b"aa", b"bb"):
+            tasks.create_task(bundler.submit(group))
+        await asyncio.sleep(0)
+        limit = 3
+        broker.goes_on.set()
+    assert broker.messages == [(b"first",), (b"aa",), (b"bb",)]

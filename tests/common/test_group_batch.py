@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from common import group_batch
 from common.errors import ProtocolError
 from common.group import Group, Responses, Trajectory, VersionSpan
 from common.group_batch import encode, read, schema
@@ -288,3 +289,14 @@ def test_rows_are_bounded() -> None:
     assert len(read(encode(many)).responses) == 4096
     refused(encode(replace(GROUP, responses=Responses.of((one,) * 4097))))
     assert all(a < b for a, b in pairwise(many.responses.offsets))
+
+
+def test_a_head_that_only_agrees_with_itself_is_refused() -> None:
+    """Its parts are too short for what is read from them."""
+    head, _, _ = group_batch._head(1, [0] * 27)
+    assert "different lengths" in refused(head)
+
+
+def test_spans_are_bounded_before_they_are_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_batch, "MAX_SPANS", 2)
+    assert "spans of versions, more than 2" in refused(encode(GROUP))

@@ -410,3 +410,15 @@ def test_a_run_whose_data_ended_it_is_not_opened_again_unless_it_may_lose_more(
     disk.close()
     bench.open()
     bench.store.close()
+
+
+def test_a_life_that_another_followed_does_not_come_back_after_a_restart(tmp_path: Path) -> None:
+    """Its successor has left, so that nothing but the journal tells of it."""
+    bench = Bench(tmp_path)
+    bench.hello("r0", incarnation=1)
+    bench.hello("r0", incarnation=2)
+    bench.ask(p.Goodbye(member_id="r0", incarnation=2))
+    bench.kill()
+    late = bench.ask(p.Hello(member_id="r0", role=p.Role.ROLLOUT, incarnation=1))
+    assert isinstance(late, p.Refused) and late.code == "superseded"
+    bench.hello("r0", incarnation=3)

@@ -103,6 +103,14 @@ def test_activations_by_hand():
     assert frozen == found - 2 * 20 * (2 * block + around)
 
 
+def test_one_rank_under_autocast_has_a_wider_residual_stream():
+    """2 bytes more for each number of it: 4 a layer around norms, 2 of one layer's gradients."""
+    more = activation_bytes(config(), SHAPE, WORK, 1) - activation_bytes(config(), SHAPE, WORK)
+    assert more == pytest.approx(2 * 28 * 6 * (3 * 4 + 2))
+    adapters = config(model={"lora_rank": 2})
+    assert activation_bytes(adapters, SHAPE, WORK, 1) == activation_bytes(adapters, SHAPE, WORK)
+
+
 def test_a_gated_delta_net_keeps_the_state_that_each_branch_begins_with():
     """Two such layers beside one with attention and its gate; two branches."""
     model = replace(
