@@ -75,6 +75,8 @@ class Responses:
             _check_vector(f"response_token_ids of trajectory {row}", tokens, np.int32)
             _check_vector(f"rollout_logprobs of trajectory {row}", values, np.float32)
             _check_length(row, len(values), len(tokens))
+            if not len(tokens):
+                raise ValueError(f"empty response: trajectory {row}")
             _check_starts(row, trajectories[row].version_spans)
         spans = [trajectory.version_spans for trajectory in trajectories]
         responses = cls(

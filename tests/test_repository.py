@@ -84,7 +84,7 @@ NAMES = r"([a-z_]\w*/?(?:, [a-z_]\w*/?)*)"
 LISTED = re.compile(rf"^(?: {{4}})?{NAMES} {{2,}}\S|^ {{4}}{NAMES}$", re.MULTILINE)
 README_LINES = 220
 # Lines of Python without tests and without the docstrings of packages. It may only go down.
-MAX_LINES = 59_820
+MAX_LINES = 59_645
 
 
 def package_folders() -> list[Path]:

@@ -190,6 +190,7 @@ async def test_learner_and_rollout_end_with_2_and_one_clear_line(tmp_path: Path)
     checkpoint = make_tiny_checkpoint(tmp_path / "model", seed=0)
     tree = run_config(checkpoint, trajectories_per_sample=3, max_response_tokens=6).model_dump()
     tree["data"]["train"] = str(make_dataset(tmp_path / "data", 8))
+    tree["learner"]["groups_per_step"] = 2  # the learner reads its data before it says hello
     tree["run"]["folder"] = str(tmp_path / "run")
     config = tmp_path / "config.toml"
     config.write_text(dump_toml(build(tree)))
