@@ -147,7 +147,7 @@ def test_a_run_that_rolls_back_does_its_bad_steps_again(start, patience: int, ex
     run.finish(learner)
     lasted_s = time.monotonic() - began
     summary = finish(run, learner)
-    assert summary["seconds"] < lasted_s + 0.1, "what it undid counts once"
+    assert summary["seconds"] < lasted_s + 0.5, "what it undid counts once"
     assert "going back to step 2: response length 9 tokens" in run.output()
     assert summary["steps"] == 6
     assert summary["trajectories_trained"] == 36  # each sample thrice in what counts
