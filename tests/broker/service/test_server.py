@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from broker.client import BrokerClient, RequestRefused, heartbeat_forever
 from broker.net.transport import loopback_only
 from broker.protocol import Blame, Role, Verdict
 from broker.service.opening import open_durable
+from broker.storage.store import MemoryStore, StoreFailure
 from common import group_batch
 from common.errors import BrokerUnavailable, ConfigError, ProtocolError
 from common.types import ImageRef
@@ -19,10 +21,12 @@ from tests.broker.support import (
     make_group,
     make_rules,
     make_sample,
+    make_service,
     make_source,
     make_update,
     running_broker,
 )
+from tests.waiting import LIMIT_S, until
 
 
 async def run_rollout(broker: Running, name: str, max_groups: int) -> int:
@@ -391,3 +395,39 @@ async def test_while_the_disk_is_full_clients_hear_why_and_then_go_on(tmp_path: 
             assert len((await leasing).leases) == 1
             await waiting
     store.close()
+
+
+class FailsMeanwhile(MemoryStore):
+    """A store whose flush, in a thread, fails while a request is being handled."""
+
+    def __init__(self) -> None:
+        super().__init__(2**20)
+        self.has_room_again = False
+        self.tries = 0
+
+    def record(
+        self, now: float, command: str, arguments: tuple[Any, ...], outcome: Any = None
+    ) -> None:
+        self.is_dirty = True
+        self.failure = None if self.has_room_again else "the disk is full"
+
+    def flush(self) -> None:
+        self.tries += 1
+        if not self.has_room_again:
+            raise StoreFailure("the disk is full")
+        self.is_dirty, self.failure = False, None
+
+
+async def test_a_reply_waits_for_its_flush_if_the_store_failed_while_it_was_handled() -> None:
+    service = make_service(make_source(4), make_rules())
+    service.store = store = FailsMeanwhile()
+    service._counter.store = store
+    async with running_broker(make_rules(), make_source(4), service=service) as broker:
+        client = broker.client("rollout-0", request_timeout_s=60.0)
+        joining = asyncio.create_task(client.__aenter__())
+        await until(lambda: store.tries >= 2)
+        assert not joining.done(), "the hello was answered although its record is not safe"
+        store.has_room_again = True
+        async with asyncio.timeout(LIMIT_S):
+            await joining
+        await client.__aexit__(None, None, None)
