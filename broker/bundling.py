@@ -7,7 +7,7 @@ none.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 from broker.protocol import MAX_TOGETHER, Refused, Verdict
 from common.errors import BrokerUnavailable, ProtocolError
@@ -52,8 +52,8 @@ class Bundler:
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.gather(self._sender, return_exceptions=True)
-        self._cancel(self._waiting)  # also of a sender that was cancelled before it began
-        self._waiting.clear()
+        while self._waiting:  # also of a sender that was cancelled before it began
+            self._waiting.popleft()[1].cancel()
 
     async def _send_all(self) -> None:
         bundle: list[_Waiting] = []
@@ -63,7 +63,8 @@ class Bundler:
                 if bundle:
                     await self._carry_out(bundle)
         finally:  # nothing is left of a bundle unless this task is cancelled
-            self._cancel(bundle)
+            for _, outcome in bundle:
+                outcome.cancel()
 
     def _next_bundle(self) -> list[_Waiting]:
         """The next groups that fit into a message; none whose submitter has been cancelled."""
@@ -78,11 +79,6 @@ class Bundler:
                 bundle.append((batch, outcome))
             self._waiting.popleft()
         return bundle
-
-    @staticmethod
-    def _cancel(waiting: Iterable[_Waiting]) -> None:
-        for _, outcome in waiting:
-            outcome.cancel()
 
     async def _carry_out(self, bundle: list[_Waiting]) -> None:
         try:

@@ -111,7 +111,8 @@ def make_keys(folder: Path, *, replace: bool = False) -> None:
 
 
 def server_keys(folder: Path) -> ServerKeys:
-    """
+    """Read the keys that a broker's server needs.
+
     Raises:
         ConfigError: server.json is missing, damaged, or others can read it.
     """

@@ -79,7 +79,7 @@ class Engine(Protocol):
     """One engine. Every method has a finite timeout and raises EngineError (EngineGone)."""
 
     async def generate(self, request: GroupRequest) -> GroupResult:
-        """Raises RequestRejected when the request is at fault."""
+        """Generate a group. Raises RequestRejected when the request is at fault."""
 
     async def score(
         self, prompt_token_ids: np.ndarray, image: bytes, response_token_ids: np.ndarray
@@ -95,7 +95,7 @@ class Engine(Protocol):
         """True when it can generate. Not to be asked while paused."""
 
     async def checksums(self) -> dict[str, str]:
-        """Of the first rank's tensors, by the engine's names. Answers while paused."""
+        """Checksums of the first rank's tensors, by the engine's names. Answers while paused."""
 
     async def init_group(
         self, *, name: str, host: str, port: int, rank: int, world_size: int, backend: str

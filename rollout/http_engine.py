@@ -196,7 +196,7 @@ class HttpEngine:
         await self._is_done("/use_threads", {"threads": threads})
 
     async def _is_done(self, path: str, body: dict[str, Any]) -> bool:
-        """Of what the embedded engine alone can do. Raises EngineGone."""
+        """Ask for what the embedded engine alone can do. Raises EngineGone."""
         status, _ = await self._send("POST", path, body, self._control_timeout_s + _GRACE_S)
         return status == 200
 
@@ -317,7 +317,7 @@ def _data_url(png: bytes) -> str:
 
 
 def parse_scores(answer: Any, response_token_ids: np.ndarray) -> Scores:
-    """Raises EngineError: the answer is not what was asked for."""
+    """Read the answer to a request for scores. Raises EngineError: it is another answer."""
     try:
         meta = answer["meta_info"]
         pairs = meta["input_token_logprobs"][-len(response_token_ids) :]

@@ -269,7 +269,7 @@ async def watch_health(engine: Engine, serving: Serving, interval_s: float) -> N
 
 
 async def wait_until_it_answers(config: RunConfig, url: str, stop: asyncio.Event) -> None:
-    """Returns when the engine at `url`, which others have started, answers, or `stop` is set.
+    """Return when the engine at `url`, which others have started, answers, or `stop` is set.
 
     Raises:
         EngineError: it does not within rollout.start_timeout_s.

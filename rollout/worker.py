@@ -195,7 +195,8 @@ class RolloutWorker:
         return server
 
     async def _try(self, request: GroupRequest, server: Server) -> GroupResult:
-        """
+        """Generate once, on one server.
+
         Raises:
             CutShort, RequestRejected, RequestFailed: see there.
             EngineGone: it does not answer this request, or not at all.
@@ -234,7 +235,7 @@ class RolloutWorker:
         )
 
     async def _engine_view(self, lease: GroupLease) -> EngineView:
-        """Raises DataError: it cannot be read, or is not a picture that the model can be shown."""
+        """The picture as the engine sees it. Raises DataError: it cannot be read or shown."""
         seed = derived_seed(self._run_seed, lease.group_id)
         known = self._views.known(lease.sample, self._view, seed)
         if known is not None:

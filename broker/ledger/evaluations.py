@@ -76,7 +76,7 @@ class _Measurement:
     answers: dict[int, Answer] = field(default_factory=dict)  # in order of arrival
 
     def take(self, owner: Owner, most: int, until: float) -> tuple[int, ...]:
-        """Of urgent items none but these: they are asked otherwise."""
+        """Lend at most `most` items that are not urgent: urgent ones are asked otherwise."""
         urgent = self.order.num_urgent * len(VIEWS)
         taken: list[int] = []
         while self.open and len(taken) < most:
@@ -94,7 +94,8 @@ class _Measurement:
 
 
 class Evaluations:
-    """
+    """The measurements that were ordered, and the answers to them.
+
     Args:
         samples: the held-out ones, by name; no others are asked about.
         lease_s: seconds until an item that was not answered is issued again.

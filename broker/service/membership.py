@@ -80,6 +80,18 @@ class Membership:
         self.note_life(owner)
         self._members[member_id] = Member(member_id, role, incarnation, {}, now, ranks=0)
 
+    def note_life(self, owner: Owner) -> None:
+        """The latest life of a name is this one: a late hello of an earlier one counts no more."""
+        member_id, incarnation = owner
+        latest = self._latest.get(member_id, incarnation)
+        if latest != incarnation:
+            self._followed[member_id, latest] = None
+        self._latest[member_id] = incarnation
+        self._latest.move_to_end(member_id)
+        for kept in (self._latest, self._followed):
+            while len(kept) > MAX_MEMBERS:
+                kept.popitem(last=False)
+
     def seen(self, member_id: str, incarnation: int, now: float) -> Member:
         """Find the member behind a request, which proves it alive.
 
@@ -131,18 +143,6 @@ class Membership:
 
     def all(self) -> list[Member]:
         return list(self._members.values())
-
-    def note_life(self, owner: Owner) -> None:
-        """The latest life of a name is this one: a late hello of an earlier one counts no more."""
-        member_id, incarnation = owner
-        latest = self._latest.get(member_id, incarnation)
-        if latest != incarnation:
-            self._followed[member_id, latest] = None
-        self._latest[member_id] = incarnation
-        self._latest.move_to_end(member_id)
-        for kept in (self._latest, self._followed):
-            while len(kept) > MAX_MEMBERS:
-                kept.popitem(last=False)
 
     def _touch(self, member: Member, now: float) -> None:
         member.last_seen_s = now

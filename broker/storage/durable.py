@@ -71,7 +71,8 @@ class RecentGroups:
 
 
 class DurableStore:
-    """
+    """The store on a disk: a journal, and segments with the groups.
+
     Args:
         next_record: number of the journal's next record.
         places: where the groups lie that were stored before.

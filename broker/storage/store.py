@@ -59,7 +59,7 @@ class Store(Protocol):
         """The next flush outlives a power cut, whatever the policy."""
 
     def flush(self) -> None:
-        """Raises StoreFailure: nothing of it is lost, call it again. May block."""
+        """Make all of it safe. May block. Raises StoreFailure: nothing is lost, call it again."""
 
     def figures(self) -> dict[str, float]: ...
 

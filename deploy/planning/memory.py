@@ -135,7 +135,7 @@ def _compute_bytes(config: RunConfig) -> int:
     return 2 if config.model.dtype == "bfloat16" else 4
 
 
-def activation_bytes(config: RunConfig, shape: ModelShape, work: Workload, ranks: int = 2) -> float:
+def activation_bytes(config: RunConfig, shape: ModelShape, work: Workload, ranks: int) -> float:
     """What of a micro-batch is there at most in its backward pass, and the objective's chunk.
 
     Args:

@@ -105,6 +105,11 @@ def make_group(lease: GroupLease, version: int, *, tokens: int = 3, first: int =
     )
 
 
+def me(name: str, incarnation: int = 1) -> dict[str, Any]:
+    """The fields that say which life of which member sends a request."""
+    return {"member_id": name, "incarnation": incarnation}
+
+
 def submission(owner: Mapping[str, Any], *groups: Group) -> p.SubmitGroups:
     """The message of a server that hands these in."""
     return p.SubmitGroups(**owner, groups=tuple(map(encode, groups)))
@@ -233,8 +238,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--learner.groups_per_step", "2", "--rollout.trajectories_per_sample", "2")
 
 
-def write_dataset(folder: Path, num_samples: int) -> Path:
-    rows = [
+def dataset_rows(num_samples: int) -> list[dict[str, Any]]:
+    return [
         {
             "sample_id": f"s{number}",
             "problem": "<image>which digit?",
@@ -247,6 +252,10 @@ def write_dataset(folder: Path, num_samples: int) -> Path:
         }
         for number in range(num_samples)
     ]
+
+
+def write_dataset(folder: Path, num_samples: int) -> Path:
+    rows = dataset_rows(num_samples)
     for row in rows:
         Image.new("RGB", (10, 10)).save(folder / str(row["image"]))
     path = folder / "train.parquet"

@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from broker.keys import make_keys
 from tests.hosts.namespaces import Hosts, hosts_or_skip
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,13 +65,6 @@ def start(hosts: Hosts, host: str, role: str, folder: Path) -> Path:
     process = hosts.popen(host, (sys.executable, "-c", PLAYER, *words), output=output, cwd=ROOT)
     wait_until(lambda: output.stat().st_size > 0 and process.poll() is None, 60.0)
     return output
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {limit_s} s"
-        time.sleep(0.02)
 
 
 def connections(hosts: Hosts) -> int:

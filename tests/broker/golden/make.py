@@ -32,7 +32,7 @@ from common.dataset import read_samples
 from common.group_batch import encode, read
 from common.source import SampleSource
 from tests.broker.fingerprint import fingerprint
-from tests.broker.support import make_group, make_rules
+from tests.broker.support import dataset_rows, make_group, make_rules
 
 HERE = Path(__file__).parent
 JOURNAL_FOLDER, DATASET, STATE = HERE / "journal", HERE / "train.parquet", HERE / "state.json"
@@ -278,20 +278,7 @@ def write_state() -> None:
 
 
 def write_dataset() -> None:
-    rows = [
-        {
-            "sample_id": f"s{number}",
-            "problem": "<image>which digit?",
-            "image": f"{number}.png",
-            "image_sha256": f"{number:064x}",
-            "width": 10,
-            "height": 10,
-            "box": [1, 1, 3, 3],
-            "crop": None,
-        }
-        for number in range(NUM_SAMPLES)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), DATASET)
+    pq.write_table(pa.Table.from_pylist(dataset_rows(NUM_SAMPLES)), DATASET)
 
 
 if __name__ == "__main__":

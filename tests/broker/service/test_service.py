@@ -18,6 +18,7 @@ from tests.broker.support import (
     make_service,
     make_source,
     make_update,
+    me,
     submission,
 )
 from tests.groups import with_first, with_trajectories
@@ -79,10 +80,6 @@ class Bench:
     def _keep(self, outgoing: list[Any]) -> None:
         for _, request_id, message in outgoing:
             self.replies.setdefault(request_id.decode(), []).append(message)
-
-
-def me(name: str, incarnation: int = 1) -> dict[str, Any]:
-    return {"member_id": name, "incarnation": incarnation}
 
 
 def lease(name: str, wait_s: float = 0.0, count: int = 9, version: int = 0) -> p.LeaseRequest:

@@ -8,7 +8,7 @@ from broker.ledger.entry import Rules
 from broker.service.opening import open_durable
 from broker.storage.disk import FolderDisk
 from common.group import Group
-from tests.broker.support import make_group, make_rules, make_source, submission
+from tests.broker.support import make_group, make_rules, make_source, me, submission
 
 ROLES = {"r": p.Role.ROLLOUT, "l": p.Role.LEARNER}
 NUM_SAMPLES = 12
@@ -78,10 +78,6 @@ class Bench:
     @property
     def ledger(self) -> Any:
         return self.service.ledger
-
-
-def me(name: str, incarnation: int = 1) -> dict[str, Any]:
-    return {"member_id": name, "incarnation": incarnation}
 
 
 def busy(folder: Path, **options: Any) -> Bench:

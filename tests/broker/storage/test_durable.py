@@ -23,8 +23,8 @@ from common.errors import ConfigError
 from common.journal_file import JOURNAL
 from common.wire import encode
 from tests.broker.fingerprint import fingerprint
-from tests.broker.storage.support import NUM_SAMPLES, Bench, FullDisk, busy, me
-from tests.broker.support import make_group, make_rules, make_source, make_update, submission
+from tests.broker.storage.support import NUM_SAMPLES, Bench, FullDisk, busy
+from tests.broker.support import make_group, make_rules, make_source, make_update, me, submission
 
 
 @pytest.mark.smoke

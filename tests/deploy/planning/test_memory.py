@@ -88,27 +88,27 @@ def test_activations_by_hand():
     block = 11 * 4 + 2 * 8
     around = 3 * 2**2 + 4 + (3 * 4 + 6 / 2**2)  # pixels, the first block's input, a merger
     logits = 8 * 50 * 4
-    found = activation_bytes(config(), SHAPE, WORK)
+    found = activation_bytes(config(), SHAPE, WORK, 2)
     kept = 28 * 3 * layer - 20 * mlp
     assert found == 2 * (kept + 28 * working + 20 * (2 * block + around)) + logits
-    recomputed = activation_bytes(config(model={"gradient_checkpointing": True}), SHAPE, WORK)
+    recomputed = activation_bytes(config(model={"gradient_checkpointing": True}), SHAPE, WORK, 2)
     inside = 28 * (3 * 6 + layer + working)
     assert recomputed == 2 * (inside + 20 * (2 * 4 + around)) + logits
-    half = activation_bytes(config(model={"gradient_checkpointing": 0.5}), SHAPE, WORK)
+    half = activation_bytes(config(model={"gradient_checkpointing": 0.5}), SHAPE, WORK, 2)
     inside = 28 * (6 + 2 * layer + layer + working) - 20 * mlp
     assert half == 2 * (inside + 20 * (4 + block + around)) + logits
-    twice = activation_bytes(config(learner={"micro_batch_tokens": 56}), SHAPE, WORK)
+    twice = activation_bytes(config(learner={"micro_batch_tokens": 56}), SHAPE, WORK, 2)
     assert twice == pytest.approx(2 * found)
-    frozen = activation_bytes(config(model={"freeze_vision_tower": True}), SHAPE, WORK)
+    frozen = activation_bytes(config(model={"freeze_vision_tower": True}), SHAPE, WORK, 2)
     assert frozen == found - 2 * 20 * (2 * block + around)
 
 
 def test_one_rank_under_autocast_has_a_wider_residual_stream():
     """2 bytes more for each number of it: 4 a layer around norms, 2 of one layer's gradients."""
-    more = activation_bytes(config(), SHAPE, WORK, 1) - activation_bytes(config(), SHAPE, WORK)
+    more = activation_bytes(config(), SHAPE, WORK, 1) - activation_bytes(config(), SHAPE, WORK, 2)
     assert more == pytest.approx(2 * 28 * 6 * (3 * 4 + 2))
     adapters = config(model={"lora_rank": 2})
-    assert activation_bytes(adapters, SHAPE, WORK, 1) == activation_bytes(adapters, SHAPE, WORK)
+    assert activation_bytes(adapters, SHAPE, WORK, 1) == activation_bytes(adapters, SHAPE, WORK, 2)
 
 
 def test_a_gated_delta_net_keeps_the_state_that_each_branch_begins_with():
@@ -123,11 +123,11 @@ def test_a_gated_delta_net_keeps_the_state_that_each_branch_begins_with():
     assert (full_layer_numbers(model), delta_layer_numbers(model)) == (full, delta)
     states = 2 * 4 * 8
     frozen = {"freeze_vision_tower": True}
-    found = activation_bytes(config(model=frozen), model, WORK)
+    found = activation_bytes(config(model=frozen), model, WORK, 2)
     inside = 2 * (28 * (full + 2 * delta + 10 + 2 * 6) - 20 * mlp)
     assert found == pytest.approx(inside + 2 * states + 8 * 50 * 4)
     recomputed = activation_bytes(
-        config(model={**frozen, "gradient_checkpointing": True}), model, WORK
+        config(model={**frozen, "gradient_checkpointing": True}), model, WORK, 2
     )
     inside = 2 * 28 * (3 * 6 + delta + 10 + 2 * 6)
     assert recomputed == pytest.approx(inside + states + 8 * 50 * 4)

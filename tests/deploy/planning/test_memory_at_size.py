@@ -210,7 +210,7 @@ def activations_of(config: RunConfig, shape: ModelShape, found: Kept) -> float:
     learner = config.learner.model_copy(update={"micro_batch_tokens": found.tokens})
     config = config.model_copy(update={"learner": learner})
     logits = min(CHUNK_BYTES, found.asked * shape.vocabulary * 4)
-    return activation_bytes(config, shape, work) - logits
+    return activation_bytes(config, shape, work, 2) - logits
 
 
 # ---- what ranks do together ----------------------------------------------------------------------

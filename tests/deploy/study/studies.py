@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 
 from deploy.cluster.process_specs import ROOT
 from deploy.study.__main__ import main
+from tests.waiting import wait_until
 
 STAND_IN = Path(__file__).with_name("stand_in_launcher.py")
 TIMEOUT_S = 60
@@ -30,13 +29,6 @@ columns = ["full_before", "full_after", "steps", "seconds", "staleness_mean"]
 title = "control"
 overrides = { "teacher.view" = "full" }
 """
-
-
-def wait_until(is_so: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 class Study:

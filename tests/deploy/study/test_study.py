@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from deploy.cluster.process_specs import ROOT
-from tests.deploy.study.studies import TEXT, TIMEOUT_S, Study, wait_until
+from tests.deploy.study.studies import TEXT, TIMEOUT_S, Study
+from tests.waiting import wait_until
 
 ALL = ["crop.seed-0", "full.seed-0", "crop.seed-1", "full.seed-1"]
 SECOND = "full.seed-0"  # of the runs

@@ -8,7 +8,8 @@ import pytest
 from common.errors import ConfigError
 from deploy.cluster.process_specs import ROOT
 from deploy.supervision.run_folder import check_unowned
-from tests.deploy.study.studies import Study, wait_until
+from tests.deploy.study.studies import Study
+from tests.waiting import wait_until
 
 QUICKSTART = ROOT / "deploy" / "configs" / "quickstart.toml"
 TEXT = """
