@@ -117,7 +117,7 @@ def plain(group: Group) -> Any:
     return (*shared, group.prompt_token_ids.tolist(), rows)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(groups)
 def test_the_bytes_are_arrow_s_own_and_come_back(group: Group) -> None:
     content = encode(group)
@@ -143,7 +143,7 @@ def refused(content: bytes) -> str:
     return str(error.value)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400, derandomize=True)
 @given(groups, st.data())
 def test_damaged_bytes_are_refused_or_another_group(group: Group, data: st.DataObject) -> None:
     content = bytearray(encode(group))
@@ -158,7 +158,7 @@ def test_damaged_bytes_are_refused_or_another_group(group: Group, data: st.DataO
     pa.ipc.read_record_batch(pa.py_buffer(bytes(content)), schema()).validate(full=True)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(groups, st.data())
 def test_words_that_lie_about_sizes_are_refused_or_another_group(
     group: Group, data: st.DataObject
@@ -174,7 +174,7 @@ def test_words_that_lie_about_sizes_are_refused_or_another_group(
     back.responses.check()
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(st.binary(max_size=3000))
 def test_random_bytes_are_refused(content: bytes) -> None:
     refused(content)

@@ -69,7 +69,7 @@ def test_odd_sizes_equal_the_processors_pixel_values_in_every_resampling(backend
         assert np.array_equal(found(processor, pictures), expected(processor, pictures))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     backend=st.sampled_from(["torchvision", "pil"]),
     kind=st.integers(0, len(KINDS) - 1),

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -29,7 +29,6 @@ SIZES = ((128, 128), (400, 30), (700, 500), (1, 1), (35, 1990))
 side = st.integers(1, 20_000)
 
 
-@settings(deadline=None)
 @given(side, side, st.sampled_from([16, 28, 32]), st.sampled_from([(256, 2**20), (3136, 802816)]))
 def test_a_size_is_that_of_the_processor(
     width: int, height: int, unit: int, area: tuple[int, int]
@@ -56,7 +55,6 @@ def test_a_size_is_that_of_the_processor(
     assert grid.tokens_of(width, height) * unit**2 == width_then * height_then
 
 
-@settings(deadline=None)
 @given(side, side, st.sampled_from([16, 28]), st.sampled_from([(512, 2**21), (12544, 9633792)]))
 def test_a_size_is_that_of_glms_processor(
     width: int, height: int, unit: int, area: tuple[int, int]

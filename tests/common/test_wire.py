@@ -36,7 +36,7 @@ def test_every_message_has_a_round_trip_here() -> None:
 @pytest.mark.smoke
 @pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
 def test_round_trip(kind: type[BaseModel]) -> None:
-    @settings(max_examples=12, deadline=None, derandomize=True)
+    @settings(max_examples=12, derandomize=True)
     @given(MESSAGES[kind])
     def check(message: BaseModel) -> None:
         frame, *attachments = encode_message(message)
@@ -139,7 +139,7 @@ def test_the_reason_names_the_field() -> None:
         decode(frame(type="Heartbeat", member_id="a", incarnation=0, gauges={"x": "y"}), REGISTRY)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(st.binary(max_size=60))
 def test_random_bytes_are_a_protocol_error(content: bytes) -> None:
     with pytest.raises(ProtocolError):
@@ -154,7 +154,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(st.sampled_from(sorted(REGISTRY)), st.data())
 def test_random_fields_give_a_message_or_a_protocol_error(name: str, data: st.DataObject) -> None:
     fields = {
@@ -168,7 +168,7 @@ def test_random_fields_give_a_message_or_a_protocol_error(name: str, data: st.Da
     assert type(message) is REGISTRY[name]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(st.data())
 def test_a_flipped_byte_gives_a_message_or_a_protocol_error(data: st.DataObject) -> None:
     content = bytearray(encode(data.draw(MESSAGES[p.SubmitAnswers])))

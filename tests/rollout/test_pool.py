@@ -136,7 +136,7 @@ async def test_digests_remembered_are_bounded():
     assert server.has_seen("5")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), max_size=5),
     st.integers(0, 9),

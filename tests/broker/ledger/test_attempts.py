@@ -87,7 +87,7 @@ def test_an_engine_that_dies_of_one_of_16_costs_that_one_alone_by_its_third_deat
     num_servers=st.integers(1, 3),
     max_attempts=st.integers(1, 4),
 )
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 def test_whatever_kills_engines_the_innocent_are_never_given_up(
     poison: set[int], capacity: int, num_servers: int, max_attempts: int
 ) -> None:

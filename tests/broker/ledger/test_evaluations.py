@@ -209,4 +209,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=60, deadline=None, derandomize=True)
+TestMachine.settings = settings(max_examples=60, derandomize=True)

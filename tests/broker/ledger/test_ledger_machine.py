@@ -98,7 +98,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 LedgerMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, derandomize=True
+    max_examples=60, stateful_step_count=30, derandomize=True
 )
 TestLedgerMachine = LedgerMachine.TestCase
 

@@ -1,6 +1,6 @@
 import itertools
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.ledger.shards import split_by_load
@@ -18,7 +18,6 @@ def test_every_index_is_in_one_part(loads: list[int], parts: int) -> None:
     assert sum(not part for part in split) == max(0, parts - len(loads))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(2, 3))
 def test_the_heaviest_part_is_within_grahams_bound_of_the_best(
     loads: list[int], parts: int

@@ -129,7 +129,7 @@ anything = st.sampled_from(sorted(p.REQUESTS)).flatmap(lambda kind: MESSAGES[p.R
 roles = st.none() | st.sampled_from(Role)
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=120, derandomize=True)
 @given(st.lists(st.tuples(likely() | likely() | anything, roles, st.floats(0, 9)), max_size=25))
 def test_any_messages_in_any_order_are_answered(sent: list[tuple[BaseModel, Any, float]]) -> None:
     broker = Broker()
@@ -141,7 +141,7 @@ def test_any_messages_in_any_order_are_answered(sent: list[tuple[BaseModel, Any,
         ), "a fault of ours"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(st.data())
 def test_a_group_with_any_byte_changed_is_taken_or_refused(data: st.DataObject) -> None:
     broker = Broker()
@@ -161,7 +161,7 @@ def test_a_group_with_any_byte_changed_is_taken_or_refused(data: st.DataObject) 
     assert isinstance(outcome, p.Verdict) or outcome.code == "bad_group"
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(st.binary(max_size=80), roles, st.sampled_from(sorted(p.REQUESTS)), st.booleans())
 def test_any_bytes_are_refused(content: bytes, role: Any, kind: str, has_kind: bool) -> None:
     head = b"\x85\xa4type" + bytes([0xA0 + len(kind)]) + kind.encode() if has_kind else b""

@@ -52,7 +52,7 @@ def machines(draw: st.DrawFn, most: int, most_gpus: int) -> list[Node]:
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pools(12), machines(5, 8))
 def test_nothing_is_given_twice_and_labels_are_kept(pools: list[Pool], nodes: list[Node]) -> None:
     assignments = assignments_of(pools, nodes)
@@ -134,7 +134,7 @@ def share_of_bundle_is_divisible(pool: Pool) -> bool:
     return pool.processes // pool.nodes == 1 or pool.gpus == 0.5
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(pools(3), machines(3, 3))
 def test_it_fits_exactly_when_some_way_exists(pools: list[Pool], nodes: list[Node]) -> None:
     pools = [
@@ -233,7 +233,7 @@ def test_a_mend_leaves_room_for_the_pools_that_come_after() -> None:
     assert "Fix: rollout.servers = 1, or more machines" in error(pools, [Node("a", 3)])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pools(6), machines(3, 4))
 def test_each_number_of_servers_that_is_named_fits(pools: list[Pool], nodes: list[Node]) -> None:
     try:

@@ -87,7 +87,7 @@ def test_long_groups_hold_up_a_step():
     assert uneven.step_s > even.step_s
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     servers=st.integers(1, 5),
     capacity=st.integers(1, 6),

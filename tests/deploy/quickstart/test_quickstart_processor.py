@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -30,7 +30,6 @@ def test_questions_and_answers_survive_the_tokenizer(color: str) -> None:
 
 
 @given(st.lists(st.sampled_from([w for w in WORDS if w.startswith(" ")]), min_size=1))
-@settings(deadline=None)
 def test_any_row_of_words_survives_the_tokenizer(words: list[str]) -> None:
     text = "".join(words)
     assert TOKENIZER.decode(TOKENIZER(text)["input_ids"]) == text

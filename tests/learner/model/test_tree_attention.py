@@ -95,7 +95,7 @@ def test_attention_takes_heads_as_they_are(kernels, heads):
         max_size=4,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_lots_of_a_cpu_equal_a_masked_softmax_for_any_trees(sizes):
     assert_equals_masked_softmax(BatchedFlash(), sizes, torch.double, 1e-13)
 

@@ -61,7 +61,7 @@ def said_in_parts(writer: Writer, tokens: list[int], every: int, limit: int) -> 
     return choices, each
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     text=st.text("ab\u00e9\U00020bb7", max_size=20),
     stops=st.lists(st.text("ab\u00e9", min_size=1, max_size=3), max_size=2),
@@ -83,7 +83,7 @@ def test_parts_make_the_answer_whatever_the_steps(tokenizer, text, stops, every,
         assert whole["matched_stop"] == END
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     content=st.lists(st.sampled_from([*b"a \xe2\x82\xbb\xf0\xa0\xff", END + 1]), max_size=12),
     every=st.integers(1, 4),

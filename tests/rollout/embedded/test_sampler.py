@@ -175,7 +175,7 @@ def test_draws_follow_the_reported_law():
     torch.testing.assert_close(logprobs.exp(), expected[tokens])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     scores=st.lists(st.floats(-20, 20), min_size=2, max_size=12),
     draw=st.floats(0, 1, exclude_max=True),

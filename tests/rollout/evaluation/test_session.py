@@ -114,7 +114,7 @@ async def test_what_was_answered_is_not_asked_again_and_what_failed_is(tmp_path:
 
 
 @given(share=st.floats(0, 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_beginning_of_the_replies_leads_to_the_same_result(share: float) -> None:
     async def ends_alike(whole: Path, part: Path) -> None:
         expected, _ = await evaluated(whole, mixed)
