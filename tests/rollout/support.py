@@ -95,7 +95,13 @@ def run_config(
     return build(
         {
             "model": {"path": str(checkpoint), "dtype": dtype},
-            "rollout": {"engine": "embedded", "threads": 1, **rollout},
+            # An engine that does not come up says what it was at, before the test's own limit.
+            "rollout": {
+                "engine": "embedded",
+                "threads": 1,
+                "start_timeout_s": START_TIMEOUT_S,
+                **rollout,
+            },
             "weights": {"dtype": dtype, "timeout_s": timeout_s, "backend": "gloo"},
         }
     )
