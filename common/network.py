@@ -8,6 +8,7 @@ import array
 import contextlib
 import ipaddress
 import os
+import random
 import socket
 import struct
 import sys
@@ -16,6 +17,10 @@ from pathlib import Path
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 _ANY_PORT = 9  # nothing is sent there
+_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")  # Linux: first and last
+_CHOSEN_PORTS = (20_000, 30_000)  # from there on, Kubernetes gives them away
+_FEWEST_PORTS = 1000  # to choose one from
+_PORTS_TRIED = 32
 _IPV6_TABLE = Path("/proc/net/if_inet6")  # Linux: address, index, prefix, scope, flags, interface
 _SIOCGIFCONF = 0x8912  # Linux: all interfaces that have an IPv4 address
 _ENTRY = struct.Struct("16s 2x 2x 4s 16x")  # of its answer: name, family, port, address
@@ -44,10 +49,29 @@ def local_address_towards(host: str) -> str | None:
 
 
 def free_port(host: str) -> int:
-    """A port of this machine's address `host` that nobody has at this moment. Raises OSError."""
+    """A port of this machine's address `host` that nothing has at this moment. Raises OSError.
+
+    Its server may bind it many seconds later. So it is none of those that the system gives
+    meanwhile to connections and to programs that ask for any port: a client that tries a port in
+    vain could even be given that same port, and be connected to itself.
+    """
+    for port in _ports_not_given_away():
+        with contextlib.suppress(OSError), listening_socket(host, port):
+            return port
     with listening_socket(host) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+        chosen: int = probe.getsockname()[1]
+        return chosen
+
+
+def _ports_not_given_away() -> list[int]:
+    """Some ports below those that the system gives away, in any order; none where it has them."""
+    try:
+        first = int(_PORT_RANGE.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return []
+    lowest, end = _CHOSEN_PORTS
+    ports = range(lowest, min(end, first))
+    return random.sample(ports, _PORTS_TRIED) if len(ports) >= _FEWEST_PORTS else []
 
 
 def listening_socket(host: str, port: int = 0, backlog: int = 128) -> socket.socket:

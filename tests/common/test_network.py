@@ -2,6 +2,8 @@
 
 import os
 import socket
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +57,44 @@ def test_an_interface_that_somebody_chose_stays(monkeypatch: pytest.MonkeyPatch)
     with gloo_towards("10.0.0.1"):
         assert os.environ[GLOO_INTERFACE] == "ib0"
     assert os.environ[GLOO_INTERFACE] == "ib0"
+
+
+def ports_given_away(first: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = tmp_path / "range"
+    told.write_text(f"{first}\t60999\n")
+    monkeypatch.setattr(network, "_PORT_RANGE", told)
+
+
+def test_a_free_port_is_none_that_the_system_gives_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ports_given_away(25_000, monkeypatch, tmp_path)
+    ports = {network.free_port("127.0.0.1") for _ in range(20)}
+    assert len(ports) > 10 and all(20_000 <= port < 25_000 for port in ports)
+
+
+@pytest.mark.parametrize("first", [1024, 20_010])
+def test_where_the_system_gives_all_away_it_is_asked_for_one(
+    first: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ports_given_away(first, monkeypatch, tmp_path)
+    assert network._ports_not_given_away() == []
+    assert 0 < network.free_port("127.0.0.1") < 65536
+
+
+def test_no_port_is_free_at_another_machines_address() -> None:
+    with pytest.raises(OSError):
+        network.free_port("192.0.2.1")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+def test_a_client_may_be_given_the_port_that_it_asks_in_vain() -> None:
+    """Why a free port is none of those."""
+    port = network.free_port("127.0.0.1")
+    with socket.socket() as client:
+        client.bind(("127.0.0.1", port))  # as connect() does by itself, now and then
+        client.connect(("127.0.0.1", port))
+        assert client.getpeername() == client.getsockname()
 
 
 @pytest.mark.parametrize(
