@@ -226,7 +226,7 @@ if flavour == "gpu" and not torch.version.cuda:
 PYTHON
 }
 
-# With what stands in for CUDA's packages, as rollout/sglang/command.py runs it.
+# With what stands in for CUDA's packages, as common/engines/sglang.py runs it.
 check_sglang() (
   if [ "$flavour" = cpu ]; then
     export PYTHONPATH="$root/rollout/sglang/cpu" SGLANG_USE_CPU_ENGINE=1

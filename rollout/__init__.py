@@ -13,7 +13,6 @@
     engine              what is asked of an engine, and how it fails
     http_engine         the client of any server with SGLang's endpoints
     engine_process      starts an engine as a child, waits for it, ends it
-    engine_key          the key of an engine's HTTP port
     engine_views        what an engine is given of a sample
     image_files         the files behind pictures, from the data's folder or from the broker
     weights             carries out announced weight updates

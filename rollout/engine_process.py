@@ -22,10 +22,7 @@ import aiohttp
 from common.addresses import join_address, split_address
 from common.config import RunConfig
 from common.cpu_threads import sleeping_threads
-from common.errors import EngineError
-from common.log_files import RotatingLog, identity, identity_of, spawn_logged
-from common.network import GLOO_INTERFACE, free_port, interface_towards, is_loopback
-from rollout.engine_key import (
+from common.engines.keys import (
     KEY_FILE_VARIABLE,
     bearer,
     check_host,
@@ -33,7 +30,10 @@ from rollout.engine_key import (
     engine_key_file,
     read_key,
 )
-from rollout.sglang.command import check_extra_flags, sglang_command, sglang_environment
+from common.engines.sglang import check_extra_flags, sglang_command, sglang_environment
+from common.errors import EngineError
+from common.log_files import RotatingLog, identity, identity_of, spawn_logged
+from common.network import GLOO_INTERFACE, free_port, interface_towards, is_loopback
 
 logger = logging.getLogger(__name__)
 _PROBE_S = 0.2  # between two looks at a starting engine

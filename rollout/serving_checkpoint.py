@@ -21,9 +21,9 @@ from typing import Literal
 from common.chat_template import SWITCH, names_switch, read_template
 from common.config import RunConfig
 from common.config_cli import load
+from common.engines.sglang import find_python
 from common.errors import ConfigError
 from rollout.engine_process import EngineProcess, started_engine
-from rollout.sglang.command import find_python
 
 EngineName = Literal["sglang", "embedded"]
 _FOLDER_PARTS = {  # what an engine needs to serve chat with images, any one file of each line

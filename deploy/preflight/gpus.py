@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.config import RunConfig
+from common.engines.packages import check_server, server_packages, starts_sglang
 from common.errors import ConfigError
 from common.gpu_packages import GpuPackages, gpu_packages, gpu_packages_of
 from common.gpus import usable_gpus
@@ -15,7 +16,6 @@ from common.kernels import (
     pushes_over_nccl,
 )
 from deploy.planning.shape import shape_of
-from rollout.sglang.packages import check_server, server_packages, starts_sglang
 
 
 def check_gpus(config: RunConfig) -> None:

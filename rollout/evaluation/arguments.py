@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from common.config import TeacherSection
+from common.engines.keys import read_key
 from common.errors import ConfigError
-from rollout.engine_key import read_key
 from rollout.evaluation.endpoint import base_url
 from rollout.evaluation.items import EvaluationSet, Labels, Style
 from rollout.evaluation.questions import View, checked_limits

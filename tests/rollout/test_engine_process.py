@@ -22,15 +22,15 @@ from aiohttp import web
 from common import gpus
 from common.config import RunConfig
 from common.config_cli import build
+from common.engines import sglang as command
 from common.errors import ConfigError, EngineError
 from common.log_files import RotatingLog, spawn_logged
 from common.push_groups import PREFIX
 from learner.push.group import PushGroup
 from rollout import engine_process
 from rollout.engine_process import EngineLog, EngineProcess, engine_command, engine_environment
-from rollout.sglang import command
 
-LAUNCH = Path(command.__file__).with_name("launch.py")
+LAUNCH = command.ROOT / "rollout" / "sglang" / "launch.py"
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from common.sglang_states import Demand, memory_ratio
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv-sglang"
-_HERE = Path(__file__).resolve().parent
+_SHIM = ROOT / "rollout" / "sglang"  # what SGLang's own Python runs
 _CPU_TOTAL_TOKENS = 65536  # SGLang would take most of the machine's memory
 _CPU_PREFILL_TOKENS = 1024  # computed in one go; a pause waits for the end of that
 _LONGEST_TMPDIR = 60  # bytes
@@ -159,7 +159,7 @@ def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
     if not has_gpu():
         words.append("--sleep-on-idle")  # else an idle server keeps a whole core busy
         words += _needs_on_a_cpu(config).switches
-    return [str(find_python(config)), str(_HERE / "launch.py"), *words, *config.sglang.extra_flags]
+    return [str(find_python(config)), str(_SHIM / "launch.py"), *words, *config.sglang.extra_flags]
 
 
 def sglang_environment(config: RunConfig) -> dict[str, str]:
@@ -184,7 +184,7 @@ def sglang_environment(config: RunConfig) -> dict[str, str]:
     if config.rollout.threads is not None:
         environment["OMP_NUM_THREADS"] = str(config.rollout.threads)
     if not has_gpu():
-        environment["PYTHONPATH"] = str(_HERE / "cpu")
+        environment["PYTHONPATH"] = str(_SHIM / "cpu")
         environment["SGLANG_USE_CPU_ENGINE"] = "1"
         # Small models are slower with more, and servers share the machine.
         environment.setdefault("OMP_NUM_THREADS", "1")

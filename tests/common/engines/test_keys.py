@@ -7,14 +7,14 @@ import pytest
 
 from common.config import RunConfig
 from common.config_cli import build
-from common.errors import ConfigError
-from rollout.engine_key import (
+from common.engines.keys import (
     bearer,
     configured_key,
     engine_key_file,
     key_given_by_hand,
     read_key,
 )
+from common.errors import ConfigError
 from rollout.engine_process import check_engine, engine_command
 
 

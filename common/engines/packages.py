@@ -5,11 +5,11 @@ import subprocess
 from pathlib import Path
 
 from common.config import RunConfig
+from common.engines.sglang import find_python
 from common.errors import ConfigError
 from common.gpu_packages import GpuPackages, gpu_packages_of
 from common.gpus import usable_gpus
 from common.kernels import check_torch, pushes_over_nccl
-from rollout.sglang.command import find_python
 
 
 def starts_sglang(config: RunConfig) -> bool:
@@ -46,5 +46,5 @@ def _of(python: Path) -> GpuPackages:
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise ConfigError(
             f"SGLang's environment does not run ({python}: {error}). "
-            "Fix: deploy/setup.sh sglang, or mend sglang.python"
+            "Fix: deploy/setup.sh sglang, or correct sglang.python"
         ) from error
