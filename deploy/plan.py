@@ -21,6 +21,7 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.config_cli import exit_with, load
+from common.engines import engine_of
 from common.errors import ConfigError, VisionOpdError
 from common.files import replace_json
 from common.output import ends_with_its_reader
@@ -116,9 +117,9 @@ def _plan(options: Options, given: list[str]) -> None:
     machines = _machines(config, options)
     found = layouts(config, machines)
     if not found:
+        _, told = engine_of(config).server_gpus(config)
         raise ConfigError(
-            f"{machines.gpus} GPUs cannot be divided: a server takes "
-            f"sglang.tensor_parallel = {config.sglang.tensor_parallel}, and "
+            f"{machines.gpus} GPUs cannot be divided: a server takes {told}, and "
             f"{config.learner.groups_per_step} groups a step (learner.groups_per_step) must be "
             "enough for all ranks. Fix: change one of them"
         )

@@ -28,12 +28,12 @@ def main() -> None:
         sys.argv[1:], "python -m rollout.main", "Generates groups of responses with one engine."
     )
     index = int(os.environ.get("RANK", "0"))
+    from common.engines.keys import check_engine
     from common.engines.packages import check_server
     from common.errors import ConfigError, VisionOpdError, exit_code_of
     from common.lifecycle import run
     from common.logs import configure_logging
     from common.model_folder import with_local_models
-    from rollout.engine_process import check_engine
     from rollout.member import first_error
 
     configure_logging(f"rollout-{index}")

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.config import RunConfig
+from common.engines import engine_of
 from common.errors import ConfigError, EngineError
 from common.files import NotPrivate, read_private, replace_private
 from common.network import is_loopback
@@ -51,6 +52,18 @@ def configured_key(config: RunConfig) -> str | None:
     """The key of engines that others start; None: they ask for none. Raises ConfigError."""
     path = config.sglang.api_key_file
     return None if path is None else read_key(path)
+
+
+def check_engine(config: RunConfig) -> None:
+    """Refuse what the engine cannot be given; nothing is looked for but the key's file.
+
+    Raises:
+        ConfigError: flags, a key, or an address that others can reach without one.
+    """
+    configured_key(config)
+    if not config.rollout.engine_urls:
+        check_host(config, config.rollout.host)
+        engine_of(config).check(config)
 
 
 def read_key(path: Path, setting: str = SETTING) -> str:

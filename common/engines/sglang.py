@@ -4,26 +4,43 @@ Nothing is started here. What the configuration cannot mean is refused before th
 loading a model takes.
 """
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common.config import RunConfig
+from common.addresses import split_address
+from common.chat_template import SWITCH, names_switch
+from common.engines.kind import ROOT, EngineKind, OwnEnvironment
 from common.errors import ConfigError
 from common.families import family_of_folder
 from common.families.family import SglangOnCpu
 from common.files import json_object_or_empty
 from common.gpus import usable_gpus
 from common.kernels import has_delta_layers
+from common.network import GLOO_INTERFACE, interface_towards, is_loopback
 from common.proxies import without_proxy_for
 from common.sglang_states import Demand, memory_ratio
 
-ROOT = Path(__file__).resolve().parents[2]
+if TYPE_CHECKING:
+    from common.config import RunConfig
+
 VENV = ROOT / ".venv-sglang"
+OWN = OwnEnvironment(
+    goal="sglang",
+    with_ours=("rollout",),
+    folder=VENV,
+    holds="sglang==0.5.23",
+    key="sglang.python",
+    named=lambda config: config.sglang.python,
+)
+find_python = OWN.find_python
 _SHIM = ROOT / "rollout" / "sglang"  # what SGLang's own Python runs
 _CPU_TOTAL_TOKENS = 65536  # SGLang would take most of the machine's memory
 _CPU_PREFILL_TOKENS = 1024  # computed in one go; a pause waits for the end of that
 _LONGEST_TMPDIR = 60  # bytes
+_CONTEXT = "--context-length"
 _PICTURES_MIB = 512  # of 17 MiB each: 3,400 tokens of 2,560 numbers in bfloat16
 _CPU_STATES_PER_REQUEST = 4  # slots of linear attention: running, cached prefix, and spare
 
@@ -125,13 +142,13 @@ _SINGLE = {
 }
 
 
-def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
+def sglang_command(config: "RunConfig", host: str, port: int) -> list[str]:
     """The command line of an SGLang server that listens on `host`:`port`.
 
     Raises:
         ConfigError: no environment, or a flag that is refused.
     """
-    check_extra_flags(config.sglang.extra_flags)
+    check_extra_flags(config)
     requests = config.rollout.max_concurrent_groups * config.rollout.trajectories_per_sample
     flags: dict[str, object | None] = {
         "--model-path": config.model.path,
@@ -162,7 +179,7 @@ def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
     return [str(find_python(config)), str(_SHIM / "launch.py"), *words, *config.sglang.extra_flags]
 
 
-def sglang_environment(config: RunConfig) -> dict[str, str]:
+def sglang_environment(config: "RunConfig") -> dict[str, str]:
     """The environment of an SGLang server: this process's, without our Python paths."""
     left_out = ("PYTHONPATH", *_HARMFUL_VARIABLES)
     environment = {name: text for name, text in os.environ.items() if name not in left_out}
@@ -189,37 +206,27 @@ def sglang_environment(config: RunConfig) -> dict[str, str]:
         # Small models are slower with more, and servers share the machine.
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment |= _needs_on_a_cpu(config).environment
+    # The embedded engine finds it out when it joins a push, SGLang must know it from the start.
+    if interface := interface_towards(_learner_host(config)):
+        environment.setdefault(GLOO_INTERFACE, interface)
     return environment
 
 
-def find_python(config: RunConfig) -> Path:
-    """The Python of SGLang's environment. Not resolved: a link into a venv means that venv.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    named = config.sglang.python
-    python = (named or VENV / "bin" / "python").absolute()
-    if os.access(python, os.X_OK) and python.is_file():
-        return python
-    if named is not None:
-        raise ConfigError(
-            f"sglang.python = {str(named)!r}: no such program. Fix: name the Python of an "
-            "environment with sglang==0.5.23, or leave it out and run deploy/setup.sh sglang"
-        )
-    raise ConfigError(
-        f'rollout.engine = "sglang" needs an environment of its own, and {python} is missing. '
-        "Fix: run deploy/setup.sh sglang, or set sglang.python"
-    )
+def _learner_host(config: "RunConfig") -> str:
+    """Where pushes will come from, as far as is known here: from the broker's network otherwise."""
+    host = config.weights.host
+    if is_loopback(host):
+        host, _ = split_address(config.broker.address)
+    return host
 
 
-def check_extra_flags(words: tuple[str, ...]) -> None:
+def check_extra_flags(config: "RunConfig") -> None:
     """Refuses flags that the configuration sets already, and those that break the training.
 
     Raises:
         ConfigError: with the flag and the fix.
     """
-    for flag, value in _flags(words):
+    for flag, value in _flags(config.sglang.extra_flags):
         for name, key in _OURS.items():
             if _means(flag, name):
                 raise _refused(flag, f"it is set from {key}. Fix: set {key}")
@@ -240,7 +247,7 @@ def has_gpu() -> bool:
     return bool(usable_gpus())
 
 
-def _division(config: RunConfig, requests: int) -> dict[str, object]:
+def _division(config: "RunConfig", requests: int) -> dict[str, object]:
     """How a GPU's memory is divided, where a model has recurrent states of the known form."""
     model = json_object_or_empty(Path(config.model.path) / "config.json")
     if config.sglang.max_states is not None or not has_delta_layers(config.model.path):
@@ -259,7 +266,7 @@ def _division(config: RunConfig, requests: int) -> dict[str, object]:
 
 
 def _on_a_cpu(
-    config: RunConfig, flags: Mapping[str, object | None], requests: int
+    config: "RunConfig", flags: Mapping[str, object | None], requests: int
 ) -> dict[str, object | None]:
     """The flags as a machine without a GPU needs them, whatever its processor can do."""
     if config.sglang.tensor_parallel > 1:
@@ -281,7 +288,7 @@ def _on_a_cpu(
     return changed
 
 
-def _needs_on_a_cpu(config: RunConfig) -> SglangOnCpu:
+def _needs_on_a_cpu(config: "RunConfig") -> SglangOnCpu:
     family = family_of_folder(config.model.path)
     return family.sglang_cpu if family else SglangOnCpu()
 
@@ -304,3 +311,53 @@ def _means(flag: str, name: str) -> bool:
 
 def _refused(flag: str, reason: str) -> ConfigError:
     return ConfigError(f"sglang.extra_flags: {flag} is refused: {reason}")
+
+
+# ---- what else differs from other engines --------------------------------------------------------
+def _context_limit(config: "RunConfig") -> tuple[int, str] | None:
+    for flag, value in _flags(config.sglang.extra_flags):
+        if flag == _CONTEXT and value.isdecimal():
+            return int(value), f"sglang.extra_flags: {_CONTEXT}"
+    tokens = config.sglang.context_tokens
+    return None if tokens is None else (tokens, "sglang.context_tokens")
+
+
+def _check_folder(folder: Path) -> None:
+    for path in folder.glob("*.safetensors"):
+        if not path.name.startswith("model"):
+            raise ConfigError(
+                f"checkpoint {str(folder)!r} holds {path.name} beside the model's files: SGLang "
+                "would load it over the model. Fix: move it away"
+            )
+
+
+def _serving_flags(config: "RunConfig", templates: Sequence[str]) -> list[str]:
+    flags = []
+    has_several = any(Path(config.model.path).glob("additional_chat_templates/*.jinja"))
+    if config.prompt.chat_template is None and has_several:
+        flags += ["--hf-chat-template-name", "default"]  # SGLang's choice is the first one it finds
+    if any(map(names_switch, templates)):  # transformers logs each call otherwise
+        # A request may still ask for the other mode.
+        flags += ["--default-chat-template-kwargs", json.dumps({SWITCH: config.prompt.thinking})]
+    return flags
+
+
+def _server_gpus(config: "RunConfig") -> tuple[int, str]:
+    gpus = config.sglang.tensor_parallel
+    return gpus, f"sglang.tensor_parallel = {gpus}"
+
+
+SGLANG = EngineKind(
+    name="sglang",
+    title="SGLang",
+    command=sglang_command,
+    environment=sglang_environment,
+    own=OWN,
+    check=check_extra_flags,
+    serving_flags=_serving_flags,
+    check_folder=_check_folder,
+    context_limit=_context_limit,
+    server_gpus=_server_gpus,
+    is_deterministic=False,
+    keeps_copies=False,
+)

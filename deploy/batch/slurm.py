@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError
-from deploy.cluster.environments import is_set_up_here, needs_sglang, pool_section
+from deploy.cluster.environments import environment_to_make, is_set_up_here, pool_section
 from deploy.cluster.machines import Machine, gpus_per_node, machines_for
 from deploy.cluster.process_specs import ROOT
 from deploy.supervision.begun_run import missing
@@ -230,6 +230,6 @@ def _set_ups(config: RunConfig, machine: Machine, has_launcher: bool) -> str:
     goals = []
     if is_set_up_here(sys.executable) and (has_launcher or unnamed):
         goals.append("run")
-    if "rollout" in unnamed and needs_sglang(config):
-        goals.append("sglang")
+    if "rollout" in unnamed and (own := environment_to_make(config)):
+        goals.append(own.goal)
     return " ".join(goals)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pyarrow.parquet as pq
 
 from common.config import RunConfig
+from common.engines import engine_of
 from deploy.planning.layout import Layout, Machines
 from deploy.planning.memory import LearnerMemory, ServerMemory, learner_memory, server_memory
 from deploy.planning.micro_batches import sized
@@ -212,7 +213,7 @@ def _measuring_s(config: RunConfig, steps: int, sample_s: float, step_s: float) 
         return 0.0
     rows = int(pq.read_metadata(path).num_rows)
     last_s = min(rows, evaluation.samples or rows) * sample_s
-    if config.rollout.engine == "embedded":  # keeps copies
+    if engine_of(config).keeps_copies:
         return last_s
     every = evaluation.every_steps
     times = math.ceil(steps / every) - 1 if every else 0

@@ -9,6 +9,7 @@ from broker.protocol import Role
 from broker.service.opening import dataset_of
 from broker.storage.recovery import check_journal
 from common.config import RunConfig
+from common.engines.keys import check_engine
 from common.errors import ConfigError
 from common.model_folder import with_local_models, with_pinned_models
 from common.reading import Reading
@@ -16,7 +17,6 @@ from common.source import SampleSource
 from common.training_data import open_source
 from deploy.cluster.pools import pools_of
 from deploy.preflight.context import check_context
-from rollout.engine_process import check_engine
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from common.config import TeacherSection
+from common.engines import ENGINES
 from common.engines.keys import read_key
 from common.errors import ConfigError
 from rollout.evaluation.endpoint import base_url
@@ -28,7 +29,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, metavar="DIR", help="or a folder, which is served meanwhile; "
         "further options (--section.key VALUE) are the server's, as of a run",
     )  # fmt: skip
-    parser.add_argument("--engine", choices=("sglang", "embedded"), default="sglang")
+    parser.add_argument("--engine", choices=tuple(ENGINES), default="sglang")
 
 
 def add_questions(parser: argparse.ArgumentParser) -> None:

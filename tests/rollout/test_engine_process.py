@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,7 @@ def test_sglang_is_told_the_interface_that_leads_to_the_learner(
 ) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     ways = {"127.0.0.1": "lo", "10.0.0.1": "eth7", "10.0.0.2": "eth8"}
-    monkeypatch.setattr(engine_process, "interface_towards", ways.get)
+    monkeypatch.setattr(command, "interface_towards", ways.get)
     here, there = "tcp://127.0.0.1:5570", "tcp://10.0.0.2:5570"
     for learner, broker, interface in (
         ("127.0.0.1", here, "lo"),
@@ -339,7 +340,8 @@ def test_a_missing_environment_names_the_set_up(
 ) -> None:
     named = refusal(sglang_config(sglang={"python": str(tmp_path / "python")}))
     assert named.startswith("sglang.python = ") and "deploy/setup.sh sglang" in named
-    monkeypatch.setattr(command, "VENV", tmp_path)
+    absent = replace(command.OWN, folder=tmp_path)
+    monkeypatch.setattr(command, "find_python", absent.find_python)
     default = refusal(sglang_config(sglang={"python": None}))
     assert "rollout.engine" in default and "deploy/setup.sh sglang" in default
 

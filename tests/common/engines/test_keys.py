@@ -9,13 +9,14 @@ from common.config import RunConfig
 from common.config_cli import build
 from common.engines.keys import (
     bearer,
+    check_engine,
     configured_key,
     engine_key_file,
     key_given_by_hand,
     read_key,
 )
 from common.errors import ConfigError
-from rollout.engine_process import check_engine, engine_command
+from rollout.engine_process import engine_command
 
 
 def run_config(folder: Path | None = None, key: Path | None = None, **rollout: str) -> RunConfig:
