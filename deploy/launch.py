@@ -190,8 +190,7 @@ def _slurm(config: RunConfig, options: Options) -> None:
     folder = run_folder(config, now)
     arguments = absolute_paths(options.arguments)
     if options.dry_run:
-        run = config.run.model_copy(update={"folder": folder})
-        print(slurm.batch_script(config.model_copy(update={"run": run}), arguments))
+        print(slurm.batch_script(config.changed(run={"folder": folder}), arguments))
         return
     check_trusted(folder)
     check_folder(config, folder, slurm.FURTHER)

@@ -129,8 +129,7 @@ def with_address(
                 )
     elif not (options.cluster or options.slurm or options.kuberay):
         address = environment.get(ADDRESS) or None
-    cluster = config.cluster.model_copy(update={"address": address})
-    return config.model_copy(update={"cluster": cluster})
+    return config.changed(cluster={"address": address})
 
 
 def absolute_paths(arguments: Sequence[str], base: Path | None = None) -> tuple[str, ...]:

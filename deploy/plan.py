@@ -2,7 +2,7 @@
 
     --config FILE, --section.key value   as for the launcher; without any, the quickstart
     --gpus N        divide N GPUs (default: those of this machine, or that the pools ask for)
-    --gpu NAME      of this kind: H100, H200, A100, L40S (default: this machine's, or H100)
+    --gpu NAME      of this kind, such as H100 (default: this machine's, or H100)
     --cluster FILE  divide the GPUs of a described cluster
     --calibrate     measure: run a few steps as configured, on the machines that are here
     --steps K       that many (default 6)
@@ -97,10 +97,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Options, list[str]]:
 
 
 def _value(name: str, text: str) -> object:
-    if name in ("rates", "json", "cluster"):
-        return Path(text)
-    if name == "gpu":
-        return text
+    if name not in ("gpus", "steps"):
+        return text if name == "gpu" else Path(text)
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"--{name} {text}: no positive number. Fix: --{name} 8")
     return int(text)

@@ -49,34 +49,20 @@ class OwnEnvironment:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineKind:
-    """One kind of engine. Functions raise ConfigError for what the configuration cannot mean.
+    """One kind of engine. Functions raise ConfigError for what the configuration cannot mean."""
 
-    Args:
-        name: the value of rollout.engine.
-        title: its name in messages.
-        command: command line of a server, from configuration, host and port.
-        environment: environment variables of a server that this process starts.
-        own: the Python environment that it runs in. None means ours.
-        check: refuses flags and the like; nothing is looked for on the machine.
-        serving_flags: what serving a checkpoint to people adds to the command, from the
-            configuration and the texts of the chat templates that may be used.
-        check_folder: refuses a folder that it would not serve as it is.
-        context_limit: tokens of prompt and response together as its keys limit them, and the key.
-            None means by the model alone.
-        server_gpus: how many GPUs one server is split over; the same in words, with the key.
-        is_deterministic: whether it can generate the same whatever else is in the batch.
-        keeps_copies: whether it can keep weights for a measurement while newer ones come.
-    """
-
-    name: str
-    title: str
-    command: "Callable[[RunConfig, str, int], list[str]]"
-    environment: "Callable[[RunConfig], dict[str, str]]"
-    own: OwnEnvironment | None
+    name: str  # value of rollout.engine
+    title: str  # its name in messages
+    command: "Callable[[RunConfig, str, int], list[str]]"  # of a server; host and port are given
+    environment: "Callable[[RunConfig], dict[str, str]]"  # of a server that this process starts
+    own: OwnEnvironment | None  # the Python environment that it runs in. None means ours
+    # What serving a checkpoint adds to the command, given the chat templates that may be used.
     serving_flags: "Callable[[RunConfig, Sequence[str]], list[str]]"
-    server_gpus: "Callable[[RunConfig], tuple[int, str]]"
-    is_deterministic: bool
-    keeps_copies: bool
-    check: "Callable[[RunConfig], None]" = lambda config: None
-    check_folder: Callable[[Path], None] = lambda folder: None
+    server_gpus: "Callable[[RunConfig], tuple[int, str]]"  # GPUs of one server; the same in words
+    is_deterministic: bool  # it can generate the same whatever else is in the batch
+    keeps_copies: bool  # it can keep weights for a measurement while newer ones come
+    check: "Callable[[RunConfig], None]" = lambda config: None  # looks for nothing on the machine
+    check_folder: Callable[[Path], None] = lambda folder: None  # of a checkpoint to be served
+    # Tokens of prompt and response together, and the key that limits them. None means that no key
+    # does.
     context_limit: "Callable[[RunConfig], tuple[int, str] | None]" = lambda config: None

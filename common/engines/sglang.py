@@ -44,102 +44,77 @@ _CONTEXT = "--context-length"
 _PICTURES_MIB = 512  # of 17 MiB each: 3,400 tokens of 2,560 numbers in bfloat16
 _CPU_STATES_PER_REQUEST = 4  # slots of linear attention: running, cached prefix, and spare
 
-# Flags that the configuration sets, with the key that does it.
-_OURS = {
-    "--model-path": "model.path",
-    "--model": "model.path",
-    "--host": "rollout.host",
-    "--port": "rollout.port",
-    "--dtype": "weights.dtype",
-    "--tp-size": "sglang.tensor_parallel",
-    "--tensor-parallel-size": "sglang.tensor_parallel",
-    "--mem-fraction-static": "sglang.memory_fraction",
-    "--context-length": "sglang.context_tokens",
-    "--quantization": "sglang.quantization",
-    "--max-running-requests": "rollout.max_concurrent_groups",
-    "--max-total-tokens": "sglang.max_total_tokens",
-    "--max-mamba-cache-size": "sglang.max_states",
-    "--api-key": "sglang.api_key_file",
-    "--admin-api-key": "sglang.api_key_file",
-    "--revision": "model.revision",
-    "--chat-template": "prompt.chat_template",
-    "--default-chat-template-kwargs": "prompt.thinking",
-}
-# Flags that must not be given at all, with the reason; "*" stands for the rest of a name.
-_HARMFUL = {
-    "--weight-version": "the learner numbers the weights",
-    "--device": "the machine decides it: a GPU where there is one",
-    "--config": "flags in another file escape these checks; write them here",
-    "--skip-tokenizer-init": "stop conditions and chat need the tokenizer",
-    "--speculative-*": "the draft model would keep old weights",
-    "--disaggregation-*": "weight updates reach one whole server only",
-    "--enable-lora": "weight updates replace whole weights",
-    "--lora-paths": "weight updates replace whole weights",
-    "--model-impl": "weight updates name tensors as SGLang's own model does",
-    **dict.fromkeys(
-        ("--trust-remote-code", "--custom-weight-loader", "--forward-hooks",
-         "--enable-custom-logit-processor", "--tool-server", "--sidecar*", "--warmups"),
-        "code from a checkpoint, a request or elsewhere is not run",
-    ),
-    "--load-format": "safetensors alone are read: pickled weights can run code",
-    **dict.fromkeys(
-        ("--dist-init-addr", "--nccl-init-addr", "--remote-instance-*", "--weight-cache-*",
-         "--engine-info-bootstrap-port", "--gated-launch-port", "--encoder-*",
-         "--decoupled-spec-*", "--elastic-ep-*", "--use-ray"),
-        "a server's parts are on one machine, and no port of theirs asks for a key",
-    ),
-    **dict.fromkeys(
-        ("--smg-*", "--grpc-*", "--enable-http2", "--tokenizer-worker-num",
-         "--enable-http-worker-reuseport"),
-        "requests would come in where no key is asked for",
-    ),
-    **dict.fromkeys(
-        ("--kv-events-config", "--load-publish-endpoint"),
-        "it would be sent to every program that connects",
-    ),
-    **dict.fromkeys(
-        ("--json-model-override-args", "--model-config-parser"),
-        "the learner computes by the checkpoint's own config.json",
-    ),
-    **dict.fromkeys(
-        (
-            "--image-processor-backend", "--disable-fast-image-processor", "--mm-process-config",
-            "--limit-mm-data-per-request", "--language-only", "--language-model-only",
-        ),
-        "the server would see other pixels than the learner",
-    ),
-    "--enable-mm-global-cache": "image embeddings of older weights would be used",
-    **dict.fromkeys(
-        (
-            "--tokenizer-path", "--tokenizer-mode", "--tokenizer-backend",
-            "--hf-chat-template-name", "--completion-template", "--trust-request-chat-template",
-            "--allow-auto-truncate",
-        ),
-        "the server would see other prompts than the learner",
-    ),
-    **dict.fromkeys(
-        ("--preferred-sampling-params", "--enable-watermark", "--watermark-config",
-         "--enable-strict-thinking"),
-        "tokens would be sampled by another law than the learner corrects for",
-    ),
-}  # fmt: skip
+
+def _by_flag(flags_of: Mapping[str, str]) -> dict[str, str]:
+    return {flag: why for why, flags in flags_of.items() for flag in flags.split()}
+
+
+# Flags that the configuration sets, by the key that does it.
+_OURS = _by_flag({
+    "model.path": "--model-path --model",
+    "rollout.host": "--host",
+    "rollout.port": "--port",
+    "weights.dtype": "--dtype",
+    "sglang.tensor_parallel": "--tp-size --tensor-parallel-size",
+    "sglang.memory_fraction": "--mem-fraction-static",
+    "sglang.context_tokens": "--context-length",
+    "sglang.quantization": "--quantization",
+    "rollout.max_concurrent_groups": "--max-running-requests",
+    "sglang.max_total_tokens": "--max-total-tokens",
+    "sglang.max_states": "--max-mamba-cache-size",
+    "sglang.api_key_file": "--api-key --admin-api-key",
+    "model.revision": "--revision",
+    "prompt.chat_template": "--chat-template",
+    "prompt.thinking": "--default-chat-template-kwargs",
+})  # fmt: skip
+# Flags that must not be given at all, by the reason; "*" is for the rest of a name.
+_HARMFUL = _by_flag({
+    "the learner numbers the weights": "--weight-version",
+    "the machine decides it: a GPU where there is one": "--device",
+    "flags in another file escape these checks; write them here": "--config",
+    "stop conditions and chat need the tokenizer": "--skip-tokenizer-init",
+    "the draft model would keep old weights": "--speculative-*",
+    "weight updates reach one whole server only": "--disaggregation-*",
+    "weight updates replace whole weights": "--enable-lora --lora-paths",
+    "weight updates name tensors as SGLang's own model does": "--model-impl",
+    "code from a checkpoint, a request or elsewhere is not run":
+        "--trust-remote-code --custom-weight-loader --forward-hooks --sidecar* --warmups "
+        "--enable-custom-logit-processor --tool-server",
+    "safetensors alone are read: pickled weights can run code": "--load-format",
+    "a server's parts are on one machine, and no port of theirs asks for a key":
+        "--dist-init-addr --nccl-init-addr --remote-instance-* --weight-cache-* --use-ray "
+        "--engine-info-bootstrap-port --gated-launch-port --encoder-* --decoupled-spec-* "
+        "--elastic-ep-*",
+    "requests would come in where no key is asked for":
+        "--smg-* --grpc-* --enable-http2 --tokenizer-worker-num --enable-http-worker-reuseport",
+    "it would be sent to every program that connects":
+        "--kv-events-config --load-publish-endpoint",
+    "the learner computes by the checkpoint's own config.json":
+        "--json-model-override-args --model-config-parser",
+    "the server would see other pixels than the learner":
+        "--image-processor-backend --disable-fast-image-processor --mm-process-config "
+        "--limit-mm-data-per-request --language-only --language-model-only",
+    "image embeddings of older weights would be used": "--enable-mm-global-cache",
+    "the server would see other prompts than the learner":
+        "--tokenizer-path --tokenizer-mode --tokenizer-backend --hf-chat-template-name "
+        "--completion-template --trust-request-chat-template --allow-auto-truncate",
+    "tokens would be sampled by another law than the learner corrects for":
+        "--preferred-sampling-params --enable-watermark --watermark-config "
+        "--enable-strict-thinking",
+})  # fmt: skip
 # Environment variables by which SGLang would see other pixels or prompts; not passed on.
 _HARMFUL_VARIABLES = (
     "SGLANG_IMAGE_MAX_PIXELS", "SGLANG_RESIZE_RESAMPLE", "SGLANG_MM_AVOID_RETOKENIZE",
     "SGLANG_MM_SKIP_COMPUTE_HASH",
 )  # fmt: skip
-# Flags that are harmless with the value 1, with the reason against more.
-_ONE_REPLICA = "a weight update reaches one replica of a server; raise rollout.servers instead"
-_ONE_STAGE = (
-    "a weight update knows tensor-parallel ranks only; raise sglang.tensor_parallel instead"
-)
-_SINGLE = {
-    "--dp-size": _ONE_REPLICA,
-    "--data-parallel-size": _ONE_REPLICA,
-    "--pp-size": _ONE_STAGE,
-    "--pipeline-parallel-size": _ONE_STAGE,
-    "--nnodes": "a server is started on one machine",
-}
+# Flags that are harmless with the value 1, by the reason against more.
+_SINGLE = _by_flag({
+    "a weight update reaches one replica of a server; raise rollout.servers instead":
+        "--dp-size --data-parallel-size",
+    "a weight update knows tensor-parallel ranks only; raise sglang.tensor_parallel instead":
+        "--pp-size --pipeline-parallel-size",
+    "a server is started on one machine": "--nnodes",
+})  # fmt: skip
 
 
 def sglang_command(config: "RunConfig", host: str, port: int) -> list[str]:

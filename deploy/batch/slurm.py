@@ -111,10 +111,9 @@ def submit(config: RunConfig, arguments: Sequence[str], folder: Path, is_made: b
     """
     folder = folder.absolute()
     check_submission(config, folder)
-    run = config.run.model_copy(update={"folder": folder})
     script = folder / "slurm.sh"
     with _folder_as_it_was([folder] if is_made else missing(folder), script):
-        text = batch_script(config.model_copy(update={"run": run}), arguments)
+        text = batch_script(config.changed(run={"folder": folder}), arguments)
         make_private(folder)
         script.write_text(text, encoding="utf-8")
         return _sbatch(script)

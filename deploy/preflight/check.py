@@ -1,6 +1,6 @@
 """All that can be known of a run before it is started: models, data, journal, context, room."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from broker.ledger.entry import Rules
@@ -52,7 +52,7 @@ def check_room(config: RunConfig) -> None:
     from deploy.cluster.clusters import this_machine
     from deploy.cluster.fit import fit
 
-    pools = [replace(pool, cpus=0.0) for pool in pools_of(config)]
+    pools = pools_of(config, reserves_cpus=False)
     if any(pool.gpus for pool in pools):  # asking for GPUs takes a while
         fit(pools, [this_machine()])
 
