@@ -1,14 +1,19 @@
 """What engines declare, and that nothing else names them. Holds common/engines/."""
 
+import importlib
 import re
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
+from common import engines
 from common.config_cli import build
 from common.engines import ENGINES, engine_of, own_environment
+from common.engines.kind import EngineKind
 from common.errors import ConfigError
 
+PREFIX = "common.engines."
 ROOT = Path(__file__).resolve().parents[3]
 COMPARED = re.compile(rf"""(?:[!=]=|\bin) *[({{\[]?["'](?:{"|".join(ENGINES)})["']""")
 
@@ -18,6 +23,13 @@ def test_the_configuration_takes_each_engine_and_no_other() -> None:
         assert engine_of(build({"rollout": {"engine": name}})) is kind
     with pytest.raises(ConfigError, match=r"rollout\.engine = 'sglnag'.*Fix: "):
         build({"rollout": {"engine": "sglnag"}})
+
+
+def test_every_engine_of_the_package_is_registered() -> None:
+    modules = [importlib.import_module(m.name) for m in iter_modules(engines.__path__, PREFIX)]
+    declared = {id(v): v for m in modules for v in vars(m).values() if isinstance(v, EngineKind)}
+    assert sorted(kind.name for kind in declared.values()) == sorted(ENGINES)
+    assert all(ENGINES[name].name == name for name in ENGINES)
 
 
 @pytest.mark.parametrize("kind", ENGINES.values(), ids=lambda kind: kind.name)
