@@ -42,7 +42,8 @@ class Checkout:
             shutil.copy(ROOT / name, root / name)
         self.venv = root / ".venv"
         (root / "tools").mkdir()
-        for folder in (self.venv, root / ".venv-sglang"):
+        own = [root / kind.own.folder.name for kind in ENGINES.values() if kind.own]
+        for folder in (self.venv, *own):
             (folder / "bin").mkdir(parents=True)
             self._executable(folder / "bin" / "python", FAKE_PYTHON)
             self._executable(folder / "bin" / "uv", FAKE_UV)
