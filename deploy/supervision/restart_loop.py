@@ -143,7 +143,7 @@ class RestartLoop:
 
 
 def reason_in(words: str) -> str | None:
-    """What a process of ours said last of its own failure; None means nothing of use."""
+    """What a process of ours said last of its failure. None means nothing of use."""
     found = [match[1] for line in words.splitlines() if (match := _REASON.search(line))]
     return found[-1].rstrip(".") if found else None
 

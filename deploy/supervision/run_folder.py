@@ -46,7 +46,7 @@ def check_unowned(folder: Path) -> None:
         with (folder / LOCK).open("rb") as file:
             lock = try_lock(file.fileno(), is_shared=True)
     except OSError:
-        return  # none is there, or it is another user's: whoever writes will be told
+        return  # none is there, or it is another user's: writing will fail with the reason
     _refuse_another(folder, lock)
 
 
@@ -107,7 +107,7 @@ def open_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig
     folder = run_folder(config, now)
     check_folder(config, folder)
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    # The file does not say resume: whoever starts with it must ask for that each time.
+    # The file does not say resume: each start with it has to ask for that.
     config = _with_keys(config.changed(run={"folder": folder, "resume": False}), folder)
     # Nor does it say on which Ray: the next launch may find another one, or none.
     replace_text(folder / "config.toml", dump_toml(config.changed(cluster={"address": None})))

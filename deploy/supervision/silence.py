@@ -1,6 +1,6 @@
 """Which processes the broker has lost although they run, and which of them have to be replaced.
 
-A process that is stopped (SIGSTOP) or wedged does not end, so nobody would start it again. Pure.
+A process that is stopped (SIGSTOP) or wedged does not end: its restart loop would wait for ever.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ _SERVER_SILENCE = 1.5  # times broker.member_timeout_s, after which the broker h
 
 
 class SilenceWatch:
-    """Watches one life of each process: one that is started anew has not been heard yet.
+    """Watches one life of each process: a process that is started anew has not been heard yet.
 
     Args:
         limits_s: silence after which a process is replaced, by its name's first part (rollout,

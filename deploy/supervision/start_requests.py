@@ -68,10 +68,10 @@ def start_request(spec: ProcessSpec, config: RunConfig, run_folder: Path) -> Sta
 
 
 def _files(spec: ProcessSpec, config: RunConfig, run_folder: Path) -> dict[str, bytes]:
-    """For a machine that does not share the run folder: what the process reads there.
+    """What the process reads on a machine that does not share the run folder.
 
     They travel through Ray, keys included: a cluster of several machines is to run with Ray's
-    token authentication, or on a network of its own.
+    token authentication, or on a separate network.
     """
     paths = [run_folder / "config.toml"]
     if config.broker.keys is not None:

@@ -3,8 +3,8 @@
 start:  broker > (its address) > learner, rollouts
 death:  a rollout is started again by itself; the learner's ranks all together, from their newest
         checkpoint; the broker from its journal, at the address that the others know. If it has to
-        listen elsewhere, or if somebody else told the learner to stop, the whole run is gone on
-        with, as `run.resume` does
+        listen elsewhere, or if another process told the learner to stop, the whole run
+        continues, as with `run.resume`
 end:    the learner is done > the others follow by themselves within drain_s
 stop:   SIGTERM to the learner > to the rollouts > to the broker; SIGKILL to what does not listen,
         and to all of them when it is to end at once

@@ -405,7 +405,7 @@ def test_an_nvidia_smi_that_hangs_is_not_waited_for(checkout: Checkout) -> None:
     code, output = checkout.set_up("learner", GPU_PATIENCE_S="0.2")
     assert (code, output) == (
         1,
-        "set-up failed: nvidia-smi does not answer within 0.2 s. Fix: mend the GPU's driver, or "
+        "set-up failed: nvidia-smi does not answer within 0.2 s. Fix: repair the GPU's driver, or "
         "say what to build for: FLAVOUR=gpu or FLAVOUR=cpu\n",
     )
     assert checkout.set_up("learner", FLAVOUR="cpu")[0] == 0
