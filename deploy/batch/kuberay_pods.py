@@ -161,10 +161,7 @@ def _workers(name: str, group: _Group, config: RunConfig, growth: int) -> dict[s
         "minReplicas": group.pods,
         "maxReplicas": group.pods * growth,
         "labels": dict(group.pool.labels),
-        "rayStartParams": {
-            "num-cpus": str(math.ceil(group.cpus)),
-            "num-gpus": str(group.gpus),
-        },
+        "rayStartParams": {"num-cpus": str(math.ceil(group.cpus)), "num-gpus": str(group.gpus)},
         "template": {"metadata": _metadata(name), "spec": spec},
     }
 
@@ -192,10 +189,7 @@ def _container(name: str, image: str, cpus: float = 0.5, gpus: int = 0) -> dict[
             {"name": "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "value": "0"},
             {"name": "HF_HOME", "value": str(VOLUME / "huggingface")},
         ],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
 
 
