@@ -16,8 +16,9 @@ recommends a split, or the synchronous algorithm where that is as fast.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from common.config import RunConfig
 from common.config_cli import exit_with, load
@@ -26,6 +27,7 @@ from common.errors import ConfigError, VisionOpdError
 from common.files import replace_json
 from common.output import ends_with_its_reader
 from deploy.cluster.process_specs import ROOT
+from deploy.options import split_options
 from deploy.planning.assumed import assumed_rates
 from deploy.planning.calibrate import STEPS, calibrate
 from deploy.planning.layout import (
@@ -78,25 +80,16 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     Raises:
         ConfigError: an option without a value, or with one that is no number.
     """
-    options, rest, left = Options(), [], list(arguments)
-    while left:
-        argument = left.pop(0)
-        name, separator, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or name not in vars(options):
-            rest.append(argument)
-            continue
-        if name == "calibrate":
-            options.calibrate = True
-            continue
-        if not separator:
-            if not left:
-                raise ConfigError(f"--{name} has no value. Fix: --{name} VALUE")
-            value = left.pop(0)
-        setattr(options, name, _value(name, value))
-    return options, rest
+    values = dict.fromkeys((f"--{field.name}" for field in fields(Options)), "VALUE")
+    del values["--calibrate"]
+    given, rest = split_options(arguments, ("--calibrate",), values)
+    options = {name.removeprefix("--"): value for name, value in given.items()}
+    return Options(**{name: _value(name, value) for name, value in options.items()}), rest
 
 
-def _value(name: str, text: str) -> object:
+def _value(name: str, text: str) -> Any:
+    if name == "calibrate":
+        return True
     if name not in ("gpus", "steps"):
         return text if name == "gpu" else Path(text)
     if not text.isdecimal() or int(text) < 1:

@@ -29,7 +29,7 @@ from common.engines.keys import (
     read_key,
 )
 from common.errors import EngineError
-from common.log_files import RotatingLog, identity, identity_of, spawn_logged
+from common.log_files import LogTail, RotatingLog, spawn_logged
 from common.network import free_port
 
 logger = logging.getLogger(__name__)
@@ -44,13 +44,8 @@ _PORTS_TRIED = 3  # each was free a moment before
 _STAMP = re.compile(r"^\[[-0-9]{10} [:0-9]{8}[^\]]*\] *")  # SGLang's: date, time, rank
 
 
-class EngineLog:
-    """What one engine wrote. Engines before it may have written to the same file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._first = identity(path)  # the file that there was; a later one is all this engine's
-        self._start = path.stat().st_size if path.exists() else 0
+class EngineLog(LogTail):
+    """What one engine wrote."""
 
     def doing(self) -> str:
         """What it is at: its newest stamped line, or progress bar; else its newest line."""
@@ -68,14 +63,9 @@ class EngineLog:
 
     def _lines(self) -> list[str]:
         try:
-            with self.path.open("rb") as file:
-                start = self._start if identity_of(file) == self._first else 0
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(start, end - _TAIL_BYTES))
-                text = file.read().decode(errors="replace")
+            return [line for line in self.lines(_TAIL_BYTES) if line.strip()]
         except OSError:
             return []
-        return [line for line in text.splitlines() if line.strip()]
 
 
 class EngineProcess:

@@ -44,11 +44,7 @@ class BrokerAddress:
 
     async def wait(self) -> str:
         """The address, once it is known."""
-        while True:
-            known = self.known
-            await asyncio.wait([known])
-            if not known.cancelled():
-                return known.result()
+        return await asyncio.shield(self.known)  # one that waits may be cancelled
 
     async def read(self) -> str | None:
         """What the started broker writes. None means that it has ended before.
