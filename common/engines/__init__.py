@@ -34,11 +34,10 @@ from common.engines.embedded import EMBEDDED
 from common.engines.kind import EngineKind, OwnEnvironment
 from common.engines.sglang import SGLANG
 
+ENGINES: Mapping[str, EngineKind] = {kind.name: kind for kind in (SGLANG, EMBEDDED)}
 if TYPE_CHECKING:
     from common.config import RunConfig
 
-ENGINES: Mapping[str, EngineKind] = {kind.name: kind for kind in (SGLANG, EMBEDDED)}
-if TYPE_CHECKING:
     EngineName = str
 else:
     EngineName = Literal[*ENGINES]  # the values that rollout.engine may have

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from common.cpu_threads import sleeping_threads
@@ -31,17 +30,13 @@ def _environment(config: "RunConfig") -> dict[str, str]:
     return environment
 
 
-def _serving_flags(config: "RunConfig", templates: Sequence[str]) -> list[str]:
-    return ["--thinking"] if config.prompt.thinking else []
-
-
 EMBEDDED = EngineKind(
     name="embedded",
     title="the embedded engine",
     command=_command,
     environment=_environment,
     own=None,
-    serving_flags=_serving_flags,
+    serving_flags=lambda config, _: ["--thinking"] if config.prompt.thinking else [],
     server_gpus=lambda config: (1, "1"),
     is_deterministic=True,
     keeps_copies=True,
