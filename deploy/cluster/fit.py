@@ -148,7 +148,7 @@ def _fits(kinds: Sequence[_Kind], node: Node, taken: Counts) -> bool:
 
 
 def _shares(kinds: Sequence[_Kind], taken: Counts) -> tuple[Counts, Counts]:
-    """Of a GPU, what a unit of each kind takes, and how many units do."""
+    """Parts of a shared GPU that a unit of each kind takes, and how many units take some."""
     shares = tuple(kind.unit.gpu_share for kind in kinds)
     return shares, tuple(n if share else 0 for share, n in zip(shares, taken, strict=True))
 
