@@ -234,7 +234,7 @@ def test_every_key_its_type_and_its_default_are_listed() -> None:
 
 
 def test_every_key_is_read_somewhere() -> None:
-    """As an attribute or by its name, outside the sections: else a value would change nothing."""
+    """Outside the sections, as an attribute or by name: else a value would change nothing."""
     root, read = Path(__file__).resolve().parents[2], set()
     packages = ("broker", "common", "deploy", "learner", "rollout")
     for path in (path for package in packages for path in (root / package).rglob("*.py")):
