@@ -37,6 +37,7 @@ Pictures and prompts:
 Models:
     model_folder, model_files, model_loading    where a model is; whether it is whole; loads it
     families/           what differs from one model family to the next
+    engines/            what differs from one engine to the next, and how each is started
     image_text_model    what is asked of a model of transformers, as types
     forwards, patch_embedding    modules of transformers that compute in another way
     weight_dtypes       which weights stay float32

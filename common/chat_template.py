@@ -10,10 +10,12 @@ if it names it: transformers 5.19 logs a line at each call otherwise.
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from common.config import PromptSection
 from common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from common.config import PromptSection
 
 SWITCH = "enable_thinking"
 _OPEN, _CLOSE = "<think>", "</think>"
@@ -25,7 +27,7 @@ def names_switch(template: str) -> bool:
     return re.search(rf"\b{SWITCH}\b", _COMMENT.sub("", template)) is not None
 
 
-def template_of(processor: Any, prompt: PromptSection) -> str | None:
+def template_of(processor: Any, prompt: "PromptSection") -> str | None:
     """The template that is configured, or that of a checkpoint's processor; None: there is none.
 
     Raises:
@@ -39,12 +41,12 @@ def template_of(processor: Any, prompt: PromptSection) -> str | None:
     return str(found) if found else None
 
 
-def template_options(template: str, prompt: PromptSection) -> dict[str, Any]:
+def template_options(template: str, prompt: "PromptSection") -> dict[str, Any]:
     """What a template is given besides the messages, wherever it is rendered."""
     return {SWITCH: prompt.thinking} if names_switch(template) else {}
 
 
-def check_thinking(tail: str, template: str, prompt: PromptSection) -> None:
+def check_thinking(tail: str, template: str, prompt: "PromptSection") -> None:
     """Does a rendered prompt end in the mode that is configured?
 
     Args:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
+from common.engines import engine_of
 from common.section import Section
 
 if TYPE_CHECKING:
@@ -104,11 +105,11 @@ def _broker_has_no_gpu(config: "RunConfig") -> None:
 
 
 def _server_has_its_gpus(config: "RunConfig") -> None:
-    server_gpus = config.sglang.tensor_parallel
+    server_gpus, told = engine_of(config).server_gpus(config)
     if config.rollout_pool.gpus > 1 and config.rollout_pool.gpus != server_gpus:
         raise ValueError(
             f"rollout_pool.gpus = {config.rollout_pool.gpus:g}, but a server is split over "
-            f"sglang.tensor_parallel = {server_gpus} GPUs. Fix: make them equal"
+            f"{told} GPUs. Fix: make them equal"
         )
 
 

@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs of this machine, as its driver tells of them. Nothing of CUDA is loaded."""
+"""The NVIDIA GPUs of this machine, as its driver reports them. Nothing of CUDA is loaded."""
 
 import functools
 import os
@@ -47,7 +47,7 @@ def usable_gpus() -> tuple[Gpu, ...]:
 
 
 def visible_gpus() -> list[str] | None:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves to us, as it names them; None: all."""
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves to us, as it names them. None means all."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         return None
@@ -89,7 +89,7 @@ def _ask(tool: str) -> tuple[Gpu, ...]:
         )
     except subprocess.TimeoutExpired:
         raise ConfigError(
-            f"nvidia-smi does not answer within {_PATIENCE_S:g} s. Fix: mend the GPU's driver, or "
+            f"nvidia-smi does not answer within {_PATIENCE_S:g} s. Fix: repair the driver, or "
             "set CUDA_VISIBLE_DEVICES to nothing to run on CPUs"
         ) from None
     except OSError:

@@ -6,14 +6,16 @@ learner/model chooses by device, dtype and installed packages.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from common.config import ModelSection, RunConfig
 from common.errors import ConfigError
 from common.families import find_family
 from common.files import json_object_or_empty
 from common.gpu_packages import GpuPackages, release
 from common.gpus import Gpu, told
+
+if TYPE_CHECKING:
+    from common.config import ModelSection, RunConfig
 
 REFERENCE = "reference"  # of the gated delta rule: torch operators, some two thousand a layer
 _TORCH = (2, 12, 1)  # the first with a Triton that is right on Hopper
@@ -49,7 +51,7 @@ class Kernels:
 
 
 def kernels_in_force(
-    packages: GpuPackages, model: ModelSection, *, on_gpu: bool, has_delta: bool
+    packages: GpuPackages, model: "ModelSection", *, on_gpu: bool, has_delta: bool
 ) -> Kernels:
     """What a learner of this environment computes with.
 
@@ -74,7 +76,7 @@ def _vision(packages: GpuPackages, asked: str, on_gpu: bool) -> str:
     return "flash_attention_2" if on_gpu and packages.flash_attn else "sdpa"
 
 
-def pushes_over_nccl(config: RunConfig, on_gpu: bool) -> bool:
+def pushes_over_nccl(config: "RunConfig", on_gpu: bool) -> bool:
     """Whether learner and servers meet in one group of NCCL's."""
     weights = config.weights
     return on_gpu and weights.transport == "broadcast" and weights.backend != "gloo"
@@ -149,13 +151,13 @@ def check_learner(packages: GpuPackages, gpus: tuple[Gpu, ...], has_delta: bool)
         raise _too_old("Triton", packages.triton, _TRITON_ON_HOPPER, wrong)
 
 
-def check_nccl(learner: GpuPackages, server: GpuPackages) -> None:
+def check_nccl(learner: GpuPackages, server: GpuPackages, engine: str) -> None:
     """Refuse two environments that could never meet in a group of NCCL, with a ConfigError."""
     if learner.nccl and server.nccl and learner.nccl != server.nccl:
         raise ConfigError(
-            f"the learner's torch {learner.torch} has NCCL {learner.nccl}, SGLang's torch "
+            f"the learner's torch {learner.torch} has NCCL {learner.nccl}, {engine}'s torch "
             f"{server.torch} has {server.nccl}: NCCL refuses such a group, and no push would "
-            "arrive. Fix: deploy/setup.sh and deploy/setup.sh sglang from the same commit, or "
+            "arrive. Fix: make both environments with deploy/setup.sh from the same commit, or "
             'weights.transport = "files"'
         )
 

@@ -247,6 +247,28 @@ def _numbered(path: Path, index: int) -> Path:
     return path.with_name(f"{path.name}.{index}") if index else path
 
 
+class LogTail:
+    """What is written to a log from now on: what it holds by now is of another process, or life.
+
+    Args:
+        path: of the current file; it may be begun anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._first = identity(path)
+        self._start = path.stat().st_size if path.exists() else 0
+
+    def lines(self, most_bytes: int | None = None) -> list[str]:
+        """All lines, or those in the last bytes. Raises OSError."""
+        with self.path.open("rb") as file:
+            start = self._start if identity_of(file) == self._first else 0
+            if most_bytes is not None:
+                start = max(start, file.seek(0, os.SEEK_END) - most_bytes)
+            file.seek(start)
+            return file.read().decode("utf-8", errors="replace").strip("\n").splitlines()
+
+
 def identity(path: Path) -> tuple[int, int] | None:
     """Device and inode of the file behind a name; None: there is none."""
     try:

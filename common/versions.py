@@ -7,10 +7,12 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+from common.engines import ENGINES
+
 CODE = "code"  # digest of what both ends of the wire share
 MEANING = ("transformers", "tokenizers", "pillow", "torchvision")  # other tokens, other pixels
 COLLECTIVES = ("nccl",)  # told by members that meet in a group of it
-NUMBERS = ("python", "numpy", "sglang")  # a difference is only told
+NUMBERS = ("python", "numpy", *ENGINES)  # a difference is only told
 _SHARED = ("common", "broker")
 _ROOT = Path(__file__).resolve().parents[1]
 _DIGITS = 16

@@ -28,7 +28,7 @@ def code_of_end(is_complete: bool, summary: Mapping[str, Any] | None) -> ExitCod
     """The code of a run whose processes have all ended well.
 
     Args:
-        is_complete: nobody stopped it.
+        is_complete: whether it ran to its end without being stopped.
         summary: as the learner wrote it; `data_fault` in it names what was wrong with the data.
     """
     if not is_complete:

@@ -22,6 +22,7 @@ from common.config_cli import exit_with, load_or_exit
 from common.errors import ConfigError, DataError, VisionOpdError
 from common.full_disk import is_full
 from common.output import ends_with_its_reader, goes_on_without_readers
+from deploy.cluster.environments import environment_to_make
 from deploy.cluster.process_specs import ROOT
 from deploy.exit_codes import ExitCode
 from deploy.options import (
@@ -114,7 +115,7 @@ def _launch(config: RunConfig, options: Options, ray_named_by: str) -> int:
         check_address(config.cluster.address, ray_named_by)
     checked = _checked(config, options, folder)
     config = checked.config
-    _set_up_sglang(config)
+    _set_up_engine(config)
     if config.cluster.address is None:
         check_gpus(with_local_models(config))
     exit_code = 0
@@ -189,8 +190,7 @@ def _slurm(config: RunConfig, options: Options) -> None:
     folder = run_folder(config, now)
     arguments = absolute_paths(options.arguments)
     if options.dry_run:
-        run = config.run.model_copy(update={"folder": folder})
-        print(slurm.batch_script(config.model_copy(update={"run": run}), arguments))
+        print(slurm.batch_script(config.changed(run={"folder": folder}), arguments))
         return
     check_trusted(folder)
     check_folder(config, folder, slurm.FURTHER)
@@ -204,18 +204,18 @@ def _slurm(config: RunConfig, options: Options) -> None:
     print(f"submitted job {job}\nrun folder: {folder}")
 
 
-def _set_up_sglang(config: RunConfig) -> None:
-    """Makes SGLang's environment where this machine's servers need it; quick when it is there.
+def _set_up_engine(config: RunConfig) -> None:
+    """Make the engine's environment where this machine's servers need it; quick when it is there.
 
     Machines of a cluster that runs already are not ours to set up, and may not be like this one.
     """
-    is_ours = config.sglang.python is None and config.cluster.address is None
-    if config.rollout.engine != "sglang" or config.rollout.engine_urls or not is_ours:
+    own = environment_to_make(config)
+    if own is None or config.cluster.address is not None:
         return
-    if subprocess.run([ROOT / "deploy" / "setup.sh", "sglang"], check=False).returncode:
+    if subprocess.run([ROOT / "deploy" / "setup.sh", own.goal], check=False).returncode:
         raise ConfigError(
-            'rollout.engine = "sglang": its environment could not be made, see above. Fix: correct '
-            "that, or set sglang.python to the Python of one that has sglang==0.5.23"
+            f'rollout.engine = "{config.rollout.engine}": its environment could not be made, see '
+            f"above. Fix: correct that, or set {own.key} to the Python of one that has {own.holds}"
         )
 
 

@@ -29,7 +29,7 @@ Options of the launcher:
 
 Options of the configuration:"""
 _SWITCHES = ("--dry-run", "--slurm", "--kuberay")
-_VALUES = ("--address", "--cluster")
+_VALUES = {"--address": "HOST:PORT", "--cluster": "FILE"}
 
 
 @dataclass(frozen=True)
@@ -50,45 +50,44 @@ def take_options(argv: Sequence[str], default_config: Path) -> Options:
     Raises:
         ConfigError: options that do not go together, or lack their value.
     """
-    arguments: list[str] = []
-    switches: set[str] = set()
-    cluster: Path | None = None
-    left = list(argv)
-    while left:
-        argument = left.pop(0)
-        name, separator, value = argument.partition("=")
-        if name in _SWITCHES:
-            if separator:
-                raise ConfigError(f"{argument}: {name} takes no value. Fix: {name}")
-            switches.add(name)
-        elif name in _VALUES:
-            value = value if separator else _value_of(name, left)
-            if name == "--cluster":
-                cluster = Path(value)
-            else:
-                arguments += ["--cluster.address", value]
-        else:
-            arguments.append(argument)
-            if name.startswith("--") and not separator and left:
-                arguments.append(left.pop(0))  # its value, whatever it looks like
+    given, arguments = split_options(argv, _SWITCHES, _VALUES)
+    if "--address" in given:
+        arguments += ["--cluster.address", given["--address"]]
     if not any(argument.partition("=")[0] == "--config" for argument in arguments):
         arguments = ["--config", str(default_config), *arguments]
-    options = Options(
-        tuple(arguments),
-        "--dry-run" in switches,
-        cluster,
-        "--slurm" in switches,
-        "--kuberay" in switches,
-    )
+    cluster = Path(given["--cluster"]) if "--cluster" in given else None
+    dry_run, slurm, kuberay = (name in given for name in _SWITCHES)
+    options = Options(tuple(arguments), dry_run, cluster, slurm, kuberay)
     _check(options)
     return options
 
 
-def _value_of(name: str, left: list[str]) -> str:
-    if not left or left[0].startswith("--"):
-        kind = "FILE" if name == "--cluster" else "HOST:PORT"
-        raise ConfigError(f"{name} has no value. Fix: {name} {kind}")
-    return left.pop(0)
+def split_options(
+    argv: Sequence[str], switches: Sequence[str], values: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """A program's own options with their values, the last of each, and what is left.
+
+    Args:
+        values: options that have a value, with what that is called.
+    """
+    given: dict[str, str] = {}
+    rest: list[str] = []
+    left = list(argv)
+    while left:
+        argument = left.pop(0)
+        name, separator, value = argument.partition("=")
+        has_value = not separator and bool(left)
+        if name in switches and separator:
+            raise ConfigError(f"{argument}: {name} takes no value. Fix: {name}")
+        if name in values and not separator and (not left or left[0].startswith("--")):
+            raise ConfigError(f"{name} has no value. Fix: {name} {values[name]}")
+        if name in switches or name in values:
+            given[name] = left.pop(0) if has_value and name in values else value
+        else:
+            rest.append(argument)
+            if name.startswith("--") and has_value:
+                rest.append(left.pop(0))  # its value, whatever it looks like
+    return given, rest
 
 
 def _check(options: Options) -> None:
@@ -129,8 +128,7 @@ def with_address(
                 )
     elif not (options.cluster or options.slurm or options.kuberay):
         address = environment.get(ADDRESS) or None
-    cluster = config.cluster.model_copy(update={"address": address})
-    return config.model_copy(update={"cluster": cluster})
+    return config.changed(cluster={"address": address})
 
 
 def absolute_paths(arguments: Sequence[str], base: Path | None = None) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
     --config FILE, --section.key value   as for the launcher; without any, the quickstart
     --gpus N        divide N GPUs (default: those of this machine, or that the pools ask for)
-    --gpu NAME      of this kind: H100, H200, A100, L40S (default: this machine's, or H100)
+    --gpu NAME      of this kind, such as H100 (default: this machine's, or H100)
     --cluster FILE  divide the GPUs of a described cluster
     --calibrate     measure: run a few steps as configured, on the machines that are here
     --steps K       that many (default 6)
@@ -16,15 +16,18 @@ recommends a split, or the synchronous algorithm where that is as fast.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from common.config import RunConfig
 from common.config_cli import exit_with, load
+from common.engines import engine_of
 from common.errors import ConfigError, VisionOpdError
 from common.files import replace_json
 from common.output import ends_with_its_reader
 from deploy.cluster.process_specs import ROOT
+from deploy.options import split_options
 from deploy.planning.assumed import assumed_rates
 from deploy.planning.calibrate import STEPS, calibrate
 from deploy.planning.layout import (
@@ -77,29 +80,18 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Options, list[str]]:
     Raises:
         ConfigError: an option without a value, or with one that is no number.
     """
-    options, rest, left = Options(), [], list(arguments)
-    while left:
-        argument = left.pop(0)
-        name, separator, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or name not in vars(options):
-            rest.append(argument)
-            continue
-        if name == "calibrate":
-            options.calibrate = True
-            continue
-        if not separator:
-            if not left:
-                raise ConfigError(f"--{name} has no value. Fix: --{name} VALUE")
-            value = left.pop(0)
-        setattr(options, name, _value(name, value))
-    return options, rest
+    values = dict.fromkeys((f"--{field.name}" for field in fields(Options)), "VALUE")
+    del values["--calibrate"]
+    given, rest = split_options(arguments, ("--calibrate",), values)
+    options = {name.removeprefix("--"): value for name, value in given.items()}
+    return Options(**{name: _value(name, value) for name, value in options.items()}), rest
 
 
-def _value(name: str, text: str) -> object:
-    if name in ("rates", "json", "cluster"):
-        return Path(text)
-    if name == "gpu":
-        return text
+def _value(name: str, text: str) -> Any:
+    if name == "calibrate":
+        return True
+    if name not in ("gpus", "steps"):
+        return text if name == "gpu" else Path(text)
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"--{name} {text}: no positive number. Fix: --{name} 8")
     return int(text)
@@ -116,9 +108,9 @@ def _plan(options: Options, given: list[str]) -> None:
     machines = _machines(config, options)
     found = layouts(config, machines)
     if not found:
+        _, told = engine_of(config).server_gpus(config)
         raise ConfigError(
-            f"{machines.gpus} GPUs cannot be divided: a server takes "
-            f"sglang.tensor_parallel = {config.sglang.tensor_parallel}, and "
+            f"{machines.gpus} GPUs cannot be divided: a server takes {told}, and "
             f"{config.learner.groups_per_step} groups a step (learner.groups_per_step) must be "
             "enough for all ranks. Fix: change one of them"
         )

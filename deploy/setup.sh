@@ -55,7 +55,7 @@ has_gpu() {
   local code=0
   gpu_says=$(timeout --kill-after=1 "$gpu_patience_s" nvidia-smi -L 2>&1) || code=$?
   if [ "$code" = 124 ] || [ "$code" = 137 ]; then
-    fail "nvidia-smi does not answer within $gpu_patience_s s. Fix: mend the GPU's driver, or say what to build for: FLAVOUR=gpu or FLAVOUR=cpu"
+    fail "nvidia-smi does not answer within $gpu_patience_s s. Fix: repair the GPU's driver, or say what to build for: FLAVOUR=gpu or FLAVOUR=cpu"
   fi
   return "$code"
 }
@@ -130,7 +130,7 @@ install_cpu_torch() {
 
 install_gpu_torch() {
   pip install --quiet -c "$constraints" torch torchvision ||
-    fail "pip could not install torch. Fix: mend what it says above"
+    fail "pip could not install torch. Fix: correct what it says above"
 }
 
 install_ours() {
@@ -147,7 +147,7 @@ install_sglang() {
   pip install --quiet --no-deps -r "$sglang_itself" "$xgrammar" || fail_at_pip
 }
 
-fail_at_pip() { fail "pip could not install the packages. Fix: mend what it says above, then run this again"; }
+fail_at_pip() { fail "pip could not install the packages. Fix: correct what it says above, then run this again"; }
 
 # Keeps a whole environment, and makes a new one where there is none or one that was cut off.
 make_venv() {
@@ -226,7 +226,7 @@ if flavour == "gpu" and not torch.version.cuda:
 PYTHON
 }
 
-# With what stands in for CUDA's packages, as rollout/sglang/command.py runs it.
+# With what stands in for CUDA's packages, as common/engines/sglang.py runs it.
 check_sglang() (
   if [ "$flavour" = cpu ]; then
     export PYTHONPATH="$root/rollout/sglang/cpu" SGLANG_USE_CPU_ENGINE=1

@@ -13,7 +13,6 @@
     engine              what is asked of an engine, and how it fails
     http_engine         the client of any server with SGLang's endpoints
     engine_process      starts an engine as a child, waits for it, ends it
-    engine_key          the key of an engine's HTTP port
     engine_views        what an engine is given of a sample
     image_files         the files behind pictures, from the data's folder or from the broker
     weights             carries out announced weight updates
@@ -35,8 +34,5 @@ Invariant: an engine never generates with weights that are half new, and every t
 carries the version that it was computed with. tests/rollout/contract holds both engines to one
 contract; tests/pipeline compares every log-prob with those of the weights that it names.
 
-How to add an engine: it has to speak the part of SGLang's HTTP API that `http_engine` uses. Its
-name goes into `common.config.RolloutSection.engine`, its command and environment into
-`engine_process`, and what it needs installed into `deploy.cluster.environments`. Give it to the
-fixtures of tests/rollout/contract: that suite is the specification.
+How to add an engine: `common.engines` says it. tests/rollout/contract is the specification.
 """

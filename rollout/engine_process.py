@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -19,21 +18,19 @@ from typing import NoReturn
 
 import aiohttp
 
-from common.addresses import join_address, split_address
+from common.addresses import join_address
 from common.config import RunConfig
-from common.cpu_threads import sleeping_threads
-from common.errors import EngineError
-from common.log_files import RotatingLog, identity, identity_of, spawn_logged
-from common.network import GLOO_INTERFACE, free_port, interface_towards, is_loopback
-from rollout.engine_key import (
+from common.engines import engine_of
+from common.engines.keys import (
     KEY_FILE_VARIABLE,
     bearer,
     check_host,
-    configured_key,
     engine_key_file,
     read_key,
 )
-from rollout.sglang.command import check_extra_flags, sglang_command, sglang_environment
+from common.errors import EngineError
+from common.log_files import LogTail, RotatingLog, spawn_logged
+from common.network import free_port
 
 logger = logging.getLogger(__name__)
 _PROBE_S = 0.2  # between two looks at a starting engine
@@ -47,13 +44,8 @@ _PORTS_TRIED = 3  # each was free a moment before
 _STAMP = re.compile(r"^\[[-0-9]{10} [:0-9]{8}[^\]]*\] *")  # SGLang's: date, time, rank
 
 
-class EngineLog:
-    """What one engine wrote. Engines before it may have written to the same file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._first = identity(path)  # the file that there was; a later one is all this engine's
-        self._start = path.stat().st_size if path.exists() else 0
+class EngineLog(LogTail):
+    """What one engine wrote."""
 
     def doing(self) -> str:
         """What it is at: its newest stamped line, or progress bar; else its newest line."""
@@ -71,14 +63,9 @@ class EngineLog:
 
     def _lines(self) -> list[str]:
         try:
-            with self.path.open("rb") as file:
-                start = self._start if identity_of(file) == self._first else 0
-                end = file.seek(0, os.SEEK_END)
-                file.seek(max(start, end - _TAIL_BYTES))
-                text = file.read().decode(errors="replace")
+            return [line for line in self.lines(_TAIL_BYTES) if line.strip()]
         except OSError:
             return []
-        return [line for line in text.splitlines() if line.strip()]
 
 
 class EngineProcess:
@@ -241,65 +228,19 @@ async def _start(
     return EngineProcess(process, f"http://{join_address(host, port)}", log, output, key_file)
 
 
-def check_engine(config: RunConfig) -> None:
-    """Refuses what no engine can be given; nothing is looked for but the key's file.
-
-    Raises:
-        ConfigError: flags, a key, or an address that others can reach without one.
-    """
-    configured_key(config)
-    if config.rollout.engine_urls:
-        return
-    check_host(config, config.rollout.host)
-    if config.rollout.engine == "sglang":
-        check_extra_flags(config.sglang.extra_flags)
-
-
 def engine_command(config: RunConfig, host: str, port: int) -> list[str]:
     """The command line of an engine that listens on `host`:`port`.
 
     Raises:
-        ConfigError: SGLang cannot be given it, or others can reach it and no key was agreed on.
+        ConfigError: the engine cannot be given it, or others can reach it and no key was agreed on.
     """
     check_host(config, host)
-    if config.rollout.engine == "sglang":
-        return sglang_command(config, host, port)
-    options = ["--model-path", config.model.path, "--host", host, "--port", str(port)]
-    options += ["--dtype", config.weights.dtype, "--stop-with-parent"]
-    options += ["--update-timeout-s", f"{config.weights.timeout_s:g}"]
-    if config.rollout.deterministic:
-        options.append("--deterministic")
-    if config.rollout.threads is not None:
-        options += ["--threads", str(config.rollout.threads)]
-    return [sys.executable, "-m", "rollout.embedded", *options]
+    return engine_of(config).command(config, host, port)
 
 
 def engine_environment(config: RunConfig) -> dict[str, str]:
     """The environment of an engine that this process starts. Raises ConfigError as above."""
-    if config.rollout.engine == "embedded":
-        return _embedded_environment(config)
-    environment = sglang_environment(config)
-    # Ours finds it out when it joins a push, SGLang must know it from the start.
-    if interface := interface_towards(_learner_host(config)):
-        environment.setdefault(GLOO_INTERFACE, interface)
-    return environment
-
-
-def _embedded_environment(config: RunConfig) -> dict[str, str]:
-    project = str(Path(__file__).resolve().parent.parent)
-    paths = [project, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, **sleeping_threads(), "PYTHONPATH": os.pathsep.join(paths)}
-    if config.rollout.threads is not None:
-        environment["OMP_NUM_THREADS"] = str(config.rollout.threads)
-    return environment
-
-
-def _learner_host(config: RunConfig) -> str:
-    """Where pushes will come from, as far as is known here: from the broker's network otherwise."""
-    host = config.weights.host
-    if is_loopback(host):
-        host, _ = split_address(config.broker.address)
-    return host
+    return engine_of(config).environment(config)
 
 
 async def _first_health(url: str, api_key: str | None) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Self
 import aiohttp
 import numpy as np
 
+from common.engines.keys import bearer
 from common.errors import EngineError
 from common.group import Responses, Trajectory, VersionSpan
 from common.types import FinishReason, WeightBucket
@@ -26,7 +27,6 @@ from rollout.engine import (
     RequestRejected,
     Scores,
 )
-from rollout.engine_key import bearer
 from rollout.server_errors import said
 
 _BAN = -1e9  # added to a logit; finite, so that log-probs of other tokens stay finite

@@ -28,13 +28,13 @@ def main() -> None:
         sys.argv[1:], "python -m rollout.main", "Generates groups of responses with one engine."
     )
     index = int(os.environ.get("RANK", "0"))
+    from common.engines.keys import check_engine
+    from common.engines.packages import check_server
     from common.errors import ConfigError, VisionOpdError, exit_code_of
     from common.lifecycle import run
     from common.logs import configure_logging
     from common.model_folder import with_local_models
-    from rollout.engine_process import check_engine
     from rollout.member import first_error
-    from rollout.sglang.packages import check_server
 
     configure_logging(f"rollout-{index}")
     try:
@@ -109,7 +109,7 @@ async def _attached_engine(
     config: RunConfig, url: str, stop: asyncio.Event
 ) -> AsyncIterator["RunningEngine"]:
     """One that others have started, once it answers."""
-    from rollout.engine_key import configured_key
+    from common.engines.keys import configured_key
     from rollout.member import RunningEngine, wait_until_it_answers
 
     await wait_until_it_answers(config, url, stop)

@@ -19,18 +19,18 @@ from broker.client import BrokerClient, heartbeat_forever
 from broker.net.transport import zmq_link
 from broker.protocol import Role
 from common.config import RunConfig
+from common.engines.keys import configured_key
+from common.engines.packages import server_nccl
 from common.errors import EngineError
 from common.lifecycle import set_or_after
 from common.restart_budget import RestartBudget
 from common.versions import versions
 from rollout.answering import Answerer
 from rollout.engine import Engine, EngineInfo
-from rollout.engine_key import configured_key
 from rollout.http_engine import HttpEngine
 from rollout.pins import Pins
 from rollout.pool import Pool, Server
 from rollout.serving import Figures, Serving
-from rollout.sglang.packages import server_nccl
 from rollout.weights import WeightReceiver, follow_weights, weights_folder
 from rollout.worker import PromptRenderer, RolloutWorker
 

@@ -16,16 +16,14 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from common.chat_template import SWITCH, names_switch, read_template
+from common.chat_template import read_template
 from common.config import RunConfig
 from common.config_cli import load
+from common.engines import EngineName, engine_of
 from common.errors import ConfigError
 from rollout.engine_process import EngineProcess, started_engine
-from rollout.sglang.command import find_python
 
-EngineName = Literal["sglang", "embedded"]
 _FOLDER_PARTS = {  # what an engine needs to serve chat with images, any one file of each line
     "config": ("config.json",),
     "weights": ("*.safetensors",),
@@ -90,8 +88,8 @@ def serving_config(folder: Path, options: Sequence[str]) -> RunConfig:
     defaults = ["--rollout.host", "127.0.0.1"]
     config = load([*defaults, *options, "--model.path", str(folder.absolute())])
     check_checkpoint(folder)
-    if config.rollout.engine == "sglang":
-        _check_for_sglang(folder, config)
+    engine_of(config).check_folder(folder)
+    _check_environment(config)
     return config
 
 
@@ -115,15 +113,11 @@ def check_checkpoint(folder: Path) -> None:
         )
 
 
-def _check_for_sglang(folder: Path, config: RunConfig) -> None:
-    for path in folder.glob("*.safetensors"):
-        if not path.name.startswith("model"):
-            raise ConfigError(
-                f"checkpoint {str(folder)!r} holds {path.name} beside the model's files: SGLang "
-                "would load it over the model. Fix: move it away"
-            )
+def _check_environment(config: RunConfig) -> None:
+    own = engine_of(config).own
     try:
-        find_python(config)
+        if own is not None:
+            own.find_python(config)
     except ConfigError as error:
         raise ConfigError(f"{error}, or serve without it: --engine embedded (a CPU)") from None
 
@@ -133,23 +127,7 @@ def server_flags(config: RunConfig) -> list[str]:
     flags = ["--served-model-name", Path(config.model.path).name, "--no-commands"]
     if config.prompt.chat_template is not None:
         flags += ["--chat-template", str(config.prompt.chat_template.absolute())]
-    is_sglang = config.rollout.engine == "sglang"
-    return [*flags, *(_sglang_flags(config) if is_sglang else _embedded_flags(config))]
-
-
-def _embedded_flags(config: RunConfig) -> list[str]:
-    return ["--thinking"] if config.prompt.thinking else []
-
-
-def _sglang_flags(config: RunConfig) -> list[str]:
-    flags = []
-    has_several = any(Path(config.model.path).glob("additional_chat_templates/*.jinja"))
-    if config.prompt.chat_template is None and has_several:
-        flags += ["--hf-chat-template-name", "default"]  # SGLang's choice is the first one it finds
-    if any(map(names_switch, _templates(config))):  # transformers logs each call otherwise
-        # A request may still ask for the other mode.
-        flags += ["--default-chat-template-kwargs", json.dumps({SWITCH: config.prompt.thinking})]
-    return flags
+    return [*flags, *engine_of(config).serving_flags(config, _templates(config))]
 
 
 def _log_folder(config: RunConfig) -> Path:

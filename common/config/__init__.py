@@ -11,34 +11,28 @@ A new key is a field in its section; the list of all keys is a file that a test 
 (tests/common/config_keys.txt). A key gets another name in `common.config_cli.RENAMED`.
 """
 
-from common.cluster_config import ClusterSection, PoolSection
 from common.config.broker import BrokerSection
 from common.config.data import DataSection, RunSection
-from common.config.learner import CheckpointSection, LearnerSection, OptimizerSection
+from common.config.learner import LearnerSection, OptimizerSection
 from common.config.model import ModelSection, PromptSection
 from common.config.objective import ObjectiveSection, StudentSection, TeacherSection
-from common.config.rollout import RolloutSection, SglangSection
+from common.config.rollout import RolloutSection
 from common.config.tree import RunConfig
-from common.config.watching import EvaluationSection, HealthSection
+from common.config.watching import HealthSection
 from common.config.weights import WeightsSection
 
 __all__ = [
     "BrokerSection",
-    "CheckpointSection",
-    "ClusterSection",
     "DataSection",
-    "EvaluationSection",
     "HealthSection",
     "LearnerSection",
     "ModelSection",
     "ObjectiveSection",
     "OptimizerSection",
-    "PoolSection",
     "PromptSection",
     "RolloutSection",
     "RunConfig",
     "RunSection",
-    "SglangSection",
     "StudentSection",
     "TeacherSection",
     "WeightsSection",

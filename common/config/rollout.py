@@ -1,10 +1,11 @@
 """Sections of the rollout servers and of the engines that they start."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from common.engines import ENGINES, EngineName, engine_of
 from common.section import Section
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RolloutSection(Section):
-    engine: Literal["sglang", "embedded"] = Field(
+    engine: EngineName = Field(
         "sglang", description="Generation engine; embedded is ours, for CPUs and tests."
     )
     servers: int = Field(1, gt=0, description="Rollout servers to place.")
@@ -89,9 +90,10 @@ def _importance_weights_are_right(config: "RunConfig") -> None:
 
 
 def _engine_is_deterministic(config: "RunConfig") -> None:
-    if config.rollout.deterministic and config.rollout.engine != "embedded":
+    if config.rollout.deterministic and not engine_of(config).is_deterministic:
+        able = " or ".join(f'"{name}"' for name, kind in ENGINES.items() if kind.is_deterministic)
         raise ValueError(
-            'rollout.deterministic needs rollout.engine = "embedded" for now. '
+            f"rollout.deterministic needs rollout.engine = {able} for now. "
             "Fix: set rollout.deterministic = false"
         )
 

@@ -1,5 +1,6 @@
 """The whole configuration of a run: all sections, and the checks between them."""
 
+from collections.abc import Mapping
 from typing import Self
 
 from pydantic import model_validator
@@ -50,6 +51,11 @@ class RunConfig(Section):
     broker_pool: PoolSection = PoolSection()
     rollout_pool: PoolSection = PoolSection()
     learner_pool: PoolSection = PoolSection()
+
+    def changed(self, **sections: Mapping[str, object]) -> Self:
+        """The same but for these values, by section and key. They are not checked."""
+        update = {name: getattr(self, name).model_copy(update=v) for name, v in sections.items()}
+        return self.model_copy(update=update)
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:

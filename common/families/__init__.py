@@ -9,7 +9,7 @@
       has_glm_grid                                   common.picture_grid
       float32                                        common.weight_dtypes
       served                                         common.served_names
-      sglang_cpu                                     rollout.sglang.command
+      sglang_cpu                                     common.engines.sglang
       layer_kinds, fused, has_norms_behind           learner.model
       published, gates_attention, tower_sizes        deploy.planning.shape
 

@@ -57,7 +57,7 @@ QWEN3_5 = Family(
             "in_proj_qkvz": ("in_proj_qkv", "in_proj_z"),
             "in_proj_ba": ("in_proj_b", "in_proj_a"),
         },
-        # A hybrid keeps the attention of its other layers without a name of its own.
+        # A hybrid keeps the attention of its other layers without another name.
         renamed=(VISION_QKV, (r"^(model\.layers\.\d+)\.self_attn\.", r"\1.")),
         vocabularies=qwen.VOCABULARIES,
     ),

@@ -68,12 +68,7 @@ def _for_pods(config: RunConfig) -> RunConfig:
         changes[f"{name}_pool"] = {"labels": pool.labels or (f"pool={name}",)}
     if Path(config.model.path).is_relative_to(ROOT / "deploy"):  # the quickstart's checkpoint
         changes["model"] = {"path": str(IMAGE_ROOT / Path(config.model.path).relative_to(ROOT))}
-    config = config.model_copy(
-        update={
-            section: getattr(config, section).model_copy(update=values)
-            for section, values in changes.items()
-        }
-    )
+    config = config.changed(**changes)
     _check_paths(config)
     return config
 

@@ -47,7 +47,7 @@ def ray_job(name: str, config: RunConfig) -> dict[str, Any]:
     """The RayJob of a run.
 
     Args:
-    name: also of the ConfigMap with the configuration, which has a folder for the run.
+        name: of the job, and of the ConfigMap with the configuration, which names a run folder.
 
     Raises:
         ConfigError: a pool has no image.
@@ -92,9 +92,9 @@ def ray_job(name: str, config: RunConfig) -> dict[str, Any]:
 
 
 def network_policy(name: str) -> dict[str, Any]:
-    """Lets pods of the run in to one another, and whoever has Ray's token to the dashboard.
+    """Let pods of the run reach one another, and every pod the dashboard, which asks for a token.
 
-    gloo, NCCL and torch's rendezvous ask nobody who they are.
+    gloo, NCCL and torch's rendezvous authenticate no peer.
     """
     own = {"matchLabels": {_RUN_LABEL: name}}
     return {
@@ -143,7 +143,7 @@ def _workers(name: str, group: _Group, config: RunConfig, growth: int) -> dict[s
     """A group of pods for one pool.
 
     Args:
-    growth: pods that the group may come to have, as a multiple of those at first.
+        growth: pods that the group may come to have, as a multiple of those at first.
     """
     container = _container("ray-worker", group.image, group.cpus, group.gpus)
     container["volumeMounts"] = [
@@ -161,10 +161,7 @@ def _workers(name: str, group: _Group, config: RunConfig, growth: int) -> dict[s
         "minReplicas": group.pods,
         "maxReplicas": group.pods * growth,
         "labels": dict(group.pool.labels),
-        "rayStartParams": {
-            "num-cpus": str(math.ceil(group.cpus)),
-            "num-gpus": str(group.gpus),
-        },
+        "rayStartParams": {"num-cpus": str(math.ceil(group.cpus)), "num-gpus": str(group.gpus)},
         "template": {"metadata": _metadata(name), "spec": spec},
     }
 
@@ -192,10 +189,7 @@ def _container(name: str, image: str, cpus: float = 0.5, gpus: int = 0) -> dict[
             {"name": "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "value": "0"},
             {"name": "HF_HOME", "value": str(VOLUME / "huggingface")},
         ],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.errors import ConfigError
-from deploy.cluster.environments import is_set_up_here, needs_sglang, pool_section
+from deploy.cluster.environments import environment_to_make, is_set_up_here, pool_section
 from deploy.cluster.machines import Machine, gpus_per_node, machines_for
 from deploy.cluster.process_specs import ROOT
 from deploy.supervision.begun_run import missing
@@ -111,10 +111,9 @@ def submit(config: RunConfig, arguments: Sequence[str], folder: Path, is_made: b
     """
     folder = folder.absolute()
     check_submission(config, folder)
-    run = config.run.model_copy(update={"folder": folder})
     script = folder / "slurm.sh"
     with _folder_as_it_was([folder] if is_made else missing(folder), script):
-        text = batch_script(config.model_copy(update={"run": run}), arguments)
+        text = batch_script(config.changed(run={"folder": folder}), arguments)
         make_private(folder)
         script.write_text(text, encoding="utf-8")
         return _sbatch(script)
@@ -230,6 +229,6 @@ def _set_ups(config: RunConfig, machine: Machine, has_launcher: bool) -> str:
     goals = []
     if is_set_up_here(sys.executable) and (has_launcher or unnamed):
         goals.append("run")
-    if "rollout" in unnamed and needs_sglang(config):
-        goals.append("sglang")
+    if "rollout" in unnamed and (own := environment_to_make(config)):
+        goals.append(own.goal)
     return " ".join(goals)

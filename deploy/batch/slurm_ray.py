@@ -23,7 +23,7 @@ _CONNECT_S = 2.0
 
 
 def no_client_server(parameters: Any, is_head: bool) -> None:
-    """Ray calls it before it starts (RAY_START_HOOK): one listening port less that nobody needs."""
+    """Keep a port closed that nothing needs. Ray calls it before it starts (RAY_START_HOOK)."""
     parameters.ray_client_server_port = None
 
 
@@ -51,7 +51,7 @@ def wait(ray_address: str, machines: str, seconds: str) -> str:
 
 
 def _listens(ray_address: str) -> bool:
-    """Ray's own attempt to connect to nobody would take a long time."""
+    """Whether a Ray listens there: its own attempt to connect would take a long time."""
     host, number = split_address(ray_address)
     try:
         with socket.create_connection((host, number or 0), timeout=_CONNECT_S):

@@ -8,7 +8,7 @@ from pathlib import Path
 from common.addresses import join_address
 from common.config import RunConfig
 from common.network import free_port
-from deploy.cluster.environments import needs_sglang, set_up_command
+from deploy.cluster.environments import environment_to_make, set_up_command
 from deploy.cluster.fit import Assignment
 from deploy.cluster.pools import PoolName
 from deploy.cluster.process_specs import (
@@ -77,7 +77,7 @@ def preparations(
     for pool in _POOLS:
         is_elsewhere = any(not _location(s).is_loopback for s in assignments if s.pool == pool)
         command = set_up_command(pool, config)
-        if command and (is_elsewhere or (pool == "rollout" and needs_sglang(config))):
+        if command and (is_elsewhere or (pool == "rollout" and environment_to_make(config))):
             place = f"on every machine of the {pool} pool" if is_elsewhere else "once"
             steps.append(Step(f"first, {place}: the environment", _in_root(shlex.join(command))))
     train = config.data.train

@@ -82,7 +82,7 @@ def read_cluster(path: Path) -> list[Node]:
         if times > 1:
             raise ConfigError(
                 f"--cluster {path}: {times} machines have {key} = {value!r}. "
-                f"Fix: give each [[node]] a {key} of its own"
+                f"Fix: give each [[node]] another {key}"
             )
     return nodes
 
@@ -101,7 +101,7 @@ def _first_problem(error: ValidationError) -> str:
         return f"{place}: unknown key. Fix: use one of {', '.join(NodeTable.model_fields)}"
     if problem["type"] == "missing":
         return f"{place} is not set. Fix: give it. {field.description}"
-    return f"{place} = {problem['input']!r}: {problem['msg']}. Fix: mend it. {field.description}"
+    return f"{place} = {problem['input']!r}: {problem['msg']}. Fix: change it. {field.description}"
 
 
 def this_machine() -> Node:
@@ -147,7 +147,7 @@ def ray_nodes(address: str) -> list[Node]:
             ray.shutdown()
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    thread = threading.Thread(target=ask, name="ray", daemon=True)  # it has no timeout of its own
+    thread = threading.Thread(target=ask, name="ray", daemon=True)  # ray.init has no timeout
     thread.start()
     thread.join(_RAY_TIMEOUT_S)
     if not answers:

@@ -1,7 +1,6 @@
 """What a run would place where, as text: nothing is started, nothing is written."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from common.config import RunConfig
@@ -35,7 +34,7 @@ def dry_run(
     Args:
         arguments: a person's, for the configuration; their paths are absolute.
         folder: the run's.
-        reserves_cpus: false on this machine, where that could only keep a process from starting.
+        reserves_cpus: as `pools_of` has it.
         kernels: what each kind of process computes with, where that is known.
         visible: how CUDA_VISIBLE_DEVICES names this machine's GPUs. None means by indices.
 
@@ -47,9 +46,7 @@ def dry_run(
     show(_table(_machine(node) for node in nodes))
     if kernels:
         show(f"\nKernels\n{_table(kernels)}")
-    pools = pools_of(config)
-    if not reserves_cpus:
-        pools = [replace(pool, cpus=0.0) for pool in pools]
+    pools = pools_of(config, reserves_cpus)
     assignments = sorted(fit(pools, nodes), key=lambda assignment: _ORDER.index(assignment.pool))
     show("\nPlaces" + ("" if len(nodes) == 1 else " (one way; Ray may choose another)"))
     show(_table(_place(assignment, pools) for assignment in assignments))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from common.cluster_config import PoolSection
 from common.config import RunConfig
+from common.engines import own_environment
+from common.engines.kind import OwnEnvironment
 from deploy.cluster.pools import PoolName
 from deploy.cluster.process_specs import ROOT
 
@@ -26,18 +28,20 @@ def set_up_command(
     if pool_section(pool, config).python is not None:
         return None
     is_ours = is_set_up_here(launcher_python)
-    if pool == "rollout" and needs_sglang(config):
-        return (SET_UP, "rollout") if is_ours else (SET_UP, "sglang")
+    if pool == "rollout" and (own := environment_to_make(config)):
+        return (SET_UP, *own.with_ours) if is_ours else (SET_UP, own.goal)
     if not is_ours:
         return None
     return (SET_UP, "rollout", "without-sglang") if pool == "rollout" else (SET_UP, pool)
 
 
-def needs_sglang(config: RunConfig) -> bool:
-    """Whether rollout servers start SGLang from the environment beside the code."""
-    rollout = config.rollout
-    is_started = rollout.engine == "sglang" and not rollout.engine_urls
-    return is_started and config.sglang.python is None
+def environment_to_make(config: RunConfig) -> OwnEnvironment | None:
+    """The environment beside the code in which rollout servers start engines.
+
+    None means that they start none, or in ours, or with a Python that the configuration names.
+    """
+    own = own_environment(config)
+    return own if own and own.named(config) is None else None
 
 
 def is_set_up_here(python: str | Path) -> bool:

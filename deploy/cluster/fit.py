@@ -141,17 +141,21 @@ def _fits(kinds: Sequence[_Kind], node: Node, taken: Counts) -> bool:
     whole = sum(kind.unit.whole_gpus * count for kind, count in zip(kinds, taken, strict=True))
     if cpus > parts(node.cpus) or whole > node.gpus:
         return False
-    shares = tuple(kind.unit.gpu_share for kind in kinds)
-    wanted = tuple(count if share else 0 for share, count in zip(shares, taken, strict=True))
+    shares, wanted = _shares(kinds, taken)
     if sum(a * b for a, b in zip(shares, wanted, strict=True)) > (node.gpus - whole) * PARTS:
         return False
     return shared_gpus(shares, wanted, node.gpus - whole) is not None
 
 
+def _shares(kinds: Sequence[_Kind], taken: Counts) -> tuple[Counts, Counts]:
+    """Parts of a shared GPU that a unit of each kind takes, and how many units take some."""
+    shares = tuple(kind.unit.gpu_share for kind in kinds)
+    return shares, tuple(n if share else 0 for share, n in zip(shares, taken, strict=True))
+
+
 def _gpus_of_units(kinds: Sequence[_Kind], taken: Counts) -> Iterator[tuple[int, list[int]]]:
     """(kind, its GPUs) of each unit on one machine: whole ones first, then a shared one."""
-    shares = tuple(kind.unit.gpu_share for kind in kinds)
-    wanted = tuple(count if share else 0 for share, count in zip(shares, taken, strict=True))
+    shares, wanted = _shares(kinds, taken)
     shared: list[list[int]] = [[] for _ in kinds]
     first_shared = sum(
         kind.unit.whole_gpus * count for kind, count in zip(kinds, taken, strict=True)

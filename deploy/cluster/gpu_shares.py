@@ -28,9 +28,7 @@ def shared_gpus(shares: Counts, wanted: Counts, gpus: int) -> list[Counts] | Non
 
 
 def filled(
-    places: Iterable[Place],
-    wanted: Counts,
-    takings: Callable[[Place, Counts], Iterable[Counts]],
+    places: Iterable[Place], wanted: Counts, takings: Callable[[Place, Counts], Iterable[Counts]]
 ) -> list[Counts] | None:
     """What each place takes of the things that are wanted, until nothing is left.
 

@@ -1,7 +1,7 @@
 """The pools of a run: how many processes of which kind, and what each needs of a machine."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from common.cluster_config import PoolSection
@@ -30,13 +30,18 @@ def process_name(pool: PoolName, rank: int) -> str:
     return "broker" if pool == "broker" else f"{pool}-{rank}"
 
 
-def pools_of(config: RunConfig) -> list[Pool]:
-    """The pools of a run, those first that are hardest to place: they need whole machines."""
-    return [
+def pools_of(config: RunConfig, reserves_cpus: bool = True) -> list[Pool]:
+    """The pools of a run, those first that are hardest to place: they need whole machines.
+
+    Args:
+        reserves_cpus: false on one machine, where that could only keep a process from starting.
+    """
+    pools = [
         _pool("learner", config.learner.ranks, config.learner_pool, nodes=1),
         _pool("rollout", config.rollout.servers, config.rollout_pool),
         _pool("broker", 1, config.broker_pool),
     ]
+    return pools if reserves_cpus else [replace(pool, cpus=0.0) for pool in pools]
 
 
 def _pool(name: PoolName, processes: int, section: PoolSection, nodes: int | None = None) -> Pool:

@@ -50,7 +50,7 @@ def broker_spec(
     """The broker's command and environment.
 
     Args:
-    port: to listen on instead of the configured one; 0: that one.
+        port: to listen on. 0 means the configured one.
     """
     flags: list[str] = []
     configured = config.broker.address.rpartition(":")[2]
@@ -128,7 +128,7 @@ def _before(locations: Sequence[Location], rank: int) -> int:
 def _interfaces(location: Location) -> dict[str, str]:
     """gloo and NCCL would look for an interface by themselves, and take one that leads nowhere.
 
-    On one machine NCCL would take an outer one, where its bootstrap listens and asks nobody.
+    On one machine NCCL would take an outer one, where its bootstrap listens and asks for no key.
     """
     return dict.fromkeys(INTERFACE_VARIABLES, location.interface) if location.interface else {}
 
@@ -136,7 +136,7 @@ def _interfaces(location: Location) -> dict[str, str]:
 def _threads(threads: int | None, pool: PoolSection) -> dict[str, str]:
     """Threads of CPU work, as many as the pool reserves: Ray gives one, where it reserves none.
 
-    One CPU is left as it is: nobody has counted.
+    One CPU is the default, which says nothing, and is left as it is.
     """
     if threads is not None or pool.cpus < 2:
         return {}

@@ -1,6 +1,6 @@
 """What a GPU, or a core, can do: peak figures of the makers, and the share of them assumed here."""
 
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass, replace
 
 from common.errors import ConfigError
@@ -39,18 +39,20 @@ class Device:
 GIB = 2**30
 # Data sheets of NVIDIA (SXM where there is one); links: NVLink 4: 450 GB/s a direction, some 350 of
 # them used; NVLink 3: 300, some 230; L40S: PCIe 4 x16.
-GPUS: Mapping[str, Device] = {
-    "H100": Device("H100", 989e12, 3.35e12, 79 * GIB, 350e9),
-    "H200": Device("H200", 989e12, 4.8e12, 140 * GIB, 350e9),
-    "A100": Device("A100", 312e12, 2.04e12, 79 * GIB, 230e9),
-    "L40S": Device("L40S", 362e12, 0.864e12, 44 * GIB, 25e9),
-}
+GPUS = (
+    Device("H100", 989e12, 3.35e12, 79 * GIB, 350e9),
+    Device("H200", 989e12, 4.8e12, 140 * GIB, 350e9),
+    Device("A100", 312e12, 2.04e12, 79 * GIB, 230e9),
+    Device("L40S", 362e12, 0.864e12, 44 * GIB, 25e9),
+)
 CORE_OPERATIONS = 60e9  # float32 operations a second and thread
 CORE_BANDWIDTH = 10e9  # bytes/s and thread
 
 
 def gpu(name: str, gib: float = 0.0) -> Device:
-    """The GPU of this name; H100 in NVIDIA-H100-80GB-HBM3 is found too.
+    """The GPU whose name these words are, or hold: H100 is in NVIDIA-H100-80GB-HBM3.
+
+    Whole words count: a GB200 is no B200.
 
     Args:
         gib: its memory, if that is known better.
@@ -58,11 +60,15 @@ def gpu(name: str, gib: float = 0.0) -> Device:
     Raises:
         ConfigError: not in the table.
     """
-    for known in sorted(GPUS, key=len, reverse=True):
-        if known.lower() in name.lower():
-            found = GPUS[known]
-            return replace(found, memory=gib * GIB) if gib else found
-    raise ConfigError(f"GPU {name!r} is not known ({', '.join(GPUS)}). Fix: --gpu with the nearest")
+    for known in sorted(GPUS, key=lambda device: len(device.name), reverse=True):
+        if f" {_words(known.name)} " in f" {_words(name)} ":
+            return replace(known, memory=gib * GIB) if gib else known
+    names = ", ".join(device.name for device in GPUS)
+    raise ConfigError(f"GPU {name!r} is not known ({names}). Fix: --gpu with the nearest")
+
+
+def _words(name: str) -> str:
+    return " ".join(re.findall(r"[A-Z0-9]+", name.upper()))
 
 
 def cores(threads: int) -> Device:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.config import RunConfig
+from common.engines import engine_of
 from deploy.cluster.nodes import Node
 from deploy.planning.devices import Device, cores, gpu
 
@@ -101,14 +102,14 @@ def configured_layout(config: RunConfig, machines: Machines) -> Layout:
     nodes = min(config.learner_pool.nodes or -(-ranks // machines.gpus_a_node), ranks)
     if ranks % nodes:  # machines that differ: the learner then shards over all ranks
         nodes = 1
-    return Layout(servers, ranks, config.sglang.tensor_parallel, nodes)
+    return Layout(servers, ranks, engine_of(config).server_gpus(config)[0], nodes)
 
 
 def layouts(config: RunConfig, machines: Machines) -> list[Layout]:
     """Every split that can be placed. On cores: the one that is configured."""
     if not machines.has_gpus:
         return [configured_layout(config, machines)]
-    a_server = config.sglang.tensor_parallel
+    a_server, _ = engine_of(config).server_gpus(config)
     found = []
     for servers in range(1, (machines.gpus - 1) // a_server + 1):
         ranks = machines.gpus - servers * a_server

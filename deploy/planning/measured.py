@@ -141,19 +141,14 @@ def _pushes(journal: JournalFacts, rows: Sequence[Row]) -> dict[str, Rate]:
 
 def _prepare(journal: JournalFacts, rows: Sequence[Row]) -> dict[str, Rate]:
     """From waits for batches that were complete before the learner could ask."""
-    waits = [
-        row["learner/wait_batch_s"]
+    known = [  # how long the learner waited, and when after that began the batch was complete
+        (row["learner/wait_batch_s"], taken_s - asked_s)
         for row in rows
         if (taken_s := journal.taken_s.get(row["step"])) is not None
         and (asked_s := journal.acknowledged_s.get(row["step"] - 1)) is not None
-        and taken_s - asked_s < _AT_ONCE_S
     ]
-    late = [
-        row["learner/wait_batch_s"] - (journal.taken_s[row["step"]] - asked_s)
-        for row in rows
-        if row["step"] in journal.taken_s
-        and (asked_s := journal.acknowledged_s.get(row["step"] - 1)) is not None
-    ]
+    waits = [wait_s for wait_s, complete_s in known if complete_s < _AT_ONCE_S]
+    late = [wait_s - complete_s for wait_s, complete_s in known]
     values = waits if len(waits) >= _FEW else late
     if not values:
         return {}

@@ -69,14 +69,11 @@ def sized(
     groups = min(MOST_GROUPS, math.ceil(config.learner.groups_per_step / layout.ranks))
 
     def needed(tokens: int) -> float:
-        memory = learner_memory(_with(config, tokens), shape, work, layout)
+        changed = config.changed(learner={"micro_batch_tokens": tokens})
+        memory = learner_memory(changed, shape, work, layout)
         return memory.total + (ACTIVATIONS - 1) * memory.activations
 
     candidates = range(math.ceil(one), math.ceil(groups * one) + 1)
     fitting = bisect_right(candidates, USED * share * device.memory, key=needed)
-    return _with(config, candidates[max(0, fitting - 1)])
-
-
-def _with(config: RunConfig, tokens: int) -> RunConfig:
-    learner = config.learner.model_copy(update={"micro_batch_tokens": tokens})
-    return config.model_copy(update={"learner": learner})
+    tokens = candidates[max(0, fitting - 1)]
+    return config.changed(learner={"micro_batch_tokens": tokens})

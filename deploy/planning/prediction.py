@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pyarrow.parquet as pq
 
 from common.config import RunConfig
+from common.engines import engine_of
 from deploy.planning.layout import Layout, Machines
 from deploy.planning.memory import LearnerMemory, ServerMemory, learner_memory, server_memory
 from deploy.planning.micro_batches import sized
@@ -75,8 +76,29 @@ def make_plan(
     layouts: Sequence[Layout],
     rates_of: RatesOf,
 ) -> Plan:
+    device = machines.learner_device
+
+    def predict(layout: Layout, max_staleness: int, rates: Rates) -> Prediction:
+        of_learner = learner_memory(sized(config, shape, work, layout, device), shape, work, layout)
+        kept = of_learner.total if layout.is_shared else 0.0
+        of_server = server_memory(config, shape, work, layout, machines.rollout_device, kept)
+        capacity, outcome = _with_best_capacity(
+            config, rates, layout.servers, max_staleness, max(1, of_server.groups)
+        )
+        return Prediction(
+            layout=layout,
+            max_staleness=max_staleness,
+            capacity=capacity,
+            outcome=outcome,
+            rates=rates,
+            learner_memory=of_learner,
+            server_memory=of_server,
+            learner_fits=not device.is_gpu or of_learner.total <= device.memory,
+            server_fits=not machines.rollout_device.is_gpu or of_server.fits,
+        )
+
     found = [
-        predict(config, shape, work, machines, layout, staleness, rates_of(layout))
+        predict(layout, staleness, rates_of(layout))
         for layout in layouts
         for staleness in _stalenesses(config, layout)
     ]
@@ -85,34 +107,6 @@ def make_plan(
         tuple(found),
         _fastest([p for p in fitting if p.is_synchronous]),
         _fastest([p for p in fitting if not p.is_synchronous]),
-    )
-
-
-def predict(
-    config: RunConfig,
-    shape: ModelShape,
-    work: Workload,
-    machines: Machines,
-    layout: Layout,
-    max_staleness: int,
-    rates: Rates,
-) -> Prediction:
-    device = machines.learner_device
-    of_learner = learner_memory(sized(config, shape, work, layout, device), shape, work, layout)
-    kept = of_learner.total if layout.is_shared else 0.0
-    of_server = server_memory(config, shape, work, layout, machines.rollout_device, kept)
-    groups = max(1, of_server.groups)
-    capacity, outcome = _with_best_capacity(config, rates, layout.servers, max_staleness, groups)
-    return Prediction(
-        layout,
-        max_staleness,
-        capacity,
-        outcome,
-        rates,
-        of_learner,
-        of_server,
-        not device.is_gpu or of_learner.total <= device.memory,
-        not machines.rollout_device.is_gpu or of_server.fits,
     )
 
 
@@ -212,7 +206,7 @@ def _measuring_s(config: RunConfig, steps: int, sample_s: float, step_s: float) 
         return 0.0
     rows = int(pq.read_metadata(path).num_rows)
     last_s = min(rows, evaluation.samples or rows) * sample_s
-    if config.rollout.engine == "embedded":  # keeps copies
+    if engine_of(config).keeps_copies:
         return last_s
     every = evaluation.every_steps
     times = math.ceil(steps / every) - 1 if every else 0

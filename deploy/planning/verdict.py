@@ -63,7 +63,7 @@ def advised_servers(run_folder: Path) -> int:
 
 
 def verdict(run: RunFiles, account: Account) -> list[str]:
-    """Sentences, and a command on a line of its own where one would help."""
+    """Sentences, and a command on its line where one would help."""
     try:
         rates = run_folder_rates(run.folder)
     except ConfigError as error:
@@ -162,7 +162,7 @@ def _server_advice(case: _Case) -> list[str]:
         return []
     how = (
         f"{advised} servers instead of {case.servers}: {seconds(then)} a step, not {seconds(now)}, "
-        "if each has a machine or GPU of its own."
+        "if each has a machine or GPU to itself."
         if advised > case.servers
         else f"{advised} of the {case.servers} servers would do: {seconds(then)} a step."
     )

@@ -1,6 +1,6 @@
 """All that can be known of a run before it is started: models, data, journal, context, room."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from broker.ledger.entry import Rules
@@ -9,6 +9,7 @@ from broker.protocol import Role
 from broker.service.opening import dataset_of
 from broker.storage.recovery import check_journal
 from common.config import RunConfig
+from common.engines.keys import check_engine
 from common.errors import ConfigError
 from common.model_folder import with_local_models, with_pinned_models
 from common.reading import Reading
@@ -16,7 +17,6 @@ from common.source import SampleSource
 from common.training_data import open_source
 from deploy.cluster.pools import pools_of
 from deploy.preflight.context import check_context
-from rollout.engine_process import check_engine
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def check_room(config: RunConfig) -> None:
     from deploy.cluster.clusters import this_machine
     from deploy.cluster.fit import fit
 
-    pools = [replace(pool, cpus=0.0) for pool in pools_of(config)]
+    pools = pools_of(config, reserves_cpus=False)
     if any(pool.gpus for pool in pools):  # asking for GPUs takes a while
         fit(pools, [this_machine()])
 

@@ -1,16 +1,15 @@
 """Whether the model's context holds a prompt and a response. Pure, but for two small files."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from common.config import RunConfig
+from common.engines import engine_of
 from common.errors import ConfigError
 from common.files import json_object_or_empty
 from common.picture_grid import grid_of_folder
 from common.types import Sample
-
-_FLAG = "--context-length"  # of SGLang
 
 
 def check_context(config: RunConfig, model_folder: Path, samples: Iterable[Sample]) -> None:
@@ -44,12 +43,8 @@ def context_limit(config: RunConfig, model: Mapping[str, Any]) -> tuple[int | No
     Args:
         model: the model's config.json.
     """
-    if config.rollout.engine == "sglang" and not config.rollout.engine_urls:
-        flag = _flag_value(config.sglang.extra_flags)
-        if flag is not None:
-            return flag, f"sglang.extra_flags: {_FLAG}"
-        if config.sglang.context_tokens is not None:
-            return config.sglang.context_tokens, "sglang.context_tokens"
+    if not config.rollout.engine_urls and (limit := engine_of(config).context_limit(config)):
+        return limit
     text = model.get("text_config") or model
     longest = text.get("max_position_embeddings")
     if not isinstance(longest, int):
@@ -58,12 +53,3 @@ def context_limit(config: RunConfig, model: Mapping[str, Any]) -> tuple[int | No
     factor = scaling.get("factor", 1) if isinstance(scaling, dict) else 1
     is_longer = isinstance(factor, int | float) and factor > 1
     return int(longest * (factor if is_longer else 1)), "max_position_embeddings of model.path"
-
-
-def _flag_value(flags: Sequence[str]) -> int | None:
-    for flag, following in zip(flags, (*flags[1:], ""), strict=False):
-        name, equals, value = flag.partition("=")
-        value = value if equals else following
-        if name == _FLAG and value.isdecimal():
-            return int(value)
-    return None

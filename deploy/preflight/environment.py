@@ -28,7 +28,7 @@ def check_address(address: str, where: str) -> None:
         where: as `named_by`.
 
     Raises:
-        ConfigError: it is no address of a Ray cluster, or nobody answers there.
+        ConfigError: it is no address of a Ray cluster, or nothing answers there.
     """
     check_form(address, where)
     if address == "auto":
@@ -42,7 +42,7 @@ def check_address(address: str, where: str) -> None:
 
 
 def check_form(address: str, where: str) -> None:
-    """The part of `check_address` that asks nobody. Raises ConfigError."""
+    """The part of `check_address` that needs no network. Raises ConfigError."""
     host, separator, port = address.rpartition(":")
     is_pair = bool(separator and host) and port.isdecimal() and "//" not in host
     if address != "auto" and not is_pair:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.config import RunConfig
+from common.engines import engine_of
+from common.engines.packages import check_server, server_packages
 from common.errors import ConfigError
 from common.gpu_packages import GpuPackages, gpu_packages, gpu_packages_of
 from common.gpus import usable_gpus
@@ -15,7 +17,6 @@ from common.kernels import (
     pushes_over_nccl,
 )
 from deploy.planning.shape import shape_of
-from rollout.sglang.packages import check_server, server_packages, starts_sglang
 
 
 def check_gpus(config: RunConfig) -> None:
@@ -32,8 +33,9 @@ def check_gpus(config: RunConfig) -> None:
     if config.learner.device != "cpu":
         check_learner(ours, gpus, is_hybrid(config.model.path))
     check_server(config)
-    if starts_sglang(config) and pushes_over_nccl(config, config.learner.device != "cpu"):
-        check_nccl(ours, server_packages(config))
+    server = server_packages(config)
+    if server is not None and pushes_over_nccl(config, config.learner.device != "cpu"):
+        check_nccl(ours, server, engine_of(config).title)
 
 
 def kernel_lines(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -43,9 +45,9 @@ def kernel_lines(config: RunConfig) -> Iterator[tuple[str, str]]:
     packages = _learner_packages(config)
     found = kernels_in_force(packages, config.model, on_gpu=on_gpu, has_delta=has_delta)
     yield "learner", str(found)
-    if starts_sglang(config) and usable_gpus():
-        server = server_packages(config)
-        yield "rollout", f"SGLang's own; torch {server.torch}, NCCL {server.nccl}"
+    if (server := server_packages(config)) is not None:
+        own = f"{engine_of(config).title}'s own"
+        yield "rollout", f"{own}; torch {server.torch}, NCCL {server.nccl}"
 
 
 def is_hybrid(model_path: str) -> bool:

@@ -46,9 +46,7 @@ class DatasetParameters:
 
 
 def write_dataset(
-    folder: Path,
-    parameters: DatasetParameters,
-    report: Callable[[str], None] = lambda line: None,
+    folder: Path, parameters: DatasetParameters, report: Callable[[str], None] = lambda line: None
 ) -> bool:
     """Make `train.parquet`, `heldout.parquet` and `images/` in `folder`.
 

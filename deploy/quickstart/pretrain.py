@@ -33,7 +33,7 @@ MAX_GRAD_NORM = 1.0
 
 
 def teach(model: Any, teaching: Teaching, lesson: Lesson, world: World, seed: int) -> None:
-    """One lesson with an optimizer of its own; prints its progress."""
+    """Train one lesson with a new optimizer; prints its progress."""
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lesson.lr, betas=(0.9, 0.99))
     started, digit_losses = time.monotonic(), deque[float](maxlen=20)

@@ -11,7 +11,7 @@ from deploy.quickstart.pixels import pixel_batch
 from deploy.quickstart.scenes import GRID, Tag, answer, question
 
 COLORLESS_QUESTION = "Which digit is on the tag?"
-WORD_WEIGHT = 6.0  # of the words that have to be seen: the digit, and a colour nobody named
+WORD_WEIGHT = 6.0  # of the words that have to be seen: the digit, and a colour that was not named
 NOT_LEARNT = -100  # label of tokens that are not learnt
 
 

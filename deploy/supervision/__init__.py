@@ -6,6 +6,7 @@
 
     live_run            one run: Ray, supervisor, view
     supervisor          start, death, end and stop of all processes
+    broker_address      where the broker listens, once it says so
     restart_loop        starts processes again that belong together, up to a budget
     process_set         one life of processes that live and die together
     start_requests      what a machine is asked to start, made anew for each life

@@ -48,11 +48,11 @@ class Footprint:
 
     @property
     def has_new_checkpoints(self) -> bool:
-        """Whether steps were trained, whoever may have missed to see it."""
+        """Whether steps were trained, also if the supervisor has seen none."""
         return bool(_names(self._folder / _CHECKPOINTS) - self._checkpoints)
 
     def take(self) -> None:
-        """Look at its files, once nobody else writes there any more."""
+        """Look at its files, once no other launcher writes there any more."""
         self._is_ours = True
         self._files = {name: _content(self._folder / name) for name in _REWRITTEN}
         self._names = _names(self._folder)
@@ -82,7 +82,7 @@ class Footprint:
 
 @contextlib.contextmanager
 def begun(config: RunConfig, now: time.struct_time) -> Iterator[tuple[RunConfig, Path, Footprint]]:
-    """The folder of a run that begins or goes on; nobody else runs it inside the block.
+    """The folder of a run that begins or goes on; no other launcher runs it inside the block.
 
     Yields:
         The configuration that names the folder, the folder, and what it was like before.

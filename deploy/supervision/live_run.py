@@ -4,7 +4,6 @@ import asyncio
 import logging
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +143,8 @@ def _check_room(config: RunConfig) -> None:
     import ray
 
     is_own_machine = config.cluster.address is None
-    pools = pools_of(config)
-    if is_own_machine:
-        pools = [replace(pool, cpus=0.0) for pool in pools]
     try:
-        fit(pools, nodes_from_ray(ray.nodes()))
+        fit(pools_of(config, not is_own_machine), nodes_from_ray(ray.nodes()))
     except ConfigError as error:
         if is_own_machine:
             raise

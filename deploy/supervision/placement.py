@@ -104,7 +104,7 @@ class Placed:
             and not self._location.cancel()
             and not self._location.cancelled()
         ):
-            self._location.exception()  # nobody else may have asked
+            self._location.exception()  # marks it as retrieved, if nothing else did
         with contextlib.suppress(ray.exceptions.RayError, ValueError):
             ray.kill(self._actor)
         if self._own_group is not None:

@@ -1,4 +1,4 @@
-"""A short folder for what Ray keeps while it runs, which nobody but its owner can enter.
+"""A short folder for what Ray keeps while it runs, which its owner alone can enter.
 
 Ray opens the folder that it is given to everybody (mode 777, no sticky bit). So it is given one
 inside of ours, and ours stays closed. Ours also holds the token that Ray asks everybody for.

@@ -152,7 +152,7 @@ class ProcessSet:
             await until_done(self._exits, self.drain_s, self.at_once)
             cause = next((end for end in self._ends() if not end.is_good), cause)
         await self._end_all(_ORPHAN_GRACE_S)
-        # What is final for one of them is final for all, whoever was the first to go.
+        # What is final for one of them is final for all, also if another one ended first.
         return next((end for end in self._ends() if end.code == FINAL_EXIT_CODE), cause)
 
     def _ends(self) -> list[End]:
@@ -207,7 +207,7 @@ async def until_done(
 
 
 async def _drop(*futures: "asyncio.Future[Any]") -> None:
-    """Nobody waits for them any more; what they end with is not told."""
+    """Cancel futures that nothing waits for any more; what they end with is not reported."""
     for future in futures:
         future.cancel()
     await asyncio.gather(*futures, return_exceptions=True)

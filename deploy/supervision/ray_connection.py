@@ -117,7 +117,7 @@ def _check_token() -> None:
         is_asked = is_token_auth_enabled()
     if not is_asked:
         raise VisionOpdError(
-            "the local Ray asks nobody for a token: every user of this machine could run code in "
+            "the local Ray asks for no token: every user of this machine could run code in "
             "it. Fix: use the version of Ray that deploy/setup.sh installs"
         )
 
@@ -132,7 +132,7 @@ def _keep_to_loopback() -> None:
 
 
 def _spare_memory_monitor() -> None:
-    """Ray would kill its newest worker on a machine whose memory is nearly full, whoever filled it.
+    """Ray would kill its newest worker on a machine whose memory is nearly full, by any process.
 
     That worker's process holds nothing of ours that would help; the kernel chooses better.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.errors import FINAL_EXIT_CODE, FinalError, VisionOpdError
 from common.lifecycle import set_or_after
-from common.log_files import identity, identity_of
+from common.log_files import LogTail
 from common.restart_budget import RestartBudget
 from deploy.supervision.placement import NoPlace, PlaceLost
 from deploy.supervision.process_set import End, MakeRequests, ProcessSet
@@ -48,7 +48,7 @@ class RestartLoop:
     _ending: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _has_told: bool = field(init=False, default=False)  # that there is no room for it
     _running: ProcessSet | None = field(init=False, default=None)
-    _tails: "dict[str, LogTail]" = field(init=False, default_factory=dict)  # of the newest life
+    _tails: dict[str, LogTail] = field(init=False, default_factory=dict)  # of the newest life
 
     def end(self) -> None:
         """Let the processes drain; `run` returns when they are gone."""
@@ -136,37 +136,22 @@ class RestartLoop:
             if is_hopeless
             else f" {self.budget.max_restarts} restarts are used up (cluster.max_restarts)."
         )
-        words = self._tails[cause.name].last_lines()
+        words = last_lines(self._tails[cause.name])
         reason = reason_in(words) if cause.code is not None and cause.code > 0 else None
         why = failed if reason is None else f"{failed}: {reason}"
         return f"{why}.{spent} The end of {log}:\n{words}"
 
 
 def reason_in(words: str) -> str | None:
-    """What a process of ours said last of its own failure; None means nothing of use."""
+    """What a process of ours said last of its failure. None means nothing of use."""
     found = [match[1] for line in words.splitlines() if (match := _REASON.search(line))]
     return found[-1].rstrip(".") if found else None
 
 
-class LogTail:
-    """What is written to a log from now on: the words before are of another life, or run.
-
-    Args:
-        path: of the current file; it may be begun anew.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._first = identity(path)
-        self._start = path.stat().st_size if path.exists() else 0
-
-    def last_lines(self, lines: int = _TAIL_LINES) -> str:
-        """The last ones, indented; a remark when there are none."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._start if identity_of(file) == self._first else 0)
-                text = file.read().decode("utf-8", errors="replace")
-        except OSError as error:
-            return f"  (cannot be read here: {error.strerror})"
-        newest = text.strip("\n").splitlines()[-lines:]
-        return "\n".join(f"  {line}" for line in newest) or "  (it wrote nothing)"
+def last_lines(log: LogTail, lines: int = _TAIL_LINES) -> str:
+    """The last lines of a log, indented; a remark when there are none."""
+    try:
+        newest = log.lines()[-lines:]
+    except OSError as error:
+        return f"  (cannot be read here: {error.strerror})"
+    return "\n".join(f"  {line}" for line in newest) or "  (it wrote nothing)"

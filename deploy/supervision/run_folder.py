@@ -46,7 +46,7 @@ def check_unowned(folder: Path) -> None:
         with (folder / LOCK).open("rb") as file:
             lock = try_lock(file.fileno(), is_shared=True)
     except OSError:
-        return  # none is there, or it is another user's: whoever writes will be told
+        return  # none is there, or it is another user's: writing will fail with the reason
     _refuse_another(folder, lock)
 
 
@@ -85,7 +85,7 @@ def with_folder_of_its_own(config: RunConfig, now: time.struct_time) -> RunConfi
     if config.run.folder is not None or config.run.resume:
         return config
     folder = _make(run_folder(config, now))
-    return config.model_copy(update={"run": config.run.model_copy(update={"folder": folder})})
+    return config.changed(run={"folder": folder})
 
 
 def _make(wanted: Path) -> Path:
@@ -107,13 +107,10 @@ def open_run_folder(config: RunConfig, now: time.struct_time) -> tuple[RunConfig
     folder = run_folder(config, now)
     check_folder(config, folder)
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    # The file does not say resume: whoever starts with it must ask for that each time.
-    run = config.run.model_copy(update={"folder": folder, "resume": False})
-    config = _with_keys(config.model_copy(update={"run": run}), folder)
+    # The file does not say resume: each start with it has to ask for that.
+    config = _with_keys(config.changed(run={"folder": folder, "resume": False}), folder)
     # Nor does it say on which Ray: the next launch may find another one, or none.
-    cluster = config.cluster.model_copy(update={"address": None})
-    kept = config.model_copy(update={"cluster": cluster})
-    replace_text(folder / "config.toml", dump_toml(kept))
+    replace_text(folder / "config.toml", dump_toml(config.changed(cluster={"address": None})))
     (folder / "summary.json").unlink(missing_ok=True)  # it told of an end that is none
     return config, folder
 
@@ -147,5 +144,4 @@ def _with_keys(config: RunConfig, folder: Path) -> RunConfig:
     keys = folder / "keys"
     if not (keys / SERVER_FILE).exists():  # it is made last
         make_keys(keys, replace=True)
-    broker = config.broker.model_copy(update={"keys": keys})
-    return config.model_copy(update={"broker": broker})
+    return config.changed(broker={"keys": keys})

@@ -1,13 +1,17 @@
 """Which processes the broker has lost although they run, and which of them have to be replaced.
 
-A process that is stopped (SIGSTOP) or wedged does not end, so nobody would start it again. Pure.
+A process that is stopped (SIGSTOP) or wedged does not end: its restart loop would wait for ever.
 """
 
 from collections.abc import Iterable, Mapping
 
+from common.config import RunConfig
+
+_SERVER_SILENCE = 1.5  # times broker.member_timeout_s, after which the broker has lost it
+
 
 class SilenceWatch:
-    """Watches one life of each process: one that is started anew has not been heard yet.
+    """Watches one life of each process: a process that is started anew has not been heard yet.
 
     Args:
         limits_s: silence after which a process is replaced, by its name's first part (rollout,
@@ -52,3 +56,12 @@ class SilenceWatch:
 def process_of(member: str) -> str:
     """The process that a member is part of: rollout-0.1 is one of the engines of rollout-0."""
     return member.partition(".")[0]
+
+
+def silence_limits_s(config: RunConfig) -> dict[str, float]:
+    """A server is soon replaced; a learner, whose steps since its checkpoint are lost, is not."""
+    member_s = config.broker.member_timeout_s
+    return {
+        "rollout": _SERVER_SILENCE * member_s,
+        "learner": max(_SERVER_SILENCE * member_s, config.learner.rank_timeout_s),
+    }

@@ -3,8 +3,8 @@
 start:  broker > (its address) > learner, rollouts
 death:  a rollout is started again by itself; the learner's ranks all together, from their newest
         checkpoint; the broker from its journal, at the address that the others know. If it has to
-        listen elsewhere, or if somebody else told the learner to stop, the whole run is gone on
-        with, as `run.resume` does
+        listen elsewhere, or if another process told the learner to stop, the whole run
+        continues, as with `run.resume`
 end:    the learner is done > the others follow by themselves within drain_s
 stop:   SIGTERM to the learner > to the rollouts > to the broker; SIGKILL to what does not listen,
         and to all of them when it is to end at once
@@ -12,7 +12,6 @@ silence: a process that the broker has lost although it runs is killed, which is
 """
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,28 +25,21 @@ from common.errors import ConfigError, VisionOpdError
 from common.lifecycle import set_or_after
 from common.restart_budget import RestartBudget
 from deploy.cluster.pools import Pool, PoolName, pools_of, process_name
-from deploy.cluster.process_specs import (
-    Location,
-    ProcessSpec,
-    broker_spec,
-    learner_specs,
-    rollout_spec,
-)
+from deploy.cluster.process_specs import Location
+from deploy.showing.outcome import read_summary
+from deploy.supervision.broker_address import BrokerAddress
 from deploy.supervision.process_actor import StartRequest
 from deploy.supervision.process_set import End, Process, ProcessSet, first_done, until_done
 from deploy.supervision.process_table import FILE, ProcessTable
 from deploy.supervision.restart_loop import RestartLoop
-from deploy.supervision.silence import SilenceWatch
-from deploy.supervision.start_requests import config_arguments, start_request
+from deploy.supervision.silence import SilenceWatch, silence_limits_s
+from deploy.supervision.start_requests import start_requests
 
 logger = logging.getLogger(__name__)
-_BROKER_TIMEOUT_S = 600.0  # it reads the data, and replays the journal of a run that goes on
-_LOOK_S = 0.05
 _STATUS_LAG_S = 3.0  # until the broker's word that the run is over has come round
 _BROKER_GRACE_S = 3.0  # when all others have ended, it only waits for those that died
 _LONGEST_PAUSE_S = 60.0  # before a restart
 _MOST_SERVERS = 1000  # a slip of the finger must not place millions
-_SERVER_SILENCE = 1.5  # times broker.member_timeout_s, after which the broker has lost it
 Place = Callable[[Pool, int], Process]
 
 
@@ -89,7 +81,7 @@ class Supervisor:
         self._report = report
         self._pools = {pool.name: pool for pool in pools_of(config)}
         self._budget = self._new_budget()  # of rounds
-        self._servers = config.rollout.servers
+        self.servers = config.rollout.servers  # that there are to be
         self._known: set[str] = set()  # members that the broker has seen
         self._at_once = asyncio.Event() if at_once is None else at_once
         self._over = asyncio.Event()  # nothing is started again
@@ -97,11 +89,10 @@ class Supervisor:
         self._broker_has_left = False  # by itself: the others have said goodbye to it
         self._rollouts: dict[int, _Server] = {}  # by rank
         self._learner: RestartLoop | None = None
-        self.silence = SilenceWatch(_silence_limits_s(config))
+        self.silence = SilenceWatch(silence_limits_s(config))
         self._tasks: asyncio.TaskGroup | None = None
-        self._written: tuple[int, int] | None = None
-        self._address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.table = ProcessTable(run_folder / FILE)
+        self._address = BrokerAddress(run_folder, self.table)
         self._first_version: int | None = None  # of the learner, when this launcher began
         self.status: Status | None = None  # as last seen
 
@@ -155,18 +146,12 @@ class Supervisor:
                 loop.replace(name, why)
 
     def _loop_of(self, name: str) -> RestartLoop | None:
-        if name.startswith("learner"):
-            return self._learner
-        known = (server.loop for server in self._rollouts.values() if name in server.loop.names)
-        return next(known, None)
+        loops = [self._learner, *(server.loop for server in self._rollouts.values())]
+        return next((loop for loop in loops if loop and name in loop.names), None)
 
     async def broker_address(self) -> str:
         """Where the broker is, once it is known."""
-        while True:
-            address = self._address
-            await asyncio.wait([address])
-            if not address.cancelled():
-                return address.result()
+        return await self._address.wait()
 
     @property
     def has_trained(self) -> bool:
@@ -174,11 +159,6 @@ class Supervisor:
         return self.status is not None and self.status.version > (self._first_version or 0)
 
     # ---- resizing --------------------------------------------------------------------------------
-    @property
-    def servers(self) -> int:
-        """Rollout servers that there are to be."""
-        return self._servers
-
     def scale(self, servers: int) -> None:
         """Have so many rollout servers from now on; those with the highest numbers drain and go.
 
@@ -191,16 +171,16 @@ class Supervisor:
             raise ConfigError(f"rollout = {servers}. Fix: no more than {_MOST_SERVERS}")
         if self._over.is_set():
             raise ConfigError("its processes are being ended just now. Fix: see deploy.status")
-        logger.info("rollout servers: %d, to be %d", self._servers, servers)
-        self._servers = servers
+        logger.info("rollout servers: %d, to be %d", self.servers, servers)
+        self.servers = servers
         if self._rollouts and not self._over.is_set():
             self._match_servers()
 
     def _match_servers(self) -> None:
         for rank, server in self._rollouts.items():
-            if rank >= self._servers:
+            if rank >= self.servers:
                 server.loop.end()
-        for rank in range(self._servers):
+        for rank in range(self.servers):
             known = self._rollouts.get(rank)
             if known is None or known.loop.is_ending or known.task.done():
                 self._start_rollout(rank, after=known.task if known else None)
@@ -220,7 +200,7 @@ class Supervisor:
             await loop.run()
         except VisionOpdError as error:
             self._give_up(rank, error)
-        if rank >= self._servers:
+        if rank >= self.servers:
             self.table.remove(process_name("rollout", rank))
 
     def _give_up(self, rank: int, error: VisionOpdError) -> None:
@@ -237,8 +217,7 @@ class Supervisor:
         """From the broker's start to the end of all."""
         loop = asyncio.get_running_loop()
         self._verdict: asyncio.Future[Ended] = loop.create_future()
-        if self._address.done():
-            self._address = loop.create_future()
+        self._address.forget()
         self._is_closing = self._broker_has_left = False
         self._over.clear()
         (self._folder / "summary.json").unlink(missing_ok=True)  # it told of an end that is none
@@ -250,8 +229,8 @@ class Supervisor:
                 "learner", range(self._pools["learner"].processes), self._learner_is_done
             )
             try:
-                await first_done(self._address, self._verdict, stopped)
-                if self._address.done() and not stopped.done() and not self._verdict.done():
+                await first_done(self._address.known, self._verdict, stopped)
+                if self._address.known.done() and not stopped.done() and not self._verdict.done():
                     kept.append(self._tasks.create_task(self._keep(learner)))
                     self._match_servers()
                     await first_done(self._verdict, stopped)
@@ -323,11 +302,8 @@ class Supervisor:
         return True
 
     def _was_interrupted(self) -> bool:
-        try:
-            summary = json.loads((self._folder / "summary.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return True  # it was told before there was anything to sum up
-        return bool(summary["interrupted"])
+        summary = read_summary(self._folder)  # None: told before there was anything to sum up
+        return summary is None or bool(summary["interrupted"])
 
     async def _rollout_is_done(self, end: End) -> bool:
         if end.is_good:
@@ -346,27 +322,19 @@ class Supervisor:
         assert self._tasks is not None
         self._tasks.create_task(self._learn_address())
 
-    @property
-    def _broker_file(self) -> Path:
-        return self._folder / "broker.json"
-
     async def _learn_address(self) -> None:
         """Learn the started broker's address; another one than before ends the round."""
-        latest = time.monotonic() + _BROKER_TIMEOUT_S
-        log = self._folder / "logs" / "broker.log"
-        while _writing_of(self._broker_file) == self._written:
-            if not self.table.is_up("broker"):
-                return  # its restart loop does the rest
-            if time.monotonic() > latest:
-                message = f"the broker gave no address within {_BROKER_TIMEOUT_S:.0f} s"
-                self._settle(VisionOpdError(f"{message}. Fix: see {log}"))
-                return
-            await asyncio.sleep(_LOOK_S)  # a file has no event
-        address: str = json.loads(self._broker_file.read_text(encoding="utf-8"))["address"]
+        try:
+            address = await self._address.read()
+        except VisionOpdError as error:
+            self._settle(error)
+            return
+        if address is None:
+            return  # its restart loop does the rest
         self._known.add("broker")
-        if not self._address.done():
-            self._address.set_result(address)
-        elif address != self._address.result() and not self._verdict.done():
+        if not self._address.known.done():
+            self._address.known.set_result(address)
+        elif address != self._address.known.result() and not self._verdict.done():
             self._report(f"the broker has moved to {address}; starting the others again")
             self._settle(Ended.RESUMED)
 
@@ -379,18 +347,18 @@ class Supervisor:
         may_wait: bool = False,
         on_up: Callable[[], None] = lambda: None,
     ) -> RestartLoop:
-        names = [process_name(pool, rank) for rank in ranks]
+        config, names = self._config, [process_name(pool, rank) for rank in ranks]
 
         def make_set(ending: asyncio.Event) -> ProcessSet:
             processes = [self._place(self._pools[pool], rank) for rank in ranks]
             for name in names:
                 self.silence.begin(name)
-            drain_s = self._config.cluster.drain_s
-            return ProcessSet(processes, self.table, ending, drain_s, self._at_once)
+            return ProcessSet(processes, self.table, ending, config.cluster.drain_s, self._at_once)
 
         def make_requests(locations: Sequence[Location]) -> list[StartRequest]:
-            specs = self._specs(pool, ranks[0], locations)
-            return [start_request(spec, self._config, self._folder) for spec in specs]
+            address = self._address.told_to(pool)
+            rank, servers = ranks[0], self._servers_to_wait_for()
+            return start_requests(pool, rank, locations, address, servers, config, self._folder)
 
         return RestartLoop(
             names=names,
@@ -399,7 +367,7 @@ class Supervisor:
             budget=self._new_budget(),
             table=self.table,
             log_folder=self._folder / "logs",
-            place_timeout_s=self._config.cluster.place_timeout_s,
+            place_timeout_s=config.cluster.place_timeout_s,
             is_known=lambda: self._known.issuperset(names),
             is_done=is_done,
             may_wait=may_wait,
@@ -407,23 +375,10 @@ class Supervisor:
             on_up=on_up,
         )
 
-    def _specs(
-        self, pool: PoolName, first_rank: int, locations: Sequence[Location]
-    ) -> list[ProcessSpec]:
-        """The commands of a new life, with the broker's address and the servers as they are now."""
-        config, arguments = self._config, config_arguments(self._folder)
-        if pool == "broker":
-            self._written = _writing_of(self._broker_file)  # by the broker before
-            return [broker_spec(config, arguments, locations[0])]
-        address = self._address.result()
-        if pool == "rollout":
-            return [rollout_spec(config, arguments, first_rank, locations[0], address)]
-        return learner_specs(config, arguments, locations, address, self._servers_to_wait_for())
-
     def _servers_to_wait_for(self) -> int:
         """Before the learner's first push. Those that have no machine would only hold it up."""
         states = {entry.name: entry.state for entry in self.table.entries()}
-        names = [process_name("rollout", rank) for rank in range(self._servers)]
+        names = [process_name("rollout", rank) for rank in range(self.servers)]
         absent = {"given up"}
         if self._known.issuperset(self._pools["learner"].process_names()):
             absent.add("waiting for a place")  # at first all of them do
@@ -439,24 +394,6 @@ class Supervisor:
         )
 
 
-def _silence_limits_s(config: RunConfig) -> dict[str, float]:
-    """A server is soon replaced; a learner, whose steps since its checkpoint are lost, is not."""
-    member_s = config.broker.member_timeout_s
-    return {
-        "rollout": _SERVER_SILENCE * member_s,
-        "learner": max(_SERVER_SILENCE * member_s, config.learner.rank_timeout_s),
-    }
-
-
 async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:
     if tasks:
         await asyncio.wait(tasks)
-
-
-def _writing_of(path: Path) -> tuple[int, int] | None:
-    """Tell one writing of a file that is replaced as a whole from another. None means no file."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_mtime_ns

@@ -1,7 +1,7 @@
 """Whether a run folder is only its owner's to change.
 
-A configuration is a program: it names the interpreters and options that are started. Whoever can
-write to the folder that a run is resumed from can have the launcher's user run anything.
+A configuration is a program: it names the interpreters and options that are started. A user who
+can write to the folder that a run is resumed from can have the launcher's user run anything.
 """
 
 import grp
@@ -24,7 +24,7 @@ def make_private(folder: Path) -> None:
 
 
 def check_trusted(folder: Path) -> None:
-    """Whether nobody but its user decides over a run folder.
+    """Refuse a run folder over which others than its user decide.
 
     Raises:
         ConfigError: somebody else owns the run folder or a file that decides what is started, or
@@ -78,7 +78,7 @@ def _fix(path: Path) -> str:
 
 
 def _is_own_group(gid: int) -> bool:
-    """A group that many systems make for each user, with nobody else in it."""
+    """A group that many systems make for each user, with no other member."""
     try:
         group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
     except KeyError:

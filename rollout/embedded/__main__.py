@@ -70,6 +70,7 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
 
     from common.addresses import join_address
     from common.config import PromptSection
+    from common.engines.keys import key_given_by_hand
     from common.errors import ConfigError
     from common.http_gate import Gate
     from rollout.embedded.chat import ChatServer
@@ -78,7 +79,6 @@ async def serve(arguments: argparse.Namespace, stop: asyncio.Event) -> None:
     from rollout.embedded.scheduler import Scheduler
     from rollout.embedded.server import EngineServer
     from rollout.embedded.update_session import UpdateSession
-    from rollout.engine_key import key_given_by_hand
 
     key = key_given_by_hand(arguments.api_key_file, arguments.host, arguments.without_key)
     model = load_model(arguments.model_path, arguments.dtype, arguments.threads)

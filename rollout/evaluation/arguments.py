@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from common.config import TeacherSection
+from common.engines import ENGINES
+from common.engines.keys import read_key
 from common.errors import ConfigError
-from rollout.engine_key import read_key
 from rollout.evaluation.endpoint import base_url
 from rollout.evaluation.items import EvaluationSet, Labels, Style
 from rollout.evaluation.questions import View, checked_limits
@@ -28,7 +29,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, metavar="DIR", help="or a folder, which is served meanwhile; "
         "further options (--section.key VALUE) are the server's, as of a run",
     )  # fmt: skip
-    parser.add_argument("--engine", choices=("sglang", "embedded"), default="sglang")
+    parser.add_argument("--engine", choices=tuple(ENGINES), default="sglang")
 
 
 def add_questions(parser: argparse.ArgumentParser) -> None:

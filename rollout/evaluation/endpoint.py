@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from common.engines.keys import bearer
 from common.errors import ConfigError, EngineError
 from common.lifecycle import backoff
 from common.network import is_loopback
-from rollout.engine_key import bearer
 from rollout.server_errors import said
 
 _RETRIED = (408, 409, 425, 429)  # of the 4xx

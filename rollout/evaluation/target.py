@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from common.engines.keys import read_key
 from common.errors import ConfigError, EngineError
 from common.files import sha256_of_file
-from rollout.engine_key import read_key
 from rollout.evaluation.endpoint import ChatClient, EndpointFailed, ItemRefused, base_url
 from rollout.evaluation.settings import Target
 from rollout.serving_checkpoint import served_checkpoint

@@ -1,3 +1,4 @@
+import ast
 import subprocess
 import sys
 import tomllib
@@ -230,6 +231,20 @@ def test_every_key_its_type_and_its_default_are_listed() -> None:
         "keys have changed. Fix: put a renamed key into common.config_cli.RENAMED, then run "
         "python -m tests.common.config_keys and commit the list"
     )
+
+
+def test_every_key_is_read_somewhere() -> None:
+    """Outside the sections, as an attribute or by name: else a value would change nothing."""
+    root, read = Path(__file__).resolve().parents[2], set()
+    packages = ("broker", "common", "deploy", "learner", "rollout")
+    for path in (path for package in packages for path in (root / package).rglob("*.py")):
+        if path.parent == root / "common" / "config":
+            continue
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        read |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        read |= {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
+    keys = {line.partition(":")[0] for line in key_list().splitlines()}
+    assert {key for key in keys if key.partition(".")[2] not in read} == set()
 
 
 def test_a_renamed_key_leads_to_a_key_and_hides_none() -> None:

@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
+from pkgutil import iter_modules
 
 import pytest
 
+from common import families
 from common.errors import ConfigError
 from common.families import FAMILIES, TITLES, family_named, family_of_folder, find_family
+from common.families.family import Family
 from common.model_files import check_model_files
 from tests import tiny_model
 from tests.tiny_model import make_tiny_checkpoint
@@ -30,6 +34,12 @@ def outline(family, tmp_path_factory):
 
 def test_every_family_has_a_tiny_model() -> None:
     assert FAMILIES.keys() == set(tiny_model.FAMILIES) == tiny_model._CONFIGS.keys()
+
+
+def test_every_family_of_the_package_is_registered() -> None:
+    modules = [import_module(m.name) for m in iter_modules(families.__path__, "common.families.")]
+    declared = {id(v): v for m in modules for v in vars(m).values() if isinstance(v, Family)}
+    assert sorted(family.model_type for family in declared.values()) == sorted(FAMILIES)
 
 
 def test_what_stays_float32_is_in_the_model(family, outline) -> None:

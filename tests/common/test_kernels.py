@@ -101,10 +101,10 @@ def test_only_what_the_model_and_the_gpu_need_is_asked_for() -> None:
 
 
 def test_two_nccls_are_refused_and_one_that_nobody_knows_is_not() -> None:
-    check_nccl(PINNED, PINNED)
-    check_nccl(PINNED, replace(PINNED, nccl=None))
+    check_nccl(PINNED, PINNED, "SGLang")
+    check_nccl(PINNED, replace(PINNED, nccl=None), "SGLang")
     with pytest.raises(ConfigError, match=r"NCCL 2\.30\.7, SGLang's torch 2\.15\.0 has 2\.31\.1"):
-        check_nccl(PINNED, replace(PINNED, torch="2.15.0", nccl="2.31.1"))
+        check_nccl(PINNED, replace(PINNED, torch="2.15.0", nccl="2.31.1"), "SGLang")
 
 
 def test_the_kernels_in_force_are_told_in_one_line() -> None:

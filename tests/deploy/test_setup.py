@@ -13,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from common.config_cli import build
+from common.engines import ENGINES
 from common.errors import ConfigError
 from deploy import launch
 from deploy.cluster.environments import set_up_command
@@ -41,7 +42,8 @@ class Checkout:
             shutil.copy(ROOT / name, root / name)
         self.venv = root / ".venv"
         (root / "tools").mkdir()
-        for folder in (self.venv, root / ".venv-sglang"):
+        own = [root / kind.own.folder.name for kind in ENGINES.values() if kind.own]
+        for folder in (self.venv, *own):
             (folder / "bin").mkdir(parents=True)
             self._executable(folder / "bin" / "python", FAKE_PYTHON)
             self._executable(folder / "bin" / "uv", FAKE_UV)
@@ -313,7 +315,7 @@ def test_one_that_was_cut_off_while_it_was_extended_does_not_count(checkout: Che
 
 
 @pytest.mark.parametrize("pool", ["broker", "rollout", "learner"])
-@pytest.mark.parametrize("engine", ["sglang", "embedded"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_what_the_launcher_asks_for_is_made(
     pool: PoolName, engine: str, checkout: Checkout
 ) -> None:
@@ -322,8 +324,10 @@ def test_what_the_launcher_asks_for_is_made(
     assert command is not None and command[0] == "deploy/setup.sh"
     assert checkout.set_up(*command[1:], PYTHONPATH="")[0] == 0
     assert (checkout.venv / f"set-up-{pool}").exists()
-    sglang = (checkout.root / ".venv-sglang" / "set-up-sglang").exists()
-    assert sglang == (pool == "rollout" and engine == "sglang")
+    for name, kind in ENGINES.items():
+        if kind.own is not None:
+            made = checkout.root / kind.own.folder.name / f"set-up-{kind.own.goal}"
+            assert made.exists() == (pool == "rollout" and name == engine)
 
 
 def test_the_build_can_be_named_where_there_is_no_gpu(checkout: Checkout) -> None:
@@ -385,7 +389,7 @@ def test_the_launcher_makes_the_environment_of_servers_that_it_starts(
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(launch.subprocess, "run", run)
-    launch._set_up_sglang(build({"rollout": rollout, "sglang": sglang, "cluster": cluster}))
+    launch._set_up_engine(build({"rollout": rollout, "sglang": sglang, "cluster": cluster}))
     assert commands == ([[str(ROOT / "deploy" / "setup.sh"), "sglang"]] if is_made else [])
 
 
@@ -393,7 +397,7 @@ def test_a_run_does_not_start_without_that_environment(monkeypatch: pytest.Monke
     failed = subprocess.CompletedProcess([], 1)
     monkeypatch.setattr(launch.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(ConfigError, match=r"could not be made, see above\. Fix: "):
-        launch._set_up_sglang(build({"rollout": {"engine": "sglang"}}))
+        launch._set_up_engine(build({"rollout": {"engine": "sglang"}}))
 
 
 def test_an_nvidia_smi_that_hangs_is_not_waited_for(checkout: Checkout) -> None:
@@ -401,7 +405,7 @@ def test_an_nvidia_smi_that_hangs_is_not_waited_for(checkout: Checkout) -> None:
     code, output = checkout.set_up("learner", GPU_PATIENCE_S="0.2")
     assert (code, output) == (
         1,
-        "set-up failed: nvidia-smi does not answer within 0.2 s. Fix: mend the GPU's driver, or "
+        "set-up failed: nvidia-smi does not answer within 0.2 s. Fix: repair the GPU's driver, or "
         "say what to build for: FLAVOUR=gpu or FLAVOUR=cpu\n",
     )
     assert checkout.set_up("learner", FLAVOUR="cpu")[0] == 0

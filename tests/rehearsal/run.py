@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.config_cli import exit_with, load
+from common.engines.sglang import has_gpu
 from common.errors import ConfigError, VisionOpdError
-from rollout.sglang.command import has_gpu
 from tests.rehearsal import stages
 from tests.rehearsal.processes import RehearsalError
 from tests.rehearsal.report import Report, Stage, page

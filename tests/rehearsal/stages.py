@@ -13,11 +13,11 @@ from typing import Any
 
 from common.config import RunConfig
 from common.dataset import read_samples
+from common.engines.sglang import find_python
 from common.prepare.published_form import FILE
 from common.types import Sample
 from common.versions import versions
 from rollout.engine_process import free_port
-from rollout.sglang.command import find_python
 from tests.rehearsal import evidence
 from tests.rehearsal.processes import Command, RehearsalError, run, running
 from tests.rehearsal.report import Report

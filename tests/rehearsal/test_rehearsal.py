@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rollout.sglang.command import VENV
+from common.engines.sglang import VENV
 from tests.rehearsal.photographs import NUM_BAD_ROWS
 from tests.rehearsal.processes import running
 from tests.rehearsal.settings import NUM_STEPS

@@ -113,7 +113,7 @@ def running_server(config: RunConfig, log: Path) -> Iterator[str]:
     port = free_port("127.0.0.1")
     url = f"http://127.0.0.1:{port}"
     command = engine_command(config, "127.0.0.1", port)
-    if config.rollout.engine == "embedded":
+    if "rollout.embedded" in command:
         command.append("--without-key")
     environment = engine_environment(config)
     with log.open("wb") as output:

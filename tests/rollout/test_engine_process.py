@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,15 @@ from aiohttp import web
 from common import gpus
 from common.config import RunConfig
 from common.config_cli import build
+from common.engines import sglang as command
 from common.errors import ConfigError, EngineError
 from common.log_files import RotatingLog, spawn_logged
 from common.push_groups import PREFIX
 from learner.push.group import PushGroup
 from rollout import engine_process
 from rollout.engine_process import EngineLog, EngineProcess, engine_command, engine_environment
-from rollout.sglang import command
 
-LAUNCH = Path(command.__file__).with_name("launch.py")
+LAUNCH = command.ROOT / "rollout" / "sglang" / "launch.py"
 
 
 @pytest.fixture(autouse=True)
@@ -211,7 +212,7 @@ def test_sglang_is_told_the_interface_that_leads_to_the_learner(
 ) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
     ways = {"127.0.0.1": "lo", "10.0.0.1": "eth7", "10.0.0.2": "eth8"}
-    monkeypatch.setattr(engine_process, "interface_towards", ways.get)
+    monkeypatch.setattr(command, "interface_towards", ways.get)
     here, there = "tcp://127.0.0.1:5570", "tcp://10.0.0.2:5570"
     for learner, broker, interface in (
         ("127.0.0.1", here, "lo"),
@@ -339,7 +340,8 @@ def test_a_missing_environment_names_the_set_up(
 ) -> None:
     named = refusal(sglang_config(sglang={"python": str(tmp_path / "python")}))
     assert named.startswith("sglang.python = ") and "deploy/setup.sh sglang" in named
-    monkeypatch.setattr(command, "VENV", tmp_path)
+    absent = replace(command.OWN, folder=tmp_path)
+    monkeypatch.setattr(command, "find_python", absent.find_python)
     default = refusal(sglang_config(sglang={"python": None}))
     assert "rollout.engine" in default and "deploy/setup.sh sglang" in default
 
@@ -673,7 +675,7 @@ def test_an_nvidia_smi_that_hangs_is_one_line(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(gpus, "_PATIENCE_S", 0.2)
-    told = r"nvidia-smi does not answer within 0\.2 s\. Fix: mend .*or set CUDA_VISIBLE_DEVICES"
+    told = r"nvidia-smi does not answer within 0\.2 s\. Fix: repair .*or set CUDA_VISIBLE_DEVICES"
     with pytest.raises(ConfigError, match=told):
         command.has_gpu()
 

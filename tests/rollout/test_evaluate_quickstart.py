@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from common.engines.sglang import VENV
 from deploy.quickstart.dataset import DatasetParameters, write_dataset
 from deploy.quickstart.own import SEED
-from rollout.sglang.command import VENV
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "deploy" / "quickstart" / "checkpoint"

@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
+from common.engines.sglang import VENV
 from common.errors import ConfigError
 from rollout.serve import main, read_arguments, welcome
 from rollout.serving_checkpoint import check_checkpoint, served_checkpoint, server_flags
-from rollout.sglang.command import VENV
 from tests.rollout.support import (
     KEY,
     QUESTION,

@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from rollout.engine_key import bearer
+from common.engines.keys import bearer
 from rollout.engine_process import EngineProcess, started_engine
 from tests.rollout.support import data_url, png, run_config
 from tests.security.doors import command_of, tcp_ports, unix_sockets

@@ -42,9 +42,9 @@ def test_machines_alike_are_numbered_from_one_name_and_address(tmp_path: Path) -
     ("text", "message"),
     [
         ("[[node]]\ncpus = 4", r"node 1: name is not set\. Fix: give it\. Name of the machine"),
-        ('[[node]]\nname = "a"\ncpus = 0', r"node 1: cpus = 0: .*greater than 0\. Fix: mend it"),
+        ('[[node]]\nname = "a"\ncpus = 0', r"node 1: cpus = 0: .*greater than 0\. Fix: change it"),
         ('[[node]]\nname = "a"\ncpus = 4\ngpu_gb = 80', "node 1: gpu_gb: unknown key.*gpu_gib"),
-        ('[[node]]\nname = "a"\ncpus = 4\nhost = "there"', "host = 'there'.*IP.*Fix: mend it"),
+        ('[[node]]\nname = "a"\ncpus = 4\nhost = "there"', "host = 'there'.*IP.*Fix: change it"),
         ('[[node]]\nname = "a"\ncpus = 4\nlabels = { pool = 1 }', r"labels\.pool = 1: .*string"),
         ('[[node]]\nname = "a"\ncpus = 4\n' * 2, "2 machines have name = 'a'. Fix: give each"),
         ('[[node]]\nname = "a"\ncpus = 4\n[[node]]\nname = "b"\ncpus = 4', "host = '127.0.0.1'"),

@@ -4,7 +4,7 @@ import pytest
 
 from common.errors import ConfigError
 from deploy.cluster.nodes import Node
-from deploy.planning.devices import GIB, gpu
+from deploy.planning.devices import GIB, GPUS, gpu
 from deploy.planning.layout import (
     Layout,
     configured_layout,
@@ -107,9 +107,19 @@ def test_a_described_cluster():
     assert not described_machines([Node("broker", 8)]).has_gpus
 
 
+@pytest.mark.parametrize("device", GPUS, ids=lambda device: device.name)
+def test_a_row_of_the_table_is_found_and_whole(device):
+    assert gpu(device.name) is device is gpu(f"NVIDIA {device.name}-SXM 80GB")
+    assert min(device.operations, device.bandwidth, device.memory, device.link) > 1e9
+    assert device.is_gpu and device.link < device.bandwidth < device.operations
+
+
 def test_known_and_unknown_gpus():
     assert gpu("NVIDIA H100 80GB HBM3").name == "H100"
     assert gpu("h200").name == "H200"
+    for name in ("NVIDIA GH200 480GB", "L40", "XA100", "H100S", ""):
+        with pytest.raises(ConfigError, match="is not known"):
+            gpu(name)  # a part of a word is another GPU
     assert gpu("H100", gib=60).memory == 60 * GIB
     with pytest.raises(ConfigError, match=r"GPU 'TPU' is not known .*Fix: --gpu"):
         gpu("TPU")

@@ -18,7 +18,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from common.config import RunConfig
 from common.config_cli import load
-from deploy.planning.devices import GPUS
+from deploy.planning.devices import gpu
 from deploy.planning.layout import Layout
 from deploy.planning.memory import (
     CHUNK_BYTES,
@@ -55,7 +55,7 @@ from tests.learner.interpreter import interpreting
 CONFIGS = Path(__file__).parents[3] / "deploy" / "configs"
 GROUP = (3400, [169] * 8)  # tokens of a prompt and its responses
 TOKENS = 3400 + 8 * 169
-H100 = GPUS["H100"]
+H100 = gpu("H100")
 
 
 def configured(name: str, model: str, *more: str) -> RunConfig:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
+from common.families import FAMILIES
 from deploy.planning.shape import KNOWN, shape_of
 from tests.deploy.planning.shapes import SHAPE, TOWER
 
@@ -44,16 +45,16 @@ def test_the_quickstarts_size_is_that_of_its_file():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["Qwen3_5", "Qwen3VL", "Qwen2_5_VL", "Glm4v"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_sizes_are_those_of_transformers_models(family, tmp_path):
     import torch
     import transformers
 
     import common.torchvision_compat  # noqa: F401
 
-    config = getattr(transformers, f"{family}Config")()
+    config = transformers.AutoConfig.for_model(family)
     with torch.device("meta"):
-        model = getattr(transformers, f"{family}ForConditionalGeneration")(config)
+        model = transformers.AutoModelForImageTextToText.from_config(config)
     config.save_pretrained(tmp_path)
     shape = shape_of(str(tmp_path))
     layers = model.base_model.language_model.layers

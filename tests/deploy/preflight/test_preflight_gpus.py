@@ -1,6 +1,6 @@
 """A start on a machine with GPUs: fake drivers and environments, as programs that answer.
 
-Holds rollout/sglang/packages.py.
+Holds common/engines/packages.py.
 """
 
 import json
@@ -13,11 +13,11 @@ import pytest
 from broker.protocol import MemberStatus, Role
 from common.config import RunConfig
 from common.config_cli import build
+from common.engines.packages import check_server, server_nccl
 from common.errors import ConfigError
 from common.gpu_packages import GpuPackages
 from deploy.preflight.gpus import check_gpus, is_hybrid, kernel_lines
 from deploy.status import kernels_text
-from rollout.sglang.packages import check_server, server_nccl
 from tests.common.support import H100, nvidia_smi
 from tests.deploy.showing.support import status
 

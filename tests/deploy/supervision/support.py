@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import deploy.supervision.supervisor
+import deploy.supervision.start_requests
 from broker.protocol import Status
 from common.config import RunConfig
 from common.config_cli import build
@@ -127,7 +127,7 @@ class Stage:
     ) -> None:
         scripts = {"broker": BROKER, "rollout": FOLLOWER, "learner": LEARNER, **scripts}
         self.scripts = Scripts(folder, scripts)
-        monkeypatch.setattr(deploy.supervision.supervisor, "start_request", self.scripts)
+        monkeypatch.setattr(deploy.supervision.start_requests, "start_request", self.scripts)
         self.started: list[LocalProcess] = []
         self.folder = folder
         self.full: set[str] = set()  # names of processes that find no room

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import deploy.supervision.start_requests
 import deploy.supervision.supervisor
 from common.config import RunConfig
 from common.errors import ConfigError
@@ -176,7 +177,7 @@ async def test_stop_does_not_wait_for_an_environment_that_is_made(
     scripts: dict[str, Any] = {"broker": BROKER, "rollout": WAITING_LEARNER, "learner": FAILING}
     stage = Stage(tmp_path, monkeypatch, ranks=2)
     monkeypatch.setattr(
-        deploy.supervision.supervisor, "start_request", SettingUp(tmp_path, scripts)
+        deploy.supervision.start_requests, "start_request", SettingUp(tmp_path, scripts)
     )
     run = stage.run()
     await stage.until_up("rollout-0")

@@ -108,7 +108,7 @@ async def test_a_ray_that_knows_no_token_is_not_used(monkeypatch: pytest.MonkeyP
     from ray._private.authentication import authentication_utils
 
     monkeypatch.setattr(authentication_utils, "is_token_auth_enabled", lambda: False)
-    with pytest.raises(VisionOpdError, match=r"asks nobody for a token.*Fix: use the version"):
+    with pytest.raises(VisionOpdError, match=r"asks for no token.*Fix: use the version"):
         ray_connection._check_token()
 
 

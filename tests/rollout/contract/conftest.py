@@ -15,11 +15,11 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from common.engines import ENGINES
 from common.rendering import Renderer
 from tests.rollout.support import load_model, run_config, running_server
 from tests.tiny_model import make_tiny_checkpoint, store_as_published
 
-ENGINES = ("embedded", "sglang")
 QUICKSTART = Path(__file__).resolve().parents[3] / "deploy" / "quickstart" / "checkpoint"
 GROUP_TIMEOUT_S = 4.0  # of silence in a weight update
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from common.config import RunConfig
 from common.config_cli import build
+from common.engines import sglang as command
 from common.sglang_states import SLOTS_A_REQUEST, Demand, kv_bytes, memory_ratio, state_bytes
 from rollout.engine_process import engine_command, engine_environment
-from rollout.sglang import command
 
 SIZES: dict[str, Any] = {
     "linear_num_key_heads": 16,

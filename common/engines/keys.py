@@ -1,7 +1,7 @@
-"""The key of an engine's HTTP port: whoever has it may command the engine.
+"""The key of an engine's HTTP port: a client that shows it may command the engine.
 
-An engine that we start gets a new key at every start, in a file for its owner alone, or the one of
-sglang.api_key_file. Command lines and environments show the file's name, never the key.
+An engine that we start gets a new key at every start, in a file that its owner alone can read, or
+the key of sglang.api_key_file. Command lines and environments show the file's name, never the key.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.config import RunConfig
+from common.engines import engine_of
 from common.errors import ConfigError, EngineError
 from common.files import NotPrivate, read_private, replace_private
 from common.network import is_loopback
@@ -39,7 +40,7 @@ def engine_key_file(config: RunConfig, index: int) -> Iterator[Path]:
             replace_private(path, key.encode())
         except OSError as error:
             raise EngineError(
-                f"{path} cannot be written: {error.strerror}. Fix: free space, or mend its disk"
+                f"{path} cannot be written: {error.strerror}. Fix: free space, or repair its disk"
             ) from error
         try:
             yield path
@@ -48,9 +49,21 @@ def engine_key_file(config: RunConfig, index: int) -> Iterator[Path]:
 
 
 def configured_key(config: RunConfig) -> str | None:
-    """The key of engines that others start; None: they ask for none. Raises ConfigError."""
+    """The key of engines that others start. None means that they ask for none."""
     path = config.sglang.api_key_file
     return None if path is None else read_key(path)
+
+
+def check_engine(config: RunConfig) -> None:
+    """Refuse what the engine cannot be given; nothing is looked for but the key's file.
+
+    Raises:
+        ConfigError: flags, a key, or an address that others can reach without one.
+    """
+    configured_key(config)
+    if not config.rollout.engine_urls:
+        check_host(config, config.rollout.host)
+        engine_of(config).check(config)
 
 
 def read_key(path: Path, setting: str = SETTING) -> str:
@@ -63,17 +76,17 @@ def read_key(path: Path, setting: str = SETTING) -> str:
         ConfigError: no such file, others can read it, or its content is no key.
     """
     where = f"{setting} = {str(path)!r}"
-    mend = f"Fix: put one line of letters and digits into it, e.g. {_HOW_TO_MAKE}"
+    fix = f"Fix: put one line of letters and digits into it, e.g. {_HOW_TO_MAKE}"
     try:
         key = read_private(path).decode().strip()
     except NotPrivate as error:
         raise ConfigError(f"{where}: {error}. Fix: chmod 600 {path}") from None
     except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror}. {mend}") from None
+        raise ConfigError(f"{where}: {error.strerror}. {fix}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{where}: it is no text. {mend}") from None
+        raise ConfigError(f"{where}: it is no text. {fix}") from None
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError(f"{where}: it holds no key. {mend}")
+        raise ConfigError(f"{where}: it holds no key. {fix}")
     return key
 
 

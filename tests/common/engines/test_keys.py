@@ -7,15 +7,16 @@ import pytest
 
 from common.config import RunConfig
 from common.config_cli import build
-from common.errors import ConfigError
-from rollout.engine_key import (
+from common.engines.keys import (
     bearer,
+    check_engine,
     configured_key,
     engine_key_file,
     key_given_by_hand,
     read_key,
 )
-from rollout.engine_process import check_engine, engine_command
+from common.errors import ConfigError
+from rollout.engine_process import engine_command
 
 
 def run_config(folder: Path | None = None, key: Path | None = None, **rollout: str) -> RunConfig:

@@ -4,134 +4,126 @@ Nothing is started here. What the configuration cannot mean is refused before th
 loading a model takes.
 """
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common.config import RunConfig
+from common.addresses import split_address
+from common.chat_template import SWITCH, names_switch
+from common.engines.kind import ROOT, EngineKind, OwnEnvironment
 from common.errors import ConfigError
 from common.families import family_of_folder
 from common.families.family import SglangOnCpu
 from common.files import json_object_or_empty
 from common.gpus import usable_gpus
 from common.kernels import has_delta_layers
+from common.network import GLOO_INTERFACE, interface_towards, is_loopback
 from common.proxies import without_proxy_for
 from common.sglang_states import Demand, memory_ratio
 
-ROOT = Path(__file__).resolve().parents[2]
+if TYPE_CHECKING:
+    from common.config import RunConfig
+
 VENV = ROOT / ".venv-sglang"
-_HERE = Path(__file__).resolve().parent
+OWN = OwnEnvironment(
+    goal="sglang",
+    with_ours=("rollout",),
+    folder=VENV,
+    holds="sglang==0.5.23",
+    key="sglang.python",
+    named=lambda config: config.sglang.python,
+)
+find_python = OWN.find_python
+_SHIM = ROOT / "rollout" / "sglang"  # what SGLang's own Python runs
 _CPU_TOTAL_TOKENS = 65536  # SGLang would take most of the machine's memory
 _CPU_PREFILL_TOKENS = 1024  # computed in one go; a pause waits for the end of that
 _LONGEST_TMPDIR = 60  # bytes
+_CONTEXT = "--context-length"
 _PICTURES_MIB = 512  # of 17 MiB each: 3,400 tokens of 2,560 numbers in bfloat16
 _CPU_STATES_PER_REQUEST = 4  # slots of linear attention: running, cached prefix, and spare
 
-# Flags that the configuration sets, with the key that does it.
-_OURS = {
-    "--model-path": "model.path",
-    "--model": "model.path",
-    "--host": "rollout.host",
-    "--port": "rollout.port",
-    "--dtype": "weights.dtype",
-    "--tp-size": "sglang.tensor_parallel",
-    "--tensor-parallel-size": "sglang.tensor_parallel",
-    "--mem-fraction-static": "sglang.memory_fraction",
-    "--context-length": "sglang.context_tokens",
-    "--quantization": "sglang.quantization",
-    "--max-running-requests": "rollout.max_concurrent_groups",
-    "--max-total-tokens": "sglang.max_total_tokens",
-    "--max-mamba-cache-size": "sglang.max_states",
-    "--api-key": "sglang.api_key_file",
-    "--admin-api-key": "sglang.api_key_file",
-    "--revision": "model.revision",
-    "--chat-template": "prompt.chat_template",
-    "--default-chat-template-kwargs": "prompt.thinking",
-}
-# Flags that must not be given at all, with the reason; "*" stands for the rest of a name.
-_HARMFUL = {
-    "--weight-version": "the learner numbers the weights",
-    "--device": "the machine decides it: a GPU where there is one",
-    "--config": "flags in another file escape these checks; write them here",
-    "--skip-tokenizer-init": "stop conditions and chat need the tokenizer",
-    "--speculative-*": "the draft model would keep old weights",
-    "--disaggregation-*": "weight updates reach one whole server only",
-    "--enable-lora": "weight updates replace whole weights",
-    "--lora-paths": "weight updates replace whole weights",
-    "--model-impl": "weight updates name tensors as SGLang's own model does",
-    **dict.fromkeys(
-        ("--trust-remote-code", "--custom-weight-loader", "--forward-hooks",
-         "--enable-custom-logit-processor", "--tool-server", "--sidecar*", "--warmups"),
-        "code from a checkpoint, a request or elsewhere is not run",
-    ),
-    "--load-format": "safetensors alone are read: pickled weights can run code",
-    **dict.fromkeys(
-        ("--dist-init-addr", "--nccl-init-addr", "--remote-instance-*", "--weight-cache-*",
-         "--engine-info-bootstrap-port", "--gated-launch-port", "--encoder-*",
-         "--decoupled-spec-*", "--elastic-ep-*", "--use-ray"),
-        "a server's parts are on one machine, and no port of theirs asks for a key",
-    ),
-    **dict.fromkeys(
-        ("--smg-*", "--grpc-*", "--enable-http2", "--tokenizer-worker-num",
-         "--enable-http-worker-reuseport"),
-        "requests would come in where no key is asked for",
-    ),
-    **dict.fromkeys(
-        ("--kv-events-config", "--load-publish-endpoint"),
-        "it would be sent to every program that connects",
-    ),
-    **dict.fromkeys(
-        ("--json-model-override-args", "--model-config-parser"),
-        "the learner computes by the checkpoint's own config.json",
-    ),
-    **dict.fromkeys(
-        (
-            "--image-processor-backend", "--disable-fast-image-processor", "--mm-process-config",
-            "--limit-mm-data-per-request", "--language-only", "--language-model-only",
-        ),
-        "the server would see other pixels than the learner",
-    ),
-    "--enable-mm-global-cache": "image embeddings of older weights would be used",
-    **dict.fromkeys(
-        (
-            "--tokenizer-path", "--tokenizer-mode", "--tokenizer-backend",
-            "--hf-chat-template-name", "--completion-template", "--trust-request-chat-template",
-            "--allow-auto-truncate",
-        ),
-        "the server would see other prompts than the learner",
-    ),
-    **dict.fromkeys(
-        ("--preferred-sampling-params", "--enable-watermark", "--watermark-config",
-         "--enable-strict-thinking"),
-        "tokens would be sampled by another law than the learner corrects for",
-    ),
-}  # fmt: skip
+
+def _by_flag(flags_of: Mapping[str, str]) -> dict[str, str]:
+    return {flag: why for why, flags in flags_of.items() for flag in flags.split()}
+
+
+# Flags that the configuration sets, by the key that does it.
+_OURS = _by_flag({
+    "model.path": "--model-path --model",
+    "rollout.host": "--host",
+    "rollout.port": "--port",
+    "weights.dtype": "--dtype",
+    "sglang.tensor_parallel": "--tp-size --tensor-parallel-size",
+    "sglang.memory_fraction": "--mem-fraction-static",
+    "sglang.context_tokens": "--context-length",
+    "sglang.quantization": "--quantization",
+    "rollout.max_concurrent_groups": "--max-running-requests",
+    "sglang.max_total_tokens": "--max-total-tokens",
+    "sglang.max_states": "--max-mamba-cache-size",
+    "sglang.api_key_file": "--api-key --admin-api-key",
+    "model.revision": "--revision",
+    "prompt.chat_template": "--chat-template",
+    "prompt.thinking": "--default-chat-template-kwargs",
+})  # fmt: skip
+# Flags that must not be given at all, by the reason; "*" is for the rest of a name.
+_HARMFUL = _by_flag({
+    "the learner numbers the weights": "--weight-version",
+    "the machine decides it: a GPU where there is one": "--device",
+    "flags in another file escape these checks; write them here": "--config",
+    "stop conditions and chat need the tokenizer": "--skip-tokenizer-init",
+    "the draft model would keep old weights": "--speculative-*",
+    "weight updates reach one whole server only": "--disaggregation-*",
+    "weight updates replace whole weights": "--enable-lora --lora-paths",
+    "weight updates name tensors as SGLang's own model does": "--model-impl",
+    "code from a checkpoint, a request or elsewhere is not run":
+        "--trust-remote-code --custom-weight-loader --forward-hooks --sidecar* --warmups "
+        "--enable-custom-logit-processor --tool-server",
+    "safetensors alone are read: pickled weights can run code": "--load-format",
+    "a server's parts are on one machine, and no port of theirs asks for a key":
+        "--dist-init-addr --nccl-init-addr --remote-instance-* --weight-cache-* --use-ray "
+        "--engine-info-bootstrap-port --gated-launch-port --encoder-* --decoupled-spec-* "
+        "--elastic-ep-*",
+    "requests would come in where no key is asked for":
+        "--smg-* --grpc-* --enable-http2 --tokenizer-worker-num --enable-http-worker-reuseport",
+    "it would be sent to every program that connects":
+        "--kv-events-config --load-publish-endpoint",
+    "the learner computes by the checkpoint's own config.json":
+        "--json-model-override-args --model-config-parser",
+    "the server would see other pixels than the learner":
+        "--image-processor-backend --disable-fast-image-processor --mm-process-config "
+        "--limit-mm-data-per-request --language-only --language-model-only",
+    "image embeddings of older weights would be used": "--enable-mm-global-cache",
+    "the server would see other prompts than the learner":
+        "--tokenizer-path --tokenizer-mode --tokenizer-backend --hf-chat-template-name "
+        "--completion-template --trust-request-chat-template --allow-auto-truncate",
+    "tokens would be sampled by another law than the learner corrects for":
+        "--preferred-sampling-params --enable-watermark --watermark-config "
+        "--enable-strict-thinking",
+})  # fmt: skip
 # Environment variables by which SGLang would see other pixels or prompts; not passed on.
 _HARMFUL_VARIABLES = (
     "SGLANG_IMAGE_MAX_PIXELS", "SGLANG_RESIZE_RESAMPLE", "SGLANG_MM_AVOID_RETOKENIZE",
     "SGLANG_MM_SKIP_COMPUTE_HASH",
 )  # fmt: skip
-# Flags that are harmless with the value 1, with the reason against more.
-_ONE_REPLICA = "a weight update reaches one replica of a server; raise rollout.servers instead"
-_ONE_STAGE = (
-    "a weight update knows tensor-parallel ranks only; raise sglang.tensor_parallel instead"
-)
-_SINGLE = {
-    "--dp-size": _ONE_REPLICA,
-    "--data-parallel-size": _ONE_REPLICA,
-    "--pp-size": _ONE_STAGE,
-    "--pipeline-parallel-size": _ONE_STAGE,
-    "--nnodes": "a server is started on one machine",
-}
+# Flags that are harmless with the value 1, by the reason against more.
+_SINGLE = _by_flag({
+    "a weight update reaches one replica of a server; raise rollout.servers instead":
+        "--dp-size --data-parallel-size",
+    "a weight update knows tensor-parallel ranks only; raise sglang.tensor_parallel instead":
+        "--pp-size --pipeline-parallel-size",
+    "a server is started on one machine": "--nnodes",
+})  # fmt: skip
 
 
-def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
+def sglang_command(config: "RunConfig", host: str, port: int) -> list[str]:
     """The command line of an SGLang server that listens on `host`:`port`.
 
     Raises:
         ConfigError: no environment, or a flag that is refused.
     """
-    check_extra_flags(config.sglang.extra_flags)
+    check_extra_flags(config)
     requests = config.rollout.max_concurrent_groups * config.rollout.trajectories_per_sample
     flags: dict[str, object | None] = {
         "--model-path": config.model.path,
@@ -159,10 +151,10 @@ def sglang_command(config: RunConfig, host: str, port: int) -> list[str]:
     if not has_gpu():
         words.append("--sleep-on-idle")  # else an idle server keeps a whole core busy
         words += _needs_on_a_cpu(config).switches
-    return [str(find_python(config)), str(_HERE / "launch.py"), *words, *config.sglang.extra_flags]
+    return [str(find_python(config)), str(_SHIM / "launch.py"), *words, *config.sglang.extra_flags]
 
 
-def sglang_environment(config: RunConfig) -> dict[str, str]:
+def sglang_environment(config: "RunConfig") -> dict[str, str]:
     """The environment of an SGLang server: this process's, without our Python paths."""
     left_out = ("PYTHONPATH", *_HARMFUL_VARIABLES)
     environment = {name: text for name, text in os.environ.items() if name not in left_out}
@@ -184,42 +176,32 @@ def sglang_environment(config: RunConfig) -> dict[str, str]:
     if config.rollout.threads is not None:
         environment["OMP_NUM_THREADS"] = str(config.rollout.threads)
     if not has_gpu():
-        environment["PYTHONPATH"] = str(_HERE / "cpu")
+        environment["PYTHONPATH"] = str(_SHIM / "cpu")
         environment["SGLANG_USE_CPU_ENGINE"] = "1"
         # Small models are slower with more, and servers share the machine.
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment |= _needs_on_a_cpu(config).environment
+    # The embedded engine finds it out when it joins a push, SGLang must know it from the start.
+    if interface := interface_towards(_learner_host(config)):
+        environment.setdefault(GLOO_INTERFACE, interface)
     return environment
 
 
-def find_python(config: RunConfig) -> Path:
-    """The Python of SGLang's environment. Not resolved: a link into a venv means that venv.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    named = config.sglang.python
-    python = (named or VENV / "bin" / "python").absolute()
-    if os.access(python, os.X_OK) and python.is_file():
-        return python
-    if named is not None:
-        raise ConfigError(
-            f"sglang.python = {str(named)!r}: no such program. Fix: name the Python of an "
-            "environment with sglang==0.5.23, or leave it out and run deploy/setup.sh sglang"
-        )
-    raise ConfigError(
-        f'rollout.engine = "sglang" needs an environment of its own, and {python} is missing. '
-        "Fix: run deploy/setup.sh sglang, or set sglang.python"
-    )
+def _learner_host(config: "RunConfig") -> str:
+    """Where pushes will come from, as far as is known here: from the broker's network otherwise."""
+    host = config.weights.host
+    if is_loopback(host):
+        host, _ = split_address(config.broker.address)
+    return host
 
 
-def check_extra_flags(words: tuple[str, ...]) -> None:
+def check_extra_flags(config: "RunConfig") -> None:
     """Refuses flags that the configuration sets already, and those that break the training.
 
     Raises:
         ConfigError: with the flag and the fix.
     """
-    for flag, value in _flags(words):
+    for flag, value in _flags(config.sglang.extra_flags):
         for name, key in _OURS.items():
             if _means(flag, name):
                 raise _refused(flag, f"it is set from {key}. Fix: set {key}")
@@ -240,7 +222,7 @@ def has_gpu() -> bool:
     return bool(usable_gpus())
 
 
-def _division(config: RunConfig, requests: int) -> dict[str, object]:
+def _division(config: "RunConfig", requests: int) -> dict[str, object]:
     """How a GPU's memory is divided, where a model has recurrent states of the known form."""
     model = json_object_or_empty(Path(config.model.path) / "config.json")
     if config.sglang.max_states is not None or not has_delta_layers(config.model.path):
@@ -259,7 +241,7 @@ def _division(config: RunConfig, requests: int) -> dict[str, object]:
 
 
 def _on_a_cpu(
-    config: RunConfig, flags: Mapping[str, object | None], requests: int
+    config: "RunConfig", flags: Mapping[str, object | None], requests: int
 ) -> dict[str, object | None]:
     """The flags as a machine without a GPU needs them, whatever its processor can do."""
     if config.sglang.tensor_parallel > 1:
@@ -281,7 +263,7 @@ def _on_a_cpu(
     return changed
 
 
-def _needs_on_a_cpu(config: RunConfig) -> SglangOnCpu:
+def _needs_on_a_cpu(config: "RunConfig") -> SglangOnCpu:
     family = family_of_folder(config.model.path)
     return family.sglang_cpu if family else SglangOnCpu()
 
@@ -304,3 +286,53 @@ def _means(flag: str, name: str) -> bool:
 
 def _refused(flag: str, reason: str) -> ConfigError:
     return ConfigError(f"sglang.extra_flags: {flag} is refused: {reason}")
+
+
+# ---- what else differs from other engines --------------------------------------------------------
+def _context_limit(config: "RunConfig") -> tuple[int, str] | None:
+    for flag, value in _flags(config.sglang.extra_flags):
+        if flag == _CONTEXT and value.isdecimal():
+            return int(value), f"sglang.extra_flags: {_CONTEXT}"
+    tokens = config.sglang.context_tokens
+    return None if tokens is None else (tokens, "sglang.context_tokens")
+
+
+def _check_folder(folder: Path) -> None:
+    for path in folder.glob("*.safetensors"):
+        if not path.name.startswith("model"):
+            raise ConfigError(
+                f"checkpoint {str(folder)!r} holds {path.name} beside the model's files: SGLang "
+                "would load it over the model. Fix: move it away"
+            )
+
+
+def _serving_flags(config: "RunConfig", templates: Sequence[str]) -> list[str]:
+    flags = []
+    has_several = any(Path(config.model.path).glob("additional_chat_templates/*.jinja"))
+    if config.prompt.chat_template is None and has_several:
+        flags += ["--hf-chat-template-name", "default"]  # SGLang's choice is the first one it finds
+    if any(map(names_switch, templates)):  # transformers logs each call otherwise
+        # A request may still ask for the other mode.
+        flags += ["--default-chat-template-kwargs", json.dumps({SWITCH: config.prompt.thinking})]
+    return flags
+
+
+def _server_gpus(config: "RunConfig") -> tuple[int, str]:
+    gpus = config.sglang.tensor_parallel
+    return gpus, f"sglang.tensor_parallel = {gpus}"
+
+
+SGLANG = EngineKind(
+    name="sglang",
+    title="SGLang",
+    command=sglang_command,
+    environment=sglang_environment,
+    own=OWN,
+    check=check_extra_flags,
+    serving_flags=_serving_flags,
+    check_folder=_check_folder,
+    context_limit=_context_limit,
+    server_gpus=_server_gpus,
+    is_deterministic=False,
+    keeps_copies=False,
+)
