@@ -6,6 +6,7 @@ Records and the wire:
     wire                MessagePack frames <-> records; PROTOCOL_VERSION (see `broker.net`)
     versions            what a process is made of, as far as two of them must agree on it
     errors              the exceptions that callers tell apart
+    metrics             every figure that a run writes: name, unit, meaning, gate, chart
 
 Configuration:
     config/, section    the typed tree; its defaults are the published run

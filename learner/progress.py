@@ -6,6 +6,7 @@ import time
 from collections import deque
 
 from common.config import RunConfig
+from common.metrics import EVALUATION, LEARNER, PARTS
 from learner.checkpoint import Checkpointer
 from learner.feed import Feed
 from learner.figures.metrics import MetricsLog
@@ -96,14 +97,8 @@ class Progress:
         total_steps = self._feed.welcome.total_steps
         self.show(
             step=result.version,
-            loss_nats=row.get("learner/loss_nats", 0.0),
-            tokens_per_s=row["learner/tokens_per_s"],
-            idle_share=row["learner/idle_share"],
-            wait_batch_s=wait_s,
-            staleness_max=row.get("staleness/max_steps", 0),
-            grad_norm=row.get("learner/grad_norm", 0.0),
-            lr=row.get("learner/lr", 0.0),
             eta_s=mean_s * (total_steps - result.version),
+            **{m.gauge: row.get(m.name, 0.0) for m in (*LEARNER, *PARTS) if m.gauge},
         )
         logger.info(
             "step %d/%d: loss %.4f, grad norm %.2f, lr %.1e, staleness %d, %d trajectories of "
@@ -137,11 +132,7 @@ class Progress:
             self._log.write(measured.version, self.seconds, figures)
         if measured.when == "before":
             self.show_before(accuracy)
-        self.show(
-            full_accuracy=accuracy.full,
-            crop_accuracy=accuracy.crop,
-            accuracy_version=measured.version,
-        )
+        self.show(**{m.gauge: figures[m.name] for m in EVALUATION if m.gauge})
         logger.info(
             "of step %d: accuracy %.3f on full images, %.3f on crops (%d samples in %.1f s, of "
             "which training stood still for %.1f s)",

@@ -132,8 +132,9 @@ def _check_together(
         _check_parts(path, _parts_of(digests)[ranks.rank :: ranks.world_size])
     except CheckpointError as error:
         problem = error
-    is_damaged, told = ranks.text_of_greatest(float(problem is not None), str(problem))
-    if is_damaged:
+    problems = ranks.gathered_json(problem and str(problem))
+    if any(problems):
+        told = next(filter(None, problems))
         raise problem or CheckpointError(f"another rank cannot use the checkpoint: {told}")
 
 
