@@ -161,16 +161,11 @@ def ratio_name(gate: Gate) -> str:
     return f"health/{gate.name}_ratio"
 
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        *_DECLARED,
-        *(
-            Metric(ratio_name(gate), "", Over.STEP, f"{metric.name} over what it is held to")
-            for metric, gate in GATED.items()
-        ),
-    )
-}
+_RATIOS = (
+    Metric(ratio_name(gate), "", Over.STEP, f"{metric.name} over what it is compared with")
+    for metric, gate in GATED.items()
+)
+METRICS = {metric.name: metric for metric in (*_DECLARED, *_RATIOS)}
 
 
 def names_over(over: Over) -> tuple[str, ...]:

@@ -92,6 +92,7 @@ class Progress:
         if self._log is not None:
             worst = result.worst_sample
             self._log.write(result.version, self.seconds, row, mismatch_worst_sample=worst)
+            self._log.write_groups(result.version, result.groups)
         self._recent_s.append(wait_s + step_s)
         mean_s = sum(self._recent_s) / len(self._recent_s)
         total_steps = self._feed.welcome.total_steps

@@ -5,7 +5,7 @@ situation               what a run waits for, and since when
 observations            RUN/observations.jsonl
 data_notes, data_lines  what is said of rows and samples
 outcome, kept           what is said at the end, and how to go on
-report, scene_cards, charts    RUN/report.html
+report, scene_cards, charts, column_tables    RUN/report.html
 log_reading             a process's log, line by line
 columns                 text that lines up
 """

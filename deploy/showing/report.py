@@ -20,6 +20,7 @@ from common.output import ends_with_its_reader
 from common.page import page as html_page
 from common.page import tile
 from deploy.showing.charts import Series, line_chart
+from deploy.showing.column_tables import column_tables
 from deploy.showing.data_lines import data_lines
 from deploy.showing.scene_cards import scene_cards
 
@@ -49,16 +50,18 @@ def write_report(run_folder: Path) -> Path:
     """
     summary = json_object_or_empty(run_folder / "summary.json")
     rows = _read_rows(run_folder / "metrics.jsonl") + _read_rows(run_folder / "observations.jsonl")
+    groups = _read_rows(run_folder / "groups.jsonl")
     scenes = json_object_or_empty(run_folder / "scenes.json").get("scenes", [])
     path = run_folder / "report.html"
-    path.write_text(page(run_folder.name, summary, rows, scenes), encoding="utf-8")
+    path.write_text(page(run_folder.name, summary, rows, groups, scenes), encoding="utf-8")
     return path
 
 
-def page(name: str, summary: Row, rows: list[Row], scenes: list[Row]) -> str:
+def page(name: str, summary: Row, rows: list[Row], groups: list[Row], scenes: list[Row]) -> str:
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     charts = f'<section class="charts">{_charts(rows)}</section>'
-    return html_page(name, f"{_headline(summary)}{charts}{scene_cards(scenes)}", style)
+    body = f"{_headline(summary)}{charts}{column_tables(groups)}{scene_cards(scenes)}"
+    return html_page(name, body, style)
 
 
 def _headline(summary: Row) -> str:

@@ -36,10 +36,7 @@ def dot_charts(found: Sequence[Outcome], columns: Iterable[str]) -> str:
 
 
 def axis_charts(
-    study: StudyFile,
-    variants: Sequence[Variant],
-    found: Sequence[Outcome],
-    columns: Iterable[str],
+    study: StudyFile, variants: Sequence[Variant], found: Sequence[Outcome], columns: Iterable[str]
 ) -> str:
     """Medians along the longest axis of numbers, a line for each combination of the others."""
     axis = max(

@@ -5,6 +5,20 @@
     metrics         RUN/metrics.jsonl, TensorBoard, RUN/groups.jsonl
     tensorboard     TensorBoard's file format
 
+RUN/metrics.jsonl has one JSON object a step and one a measurement; RUN/groups.jsonl one a trained
+group, if data.keep_columns asks for it.
+
+Every row has "step" (the version that the row describes; 0: before training) and "time_s" (seconds
+since the learner began). Other keys are there when they apply; values are finite numbers or null,
+and one is a text. A learner that goes on from a checkpoint removes the rows of the steps that are
+undone, and counts seconds on from the last row that stays: there is one training row a step, and
+time only grows. The clock of a process does not go back when a health gate has it go back to a
+checkpoint.
+
+The figures and what they mean are declared in `common.metrics`; a row of a step has all that apply
+to it, and health/action unless all gates are off. Rollout servers measure while training goes on:
+a measuring row stands where it was known, after rows of later steps perhaps.
+
 Invariant: a figure does not depend on how the step was packed or divided over ranks.
 
 How to add a metric, in two places; tests name the one that is missing:

@@ -1,22 +1,10 @@
-"""RUN/metrics.jsonl and RUN/tensorboard: one JSON object a step, one a measurement.
-
-Every row has "step" (the version that the row describes; 0: before training) and "time_s" (seconds
-since the learner began). Other keys are there when they apply; values are finite numbers or null,
-and one is a text. A learner that goes on from a checkpoint removes the rows of the steps that are
-undone, and counts seconds on from the last row that stays: there is one training row a step, and
-time only grows. The clock of a process does not go back when a health gate has it go back to a
-checkpoint.
-
-The figures and what they mean are declared in `common.metrics`; a row of a step has all that apply
-to it, and health/action unless all gates are off. Rollout servers measure while training goes on:
-a measuring row stands where it was known, after rows of later steps perhaps.
-"""
+"""The files that figures go to: RUN/metrics.jsonl, RUN/tensorboard and RUN/groups.jsonl."""
 
 import io
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +17,53 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
-class MetricsLog:
-    """The log of a run's figures: RUN/metrics.jsonl, and the same in RUN/tensorboard.
-
-    On a full disk it waits for room.
+class RowFile:
+    """A file of rows, one JSON object a line. On a full disk it waits for room.
 
     Args:
-        step: that the run goes on from; rows of later steps are removed.
         is_over: asked while it waits: whether to give up, with DiskFull.
     """
 
-    def __init__(
-        self, run_folder: Path, step: int = 0, is_over: Callable[[], bool] = lambda: False
-    ) -> None:
-        self._path = run_folder / "metrics.jsonl"
+    def __init__(self, path: Path, is_over: Callable[[], bool]) -> None:
+        self._path = path
         self._is_over = is_over
+        self._file = when_there_is_room(lambda: io.FileIO(path, "a"), path, is_over)
+
+    def append(self, rows: Iterable[Row]) -> None:
+        lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+        when_there_is_room(lambda: append_whole(self._file, lines), self._path, self._is_over)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class MetricsLog:
+    """The log of a run's figures: RUN/metrics.jsonl, and the same in RUN/tensorboard.
+
+    Args:
+        step: that the run goes on from; rows of later steps are removed.
+        is_over: as for `RowFile`.
+        columns: sample_id -> cell, by column of the data: RUN/groups.jsonl has them beside the
+            figures of each group that was trained; without a column there is no such file.
+    """
+
+    def __init__(
+        self,
+        run_folder: Path,
+        step: int = 0,
+        is_over: Callable[[], bool] = lambda: False,
+        columns: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         when_there_is_room(lambda: run_folder.mkdir(parents=True, exist_ok=True), run_folder)
-        rows = when_there_is_room(lambda: _keep_rows(self._path, step), self._path, is_over)
+        path, groups = run_folder / "metrics.jsonl", run_folder / "groups.jsonl"
+        rows = when_there_is_room(lambda: _keep_rows(path, step), path, is_over)
+        when_there_is_room(lambda: _keep_rows(groups, step), groups, is_over)
+        self._file = RowFile(path, is_over)
         # The time of the last row that stays.
         self.time_s: float = max((row["time_s"] for row in rows), default=0.0)
         self._measured = {row["step"]: row for row in rows if "evaluation/full_accuracy" in row}
-        self._file = when_there_is_room(lambda: io.FileIO(self._path, "a"), self._path, is_over)
+        self._columns = columns or {}
+        self._groups = RowFile(groups, is_over) if columns or groups.exists() else None
         self._tensorboard = _open_tensorboard(run_folder / "tensorboard", step, is_over)
 
     def measured_at(self, step: int) -> Row | None:
@@ -62,20 +76,35 @@ class MetricsLog:
         Args:
             texts: go into the row as learner/KEY, those that are not empty.
         """
-        figures = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        figures = _finite(metrics)
         named = {f"learner/{key}": text for key, text in texts.items() if text}
         undeclared = (figures | named).keys() - METRICS.keys()
         assert not undeclared, f"declare them in common.metrics: {undeclared}"
-        row = {"step": step, "time_s": round(time_s, 3), **figures, **named}
-        line = (json.dumps(row, allow_nan=False) + "\n").encode()
-        when_there_is_room(lambda: append_whole(self._file, line), self._path, self._is_over)
+        self._file.append([{"step": step, "time_s": round(time_s, 3), **figures, **named}])
         if self._tensorboard is not None:
             self._tensorboard.write(step, figures)
 
+    def write_groups(self, step: int, rows: Sequence[Row]) -> None:
+        """Append rows of `StepFigures.of_groups`, with the kept columns of their samples."""
+        if self._groups is None:
+            return
+        kept = self._columns.items()
+        cells = [{name: column.get(row["sample_id"]) for name, column in kept} for row in rows]
+        self._groups.append(
+            {"step": step, "columns": c, **_finite(r)} for c, r in zip(cells, rows, strict=True)
+        )
+
     def close(self) -> None:
         self._file.close()
+        if self._groups is not None:
+            self._groups.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+
+def _finite(figures: Mapping[str, Any]) -> Row:
+    odd = {key for key, v in figures.items() if isinstance(v, float) and not math.isfinite(v)}
+    return {key: None if key in odd else value for key, value in figures.items()}
 
 
 def _keep_rows(path: Path, step: int) -> list[Row]:

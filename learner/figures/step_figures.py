@@ -42,10 +42,7 @@ class WorstSample(NamedTuple):
 
 
 class StepFigures:
-    """What is added up over the micro-batches of a step.
-
-    What is added up how follows from `common.metrics`: here are the values.
-    """
+    """What is added up over a step's micro-batches, each as `common.metrics` declares it."""
 
     def __init__(self, clip: float | None, device: torch.device) -> None:
         self._clip = math.inf if clip is None else clip
@@ -97,46 +94,36 @@ class StepFigures:
 
     def metrics(self, batch: PreparedBatch, ranks: Ranks) -> dict[str, float]:
         """Figures of all ranks, who all call it; without a token only the counts."""
-        values = _of_trajectories(batch.groups)
-        counts = {
+        of_trajectories = _of_trajectories(batch.groups)
+        sums = {
             "learner/groups": len(batch.groups),
             "learner/trajectories": sum(len(group.responses) for group in batch.groups),
             "learner/tokens": sum(group.num_response_tokens for group in batch.groups),
             "learner/refused_groups": len(batch.refused),
             "learner/loss_nats": float(self._loss),
         }
-        sums = iter(
-            ranks.sum(
-                [
-                    *counts.values(),
-                    *(sum(values[name]) for name in _MEANS_OF_TRAJECTORIES),
-                    *self._sums.tolist(),
-                ]
-            )
-        )
-        maxima = ranks.greatest(
-            [
-                *(max(values[name], default=0) for name in _GREATEST_OF_TRAJECTORIES),
-                *self._greatest.tolist(),
-            ]
-        )
-        metrics = dict(zip(counts, sums, strict=False))
-        tokens, trajectories = metrics["learner/tokens"], metrics["learner/trajectories"]
-        if not tokens:
-            del metrics["learner/loss_nats"]
-            return metrics | {"learner/response_tokens_mean": 0.0}
-        metrics |= {name: next(sums) / trajectories for name in _MEANS_OF_TRAJECTORIES}
-        metrics |= {name: next(sums) / tokens for name in _MEANS}
-        return metrics | dict(zip((*_GREATEST_OF_TRAJECTORIES, *_GREATEST), maxima, strict=True))
+        totals = tuple(sums)
+        sums |= {name: sum(of_trajectories[name]) for name in _MEANS_OF_TRAJECTORIES}
+        sums |= zip(_MEANS, self._sums.tolist(), strict=True)
+        metrics = dict(zip(sums, ranks.sum(list(sums.values())), strict=True))
+        if not (tokens := metrics["learner/tokens"]):
+            counts = {name: metrics[name] for name in totals if name != "learner/loss_nats"}
+            return counts | {"learner/response_tokens_mean": 0.0}
+        metrics |= {name: metrics[name] / tokens for name in _MEANS}
+        trajectories = metrics["learner/trajectories"]
+        metrics |= {name: metrics[name] / trajectories for name in _MEANS_OF_TRAJECTORIES}
+        greatest = [max(of_trajectories[n], default=0.0) for n in _GREATEST_OF_TRAJECTORIES]
+        greatest = ranks.greatest([*greatest, *self._greatest.tolist()])
+        return metrics | dict(zip((*_GREATEST_OF_TRAJECTORIES, *_GREATEST), greatest, strict=True))
 
     def of_groups(self, ranks: Ranks) -> list[Row]:
         """A row for each group of all ranks, who all call it: its ids and its own figures."""
         means = torch.stack(self._means_of_groups).tolist() if self._groups else []
         rows = [
             {"group_id": group.group_id, "sample_id": group.sample_id}
-            | _means_of_trajectories(group)
             | {"learner/trajectories": len(group.responses)}
             | {"learner/tokens": group.num_response_tokens}
+            | _means_of_trajectories(group)
             | dict(zip(_MEANS, values, strict=True))
             for group, values in zip(self._groups, means, strict=True)
         ]

@@ -1,20 +1,4 @@
-"""Health gates: do a run's figures say that it is going wrong, and what is to be done then?
-
-A gate is declared beside its figure in `common.metrics`, by what is out of bounds:
-
-    growth  > bound * baseline        shrink  < bound * baseline
-    drop    < best so far - bound     limit   > bound
-
-A baseline is the mean of a figure's first `warmup_steps` finite values (at least one), which are
-not judged themselves; one of 0 bounds nothing. A value that is not finite is out of bounds at any
-time. A figure that is absent says nothing, for or against.
-
-A gate acts once, when its figure is out of bounds for the `patience`-th time in a row, and is quiet
-until the figure has been in bounds again. Accuracy is measured seldom, so that two measurements in
-a row (one, if patience is 1) are enough; a single one of some hundred samples is too noisy.
-A mismatch comes from the rollout's numerics or weights, which neither waiting nor older weights of
-the student fix: that gate warns, and stops the run where the action is "stop". The mismatch of a
-single sample is told at once, by the sample's name, and never does more than warn.
+"""What the figures of a run say about it, and what is to be done then (`learner.health`).
 
 No clock and no files: the same looks in the same order give the same verdicts.
 """

@@ -34,6 +34,16 @@ rules between them.
 The learner turns own into pushed when it fills a bucket; the embedded engine turns pushed into own
 when it receives one; SGLang joins pushed into served. Checksums are compared by served names.
 
+Who can join a push. torch's rendezvous and gloo neither authenticate peers nor encrypt, and SGLang
+joins in no other way. The group listens at one address only, on loopback unless the run's broker
+has left it (`learner.main` checks it), and off loopback the network itself must be trusted. On
+loopback another user of the machine can connect. A connection that sends nothing, or nothing that
+belongs, does not delay a push. One that speaks torch's protocol can read the store and, while a
+group is formed, disturb it or take a rank's place. The push then fails within its timeout and is
+made again in a new group, and weights from elsewhere pass neither checksums nor probe; but the
+model's may have been read. Where users of one machine must not, weights.transport = "files" with a
+folder of mode 700 has no port.
+
 Invariant: a server generates with version k only if all tensors of k have arrived, and where a push
 is verified, only if checksums and log-probs agree. Every wait has an end. tests/pipeline kills and
 stops both sides at each point of a push (test_push_faults.py).

@@ -97,11 +97,7 @@ class Expectations:
         )
 
     def _subject(
-        self,
-        renderer: Renderer,
-        positions: Positions,
-        picture: Image.Image,
-        allowed: np.ndarray,
+        self, renderer: Renderer, positions: Positions, picture: Image.Image, allowed: np.ndarray
     ) -> "_Subject":
         view = probe_view(renderer, positions, picture)
         image = encode_png(renderer.fitted(picture))

@@ -1,9 +1,5 @@
 """Push weights to every live rollout server, in threads beside the next step.
 
-    main:      | forward, backward k+1 ... | wait for the snapshot | optimizer step | push k+1
-    gatherer:  | bucket 0 | bucket 1 | ...
-    publisher: | members > group > announce | send 0 | send 1 | ...
-
 The main thread waits only if the optimizer is about to change weights that are not copied yet, or
 if the push before is not through. A push that fails is announced again, in a new group, without
 the servers that are gone. Every wait has an end. A server that has not acknowledged a push (it came

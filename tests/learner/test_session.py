@@ -93,6 +93,7 @@ def test_measured_weights_are_answered_whatever_a_server_can_keep(start, keeps_c
         rollout={"servers": 2},
         checkpoint={"every_steps": 1},
         health={"warmup_steps": 1},
+        data={"keep_columns": ["answer"]},
     )
     learner = run.start_learner()
     run.start_rollout(0, Script(keeps_copies=False))
@@ -105,6 +106,10 @@ def test_measured_weights_are_answered_whatever_a_server_can_keep(start, keeps_c
     # Such a run has every figure of a learner: none is declared and never logged. But a best of 0
     # bounds no accuracy, and this model is never right.
     logged = {name for row in run.rows() for name in row} - {"step", "time_s"}
+    groups = [json.loads(line) for line in (run.folder / "groups.jsonl").read_text().splitlines()]
+    assert sum(row["learner/trajectories"] for row in groups) == 36
+    for row in groups:  # the rows of the tiny world have their numbers' last digit for an answer
+        assert row["columns"] == {"answer": row["sample_id"][-1]}
     assert logged | {"health/accuracy_ratio"} == METRICS.keys() - {
         metric.name for metric in OBSERVED
     }

@@ -109,6 +109,33 @@ def test_tensorboard_reads_its_file_and_forgets_undone_steps(tmp_path: Path) -> 
     assert curve == [(1, 0.5), (2, 0.25), (3, 7.0)]
 
 
+def group_row(sample_id: str, mismatch: float) -> dict[str, object]:
+    return {"sample_id": sample_id, "learner/mismatch_kl_nats": mismatch}
+
+
+def test_groups_are_logged_with_the_columns_that_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "groups.jsonl"
+    log = MetricsLog(tmp_path, columns={"source": {"a": "web"}})
+    for step in (1, 2, 3):
+        log.write_groups(step, [group_row("a", 0.5), group_row("b", float("nan"))])
+    log.close()
+    first, second, *_ = map(json.loads, path.read_text().splitlines())
+    assert first == {"step": 1, "columns": {"source": "web"}} | group_row("a", 0.5)
+    assert second["columns"] == {"source": None} and second["learner/mismatch_kl_nats"] is None
+    log = MetricsLog(tmp_path, step=1)  # goes on, with no column any more
+    log.write_groups(2, [group_row("a", 0.25)])
+    log.close()
+    assert steps_of(path) == [1, 1, 2]
+    assert json.loads(path.read_text().splitlines()[-1])["columns"] == {}
+
+
+def test_without_kept_columns_groups_are_not_logged(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    log.write_groups(1, [group_row("a", 0.5)])
+    log.close()
+    assert not (tmp_path / "groups.jsonl").exists()
+
+
 def points(folder: Path) -> list[tuple[int, str, float]]:
     """(step, curve, value) of a folder with one event file, as they were written."""
     (file,) = folder.iterdir()

@@ -51,6 +51,10 @@ def test_the_sample_that_differs_most_is_named() -> None:
     of_a, of_c = (np.exp(0.1) - 1.1) / 3, (np.exp(0.6) - 1.6) / 4
     assert worst.of_others == pytest.approx((of_a + of_c) / 2, rel=1e-4)
     assert worst.outlier_kl == 0
+    rows = figures.of_groups(ALONE)
+    assert [row["sample_id"] for row in rows] == ["a", "b", "c"]
+    assert [row["learner/response_tokens_mean"] for row in rows] == [1.5, 1, 4]
+    assert rows[0]["learner/mismatch_kl_nats"] == pytest.approx(of_a, rel=1e-4)
     metrics = figures.metrics(PreparedBatch(1, (first, second, third)), ALONE)
     assert metrics["learner/logprob_difference_max_nats"] == pytest.approx(0.6, rel=1e-5)
     assert metrics["learner/logprob_difference_mean_nats"] == pytest.approx(1.2 / 8, rel=1e-5)
