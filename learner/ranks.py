@@ -3,9 +3,6 @@
 They are started as torchrun does it, by environment variables; without those there is one rank and
 no process group. Collectives that carry numbers between ranks live here, so that tensors on the
 CPU go through gloo also where the model's go through NCCL.
-
-Ranks meet at rank 0's MASTER_ADDR and nowhere else of its machine. Like all of torch.distributed
-that port authenticates no peer: off loopback the network itself must be trusted.
 """
 
 import contextlib
@@ -280,7 +277,6 @@ def _backend(device: torch.device) -> str:
 
 
 def _numbers(variables: Mapping[str, str]) -> tuple[int, int, int]:
-    """Rank, world size and local rank."""
     if missing := [name for name in _VARIABLES if name not in variables]:
         raise ConfigError(
             f"environment: {', '.join(variables)} set but not {', '.join(missing)}. "

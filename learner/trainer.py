@@ -1,16 +1,6 @@
 """The step in two halves: a batch becomes a gradient, and the gradient an update.
 
-accumulate  batch --> micro-batches --> teacher(crop), without grad --> hidden states
-                                                                              |
-                  --> micro-batches --> student(full image) --> objective <---+
-                                                                    | backward
-                                     the parameters' gradients <----+
-
-update      clip by the global norm --> optimizer step --> teacher moves --> version + 1
-
-Between the two a push under way finishes its copy of the weights. The trainer knows no broker: what
-comes in is a prepared batch, what goes out are new weights and figures.
-The same batches in the same order give the same weights.
+The trainer knows no broker: prepared batches come in, new weights and figures go out.
 """
 
 import logging

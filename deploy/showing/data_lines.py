@@ -4,7 +4,7 @@ from typing import Any
 
 
 def data_lines(summary: dict[str, Any]) -> list[str]:
-    """What was not trained, and why; nothing where all was."""
+    """What was not trained, and why; empty if all was."""
     refused, quarantined = summary.get("data_rows_refused"), summary.get("samples_quarantined")
     lines = []
     if refused or quarantined:

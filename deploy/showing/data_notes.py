@@ -33,7 +33,7 @@ class DataNotes:
 
 
 def counts_text(data: DataStatus) -> str:
-    """How much is of no use; empty: nothing."""
+    """How many rows and samples cannot be used; empty if all can."""
     parts = [
         _count(number, noun) + f" {what}"
         for number, noun, what in (
@@ -46,7 +46,7 @@ def counts_text(data: DataStatus) -> str:
 
 
 def retry_text(data: DataStatus) -> str:
-    """What is tried again, and why; empty: nothing."""
+    """What is tried again, and why; empty if nothing is."""
     if not data.retried_groups:
         return ""
     return (

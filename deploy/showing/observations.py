@@ -1,11 +1,4 @@
-"""RUN/observations.jsonl: what the launcher saw of rollout servers and queue, one line a step.
-
-The learner writes what it measured itself into metrics.jsonl; the rollout servers' side of the same
-steps is known to the launcher alone, which asks the broker. Values are means over the looks at one
-version:
-
-    {"step": 3, "time_s": 21.0, "slots_used": 61.5, "rollout/idle_share": 0.12, ...}
-"""
+"""RUN/observations.jsonl: what the launcher saw of rollout servers and queue, one line a step."""
 
 import io
 import json
@@ -53,7 +46,7 @@ class Observations:
         self._seen.clear()
 
     def _append(self) -> None:
-        """On a full disk they are kept for the next time."""
+        """Append the unwritten lines; on a full disk they are kept for the next time."""
         try:
             with io.FileIO(self._path, "a") as file:
                 append_whole(file, self._unwritten)

@@ -130,7 +130,7 @@ def _queue(status: Status) -> Table:
 
 
 def _data(status: Status) -> list[Text]:
-    """What is of no use, and what is tried again; nothing where all is well."""
+    """Lines on what cannot be used and on what is tried again, if any."""
     lines = (counts_text(status.data), retry_text(status.data))
     return [_plain(f" {line}") for line in lines if line]
 
@@ -172,7 +172,7 @@ def phase_of(learner: Gauges) -> str:
 
 
 def _plain(text: str) -> Text:
-    """What peers are called is shown as it is: it is neither markup nor commands."""
+    """Text as it is: the names of peers are neither markup nor commands."""
     return Text(printable(text))
 
 

@@ -95,7 +95,7 @@ def _accuracy_tile(name: str, summary: Row, view: str, remark: str) -> str:
 
 
 def _cut_remark(summary: Row, view: str) -> str:
-    """Answers that the length limit cut, told apart; nothing where none was."""
+    """A remark on answers that the length limit cut, if any was."""
     shares = {when: summary.get(f"{view}_cut_share_{when}") for when in ("before", "after")}
     told = [f"{share:.1%} {when}" for when, share in shares.items() if share is not None]
     return f"; cut at the length limit: {', '.join(told)}" if any(shares.values()) else ""

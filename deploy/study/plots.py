@@ -91,7 +91,7 @@ def _accuracies(folder: Path) -> Curve:
 
 
 def _mean(curves: Sequence[Curve]) -> Curve:
-    """At the steps that all curves have."""
+    """The mean of curves at the steps that all of them have."""
     values: dict[float, list[float]] = defaultdict(list)
     for curve in curves:
         for step, value in dict(curve).items():

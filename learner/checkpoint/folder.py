@@ -139,7 +139,7 @@ def _check_together(
 
 
 def _parts_of(digests: Mapping[str, str | list[str]]) -> list[tuple[str, Part | None, str]]:
-    """File, part (none: all of the file) and digest."""
+    """File, part (None means all of the file) and digest."""
     found: list[tuple[str, Part | None, str]] = []
     for name, digest in digests.items():
         if isinstance(digest, str):
@@ -281,7 +281,7 @@ def discard_after(folder: Path, version: int) -> list[int]:
 
 
 def _pass_on_what_was_given_up(folder: Path, version: int) -> None:
-    """The newest checkpoint alone tells it, and `version` is to be the newest."""
+    """Keep, in `version`, what only the newest checkpoint tells: `version` is to be the newest."""
     oldest = read_state(list_checkpoints(folder)[-1])["oldest"]
     state = read_state(path_of(folder, version))
     if state["oldest"] < oldest:

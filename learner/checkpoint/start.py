@@ -114,7 +114,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """Its own, and where it is a checkpoint what that keeps aside; none if in another format."""
+    """Weight files of the start, with what a checkpoint keeps aside; none in another format."""
     return [path for path in (*weight_files(folder), folder / UNKNOWN) if path.is_file()]
 
 

@@ -30,8 +30,6 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Gate:
-    """A gate that is on."""
-
     metric: Metric
     rule: Gate
     bound: float
@@ -41,8 +39,6 @@ class _Gate:
 
 
 class _Track(BaseModel):
-    """What a gate remembers."""
-
     model_config = ConfigDict(extra="forbid", frozen=True)
     reference: float | None = Field(None, allow_inf_nan=False)  # mean of a baseline, or best
     seen: int = Field(0, ge=0)  # values in the reference
@@ -201,7 +197,6 @@ def _value(gate: _Gate, metrics: Mapping[str, float]) -> float | None:
 
 
 def _after(gate: _Gate, track: _Track, value: float, step: int) -> _Track:
-    """What the gate remembers after a look."""
     learned = _learned(gate, track, value)
     if not _is_out(gate, track, value):
         return learned.model_copy(update={"streak": 0, "since": None, "has_acted": False})
@@ -228,7 +223,7 @@ def _learned(gate: _Gate, track: _Track, value: float) -> _Track:
 
 
 def _is_complete(gate: _Gate, track: _Track) -> bool:
-    """Whether the baseline stands; a best value never does."""
+    """Whether the baseline is final; a best value never is."""
     return gate.rule.kind in ("growth", "shrink") and track.seen >= gate.warmup
 
 

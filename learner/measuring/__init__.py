@@ -5,6 +5,14 @@
     evaluation      accuracy from answers
     scenes          what the report shows of a dozen held-out scenes
 
+A measurement (`measurement`):
+
+    main:    order | step | step | is it there? ... | yes: accuracy
+    broker's thread:   order > read answers as they come > judge > drop
+
+Rank 0 has it. Servers that keep a copy of the weights answer beside later ones
+(`is_pinned`); the others have them only until the next push, which then has to wait.
+
 RUN/scenes.json, and pictures in RUN/scenes/*.png. They are written before the first step ("after"
 is null then) and again, whole, after the last. The rollout servers have answered, in a measurement:
 

@@ -4,6 +4,11 @@
     gatherer:  | bucket 0 | bucket 1 | ...
     publisher: | members > group > announce | send 0 | send 1 | ...
 
+The main thread waits only if the optimizer is about to change weights that are not copied yet, or
+if the push before is not through. A push that fails is announced again, in a new group, without
+the servers that are gone. A server that has not acknowledged a push (it came
+late, restarted or failed inside) is found by `push_again_if_behind`.
+
     pusher          how every rank takes part in a push
     publisher       pushes to every live rollout server, in threads beside the next step
     roster          which servers a push goes to

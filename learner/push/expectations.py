@@ -136,8 +136,6 @@ class Expectations:
 
 
 class _Subject(NamedTuple):
-    """What a probe is about."""
-
     view: PromptView
     image: bytes  # encoded as engines are given it
     response: np.ndarray  # int32 [T]
