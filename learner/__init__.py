@@ -11,8 +11,8 @@
     session         the order of events in a run
     batches         the next batch, for all ranks or for none
     saving          checkpoints, of which the broker is told before they are valid
-    progress        what a run tells while it lasts
-    summary         what it tells at its end
+    progress        what a run reports while it lasts
+    summary         what it reports at its end
     interrupt       how threads and ranks learn that they are to stop
     agreement       what must be as the broker's configuration has it
     ranks           several processes that train one model

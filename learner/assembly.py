@@ -189,7 +189,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
 
 
 def _enter_in_turn(stack: ExitStack, feed: Feed, ranks: Ranks) -> None:
-    """Have rank 0 tell the broker where the run goes on before any rank takes a batch."""
+    """Have rank 0 resume at the broker before any rank takes a batch."""
     if ranks.writes:
         stack.enter_context(feed)
     ranks.meet()

@@ -1,4 +1,4 @@
-"""What a run tells while it lasts: gauges for the live view, rows of metrics, lines of the log."""
+"""What a run reports while it lasts: gauges for the live view, rows of metrics, log lines."""
 
 import enum
 import logging
@@ -38,7 +38,7 @@ class Doing(enum.IntEnum):
 
 
 class Progress:
-    """Tells how far a run is.
+    """Reports how far a run is.
 
     Args:
         version: that training goes on from.
@@ -82,7 +82,7 @@ class Progress:
             self.show(full_accuracy_before=before.full, crop_accuracy_before=before.crop)
 
     def note_step(self, result: StepResult, wait_s: float, step_s: float) -> None:
-        """Tell of a step.
+        """Report a step.
 
         Args:
             wait_s: that its batch was waited for.
@@ -113,7 +113,7 @@ class Progress:
     def note_accuracy(
         self, measured: Measured, accuracy: Accuracy, health: dict[str, float]
     ) -> None:
-        """Tell of a measurement.
+        """Report a measurement.
 
         Args:
             health: what the gates made of it.

@@ -49,7 +49,7 @@ class RankError(VisionOpdError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the learner's ranks, and what they tell each other.
+    """This process among the learner's ranks, and what they exchange.
 
     `any`, `agree`, `sum`, `greatest`, `gathered`, `gathered_json` and `meet` are collectives of the
     main thread: all ranks call them in the same order. One rank without a group answers itself.

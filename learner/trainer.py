@@ -55,7 +55,7 @@ class Gradient:
 @dataclass(frozen=True)
 class StepResult:
     version: int  # of the weights after the step
-    is_updated: bool  # false: no usable group, or a gradient that was not finite
+    is_updated: bool  # false after no usable group, or a gradient that was not finite
     metrics: dict[str, float]  # keys as in `common.metrics`
     worst_sample: str = ""  # as in `Gradient`
     groups: Sequence[Row] = ()  # as in `Gradient`

@@ -1,4 +1,4 @@
-"""What the end of a run says of its data: on the terminal and in the report."""
+"""Lines on the data at the end of a run, for terminal and report."""
 
 from typing import Any
 

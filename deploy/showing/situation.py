@@ -75,7 +75,7 @@ class Supervised(Protocol):
 
 
 class RunWaits:
-    """A view that remembers when the broker last answered; called, it tells the waits by key.
+    """A view that remembers when the broker last answered; called, it gives the waits by key.
 
     Args:
         stop: set when the run is to end.

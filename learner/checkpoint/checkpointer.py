@@ -129,7 +129,7 @@ class Checkpointer:
         )  # fmt: skip
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until nothing is being written; false: it still is after `timeout_s`.
+        """Wait until nothing is being written; return false if it still is after `timeout_s`.
 
         Raises:
             CheckpointError: the disk refused.
@@ -150,7 +150,7 @@ class Checkpointer:
         self._is_hurried = True
 
     def note_score(self, version: int, accuracy: float | None) -> None:
-        """Tell the accuracy on full images of a version, once it was saved or is being saved.
+        """Note the accuracy on full images of a version, once it was saved or is being saved.
 
         `checkpoint.keep_best` goes by it; of a version without a checkpoint it is forgotten. None
         means that the version will not be measured.

@@ -20,16 +20,16 @@ class Settings:
     """All files of an export but weights and manifest."""
 
     files: dict[str, bytes]  # by name
-    thinking_default: bool | None  # that the chat templates got; None: they are as they were
+    thinking_default: bool | None  # that the chat templates got; None means unchanged
 
 
 def read_settings(folder: Path, state: Mapping[str, Any] | None, dtype: str | None) -> Settings:
     """Read what lies beside the weights, and change what an export has otherwise.
 
     Args:
-        state: of a checkpoint; None: a plain Hugging Face folder, whose chat template and end
+        state: of a checkpoint; None means a plain Hugging Face folder, whose chat template and end
             tokens stay.
-        dtype: that config.json is to name; None: as the run's start has it.
+        dtype: that config.json is to name; None means as the run's start has it.
 
     Raises:
         CheckpointError: a file cannot be read.

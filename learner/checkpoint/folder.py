@@ -75,7 +75,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def find_checkpoint(
     folder: Path, config: RunConfig, ranks: Ranks | None = None
 ) -> Checkpoint | None:
-    """The newest checkpoint, checked file by file; None: there is none.
+    """The newest checkpoint, checked file by file. None means that there is none.
 
     Args:
         ranks: each checks some of the files, and all hear what any of them found.
@@ -103,7 +103,7 @@ def read_state(path: Path) -> dict[str, Any]:
     """What a checkpoint's folder says about it.
 
     Raises:
-        CheckpointError: it cannot be read, or tells too little.
+        CheckpointError: it cannot be read, or is incomplete.
     """
     file = path / STATE
     try:
@@ -281,7 +281,7 @@ def discard_after(folder: Path, version: int) -> list[int]:
 
 
 def _pass_on_what_was_given_up(folder: Path, version: int) -> None:
-    """Keep, in `version`, what only the newest checkpoint tells: `version` is to be the newest."""
+    """Copy what only the newest checkpoint has into `version`, which is to be the newest."""
     oldest = read_state(list_checkpoints(folder)[-1])["oldest"]
     state = read_state(path_of(folder, version))
     if state["oldest"] < oldest:

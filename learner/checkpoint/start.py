@@ -34,7 +34,7 @@ class StartFiles:
     config: bytes  # its config.json
     first_config: bytes  # the same before any run: it names the dtype that the model came in
     side_files: dict[str, bytes]  # by name; the run's chat template is in its place
-    dtypes: dict[str, str] | None  # of tensors by name; None: not known (an older checkpoint)
+    dtypes: dict[str, str] | None  # of tensors by name; None means unknown (an older checkpoint)
     tensors: TensorFiles
 
 

@@ -118,7 +118,7 @@ class HealthGates:
         return tuple(name for name in names if name in tracks and tracks[name].has_acted)
 
     def undo_after(self, step: int) -> None:
-        """Forget what was held against steps after `step`, from which the run goes on.
+        """Forget what was found against steps after `step`, from which the run continues.
 
         Baselines, the best accuracy and the number of roll-backs stay. Without a look after `step`
         nothing changes.
