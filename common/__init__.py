@@ -6,6 +6,7 @@ Records and the wire:
     wire                MessagePack frames <-> records; PROTOCOL_VERSION (see `broker.net`)
     versions            what a process is made of, as far as two of them must agree on it
     errors              the exceptions that callers tell apart
+    metrics             every figure that a run writes: name, unit, meaning, gate, chart
 
 Configuration:
     config/, section    the typed tree; its defaults are the published run
@@ -73,8 +74,11 @@ Pages and figures:
 How to add a configuration key: `common.config` says it. What a run may not change when it is
 resumed is also in `broker.storage.identity`.
 
-How to add a field of a row: its column in `dataset_columns` (KINDS), its reading in `dataset`, its
-field in `types.Sample`. A sample is part of what a run is and travels to learner and rollout, so
+How to add a field of a row that people use (its source, say): no code, `data.keep_columns` names
+its column. RUN/groups.jsonl and the report have it beside the figures of what was trained.
+
+How to add a field that models are shown: its column in `dataset_columns` (KINDS), its reading in
+`dataset`, its field in `types.Sample`. A sample is part of what a run is and travels to rollout, so
 the versions that `broker.net` and `broker.storage` name change with it.
 
 Invariant: bad input is refused here, before anything is computed, with file, row or key, the value

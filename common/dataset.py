@@ -3,7 +3,7 @@
 Columns: sample_id str or int, problem str (with one "<image>"), image str (path relative to the
 file's folder), image_sha256 str, width int, height int, box list[4] of int | null, crop str | null,
 crop_sha256 str | null, crop_width int | null, crop_height int | null, answer str or int | null.
-Others are not read. Floats that are whole numbers are ints.
+Others are read by `read_columns` alone. Floats that are whole numbers are ints.
 
 Sizes and boxes are in pixels of the upright picture, as `common.pictures` makes it: after its EXIF
 orientation is applied. x2 and y2 are exclusive. A problem must hold no control token of the model.
@@ -13,6 +13,7 @@ the teacher (teacher.view = "answer_hint"). The method proper trains without any
 Only the rows are looked at here; `common.reading` also looks at pictures and at prompts' lengths.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,14 +23,14 @@ from pydantic import ValidationError
 from common.bad_rows import BadField, BadRow
 from common.control_tokens import check_plain
 from common.dataset_columns import (
-    ANSWER_KINDS,
     KINDS,
     REQUIRED,
-    answer_of,
+    WORDS,
     box_of,
     picture_of_row,
     problem_of,
     sample_id_of,
+    words_of,
 )
 from common.errors import DataError
 from common.parquet_rows import Row, read_rows
@@ -122,20 +123,27 @@ def read_answers(path: Path) -> Answers:
     Raises:
         DataError: the file cannot be read, or the column holds neither text nor whole numbers.
     """
-    answers = Answers(path=path)
-    seen: set[str] = set()
-    for row in read_rows(path, ANSWER_KINDS, ("sample_id",)):
-        try:
+    return Answers(_words(path, "answer", ("sample_id",)), path)
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """sample_id -> cell, by column: of those that only people use. Cells count as answers do.
+
+    Raises:
+        DataError: the file cannot be read, or has no such column, or not of text or whole numbers.
+    """
+    return {column: _words(path, column, ("sample_id", column)) for column in columns}
+
+
+def _words(path: Path, column: str, required: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str | None] = {}
+    for row in read_rows(path, {"sample_id": KINDS["sample_id"], column: WORDS}, required):
+        with contextlib.suppress(BadField):
             name = sample_id_of(row)
-            if name in seen:
-                continue
-            seen.add(name)
-            answer = answer_of(row)
-        except BadField:
-            continue
-        if answer is not None:
-            answers[name] = answer
-    return answers
+            if name not in found:
+                found[name] = None
+                found[name] = words_of(row, column)
+    return {name: words for name, words in found.items() if words is not None}
 
 
 def sample_of(name: str, row: Row, control_tokens: Sequence[str], folder: Path) -> Sample:

@@ -65,14 +65,11 @@ KINDS = {
     "crop_height": _NUMBER,
 }
 REQUIRED = ("sample_id", "problem", "image", "image_sha256", "width", "height")
-ANSWER_KINDS = {
-    "sample_id": KINDS["sample_id"],
-    "answer": Kind(
-        "text or whole numbers",
-        "write the column as text",
-        lambda type_: _is_text(type_) or bool(pa.types.is_integer(type_)),
-    ),
-}
+WORDS = Kind(
+    "text or whole numbers",
+    "write the column as text",
+    lambda type_: _is_text(type_) or bool(pa.types.is_integer(type_)),
+)
 
 
 def sample_id_of(row: Row) -> str:
@@ -155,13 +152,13 @@ def picture_of_row(row: Row, field: str, prefix: str, folder: Path) -> ImageRef:
     return ImageRef(sha256=digest, path=path, width=width, height=height)
 
 
-def answer_of(row: Row) -> str | None:
-    """None where there is none, or a blank one; whole numbers count as text. Raises BadField."""
-    value = row["answer"]
+def words_of(row: Row, field: str) -> str | None:
+    """None where there is nothing, or a blank; whole numbers count as text. Raises BadField."""
+    value = row[field]
     if value is None:
         return None
-    answer = str(value) if isinstance(value, int) else _text(row, "answer")
-    return answer if answer.strip() else None
+    words = str(value) if isinstance(value, int) else _text(row, field)
+    return words if words.strip() else None
 
 
 def _check_path(field: str, path: str, folder: Path) -> None:

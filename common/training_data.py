@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.config import RunConfig
 from common.data_health import DataRows, RefusedRow, data_fault
+from common.dataset import read_columns
 from common.errors import ConfigError
 from common.journal_file import has_journal
 from common.kept_reading import kept_reading
@@ -30,6 +31,7 @@ def open_source(config: RunConfig, afresh: bool = False) -> SampleSource:
         DataError: the file is unusable.
     """
     path = _path_of(config)
+    read_columns(path, config.data.keep_columns)  # the learner keeps them: are they there?
     reading = _as_kept(config, path, afresh) or read_checked(config, path, _tell)
     _log(reading)
     source = _source(config, reading)

@@ -11,8 +11,8 @@
     session         the order of events in a run
     batches         the next batch, for all ranks or for none
     saving          checkpoints, of which the broker is told before they are valid
-    progress        what a run tells while it lasts
-    summary         what it tells at its end
+    progress        what a run reports while it lasts
+    summary         what it reports at its end
     interrupt       how threads and ranks learn that they are to stop
     agreement       what must be as the broker's configuration has it
     ranks           several processes that train one model
@@ -37,6 +37,40 @@
     measuring/      held-out accuracy
     checking/       what python -m deploy.check_gpu runs
 
+A run (`session`):
+
+    push 0 | [ take > accumulate > update > acknowledge > push ] x steps | push | save | finish
+           '- servers measure 0, and others in between -'                '- and the last -'
+
+A push copies the weights beside `accumulate`; `update` waits for that copy. What servers have
+measured is looked at between two steps. Where they keep no copy of the weights that they measure,
+the next push waits for them.
+
+SIGTERM or Ctrl-C: the step under way is finished, then a checkpoint and the summary are written.
+On a run folder with checkpoints it goes on from the newest, as if it had never ended:
+
+    push k | [ take > accumulate > ... ] x the other steps | ...
+
+A step (`trainer`):
+
+accumulate: batch --> micro-batches --> teacher(crop), without grad --> hidden states
+                                                                              |
+                  --> micro-batches --> student(full image) --> objective <---+
+                                                                    | backward
+                                     the parameters' gradients <----+
+
+update:     clip by the global norm --> optimizer step --> teacher moves --> version + 1
+
+Between the two a push under way finishes its copy of the weights.
+
+Loading. One rank loads the model as transformers does. Of several none ever holds it whole:
+
+    outline, on the meta device > teacher, a copy of the outline > memory for the shards of both
+      > fill the student's from the files > fill the teacher's from the student's, or its own files
+
+A checkpoint's student is not read from `model.path` first, unless adapters need what lies under
+them.
+
 Threads. Each rank is a process with these; what crosses between two of them is guarded as follows.
 
     MAIN:        torch: forward, backward, every collective of the step, the session
@@ -56,6 +90,9 @@ Threads. Each rank is a process with these; what crosses between two of them is 
     Measurements: answers are written by feed alone; the condition of `measuring.measurement` wakes
     MAIN, which reads them. Between ranks: MAIN threads use the default group; the checkpoint
     threads have one of their own (`checkpoint.fellows`), so that two collectives never meet.
+
+Ranks meet at rank 0's MASTER_ADDR and nowhere else of its machine. Like all of torch.distributed
+that port authenticates no peer: off loopback the network itself must be trusted.
 
 Only two things hold MAIN up for a push: weights may not change before they are copied, and one push
 is finished before the next begins. None of these locks is held while another of them is taken.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from common.config import RunConfig
+from common.dataset import read_columns
 from common.kernels import Kernels
 from common.rendering import Renderer
 from common.training_data import foreseen_source
@@ -117,7 +118,7 @@ def _go_back(config: RunConfig, ranks: Ranks, monitor: HealthMonitor, decision: 
 
 def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
     """Run from the newest checkpoint to the end of the run, or to a roll-back."""
-    assert config.run.folder is not None  # main has checked
+    assert config.run.folder is not None and config.data.train is not None  # main has checked
     torch.manual_seed(config.run.seed)
     checkpoint = find_checkpoint(config.run.folder / "checkpoints", config, ranks)
     step = 0 if checkpoint is None else checkpoint.version
@@ -149,7 +150,8 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         _enter_in_turn(stack, feed, ranks)
         metrics: MetricsLog | None = None
         if ranks.writes:
-            metrics = MetricsLog(config.run.folder, step, lambda: feed.is_interrupted)
+            columns = read_columns(config.data.train, config.data.keep_columns)
+            metrics = MetricsLog(config.run.folder, step, lambda: feed.is_interrupted, columns)
             stack.callback(metrics.close)
         if process.past_s is None:
             process.past_s = metrics.time_s if metrics else 0.0
@@ -187,7 +189,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
 
 
 def _enter_in_turn(stack: ExitStack, feed: Feed, ranks: Ranks) -> None:
-    """Have rank 0 tell the broker where the run goes on before any rank takes a batch."""
+    """Have rank 0 resume at the broker before any rank takes a batch."""
     if ranks.writes:
         stack.enter_context(feed)
     ranks.meet()

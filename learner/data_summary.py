@@ -12,7 +12,7 @@ def data_summary(status: Status | None, is_interrupted: bool) -> dict[str, Any]:
     """The part of summary.json that is about the data.
 
     Args:
-        status: the broker's last word; None: it did not answer any more.
+        status: the broker's last; None means that it no longer answered.
         is_interrupted: by a person, or by the broker because the data are too bad.
 
     Returns:
@@ -20,7 +20,7 @@ def data_summary(status: Status | None, is_interrupted: bool) -> dict[str, Any]:
         trajectories_given_back by servers that left in good order), data_rows (of the file),
         data_rows_refused (when it was read), samples_quarantined (different ones),
         first_refused (reasons), groups_left_over (too few for one more step), groups_total (samples
-        times epochs), data_fault (the fault of the data that ended the run; None: none). None
+        times epochs), data_fault (the fault of the data that ended the run, if any). None
         where it is not known.
     """
     if status is None:

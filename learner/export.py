@@ -1,17 +1,6 @@
-"""`python -m learner.export CHECKPOINT OUT`: a folder that transformers and SGLang load by itself.
+"""`python -m learner.export CHECKPOINT OUT`: a folder that transformers and SGLang load.
 
-    OUT/
-        config.json             as the run's start has it; another dtype if --dtype says so
-        generation_config.json  names every token that ended a response in training
-        chat templates          think by default as in training, where they can do both
-        tokenizer, vocabulary, processor, licence       byte for byte as the run's start has them
-        model.safetensors       or parts of at most --max-shard-gib with an index; with the tensors
-                                of the start that training did not load
-        MANIFEST.json           size and sha256 of every other file, and what was exported
-
-Of the machines that wrote them the settings say nothing: paths and the like are taken out. Weights
-go through one tensor at a time. The checkpoint is only read. OUT is written under another
-name and then renamed, so it is whole or not there.
+Its layout is in `learner.checkpoint`. The checkpoint is only read.
 """
 
 import argparse
@@ -192,7 +181,7 @@ def _student_files(checkpoint: Path) -> list[Path]:
 
 
 def _adapter_scale(checkpoint: Path) -> float:
-    """By which adapters count, from the run's own configuration; 0 without any."""
+    """The factor of the adapters, from the run's own configuration; 0 without any."""
     path = checkpoint / "run.toml"
     try:
         model = tomllib.loads(path.read_text(encoding="utf-8"))["model"]
@@ -264,7 +253,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
 def _manifest(
     folder: Path, source: dict[str, object], written: dict[str, Written]
 ) -> dict[str, Any]:
-    """The manifest: for weights what was meant to be written, for other files what is there."""
+    """The manifest: weights as they were to be written, other files as they are."""
     files = dict(written)
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()

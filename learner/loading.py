@@ -1,13 +1,4 @@
-"""Student and teacher as a run starts, on their device, each rank with its part of them alone.
-
-One rank loads the model as transformers does. Of several none ever holds it whole:
-
-    outline, on the meta device > teacher, a copy of the outline > memory for the shards of both
-      > fill the student's from the files > fill the teacher's from the student's, or its own files
-
-A checkpoint's student is not read from `model.path` first, unless adapters need what lies under
-them.
-"""
+"""Student and teacher as a run starts, on their device, each rank with its part of them alone."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -34,7 +34,7 @@ def micro_batches(
 
 @contextmanager
 def named_if_too_large(max_tokens: int) -> Iterator[None]:
-    """Around the computing of micro-batches: a GPU without room for one tells what to change.
+    """Report a GPU without room for a micro-batch by the key to change; put it around a step.
 
     Raises:
         VisionOpdError: in place of torch's error.

@@ -1,4 +1,4 @@
-"""What a run tells while it lasts: gauges for the live view, rows of metrics, lines of the log."""
+"""What a run reports while it lasts: gauges for the live view, rows of metrics, log lines."""
 
 import enum
 import logging
@@ -6,6 +6,7 @@ import time
 from collections import deque
 
 from common.config import RunConfig
+from common.metrics import EVALUATION, LEARNER, PARTS
 from learner.checkpoint import Checkpointer
 from learner.feed import Feed
 from learner.figures.metrics import MetricsLog
@@ -37,7 +38,7 @@ class Doing(enum.IntEnum):
 
 
 class Progress:
-    """Tells how far a run is.
+    """Reports how far a run is.
 
     Args:
         version: that training goes on from.
@@ -81,7 +82,7 @@ class Progress:
             self.show(full_accuracy_before=before.full, crop_accuracy_before=before.crop)
 
     def note_step(self, result: StepResult, wait_s: float, step_s: float) -> None:
-        """Tell of a step.
+        """Report a step.
 
         Args:
             wait_s: that its batch was waited for.
@@ -91,19 +92,14 @@ class Progress:
         if self._log is not None:
             worst = result.worst_sample
             self._log.write(result.version, self.seconds, row, mismatch_worst_sample=worst)
+            self._log.write_groups(result.version, result.groups)
         self._recent_s.append(wait_s + step_s)
         mean_s = sum(self._recent_s) / len(self._recent_s)
         total_steps = self._feed.welcome.total_steps
         self.show(
             step=result.version,
-            loss_nats=row.get("learner/loss_nats", 0.0),
-            tokens_per_s=row["learner/tokens_per_s"],
-            idle_share=row["learner/idle_share"],
-            wait_batch_s=wait_s,
-            staleness_max=row.get("staleness/max_steps", 0),
-            grad_norm=row.get("learner/grad_norm", 0.0),
-            lr=row.get("learner/lr", 0.0),
             eta_s=mean_s * (total_steps - result.version),
+            **{m.gauge: row.get(m.name, 0.0) for m in (*LEARNER, *PARTS) if m.gauge},
         )
         logger.info(
             "step %d/%d: loss %.4f, grad norm %.2f, lr %.1e, staleness %d, %d trajectories of "
@@ -117,7 +113,7 @@ class Progress:
     def note_accuracy(
         self, measured: Measured, accuracy: Accuracy, health: dict[str, float]
     ) -> None:
-        """Tell of a measurement.
+        """Report a measurement.
 
         Args:
             health: what the gates made of it.
@@ -137,11 +133,7 @@ class Progress:
             self._log.write(measured.version, self.seconds, figures)
         if measured.when == "before":
             self.show_before(accuracy)
-        self.show(
-            full_accuracy=accuracy.full,
-            crop_accuracy=accuracy.crop,
-            accuracy_version=measured.version,
-        )
+        self.show(**{m.gauge: figures[m.name] for m in EVALUATION if m.gauge})
         logger.info(
             "of step %d: accuracy %.3f on full images, %.3f on crops (%d samples in %.1f s, of "
             "which training stood still for %.1f s)",

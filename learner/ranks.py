@@ -3,21 +3,19 @@
 They are started as torchrun does it, by environment variables; without those there is one rank and
 no process group. Collectives that carry numbers between ranks live here, so that tensors on the
 CPU go through gloo also where the model's go through NCCL.
-
-Ranks meet at rank 0's MASTER_ADDR and nowhere else of its machine. Like all of torch.distributed
-that port authenticates no peer: off loopback the network itself must be trusted.
 """
 
 import contextlib
 import errno
 import hashlib
-import math
+import json
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -42,7 +40,6 @@ _SIGNS_OF_A_LOST_RANK = (
     "Connection refused",
 )
 _BACKLOG = 1024
-_TEXT_BYTES = 200
 _TORCHRUN_LISTENS = "TORCHELASTIC_USE_AGENT_STORE"
 
 
@@ -52,10 +49,10 @@ class RankError(VisionOpdError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the learner's ranks, and what they tell each other.
+    """This process among the learner's ranks, and what they exchange.
 
-    `any`, `agree`, `sum`, `greatest`, `text_of_greatest`, `gathered` and `meet` are collectives of
-    the main thread: all ranks call them in the same order. One rank without a group answers itself.
+    `any`, `agree`, `sum`, `greatest`, `gathered`, `gathered_json` and `meet` are collectives of the
+    main thread: all ranks call them in the same order. One rank without a group answers itself.
     """
 
     rank: int
@@ -101,19 +98,6 @@ class Ranks:
         """The greatest over the ranks, number by number, in float64."""
         return self._reduced(numbers, dist.ReduceOp.MAX)
 
-    def text_of_greatest(self, number: float, text: str) -> tuple[float, str]:
-        """The greatest number over the ranks and the text that its rank has beside it.
-
-        Of a text all but its first bytes may be lost; of equals the first rank wins.
-        """
-        if self.group is None:
-            return number, text
-        (most,) = self.greatest([number])
-        (first,) = self.greatest([-self.rank if number == most else -math.inf])
-        letters = list(text.encode()[:_TEXT_BYTES]) if self.rank == -first else []
-        padded = self.greatest([*letters, *[0] * (_TEXT_BYTES - len(letters))])
-        return most, bytes(int(letter) for letter in padded if letter).decode(errors="replace")
-
     def gathered(self, tensor: Tensor) -> list[Tensor]:
         """Every rank's tensor by rank; all have one shape and dtype."""
         if self.group is None:
@@ -121,6 +105,15 @@ class Ranks:
         found = [torch.empty_like(tensor) for _ in range(self.world_size)]
         dist.all_gather(found, tensor, group=self.group)
         return found
+
+    def gathered_json(self, value: Any) -> list[Any]:
+        """Every rank's value by rank; it travels as JSON, with NaN and infinity."""
+        if self.group is None:
+            return [value]
+        content = json.dumps(value).encode()
+        padded = bytearray(content.ljust(self.agree(len(content))))
+        found = self.gathered(torch.frombuffer(padded, dtype=torch.uint8))
+        return [json.loads(tensor.numpy().tobytes()) for tensor in found]
 
     def side_group(self, timeout: timedelta) -> dist.ProcessGroup | None:
         """A second group of the same ranks, on CPUs, for collectives of another thread.
@@ -284,7 +277,6 @@ def _backend(device: torch.device) -> str:
 
 
 def _numbers(variables: Mapping[str, str]) -> tuple[int, int, int]:
-    """Rank, world size and local rank."""
     if missing := [name for name in _VARIABLES if name not in variables]:
         raise ConfigError(
             f"environment: {', '.join(variables)} set but not {', '.join(missing)}. "

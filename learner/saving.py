@@ -1,4 +1,4 @@
-"""Checkpoints of a run whose broker is told of each before it is valid."""
+"""Checkpoints of a run, each committed by the broker before it is valid."""
 
 import logging
 from collections.abc import Callable, Sequence

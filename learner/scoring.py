@@ -125,10 +125,7 @@ class Scorer:
         found = {}
         for group, seen, unseen in zip(groups, *logprobs, strict=True):
             multipliers = token_multipliers(
-                seen,
-                unseen,
-                share=config.visual_advantage_share,
-                mass=config.visual_advantage_mass,
+                seen, unseen, share=config.visual_advantage_share, mass=config.visual_advantage_mass
             )
             joined_N = torch.from_numpy(np.concatenate(multipliers)).float()
             found[group.group_id] = sent(joined_N, self._device)

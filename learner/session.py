@@ -1,17 +1,4 @@
-"""One run of the learner, from the first push to the summary.
-
-    push 0 | [ take > accumulate > update > acknowledge > push ] x steps | push | save | finish
-           '- servers measure 0, and others in between -'                '- and the last -'
-
-A push copies the weights beside `accumulate`; `update` waits for that copy. What servers have
-measured is looked at between two steps. Where they keep no copy of the weights that they measure,
-the next push waits for them.
-
-SIGTERM or Ctrl-C: the step under way is finished, then a checkpoint and the summary are written.
-On a run folder with checkpoints it goes on from the newest, as if it had never ended:
-
-    push k | [ take > accumulate > ... ] x the other steps | ...
-"""
+"""One run of the learner, from the first push to the summary."""
 
 import logging
 import time
@@ -153,7 +140,7 @@ class Session:
             raise reason or Interrupted("another rank is to stop")
 
     def _is_push_lost(self) -> bool:
-        """Wait as `_wait_for_push`, but tell of a push that failed for good, and raise no error."""
+        """Wait as `_wait_for_push`; return whether the push failed for good, and raise no error."""
         is_lost = False
         try:
             self._wait_for_push()
@@ -199,7 +186,7 @@ class Session:
         self._checkpointer.save(is_measured=self._heldout.is_due(step))
 
     def _take_measurements(self, only: When | None = None) -> None:
-        """Judge and tell the measurements that are there. Raises as `_obey`."""
+        """Judge and report the measurements that have come. Raises as `_obey`."""
         for measured in self._heldout.take(only):
             accuracy, now = measured.accuracy, self._trainer.version
             self._checkpointer.note_score(measured.version, measured.score)
@@ -235,7 +222,7 @@ class Session:
         return not is_over
 
     def _end(self, is_interrupted: bool) -> None:
-        """Tell the broker, and write the summary."""
+        """Declare the end to the broker, and write the summary."""
         accounts = None
         if self._ranks.writes:
             accounts = declare_end(self._feed, self._trainer.version, is_interrupted)

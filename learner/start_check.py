@@ -30,7 +30,7 @@ def start_check(config: RunConfig, *, on_gpu: bool) -> Kernels:
 
 
 def _load(module: str) -> None:
-    """What is installed may still not be importable, and would then be passed over."""
+    """Import a module: what is installed may still not be importable, and is then passed over."""
     try:
         importlib.import_module(module)
     except Exception as error:  # whatever a package does when it is imported

@@ -1,4 +1,4 @@
-"""The end of a run: the broker is told, and RUN/summary.json says what came of it."""
+"""The end of a run, declared to the broker, and its result in RUN/summary.json."""
 
 import logging
 import time
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Accounts:
-    """What the broker told of the run when it was over."""
+    """The broker's last status of the run."""
 
     status: Status
     told_at: float  # on time.monotonic's clock
@@ -45,7 +45,7 @@ class Outcome:
 
 
 def declare_end(feed: Feed, step: int, is_interrupted: bool) -> Accounts | None:
-    """Tell the broker that the run is over, and ask for its accounts.
+    """Declare the end of the run to the broker, and ask for its accounts.
 
     Returns:
         None when the run was interrupted and the broker answers no longer.

@@ -1,16 +1,6 @@
 """The step in two halves: a batch becomes a gradient, and the gradient an update.
 
-accumulate  batch --> micro-batches --> teacher(crop), without grad --> hidden states
-                                                                              |
-                  --> micro-batches --> student(full image) --> objective <---+
-                                                                    | backward
-                                     the parameters' gradients <----+
-
-update      clip by the global norm --> optimizer step --> teacher moves --> version + 1
-
-Between the two a push under way finishes its copy of the weights. The trainer knows no broker: what
-comes in is a prepared batch, what goes out are new weights and figures.
-The same batches in the same order give the same weights.
+The trainer knows no broker: prepared batches come in, new weights and figures go out.
 """
 
 import logging
@@ -22,7 +12,7 @@ import numpy as np
 import torch
 
 from common.config import RunConfig
-from learner.figures.step_figures import StepFigures, counts_of_step
+from learner.figures.step_figures import Row, StepFigures, counts_of_step, worst_sample
 from learner.figures.stopwatch import Stopwatch
 from learner.micro_batches import micro_batches, named_if_too_large
 from learner.model.held import held, held_over
@@ -56,17 +46,19 @@ class Gradient:
 
     step: int
     is_empty: bool  # no rank had a usable group, so that no parameter has a gradient
-    metrics: dict[str, float]  # keys as in `learner.figures.metrics`
+    metrics: dict[str, float]  # keys as in `common.metrics`
     worst_sample: str  # id of the sample with the largest mismatch; empty without a token
+    groups: list[Row]  # as `StepFigures.of_groups` makes them
     watch: Stopwatch  # has timed the first half of the step, and times the second
 
 
 @dataclass(frozen=True)
 class StepResult:
     version: int  # of the weights after the step
-    is_updated: bool  # false: no usable group, or a gradient that was not finite
-    metrics: dict[str, float]  # keys as in `learner.figures.metrics`
+    is_updated: bool  # false after no usable group, or a gradient that was not finite
+    metrics: dict[str, float]  # keys as in `common.metrics`
     worst_sample: str = ""  # as in `Gradient`
+    groups: Sequence[Row] = ()  # as in `Gradient`
 
 
 class Trainer:
@@ -125,11 +117,12 @@ class Trainer:
                 self._backward(batch.groups, (sequences, tokens), figures, watch)
         metrics = figures.metrics(batch, self.ranks)
         metrics["learner/skipped_steps"] = self.optimizer.skipped_steps
-        worst = figures.worst_sample(self.ranks)
+        rows = figures.of_groups(self.ranks)
+        worst = worst_sample(rows)
         if groups:
             metrics["learner/mismatch_kl_worst_nats"] = worst.mismatch_kl
             metrics["learner/mismatch_kl_outlier_nats"] = worst.outlier_kl
-        return Gradient(batch.step, not groups, metrics, worst.sample_id, watch)
+        return Gradient(batch.step, not groups, metrics, worst.sample_id, rows, watch)
 
     def update(self, gradient: Gradient) -> StepResult:
         """Clip, step the optimizer, move the teacher: version `step - 1` becomes version `step`.
@@ -152,7 +145,7 @@ class Trainer:
             "learner/skipped_steps": self.optimizer.skipped_steps,
             **{f"time/{name}_s": seconds for name, seconds in watch.seconds.items()},
         }
-        return StepResult(self.version, is_updated, metrics, gradient.worst_sample)
+        return StepResult(self.version, is_updated, metrics, gradient.worst_sample, gradient.groups)
 
     @torch.no_grad()
     def token_divergences(

@@ -25,6 +25,11 @@ class DataSection(Section):
     heldout: Path | None = Field(None, description="Parquet file used only to measure accuracy.")
     epochs: int = Field(1, gt=0, description="Passes over the training samples.")
     shuffle: bool = Field(True, description="Shuffle each epoch, seeded by run.seed.")
+    keep_columns: tuple[str, ...] = Field(
+        (),
+        description="Other columns of train, text or whole numbers: RUN/groups.jsonl has them "
+        "beside the figures of each trained group, the report has figures by their values.",
+    )
     max_picture_megapixels: float = Field(
         64.0,
         gt=0,

@@ -3,9 +3,15 @@
 terminal, picture       a live view or plain lines; a status as people read it
 situation               what a run waits for, and since when
 observations            RUN/observations.jsonl
-data_notes, data_lines  what is said of rows and samples
+data_notes, data_lines  lines on rows and samples
 outcome, kept           what is said at the end, and how to go on
-report, scene_cards, charts    RUN/report.html
+report, scene_cards, charts, column_tables    RUN/report.html
 log_reading             a process's log, line by line
 columns                 text that lines up
+
+RUN/observations.jsonl. The learner writes what it measured itself into metrics.jsonl; the rollout
+servers' side of the same steps is known to the launcher alone, which asks the broker. Values are
+means over the looks at one version:
+
+    {"step": 3, "time_s": 21.0, "slots_used": 61.5, "rollout/idle_share": 0.12, ...}
 """

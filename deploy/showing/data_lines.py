@@ -1,10 +1,10 @@
-"""What the end of a run says of its data: on the terminal and in the report."""
+"""Lines on the data at the end of a run, for terminal and report."""
 
 from typing import Any
 
 
 def data_lines(summary: dict[str, Any]) -> list[str]:
-    """What was not trained, and why; nothing where all was."""
+    """What was not trained, and why; empty if all was."""
     refused, quarantined = summary.get("data_rows_refused"), summary.get("samples_quarantined")
     lines = []
     if refused or quarantined:

@@ -1,4 +1,4 @@
-"""What a person is told of rows and samples that are refused, quarantined or tried again."""
+"""Lines on rows and samples that are refused, quarantined or tried again."""
 
 from collections.abc import Callable
 
@@ -8,14 +8,14 @@ from broker.protocol import DataStatus, Status
 class DataNotes:
     """A view beside the others: prints each new thing once.
 
-    The first few reasons are told the moment they come; after that the count in the other views
-    must do. Failed attempts are told at the 1st, the 2nd, the 4th and so on: a flood stays short.
+    The first few reasons are printed at once; of later ones the other views have the count. Failed
+    attempts are printed at the 1st, the 2nd, the 4th and so on: a flood stays short.
     """
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
         self._told: set[str] = set()
-        self._num_failures = 0  # when they were told last
+        self._num_failures = 0  # when they were printed last
 
     def update(self, status: Status, elapsed_s: float) -> None:
         data = status.data
@@ -33,7 +33,7 @@ class DataNotes:
 
 
 def counts_text(data: DataStatus) -> str:
-    """How much is of no use; empty: nothing."""
+    """How many rows and samples cannot be used; empty if all can."""
     parts = [
         _count(number, noun) + f" {what}"
         for number, noun, what in (
@@ -46,7 +46,7 @@ def counts_text(data: DataStatus) -> str:
 
 
 def retry_text(data: DataStatus) -> str:
-    """What is tried again, and why; empty: nothing."""
+    """What is tried again, and why; empty if nothing is."""
     if not data.retried_groups:
         return ""
     return (

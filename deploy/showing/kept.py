@@ -1,4 +1,4 @@
-"""What a run has kept when its launcher ends, and the command that goes on with it."""
+"""What a run has kept when its launcher ends, and the command that continues it."""
 
 import re
 import shlex
@@ -22,7 +22,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, int] | None:
 
 
 def kept_text(folder: Path, is_complete: bool) -> str:
-    """A line on what is kept; of a run that has not come to its end, one on how to go on."""
+    """A line on what is kept and, if the run is not complete, one on how to continue."""
     newest = newest_checkpoint(folder)
     kept = "kept: no checkpoint yet"
     if newest is not None:

@@ -67,12 +67,12 @@ class LogSource:
         return head
 
     def last_words(self) -> Line | None:
-        """A line that was begun and has no end, when nobody waits for it any more."""
+        """A line that was begun and has no end. After it nothing is read."""
         rest, self._rest = self._rest, b""
         return self._dated(rest) if rest else None
 
     def start_at(self, lines: int) -> None:
-        """Leave out all but the last `lines` lines. Before anything is read."""
+        """Leave out all but the last `lines` lines. Call it before anything is read."""
         for path, _ in segments(self._path):
             if not self._open(path):
                 continue
@@ -85,7 +85,7 @@ class LogSource:
                 return
 
     def skip_before(self, time: float) -> None:
-        """Leave out files that ended before `time`. Before anything is read."""
+        """Leave out files that ended before `time`. Call it before anything is read."""
         for path, _ in reversed(segments(self._path)):
             if self._open(path):
                 assert self._file is not None
@@ -100,7 +100,7 @@ class LogSource:
 
     # ---- blocks ----------------------------------------------------------------------------------
     def _next_block(self) -> bytes:
-        """Empty: there is nothing yet."""
+        """The next bytes; empty while there is nothing new."""
         if self._file is None and not self._open_oldest():
             return b""
         while True:
@@ -113,7 +113,7 @@ class LogSource:
                 continue
             if identity(self._path) in (None, identity_of(self._file)):
                 return b""
-            # A new file was begun, so nobody writes to this one any more. Is all of it read?
+            # A new file was begun, so this one grows no more. Is all of it read?
             block = self._file.read(_BLOCK_BYTES)
             if block or not self._open_next():
                 return block
@@ -125,7 +125,7 @@ class LogSource:
         return any(self._open(path) for path, _ in reversed(segments(self._path)))
 
     def _open_next(self) -> bool:
-        """The file after the one that is read; the oldest, when that one was removed."""
+        """Open the file after the one that is read; the oldest, when that one was removed."""
         for _ in range(_TRIES):
             assert self._file is not None
             found = segments(self._path)
@@ -145,7 +145,7 @@ class LogSource:
         return False
 
     def _open(self, path: Path, keep: bool = False) -> bool:
-        """False: it is gone."""
+        """Open a file; return whether it was there."""
         try:
             file = io.FileIO(path)
         except FileNotFoundError:
@@ -172,7 +172,7 @@ class LogSource:
         return Line(self._time, self.name, text)
 
     def _first_time(self) -> float:
-        """For lines before the first that has a time: that one's, or when the file was written."""
+        """The time for lines before the first that has one: that one's, or the file's."""
         assert self._file is not None
         number = self._file.fileno()
         for text in os.pread(number, _BLOCK_BYTES, 0).split(b"\n"):

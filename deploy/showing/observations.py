@@ -1,10 +1,4 @@
-"""RUN/observations.jsonl: what the launcher saw of rollout servers and queue, one line a step.
-
-The learner writes what it measured itself into metrics.jsonl; the rollout servers' side of the same
-steps is only known to who watches the broker. Values are means over the looks at one version:
-
-    {"step": 3, "time_s": 21.0, "slots_used": 61.5, "rollout/idle_share": 0.12, ...}
-"""
+"""RUN/observations.jsonl: what the launcher saw of rollout servers and queue, one line a step."""
 
 import io
 import json
@@ -14,9 +8,10 @@ from statistics import fmean
 
 from broker.protocol import Role, Status
 from common.full_disk import append_whole
+from common.metrics import Over, names_over
 
 logger = logging.getLogger(__name__)
-_GAUGES = ("idle_share", "tokens_per_s", "groups_in_flight")
+_SHARES, _TOTALS = names_over(Over.SERVERS), names_over(Over.SERVERS_TOTAL)
 
 
 class Observations:
@@ -34,10 +29,10 @@ class Observations:
             self._version = status.version
         self._note("slots_used", float(status.slots_used))
         rollouts = [m.gauges for m in status.members if m.role is Role.ROLLOUT]
-        for key in _GAUGES:
-            values = [gauges[key] for gauges in rollouts if key in gauges]
-            if values:
-                self._note(f"rollout/{key}", fmean(values) if key == "idle_share" else sum(values))
+        for name in (*_SHARES, *_TOTALS):
+            key = name.removeprefix("rollout/")
+            if values := [gauges[key] for gauges in rollouts if key in gauges]:
+                self._note(name, fmean(values) if name in _SHARES else sum(values))
 
     def _note(self, key: str, value: float) -> None:
         self._seen.setdefault(key, []).append(value)
@@ -51,7 +46,7 @@ class Observations:
         self._seen.clear()
 
     def _append(self) -> None:
-        """On a full disk they are kept for the next time."""
+        """Append the unwritten lines; on a full disk they are kept for the next time."""
         try:
             with io.FileIO(self._path, "a") as file:
                 append_whole(file, self._unwritten)

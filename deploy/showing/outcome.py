@@ -1,4 +1,4 @@
-"""What a person is told when a run has ended."""
+"""What the launcher prints when a run has ended."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def show_outcome(folder: Path) -> None:
 
 
 def read_summary(folder: Path) -> dict[str, object] | None:
-    """What the learner wrote at its end. None means that it did not come to that."""
+    """What the learner wrote at its end. None means that it did not get there."""
     try:
         summary: dict[str, object] = json.loads((folder / "summary.json").read_text("utf-8"))
     except FileNotFoundError:
@@ -55,7 +55,7 @@ def outcome_text(summary: dict[str, Any]) -> str:
 
 
 def _cut_lines(summary: dict[str, object]) -> list[str]:
-    """Shares of answers that the length limit cut; nothing where none was."""
+    """Shares of answers that the length limit cut, if any was."""
     lines = []
     for name, key in (("full image, cut", "full_cut_share"), ("crop, cut", "crop_cut_share")):
         before, after = summary.get(f"{key}_before"), summary.get(f"{key}_after")

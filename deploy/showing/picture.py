@@ -14,6 +14,15 @@ from deploy.showing.data_notes import counts_text, retry_text
 from deploy.showing.situation import DRAINING
 
 PHASES = ("starting", "measuring before", "training", "measuring after", "done", "paused")
+SHOWN = (  # in a line: name, gauge (`common.metrics`), form
+    ("loss", "loss_nats", "{:.4f}"),
+    ("full", "full_accuracy", "{:.1%}"),
+    ("crop", "crop_accuracy", "{:.1%}"),
+    ("measured at", "accuracy_version", "{:.0f}"),
+    ("staleness", "staleness_max", "{:.0f}"),
+    ("tokens/s", "tokens_per_s", "{:.0f}"),
+    ("idle", "idle_share", "{:.0%}"),
+)
 
 
 def plain_line(status: Status, elapsed_s: float) -> str:
@@ -22,15 +31,7 @@ def plain_line(status: Status, elapsed_s: float) -> str:
     parts = [f"{clock(elapsed_s)}  {phase_of(learner)}"]
     if status.version or phase_of(learner) == "training":
         parts.append(f"step {status.version}/{status.total_steps}")
-    for name, key, form in (
-        ("loss", "loss_nats", "{:.4f}"),
-        ("full", "full_accuracy", "{:.1%}"),
-        ("crop", "crop_accuracy", "{:.1%}"),
-        ("measured at", "accuracy_version", "{:.0f}"),
-        ("staleness", "staleness_max", "{:.0f}"),
-        ("tokens/s", "tokens_per_s", "{:.0f}"),
-        ("idle", "idle_share", "{:.0%}"),
-    ):
+    for name, key, form in SHOWN:
         if key in learner:
             parts.append(f"{name} {form.format(learner[key])}")
     parts += filter(None, [counts_text(status.data)])
@@ -129,7 +130,7 @@ def _queue(status: Status) -> Table:
 
 
 def _data(status: Status) -> list[Text]:
-    """What is of no use, and what is tried again; nothing where all is well."""
+    """Lines on what cannot be used and on what is tried again, if any."""
     lines = (counts_text(status.data), retry_text(status.data))
     return [_plain(f" {line}") for line in lines if line]
 
@@ -171,7 +172,7 @@ def phase_of(learner: Gauges) -> str:
 
 
 def _plain(text: str) -> Text:
-    """What peers are called is shown as it is: it is neither markup nor commands."""
+    """Text as it is: the names of peers are neither markup nor commands."""
     return Text(printable(text))
 
 

@@ -15,17 +15,32 @@ from typing import Any
 from common.config_cli import exit_with
 from common.errors import ConfigError
 from common.files import json_object_or_empty, whole_lines
+from common.metrics import METRICS, OBSERVED, Metric
 from common.output import ends_with_its_reader
 from common.page import page as html_page
 from common.page import tile
 from deploy.showing.charts import Series, line_chart
+from deploy.showing.column_tables import column_tables
 from deploy.showing.data_lines import data_lines
 from deploy.showing.scene_cards import scene_cards
 
 Row = dict[str, Any]
-_PARTS = ("student_forward", "teacher_forward", "objective", "backward", "optimizer")
 _NOTHING = "\N{EN DASH}"
 _SMOOTHED = "Rollout servers tell it now and then: a running mean over nine steps."
+_CHARTS = {  # unit in words and note, by title; their order
+    "Accuracy": (
+        "share of held-out answers",
+        "By the step whose weights answered, on rollout servers. Points in between are measured on "
+        "fewer scenes than the first and the last.",
+    ),
+    "Loss": ("nats", ""),
+    "Staleness": ("steps", ""),
+    "Student against rollout": ("probability ratio of sampled tokens", ""),
+    "Throughput": ("response tokens a second", _SMOOTHED),
+    "Idle": ("share of time", _SMOOTHED),
+    "A step's parts": ("seconds", ""),
+    "Gradient norm": ("before clipping", ""),
+}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -35,16 +50,18 @@ def write_report(run_folder: Path) -> Path:
     """
     summary = json_object_or_empty(run_folder / "summary.json")
     rows = _read_rows(run_folder / "metrics.jsonl") + _read_rows(run_folder / "observations.jsonl")
+    groups = _read_rows(run_folder / "groups.jsonl")
     scenes = json_object_or_empty(run_folder / "scenes.json").get("scenes", [])
     path = run_folder / "report.html"
-    path.write_text(page(run_folder.name, summary, rows, scenes), encoding="utf-8")
+    path.write_text(page(run_folder.name, summary, rows, groups, scenes), encoding="utf-8")
     return path
 
 
-def page(name: str, summary: Row, rows: list[Row], scenes: list[Row]) -> str:
+def page(name: str, summary: Row, rows: list[Row], groups: list[Row], scenes: list[Row]) -> str:
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     charts = f'<section class="charts">{_charts(rows)}</section>'
-    return html_page(name, f"{_headline(summary)}{charts}{scene_cards(scenes)}", style)
+    body = f"{_headline(summary)}{charts}{column_tables(groups)}{scene_cards(scenes)}"
+    return html_page(name, body, style)
 
 
 def _headline(summary: Row) -> str:
@@ -78,63 +95,36 @@ def _accuracy_tile(name: str, summary: Row, view: str, remark: str) -> str:
 
 
 def _cut_remark(summary: Row, view: str) -> str:
-    """Answers that the length limit cut, told apart; nothing where none was."""
+    """A remark on answers that the length limit cut, if any was."""
     shares = {when: summary.get(f"{view}_cut_share_{when}") for when in ("before", "after")}
     told = [f"{share:.1%} {when}" for when, share in shares.items() if share is not None]
     return f"; cut at the length limit: {', '.join(told)}" if any(shares.values()) else ""
 
 
 def _charts(rows: list[Row]) -> str:
-    def of(name: str, key: str) -> Series:
-        # The last figure of a step counts: what was observed of a step that was undone stays in
-        # observations.jsonl when a run is resumed.
-        points = {r["step"]: r[key] for r in rows if _is_number(r.get(key))}
-        return Series(name, sorted(points.items()))
+    """The charts of `_CHARTS`, then those that only `common.metrics` names."""
+    lines: dict[str, list[Metric]] = {title: [] for title in _CHARTS}
+    for metric in METRICS.values():
+        if metric.chart is not None:
+            lines.setdefault(metric.chart[0], []).append(metric)
+    return "".join(_chart(title, metrics, rows) for title, metrics in lines.items())
 
-    def smooth(name: str, key: str) -> Series:
-        return Series(name, _running_mean(of(name, key).points))
 
-    parts = [of(name.replace("_", " "), f"time/{name}_s") for name in _PARTS]
-    charts = [
-        line_chart(
-            "Accuracy",
-            "share of held-out answers",
-            [
-                of("full image", "evaluation/full_accuracy"),
-                of("evidence crop", "evaluation/crop_accuracy"),
-            ],
-            is_share=True,
-            note="By the step whose weights answered, on rollout servers. Points in between are "
-            "measured on fewer scenes than the first and the last.",
-        ),
-        line_chart("Loss", "nats", [of("weighted divergence", "learner/loss_nats")]),
-        line_chart(
-            "Staleness",
-            "steps",
-            [of("highest", "staleness/max_steps"), of("mean", "staleness/mean_steps")],
-        ),
-        line_chart(
-            "Student against rollout",
-            "probability ratio of sampled tokens",
-            [of("highest", "learner/ratio_max"), of("mean", "learner/ratio_mean")],
-        ),
-        line_chart(
-            "Throughput",
-            "response tokens a second",
-            [of("trained", "learner/tokens_per_s"), smooth("generated", "rollout/tokens_per_s")],
-            note=_SMOOTHED,
-        ),
-        line_chart(
-            "Idle",
-            "share of time",
-            [of("learner", "learner/idle_share"), smooth("rollout servers", "rollout/idle_share")],
-            is_share=True,
-            note=_SMOOTHED,
-        ),
-        line_chart("A step's parts", "seconds", [*parts, of("waiting", "learner/wait_batch_s")]),
-        line_chart("Gradient norm", "before clipping", [of("gradient norm", "learner/grad_norm")]),
-    ]
-    return "".join(charts)
+def _chart(title: str, metrics: Sequence[Metric], rows: list[Row]) -> str:
+    unit, note = _CHARTS.get(title, (metrics[0].unit, ""))
+    is_share = metrics[0].unit == "share"
+    series = [_series(metric, rows) for metric in metrics]
+    return line_chart(title, unit, series, is_share=is_share, note=note)
+
+
+def _series(metric: Metric, rows: list[Row]) -> Series:
+    assert metric.chart is not None
+    # The last figure of a step counts: what was observed of a step that was undone stays in
+    # observations.jsonl when a run is resumed.
+    points = sorted(
+        {r["step"]: r[metric.name] for r in rows if _is_number(r.get(metric.name))}.items()
+    )
+    return Series(metric.chart[1], _running_mean(points) if metric in OBSERVED else points)
 
 
 def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

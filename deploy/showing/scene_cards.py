@@ -11,7 +11,7 @@ _FULL_COLOR_NATS = 0.35  # divergence that gets the strongest colour; log 2 is t
 
 
 def scene_cards(scenes: list[Row]) -> str:
-    """The section with one card a scene; nothing without scenes."""
+    """The section with one card a scene; empty without scenes."""
     if not scenes:
         return ""
     cards = "".join(_card(scene) for scene in scenes)
@@ -77,7 +77,7 @@ def _mark(is_correct: bool | None) -> str:
 
 
 def _data_url(path: str) -> str | None:
-    """The picture as a data URL; None when it is gone, or the file is none."""
+    """The picture as a data URL. None means that it is gone, or no picture."""
     try:
         content = Path(path).read_bytes()
     except (OSError, ValueError):

@@ -17,8 +17,6 @@ _HANGING_S = 10.0  # without an answer of the broker until that is worth a word
 
 @dataclass(frozen=True)
 class Look:
-    """What the launcher sees at one moment."""
-
     status: Status | None  # the broker's last answer; None if there was none yet
     answered_s: float  # since that answer, or since the start
     processes: Sequence[Entry]
@@ -77,7 +75,7 @@ class Supervised(Protocol):
 
 
 class RunWaits:
-    """A view that remembers when the broker last answered; called, it tells the waits by key.
+    """A view that remembers when the broker last answered; called, it gives the waits by key.
 
     Args:
         stop: set when the run is to end.
@@ -149,7 +147,7 @@ def _starting(look: Look) -> Iterable[Wait]:
 
 
 def _missing(look: Look, status: Status) -> Iterable[Wait]:
-    """Processes that run, or should, and have not come to the broker."""
+    """Processes that run, or should run, and that the broker has not heard of."""
     present = {member.member_id for member in status.members}
     for entry in look.processes:
         kind = entry.name.partition("-")[0]
@@ -178,7 +176,7 @@ def _engines(process: str, present: set[str], urls: Sequence[str]) -> Iterable[W
 
 
 def _at_work(status: Status) -> Iterable[Wait]:
-    """What learner and servers wait for from each other."""
+    """Waits of learner and servers for each other."""
     learner = next((m for m in status.members if m.role is Role.LEARNER), None)
     servers = [m for m in status.members if m.role is Role.ROLLOUT]
     behind = [server.member_id for server in servers if _is_behind(server, status)]

@@ -87,7 +87,6 @@ async def _draw_forever(screen: Screen, began: float) -> None:
 async def _follow_all(
     address: Callable[[], Awaitable[str]], views: Sequence[View], began: float, link: Link | None
 ) -> None:
-    """One broker after the other."""
     while True:
         broker = BrokerClient(
             await address(),

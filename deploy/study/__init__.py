@@ -14,4 +14,17 @@ comparison      a spread a variant, pairs of equal seeds
 columns, tables     figures and tables as text
 plots, dot_chart    drawings
 pages           study.json, study.md, study.html
+
+FILE.toml:
+
+    [study]
+    name = "staleness"
+    config = "../quickstart.toml"                # what every variant starts from
+    baseline = {"broker.max_staleness" = 0}      # or the name of a variant
+    [variants.jsd]
+    overrides = {"objective.divergence" = "jsd"}
+    [grid]                                       # optional: multiplies the variants
+    "broker.max_staleness" = [0, 1, 2]
+
+Paths are relative to the file, in overrides as well.
 """

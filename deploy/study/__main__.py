@@ -138,7 +138,7 @@ def _tell_plan(runs: Sequence[Run], launcher: Path) -> None:
 
 @contextlib.contextmanager
 def _owned(out: Path) -> Iterator[None]:
-    """No other study writes there meanwhile. Raises ConfigError."""
+    """Lock the folder, so that no other study writes there. Raises ConfigError."""
     out.mkdir(parents=True, exist_ok=True)
     with (out / _LOCK).open("a") as file:
         if try_lock(file.fileno()) is Lock.HELD:
@@ -151,7 +151,7 @@ def _owned(out: Path) -> Iterator[None]:
 def _run(
     study: StudyFile, runs: Sequence[Run], launcher: Path, write: Callable[[], str]
 ) -> tuple[bool, bool]:
-    """Whether a run failed, and whether somebody stopped the study."""
+    """Whether a run failed, and whether the study was stopped."""
     columns = study.study.columns
     line = progress_lines(columns, [run.name for run in runs])
     failed, is_stopped = False, False

@@ -1,4 +1,4 @@
-"""The figures that a study tells of a run: where each is found, and how it is written."""
+"""The figures that a study shows of a run: where each is found, and how it is written."""
 
 import functools
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 from deploy.planning.accounting import account_of, measured_figures
 from deploy.planning.run_files import read_run
 
-Figures = dict[str, float | None]  # by column; None where the run does not tell it
+Figures = dict[str, float | None]  # by column; None where the run does not have it
 
 
 @dataclass(frozen=True)

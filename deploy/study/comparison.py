@@ -62,7 +62,7 @@ class Outcome:
     variant: str
     baseline: str
     seeds: tuple[int, ...]  # that it has run with to the end
-    spreads: Mapping[str, Spread]  # by column, of those that its runs tell
+    spreads: Mapping[str, Spread]  # by column, of those that its runs have
     differences: Mapping[str, Difference]  # empty of a baseline itself
 
 

@@ -1,4 +1,4 @@
-"""A row a variant: a dot a run, a bar at their median. Inline SVG in the report's colours."""
+"""A row for each variant: a dot for each run, a bar at the median. Inline SVG."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -29,10 +29,10 @@ async def launch(
     """The exit code; 124 of a run that was stopped because it took too long.
 
     Args:
-        log: what the process says is added to it.
-        stop: the run is told to drain when it is set.
-        at_once: the run is told to end at once.
-        timeout_s: seconds. None means however long it takes.
+        log: the output of the process is added to it.
+        stop: set to have the run drain.
+        at_once: set to have the run end at once.
+        timeout_s: seconds. None means no limit.
         drain_s: a run that took too long has so many seconds to drain, as many to end at once, and
             is killed then.
 

@@ -105,7 +105,6 @@ def as_markdown(results: Results) -> str:
 
 
 def as_html(results: Results) -> str:
-    """Self-contained."""
     columns = results.study.study.columns
     titles = "".join(f"<dt>{escape(n)}</dt><dd>{escape(t)}</dd>" for n, t in _titles(results))
     charts = plots.axis_charts(results.study, results.variants, results.outcomes, columns)
@@ -137,7 +136,6 @@ def _titles(results: Results) -> list[tuple[str, str]]:
 
 
 def _tables(results: Results) -> list[tuple[str, str, Rows]]:
-    """Heading, note and rows."""
     columns = results.study.study.columns
     tables = [("Variants", SPREAD_NOTE, spread_rows(results.outcomes, columns))]
     differences = difference_rows(results.outcomes, columns)
@@ -147,7 +145,7 @@ def _tables(results: Results) -> list[tuple[str, str, Rows]]:
 
 
 def _left(results: Results) -> list[str]:
-    """A line a state, with the first few names."""
+    """A line for each state, with the first few names."""
     lines = []
     for state in (State.NEW, State.CUT_OFF, State.CHANGED):
         names = [name for name, found in results.states.items() if found is state]

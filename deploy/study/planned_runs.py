@@ -132,7 +132,7 @@ def differences(run: Run) -> list[str]:
 
 
 def _pairs(before: Tree, now: Tree, default: Tree) -> Iterable[tuple[str, str, Any, Any]]:
-    """A key that the code did not have then counts as its default: that is what it did."""
+    """Pairs of values; a key that the code did not have then counts as its default."""
     for section, fields in now.items():
         for key, new in fields.items():
             yield section, key, before.get(section, {}).get(key, default[section][key]), new

@@ -36,10 +36,7 @@ def dot_charts(found: Sequence[Outcome], columns: Iterable[str]) -> str:
 
 
 def axis_charts(
-    study: StudyFile,
-    variants: Sequence[Variant],
-    found: Sequence[Outcome],
-    columns: Iterable[str],
+    study: StudyFile, variants: Sequence[Variant], found: Sequence[Outcome], columns: Iterable[str]
 ) -> str:
     """Medians along the longest axis of numbers, a line for each combination of the others."""
     axis = max(
@@ -94,7 +91,7 @@ def _accuracies(folder: Path) -> Curve:
 
 
 def _mean(curves: Sequence[Curve]) -> Curve:
-    """At the steps that all curves have."""
+    """The mean of curves at the steps that all of them have."""
     values: dict[float, list[float]] = defaultdict(list)
     for curve in curves:
         for step, value in dict(curve).items():

@@ -1,4 +1,4 @@
-"""Runs what is to be run of a study, one after the other, and goes on after one that failed."""
+"""Runs a study's runs one after the other, also after one that failed."""
 
 import asyncio
 import shutil
@@ -31,7 +31,7 @@ async def run_all(
     """Exit codes by name of the runs that did not come to their end; a stop ends the sequence.
 
     Args:
-        on_end: is told each run that was done here.
+        on_end: called with each run that was done here.
 
     Raises:
         OSError: the launcher cannot be started, or nothing be written.

@@ -1,4 +1,4 @@
-"""Which runs of a study a command asks for, and what they must not be."""
+"""Which runs of a study a command asks for, and which it must not."""
 
 import difflib
 import fnmatch

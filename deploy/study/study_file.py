@@ -1,16 +1,4 @@
-"""FILE.toml of a study: which configurations are run, over which seeds, and what is compared.
-
-    [study]
-    name = "staleness"
-    config = "../quickstart.toml"                # what every variant starts from
-    baseline = {"broker.max_staleness" = 0}      # or the name of a variant
-    [variants.jsd]
-    overrides = {"objective.divergence" = "jsd"}
-    [grid]                                       # optional: multiplies the variants
-    "broker.max_staleness" = [0, 1, 2]
-
-Paths are relative to the file, in overrides as well.
-"""
+"""FILE.toml of a study: which configurations are run, over which seeds, and what is compared."""
 
 from collections.abc import Mapping
 from pathlib import Path

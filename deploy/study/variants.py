@@ -95,7 +95,7 @@ def _variant(
 
 
 def _short_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Without their sections, where no two become the same."""
+    """Keys without their sections, where no two become the same."""
     keys = list(keys)
     lasts = [key.rpartition(".")[2] for key in keys]
     return {

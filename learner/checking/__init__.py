@@ -13,4 +13,11 @@ launches            counts operators that are no views
 faults              faults that a GPU brings: each must end in an error that is caught
 shapes, sizes, lengths   models, batches and how large they are
 findings            what a check has found, line by line
+
+The published step. Every response is a sequence of its own with its own copy of image and question,
+through vision tower and decoder. Sequences are packed into micro-batches by the student's tokens;
+the output head, logsumexp and top-k run on every position, prompts included, and their logits are
+materialised for both models. Where the published code carries the delta net's state from one
+sequence into the next (a defect, not a saving) this one resets it; attention is causal within each
+sequence, as with flash-attention's varlen kernels. Optimizer and teacher are the learner's own.
 """

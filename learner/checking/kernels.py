@@ -15,12 +15,7 @@ from common.patch_embedding import multiply_patches
 from learner.checking.compared import compare
 from learner.checking.findings import Finding, outcome_of
 from learner.checking.fused_forms import check_fused_forms
-from learner.checking.plain import (
-    branch_convolution,
-    gated_delta_rule,
-    masked_attention,
-    tree_mask,
-)
+from learner.checking.plain import branch_convolution, gated_delta_rule, masked_attention, tree_mask
 from learner.checking.sizes import BRANCHES, Size
 from learner.model.delta_net import follow_layouts
 from learner.model.layout import plan_layout

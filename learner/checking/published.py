@@ -1,12 +1,4 @@
-"""The published step, written plainly: what `learner.trainer` is measured against.
-
-Every response is a sequence of its own with its own copy of image and question, through vision
-tower and decoder. Sequences are packed into micro-batches by the student's tokens; the output head,
-logsumexp and top-k run on every position, prompts included, and their logits are materialised for
-both models. Where the published code carries the delta net's state from one sequence into the next
-(a defect, not a saving) this one resets it; attention is causal within each sequence, as with
-flash-attention's varlen kernels. Optimizer and teacher are the learner's own.
-"""
+"""The published step, written plainly: what `learner.trainer` is measured against."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -36,6 +36,43 @@ steps that it holds. A learner that starts on a run folder goes on from the newe
 The newest `checkpoint.keep` can be gone back to. Those of `checkpoint.keep_best` that are older are
 there to be exported or started from: the broker has forgotten the steps behind them.
 
+Saving goes on beside training:
+
+    save():  wait for the last write | note every tensor |  -> training, up to the next update
+                                                     thread:  write > tell the broker > rename
+                                                              > remove what is superseded
+
+Each rank writes its own part of the tensors, straight from where they are; the first rank does the
+rest. What is not written when the next update of the weights begins is copied to main memory then:
+at most this rank's part of all tensors. For that long, or while a write is slower than the time
+between checkpoints, the training thread waits. At most one write is under way; its error is raised
+by the next `save` or `wait`, on all ranks. On a full disk it waits for room, and gives back what it
+has taken.
+
+Live tensors go to the files through `copy_on_write`:
+
+    add(...), add(...)      live tensors, none of them copied
+    read(...)               by the writing thread: a copy of one, in main memory
+    secure()                by the training thread, before they change: copies what is not written
+    release()               all is written
+
+Where writing takes less than a step's forward and backward passes, nothing waits, and one
+tensor at a time is in memory twice. Else `secure` copies this rank's part of everything.
+
+What python -m learner.export CHECKPOINT OUT makes of one:
+
+    OUT/
+        config.json             as the run's start has it; another dtype if --dtype says so
+        generation_config.json  names every token that ended a response in training
+        chat templates          think by default as in training, where they can do both
+        tokenizer, vocabulary, processor, licence       byte for byte as the run's start has them
+        model.safetensors       or parts of at most --max-shard-gib with an index; with the tensors
+                                of the start that training did not load
+        MANIFEST.json           size and sha256 of every other file, and what was exported
+
+Paths and the like of the machines that wrote the settings are taken out. Weights go through one
+tensor at a time. OUT is written under another name and then renamed, so it is whole or not there.
+
     checkpointer        saves while training goes on
     cut                 what is saved, as it is at one instant
     copy_on_write       live tensors, copied only if they are to change

@@ -1,16 +1,4 @@
-"""Saves checkpoints while training goes on.
-
-    save():  wait for the last write | note every tensor |  -> training, up to the next update
-                                                     thread:  write > tell the broker > rename
-                                                              > remove what is superseded
-
-Each rank writes its own part of the tensors, straight from where they live; the first rank does the
-rest. What is not written when the next update of the weights begins is copied to main memory then:
-at most this rank's part of all tensors, and for that long, or for a write that is slower than the
-time between checkpoints, the training thread stands still. At most one write is under way; its
-error is raised by the next `save` or `wait`, on all ranks. On a full disk it waits for room, and
-gives back what it has taken.
-"""
+"""Saves checkpoints while training goes on."""
 
 import contextlib
 import logging
@@ -141,7 +129,7 @@ class Checkpointer:
         )  # fmt: skip
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until nothing is being written; false: it still is after `timeout_s`.
+        """Wait until nothing is being written; return false if it still is after `timeout_s`.
 
         Raises:
             CheckpointError: the disk refused.
@@ -162,10 +150,10 @@ class Checkpointer:
         self._is_hurried = True
 
     def note_score(self, version: int, accuracy: float | None) -> None:
-        """Tell the accuracy on full images of a version, once it was saved or is being saved.
+        """Note the accuracy on full images of a version, once it was saved or is being saved.
 
-        `checkpoint.keep_best` goes by it; of a version without a checkpoint it is forgotten. None:
-        nobody will tell.
+        `checkpoint.keep_best` goes by it; of a version without a checkpoint it is forgotten. None
+        means that the version will not be measured.
         """
         self._awaited.discard(version)
         if not self._ranks.writes or accuracy is None:
@@ -186,7 +174,6 @@ class Checkpointer:
             )
 
     def _give_up(self) -> None:
-        """Wait no longer than anywhere else for another rank, which may be gone."""
         self.hurry()
         own_s = _WRITE_TIMEOUT_S if self._ranks.writes else self._config.learner.rank_timeout_s
         try:
@@ -216,7 +203,7 @@ class Checkpointer:
             write_scores(self._folder, {v: scores[v] for v in scores.keys() & kept})
 
     def _secure(self) -> None:
-        """The weights are about to change."""
+        """Copy what is not yet written: the weights are about to change."""
         if self._cut is not None:
             began = time.monotonic()
             self._cut.live.secure()

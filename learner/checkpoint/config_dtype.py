@@ -1,7 +1,7 @@
 """The dtype that a model's config.json names, in the way in which it names it.
 
 transformers 4.56 and later write `dtype`, earlier ones `torch_dtype`, and each family in the whole,
-in its parts or in both. Nothing but the value changes, so that whoever read the file still can.
+in its parts or in both. Nothing but the value changes, so programs that read it still can.
 """
 
 import json

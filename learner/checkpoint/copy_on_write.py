@@ -1,13 +1,4 @@
-"""Tensors as they are at one instant, for a thread that writes them while training goes on.
-
-    add(...), add(...)      live tensors, none of them copied
-    read(...)               by the writing thread: a copy of one, in main memory
-    secure()                by the training thread, before they change: copies what is not written
-    release()               all is written
-
-Where writing takes less than a step's forward and backward passes, nothing stands still, and one
-tensor at a time is in memory twice. Else `secure` copies this rank's part of everything.
-"""
+"""Tensors as they are at one instant, for a thread that writes them while training goes on."""
 
 import threading
 

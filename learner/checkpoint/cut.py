@@ -48,11 +48,11 @@ class Tensors:
 class Cut:
     version: int
     part: Part  # that this rank has of every tensor
-    is_writer: bool  # false: another rank has the same part, and writes it
+    is_writer: bool  # false if another rank has the same part, and writes it
     live: CopyOnWrite  # all tensors that are sharded, until `live.secure`
     student: Tensors  # by parameter name, adapters merged in
-    adapters: Tensors  # by themselves; empty: there are none
-    teacher: Tensors  # float32 master, by parameter name; empty: it has none of its own
+    adapters: Tensors  # by themselves; empty without adapters
+    teacher: Tensors  # float32 master, by parameter name; empty without weights of its own
     optimizer: Tensors  # as `Optimizer.tensors` has them
     optimizer_facts: dict[str, str]  # what is no tensor
     random: dict[str, Tensor]  # uint8, states of torch's generators: cpu.RANK, cuda.RANK

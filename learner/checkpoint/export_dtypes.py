@@ -18,9 +18,9 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 class Dtypes:
     """A rule for the tensors of a model, and what config.json says of them."""
 
-    of_start: Mapping[str, str] | None  # by name in the files; None: the files' own
-    chosen: torch.dtype | None  # for all floating-point tensors; None: as `of_start` says
-    in_config: str | None  # None: as the start's
+    of_start: Mapping[str, str] | None  # by name in the files; None means the files' own
+    chosen: torch.dtype | None  # for all floating-point tensors; None means as `of_start` says
+    in_config: str | None  # None means as the start's
 
     def form(self, name: str, form: Form) -> Form:
         """The form of a tensor in the export, from its form in the checkpoint."""
@@ -43,7 +43,7 @@ def dtypes_of(choice: str, state: Mapping[str, Any] | None) -> Dtypes:
 
     Args:
         choice: "start", or a key of DTYPES.
-        state: of the checkpoint; None: the source is a plain Hugging Face folder.
+        state: of the checkpoint; None means that the source is a plain Hugging Face folder.
     """
     of_start = None if state is None else state.get("dtypes")
     if choice == START and state is not None and of_start is None:

@@ -20,16 +20,16 @@ class Settings:
     """All files of an export but weights and manifest."""
 
     files: dict[str, bytes]  # by name
-    thinking_default: bool | None  # that the chat templates got; None: they are as they were
+    thinking_default: bool | None  # that the chat templates got; None means unchanged
 
 
 def read_settings(folder: Path, state: Mapping[str, Any] | None, dtype: str | None) -> Settings:
     """Read what lies beside the weights, and change what an export has otherwise.
 
     Args:
-        state: of a checkpoint; None: a plain Hugging Face folder, whose chat template and end
+        state: of a checkpoint; None means a plain Hugging Face folder, whose chat template and end
             tokens stay.
-        dtype: that config.json is to name; None: as the run's start has it.
+        dtype: that config.json is to name; None means as the run's start has it.
 
     Raises:
         CheckpointError: a file cannot be read.
@@ -49,13 +49,13 @@ def read_settings(folder: Path, state: Mapping[str, Any] | None, dtype: str | No
 
 
 def _config_of_start(folder: Path, is_checkpoint: bool) -> bytes:
-    """A plain folder is its own start; an older checkpoint has no other than its own."""
+    """The config.json of the start: a plain folder's and an older checkpoint's own."""
     kept = folder / START_CONFIG
     return (kept if is_checkpoint and kept.is_file() else folder / CONFIG).read_bytes()
 
 
 def _trained_to_think(folder: Path) -> bool:
-    """prompt.thinking of the run; one that does not say had the default."""
+    """The run's prompt.thinking; a run that does not say had the default."""
     with readable(folder / "run.toml"):
         run = tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
     return bool(run.get("prompt", {}).get("thinking", False))

@@ -82,7 +82,6 @@ class Fellows:
             raise own.error or CheckpointError(order["error"])
 
     def _exchange(self, message: Answer) -> list[Answer]:
-        """Every rank's message."""
         if self._group is None:
             return [message]
         try:

@@ -98,7 +98,7 @@ def _write_alone(folder: Path, cut: Cut, start: Start) -> dict[str, Written]:
 
 
 def _joined(parts: Sequence[dict[str, str]]) -> Digests:
-    """By file, from those of each rank; ranks that did not write are passed over."""
+    """Digests by file, from those of each rank that has written."""
     written = [part for part in parts if part]
     if len(written) == 1:
         return dict(written[0])

@@ -75,7 +75,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def find_checkpoint(
     folder: Path, config: RunConfig, ranks: Ranks | None = None
 ) -> Checkpoint | None:
-    """The newest checkpoint, checked file by file; None: there is none.
+    """The newest checkpoint, checked file by file. None means that there is none.
 
     Args:
         ranks: each checks some of the files, and all hear what any of them found.
@@ -103,7 +103,7 @@ def read_state(path: Path) -> dict[str, Any]:
     """What a checkpoint's folder says about it.
 
     Raises:
-        CheckpointError: it cannot be read, or tells too little.
+        CheckpointError: it cannot be read, or is incomplete.
     """
     file = path / STATE
     try:
@@ -132,13 +132,14 @@ def _check_together(
         _check_parts(path, _parts_of(digests)[ranks.rank :: ranks.world_size])
     except CheckpointError as error:
         problem = error
-    is_damaged, told = ranks.text_of_greatest(float(problem is not None), str(problem))
-    if is_damaged:
+    problems = ranks.gathered_json(problem and str(problem))
+    if any(problems):
+        told = next(filter(None, problems))
         raise problem or CheckpointError(f"another rank cannot use the checkpoint: {told}")
 
 
 def _parts_of(digests: Mapping[str, str | list[str]]) -> list[tuple[str, Part | None, str]]:
-    """File, part (none: all of the file) and digest."""
+    """File, part (None means all of the file) and digest."""
     found: list[tuple[str, Part | None, str]] = []
     for name, digest in digests.items():
         if isinstance(digest, str):
@@ -280,7 +281,7 @@ def discard_after(folder: Path, version: int) -> list[int]:
 
 
 def _pass_on_what_was_given_up(folder: Path, version: int) -> None:
-    """The newest checkpoint alone tells it, and `version` is to be the newest."""
+    """Copy what only the newest checkpoint has into `version`, which is to be the newest."""
     oldest = read_state(list_checkpoints(folder)[-1])["oldest"]
     state = read_state(path_of(folder, version))
     if state["oldest"] < oldest:

@@ -71,13 +71,13 @@ def load_student(folder: Path, model: nn.Module, names_in_files: Mapping[str, st
 
 
 def _in_files(tensor: Tensor) -> Form:
-    """Files hold floats in float32, whatever those are held in that are not trained."""
+    """The dtype in files: float32 for floats, also for those that are not trained."""
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
     return Form(dtype, tuple(tensor.shape))
 
 
 def _rounding(base: Tensor) -> float:
-    """Relative, between a checkpoint and weights under adapters, which it may hold unrounded."""
+    """The relative rounding between a checkpoint and weights under adapters."""
     return 2**-8 if base.dtype == torch.bfloat16 else 1e-5
 
 
@@ -131,7 +131,7 @@ def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
 
 
 def _load_random_states(folder: Path, rank: int) -> None:
-    """A rank that had no predecessor goes on with the state that it has."""
+    """Load the random states; a rank that had no predecessor keeps its own."""
     path = folder / RANDOM
     with _opened(path, path) as states:
         if f"cpu.{rank}" in states:

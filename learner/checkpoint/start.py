@@ -34,7 +34,7 @@ class StartFiles:
     config: bytes  # its config.json
     first_config: bytes  # the same before any run: it names the dtype that the model came in
     side_files: dict[str, bytes]  # by name; the run's chat template is in its place
-    dtypes: dict[str, str] | None  # of tensors by name; None: not known (an older checkpoint)
+    dtypes: dict[str, str] | None  # of tensors by name; None means unknown (an older checkpoint)
     tensors: TensorFiles
 
 
@@ -114,7 +114,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """Its own, and where it is a checkpoint what that keeps aside; none if in another format."""
+    """Weight files of the start, with what a checkpoint keeps aside; none in another format."""
     return [path for path in (*weight_files(folder), folder / UNKNOWN) if path.is_file()]
 
 

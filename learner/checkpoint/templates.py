@@ -58,7 +58,7 @@ def _changed_in_json(document: Any, content: bytes, change: Change) -> bytes:
 
 
 def _changed_value(value: Any, change: Change) -> Any:
-    """One template, several by name, or a list of them with their names."""
+    """The changed value of one template, of several by name, or of a list with names."""
     if isinstance(value, str):
         return change(DEFAULT, value)
     if isinstance(value, dict):

@@ -1,12 +1,8 @@
 """Safetensors files, written and read one tensor, or one rank's part of it, at a time.
 
-The `safetensors` package writes a file from tensors that are all in memory, and copies each of them
-into bytes. Here a tensor is asked for when its turn comes, goes to the file from where it lies, and
-is hashed on the way: a file costs the memory of one tensor and is never read again for its hash.
-Reading maps no file into memory: mapped pages count as the process's own for as long as it is open.
-
-Ranks that share a model write its files together. Each tensor is cut along its first axis as FSDP2
-cuts it, part i of n is rank i's, and lies in one piece: a file is the same whoever writes it.
+Here a tensor is asked for when its turn comes, goes to the file from where it is, and is hashed on
+the way: a file costs the memory of one tensor and is never read again for its hash. Reading maps no
+file into memory: mapped pages count as the process's own for as long as it is open.
 """
 
 import hashlib
@@ -190,7 +186,7 @@ def _contents(
     metadata: Mapping[str, str],
     part: Part,
 ) -> Iterator[tuple[int, bytes | memoryview]]:
-    """What a part has of a file, and where it begins in it."""
+    """The tensors that a part has of a file, and where the part begins in it."""
     header = _header(names, forms, metadata)
     if part.number == 0:
         yield 0, header
@@ -208,13 +204,13 @@ def _contents(
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    """A copy only where a tensor does not lie in one piece."""
+    """The bytes of a tensor; copied only if it does not lie in one piece."""
     content: memoryview = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data
     return content
 
 
 def _in_file_order(forms: Mapping[str, Form]) -> list[str]:
-    """Widest elements first, so that each tensor begins at a multiple of its element's size."""
+    """Names with the widest elements first: each begins at a multiple of its element's size."""
     return sorted(forms, key=lambda name: (-forms[name].dtype.itemsize, name))
 
 

@@ -1,22 +1,27 @@
-"""The figures of one step, summed over its tokens, micro-batches and ranks.
+"""The figures of one step, over its tokens, micro-batches and ranks, and of each of its groups.
 
-The mismatch of learner and rollout is taken of each sample as well: an engine that saw another
-picture or prompt of a single one drowns in the mean over all.
+The mismatch of learner and rollout is looked at sample by sample as well: an engine that saw
+another picture or prompt of a single one drowns in the mean over all.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from common.metrics import Over, names_over
 from learner.objective.loss import LOG_RATIO_LIMIT, TokenFigures
 from learner.ranks import Ranks
 from learner.views.inputs import PreparedBatch, PreparedGroup
 
-_SUMS = ("divergence", "entropy", "mismatch_kl", "ratio", "clipped", "agreement", "difference")
+Row = dict[str, Any]
 _STANDS_OUT = 50.0  # times the mean of the step's other samples
+_MEANS = names_over(Over.TOKENS)
+_GREATEST = names_over(Over.TOKENS_GREATEST)
+_MEANS_OF_TRAJECTORIES = names_over(Over.TRAJECTORIES)
+_GREATEST_OF_TRAJECTORIES = names_over(Over.TRAJECTORIES_GREATEST)
 
 
 class WorstSample(NamedTuple):
@@ -37,16 +42,15 @@ class WorstSample(NamedTuple):
 
 
 class StepFigures:
-    """Sums over the micro-batches of a step; `metrics` makes means of them."""
+    """What is added up over a step's micro-batches, each as `common.metrics` declares it."""
 
     def __init__(self, clip: float | None, device: torch.device) -> None:
         self._clip = math.inf if clip is None else clip
-        self._sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=device)
-        self._ratio_max = torch.zeros((), device=device)
-        self._difference_max = torch.zeros((), device=device)
+        self._sums = torch.zeros(len(_MEANS), dtype=torch.float64, device=device)
+        self._greatest = torch.zeros(len(_GREATEST), device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._sample_means: list[Tensor] = []  # mean mismatch of each sample, on the device
-        self._sample_ids: list[str] = []
+        self._groups: list[PreparedGroup] = []
+        self._means_of_groups: list[Tensor] = []  # of `_MEANS`, on the device
 
     def add(
         self,
@@ -60,77 +64,96 @@ class StepFigures:
         Args:
             groups: that the tokens belong to, in their order.
         """
+        columns = self._of_tokens(tokens, rollout_logprobs_T)
+        means_FT = torch.stack([columns[name] for name in _MEANS])
+        self._sums += means_FT.sum(dim=1, dtype=torch.float64)
+        greatest = torch.stack([columns[name].max() for name in _GREATEST])
+        self._greatest = torch.maximum(self._greatest, greatest)
+        self._loss += loss.detach()
+        sizes = [group.num_response_tokens for group in groups]
+        self._means_of_groups += [part.mean(dim=1) for part in torch.split(means_FT, sizes, dim=1)]
+        self._groups += groups
+
+    def _of_tokens(self, tokens: TokenFigures, rollout_logprobs_T: Tensor) -> dict[str, Tensor]:
+        """Figures of each response token, float32 [T], by the metric that they are taken over."""
         log_ratio_T = (tokens.student_logprob - rollout_logprobs_T).clamp(
             -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT
         )
         ratio_T = log_ratio_T.exp()
-        mismatch_T = ratio_T - 1 - log_ratio_T
-        columns = (
-            tokens.divergence,
-            tokens.entropy,
-            mismatch_T,
-            ratio_T,
-            (ratio_T > self._clip).float(),
-            tokens.teacher_logprob - tokens.student_logprob,
-            log_ratio_T.abs(),
-        )
-        self._sums += torch.stack([column.double().sum() for column in columns])
-        self._ratio_max = torch.maximum(self._ratio_max, ratio_T.max())
-        self._difference_max = torch.maximum(self._difference_max, log_ratio_T.abs().max())
-        self._loss += loss.detach()
-        sizes = [group.num_response_tokens for group in groups]
-        self._sample_means += [part.mean() for part in torch.split(mismatch_T, sizes)]
-        self._sample_ids += [group.sample_id for group in groups]
-
-    def worst_sample(self, ranks: Ranks) -> WorstSample:
-        """The worst sample of all ranks, who all call it; without a token its id is empty."""
-        means = torch.stack(self._sample_means).tolist() if self._sample_means else []
-        finite = [mean if math.isfinite(mean) else math.inf for mean in means]
-        worst = max(zip(finite, self._sample_ids, strict=True), default=(0.0, ""))
-        most, name = ranks.text_of_greatest(*worst)
-        number, total = ranks.sum([len(finite), math.fsum(finite)])
-        others = (total - most) / (number - 1) if number > 1 and math.isfinite(most) else 0.0
-        return WorstSample(most, name, others)
+        return {
+            "learner/divergence_nats": tokens.divergence,
+            "learner/entropy_nats": tokens.entropy,
+            "learner/mismatch_kl_nats": ratio_T - 1 - log_ratio_T,
+            "learner/logprob_difference_mean_nats": log_ratio_T.abs(),
+            "learner/logprob_difference_max_nats": log_ratio_T.abs(),
+            "learner/ratio_mean": ratio_T,
+            "learner/ratio_max": ratio_T,
+            "learner/ratio_clipped_share": (ratio_T > self._clip).float(),
+            "learner/teacher_gain_nats": tokens.teacher_logprob - tokens.student_logprob,
+        }
 
     def metrics(self, batch: PreparedBatch, ranks: Ranks) -> dict[str, float]:
         """Figures of all ranks, who all call it; without a token only the counts."""
-        ages = [age for group in batch.groups for age in group.staleness]
-        counts = [
-            len(batch.groups),
-            len(ages),
-            sum(group.num_response_tokens for group in batch.groups),
-            len(batch.refused),
-            sum(ages),
+        of_trajectories = _of_trajectories(batch.groups)
+        sums = {
+            "learner/groups": len(batch.groups),
+            "learner/trajectories": sum(len(group.responses) for group in batch.groups),
+            "learner/tokens": sum(group.num_response_tokens for group in batch.groups),
+            "learner/refused_groups": len(batch.refused),
+            "learner/loss_nats": float(self._loss),
+        }
+        totals = tuple(sums)
+        sums |= {name: sum(of_trajectories[name]) for name in _MEANS_OF_TRAJECTORIES}
+        sums |= zip(_MEANS, self._sums.tolist(), strict=True)
+        metrics = dict(zip(sums, ranks.sum(list(sums.values())), strict=True))
+        if not (tokens := metrics["learner/tokens"]):
+            counts = {name: metrics[name] for name in totals if name != "learner/loss_nats"}
+            return counts | {"learner/response_tokens_mean": 0.0}
+        metrics |= {name: metrics[name] / tokens for name in _MEANS}
+        trajectories = metrics["learner/trajectories"]
+        metrics |= {name: metrics[name] / trajectories for name in _MEANS_OF_TRAJECTORIES}
+        greatest = [max(of_trajectories[n], default=0.0) for n in _GREATEST_OF_TRAJECTORIES]
+        greatest = ranks.greatest([*greatest, *self._greatest.tolist()])
+        return metrics | dict(zip((*_GREATEST_OF_TRAJECTORIES, *_GREATEST), greatest, strict=True))
+
+    def of_groups(self, ranks: Ranks) -> list[Row]:
+        """A row for each group of all ranks, who all call it: its ids and its own figures."""
+        means = torch.stack(self._means_of_groups).tolist() if self._groups else []
+        rows = [
+            {"group_id": group.group_id, "sample_id": group.sample_id}
+            | {"learner/trajectories": len(group.responses)}
+            | {"learner/tokens": group.num_response_tokens}
+            | _means_of_trajectories(group)
+            | dict(zip(_MEANS, values, strict=True))
+            for group, values in zip(self._groups, means, strict=True)
         ]
-        sums = ranks.sum([*counts, float(self._loss), *self._sums.tolist()])
-        groups, trajectories, tokens, refused, age_sum, loss = sums[:6]
-        metrics = {
-            "learner/groups": groups,
-            "learner/trajectories": trajectories,
-            "learner/tokens": tokens,
-            "learner/response_tokens_mean": tokens / max(1, trajectories),
-            "learner/refused_groups": refused,
-        }
-        maxima = [float(self._ratio_max), max(ages, default=0), float(self._difference_max)]
-        ratio_max, age_max, difference_max = ranks.greatest(maxima)
-        if not tokens:
-            return metrics
-        mean = {name: total / tokens for name, total in zip(_SUMS, sums[6:], strict=True)}
-        return {
-            "learner/loss_nats": loss,
-            **metrics,
-            "learner/divergence_nats": mean["divergence"],
-            "learner/entropy_nats": mean["entropy"],
-            "learner/mismatch_kl_nats": mean["mismatch_kl"],
-            "learner/logprob_difference_mean_nats": mean["difference"],
-            "learner/logprob_difference_max_nats": difference_max,
-            "learner/ratio_mean": mean["ratio"],
-            "learner/ratio_max": ratio_max,
-            "learner/ratio_clipped_share": mean["clipped"],
-            "learner/teacher_gain_nats": mean["agreement"],
-            "staleness/max_steps": age_max,
-            "staleness/mean_steps": age_sum / max(1.0, trajectories),
-        }
+        return [row for of_rank in ranks.gathered_json(rows) for row in of_rank]
+
+
+def _of_trajectories(groups: Sequence[PreparedGroup]) -> dict[str, list[float]]:
+    """Figures of each trajectory, by the metric that they are taken over."""
+    ages = [float(age) for group in groups for age in group.staleness]
+    return {
+        "learner/response_tokens_mean": [float(len(r)) for g in groups for r in g.responses],
+        "staleness/mean_steps": ages,
+        "staleness/max_steps": ages,
+    }
+
+
+def _means_of_trajectories(group: PreparedGroup) -> dict[str, float]:
+    values = _of_trajectories([group])
+    return {name: sum(values[name]) / len(group.responses) for name in _MEANS_OF_TRAJECTORIES}
+
+
+def worst_sample(rows: Sequence[Row]) -> WorstSample:
+    """The worst sample of a step's groups; without one its id is empty."""
+    means = [(row["learner/mismatch_kl_nats"], row["sample_id"]) for row in rows]
+    finite = [(mean if math.isfinite(mean) else math.inf, name) for mean, name in means]
+    most, name = max(finite, default=(0.0, ""))
+    others = [mean for mean, _ in finite]
+    has_others = len(others) > 1 and math.isfinite(most)
+    of_others = (math.fsum(others) - most) / (len(others) - 1) if has_others else 0.0
+    return WorstSample(most, name, of_others)
 
 
 def counts_of_step(batch: PreparedBatch, ranks: Ranks) -> tuple[int, int, int]:

@@ -1,23 +1,4 @@
-"""Health gates: do a run's figures say that it is going wrong, and what is to be done then?
-
-    gate        figure                        out of bounds when
-    divergence  learner/divergence_nats       > divergence_growth * its baseline
-    entropy     learner/entropy_nats          < entropy_shrink * its baseline
-    length      learner/response_tokens_mean  > length_growth * its baseline
-    accuracy    evaluation/full_accuracy      < its best so far - accuracy_drop
-    mismatch    learner/mismatch_kl_nats      > mismatch_kl_nats
-    sample      learner/mismatch_kl_outlier_nats  > sample_mismatch_kl_nats
-
-A baseline is the mean of a figure's first `warmup_steps` finite values (at least one), which are
-not judged themselves; one of 0 bounds nothing. A value that is not finite is out of bounds at any
-time. A figure that is absent says nothing, for or against.
-
-A gate acts once, when its figure is out of bounds for the `patience`-th time in a row, and is quiet
-until the figure has been in bounds again. Accuracy is measured seldom, so that two measurements in
-a row (one, if patience is 1) are enough; a single one of some hundred samples is too noisy.
-A mismatch comes from the rollout's numerics or weights, which neither waiting nor older weights of
-the student fix: that gate warns, and stops the run where the action is "stop". The mismatch of a
-single sample is told at once, by the sample's name, and never does more than warn.
+"""What the figures of a run say about it, and what is to be done then (`learner.health`).
 
 No clock and no files: the same looks in the same order give the same verdicts.
 """
@@ -31,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.config import HealthSection
 from common.errors import CheckpointError
+from common.metrics import GATED, Gate, Metric, Over, ratio_name
 
 Action = Literal["none", "warn", "pause", "roll_back", "stop"]
 ACTIONS: tuple[Action, ...] = ("none", "warn", "pause", "roll_back", "stop")  # mildest first
@@ -42,55 +24,14 @@ _ROUNDING = 1e-9  # 0.8 - 0.75 > 0.05
 class Verdict:
     action: Action
     reasons: tuple[str, ...]  # a sentence for each gate that acts now
-    figures: dict[str, float]  # for the log: see `learner.figures.metrics`
+    figures: dict[str, float]  # for the log
     since: int | None  # the first step that was out of bounds; go back to before it
 
 
 @dataclass(frozen=True)
-class _Rule:
-    name: str
-    key: str  # the figure's, in a row of metrics
-    label: str
-    unit: str
-    kind: Literal["growth", "shrink", "drop", "limit"]
-    bound_key: str  # in HealthSection
-    is_of_one_sample: bool = False
-
-
-_RULES = (
-    _Rule(
-        "divergence", "learner/divergence_nats", "teacher-student divergence", " nats",
-        "growth", "divergence_growth",
-    ),
-    _Rule(
-        "entropy", "learner/entropy_nats", "student entropy", " nats",
-        "shrink", "entropy_shrink",
-    ),
-    _Rule(
-        "length", "learner/response_tokens_mean", "response length", " tokens",
-        "growth", "length_growth",
-    ),
-    _Rule(
-        "accuracy", "evaluation/full_accuracy", "full-image accuracy", "",
-        "drop", "accuracy_drop",
-    ),
-    _Rule(
-        "mismatch", "learner/mismatch_kl_nats", "KL between rollout and learner", " nats",
-        "limit", "mismatch_kl_nats",
-    ),
-    _Rule(
-        "sample", "learner/mismatch_kl_outlier_nats",
-        "KL between rollout and learner of a sample", " nats",
-        "limit", "sample_mismatch_kl_nats", is_of_one_sample=True,
-    ),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
 class _Gate:
-    """A rule that is on."""
-
-    rule: _Rule
+    metric: Metric
+    rule: Gate
     bound: float
     patience: int  # looks
     warmup: int  # finite values of a baseline
@@ -98,8 +39,6 @@ class _Gate:
 
 
 class _Track(BaseModel):
-    """What a gate remembers."""
-
     model_config = ConfigDict(extra="forbid", frozen=True)
     reference: float | None = Field(None, allow_inf_nan=False)  # mean of a baseline, or best
     seen: int = Field(0, ge=0)  # values in the reference
@@ -137,12 +76,12 @@ class HealthGates:
         acting: list[_Gate] = []
         reasons: list[str] = []
         for gate in self._gates:
-            value = _value(gate.rule, metrics)
+            value = _value(gate, metrics)
             if value is None:
                 continue
             before = tracks.get(gate.rule.name, _Track())
             if (ratio := _ratio(gate, before, value)) is not None:
-                figures[f"health/{gate.rule.name}_ratio"] = ratio
+                figures[ratio_name(gate.rule)] = ratio
             track = _after(gate, before, value, step)
             if track.has_acted and not before.has_acted:
                 acting.append(gate)
@@ -179,7 +118,7 @@ class HealthGates:
         return tuple(name for name in names if name in tracks and tracks[name].has_acted)
 
     def undo_after(self, step: int) -> None:
-        """Forget what was held against steps after `step`, from which the run goes on.
+        """Forget what was found against steps after `step`, from which the run continues.
 
         Baselines, the best accuracy and the number of roll-backs stay. Without a look after `step`
         nothing changes.
@@ -219,46 +158,45 @@ class HealthGates:
 def _gates(config: HealthSection) -> tuple[_Gate, ...]:
     if config.action == "off":
         return ()
-    bounds = [(rule, getattr(config, rule.bound_key)) for rule in _RULES]
     return tuple(
         _Gate(
+            metric,
             rule,
             bound,
-            patience=_patience(rule, config),
+            patience=_patience(metric, rule, config),
             warmup=max(1, config.warmup_steps),
             action=_action(rule, config),
         )
-        for rule, bound in bounds
-        if bound is not None
+        for metric, rule in GATED.items()
+        if (bound := getattr(config, rule.bound_key)) is not None
     )
 
 
-def _patience(rule: _Rule, config: HealthSection) -> int:
+def _patience(metric: Metric, rule: Gate, config: HealthSection) -> int:
     if rule.is_of_one_sample:
         return 1  # the next step has other samples
-    return min(config.patience, _MEASUREMENTS) if _is_measured(rule) else config.patience
+    return min(config.patience, _MEASUREMENTS) if _is_measured(metric) else config.patience
 
 
-def _action(rule: _Rule, config: HealthSection) -> Action:
+def _action(rule: Gate, config: HealthSection) -> Action:
     is_fixed_by_going_back = rule.kind != "limit"
     if is_fixed_by_going_back or (config.action == "stop" and not rule.is_of_one_sample):
         return config.action  # type: ignore[return-value]  # "off" has no gates
     return "warn"
 
 
-def _is_measured(rule: _Rule) -> bool:
-    return rule.key.startswith("evaluation/")
+def _is_measured(metric: Metric) -> bool:
+    return metric.over is Over.HELDOUT
 
 
-def _value(rule: _Rule, metrics: Mapping[str, float]) -> float | None:
-    value = metrics.get(rule.key)
-    if rule.name == "length" and value == 0:
+def _value(gate: _Gate, metrics: Mapping[str, float]) -> float | None:
+    value = metrics.get(gate.metric.name)
+    if gate.rule.name == "length" and value == 0:
         return None  # a step without a usable group: the mean of no responses
     return value
 
 
 def _after(gate: _Gate, track: _Track, value: float, step: int) -> _Track:
-    """What the gate remembers after a look."""
     learned = _learned(gate, track, value)
     if not _is_out(gate, track, value):
         return learned.model_copy(update={"streak": 0, "since": None, "has_acted": False})
@@ -285,7 +223,7 @@ def _learned(gate: _Gate, track: _Track, value: float) -> _Track:
 
 
 def _is_complete(gate: _Gate, track: _Track) -> bool:
-    """Whether the baseline stands; a best value never does."""
+    """Whether the baseline is final; a best value never is."""
     return gate.rule.kind in ("growth", "shrink") and track.seen >= gate.warmup
 
 
@@ -322,11 +260,12 @@ def _is_out(gate: _Gate, track: _Track, value: float) -> bool:
 
 def _reason(gate: _Gate, track: _Track, value: float, streak: int) -> str:
     rule, reference = gate.rule, _reference(gate, track)
-    looks = f"{'measurement' if _is_measured(rule) else 'step'}{'' if streak == 1 else 's'}"
+    looks = f"{'measurement' if _is_measured(gate.metric) else 'step'}{'' if streak == 1 else 's'}"
     setting = f"(health.{rule.bound_key} = {gate.bound:g}) for {streak} {looks}"
     if not math.isfinite(value) or reference is None:
         return f"{rule.label} is {value} {setting}"
-    subject = f"{rule.label} {_short(value)}{rule.unit} is"
+    unit = "" if gate.metric.unit in ("", "share") else f" {gate.metric.unit}"
+    subject = f"{rule.label} {_short(value)}{unit} is"
     if rule.kind == "limit":
         return f"{subject} above its bound {setting}"
     if rule.kind == "drop":

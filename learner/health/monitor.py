@@ -24,7 +24,7 @@ class HealthStop(FinalError):
 
 
 class RollBack(Exception):
-    """A gate wants the run to go on from an earlier checkpoint. Not an error."""
+    """A gate asks for a roll-back to an earlier checkpoint. Not an error."""
 
     def __init__(self, step: int, reasons: tuple[str, ...]) -> None:
         super().__init__(f"to step {step}")
@@ -61,7 +61,7 @@ class HealthMonitor:
         return len(self._gates.alarms)
 
     def goes_on_from(self, step: int) -> None:
-        """Forget what was held against later steps."""
+        """Forget what was found against later steps."""
         self._gates.undo_after(step)
 
     def look(self, step: int, metrics: Mapping[str, float], worst_sample: str = "") -> Verdict:
@@ -118,7 +118,7 @@ class HealthMonitor:
 
 
 def newest_good(targets: Sequence[int], verdict: Verdict, judged: int) -> int | None:
-    """The newest checkpoint whose weights no gate has held anything against.
+    """The newest checkpoint whose weights no gate has found anything against.
 
     A step's figures are of the weights before it, and so are those of its samples: gone back to
     these, the run would meet the same figures again. Only if nothing older is left they must do:

@@ -30,7 +30,7 @@ class Accuracy:
 
     @staticmethod
     def of_row(row: Mapping[str, Any]) -> "Accuracy":
-        """A measurement as it stands in metrics.jsonl."""
+        """A measurement as metrics.jsonl has it."""
         full, crop, samples = (
             row[f"evaluation/{name}"] for name in ("full_accuracy", "crop_accuracy", "samples")
         )

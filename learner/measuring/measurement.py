@@ -1,11 +1,4 @@
-"""One measurement that rollout servers make while training goes on.
-
-    main:    order | step | step | is it there? ... | yes: accuracy
-    broker's thread:   order > read answers as they come > judge > drop
-
-Rank 0 has it. Servers that keep a copy of the weights answer beside later ones
-(`is_pinned`); the others have them only until the next push, which then has to wait.
-"""
+"""One measurement that rollout servers make while training goes on."""
 
 import asyncio
 import concurrent.futures
@@ -167,7 +160,7 @@ class Measurement:
 
     @property
     def _is_kept(self) -> bool:
-        """Whether some server has, or will have, the weights."""
+        """Whether a server has the weights, or will have them."""
         return self._is_pinned or not self._is_replaced
 
     async def _order(self, broker: BrokerClient) -> None:

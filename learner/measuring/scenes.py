@@ -1,32 +1,4 @@
-"""What the report shows of a dozen held-out scenes: RUN/scenes.json and RUN/scenes/*.png.
-
-Written before the first step ("after" is null then) and again, whole, after the last, with the
-first answers as they stand in the file. The rollout servers have answered, in a measurement:
-
-    {"scenes": [{
-        "sample_id": str,
-        "question": str,                        without the "<image>" placeholder
-        "reference_answer": str | null,
-        "image": str,                           absolute path of the full image
-        "image_size": [width, height],          pixels
-        "box": [x1, y1, x2, y2] | null,         the evidence in the full image
-        "crop_box": [x1, y1, x2, y2] | null,    the part that the crop view shows; null: ready crop
-        "crop": str,                            absolute path of the crop view, a PNG
-        "before": ANSWERS | null,
-        "after": ANSWERS | null                 null: not measured (yet), or interrupted
-    }, ...]}
-
-    ANSWERS = {
-        "version": int,                         of the student that answered
-        "full": {"text": str, "is_correct": bool | null,
-                 "tokens": [{"text": str, "divergence_nats": float}, ...]},
-        "crop": {"text": str, "is_correct": bool | null}
-    }
-
-`divergence_nats` compares the student on the full image with the teacher on the crop, token by
-token of the student's own greedy answer, with the divergence that is trained on. The last token is
-usually the end-of-turn token. `is_correct` is null where there is no reference answer.
-"""
+"""What the report shows of a dozen held-out scenes: RUN/scenes.json (see `learner.measuring`)."""
 
 import json
 from collections.abc import Sequence

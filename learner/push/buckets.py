@@ -126,7 +126,7 @@ class Snapshot:
 
     @torch.no_grad()
     def _gathered(self, name: str) -> Tensor:
-        """Cast first: what is sent as bfloat16 costs the ranks half the bytes."""
+        """The whole tensor. It is cast first: bfloat16 costs the ranks half the bytes."""
         tensor = self._weights[name]
         return gather(tensor.to(_sent_dtype(name, tensor, self._dtype)))
 

@@ -34,7 +34,7 @@ def cuda_checksums(contents: Mapping[str, Sequence[Tensor]]) -> dict[str, str]:
 def sums_of_tiles(contents: Mapping[str, Sequence[Tensor]]) -> Tensor:
     """The hashes of each tensor's tiles, added up: int64 [N], modulo 2^64, on the device.
 
-    The host is told nothing, and so waits for nothing.
+    Nothing comes to the host, which so waits for nothing.
     """
     return torch.stack([_sum_of_all_tiles(parts) for parts in contents.values()])
 

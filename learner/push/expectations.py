@@ -97,11 +97,7 @@ class Expectations:
         )
 
     def _subject(
-        self,
-        renderer: Renderer,
-        positions: Positions,
-        picture: Image.Image,
-        allowed: np.ndarray,
+        self, renderer: Renderer, positions: Positions, picture: Image.Image, allowed: np.ndarray
     ) -> "_Subject":
         view = probe_view(renderer, positions, picture)
         image = encode_png(renderer.fitted(picture))
@@ -140,8 +136,6 @@ class Expectations:
 
 
 class _Subject(NamedTuple):
-    """What a probe is about."""
-
     view: PromptView
     image: bytes  # encoded as engines are given it
     response: np.ndarray  # int32 [T]

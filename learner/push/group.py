@@ -2,16 +2,7 @@
 
 It neither needs nor touches a default process group. The other side joins as SGLang does: TCP
 rendezvous at the announced address, then a group whose keys carry the group's name as a prefix.
-
-torch's rendezvous and gloo neither authenticate peers nor encrypt: SGLang joins this way alone, so
-it is not ours to change. The group listens at one address only, on loopback unless the run's broker
-has left it (`learner.main` checks it), and off loopback the network itself must be trusted. On
-loopback another user of the machine can knock: a connection that says nothing, or nothing that
-belongs, holds up no push. Whoever speaks torch's protocol can read the store and, in the moment
-when a group is formed, disturb it or take a rank's place. The push then fails within its timeout
-and is made again in a new group, and weights from elsewhere pass neither checksums nor probe; but
-the model's may have been read. Where users of one machine must not, weights.transport = "files"
-with a folder of mode 700 has no port.
+Who can join it is in `learner.push`.
 """
 
 import contextlib

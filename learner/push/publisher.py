@@ -1,14 +1,4 @@
-"""Push weights to every live rollout server, in threads beside the next step.
-
-    main:      | forward, backward k+1 ... | wait for the snapshot | optimizer step | push k+1
-    gatherer:  | bucket 0 | bucket 1 | ...
-    publisher: | members > group > announce | send 0 | send 1 | ...
-
-The main thread waits only if the optimizer is about to change weights that are not copied yet, or
-if the push before is not through. A push that fails is announced again, in a new group, without
-the servers that are gone. Every wait has an end. A server that has not acknowledged a push (it came
-late, restarted or failed inside) is found by `push_again_if_behind`.
-"""
+"""Push weights to every live rollout server, in threads beside the next step."""
 
 import concurrent.futures
 import logging
@@ -54,8 +44,6 @@ class Line(Protocol):
 
 @dataclass
 class _Content:
-    """What is pushed, perhaps several times."""
-
     version: int
     is_measured: bool
     probes: tuple[WeightProbe, ...] = ()
@@ -175,7 +163,7 @@ class Publisher(Pusher):
 
     # ---- the publisher's thread, or the main one while that has nothing to do --------------------
     def _is_anyone_behind(self) -> bool:
-        """Whether a server is new or failed in the last push: it is verified whatever is due."""
+        """Whether a server is new or failed in the last push: such a one is verified at once."""
         self._look()
         return bool(self._roster.behind())
 

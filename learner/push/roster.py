@@ -1,4 +1,4 @@
-"""Which rollout servers a push goes to, by what the broker tells of them.
+"""Which rollout servers a push goes to, by the broker's status of them.
 
 The roster asks nothing, waits for nothing and reads no clock: answers and times are given to it.
 """

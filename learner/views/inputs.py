@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.group import Trajectory
 from common.patching import Patching
 from common.rendering import RenderedPrompt
 
@@ -51,6 +52,7 @@ class PreparedGroup:
     staleness: tuple[int, ...]  # steps, of each trajectory
     contrast: PromptView | None = None  # teacher's view pixelated (token_weights)
     sample_id: str = ""  # for figures that name a sample
+    trajectories: tuple[Trajectory, ...] = ()  # as rollout sent them, for figures
 
     @property
     def num_response_tokens(self) -> int:

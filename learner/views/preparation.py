@@ -122,6 +122,7 @@ class Preparation:
             responses=tuple(t.response_token_ids.astype(np.int64) for t in group.trajectories),
             rollout_logprobs=tuple(t.rollout_logprobs for t in group.trajectories),
             staleness=staleness,
+            trajectories=group.trajectories,
         )
 
     def _staleness(self, version: int, trajectory: Trajectory) -> int:

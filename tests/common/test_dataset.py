@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.dataset import Answers, read_answers, read_samples
+from common.dataset import Answers, read_answers, read_columns, read_samples
 from common.errors import DataError
 from common.types import Box
 
@@ -248,6 +248,18 @@ def test_answers_of_another_type_are_named(tmp_path: Path) -> None:
     path = write(tmp_path, [row(0, answer=3.5), row(1, answer=4.0)])
     with pytest.raises(DataError, match=r"answer is of type double, not text .* Fix: .* text"):
         read_answers(path)
+
+
+def test_columns_that_only_people_use_are_read_by_name(tmp_path: Path) -> None:
+    rows = [row(0, source="web", shard=3), row(1, source=None, shard=4), row(0, source="late")]
+    path = write(tmp_path, rows)
+    found = read_columns(path, ("source", "shard"))
+    assert found == {"source": {"s0": "web"}, "shard": {"s0": "3", "s1": "4"}}
+    assert read_columns(path, ()) == {}
+    with pytest.raises(DataError, match=r"lacks the columns topic; it has .*source.* Fix: add"):
+        read_columns(path, ("topic",))
+    with pytest.raises(DataError, match=r"box is of type list.*, not text or whole numbers"):
+        read_columns(path, ("box",))
 
 
 def test_a_sample_without_an_answer_is_named_with_file_and_mend(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from common.config import WeightsSection
 from common.errors import BrokerUnavailable
+from common.metrics import METRICS, OBSERVED
 from common.types import WeightBucket
 from learner.checkpoint import list_checkpoints
 from learner.feed import Feed
@@ -86,7 +87,14 @@ def measuring_rows(run) -> list[dict]:
 @pytest.mark.parametrize("keeps_copies", [True, False])
 def test_measured_weights_are_answered_whatever_a_server_can_keep(start, keeps_copies):
     """Without a copy the next push waits, and with several servers one copy is enough."""
-    run = start(evaluation={"every_steps": 1}, broker={"max_staleness": 1}, rollout={"servers": 2})
+    run = start(
+        evaluation={"every_steps": 1},
+        broker={"max_staleness": 1},
+        rollout={"servers": 2},
+        checkpoint={"every_steps": 1},
+        health={"warmup_steps": 1},
+        data={"keep_columns": ["answer"]},
+    )
     learner = run.start_learner()
     run.start_rollout(0, Script(keeps_copies=False))
     run.start_rollout(1, Script(keeps_copies=keeps_copies))
@@ -95,6 +103,16 @@ def test_measured_weights_are_answered_whatever_a_server_can_keep(start, keeps_c
     assert [row["evaluation/version"] for row in found] == [0, 1, 2, 3]
     assert [row["evaluation/samples"] for row in found] == [12, 5, 5, 12]
     assert [row["step"] for row in run.steps()] == [1, 2, 3]
+    # Such a run has every figure of a learner: none is declared and never logged. But a best of 0
+    # bounds no accuracy, and this model is never right.
+    logged = {name for row in run.rows() for name in row} - {"step", "time_s"}
+    groups = [json.loads(line) for line in (run.folder / "groups.jsonl").read_text().splitlines()]
+    assert sum(row["learner/trajectories"] for row in groups) == 36
+    for row in groups:  # the rows of the tiny world have their numbers' last digit for an answer
+        assert row["columns"] == {"answer": row["sample_id"][-1]}
+    assert logged | {"health/accuracy_ratio"} == METRICS.keys() - {
+        metric.name for metric in OBSERVED
+    }
 
 
 def test_a_run_that_nobody_measures_goes_on_and_says_so(start):

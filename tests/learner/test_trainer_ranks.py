@@ -43,7 +43,7 @@ def train(ranks: Ranks, text: str) -> tuple[Arrays, Arrays, list[dict[str, float
 
     filler = _filler(renderer, positions, model)
     trainer = Trainer(config, model, teacher, 10, (), ranks, filler)
-    metrics, worst = [], []
+    metrics, worst = [], []  # the second: what names samples
     with open_training_views(config, renderer, positions) as views:
         vocabulary = model.get_output_embeddings().weight.shape[0]
         by_id = {sample.sample_id: sample for sample in samples}
@@ -64,7 +64,7 @@ def train(ranks: Ranks, text: str) -> tuple[Arrays, Arrays, list[dict[str, float
             own = groups[ranks.rank :: ranks.world_size]
             result = trainer.step(preparation.prepare(step, own))
             metrics.append(result.metrics)
-            worst.append(result.worst_sample)
+            worst.append((result.worst_sample, sorted(r["group_id"] for r in result.groups)))
     student = {name: gather(p).float().numpy() for name, p in model.named_parameters()}
     master = {name: gather(t).float().numpy() for name, t in saved_weights(teacher).items()}
     return student, master, metrics, worst
@@ -120,6 +120,7 @@ def test_four_ranks_train_as_one(family: str, tie_head: bool, dataset: Path, tmp
 
 def assert_same_training(alone, on_ranks) -> None:
     student, teacher, metrics, worst = alone
+    assert [len(names) for _, names in worst] == [GROUPS] * STEPS
     for rank_student, rank_teacher, rank_metrics, rank_worst in on_ranks:
         assert rank_worst == worst
         for ours, theirs in ((rank_student, student), (rank_teacher, teacher)):

@@ -1,4 +1,7 @@
-"""The report in a real browser, and its parts."""
+"""The report in a real browser, and its parts.
+
+Holds deploy/showing/column_tables.py.
+"""
 
 import base64
 import json
@@ -94,6 +97,32 @@ def test_answers_that_were_cut_are_told_apart(run_folder: Path) -> None:
     assert "full image, cut        25.0%    0.0%" in told
     assert not any(line.startswith("crop, cut") for line in told)
     assert "cut" not in outcome_text(SUMMARY)
+
+
+def test_figures_are_told_by_the_values_of_kept_columns(run_folder: Path) -> None:
+    assert "By source" not in write_report(run_folder).read_text()
+    rows = [
+        trained(1, "<web>", tokens=10, entropy=1.0),
+        trained(1, "<web>", tokens=30, entropy=2.0),
+        trained(2, "<web>", tokens=10, entropy=0.5),
+        trained(2, None, tokens=10, entropy=0.25),
+    ]
+    (run_folder / "groups.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = write_report(run_folder).read_text()
+    assert "<h2>By source</h2>" in text and "learner/entropy_nats (nats)" in text
+    web, empty = text.split("<tbody>")[1].split("</tr>")[:2]
+    assert "&lt;web&gt;</th><td>3</td>" in web and "<td>1.75 → 0.5</td>" in web
+    assert "(empty)</th><td>1</td>" in empty and "<td>\N{EN DASH} → 0.25</td>" in empty
+
+
+def trained(step: int, source: str | None, tokens: int, entropy: float) -> dict[str, object]:
+    return {
+        "step": step,
+        "columns": {"source": source},
+        "learner/trajectories": 2,
+        "learner/tokens": tokens,
+        "learner/entropy_nats": entropy,
+    }
 
 
 def test_a_line_that_is_half_written_is_left_out(run_folder: Path) -> None:

@@ -11,6 +11,8 @@ from common import full_disk
 from learner.figures.metrics import MetricsLog
 from tests.small_disk import small_disk
 
+LOSS, GRAD_NORM, RATIO = "learner/loss_nats", "learner/grad_norm", "learner/ratio_max"
+
 
 def write_rows(folder: Path) -> Path:
     """A measurement, four steps, and half a row, as a killed learner leaves them."""
@@ -38,10 +40,10 @@ def test_a_new_log_is_empty(tmp_path: Path) -> None:
 
 def test_values_that_are_not_finite_are_null(tmp_path: Path) -> None:
     metrics = MetricsLog(tmp_path)
-    metrics.write(1, 0.25, {"a": float("nan"), "b": float("inf"), "c": 2.0})
+    metrics.write(1, 0.25, {GRAD_NORM: float("nan"), RATIO: float("inf"), LOSS: 2.0})
     metrics.close()
     row = json.loads((tmp_path / "metrics.jsonl").read_text())
-    assert row == {"step": 1, "time_s": 0.25, "a": None, "b": None, "c": 2.0}
+    assert row == {"step": 1, "time_s": 0.25, GRAD_NORM: None, RATIO: None, LOSS: 2.0}
 
 
 @pytest.mark.parametrize(("step", "time_s"), [(0, 1.5), (2, 3.5), (4, 5.5)])
@@ -76,7 +78,9 @@ def test_on_a_full_disk_it_waits_and_loses_nothing(
         figures = {"learner/loss_nats": 0.5, "learner/grad_norm": float("nan")}
         metrics.write(1, 1.0, figures)
         disk.fill()
-        metrics.write(2, 1.0, figures, sample="x" * 8192)  # more than is left of its block
+        metrics.write(
+            2, 1.0, figures, mismatch_worst_sample="x" * 8192
+        )  # more than is left of its block
         metrics.write(3, 1.0, figures)
         metrics.close()
         assert looks == 3
@@ -103,6 +107,33 @@ def test_tensorboard_reads_its_file_and_forgets_undone_steps(tmp_path: Path) -> 
     seen.Reload()
     curve = [(point.step, point.value) for point in seen.Scalars("learner/loss_nats")]
     assert curve == [(1, 0.5), (2, 0.25), (3, 7.0)]
+
+
+def group_row(sample_id: str, mismatch: float) -> dict[str, object]:
+    return {"sample_id": sample_id, "learner/mismatch_kl_nats": mismatch}
+
+
+def test_groups_are_logged_with_the_columns_that_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "groups.jsonl"
+    log = MetricsLog(tmp_path, columns={"source": {"a": "web"}})
+    for step in (1, 2, 3):
+        log.write_groups(step, [group_row("a", 0.5), group_row("b", float("nan"))])
+    log.close()
+    first, second, *_ = map(json.loads, path.read_text().splitlines())
+    assert first == {"step": 1, "columns": {"source": "web"}} | group_row("a", 0.5)
+    assert second["columns"] == {"source": None} and second["learner/mismatch_kl_nats"] is None
+    log = MetricsLog(tmp_path, step=1)  # goes on, with no column any more
+    log.write_groups(2, [group_row("a", 0.25)])
+    log.close()
+    assert steps_of(path) == [1, 1, 2]
+    assert json.loads(path.read_text().splitlines()[-1])["columns"] == {}
+
+
+def test_without_kept_columns_groups_are_not_logged(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    log.write_groups(1, [group_row("a", 0.5)])
+    log.close()
+    assert not (tmp_path / "groups.jsonl").exists()
 
 
 def points(folder: Path) -> list[tuple[int, str, float]]:

@@ -10,7 +10,7 @@ import torch
 from common.group import Group
 from common.pictures import encode_png
 from common.rendering import Renderer
-from learner.figures.step_figures import StepFigures, WorstSample
+from learner.figures.step_figures import StepFigures, WorstSample, worst_sample
 from learner.objective.loss import TokenFigures
 from learner.ranks import Ranks
 from learner.views.inputs import PreparedBatch, PreparedGroup
@@ -45,12 +45,16 @@ def test_the_sample_that_differs_most_is_named() -> None:
     figures.add(torch.zeros(()), tokens(rollout + torch.tensor([0, 0.1, 0, 0.5])), rollout,
                 [first, second])  # fmt: skip
     figures.add(torch.zeros(()), tokens(rollout + torch.tensor([0, 0, 0.6, 0])), rollout, [third])
-    worst = figures.worst_sample(ALONE)
+    worst = worst_sample(figures.of_groups(ALONE))
     assert worst.sample_id == "b"
     assert worst.mismatch_kl == pytest.approx(np.exp(0.5) - 1.5, rel=1e-5)
     of_a, of_c = (np.exp(0.1) - 1.1) / 3, (np.exp(0.6) - 1.6) / 4
     assert worst.of_others == pytest.approx((of_a + of_c) / 2, rel=1e-4)
     assert worst.outlier_kl == 0
+    rows = figures.of_groups(ALONE)
+    assert [row["sample_id"] for row in rows] == ["a", "b", "c"]
+    assert [row["learner/response_tokens_mean"] for row in rows] == [1.5, 1, 4]
+    assert rows[0]["learner/mismatch_kl_nats"] == pytest.approx(of_a, rel=1e-4)
     metrics = figures.metrics(PreparedBatch(1, (first, second, third)), ALONE)
     assert metrics["learner/logprob_difference_max_nats"] == pytest.approx(0.6, rel=1e-5)
     assert metrics["learner/logprob_difference_mean_nats"] == pytest.approx(1.2 / 8, rel=1e-5)
@@ -67,11 +71,11 @@ def test_a_sample_without_a_number_is_the_worst() -> None:
     rollout = torch.tensor([-1.0, -1.0])
     student = torch.tensor([-1.0, float("nan")])
     figures.add(torch.zeros(()), tokens(student), rollout, [group("a", 1), group("b", 1)])
-    assert figures.worst_sample(ALONE) == WorstSample(float("inf"), "b", 0.0)
+    assert worst_sample(figures.of_groups(ALONE)) == WorstSample(float("inf"), "b", 0.0)
 
 
 def test_a_step_without_tokens_names_nothing() -> None:
-    assert StepFigures(None, CPU).worst_sample(ALONE) == WorstSample(0.0, "", 0.0)
+    assert worst_sample(StepFigures(None, CPU).of_groups(ALONE)) == WorstSample(0.0, "", 0.0)
 
 
 def test_a_sample_of_which_the_engine_saw_another_picture_stands_out(world) -> None:
