@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     from common.config.tree import RunConfig
 
 
+DivergenceName = Literal["jsd", "forward_kl", "reverse_kl", "sampled_reverse_kl"]
+
+
 class ObjectiveSection(Section):
-    divergence: Literal["jsd", "forward_kl", "reverse_kl", "sampled_reverse_kl"] = Field(
+    divergence: DivergenceName = Field(
         "jsd",
         description="forward_kl = KL(teacher|student), reverse_kl = KL(student|teacher); "
         "sampled_reverse_kl estimates the latter at the sampled token alone.",

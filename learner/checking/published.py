@@ -21,7 +21,7 @@ from learner.micro_batches import fill_bins
 from learner.model.packing import pack
 from learner.model.student import response_hidden_states
 from learner.model.teacher import Teacher
-from learner.objective.divergence import bucket_logprobs, divergence
+from learner.objective.divergence import DIVERGENCES, bucket_logprobs
 from learner.trainer import DTYPES, Trainer
 from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
 
@@ -56,7 +56,8 @@ class PublishedTrainer(Trainer):
             )
             teacher_lse_L1 = teacher_LV.logsumexp(-1, keepdim=True)
         config = self._run.objective
-        assert config.top_k is not None and config.divergence != "sampled_reverse_kl"
+        divergence = DIVERGENCES[config.divergence]
+        assert config.top_k is not None and not divergence.is_sampled
         student_lse_L1 = student_LV.logsumexp(-1, keepdim=True)
         top = student_LV.topk(config.top_k, dim=-1)
         top_ids_NK = top.indices[predicting_N]
@@ -65,11 +66,10 @@ class PublishedTrainer(Trainer):
             teacher_LV[predicting_of_teacher_N].gather(1, top_ids_NK)
             - teacher_lse_L1[predicting_of_teacher_N]
         )
-        divergence_N = divergence(
+        divergence_N = divergence.value(
             bucket_logprobs(student_NK, config.tail),
             bucket_logprobs(teacher_NK, config.tail),
-            config.divergence,
-            config.jsd_teacher_weight,
+            config,
         )
         lengths = torch.tensor([len(group.responses[n]) for group, n in sequences])
         shares_N = torch.repeat_interleave(1 / (lengths.float() * num_sequences), lengths)

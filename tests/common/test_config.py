@@ -2,12 +2,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config import ModelSection, RunConfig
+from common.config.objective import DivergenceName
 from common.config_cli import RENAMED, build, dump_toml, help_text, load
 from common.errors import ConfigError
 from tests.common.config_keys import FILE, key_list
@@ -32,7 +34,7 @@ valid_changes = st.fixed_dictionaries(
         "learner": st.fixed_dictionaries({"max_steps": st.none() | st.integers(1, 10**6)}),
         "objective": st.fixed_dictionaries(
             {
-                "divergence": st.sampled_from(["jsd", "forward_kl", "reverse_kl"]),
+                "divergence": st.sampled_from(get_args(DivergenceName)),
                 "importance_clip": st.none() | st.floats(0.1, 10),
             }
         ),
