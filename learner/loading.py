@@ -54,7 +54,7 @@ def load_models(config: RunConfig, ranks: Ranks, step: int) -> tuple[Any, Teache
     path = None if is_awaited else config.model.path
     _shard_and_fill(model, path, config, ranks)
     if teacher.model is not model:
-        path = config.teacher.path if config.teacher.policy == "fixed" else None
+        path = config.teacher.path if config.teacher.traits.weights == "model" else None
         _shard_and_fill(teacher.model, path, config, ranks, "teacher.path")
     teacher.reshard()
     return model, teacher

@@ -24,10 +24,11 @@
 Invariant: a packed row gives what transformers' own forward gives for each sequence alone, and so
 does every gradient (float32, 1e-5: tests/learner/model/test_packing.py).
 
-How to add a teacher policy: its name in `common.config.TeacherSection.policy`; in `teacher` which
-weights the forward pass uses and what happens after an optimizer step, with a line in the table on
-top of it; whether it needs a float32 average or a copy in `deploy.planning.memory`.
-tests/learner/model/test_teacher.py holds each policy to its table.
+How to add a teacher policy: its name in `common.config.objective.TeacherPolicyName`, and what it is
+in `TEACHER_POLICIES` beside it: help, learner, checkpoints and planner go by that. What it does
+after an optimizer step, if no other policy does it, is a case of `Teacher.update`; an option is a
+key of `TeacherSection`. deploy/README.md names it. tests/learner/model/test_teacher.py holds every
+policy to what it declares, tests/deploy/planning/test_memory.py the planner.
 
 How to add a model family: `common.families` says it.
 """
