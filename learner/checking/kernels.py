@@ -27,7 +27,8 @@ from learner.model.layout import plan_layout
 from learner.model.tree_attention import tree_attention
 from learner.objective.divergence import DIVERGENCES, bucket_logprobs
 from learner.objective.head import HeadInputs
-from learner.objective.loss import ResponseTokens, SamplingLaw, objective
+from learner.objective.loss import objective
+from learner.objective.tokens import ResponseTokens, SamplingLaw
 from learner.push.cuda_checksum import cuda_checksums
 
 _TOP_K = 100

@@ -10,13 +10,13 @@ flash-attention's varlen kernels. Optimizer and teacher are the learner's own.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from common.config import RunConfig
+from common.image_text_model import ImageTextModel
 from learner.micro_batches import fill_bins
 from learner.model.packing import pack
 from learner.model.student import response_hidden_states
@@ -29,7 +29,7 @@ from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
 class PublishedTrainer(Trainer):
     """Takes the same batches; `step` is the published one."""
 
-    def __init__(self, config: RunConfig, model: Any, total_steps: int) -> None:
+    def __init__(self, config: RunConfig, model: ImageTextModel, total_steps: int) -> None:
         teacher = Teacher(model, config.teacher, DTYPES[config.model.dtype])
         super().__init__(config, model, teacher, total_steps)
         self._run = config
@@ -76,7 +76,7 @@ class PublishedTrainer(Trainer):
         return (shares_N.to(divergence_N.device) * divergence_N).sum()
 
     def _logits(
-        self, model: Any, sequences: Sequence[tuple[PreparedGroup, int]], side: str
+        self, model: ImageTextModel, sequences: Sequence[tuple[PreparedGroup, int]], side: str
     ) -> tuple[Tensor, Tensor]:
         """float32 [L, V] of every position of the packed row, and where responses are predicted."""
         prompts: list[PromptView] = [getattr(group, side) for group, _ in sequences]

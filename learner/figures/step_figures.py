@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from learner.objective.loss import LOG_RATIO_LIMIT, TokenFigures
+from learner.objective.tokens import LOG_RATIO_LIMIT, TokenFigures
 from learner.ranks import Ranks
 from learner.views.inputs import PreparedBatch, PreparedGroup
 

@@ -53,9 +53,6 @@ class Batch:
         taken = taken.view(*self.index_SM.shape, *row_L.shape[1:])
         return taken * self.is_token_SM.view(*self.index_SM.shape, *[1] * (row_L.ndim - 1))
 
-    def to(self, device: torch.device) -> "Batch":
-        return on_device(self, device)
-
 
 @dataclass(frozen=True, eq=False)  # known by identity: what a kernel plans by it can be kept
 class Sequences:
@@ -69,10 +66,6 @@ class Sequences:
     starts_on_host: Tensor  # the same on the CPU: kernels plan by them without a synchronisation
     longest: int  # tokens
     chunks_N: Tensor  # int32 [N, 2]: of each chunk, its sequence, and its number in the sequence
-
-    def to(self, device: torch.device) -> "Sequences":
-        """All but `starts_on_host`."""
-        return on_device(self, device)
 
 
 @dataclass(frozen=True)
@@ -106,6 +99,7 @@ class Layout:
         return torch.cat([roots, branches]).index_select(0, self.place_in_flat_L)
 
     def to(self, device: torch.device) -> "Layout":
+        """All but what is on the host for good."""
         return on_device(self, device)
 
 

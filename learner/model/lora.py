@@ -106,11 +106,6 @@ def iterate_merged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield name, merged_weight(model, name)
 
 
-def merged_weights(model: nn.Module) -> dict[str, Tensor]:
-    """All of `iterate_merged` at once: the size of the model again where it is adapted."""
-    return dict(iterate_merged(model))
-
-
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     """The adapters alone, by their state_dict names, detached: what a resumed run needs."""
     return {

@@ -37,7 +37,7 @@ from torch.nn import functional
 
 from common.errors import ConfigError
 from common.families import TITLES
-from common.image_text_model import ImageTextModel
+from common.image_text_model import ImageTextBase, ImageTextModel
 from common.weight_dtypes import is_computed_in_float32
 
 _NORM_FLOOR = 1e-6  # as in torch.nn.utils.clip_grad_norm_
@@ -253,7 +253,7 @@ def _kept_in_float32(model: nn.Module) -> dict[nn.Module, set[nn.Parameter]]:
     return found
 
 
-def _parts(root: Any, embedding: nn.Module) -> list[nn.Module]:
+def _parts(root: ImageTextBase, embedding: nn.Module) -> list[nn.Module]:
     """The modules that are gathered at once, each before one that contains it."""
     text = getattr(root, "language_model", None)
     tower = getattr(root, "visual", None)

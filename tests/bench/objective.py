@@ -253,7 +253,9 @@ def ours_over(work: Problem, top_k: int | None) -> "Tensor":
     import torch
 
     from common.config import ObjectiveSection
-    from learner.objective.loss import HeadInputs, ResponseTokens, SamplingLaw, objective
+    from learner.objective.head import HeadInputs
+    from learner.objective.loss import objective
+    from learner.objective.tokens import ResponseTokens, SamplingLaw
 
     tokens, device = len(work.token_ids_T), work.token_ids_T.device
     result = objective(

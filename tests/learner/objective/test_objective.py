@@ -15,19 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from common.config import ObjectiveSection
 from learner.objective import head as head_module
 from learner.objective.divergence import DIVERGENCES, TAIL_CEILING
-from learner.objective.loss import (
-    HeadInputs,
-    MixedHeads,
-    ResponseTokens,
-    SamplingLaw,
-    full_weight,
-    head_of,
-    importance_weights,
-    objective,
-    sampled_logprobs,
-    token_shares,
-)
+from learner.objective.head import HeadInputs, MixedHeads, full_weight, head_of
+from learner.objective.loss import objective, sampled_logprobs
 from learner.objective.plan import plan_chunks
+from learner.objective.tokens import ResponseTokens, SamplingLaw, importance_weights, token_shares
 from learner.objective.top_k import top_k_ids
 
 OVER_BUCKETS = [name for name, divergence in DIVERGENCES.items() if not divergence.is_sampled]
