@@ -97,7 +97,7 @@ class StudentSection(Section):
 class TeacherPolicy:
     """What a policy is, for all that depends on it: learner, checkpoints, planner and help."""
 
-    meaning: str
+    meaning: str  # its weights, in words
     weights: Literal["copy", "student", "model"]  # a copy of the start, the student, another model
     after_step: Literal["nothing", "average", "copy"]  # how they follow the student
     has_float32: bool  # beside a copy in bfloat16, which would round its moves away

@@ -66,11 +66,8 @@ class PublishedTrainer(Trainer):
             teacher_LV[predicting_of_teacher_N].gather(1, top_ids_NK)
             - teacher_lse_L1[predicting_of_teacher_N]
         )
-        divergence_N = divergence.value(
-            bucket_logprobs(student_NK, config.tail),
-            bucket_logprobs(teacher_NK, config.tail),
-            config,
-        )
+        student_NB, teacher_NB = (bucket_logprobs(x, config.tail) for x in (student_NK, teacher_NK))
+        divergence_N = divergence.value(student_NB, teacher_NB, config)
         lengths = torch.tensor([len(group.responses[n]) for group, n in sequences])
         shares_N = torch.repeat_interleave(1 / (lengths.float() * num_sequences), lengths)
         return (shares_N.to(divergence_N.device) * divergence_N).sum()

@@ -2,7 +2,7 @@
 
     prompt [image, question] --+--> response 1        A group is a tree in one packed row: the root
                                +--> response 2        is computed once, forward and backward, and
-                               '--> response n        each branch goes on from its end.
+                               '--> response n        each branch continues from its end.
 
     student             loads it, and runs it up to the hidden states that predict responses
     teacher             which weights score the student's tokens, and how they follow the student
@@ -19,7 +19,7 @@
     frozen              weights that are not trained, held once for two models
     sharding            FSDP2 over ranks
     held                offloaded models stay on the GPU from first to last micro-batch
-    transfer            from the host to a device without a wait
+    transfer            copies from the host to a device that the host does not wait for
 
 Invariant: a packed row gives what transformers' own forward gives for each sequence alone, and so
 does every gradient (float32, 1e-5: tests/learner/model/test_packing.py).

@@ -3,10 +3,10 @@
     tokens     p0 p1 p2 p3 | a1 a2 | b1 b2 b3 || q0 q1 | c1 ...
     segment    root 0      | its branches     || root 1 | its branch
 
-A *root* is a prompt (or, without sharing, a prompt with its response); *branches* go on where their
-root ends. A tree is one root with its branches. Nothing else in a row sees each other, and nothing
-is padded, but for the kernels that want a batch: `Batch` is the index of one. Kernels of ragged
-tensors take `Sequences`: roots one after the other, and branches likewise.
+A *root* is a prompt (or, without sharing, a prompt with its response); *branches* continue where
+their root ends. A tree is one root with its branches. Nothing else in a row sees each other, and
+nothing is padded, but for the kernels that want a batch: `Batch` is the index of one. Kernels of
+ragged tensors take `Sequences`: roots one after the other, and branches likewise.
 Axes: L tokens of the row, S segments, M tokens of the longest segment, T tokens of some segments
 one after the other.
 """
@@ -29,7 +29,7 @@ class Tree:
 
     start: int
     root: int  # tokens
-    branches: tuple[int, ...] = ()  # tokens of each; none of them is 0
+    branches: tuple[int, ...] = ()  # tokens of each branch, at least 1
 
     @property
     def branches_start(self) -> int:
@@ -63,7 +63,7 @@ class Sequences:
 
     tokens_T: Tensor  # int64: place in the row
     starts_S: Tensor  # int32 [S + 1]: where each sequence starts in T, then T itself
-    starts_on_host: Tensor  # the same on the CPU: kernels plan by them without a synchronisation
+    starts_on_host: Tensor  # starts_S on the CPU: kernels plan by them without a synchronisation
     longest: int  # tokens
     chunks_N: Tensor  # int32 [N, 2]: of each chunk, its sequence, and its number in the sequence
 

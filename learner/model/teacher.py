@@ -41,7 +41,7 @@ class Teacher:
     Args:
         student: its parameters are the teacher's start; those that train are float32.
         dtype: of the forward pass, float32 or bfloat16.
-        step: that training goes on from. After step 0 the student is no longer the teacher's
+        step: from which training continues. After step 0 the student is no longer the teacher's
             start, so `load_by` must come before the first `update`.
         will_shard: make no float32 master of the whole model, `reshard` makes that of a shard.
 
@@ -62,15 +62,13 @@ class Teacher:
         self._config = config
         self._step = step
         self._traits = config.traits
-        copies = self._traits.weights == "copy"
-        self._shared = shareable(student, dtype) if copies else frozenset()
+        self._is_saved = self._traits.weights == "copy"
+        self._shared = shareable(student, dtype) if self._is_saved else frozenset()
         self._same = self._shared  # of those, the ones that are one memory with the student's
         self._copy = _start(student, config, dtype, self._shared)
-        self._is_saved = copies
-        self._needs_load = copies and step > 0
-        self._moving: list[str] = []
-        if self._traits.has_float32:
-            self._moving = [n for n, p in student.named_parameters() if p.requires_grad]
+        self._needs_load = self._is_saved and step > 0
+        trained = [name for name, p in student.named_parameters() if p.requires_grad]
+        self._moving = trained if self._traits.has_float32 else []
         self._has_master = bool(self._moving) and dtype != torch.float32
         self._needs_reshard = will_shard and self._copy is not None
         self._master: dict[str, Tensor] = {}
@@ -126,7 +124,7 @@ class Teacher:
     ) -> None:
         """Take over what `kept` was in the trainer that saved it, bit for bit.
 
-        The student comes first: what is shared with it, but in memory of its own, is copied.
+        The student comes first: what is shared with it, but in other memory, is copied.
 
         Args:
             put: fills one of `kept`, sharded or not, with the weight of this name.
@@ -214,7 +212,7 @@ def _start(
 def _frozen_copy(
     model: ImageTextModel, dtype: torch.dtype, shared: frozenset[str]
 ) -> ImageTextModel:
-    """Parameters in `dtype`, ties kept. Buffers keep theirs: rotary frequencies need float32."""
+    """A copy with parameters in `dtype`, ties kept. Buffers keep their dtype (rotary: float32)."""
 
     def copied(name: str, parameter: nn.Parameter) -> nn.Parameter:
         if name in shared:
@@ -222,7 +220,7 @@ def _frozen_copy(
         copy_in_dtype = as_computed(name, parameter, dtype, is_copy=True)
         return nn.Parameter(copy_in_dtype, requires_grad=False)
 
-    # Told of the parameters, deepcopy makes no second model in float32 on the way.
+    # Given the parameters, deepcopy makes no second model in float32 on the way.
     parameters = {id(p): copied(name, p) for name, p in model.named_parameters()}
     return copy.deepcopy(model, parameters).eval()
 

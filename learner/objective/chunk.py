@@ -28,7 +28,7 @@ from learner.objective.top_k import top_k_ids
 
 @dataclass(frozen=True)
 class Task:
-    """What all chunks have in common; both sides are constants."""
+    """What all chunks of a loss have in common. Student and teacher are constants."""
 
     student: HeadInputs
     teacher: MixedHeads
@@ -41,6 +41,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Comparison:
+    """How far student and teacher are apart in each row, [T], and by what it moves, [T, K]."""
+
     divergence_T: Tensor
     teacher_logprob_T: Tensor  # of the sampled token
     slopes_TK: Tensor  # d divergence / d student's log-probabilities at the compared ids
@@ -51,7 +53,7 @@ def evaluate_chunk(
 ) -> tuple[TokenFigures, Tensor | None]:
     """The figures of some rows and d loss / d (hidden @ weight.T + bias), [T, V], if wanted.
 
-    The latter lies in the task's buffer, until the next chunk.
+    The derivative is in the task's buffer until the next chunk.
     """
     temperature = task.law.temperature
     logits_TV = task.buffer[: rows.stop - rows.start]
@@ -118,7 +120,7 @@ def _compare_at(
 def _compare_all(
     task: Task, rows: slice, logits_TV: Tensor, normaliser: Normaliser, sampled_T1: Tensor
 ) -> Comparison:
-    """Every token is a bucket. The teacher's logits make room for the slopes, group by group."""
+    """Compare whole rows. The slopes overwrite the teacher's logits, group by group."""
     divergence, group = DIVERGENCES[task.config.divergence], task.plan.group
     teacher_TV = torch.empty_like(logits_TV)
     write_logits(task.teacher, rows, task.law.temperature, task.plan.width, teacher_TV)
@@ -137,7 +139,7 @@ def _compare_all(
 def _become_gradient(
     exp_TV: Tensor, normaliser: Normaliser, slopes_TK: Tensor, ids_TK: Tensor | None, task: Task
 ) -> None:
-    """Overwrites exp(logits - peak) by the derivative by the head's output, unscaled, uncapped.
+    """Overwrite exp(logits - peak) with the derivative by the head's output, unscaled, uncapped.
 
     Args:
         slopes_TK: d loss / d student's log-probabilities at the compared ids.

@@ -31,7 +31,7 @@ class Divergence:
 
     value: _Function  # D, [T], nats (equation 4)
     slopes: _Function  # dD / d student, [T, B], finite also where probabilities underflow
-    is_sampled: bool = False  # of the sampled token alone, which is then the only column
+    is_sampled: bool = False  # estimates by the sampled token, which is then the only column
 
     def compare(
         self, student_TK: Tensor, teacher_TK: Tensor, config: ObjectiveSection
@@ -81,7 +81,7 @@ def bucket_slopes(logprobs_TK: Tensor, slopes_TB: Tensor, tail: bool) -> Tensor:
     kept_T1 = torch.logsumexp(logprobs_TK, dim=-1, keepdim=True)
     if not tail:
         return slopes_TB - (logprobs_TK - kept_T1).exp() * slopes_TB.sum(dim=-1, keepdim=True)
-    # The tail holds 1 - kept, so that its log moves by - d(kept) / tail; at the floor not at all.
+    # The tail holds 1 - kept: its log moves by - d(kept) / tail, and at the floor not at all.
     tail_T1 = -torch.expm1(kept_T1.clamp(max=TAIL_CEILING))
     per_mass_T1 = torch.where(kept_T1 > TAIL_CEILING, 0, slopes_TB[:, -1:] / tail_T1)
     return slopes_TB[:, :-1] - logprobs_TK.exp() * per_mass_T1

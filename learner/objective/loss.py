@@ -51,7 +51,7 @@ def objective(
         student: float32, float64 or bfloat16 hidden states [T, D]; weight [V, D].
         teacher: the same T rows and the same V; D may differ.
         responses: all [T].
-        chunk_elements: logits of one model that may exist at a time; None: as suits the device.
+        chunk_elements: logits of one model that may exist at a time; None suits them to the device.
 
     Returns:
         A float32 loss (float64 where hidden states are).
@@ -101,7 +101,7 @@ def sampled_logprobs(
 
 
 class _WithGradients(torch.autograd.Function):
-    """A scalar whose gradients are known already."""
+    """A scalar whose gradients are known before its backward pass."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: Gradients, *inputs: Tensor | None) -> Tensor:
