@@ -47,3 +47,4 @@ class ImageTextModel(nn.Module):
     get_output_embeddings: Callable[[], nn.Linear]  # [L, D] -> [L, vocabulary]
     set_attn_implementation: Callable[[dict[str, str]], None]
     gradient_checkpointing_enable: Callable[[dict[str, Any]], None]
+    save_pretrained: Callable[..., None]

@@ -71,7 +71,7 @@ def local_model(
 
 def _with_models(config: RunConfig, is_local: bool, has_weights: bool = True) -> RunConfig:
     uses = {"model": Use(weights=has_weights)}
-    if config.teacher.policy == "fixed" and has_weights:
+    if config.teacher.traits.weights == "model" and has_weights:
         uses["teacher"] = Use(prompts=False)  # it gets the student's
     changes: dict[str, Any] = {}
     for section, use in uses.items():

@@ -156,7 +156,7 @@ def _without_memory(model_class: Any, config: Any) -> Any:
     return model
 
 
-def _shapes_by_name(model: Any) -> dict[str, list[int]]:
+def _shapes_by_name(model: torch.nn.Module) -> dict[str, list[int]]:
     """Shapes of what files hold: a tied tensor is in them once, under its first name."""
     tensors = model.state_dict(keep_vars=True)
     firsts = {id(tensor): name for name, tensor in reversed(tensors.items())}

@@ -5,13 +5,13 @@ import gc
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from common.config import RunConfig
 from common.dataset import read_columns
+from common.image_text_model import ImageTextModel
 from common.kernels import Kernels
 from common.rendering import Renderer
 from common.training_data import foreseen_source
@@ -39,6 +39,7 @@ from learner.start_check import start_check
 from learner.trainer import Trainer
 from learner.views.inputs import PreparedGroup
 from learner.views.preparation import Preparation
+from learner.views.prompts import PromptPositions
 from learner.views.training import open_training_views, render_processes
 from learner.views.upcoming import UpcomingSamples
 
@@ -198,7 +199,7 @@ def _enter_in_turn(stack: ExitStack, feed: Feed, ranks: Ranks) -> None:
 
 
 def _publisher(
-    config: RunConfig, ranks: Ranks, feed: Feed, model: Any, checks: Expectations
+    config: RunConfig, ranks: Ranks, feed: Feed, model: ImageTextModel, checks: Expectations
 ) -> Pusher:
     snapshot = snapshot_of(config.weights, PushedWeights(model), ranks)
     if not ranks.writes:
@@ -221,7 +222,7 @@ def _publisher(
     )
 
 
-def _filler(renderer: Renderer, positions: Any, model: Any) -> PreparedGroup:
+def _filler(renderer: Renderer, positions: PromptPositions, model: ImageTextModel) -> PreparedGroup:
     """A group that no step counts: a small picture and a response of one token."""
     view = probe_view(renderer, positions, drawing())
     vocabulary = model.get_output_embeddings().weight.shape[0]

@@ -166,8 +166,8 @@ def _check_paths(checkpoint: Path, out: Path) -> None:
 def _check_teacher(checkpoint: Path) -> None:
     if not (checkpoint / STATE).exists() or not (checkpoint / TEACHER).is_file():
         raise ConfigError(
-            f"{checkpoint / TEACHER}: there is no teacher (teacher.policy current and fixed "
-            "keep none). Fix: --model student"
+            f"{checkpoint / TEACHER}: there is no teacher (where teacher.policy is no copy "
+            "of the student, none is kept). Fix: --model student"
         )
 
 

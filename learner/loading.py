@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from common.config import RunConfig
 from common.errors import ConfigError
+from common.image_text_model import ImageTextModel
 from common.model_files import weight_files
 from common.model_loading import check_finite
 from learner.checkpoint.names import names_in_files
@@ -22,10 +22,11 @@ from learner.model.teacher import Teacher
 from learner.ranks import Ranks
 from learner.trainer import DTYPES
 
+_KEY = "model.path"
 _META = torch.device("meta")
 
 
-def load_models(config: RunConfig, ranks: Ranks, step: int) -> tuple[Any, Teacher]:
+def load_models(config: RunConfig, ranks: Ranks, step: int) -> tuple[ImageTextModel, Teacher]:
     """Student and teacher; every rank calls it.
 
     Args:
@@ -45,13 +46,13 @@ def load_models(config: RunConfig, ranks: Ranks, step: int) -> tuple[Any, Teache
     path = None if is_awaited else config.model.path
     _shard_and_fill(model, path, config, ranks)
     if teacher.model is not model:
-        path = config.teacher.path if config.teacher.policy == "fixed" else None
+        path = config.teacher.path if config.teacher.traits.weights == "model" else None
         _shard_and_fill(teacher.model, path, config, ranks, "teacher.path")
     teacher.reshard()
     return model, teacher
 
 
-def _student(config: RunConfig, device: torch.device) -> Any:
+def _student(config: RunConfig, device: torch.device) -> ImageTextModel:
     section = config.model
     model = load_student(section, device)
     if section.lora_rank:
@@ -61,7 +62,7 @@ def _student(config: RunConfig, device: torch.device) -> Any:
 
 
 def _shard_and_fill(
-    model: Any, path: str | None, config: RunConfig, ranks: Ranks, key: str = "model.path"
+    model: ImageTextModel, path: str | None, config: RunConfig, ranks: Ranks, key: str = _KEY
 ) -> None:
     """Give each rank memory for its shards, and fill them from the files of a folder.
 

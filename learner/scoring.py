@@ -7,13 +7,13 @@ Axes: N response tokens of a group, D hidden size.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.config import RunConfig
+from common.image_text_model import ImageTextModel
 from learner.figures.stopwatch import Stopwatch
 from learner.micro_batches import micro_batches
 from learner.model.packing import pack
@@ -86,12 +86,12 @@ class Scorer:
             for number, (weight, model) in enumerate(self._teacher.models)
         )
 
-    def _joined(self, parts: Sequence[Tensor], model: Any) -> Tensor:
+    def _joined(self, parts: Sequence[Tensor], model: ImageTextModel) -> Tensor:
         if parts:
             return torch.cat(list(parts))
         return self._zeros(0, model)
 
-    def _zeros(self, rows: int, model: Any) -> Tensor:
+    def _zeros(self, rows: int, model: ImageTextModel) -> Tensor:
         width = model.config.get_text_config().hidden_size
         return torch.zeros(rows, width, dtype=self._dtype, device=self._device)
 

@@ -6,12 +6,12 @@ The trainer knows no broker: prepared batches come in, new weights and figures g
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from common.config import RunConfig
+from common.image_text_model import ImageTextModel
 from learner.figures.step_figures import Row, StepFigures, counts_of_step, worst_sample
 from learner.figures.stopwatch import Stopwatch
 from learner.micro_batches import micro_batches, named_if_too_large
@@ -21,13 +21,8 @@ from learner.model.student import response_hidden_states
 from learner.model.teacher import Teacher
 from learner.model.transfer import sent
 from learner.objective.head import head_of
-from learner.objective.loss import (
-    ObjectiveResult,
-    ResponseTokens,
-    SamplingLaw,
-    objective,
-    token_shares,
-)
+from learner.objective.loss import ObjectiveResult, objective
+from learner.objective.tokens import ResponseTokens, SamplingLaw, token_shares
 from learner.optim import Optimizer
 from learner.ranks import Ranks
 from learner.scoring import Score, Scorer, multipliers_of
@@ -79,7 +74,7 @@ class Trainer:
     def __init__(
         self,
         config: RunConfig,
-        model: Any,
+        model: ImageTextModel,
         teacher: Teacher,
         total_steps: int,
         banned_token_ids: Sequence[int] = (),

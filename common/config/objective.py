@@ -1,5 +1,6 @@
 """Sections of what is learned: the objective, and what student and teacher are shown."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
@@ -10,8 +11,12 @@ if TYPE_CHECKING:
     from common.config.tree import RunConfig
 
 
+DivergenceName = Literal["jsd", "forward_kl", "reverse_kl", "sampled_reverse_kl"]
+TeacherPolicyName = Literal["ema", "frozen", "current", "progressive", "trust_region", "fixed"]
+
+
 class ObjectiveSection(Section):
-    divergence: Literal["jsd", "forward_kl", "reverse_kl", "sampled_reverse_kl"] = Field(
+    divergence: DivergenceName = Field(
         "jsd",
         description="forward_kl = KL(teacher|student), reverse_kl = KL(student|teacher); "
         "sampled_reverse_kl estimates the latter at the sampled token alone.",
@@ -88,12 +93,38 @@ class StudentSection(Section):
         return names
 
 
+@dataclass(frozen=True)
+class TeacherPolicy:
+    """What a policy is, for all that depends on it: learner, checkpoints, planner and help."""
+
+    meaning: str  # its weights, in words
+    weights: Literal["copy", "student", "model"]  # a copy of the start, the student, another model
+    after_step: Literal["nothing", "average", "copy"]  # how they follow the student
+    has_float32: bool  # beside a copy in bfloat16, which would round its moves away
+    is_mixed: bool  # the student's logits are added to its own, so that two models score
+
+
+TEACHER_POLICIES: dict[TeacherPolicyName, TeacherPolicy] = {
+    "ema": TeacherPolicy("moving average", "copy", "average", has_float32=True, is_mixed=False),
+    "frozen": TeacherPolicy("start", "copy", "nothing", has_float32=False, is_mixed=False),
+    "current": TeacherPolicy(
+        "the student (which collapses)", "student", "nothing", has_float32=False, is_mixed=False
+    ),
+    "progressive": TeacherPolicy(
+        "a copy every interval_steps", "copy", "copy", has_float32=False, is_mixed=False
+    ),
+    "trust_region": TeacherPolicy(
+        "start, mixed with the student", "copy", "nothing", has_float32=False, is_mixed=True
+    ),
+    "fixed": TeacherPolicy("that of path", "model", "nothing", has_float32=False, is_mixed=False),
+}
+
+
 class TeacherSection(Section):
-    policy: Literal["ema", "frozen", "current", "progressive", "trust_region", "fixed"] = Field(
+    policy: TeacherPolicyName = Field(
         "ema",
-        description="Weights of the teacher: moving average, start, the student itself (which "
-        "collapses), a copy taken every interval_steps, the start's logits mixed with the "
-        "student's, or the model of teacher.path.",
+        description="Weights of the teacher. "
+        + "; ".join(f"{name}: {policy.meaning}" for name, policy in TEACHER_POLICIES.items()),
     )
     path: str | None = Field(
         None, description="Hugging Face folder or name of the model of policy = fixed."
@@ -134,6 +165,12 @@ class TeacherSection(Section):
         2.0, gt=0, description="Enlargement of a crop cut from the box (ready crops have it)."
     )
 
+    @property
+    def traits(self) -> TeacherPolicy:
+        """What `policy` is; an average with rate 0 stays where it is, and so is frozen."""
+        is_still = self.policy == "ema" and self.ema_rate == 0
+        return TEACHER_POLICIES["frozen" if is_still else self.policy]
+
     @field_validator("view")
     @classmethod
     def _view_is_known(cls, name: str) -> str:
@@ -152,10 +189,10 @@ def _known_view(name: str, role: Literal["student", "teacher"]) -> str:
 
 
 def _fixed_teacher_has_a_model(config: "RunConfig") -> None:
-    if config.teacher.policy == "fixed" and config.teacher.path is None:
+    if config.teacher.traits.weights == "model" and config.teacher.path is None:
         raise ValueError(
-            "teacher.policy = fixed needs teacher.path. Fix: name a Hugging Face folder, or "
-            "set teacher.policy = ema"
+            f"teacher.policy = {config.teacher.policy} needs teacher.path. "
+            "Fix: name a Hugging Face folder, or set teacher.policy = ema"
         )
 
 
@@ -165,9 +202,10 @@ def _answer_has_its_place(config: "RunConfig") -> None:
 
 
 def _teacher_is_not_the_student(config: "RunConfig") -> None:
-    if config.teacher.view == config.student.view and config.teacher.policy == "current":
+    teacher = config.teacher
+    if teacher.view == config.student.view and teacher.traits.weights == "student":
         raise ValueError(
-            f"teacher.policy = current with teacher.view = {config.teacher.view} compares the "
+            f"teacher.policy = {teacher.policy} with teacher.view = {teacher.view} compares the "
             "student with itself. Fix: choose another policy or view"
         )
 

@@ -16,8 +16,9 @@
 Invariant: equal arguments give equal pixels and text in any process. A group carries its view's
 name, seed and digest, and the learner refuses one that was shown anything else.
 
-How to add a view: one module in `kinds` that defines VIEW, a `view.View` with its name and roles.
-Rollout, student, teacher, planner and evaluation find it by that name. Options of its own go into
-`common.config` and `settings`. tests/common/views/test_views.py takes every view through size,
-pixels and text.
+How to add a view: one module in `kinds`, of its name, that defines VIEW, a `view.View`. Rollout,
+student, teacher, planner and evaluation find it there. An option that only it has is a key of
+`common.config` and a field of `settings`. The list in `kinds`, the help of the key and
+deploy/README.md name it. tests/common/views/test_views.py takes every view through size, pixels and
+text, tests/common/test_config.py compares the documents.
 """

@@ -14,20 +14,20 @@ _Degrade = Callable[[Image.Image, float, np.random.Generator], Image.Image]
 _SMALLEST = 8.0  # times smaller, and enlarged again
 _BLUR_SHARE = 0.02  # radius, of the shorter side
 _NOISE = 80.0  # levels of 255, standard deviation
-_ERASED = 0.5  # share of the squares
-_SQUARES = 8  # a side, of those that are erased
+_ERASED = 0.5  # share of the squares that are erased
+_SQUARES = 8  # squares a side, of which some are erased
 _GREY = 128
 
 
 class Degradation(NamedTuple):
-    """What a seed has drawn."""
+    """A degradation that a seed has drawn."""
 
     name: str
     strength: float  # above 0, at most 1
     seed: int
 
     def apply(self, picture: Image.Image) -> Image.Image:
-        rng = np.random.default_rng([self.seed, 1])  # 0 has drawn what stands here
+        rng = np.random.default_rng([self.seed, 1])  # stream 0 has drawn name and strength
         return DEGRADATIONS[self.name](picture, self.strength, rng)
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ def draw_degradation(settings: ViewSettings, seed: int) -> Degradation:
 
 
 def _shrunk(picture: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """To fewer pixels and back."""
+    """Shrink to fewer pixels, and enlarge again."""
     factor = 1 + (_SMALLEST - 1) * strength
     small = (max(1, round(picture.width / factor)), max(1, round(picture.height / factor)))
     less = picture.resize(small, Image.Resampling.BICUBIC)
@@ -60,7 +60,7 @@ def _noisy(picture: Image.Image, strength: float, rng: np.random.Generator) -> I
 
 
 def _compressed(picture: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """By JPEG, and decoded again."""
+    """Compress by JPEG, and decode again."""
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=max(1, round(40 * (1 - strength))))
     with Image.open(content) as decoded:
@@ -68,7 +68,7 @@ def _compressed(picture: Image.Image, strength: float, rng: np.random.Generator)
 
 
 def _erased(picture: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """Squares of a grid made grey."""
+    """Make some squares of a grid grey."""
     pixels = np.array(picture)
     is_erased = rng.random((_SQUARES, _SQUARES)) < _ERASED * strength
     rows = np.arange(picture.height) * _SQUARES // picture.height

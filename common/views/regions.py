@@ -1,4 +1,4 @@
-"""Boxes and the parts of pictures inside them. Pure."""
+"""Boxes and the parts of pictures inside them: pure functions."""
 
 import numpy as np
 from PIL import Image

@@ -11,10 +11,9 @@ from common.views.view import Role, View
 
 @functools.cache
 def views() -> dict[str, View]:
-    """All there are, by name: the modules of `common.views.kinds`."""
+    """All views by name, each from its module of `common.views.kinds`."""
     names = sorted(module.name for module in pkgutil.iter_modules(kinds.__path__))
-    found = [importlib.import_module(f"{kinds.__name__}.{name}").VIEW for name in names]
-    return {view.name: view for view in found}
+    return {name: importlib.import_module(f"{kinds.__name__}.{name}").VIEW for name in names}
 
 
 def names_for(role: Role) -> list[str]:
@@ -25,7 +24,7 @@ def view_named(name: str, role: Role | None = None) -> View:
     """Find a view by its name.
 
     Args:
-        role: that it is for; none: any.
+        role: for which it must be meant; None means any.
 
     Raises:
         ConfigError: there is none.

@@ -41,5 +41,5 @@ class ViewSettings(Record):
         )
 
     def measuring(self) -> ViewSettings:
-        """For held-out accuracy, whatever is trained on: full picture and evidence, no hint."""
+        """Settings of held-out accuracy, whatever is trained on: full picture, crop, no hint."""
         return self.model_copy(update={"student": "full", "teacher": "crop", "hint": ""})

@@ -47,12 +47,12 @@ def shown_text(
 
 
 def seed_for(view: View, seed: int) -> int:
-    """0 where the seed has no say, so that equal views are known to be equal."""
+    """`seed`, or 0 for a view that draws nothing, so that equal views are known to be equal."""
     return seed if view.is_seeded else 0
 
 
 def derived_seed(run_seed: int, name: str) -> int:
-    """A seed in [0, 2**31) of its own for everything that is drawn for `name`."""
+    """The seed, in [0, 2**31), of everything that is drawn for `name`."""
     digest = hashlib.sha256(f"{run_seed}/{name}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
@@ -65,10 +65,10 @@ def shown_digest(problem: str, fitted: Image.Image) -> str:
 
 
 def record_of(name: str, settings: ViewSettings, seed: int, sha256: str) -> ShownView:
-    """What goes with a group.
+    """The record of a view that goes with a group.
 
     Args:
-        sha256: `shown_digest` of it.
+        sha256: `shown_digest` of what was shown.
     """
     view = view_named(name)
     used = seed_for(view, seed)

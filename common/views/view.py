@@ -12,18 +12,22 @@ Role = Literal["student", "teacher"]
 
 
 class View:
-    """The full picture and the question as it stands; a kind overrides what it shows otherwise.
+    """The full picture and the question as it is; a kind overrides what it shows otherwise.
 
     All methods are pure: equal arguments give equal pixels and text, in any process.
     """
 
-    name: ClassVar[str]
     roles: ClassVar[frozenset[Role]]  # who may be shown it in training
-    is_seeded: ClassVar[bool] = False  # else the seed has no say
+    is_seeded: ClassVar[bool] = False  # False: it draws nothing
     shows_answer: ClassVar[bool] = False  # a LABEL
 
+    @property
+    def name(self) -> str:
+        """The name of the view's module, which configuration and records know it by."""
+        return type(self).__module__.rpartition(".")[2]
+
     def source(self, sample: Sample) -> ImageRef:
-        """The picture that it is made of."""
+        """The picture of the row that it is made of."""
         return sample.image
 
     def size(self, sample: Sample, settings: ViewSettings) -> Size | None:
@@ -33,7 +37,7 @@ class View:
     def picture(
         self, opened: Image.Image, sample: Sample, settings: ViewSettings, seed: int
     ) -> Image.Image:
-        """RGB.
+        """The picture that is shown, RGB.
 
         Args:
             opened: the picture of `source`, which may be shared: it is not changed.
@@ -50,7 +54,7 @@ class View:
             answer: the reference; given only to a view that shows it.
 
         Raises:
-            DataError: it would ask for two pictures, or lacks what it is to say.
+            DataError: the text would ask for two pictures, or has nothing to say.
         """
         return problem
 

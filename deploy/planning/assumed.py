@@ -144,7 +144,7 @@ class _Cost:
             once = self.shape.tower.operations(self.work.crop_tokens)
             once += self._decoder(self.work.teacher_tokens)
         contrast = self.config.objective.token_weights == "visual_advantage"
-        models = 2 if self.config.teacher.policy == "trust_region" else 1
+        models = 2 if self.config.teacher.traits.is_mixed else 1
         return once * models * (2 if contrast else 1)
 
     def _decoder(self, prompt: float) -> float:
@@ -199,7 +199,7 @@ class _Cost:
         return _PARAMETER_BYTES * mine / self.host_rate + crossing / HOST_RATE
 
     def average_s(self) -> float:
-        if self.config.teacher.policy != "ema":
+        if not self.config.teacher.traits.has_float32:
             return 0.0
         mine = self.trained / self.shards
         on_host = self.config.teacher.offload and self.machines.learner_device.is_gpu
@@ -283,7 +283,7 @@ def trained_parameters(config: RunConfig, shape: ModelShape) -> int:
 
 def checkpoint_bytes(config: RunConfig, shape: ModelShape) -> int:
     """In float32: weights, and of what is trained two moments and the teacher's average."""
-    tensors = 4 if config.teacher.policy not in ("current", "fixed") else 3
+    tensors = 4 if config.teacher.traits.weights == "copy" else 3
     frozen = frozen_parameters(config, shape)
     return 4 * (tensors * trained_parameters(config, shape) + frozen)
 

@@ -74,7 +74,7 @@ def learner_memory(
     masters = (4 * trained + width * frozen) / shards
     gradients, moments = 4 * trained / shards, 8 * trained / shards
     copy = _teacher_copy(config, trained, frozen) / shards
-    average = 4 * trained / shards if config.teacher.policy == "ema" and width == 2 else 0.0
+    average = 4 * trained / shards if config.teacher.traits.has_float32 and width == 2 else 0.0
     push = float(shape.parameters * (2 if config.weights.dtype == "bfloat16" else 4))
     host = checkpoint_bytes(config, shape) / shards
     if config.learner.offload:
@@ -117,10 +117,8 @@ def gathered_bytes(config: RunConfig, shape: ModelShape, layout: Layout) -> floa
 
 def _teacher_copy(config: RunConfig, trained: int, frozen: int) -> int:
     """Bytes of all ranks together. What the student does not train is its own (`model.frozen`)."""
-    width = _compute_bytes(config)
-    if config.teacher.policy == "current":
-        return 0
-    return width * (trained + frozen if config.teacher.policy == "fixed" else trained)
+    held = {"student": 0, "copy": trained, "model": trained + frozen}
+    return _compute_bytes(config) * held[config.teacher.traits.weights]
 
 
 def _is_under_autocast(config: RunConfig, ranks: int) -> bool:

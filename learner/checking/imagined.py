@@ -6,13 +6,13 @@ built without CUDA cannot imagine one.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common.config import ModelSection, ObjectiveSection
+from common.image_text_model import ImageTextModel
 from learner.checking.findings import Finding, outcome_of
 from learner.checking.launches import Launches
 from learner.checking.shapes import ModelSize, make_model, qwen3_5_4b, tenth_of_4b
@@ -21,7 +21,8 @@ from learner.model import fla_kernels
 from learner.model.layout import Layout, plan_layout
 from learner.model.student import prepare_to_train
 from learner.objective.head import HeadInputs
-from learner.objective.loss import ResponseTokens, SamplingLaw, objective
+from learner.objective.loss import objective
+from learner.objective.tokens import ResponseTokens, SamplingLaw
 
 _LAYERS = 4  # three gated delta nets, and one of attention
 _WAITS = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique2"}
@@ -40,8 +41,9 @@ def check_plan(size: Size, is_small: bool) -> Iterator[Finding]:
 
 def on_imagined(device: torch.device, of_model: ModelSize, size: Size) -> Iterator[Finding]:
     """What decoder and objective do on a device that is not there."""
-    model: Any = make_model("qwen3_5", of_model, "meta")
-    model = prepare_to_train(model, ModelSection(), torch.device("meta")).to(torch.bfloat16)
+    meta = torch.device("meta")
+    model = prepare_to_train(make_model("qwen3_5", of_model, meta), ModelSection(), meta)
+    model.to(torch.bfloat16)
     layout = plan_layout([(size.root, (size.branch,) * BRANCHES)])
     with FakeTensorMode(allow_non_fake_inputs=True):
         become_fake(model, device)
@@ -77,7 +79,7 @@ def observed(name: str, device: torch.device, compute: Callable[[], object]) -> 
     return Finding("plan", name, outcome_of(not problems), figures, "; ".join(problems))
 
 
-def _decoder(model: Any, layout: Layout, device: torch.device) -> Callable[[], object]:
+def _decoder(model: ImageTextModel, layout: Layout, device: torch.device) -> Callable[[], object]:
     shape = (1, layout.num_tokens, model.config.get_text_config().hidden_size)
     embedded = torch.empty(shape, dtype=torch.bfloat16, device=device, requires_grad=True)
     positions = torch.zeros(3, 1, layout.num_tokens, dtype=torch.int64, device=device)

@@ -20,9 +20,10 @@ from learner.checking.sizes import BRANCHES, Size
 from learner.model.delta_net import follow_layouts
 from learner.model.layout import plan_layout
 from learner.model.tree_attention import tree_attention
-from learner.objective.divergence import bucket_logprobs, divergence
+from learner.objective.divergence import DIVERGENCES, bucket_logprobs
 from learner.objective.head import HeadInputs
-from learner.objective.loss import ResponseTokens, SamplingLaw, objective
+from learner.objective.loss import objective
+from learner.objective.tokens import ResponseTokens, SamplingLaw
 from learner.push.cuda_checksum import cuda_checksums
 
 _TOP_K = 100
@@ -168,7 +169,7 @@ def head(size: Size, device: torch.device, dtype: torch.dtype) -> Finding:
         top = logprobs.topk(top_k, dim=-1)
         of_teacher = logits.float().log_softmax(-1).gather(1, top.indices)
         student, teacher = (bucket_logprobs(x, section.tail) for x in (top.values, of_teacher))
-        nats_T = divergence(student, teacher, "jsd", section.jsd_teacher_weight)
+        nats_T = DIVERGENCES[section.divergence].value(student, teacher, section)
         return (shares_T * nats_T).sum()
 
     scale = size.hidden**-0.5

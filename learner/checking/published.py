@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from common.config import RunConfig
+from common.image_text_model import ImageTextModel
 from learner.micro_batches import fill_bins
 from learner.model.packing import pack
 from learner.model.student import response_hidden_states
 from learner.model.teacher import Teacher
-from learner.objective.divergence import bucket_logprobs, divergence
+from learner.objective.divergence import DIVERGENCES, bucket_logprobs
 from learner.trainer import DTYPES, Trainer
 from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
 
@@ -21,7 +21,7 @@ from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
 class PublishedTrainer(Trainer):
     """Takes the same batches; `step` is the published one."""
 
-    def __init__(self, config: RunConfig, model: Any, total_steps: int) -> None:
+    def __init__(self, config: RunConfig, model: ImageTextModel, total_steps: int) -> None:
         teacher = Teacher(model, config.teacher, DTYPES[config.model.dtype])
         super().__init__(config, model, teacher, total_steps)
         self._run = config
@@ -48,7 +48,8 @@ class PublishedTrainer(Trainer):
             )
             teacher_lse_L1 = teacher_LV.logsumexp(-1, keepdim=True)
         config = self._run.objective
-        assert config.top_k is not None and config.divergence != "sampled_reverse_kl"
+        divergence = DIVERGENCES[config.divergence]
+        assert config.top_k is not None and not divergence.is_sampled
         student_lse_L1 = student_LV.logsumexp(-1, keepdim=True)
         top = student_LV.topk(config.top_k, dim=-1)
         top_ids_NK = top.indices[predicting_N]
@@ -57,18 +58,14 @@ class PublishedTrainer(Trainer):
             teacher_LV[predicting_of_teacher_N].gather(1, top_ids_NK)
             - teacher_lse_L1[predicting_of_teacher_N]
         )
-        divergence_N = divergence(
-            bucket_logprobs(student_NK, config.tail),
-            bucket_logprobs(teacher_NK, config.tail),
-            config.divergence,
-            config.jsd_teacher_weight,
-        )
+        student_NB, teacher_NB = (bucket_logprobs(x, config.tail) for x in (student_NK, teacher_NK))
+        divergence_N = divergence.value(student_NB, teacher_NB, config)
         lengths = torch.tensor([len(group.responses[n]) for group, n in sequences])
         shares_N = torch.repeat_interleave(1 / (lengths.float() * num_sequences), lengths)
         return (shares_N.to(divergence_N.device) * divergence_N).sum()
 
     def _logits(
-        self, model: Any, sequences: Sequence[tuple[PreparedGroup, int]], side: str
+        self, model: ImageTextModel, sequences: Sequence[tuple[PreparedGroup, int]], side: str
     ) -> tuple[Tensor, Tensor]:
         """float32 [L, V] of every position of the packed row, and where responses are predicted."""
         prompts: list[PromptView] = [getattr(group, side) for group, _ in sequences]

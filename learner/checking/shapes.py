@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from common.config import RunConfig
+from common.image_text_model import ImageTextModel
 from common.patching import Patching
 from learner.checking.lengths import Lengths
 from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
@@ -129,7 +130,7 @@ def _sections(half: int) -> list[int]:
 
 
 def make_batch(
-    step: int, groups: int, lengths: Lengths, model: Any, vocabulary: int
+    step: int, groups: int, lengths: Lengths, model: ImageTextModel, vocabulary: int
 ) -> PreparedBatch:
     """Random pixels, questions and responses; lengths of responses vary by a third."""
     rng = np.random.default_rng(step)
@@ -139,7 +140,7 @@ def make_batch(
 
 
 def _group(
-    name: str, lengths: Lengths, model: Any, vocabulary: int, rng: np.random.Generator
+    name: str, lengths: Lengths, model: ImageTextModel, vocabulary: int, rng: np.random.Generator
 ) -> PreparedGroup:
     question = rng.integers(FIRST_TEXT_TOKEN, vocabulary, lengths.text - 2)
     low, high = round(lengths.response * 2 / 3), round(lengths.response * 4 / 3)
@@ -158,7 +159,7 @@ def _group(
 
 
 def _view(
-    image_tokens: int, question: np.ndarray, model: Any, rng: np.random.Generator
+    image_tokens: int, question: np.ndarray, model: ImageTextModel, rng: np.random.Generator
 ) -> PromptView:
     from learner.model.student import prompt_positions
 

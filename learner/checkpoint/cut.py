@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from common.image_text_model import ImageTextModel
 from learner.checkpoint.copy_on_write import CopyOnWrite
 from learner.checkpoint.tensor_files import Form, Part
 from learner.model.lora import adapter_state, iterate_merged
@@ -20,7 +21,7 @@ from learner.ranks import Ranks
 class Trained(Protocol):
     """What a checkpoint is made of; `learner.trainer.Trainer` is one."""
 
-    model: nn.Module
+    model: ImageTextModel
     teacher: Teacher
     optimizer: Optimizer
     version: int

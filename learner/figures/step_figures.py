@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.metrics import Over, names_over
-from learner.objective.loss import LOG_RATIO_LIMIT, TokenFigures
+from learner.objective.tokens import LOG_RATIO_LIMIT, TokenFigures
 from learner.ranks import Ranks
 from learner.views.inputs import PreparedBatch, PreparedGroup
 

@@ -2,7 +2,7 @@
 
     prompt [image, question] --+--> response 1        A group is a tree in one packed row: the root
                                +--> response 2        is computed once, forward and backward, and
-                               '--> response n        each branch goes on from its end.
+                               '--> response n        each branch continues from its end.
 
     student             loads it, and runs it up to the hidden states that predict responses
     teacher             which weights score the student's tokens, and how they follow the student
@@ -19,15 +19,16 @@
     frozen              weights that are not trained, held once for two models
     sharding            FSDP2 over ranks
     held                offloaded models stay on the GPU from first to last micro-batch
-    transfer            from the host to a device without a wait
+    transfer            copies from the host to a device that the host does not wait for
 
 Invariant: a packed row gives what transformers' own forward gives for each sequence alone, and so
 does every gradient (float32, 1e-5: tests/learner/model/test_packing.py).
 
-How to add a teacher policy: its name in `common.config.TeacherSection.policy`; in `teacher` which
-weights the forward pass uses and what happens after an optimizer step, with a line in the table on
-top of it; whether it needs a float32 average or a copy in `deploy.planning.memory`.
-tests/learner/model/test_teacher.py holds each policy to its table.
+How to add a teacher policy: its name in `common.config.objective.TeacherPolicyName`, and what it is
+in `TEACHER_POLICIES` beside it: help, learner, checkpoints and planner go by that. What it does
+after an optimizer step, if no other policy does it, is a case of `Teacher.update`; an option is a
+key of `TeacherSection`. deploy/README.md names it. tests/learner/model/test_teacher.py holds every
+policy to what it declares, tests/deploy/planning/test_memory.py the planner.
 
 How to add a model family: `common.families` says it.
 """

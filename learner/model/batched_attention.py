@@ -15,7 +15,7 @@ from torch import Tensor
 from learner.model.layout import Sequences
 from learner.model.ragged_attention import Scope
 
-_BLOCK = 32  # queries that torch's kernel for CPUs takes together at the least
+_BLOCK = 32  # least number of queries that torch's kernel for CPUs takes together
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _Lots:
 
 
 class BatchedFlash:
-    """In float32 or float64, or with sums in float32 for 16 bits."""
+    """Kernels for CPUs: in float32 or float64, or with sums in float32 for 16 bits."""
 
     def forward(
         self, scope: Scope, query_THD: Tensor, key_UKD: Tensor, value_UKD: Tensor
@@ -99,14 +99,14 @@ class BatchedFlash:
 
 
 def _back(lots_SHMD: Sequence[Tensor], place_T: Tensor) -> Tensor:
-    """[T, H, D]."""
+    """Rows of all lots in the order of the tokens, [T, H, D]."""
     flat = [lot_SHMD.transpose(1, 2).flatten(0, 1) for lot_SHMD in lots_SHMD]
     return (flat[0] if len(flat) == 1 else torch.cat(flat)).index_select(0, place_T)
 
 
-@lru_cache(maxsize=32)  # of the rows at hand: each layer asks again
+@lru_cache(maxsize=32)  # the rows in use: each layer asks again
 def _lots(queries: Sequences, keys: Sequences, is_causal: bool) -> _Lots:
-    """Sequences of as many blocks of keys, or, where nothing hides the filling, of as many keys."""
+    """Lots of sequences with equally many blocks of keys; without causality, equally many keys."""
     query_starts, key_starts = queries.starts_on_host.numpy(), keys.starts_on_host.numpy()
     queried, keyed = np.diff(query_starts), np.diff(key_starts)
     sizes = -(-keyed // _BLOCK) if is_causal else keyed

@@ -1,10 +1,10 @@
 """The gated delta net of Qwen3.5 in a packed row of trees (arXiv 2412.06464).
 
-Its causal convolution and its recurrent state start anew at every root; a branch goes on from the
-convolution's taps and the state at the end of its root. Both are copied to all branches, so that
-their gradients are summed there. transformers' own module would carry them from one sequence of a
-row into the next. GPUs compute by the kernels of `ragged_delta_net`; here is what defines it, and
-what CPUs do.
+Its causal convolution and its recurrent state start anew at every root; a branch continues from
+the convolution's taps and the state at the end of its root. Both are copied to all branches, so
+that their gradients are summed there. transformers' own module would carry them from one sequence
+of a row into the next. GPUs compute by the kernels of `ragged_delta_net`; here is what
+defines it, and what CPUs do.
 Axes: S segments, M tokens of the longest, C channels of the convolution, H heads, D of a head.
 """
 
@@ -59,8 +59,10 @@ def _following(plain: type[nn.Module]) -> type[nn.Module]:
 
 
 def _forward(module: Any, hidden_1LD: Tensor, layout: Layout) -> Tensor:
-    """[1, L, D]. Kernels for ragged tensors get the roots first, then the branches: then each is
-    one slice of the row, whose tensors are widest inside the layer.
+    """The layer's output, [1, L, D].
+
+    Kernels for ragged tensors get the roots first, then the branches: each is then one slice of the
+    row, whose tensors are widest inside the layer.
     """
     if not ragged_delta_net.can_run(module, hidden_1LD):
         return _computed(module, hidden_1LD, layout, _batched)
@@ -84,7 +86,7 @@ def _computed(
     out_LHD = mixed_tokens(module, mixed_LC, decay_LH, beta_LH, layout)
     gate_LHD = module.in_proj_z(hidden_LD).unflatten(-1, (-1, module.head_v_dim))
     normed_LHD = module.norm(out_LHD.flatten(0, 1), gate_LHD.flatten(0, 1)).view_as(out_LHD)
-    # A row of its own, not a view of one: FSDP2 hangs its hooks on what a module returns.
+    # A new row, not a view of one: FSDP2 puts its hooks on what a module returns.
     output_1LD: Tensor = module.out_proj(normed_LHD.flatten(1)[None])
     return output_1LD
 
@@ -92,7 +94,7 @@ def _computed(
 def _batched(
     module: Any, mixed_LC: Tensor, decay_LH: Tensor, beta_LH: Tensor, layout: Layout
 ) -> Tensor:
-    """[L, H, D] by transformers' reference, which takes a batch."""
+    """Outputs [L, H, D] by transformers' reference, which takes a batch."""
     taps = module.conv_kernel_size - 1
     roots = layout.roots
     no_past_SKC = mixed_LC.new_zeros(len(roots.index_SM), taps, mixed_LC.shape[-1])
@@ -149,17 +151,17 @@ def _segments(
 
 
 def _reference(module: Any, name: str) -> Any:
-    """A function of transformers' file of the layer, not the kernel that it may stand for.
+    """A function of transformers' file of the layer, not the kernel that may replace it.
 
-    The layer's class may have others of FSDP2 and of ours laid over it.
+    The layer's class may be wrapped in classes of FSDP2 and of this package.
     """
     files = (sys.modules[kind.__module__] for kind in type(module).__mro__)
     return inspect.unwrap(next(getattr(file, name) for file in files if hasattr(file, name)))
 
 
 def _ends(layout: Layout, taps: int, mixed_LC: Tensor) -> Tensor:
-    """What a branch's convolution still sees of its root: its last `taps` inputs, [S, taps, C]."""
-    # From what lies on the device already: lists would be copied there in every layer.
+    """The last `taps` inputs of each branch's root, which its convolution sees: [S, taps, C]."""
+    # From what is on the device already: lists would be copied there in every layer.
     starts_S1 = layout.roots.index_SM[:, :1]
     lengths_S1 = layout.roots.is_token_SM.sum(dim=1, keepdim=True)
     place_SK = starts_S1 + lengths_S1 + torch.arange(-taps, 0, device=mixed_LC.device)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 
 def run_on(tensor: Tensor) -> bool:
-    """A package that is there but cannot be imported is an error where it is used: the plain way
+    """Whether the kernels compute `tensor`.
+
+    A package that is installed but cannot be imported is an error where it is used: the plain way
     would be many times slower, without a word.
     """
     return (tensor.is_cuda or _is_interpreted()) and is_installed()

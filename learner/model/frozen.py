@@ -1,8 +1,8 @@
 """Weights that are not trained: held in the dtype that they are computed in, once for two models.
 
-Masters are float32 because an optimizer's steps are narrower than bfloat16. What gets none is
-held in the compute dtype; and since it stays the start for good, a teacher that
-starts as a copy of the student can use the student's own: under LoRA all but the adapters.
+Masters are float32 because an optimizer's steps are narrower than bfloat16. Weights that get
+no steps are held in the compute dtype. Since they never change, a teacher that starts as a copy of
+the student can use the student's: under LoRA all but the adapters.
 """
 
 import torch
@@ -13,9 +13,9 @@ from common.weight_dtypes import is_computed_in_float32
 
 
 def narrow_frozen(model: nn.Module, dtype: torch.dtype) -> None:
-    """Hold what is not trained in `dtype`, but for what is computed with in float32 all the same.
+    """Hold what is not trained in `dtype`, but for what is always computed with in float32.
 
-    Before the teacher is made and before `shard_model`.
+    Call it before the teacher is made and before `shard_model`.
     """
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -41,7 +41,7 @@ def share_shards(model: nn.Module, student: nn.Module, names: frozenset[str]) ->
     """Let a sharded model use a sharded student's parameters: one memory for both.
 
     Before sharding they were the same parameters; sharding has copied them. One whose rows the
-    ranks do not share evenly keeps its copy: FSDP2 pads it in memory of its own.
+    ranks do not share evenly keeps its copy: FSDP2 pads it in new memory.
 
     Args:
         names: of the parameters that were the same.

@@ -48,7 +48,7 @@ def _norm(module: Any, hidden: Tensor) -> Tensor:
 
 
 def _zero_centred_norm(module: Any, hidden: Tensor) -> Tensor:
-    """In bfloat16, 1 + weight would lose what of the weight is below 2^-8."""
+    """Norm by 1 + weight in float32: bfloat16 would lose what of the weight is below 2^-8."""
     from fla.modules.norm.layernorm import rms_norm
 
     normed: Tensor = rms_norm(hidden, 1.0 + module.weight.float(), None, eps=module.eps)
@@ -80,4 +80,4 @@ _FORMS: Mapping[FusedForm, Forward] = {
 FORMS: Mapping[str, Forward] = {
     name: _FORMS[form] for family in FAMILIES.values() for name, form in family.fused.items()
 }
-"""By the names of transformers' classes, which no two families share with another meaning."""
+"""Forms by the names of transformers' classes; no name means different things in two families."""

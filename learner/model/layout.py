@@ -3,10 +3,10 @@
     tokens     p0 p1 p2 p3 | a1 a2 | b1 b2 b3 || q0 q1 | c1 ...
     segment    root 0      | its branches     || root 1 | its branch
 
-A *root* is a prompt (or, without sharing, a prompt with its response); *branches* go on where their
-root ends. A tree is one root with its branches. Nothing else in a row sees each other, and nothing
-is padded, but for the kernels that want a batch: `Batch` is the index of one. Kernels of ragged
-tensors take `Sequences`: roots one after the other, and branches likewise.
+A *root* is a prompt (or, without sharing, a prompt with its response); *branches* continue where
+their root ends. A tree is one root with its branches. Nothing else in a row sees each other, and
+nothing is padded, but for the kernels that want a batch: `Batch` is the index of one. Kernels of
+ragged tensors take `Sequences`: roots one after the other, and branches likewise.
 Axes: L tokens of the row, S segments, M tokens of the longest segment, T tokens of some segments
 one after the other.
 """
@@ -29,7 +29,7 @@ class Tree:
 
     start: int
     root: int  # tokens
-    branches: tuple[int, ...] = ()  # tokens of each; none of them is 0
+    branches: tuple[int, ...] = ()  # tokens of each branch, at least 1
 
     @property
     def branches_start(self) -> int:
@@ -53,9 +53,6 @@ class Batch:
         taken = taken.view(*self.index_SM.shape, *row_L.shape[1:])
         return taken * self.is_token_SM.view(*self.index_SM.shape, *[1] * (row_L.ndim - 1))
 
-    def to(self, device: torch.device) -> "Batch":
-        return on_device(self, device)
-
 
 @dataclass(frozen=True, eq=False)  # known by identity: what a kernel plans by it can be kept
 class Sequences:
@@ -66,13 +63,9 @@ class Sequences:
 
     tokens_T: Tensor  # int64: place in the row
     starts_S: Tensor  # int32 [S + 1]: where each sequence starts in T, then T itself
-    starts_on_host: Tensor  # the same on the CPU: kernels plan by them without a synchronisation
+    starts_on_host: Tensor  # starts_S on the CPU: kernels plan by them without a synchronisation
     longest: int  # tokens
     chunks_N: Tensor  # int32 [N, 2]: of each chunk, its sequence, and its number in the sequence
-
-    def to(self, device: torch.device) -> "Sequences":
-        """All but `starts_on_host`."""
-        return on_device(self, device)
 
 
 @dataclass(frozen=True)
@@ -106,6 +99,7 @@ class Layout:
         return torch.cat([roots, branches]).index_select(0, self.place_in_flat_L)
 
     def to(self, device: torch.device) -> "Layout":
+        """All but what is on the host for good."""
         return on_device(self, device)
 
 

@@ -9,8 +9,8 @@ base names; they need no second model, since each is made when it is asked for. 
 adapters by themselves, since SGLang 0.5.23 cannot take these: it adapts no in_proj_a and in_proj_b
 of a gated delta net (`supported_lora_modules` of models/qwen3_5.py) and knows no in_proj_qkv with
 one A (lora/lora.py); it takes them pickled, or by name of a folder; its weight checksums see
-parameters alone, so that none tells which adapter answers; and with --enable-lora it gives up the
-fused projections.
+parameters alone, so that they do not show which adapter answers; and with --enable-lora it
+gives up the fused projections.
 
 Works before and after sharding: of a sharded model merged weights are sharded as their W is.
 """
@@ -104,11 +104,6 @@ def iterate_merged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """`merged_weight` of each of `base_names`, one in memory at a time."""
     for name in base_names(model):
         yield name, merged_weight(model, name)
-
-
-def merged_weights(model: nn.Module) -> dict[str, Tensor]:
-    """All of `iterate_merged` at once: the size of the model again where it is adapted."""
-    return dict(iterate_merged(model))
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:

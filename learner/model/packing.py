@@ -1,8 +1,8 @@
 """Prompts and responses -> one packed row for the model, without padding.
 
 With a shared prefix each group is a tree: its prompt is there once, and its n responses branch off.
-Without, each response is a sequence of its own with a copy of the prompt (but the image goes
-through the vision tower once all the same). A branch holds all of its response but the last token,
+Without, each response is a separate sequence with a copy of the prompt (but the image still goes
+through the vision tower once). A branch holds all of its response but the last token,
 which predicts nothing that is trained on; response token 0 is predicted by the prompt's last token,
 whatever the branch. Axes: L tokens of the row, N response tokens.
 """
@@ -40,7 +40,7 @@ class PackedRow:
         return self.layout.asked_M.index_select(0, self.predicting_N)
 
     def to(self, device: torch.device) -> "PackedRow":
-        """All but what is for the host; without a wait for the device."""
+        """The row with all but what is for the host on `device`; the host does not wait for it."""
         return on_device(self, device)
 
 
@@ -131,5 +131,5 @@ def _alone(prompt: PromptView, responses: Sequence[np.ndarray]) -> _Piece:
 
 
 def _after(prompt: PromptView, length: int) -> Tensor:
-    """int64 [3, length]: positions of a branch, which goes on where the prompt ends."""
+    """int64 [3, length]: positions of a branch, which continues where the prompt ends."""
     return prompt.position_ids[:, -1:] + 1 + torch.arange(length)

@@ -12,7 +12,7 @@ from learner.views.inputs import PromptView
 
 @dataclass(frozen=True)
 class Pictures:
-    """All in one tensor, so that one copy takes them to a device."""
+    """The pictures in one tensor, so that one copy takes them to a device."""
 
     levels_B: Tensor  # uint8: of all pixels, picture after picture, each [height, width, 3]
     sizes: tuple[tuple[int, int], ...]  # height and width

@@ -23,11 +23,11 @@ _NO_DECODING = 2
 
 @dataclass(frozen=True)
 class Scope:
-    """Sequence i of the queries sees sequence i of the keys; none of the keys' is empty."""
+    """Sequence i of the queries sees sequence i of the keys; no sequence of keys is empty."""
 
     queries: Sequences
     keys: Sequences
-    is_causal: bool  # and both are the same
+    is_causal: bool  # then queries and keys are the same sequences
     scale: float | None  # multiplies scores; None means 1 / sqrt(D)
 
 
@@ -50,7 +50,7 @@ class Attention(Protocol):
         output_THD: Tensor,
         lse_HT: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """To query, key and value.
+        """Gradients of query, key and value.
 
         The probabilities are exp(score - lse) and what the softmax takes off is
         sum(output * gradient): with those of the whole softmax these are its exact gradients
@@ -107,7 +107,7 @@ class RaggedFlash:
             scope.keys.longest,
             0.0,
             scope.is_causal,
-            # The state of a dropout that there is not.
+            # The state of a dropout, which is not used.
             query_THD.new_empty(2, dtype=torch.uint64),
             query_THD.new_empty(0),
             scale=scope.scale,
@@ -116,7 +116,7 @@ class RaggedFlash:
 
 
 class Plain:
-    """By matrix products, a sequence at a time, in any dtype on any device.
+    """Attention by matrix products, a sequence at a time, in any dtype on any device.
 
     For float32 on GPUs, whose flash kernels compute in 16 bits.
     """

@@ -20,13 +20,13 @@ from learner.model.layout import CHUNK, Layout, Sequences
 
 
 def can_run(module: Any, hidden: Tensor) -> bool:
-    """fla's convolution leaves out an activation that it does not know."""
+    """Whether the kernels compute this layer: fla's convolution omits activations unknown to it."""
     return fla_kernels.run_on(hidden) and module.activation in ("silu", "swish")
 
 
 @dataclass(frozen=True)
 class Ends:
-    """What sequences leave behind, and what those that go on from them begin with."""
+    """What sequences leave behind, from which other sequences continue."""
 
     taps_SCW: Tensor
     state_SHDD: Tensor  # float32
@@ -41,7 +41,7 @@ class Ends:
 def mixed_tokens(
     module: Any, mixed_LC: Tensor, decay_LH: Tensor, beta_LH: Tensor, layout: Layout
 ) -> Tensor:
-    """[L, H, D]; here and in the arguments all roots come first, then all branches.
+    """Outputs [L, H, D]; here and in the arguments all roots come first, then all branches.
 
     Args:
         decay_LH: float32, in log space.
@@ -66,7 +66,7 @@ def sequences(
     decay_TH: Tensor,
     beta_TH: Tensor,
 ) -> tuple[Tensor, Ends]:
-    """[T, H, D] of sequences that go on from `begin`, or start anew; and what they leave behind."""
+    """Outputs [T, H, D] of sequences that continue from `begin`, or start anew; and their ends."""
     from fla.modules.causal_conv1d import causal_conv1d
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 

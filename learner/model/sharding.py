@@ -7,7 +7,7 @@
       language_model.layers[i]           a group each
         linear_attn (A_log, dt_bias)     a small one beside, in float32 (common.weight_dtypes)
       language_model (final norm)        a group
-    model.lm_head                        a group if it has a weight of its own
+    model.lm_head                        a group if it is not tied
 
 A group's weights are gathered before its forward and before its backward and given up after each;
 outside of those every parameter is a DTensor, Shard(0), in float32. Tower, embedding and decoder
@@ -37,7 +37,7 @@ from torch.nn import functional
 
 from common.errors import ConfigError
 from common.families import TITLES
-from common.image_text_model import ImageTextModel
+from common.image_text_model import ImageTextBase, ImageTextModel
 from common.weight_dtypes import is_computed_in_float32
 
 _NORM_FLOOR = 1e-6  # as in torch.nn.utils.clip_grad_norm_
@@ -99,7 +99,7 @@ def shard_model(
     for module, parameters in apart.items():
         shard(module, torch.float32, set(module.parameters()) - parameters)
     if is_tied:
-        head.weight = None  # or it would get memory of its own
+        head.weight = None  # or it would get its own memory
     _allocate(model, torch.device("cpu") if offload else _device(mesh))
     if is_tied:
         head.weight = embedding.weight
@@ -191,7 +191,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> float
 
 
 class _TiedHead(nn.Linear):
-    """A head without a group of its own, that gathers its weight when it is called.
+    """A head that belongs to no group, and gathers its weight when it is called.
 
     Greedy answers call it; the objective takes its weight by `whole_weight`.
     """
@@ -253,7 +253,7 @@ def _kept_in_float32(model: nn.Module) -> dict[nn.Module, set[nn.Parameter]]:
     return found
 
 
-def _parts(root: Any, embedding: nn.Module) -> list[nn.Module]:
+def _parts(root: ImageTextBase, embedding: nn.Module) -> list[nn.Module]:
     """The modules that are gathered at once, each before one that contains it."""
     text = getattr(root, "language_model", None)
     tower = getattr(root, "visual", None)

@@ -33,18 +33,17 @@ from learner.model.vision import (
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is a GPU where there is one.
+    """The device of this name; "auto" is a GPU where there is one.
 
     Raises:
         ConfigError: there is one that torch cannot use.
     """
-    if name == "cuda" and not torch.cuda.is_available():
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
         raise ConfigError("learner.device = cuda: no GPU is usable. Fix: learner.device = cpu")
-    if name == "auto" and not torch.cuda.is_available():
+    if name == "auto" and not has_gpu:
         refuse_idle_gpus(torch.__version__)
-    return torch.device(
-        "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"
-    )
+    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
 
 
 def load_student(config: ModelSection, device: torch.device) -> ImageTextModel:
@@ -165,7 +164,7 @@ def _vision_attention(config: ModelSection) -> str:
 
 
 def _check_form(model: ImageTextModel) -> None:
-    """The parts that packing and sharding work on."""
+    """Refuse a model without the parts that packing and sharding work on."""
     root = model.base_model
     layers = getattr(getattr(root, "language_model", None), "layers", None)
     is_known = isinstance(layers, nn.ModuleList) and isinstance(

@@ -1,13 +1,7 @@
 """The teacher: which weights score the student's tokens, and how they follow the student.
 
-    policy        weights of the forward pass             after an optimizer step
-    ema           start, then a moving average            (1 - rate) * teacher + rate * student
-    frozen        start                                   nothing
-    progressive   start, then copies of the student       a copy every interval_steps
-    trust_region  start; its logits are mixed with those  nothing
-                  of the student
-    current       the student itself                      nothing
-    fixed         another model                           nothing
+`common.config.objective.TEACHER_POLICIES` lists the policies. An average is (1 - rate) * teacher +
+rate * student after every optimizer step.
 
 The forward pass runs on a copy in the compute dtype (but for what stays float32, see
 common.weight_dtypes). What the student does not train is no copy but the student's own, and no
@@ -24,6 +18,7 @@ all of them in float32; it is off by up to 1 % of the distance between teacher a
 
 import copy
 from collections.abc import Callable, Mapping
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
@@ -46,12 +41,12 @@ class Teacher:
     Args:
         student: its parameters are the teacher's start; those that train are float32.
         dtype: of the forward pass, float32 or bfloat16.
-        step: that training goes on from. After step 0 the student is no longer the teacher's
+        step: from which training continues. After step 0 the student is no longer the teacher's
             start, so `load_by` must come before the first `update`.
         will_shard: make no float32 master of the whole model, `reshard` makes that of a shard.
 
     Raises:
-        ConfigError: policy "fixed" with a model that cannot be loaded or does not fit the student.
+        ConfigError: the model of teacher.path cannot be loaded or does not fit the student.
     """
 
     def __init__(
@@ -66,15 +61,14 @@ class Teacher:
         self._student = student
         self._config = config
         self._step = step
-        copies = config.policy not in ("current", "fixed")
-        self._shared = shareable(student, dtype) if copies else frozenset()
+        self._traits = config.traits
+        self._is_saved = self._traits.weights == "copy"
+        self._shared = shareable(student, dtype) if self._is_saved else frozenset()
         self._same = self._shared  # of those, the ones that are one memory with the student's
         self._copy = _start(student, config, dtype, self._shared)
-        self._is_saved = copies
-        self._needs_load = copies and step > 0
-        self._moving: list[str] = []
-        if config.policy == "ema" and config.ema_rate > 0:
-            self._moving = [n for n, p in student.named_parameters() if p.requires_grad]
+        self._needs_load = self._is_saved and step > 0
+        trained = [name for name, p in student.named_parameters() if p.requires_grad]
+        self._moving = trained if self._traits.has_float32 else []
         self._has_master = bool(self._moving) and dtype != torch.float32
         self._needs_reshard = will_shard and self._copy is not None
         self._master: dict[str, Tensor] = {}
@@ -83,13 +77,13 @@ class Teacher:
 
     @property
     def model(self) -> ImageTextModel:
-        """The copy in the compute dtype, or the student itself for policy "current"."""
+        """The copy in the compute dtype, or the student itself where it is its own teacher."""
         return self._student if self._copy is None else self._copy
 
     @property
     def models(self) -> tuple[tuple[float, ImageTextModel], ...]:
         """Weights and models: weighted logits add up to the teacher's; weights sum to 1."""
-        if self._config.policy != "trust_region":
+        if not self._traits.is_mixed:
             return ((1.0, self.model),)
         share = self._config.student_share
         mixed = ((1 - share, self.model), (share, self._student))
@@ -99,18 +93,24 @@ class Teacher:
     def update(self, step: int) -> None:
         """Follow the student after optimizer step `step` (1-based), if that step was made."""
         assert not self._needs_load, f"load_by must come first: step {self._step} is resumed"
-        if self._moving:
-            self._average()
-        elif self._config.policy == "progressive" and step % self._config.interval_steps == 0:
-            self._copy_student(self._shared)
+        match self._traits.after_step:
+            case "nothing":
+                pass
+            case "average":
+                self._average()
+            case "copy":
+                if step % self._config.interval_steps == 0:
+                    self._copy_student(self._shared)
+            case unknown:
+                assert_never(unknown)
 
     def kept(self) -> dict[str, Tensor]:
         """The live tensors that a checkpoint saves: the teacher, by parameter name, tied ones once.
 
         Each where it has most bits: the float32 master of what moves, other parameters in the
-        compute dtype, persistent buffers; without what it shares with the student; empty for
-        "current" and "fixed". The next `update` changes them. The shards of a sharded model may be
-        in main memory, and then need `.to(device)` one by one before `full_tensor()`.
+        compute dtype, persistent buffers; without what it shares with the student; empty unless
+        it is a copy. The next `update` changes them. The shards of a sharded model may be in main
+        memory, and then need `.to(device)` one by one before `full_tensor()`.
         """
         assert not self._needs_reshard, "reshard must come first"
         if not self._is_saved:
@@ -124,7 +124,7 @@ class Teacher:
     ) -> None:
         """Take over what `kept` was in the trainer that saved it, bit for bit.
 
-        The student comes first: what is shared with it, but in memory of its own, is copied.
+        The student comes first: what is shared with it, but in other memory, is copied.
 
         Args:
             put: fills one of `kept`, sharded or not, with the weight of this name.
@@ -149,8 +149,7 @@ class Teacher:
         """Take the start shard by shard, once the student and `model` have been sharded.
 
         From now on they share their shards, too. The start is taken from the student, so this is
-        for the time before the first step, or before `load_by`. A "fixed" teacher is another
-        model, and already what it is.
+        for the time before the first step, or before `load_by`. Another model has its start.
         """
         self._needs_reshard = False
         if self._is_saved:
@@ -201,18 +200,19 @@ class Teacher:
 def _start(
     student: ImageTextModel, config: TeacherSection, dtype: torch.dtype, shared: frozenset[str]
 ) -> ImageTextModel | None:
-    if config.policy == "current":
+    weights = config.traits.weights
+    if weights == "student":
         return None
-    if config.policy == "fixed":
-        assert config.path is not None  # the configuration has checked
-        return _load_fixed(config.path, student, dtype)
-    return _frozen_copy(student, dtype, shared)
+    if weights == "copy":
+        return _frozen_copy(student, dtype, shared)
+    assert weights == "model" and config.path is not None  # the configuration has checked
+    return _load_fixed(config.path, student, dtype)
 
 
 def _frozen_copy(
     model: ImageTextModel, dtype: torch.dtype, shared: frozenset[str]
 ) -> ImageTextModel:
-    """Parameters in `dtype`, ties kept. Buffers keep theirs: rotary frequencies need float32."""
+    """A copy with parameters in `dtype`, ties kept. Buffers keep their dtype (rotary: float32)."""
 
     def copied(name: str, parameter: nn.Parameter) -> nn.Parameter:
         if name in shared:
@@ -220,7 +220,7 @@ def _frozen_copy(
         copy_in_dtype = as_computed(name, parameter, dtype, is_copy=True)
         return nn.Parameter(copy_in_dtype, requires_grad=False)
 
-    # Told of the parameters, deepcopy makes no second model in float32 on the way.
+    # Given the parameters, deepcopy makes no second model in float32 on the way.
     parameters = {id(p): copied(name, p) for name, p in model.named_parameters()}
     return copy.deepcopy(model, parameters).eval()
 

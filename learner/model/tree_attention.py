@@ -43,7 +43,7 @@ def tree_attention(
     layout: Layout | None = None,
     **ordinary: Any,
 ) -> tuple[Tensor, None]:
-    """[1, L, H, D]; without a layout the ordinary attention of a batch (greedy answers)."""
+    """Outputs [1, L, H, D]; without a layout the ordinary attention of a batch (greedy answers)."""
     if layout is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -75,7 +75,7 @@ def attend(
     scale: float | None,
     kernels: Attention,
 ) -> Tensor:
-    """[L, H, D], by `kernels`; differentiable in query, key and value."""
+    """Outputs [L, H, D] by `kernels`; differentiable in query, key and value."""
     output: Tensor = _TreeAttention.apply(query_LHD, key_LKD, value_LKD, layout, scale, kernels)  # type: ignore[no-untyped-call]
     return output
 
@@ -129,7 +129,7 @@ class _TreeAttention(torch.autograd.Function):
 def merged(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp over two sets of keys, from those over each: [T, H, D], [H, T].
 
-    In the dtype of the log-sum-exps, then rounded to that of the outputs.
+    Computed in the dtype of the log-sum-exps, then rounded to that of the outputs.
     """
     lse_HT = torch.logaddexp(one[1], other[1])
     weighted = [
@@ -151,7 +151,7 @@ def _on_themselves(sequences: Sequences, scale: float | None) -> Scope:
 
 
 def _of_branches(layout: Layout, scale: float | None) -> tuple[Scope, Scope]:
-    """On their roots, and on themselves."""
+    """The scopes of branches on their roots, and of branches on themselves."""
     by_root, branches = layout.flat_branches_by_root, layout.flat_branches
     assert by_root is not None and branches is not None
     on_roots = Scope(by_root, layout.flat_roots, is_causal=False, scale=scale)

@@ -20,7 +20,7 @@ from learner.model.transfer import sent
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What stands in the row where its images are."""
+    """What the row holds in the place of its image tokens."""
 
     tokens_PD: Tensor
     of_layers: tuple[Tensor, ...]  # [P, D] each: added behind the first decoder layers (DeepStack)
@@ -28,7 +28,7 @@ class ImageFeatures:
 
 
 def image_features(model: ImageTextModel, row: PackedRow, dtype: torch.dtype) -> ImageFeatures:
-    """Each image goes through the tower once, however often it is in the row.
+    """Run each image through the tower once, however often it is in the row.
 
     Raises:
         ValueError: the row has more or fewer image tokens than its images.
@@ -72,7 +72,7 @@ def embed(
 
 
 def add_features_by_place(model: nn.Module) -> None:
-    """Decoders with DeepStack take places in place of a mask, which would have to be counted."""
+    """Make decoders with DeepStack take places: a mask's tokens would have to be counted."""
     for module in model.modules():
         if hasattr(module, "_deepstack_process"):
             module.__class__ = _adding_by_place(type(module))
@@ -89,9 +89,9 @@ def _adding_by_place(plain: Any) -> type[nn.Module]:
 
 
 def take_sizes_to_device(model: nn.Module) -> None:
-    """A tower that interpolates its positions by itself (GLM-V's) gets the sizes where it computes.
+    """Give a tower that interpolates its positions by itself (GLM-V's) the sizes on its device.
 
-    Elsewhere in the tower they are for the host.
+    Elsewhere in the tower the host needs them.
     """
     for module in model.modules():
         if hasattr(module, "interpolated_method"):

@@ -9,7 +9,7 @@
     head               the output head: from hidden states to logits, a slice at a time
     normaliser         log-probabilities over the whole vocabulary from logits that come in pieces
     top_k              the K largest of very many columns
-    divergence         buckets, divergences and their derivatives
+    divergence         the divergences and their derivatives, over buckets
     tokens             what is known about each response token; weights and shares
     visual_advantage   multipliers of tokens (VA-OPD), with its own equations
     gradients          the gradients of hidden states and head, added up over chunks
@@ -48,7 +48,10 @@ Invariant: A, T, w and the shares are constants; the gradient reaches the studen
 not depend on how tokens were cut into chunks or packed into micro-batches (but for
 micro_batch_mean, as published). tests/learner/objective compares all of it with plain tensors.
 
-How to add a divergence: its name in `common.config.ObjectiveSection.divergence`, its value and its
-derivative by (5) in `divergence`. The derivative is held by test_divergence.py, the whole loss by
-test_objective.py, both in tests/learner/objective: add the name to their parameters.
+How to add a divergence: its name in `common.config.objective.DivergenceName`, and a `Divergence`
+of this name in `divergence.DIVERGENCES`: its value by (4), its derivative by (5), and whether it is
+of the sampled token alone. An option of its own is a key of `ObjectiveSection`. Its equation goes
+into (4) above, and for the tests into `naive_divergence` of test_objective.py. In
+tests/learner/objective, test_divergence.py compares names, equations and derivatives of all that
+there are, and test_objective.py the whole loss.
 """

@@ -13,12 +13,7 @@ import torch
 from torch import Tensor
 
 from common.config import ObjectiveSection
-from learner.objective.divergence import (
-    bucket_logprobs,
-    bucket_slopes,
-    divergence,
-    divergence_slopes,
-)
+from learner.objective.divergence import DIVERGENCES
 from learner.objective.head import HeadInputs, MixedHeads, slices, write_logits
 from learner.objective.normaliser import Normaliser, logprobs_at, normaliser_and_entropy
 from learner.objective.plan import Plan
@@ -33,7 +28,7 @@ from learner.objective.top_k import top_k_ids
 
 @dataclass(frozen=True)
 class Task:
-    """What all chunks have in common; both sides are constants."""
+    """What all chunks of a loss have in common. Student and teacher are constants."""
 
     student: HeadInputs
     teacher: MixedHeads
@@ -46,6 +41,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Comparison:
+    """How far student and teacher are apart in each row, [T], and by what it moves, [T, K]."""
+
     divergence_T: Tensor
     teacher_logprob_T: Tensor  # of the sampled token
     slopes_TK: Tensor  # d divergence / d student's log-probabilities at the compared ids
@@ -56,7 +53,7 @@ def evaluate_chunk(
 ) -> tuple[TokenFigures, Tensor | None]:
     """The figures of some rows and d loss / d (hidden @ weight.T + bias), [T, V], if wanted.
 
-    The latter lies in the task's buffer, until the next chunk.
+    The derivative is in the task's buffer until the next chunk.
     """
     temperature = task.law.temperature
     logits_TV = task.buffer[: rows.stop - rows.start]
@@ -101,7 +98,7 @@ def _under_the_law(logprobs_TJ: Tensor) -> Tensor:
 # ---- comparing -----------------------------------------------------------------------------------
 def _compared_ids(config: ObjectiveSection, logits_TV: Tensor, sampled_T1: Tensor) -> Tensor | None:
     """int64 [T, K]; None means all of the vocabulary in order, K = V."""
-    if config.divergence == "sampled_reverse_kl":
+    if DIVERGENCES[config.divergence].is_sampled:
         return sampled_T1
     if config.top_k is None or config.top_k >= logits_TV.shape[1]:
         return None
@@ -111,28 +108,20 @@ def _compared_ids(config: ObjectiveSection, logits_TV: Tensor, sampled_T1: Tenso
 def _compare_at(
     task: Task, rows: slice, student_TK: Tensor, ids_TK: Tensor, sampled_T1: Tensor
 ) -> Comparison:
-    config = task.config
     asked_TJ = torch.cat([ids_TK, sampled_T1], dim=1)
     teacher_TJ = logprobs_at(
         task.teacher, rows, asked_TJ, task.law.temperature, task.plan.width
     ).to(student_TK.dtype)
-    teacher_TK, teacher_logprob_T = teacher_TJ[:, :-1], teacher_TJ[:, -1]
-    if config.divergence == "sampled_reverse_kl":
-        gap_TK = student_TK - teacher_TK  # the estimate, and the slope of the token's log p_S
-        return Comparison(gap_TK[:, 0].clone(), teacher_logprob_T, gap_TK)
-    student_TB = bucket_logprobs(student_TK, config.tail)
-    teacher_TB = bucket_logprobs(teacher_TK, config.tail)
-    both = (student_TB, teacher_TB, config.divergence, config.jsd_teacher_weight)
-    slopes_TK = bucket_slopes(student_TK, divergence_slopes(*both), config.tail)
-    return Comparison(divergence(*both), teacher_logprob_T, slopes_TK)
+    divergence = DIVERGENCES[task.config.divergence]
+    value_T, slopes_TK = divergence.compare(student_TK, teacher_TJ[:, :-1], task.config)
+    return Comparison(value_T, teacher_TJ[:, -1], slopes_TK)
 
 
 def _compare_all(
     task: Task, rows: slice, logits_TV: Tensor, normaliser: Normaliser, sampled_T1: Tensor
 ) -> Comparison:
-    """Every token is a bucket. The teacher's logits make room for the slopes, group by group."""
-    config, group = task.config, task.plan.group
-    assert config.divergence != "sampled_reverse_kl", "it compares the sampled token alone"
+    """Compare whole rows. The slopes overwrite the teacher's logits, group by group."""
+    divergence, group = DIVERGENCES[task.config.divergence], task.plan.group
     teacher_TV = torch.empty_like(logits_TV)
     write_logits(task.teacher, rows, task.law.temperature, task.plan.width, teacher_TV)
     teacher_normaliser, _ = normaliser_and_entropy(teacher_TV, group, keep_logits=True)
@@ -141,9 +130,8 @@ def _compare_all(
     for few in slices(len(logits_TV), group):
         student_GV = normaliser.of_rows(few).logprobs(logits_TV[few])
         teacher_GV = teacher_normaliser.of_rows(few).logprobs(teacher_TV[few])
-        both = (student_GV, teacher_GV, config.divergence, config.jsd_teacher_weight)
-        divergence_T[few] = divergence(*both)
-        teacher_TV[few] = divergence_slopes(*both)
+        divergence_T[few] = divergence.value(student_GV, teacher_GV, task.config)
+        teacher_TV[few] = divergence.slopes(student_GV, teacher_GV, task.config)
     return Comparison(divergence_T, teacher_logprob_T1[:, 0], teacher_TV)
 
 
@@ -151,7 +139,7 @@ def _compare_all(
 def _become_gradient(
     exp_TV: Tensor, normaliser: Normaliser, slopes_TK: Tensor, ids_TK: Tensor | None, task: Task
 ) -> None:
-    """Overwrites exp(logits - peak) by the derivative by the head's output, unscaled, uncapped.
+    """Overwrite exp(logits - peak) with the derivative by the head's output, unscaled, uncapped.
 
     Args:
         slopes_TK: d loss / d student's log-probabilities at the compared ids.

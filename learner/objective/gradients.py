@@ -1,4 +1,4 @@
-"""The gradients of hidden states and head, added up while chunks of logits come by.
+"""The gradients of hidden states and head, added up chunk by chunk.
 
 Axes: T rows of a chunk, D hidden size, V vocabulary, S a slice of it.
 """
@@ -35,10 +35,10 @@ class Gradients:
         self._is_taken = False
 
     def add(self, rows: slice, gradient_TV: Tensor, width: int) -> None:
-        """From d loss / d (hidden @ weight.T + bias) of some rows, each of which comes once.
+        """Add those of some rows, given d loss / d (hidden @ weight.T + bias). Each row comes once.
 
         Args:
-            width: so many columns of scratch exist at a time, where scratch is needed.
+            width: columns of scratch that may exist at a time, where scratch is needed.
         """
         if self._bias_V is not None:
             self._bias_V += gradient_TV.sum(dim=0)
@@ -56,7 +56,7 @@ class Gradients:
             self._hidden_TD[rows] = hidden_gradient_TD
 
     def take(self, factor: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients times a scalar, in their own memory, so only once.
+        """Scale the gradients in place and hand them over, once.
 
         Raises:
             RuntimeError: they were taken already.

@@ -39,7 +39,7 @@ MixedHeads = tuple[tuple[float, HeadInputs], ...]
 def head_of(model: ImageTextModel, hidden_TD: Tensor) -> HeadInputs:
     """The head of a transformers model, for hidden states that it gave.
 
-    The text config tells what a family does to its logits: `final_logit_softcapping` (Gemma),
+    The text config says what a family does to its logits: `final_logit_softcapping` (Gemma),
     `logit_scale`, a factor (Cohere), `logits_scaling`, a divisor (Granite).
     """
     head = model.get_output_embeddings()
@@ -57,10 +57,10 @@ def head_of(model: ImageTextModel, hidden_TD: Tensor) -> HeadInputs:
 
 
 def full_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """All of a weight that ranks share among them; any other weight as it is.
+    """The whole of a weight that is sharded over ranks; any other weight as it is.
 
-    A shared one is cast to `dtype` first, so that fewer bytes travel. Every rank sees tokens of its
-    own: gradients are summed over the ranks on their way back.
+    A sharded weight is cast to `dtype` first, so that fewer bytes travel. Each rank has different
+    tokens: the backward pass sums gradients over the ranks.
     """
     return whole_weight(weight, dtype) if isinstance(weight, DTensor) else weight
 
@@ -77,7 +77,7 @@ def without_grad(head: HeadInputs) -> HeadInputs:
 
 
 def wide_dtype(head: HeadInputs) -> torch.dtype:
-    """In which logits are held: at least float32."""
+    """The dtype in which logits are held: at least float32."""
     return torch.promote_types(head.hidden_TD.dtype, torch.float32)
 
 
@@ -98,7 +98,7 @@ def write_logits(
     """Logits over temperature of some rows and the whole vocabulary.
 
     Args:
-        width: so many columns of scratch exist at a time, where scratch is needed.
+        width: columns of scratch that may exist at a time, where scratch is needed.
         into_TV: float32 or float64.
     """
     vocabulary = into_TV.shape[1]
@@ -116,8 +116,8 @@ def mixed_logits(
     """Logits over temperature of some rows and ids, [T, S], float32 or float64.
 
     Args:
-        out: takes them, if given; of the dtype of the first head's hidden states, or float32 where
-            these multiply wide.
+        out: receives the logits, if given. Its dtype is that of the first head's hidden states, or
+            float32 where these multiply wide.
     """
     (weight, head), *others = heads
     logits_TS = _logits(head, rows, ids, out)

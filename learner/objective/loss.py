@@ -17,44 +17,10 @@ from torch.autograd.function import once_differentiable
 from common.config import ObjectiveSection
 from learner.objective.chunk import Task, evaluate_chunk
 from learner.objective.gradients import Gradients
-from learner.objective.head import (
-    HeadInputs,
-    MixedHeads,
-    full_weight,
-    head_of,
-    slices,
-    wide_dtype,
-    without_grad,
-)
+from learner.objective.head import HeadInputs, MixedHeads, slices, wide_dtype, without_grad
 from learner.objective.normaliser import logprobs_at
 from learner.objective.plan import plan_chunks
-from learner.objective.tokens import (
-    LOG_RATIO_LIMIT,
-    ResponseTokens,
-    SamplingLaw,
-    TokenFigures,
-    importance_weights,
-    token_shares,
-)
-
-__all__ = [
-    "CHUNK_ELEMENTS",
-    "LOG_RATIO_LIMIT",
-    "HeadInputs",
-    "MixedHeads",
-    "ObjectiveResult",
-    "ResponseTokens",
-    "SamplingLaw",
-    "TokenFigures",
-    "full_weight",
-    "head_of",
-    "importance_weights",
-    "objective",
-    "sampled_logprobs",
-    "token_shares",
-]
-
-CHUNK_ELEMENTS = None  # logits of one model at a time: as suits the device
+from learner.objective.tokens import ResponseTokens, SamplingLaw, TokenFigures
 
 
 @dataclass(frozen=True)
@@ -69,7 +35,7 @@ def objective(
     responses: ResponseTokens,
     config: ObjectiveSection,
     law: SamplingLaw,
-    chunk_elements: int | None = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> ObjectiveResult:
     """Sum over tokens of share * weight * divergence (equation 8), and the figures behind it.
 
@@ -85,7 +51,7 @@ def objective(
         student: float32, float64 or bfloat16 hidden states [T, D]; weight [V, D].
         teacher: the same T rows and the same V; D may differ.
         responses: all [T].
-        chunk_elements: logits of one model that may exist at a time; None: as suits the device.
+        chunk_elements: logits of one model that may exist at a time; None suits them to the device.
 
     Returns:
         A float32 loss (float64 where hidden states are).
@@ -116,7 +82,7 @@ def sampled_logprobs(
     heads: MixedHeads,
     token_ids_T: Tensor,
     temperature: float,
-    chunk_elements: int | None = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> Tensor:
     """Log-probabilities of given tokens over the whole vocabulary, [T], nats, float32, no grad.
 
@@ -135,7 +101,7 @@ def sampled_logprobs(
 
 
 class _WithGradients(torch.autograd.Function):
-    """A scalar whose gradients are known already."""
+    """A scalar whose gradients are known before its backward pass."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: Gradients, *inputs: Tensor | None) -> Tensor:

@@ -23,11 +23,11 @@ class Normaliser:
     log_sum_T1: Tensor  # of exp(logits - peak)
 
     def logprobs(self, logits_TJ: Tensor) -> Tensor:
-        """A new tensor."""
+        """Log-probabilities of these logits, in a new tensor."""
         return (logits_TJ - self.peak_T1).sub_(self.log_sum_T1)
 
     def logits(self, exp_TJ: Tensor) -> Tensor:
-        """Back from exp(logits - peak); where that underflowed, the smallest that it could hold."""
+        """Logits from exp(logits - peak); where that underflowed, the smallest that it can hold."""
         tiny = torch.finfo(exp_TJ.dtype).tiny
         return exp_TJ.clamp(min=tiny).log_().add_(self.peak_T1)
 
@@ -41,8 +41,8 @@ def normaliser_and_entropy(
     """The normaliser of whole rows and their entropy in nats, [T].
 
     Args:
-        group: so many rows of scratch exist at a time.
-        keep_logits: false puts exp(logits - peak) in their place.
+        group: rows of scratch that may exist at a time.
+        keep_logits: False overwrites them with exp(logits - peak).
     """
     peak_T1 = logits_TV.amax(dim=1, keepdim=True)
     sum_T = torch.empty_like(peak_T1[:, 0])
@@ -61,9 +61,9 @@ def logprobs_at(
     """Log-probabilities of some ids, [T, J], nats, float32 or float64.
 
     Args:
-        rows: of the hidden states; T in number.
+        rows: T rows of the hidden states.
         ids_TJ: int64.
-        width: so many columns of logits exist at a time.
+        width: columns of logits that may exist at a time.
     """
     vocabulary = heads[0][1].weight_VD.shape[0]
     peaks, sums, logits_TJ = [], [], None

@@ -17,7 +17,7 @@ _SMALLEST_SCRATCH = 2**19
 
 @dataclass(frozen=True)
 class Plan:
-    rows: int  # of a chunk
+    rows: int  # rows of a chunk
     width: int  # columns of logits at a time, for all rows of a chunk
     group: int  # rows at a time, for all columns
 
@@ -25,7 +25,7 @@ class Plan:
 def plan_chunks(
     num_rows: int, vocabulary: int, device: torch.device, chunk_elements: int | None
 ) -> Plan:
-    """Chunks of `chunk_elements` logits; None: what suits the device and the number of rows."""
+    """Chunks of `chunk_elements` logits; None means as suits the device and the number of rows."""
     if chunk_elements is not None:
         return _plan(_most_rows(num_rows, vocabulary, chunk_elements), vocabulary, 1)
     kind = device.type if device.type in _LARGEST_CHUNK else "cuda"

@@ -1,4 +1,4 @@
-"""What the objective knows about each response token, and what it tells about it. All [T]."""
+"""What the objective knows about each response token, and what it reports. All [T]."""
 
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ class SamplingLaw:
 class TokenFigures:
     """Per-token figures without grad, all [T], float32 (float64 where hidden states are)."""
 
-    divergence: Tensor  # nats, unweighted; of "sampled_reverse_kl" an estimate, of either sign
+    divergence: Tensor  # nats, unweighted; a sampled divergence is an estimate, of either sign
     weight: Tensor  # importance weight, truncated
     student_logprob: Tensor  # nats, of the sampled token under the sampling law
     entropy: Tensor  # nats, of the student

@@ -1,7 +1,7 @@
 """How much each token counts when training leans on what the teacher sees (VA-OPD).
 
-Source: arXiv 2605.21924. Per group of n responses
-y_1 .. y_n to one question about the teacher's picture I, T_i tokens each:
+Source: arXiv 2605.21924. For a group of n responses y_1 .. y_n, of T_i tokens each, to one question
+about the teacher's picture I:
 
     VA_it = max(0, log pT(y_it | I) - log pT(y_it | pixelated I))           visual advantage
     m_i   = mean over t of VA_it,   z_i = (m_i - mean(m)) / std(m)           0 where std(m) = 0

@@ -4,13 +4,13 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
 from common.config import WeightsSection
 from common.errors import ConfigError
 from common.files import replace_json, sha256_of_file
+from common.image_text_model import ImageTextModel
 from common.served_names import pushed_name
 from common.types import WeightFiles
 from learner.push.buckets import Snapshot
@@ -34,7 +34,7 @@ class WeightFolder:
         ConfigError: something else is in the folder, it is another run's, or cannot be written.
     """
 
-    def __init__(self, folder: Path, model: Any, owner: str) -> None:
+    def __init__(self, folder: Path, model: ImageTextModel, owner: str) -> None:
         self._folder = folder
         self._model = model
         self._written: list[Path] = []
@@ -74,7 +74,9 @@ class WeightFolder:
             shutil.rmtree(self._written.pop(0), ignore_errors=True)
 
 
-def weight_folder(config: WeightsSection, run_folder: Path, model: Any) -> WeightFolder | None:
+def weight_folder(
+    config: WeightsSection, run_folder: Path, model: ImageTextModel
+) -> WeightFolder | None:
     """Where pushes go as files; None means that they go through a group."""
     if config.transport == "broadcast":
         return None

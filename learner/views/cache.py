@@ -8,10 +8,12 @@ from learner.views.renderer import ViewKey
 
 
 class ViewCache:
-    """Keeps what was used last, but what `expect` names before it. Not thread-safe.
+    """Rendered views: those that `expect` names stay longest, then those used last.
+
+    Not thread-safe.
 
     Args:
-        limit_bytes: of all views together.
+        limit_bytes: bytes of all views together.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -26,7 +28,7 @@ class ViewCache:
         return key in self._views
 
     def take(self, key: ViewKey) -> PromptView | None:
-        """The view, which is expected no longer; it stays as long as there is room."""
+        """The view, from now on not expected any more; it stays as long as there is room."""
         view = self._views.get(key)
         if view is not None:
             self._views.move_to_end(key)
@@ -46,18 +48,18 @@ class ViewCache:
             self._remove(next((k for k in self._views if k not in self._expected), None))
 
     def expect(self, keys: Iterable[ViewKey]) -> None:
-        """These alone will be taken soon: they are dropped only when nothing else is left."""
+        """Name the views that will be taken soon: they are dropped only when no others are left."""
         self._expected = set(keys)
         self._expected_bytes = sum(
             view.num_bytes for key, view in self._views.items() if key in self._expected
         )
 
     def has_room_for(self, num_views: int) -> bool:
-        """Whether so many more expected views, if of the largest size yet, would all be kept."""
+        """Whether `num_views` more expected views of the largest size so far would all be kept."""
         return self._expected_bytes + num_views * self._largest_bytes <= self._limit_bytes
 
     def _remove(self, key: ViewKey | None) -> None:
-        """None: the one that was kept first."""
+        """Drop a view; None means the one that was used longest ago."""
         if key is None:
             key = next(iter(self._views))
         view = self._views.pop(key, None)

@@ -50,7 +50,7 @@ class PreparedGroup:
     responses: tuple[np.ndarray, ...]  # int64 [T] each
     rollout_logprobs: tuple[np.ndarray, ...]  # float32 [T] each, nats
     staleness: tuple[int, ...]  # steps, of each trajectory
-    contrast: PromptView | None = None  # teacher's view pixelated (token_weights)
+    contrast: PromptView | None = None  # teacher's view, its picture pixelated (token_weights)
     sample_id: str = ""  # for figures that name a sample
     trajectories: tuple[Trajectory, ...] = ()  # as rollout sent them, for figures
 

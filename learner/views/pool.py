@@ -6,8 +6,7 @@
 
 A worker that dies or is silent for too long costs the view it was at, which then fails with
 WorkerLost and is rendered by the thread that asked for it. Each worker is started once more; after
-that it is given up with a warning. No failure in here ends a run, and nothing waits without a
-limit.
+that it is given up with a warning. No failure in here ends a run, and every wait has a limit.
 
 `concurrent.futures.ProcessPoolExecutor` would not do: one dead process fails all views of its pool,
 one that hangs cannot be ended, its processes outlive a parent that is killed, and pickled pictures
@@ -67,7 +66,8 @@ class RenderPool:
         self.processes = processes
         self._threads = ThreadPoolExecutor(processes, "render")
         self._workers = [_Worker(command, setup, start_s, render_s) for _ in range(processes)]
-        self._idle: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()  # None: none is left
+        # None means that no worker is left.
+        self._idle: queue.SimpleQueue[_Worker | None] = queue.SimpleQueue()
 
     def __enter__(self) -> "RenderPool":
         for worker in self._workers:
@@ -154,7 +154,7 @@ class _Worker:
         return not self.is_closed and (self._link is not None or self._starts_left > 0)
 
     def ensure_started(self) -> None:
-        """Start it unless it runs; raises WorkerLost: it does not come up."""
+        """Start it unless it runs. Raises WorkerLost where it does not come up."""
         while self._link is None:
             if not self.is_left:
                 raise WorkerLost("this render process is given up")
@@ -210,7 +210,7 @@ class _Worker:
 
 
 def _started(command: Sequence[str]) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
-    """Our end of a new worker's socket, and the worker; the last word of its command is its end."""
+    """Our end of a new worker's socket, and the worker, whose command ends with its descriptor."""
     ours, theirs = socket.socketpair()
     with theirs:
         # Until it ignores them, they wait: a Ctrl-C meanwhile must not print a traceback.

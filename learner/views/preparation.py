@@ -1,4 +1,4 @@
-"""Groups from the broker -> model inputs. What does not check out is refused; the run goes on."""
+"""Groups from the broker -> model inputs. What does not check out is refused; the run continues."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from common.views.registry import view_named
 from common.views.settings import ViewSettings
 from common.views.showing import derived_seed, record_of, shown_text
 from learner.views.inputs import PreparedBatch, PreparedGroup, PromptView
-from learner.views.prompts import PromptViews
+from learner.views.prompts import Found, PromptViews
 from learner.views.upcoming import UpcomingSamples
 
 logger = logging.getLogger(__name__)
@@ -22,12 +22,12 @@ MAX_KNOWN_PROBLEMS = 4096
 
 
 class Preparation:
-    """Renders the views of each group and checks that its trajectories belong to them.
+    """What makes groups of the broker into batches: it renders views and checks trajectories.
 
     Args:
         vocabulary: number of token ids that the model knows.
         samples: of data.train as this process has read it, by sample_id.
-        upcoming: the samples of the next steps, to be rendered ahead of need; None: none are.
+        upcoming: the samples of the next steps, to be rendered ahead of need; None means none.
 
     Raises:
         ValueError: objective.token_weights needs a contrast view and `views` makes none.
@@ -68,7 +68,7 @@ class Preparation:
         samples = [self._samples[group.sample_id] for group in known]
         students = self._views.students(samples, seeds)
         teachers = self._views.teachers(samples, seeds)
-        contrasts: Sequence[PromptView | DataError | None] = [None] * len(known)
+        contrasts: Sequence[Found | None] = [None] * len(known)
         if self._views.has_contrast:
             contrasts = self._views.contrasts(samples, seeds)
         views = zip(students, teachers, contrasts, strict=True)
@@ -97,9 +97,9 @@ class Preparation:
         group: Group,
         sample: Sample,
         seed: int,
-        student: PromptView | DataError,
-        teacher: PromptView | DataError,
-        contrast: PromptView | DataError | None,
+        student: Found,
+        teacher: Found,
+        contrast: Found | None,
     ) -> PreparedGroup:
         staleness = tuple(self._staleness(version, t) for t in group.trajectories)
         for trajectory in group.trajectories:
@@ -157,9 +157,9 @@ class Preparation:
             raise DataError(f"trajectory {trajectory.index} holds a vision token")
 
     def _check_view(self, group: Group, seed: int, view: PromptView) -> None:
-        """Text and pixels to the last bit: another view, seed, setting or file is another digest.
+        """Compare text and pixels: another view, seed, setting or file is another digest.
 
-        Without it the student would be trained on a view that nobody has answered to.
+        Otherwise the student would be trained on a view that the responses do not answer.
         """
         ours = record_of(self._settings.student, self._settings, seed, view.sha256)
         if group.view != ours:
@@ -169,7 +169,7 @@ class Preparation:
             )
 
     def _check_prompt(self, group: Group, sample: Sample, view: PromptView) -> None:
-        """The engine saw what we render, or its log-probs are of another prompt."""
+        """Check that the engine saw what we render: else its log-probs are of another prompt."""
         ours = self._our_prompt_ids(shown_text(self._student_view, sample, self._settings))
         if not np.array_equal(ours, group.prompt_token_ids):
             raise DataError(

@@ -34,21 +34,22 @@ CACHE_BYTES = 2**30
 MAX_KNOWN_POSITIONS = 1024
 VIEW_WAIT_S = 60.0  # for one view that the pool has; then this thread renders it
 PromptPositions = Callable[[Tensor, Tensor, Tensor], Tensor]  # ids, types, grid -> [3, P]
-_Arrival = Future[PromptView | DataError | None]  # None: the pool could not
+Found = PromptView | DataError  # an error for a sample that cannot be rendered
+_Arrival = Future[Found | None]  # None means that the pool could not
 
 
 class PromptViews:
-    """Renders samples. One thread at a time may ask for views; `look_ahead` is free to all.
+    """The rendered views of samples. One thread at a time may ask for them, any for `look_ahead`.
 
     A sample that cannot be rendered gives a DataError in its place, not an exception.
 
     Args:
         settings: what student and teacher see.
         positions: the model's rotary positions of one prompt.
-        cache_bytes: of rendered views that are kept or were rendered ahead.
+        cache_bytes: bytes of rendered views that are kept or were rendered ahead.
         answers: LABELS, for the teacher's view that shows them (teacher.view = "answer_hint")
             and used nowhere else; the method proper needs none.
-        contrast_pixels: side of the squares of the contrast view; None: there is none.
+        contrast_pixels: side of the squares of the contrast view; None means no such view.
         pool: renders in other processes; this object does not own it.
     """
 
@@ -82,24 +83,20 @@ class PromptViews:
 
     def students(
         self, samples: Sequence[Sample], seeds: Sequence[int] | None = None
-    ) -> list[PromptView | DataError]:
+    ) -> list[Found]:
         """What the rollout servers were shown, if they draw by the same seeds.
 
         Args:
-            seeds: none: 0 each, for views that draw nothing.
+            seeds: None means 0 each, for views that draw nothing.
         """
         pairs = zip(samples, seeds or [0] * len(samples), strict=True)
         return self._views([self._student_request(*pair) for pair in pairs])
 
-    def teachers(
-        self, samples: Sequence[Sample], seeds: Sequence[int]
-    ) -> list[PromptView | DataError]:
+    def teachers(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Found]:
         pairs = zip(samples, seeds, strict=True)
         return self._views([self._teacher_request("teacher", *pair) for pair in pairs])
 
-    def contrasts(
-        self, samples: Sequence[Sample], seeds: Sequence[int]
-    ) -> list[PromptView | DataError]:
+    def contrasts(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Found]:
         """The teacher's views with the picture pixelated: as many tokens, the same question.
 
         Raises:
@@ -154,13 +151,12 @@ class PromptViews:
             {"kind": kind, "sample": sample, "seed": used, "answer": answer}
         )
 
-    def _views(self, requests: Sequence[ViewRequest | DataError]) -> list[PromptView | DataError]:
+    def _views(self, requests: Sequence[ViewRequest | DataError]) -> list[Found]:
         wanted = {request.key: request for request in requests if isinstance(request, ViewRequest)}
-        found: dict[ViewKey, PromptView | DataError] = {}
+        found: dict[ViewKey, Found] = {}
         with self._lock:
             for key in wanted:
-                view = self._cache.take(key)
-                if view is not None:
+                if (view := self._cache.take(key)) is not None:
                     found[key] = view
             missing = [request for key, request in wanted.items() if key not in found]
             arrivals, begun = self._order(missing)
@@ -172,10 +168,8 @@ class PromptViews:
         self._send(begun)
         return [r if isinstance(r, DataError) else found[r.key] for r in requests]
 
-    def _render_here(
-        self, requests: Sequence[ViewRequest]
-    ) -> dict[ViewKey, PromptView | DataError]:
-        found: dict[ViewKey, PromptView | DataError] = {}
+    def _render_here(self, requests: Sequence[ViewRequest]) -> dict[ViewKey, Found]:
+        found: dict[ViewKey, Found] = {}
         for request, prompt in zip(requests, self._renderer.render(requests), strict=True):
             with self._lock:
                 found[request.key] = self._keep(request.key, prompt)
@@ -215,30 +209,30 @@ class PromptViews:
         return True
 
     def _send(self, requests: Sequence[ViewRequest]) -> None:
-        """Without the lock: a pool that has ended answers at once, in this thread."""
+        """Send requests; without the lock: an ended pool answers at once, in this thread."""
         for request in requests:
             assert self._pool is not None
             self._pool.submit(request).add_done_callback(partial(self._arrive, request.key))
 
     def _arrive(self, key: ViewKey, rendered: Future[View]) -> None:
-        """In a thread of the pool."""
-        view: PromptView | DataError | None = None
+        """Keep what the pool has rendered. Called in a thread of the pool."""
+        view: Found | None = None
         try:
             prompt = rendered.result()
             with self._lock:
                 view = self._keep(key, prompt)
         except WorkerLost:
-            logger.debug("%s view of %s: left to who needs it", key[1], key[0])
-        finally:  # whatever happened, nobody must wait for it any longer
+            logger.debug("%s view of %s: left to the thread that needs it", key[1], key[0])
+        finally:  # whatever happened, no thread may wait for it any longer
             with self._lock:
                 arrival = self._in_flight.pop(key)
                 begun = self._begin_pending()
             arrival.set_result(view)
             self._send(begun)
 
-    def _wait_for(self, arrivals: dict[ViewKey, _Arrival]) -> dict[ViewKey, PromptView | DataError]:
-        """Those that the pool has rendered in time; once one is late, no other is waited for."""
-        found: dict[ViewKey, PromptView | DataError] = {}
+    def _wait_for(self, arrivals: dict[ViewKey, _Arrival]) -> dict[ViewKey, Found]:
+        """The views that the pool renders in time; once one is late, it waits for no other."""
+        found: dict[ViewKey, Found] = {}
         patience_s = self._wait_s
         for key, arrival in arrivals.items():
             try:
@@ -252,7 +246,7 @@ class PromptViews:
                 found[key] = view
         return found
 
-    def _keep(self, key: ViewKey, prompt: View) -> PromptView | DataError:
+    def _keep(self, key: ViewKey, prompt: View) -> Found:
         if isinstance(prompt, DataError):
             return prompt
         view = self._view(prompt)

@@ -27,7 +27,7 @@ ViewKey = tuple[str, str, int]
 class ViewRequest(Record):
     """What to render. Two requests with one key give the same view."""
 
-    kind: Literal["student", "teacher", "contrast"]  # the last: the teacher's, pixelated
+    kind: Literal["student", "teacher", "contrast"]  # contrast: the teacher's, pixelated
     sample: Sample
     seed: int  # of what is drawn; 0 where nothing is
     answer: str | None = None  # a LABEL, for the view that shows it
@@ -38,11 +38,11 @@ class ViewRequest(Record):
 
 
 class ViewRenderer:
-    """Opens the picture of a view and renders it. Not thread-safe.
+    """What opens the picture of a view and renders it. Not thread-safe.
 
     Args:
         settings: which views student and teacher see.
-        contrast_pixels: side of the squares of the contrast view; None where there is none.
+        contrast_pixels: side of the squares of the contrast view; None means no such view.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ViewRenderer:
                 numbers.append(number)
             except DataError as error:
                 found[number] = error
-            except DECODE_ERRORS as error:  # of cutting or enlarging it
+            except DECODE_ERRORS as error:  # raised by cutting or enlarging it
                 found[number] = DataError(f"cannot be shown: {str(error) or repr(error)}")
         for number, prompt in zip(numbers, self._prompts(all_shown), strict=True):
             found[number] = prompt
@@ -91,7 +91,7 @@ class ViewRenderer:
         return replace(shown, picture=pixelated(shown.picture, self._contrast_pixels))
 
     def _prompts(self, all_shown: Sequence[Shown]) -> list[RenderedPrompt | DataError]:
-        """All in one call; where that fails, one by one, so that one costs only itself."""
+        """Render all in one call; where that fails, one by one, so that one costs only itself."""
         try:
             problems = [shown.problem for shown in all_shown]
             return list(self._renderer.prompts(problems, [shown.picture for shown in all_shown]))

@@ -4,7 +4,7 @@ The broker gives every step the first groups that are left, in the order of its 
 that order depends on the dataset and the seed alone. A group that is quarantined makes later ones
 move up; counting on from the last group that was taken allows for that.
 
-Several ranks share a step by the tokens that were generated, which nobody knows ahead: each rank
+Several ranks share a step by the tokens that were generated, which are not known ahead: each rank
 foresees all of a step, and what turns out to be another's is the first to leave its cache. So every
 rank renders every view, by processes that have nothing else to do.
 """
@@ -27,10 +27,10 @@ class Window:
 
 
 class UpcomingSamples:
-    """Not thread-safe.
+    """The samples of the next steps, by the order of the data. Not thread-safe.
 
     Args:
-        groups_per_step: of all ranks together.
+        groups_per_step: groups of all ranks together.
     """
 
     def __init__(self, source: SampleSource, run_seed: int, groups_per_step: int) -> None:
@@ -39,12 +39,12 @@ class UpcomingSamples:
         self._groups_per_step = groups_per_step
 
     def after(self, step: int, last_group_id: str | None = None) -> Window:
-        """For the next STEPS_AHEAD steps; fewer groups at the end of the data.
+        """The window of the next STEPS_AHEAD steps; fewer groups at the end of the data.
 
         Args:
-            step: after which training goes on.
+            step: the last step that was trained.
             last_group_id: "<epoch>/<position>" of the last group that this rank had of it, which
-                may lie further on; None: it is not known.
+                may lie further on; None means unknown.
         """
         start = step * self._groups_per_step
         if last_group_id is not None:

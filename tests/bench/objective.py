@@ -253,7 +253,9 @@ def ours_over(work: Problem, top_k: int | None) -> "Tensor":
     import torch
 
     from common.config import ObjectiveSection
-    from learner.objective.loss import HeadInputs, ResponseTokens, SamplingLaw, objective
+    from learner.objective.head import HeadInputs
+    from learner.objective.loss import objective
+    from learner.objective.tokens import ResponseTokens, SamplingLaw
 
     tokens, device = len(work.token_ids_T), work.token_ids_T.device
     result = objective(
@@ -274,7 +276,8 @@ def ours_over(work: Problem, top_k: int | None) -> "Tensor":
 def materialised(work: Problem) -> "Tensor":
     import torch
 
-    from learner.objective.divergence import bucket_logprobs, divergence
+    from common.config import ObjectiveSection
+    from learner.objective.divergence import DIVERGENCES, bucket_logprobs
 
     student_TV = work.student_hidden_TD @ work.student_weight_VD.T
     student_lse_T1 = torch.logsumexp(student_TV, dim=-1, keepdim=True)
@@ -286,9 +289,8 @@ def materialised(work: Problem) -> "Tensor":
         del teacher_TV
     student_TK = student_TV.gather(1, ids_TK) - student_lse_T1
     del student_TV
-    divergence_T = divergence(
-        bucket_logprobs(student_TK, True), bucket_logprobs(teacher_TK, True), "jsd", 0.5
-    )
+    student_TB, teacher_TB = (bucket_logprobs(x, True) for x in (student_TK, teacher_TK))
+    divergence_T = DIVERGENCES["jsd"].value(student_TB, teacher_TB, ObjectiveSection())
     loss = divergence_T.mean()
     torch.autograd.backward(loss)
     return loss.detach()

@@ -1,16 +1,21 @@
 import ast
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import ModelSection, RunConfig
+from common.config import ModelSection, RunConfig, StudentSection, TeacherSection
+from common.config.objective import DivergenceName, TeacherPolicyName
 from common.config_cli import RENAMED, build, dump_toml, help_text, load
 from common.errors import ConfigError
+from common.views.registry import names_for
+from common.views.view import Role
 from tests.common.config_keys import FILE, key_list
 
 pytestmark = pytest.mark.smoke
@@ -33,7 +38,7 @@ valid_changes = st.fixed_dictionaries(
         "learner": st.fixed_dictionaries({"max_steps": st.none() | st.integers(1, 10**6)}),
         "objective": st.fixed_dictionaries(
             {
-                "divergence": st.sampled_from(["jsd", "forward_kl", "reverse_kl"]),
+                "divergence": st.sampled_from(get_args(DivergenceName)),
                 "importance_clip": st.none() | st.floats(0.1, 10),
             }
         ),
@@ -177,6 +182,18 @@ def test_controls_differ_from_the_quickstart_in_the_teachers_view_alone() -> Non
         teacher = control.teacher.model_copy(update={"view": quickstart.teacher.view})
         same = control.model_copy(update={"teacher": teacher, "run": quickstart.run})
         assert same == quickstart
+
+
+def test_readme_and_help_name_every_choice_of_what_is_learned() -> None:
+    readme = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
+    names = {"divergence": get_args(DivergenceName), "policy": get_args(TeacherPolicyName)}
+    names |= {f"{role}.view": names_for(role) for role in get_args(Role)}
+    for choice in (name for several in names.values() for name in several):
+        assert f"`{choice}`" in readme
+    sections = {"student.view": StudentSection, "teacher.view": TeacherSection}
+    for key, section in {**sections, "policy": TeacherSection}.items():
+        description = section.model_fields[key.rpartition(".")[2]].description
+        assert set(names[key]) <= set(re.findall(r"\w+", description))
 
 
 def test_help_lists_every_field_with_its_default() -> None:

@@ -19,7 +19,7 @@ from common.files import sha256_of_file
 from common.rendering import Renderer
 from learner.checkpoint import Checkpointer
 from learner.export import DTYPES, export, main, verify
-from learner.model.lora import merged_weights
+from learner.model.lora import iterate_merged
 from tests.learner.small_training import SmallTraining, small_config
 from tests.learner.support import UNCLOSED
 from tests.rollout.support import QUICKSTART, Served, ask, reference
@@ -263,7 +263,7 @@ def test_adapters_of_a_teacher_are_merged(tmp_path: Path) -> None:
         saver.save()
     export(tmp_path / "step-000002", tmp_path / "out", "teacher", "float32")
     found = load_file(tmp_path / "out" / "model.safetensors")
-    expected = merged_weights(training.teacher.model)
+    expected = dict(iterate_merged(training.teacher.model))
     assert found.keys() == expected.keys()
     start = load_file(model / "model.safetensors")
     changed = [name for name, tensor in found.items() if not torch.equal(tensor, start[name])]

@@ -1,4 +1,4 @@
-"""The views. A module here that defines VIEW is one; nothing else has to be told of it.
+"""The views. Each module here that defines VIEW is one; no other code names it.
 
 full            the picture as it is
 crop            the evidence, as published

@@ -11,14 +11,13 @@ from common.views.view import View
 
 
 class AnswerHint(View):
-    name = "answer_hint"
     roles = frozenset({"teacher"})
     shows_answer = True
 
     def text(self, problem: str, sample: Sample, settings: ViewSettings, answer: str | None) -> str:
         if answer is None:
             raise DataError(f"sample {sample.sample_id}: no answer to be shown to the teacher")
-        # Not str.format: braces in an answer are put in as they stand.
+        # Not str.format: braces in an answer stay as they are.
         hint = settings.answer_hint.replace("{answer}", answer)
         return followed_by(problem, hint, "the answer or of teacher.answer_hint")
 

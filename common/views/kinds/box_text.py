@@ -9,11 +9,10 @@ from common.views.settings import ViewSettings
 from common.views.texts import followed_by
 from common.views.view import Size, View
 
-_UNITS = 1000  # that a side has
+_UNITS = 1000  # units of a side
 
 
 class BoxText(View):
-    name = "box_text"
     roles = frozenset({"teacher"})
 
     def size(self, sample: Sample, settings: ViewSettings) -> Size | None:
@@ -21,7 +20,7 @@ class BoxText(View):
 
     def text(self, problem: str, sample: Sample, settings: ViewSettings, answer: str | None) -> str:
         if sample.box is None:
-            raise DataError(f"sample {sample.sample_id} has no box to be told of")
+            raise DataError(f"sample {sample.sample_id} has no box to describe")
         text = settings.box_text
         for name, value in _corners(sample).items():
             text = text.replace(f"{{{name}}}", str(value))

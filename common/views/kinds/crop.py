@@ -10,7 +10,6 @@ from common.views.view import Size, View
 
 
 class Crop(View):
-    name = "crop"
     roles = frozenset({"teacher"})
 
     def source(self, sample: Sample) -> ImageRef:

@@ -14,7 +14,6 @@ from common.views.view import View
 
 
 class Degraded(View):
-    name = "degraded"
     roles = frozenset({"student"})
     is_seeded = True
 

@@ -4,7 +4,6 @@ from common.views.view import View
 
 
 class Full(View):
-    name = "full"
     roles = frozenset({"student", "teacher"})
 
 

@@ -10,7 +10,6 @@ from common.views.view import Size, View
 
 
 class RandomCrop(View):
-    name = "random_crop"
     roles = frozenset({"teacher"})
     is_seeded = True
 

@@ -10,7 +10,6 @@ from common.views.view import Size, View
 
 
 class RedBox(View):
-    name = "red_box"
     roles = frozenset({"student"})
 
     def size(self, sample: Sample, settings: ViewSettings) -> Size | None:

@@ -64,6 +64,7 @@ def test_every_module_of_kinds_is_a_view_of_its_own_name() -> None:
     assert sorted(views()) == [
         "answer_hint", "box_text", "crop", "degraded", "full", "random_crop", "red_box",
     ]  # fmt: skip
+    assert all(view.name == name for name, view in views().items())
     assert names_for("student") == ["degraded", "full", "red_box"]
     assert names_for("teacher") == ["answer_hint", "box_text", "crop", "full", "random_crop"]
 
@@ -125,6 +126,19 @@ def test_a_sample_without_evidence_is_a_data_error_where_it_is_needed(
 def test_other_views_need_no_box(store: ImageStore, sample: Sample, name: str) -> None:
     bare = sample.model_copy(update={"box": None})
     assert shown_to(name, bare, store, SETTINGS, answer="7").picture.size == SIZE
+
+
+@pytest.mark.parametrize("name", views())
+def test_a_view_has_no_size_exactly_where_it_cannot_be_shown(
+    store: ImageStore, sample: Sample, name: str
+) -> None:
+    """Planner and checks of rows go by the size."""
+    bare = sample.model_copy(update={"box": None})
+    try:
+        size = shown_to(name, bare, store, SETTINGS, answer="7").picture.size
+    except DataError:
+        size = None
+    assert view_named(name).size(bare, SETTINGS) == size
 
 
 # ---- crops ---------------------------------------------------------------------------------------

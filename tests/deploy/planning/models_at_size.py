@@ -17,7 +17,8 @@ from learner.model.sharding import whole_weight
 from learner.model.student import prepare_to_train
 from learner.model.teacher import Teacher
 from learner.objective.head import HeadInputs
-from learner.objective.loss import ResponseTokens, SamplingLaw, objective
+from learner.objective.loss import objective
+from learner.objective.tokens import ResponseTokens, SamplingLaw
 from learner.push.buckets import snapshot_of
 from learner.push.pushed_weights import PushedWeights
 from learner.trainer import DTYPES

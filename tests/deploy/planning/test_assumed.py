@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from common.config.objective import TEACHER_POLICIES
 from deploy.planning import assumed, devices
 from deploy.planning.assumed import assumed_rates
 from deploy.planning.layout import Layout
@@ -165,7 +166,7 @@ def test_everything_is_marked_as_assumed_with_its_reason():
     assert sum(rates().spread) / len(rates().spread) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("policy", ["frozen", "current", "progressive"])
-def test_only_an_average_has_to_be_updated(policy):
-    assert rates(teacher={"policy": policy}).teacher_update_s.value == 0
-    assert rates().teacher_update_s.value > 0
+@pytest.mark.parametrize("policy", TEACHER_POLICIES)
+def test_only_what_moves_in_float32_has_to_be_updated(policy):
+    seconds = rates(teacher={"policy": policy, "path": "x"}).teacher_update_s.value
+    assert (seconds > 0) == TEACHER_POLICIES[policy].has_float32

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from common.config.objective import TEACHER_POLICIES
 from deploy.planning.layout import Layout
 from deploy.planning.memory import (
     LIBRARIES,
@@ -49,6 +50,14 @@ def test_replicas_hold_as_much_as_one_of_them_would():
     run = config()
     one, two = Layout(1, 4, 1), Layout(1, 8, 1, learner_nodes=2)
     assert learner_memory(run, SHAPE, WORK, two) == learner_memory(run, SHAPE, WORK, one)
+
+
+@pytest.mark.parametrize("name", TEACHER_POLICIES)
+def test_a_teacher_takes_what_its_policy_declares(name):
+    policy = TEACHER_POLICIES[name]
+    copy = 0 if policy.weights == "student" else 2
+    found = memory(teacher={"policy": name, "path": "x"})
+    assert found.teacher == (copy + 4 * policy.has_float32) * SIZE
 
 
 def test_float32_needs_no_second_copy_of_the_average():

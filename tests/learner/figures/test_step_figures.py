@@ -11,7 +11,7 @@ from common.group import Group
 from common.pictures import encode_png
 from common.rendering import Renderer
 from learner.figures.step_figures import StepFigures, WorstSample, worst_sample
-from learner.objective.loss import TokenFigures
+from learner.objective.tokens import TokenFigures
 from learner.ranks import Ranks
 from learner.views.inputs import PreparedBatch, PreparedGroup
 from tests.groups import with_trajectories

@@ -15,7 +15,9 @@ from learner.model import tree_attention
 from learner.model.packing import PackedRow, pack
 from learner.model.ragged_attention import RaggedFlash
 from learner.model.student import prepare_to_train, response_hidden_states
-from learner.objective.loss import ResponseTokens, SamplingLaw, head_of, objective
+from learner.objective.head import head_of
+from learner.objective.loss import objective
+from learner.objective.tokens import ResponseTokens, SamplingLaw
 from learner.views.inputs import PreparedGroup
 from tests.learner.device_waits import DeviceWaits, OnHost, on_host
 from tests.learner.ragged_on_cpu import ragged_on_cpu  # noqa: F401

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 import common.torchvision_compat  # noqa: F401  (must come before transformers)
 from common.errors import ConfigError
 from common.weight_dtypes import is_computed_in_float32
-from learner.model.lora import adapter_state, load_adapters, merged_weights
+from learner.model.lora import adapter_state, iterate_merged, load_adapters
 from learner.model.sharding import clip_gradients, copy_into, gather, shard_model, whole_weight
 from learner.push.group import PushGroup
 from learner.ranks import (
@@ -339,8 +339,8 @@ def adapters_of_shards(ranks: Ranks, case: Case) -> dict[str, Any]:
     assert ranks.mesh is not None
     shard_model(model, ranks.mesh, torch.float32)
     load_adapters(model, adapters)
-    expected = merged_weights(plain)
-    found = {name: gather(tensor) for name, tensor in merged_weights(model).items()}
+    expected = dict(iterate_merged(plain))
+    found = {name: gather(tensor) for name, tensor in dict(iterate_merged(model)).items()}
     return {
         "names": list(found) == list(expected),
         "values": all(torch.allclose(found[n], expected[n], atol=1e-6) for n in expected),

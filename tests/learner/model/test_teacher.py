@@ -1,6 +1,7 @@
 import copy
 import os
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -8,13 +9,15 @@ import torch.multiprocessing
 from torch import Tensor, nn
 
 from common.config import ModelSection, TeacherSection
+from common.config.objective import TEACHER_POLICIES, TeacherPolicyName
 from common.errors import ConfigError
 from learner.model.student import load_student
 from learner.model.teacher import Teacher
 from tests.learner.teacher_weights import load_weights, saved_weights
 from tests.tiny_model import make_tiny_checkpoint
 
-SAVED = ("ema", "frozen", "progressive", "trust_region")
+SAVED = [name for name, policy in TEACHER_POLICIES.items() if policy.weights == "copy"]
+STAYING = [name for name in SAVED if TEACHER_POLICIES[name].after_step == "nothing"]
 FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 
 
@@ -145,10 +148,35 @@ def test_offloaded_master_gets_the_same_bits_as_one_on_the_gpu():
     assert_equal(*masters)
 
 
+# ---- all policies --------------------------------------------------------------------------------
+def test_every_name_of_the_configuration_is_a_policy() -> None:
+    assert sorted(TEACHER_POLICIES) == sorted(get_args(TeacherPolicyName))
+
+
+@pytest.mark.parametrize("name", TEACHER_POLICIES)
+def test_a_teacher_is_what_its_policy_declares(tiny_checkpoint: Path, name: str) -> None:
+    """Planner, checkpoints and configuration go by these declarations."""
+    policy, model = TEACHER_POLICIES[name], load(tiny_checkpoint)
+    path, interval = str(tiny_checkpoint), 2
+    teacher = teacher_of(model, BFLOAT16, policy=name, path=path, interval_steps=interval)
+    saved = saved_weights(teacher)
+    assert (teacher.model is model) == (policy.weights == "student")
+    assert bool(saved) == (policy.weights == "copy")
+    kept = teacher.kept()
+    moving = [name for name, p in model.named_parameters() if p.requires_grad and name in kept]
+    assert any(kept[name].dtype == FLOAT32 for name in moving) == policy.has_float32
+    assert len(teacher.models) == (2 if policy.is_mixed else 1)
+    assert sum(weight for weight, _ in teacher.models) == pytest.approx(1)
+    before = values(teacher.model)
+    train(model, teacher, 1, 10 * interval, size=1.0)
+    is_still = all(torch.equal(p, before[name]) for name, p in values(teacher.model).items())
+    assert is_still == (policy.after_step == "nothing" and policy.weights != "student")
+
+
 # ---- other policies ------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "fields",
-    [{"policy": "frozen"}, {"policy": "ema", "ema_rate": 0.0}, {"policy": "trust_region"}],
+    [{"policy": "ema", "ema_rate": 0.0}, *({"policy": name} for name in STAYING)],
 )
 def test_teachers_that_do_not_move(fields):
     model = student()
@@ -185,7 +213,7 @@ def test_progressive_teacher_takes_parameters_and_buffers_every_interval():
     assert_equal(values(teacher.model), taken)
 
 
-@pytest.mark.parametrize("policy", ["ema", "frozen", "trust_region"])
+@pytest.mark.parametrize("policy", ["ema", *STAYING])
 def test_buffers_of_the_teacher_stay(policy):
     model = student()
     teacher = teacher_of(model, policy=policy, ema_rate=0.5)

@@ -1,16 +1,21 @@
 import math
+import re
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import learner.objective
+from common.config import ObjectiveSection
+from common.config.objective import DivergenceName
 from learner.objective.divergence import (
+    DIVERGENCES,
     TAIL_CEILING,
+    Divergence,
     bucket_logprobs,
     bucket_slopes,
-    divergence,
-    divergence_slopes,
 )
 
 pytestmark = pytest.mark.smoke
@@ -18,7 +23,7 @@ pytestmark = pytest.mark.smoke
 STUDENT = [2.0, 1.0, 0.5, -1.0, -2.0, 0.0]
 TEACHER = [0.5, 2.5, 0.0, 1.0, -3.0, -0.5]
 TOP_K = 3
-# Specification section 4.3: (teacher weight, with tail, renormalised).
+# (teacher weight, with tail, renormalised); weight 0 is forward_kl, 1 is reverse_kl.
 GOLDEN = [
     (0.0, 0.6732770863, 0.7992871038),
     (0.3, 0.1397246369, 0.1619401273),
@@ -34,9 +39,10 @@ GOLDEN_GRADIENTS = [
 ]
 
 
-def kind_of(weight: float) -> tuple[str, float]:
-    kinds = {0.0: "forward_kl", 1.0: "reverse_kl"}
-    return kinds.get(weight, "jsd"), weight if 0 < weight < 1 else 0.5
+def kind_of(weight: float) -> tuple[Divergence, ObjectiveSection]:
+    name = {0.0: "forward_kl", 1.0: "reverse_kl"}.get(weight, "jsd")
+    section = ObjectiveSection(jsd_teacher_weight=weight if 0 < weight < 1 else 0.5)
+    return DIVERGENCES[name], section
 
 
 def from_logits(
@@ -44,7 +50,8 @@ def from_logits(
 ):
     top = student.topk(top_k, dim=-1).indices
     buckets = [bucket_logprobs(z.log_softmax(-1).gather(-1, top), tail) for z in (student, teacher)]
-    return divergence(*buckets, *kind_of(weight))
+    divergence, section = kind_of(weight)
+    return divergence.value(*buckets, section)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-6), (torch.float32, 1e-5)])
@@ -104,16 +111,30 @@ def test_tail_has_a_floor_without_gradient_where_the_top_tokens_hold_all_mass():
     assert gradient.abs().max() == 0
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
-def test_divergence_slopes_are_its_derivative(weight: float) -> None:
+@pytest.mark.parametrize("weight", [0.3, 0.5])
+@pytest.mark.parametrize("divergence", DIVERGENCES.values(), ids=DIVERGENCES)
+def test_divergence_slopes_are_its_derivative(divergence: Divergence, weight: float) -> None:
+    section = ObjectiveSection(jsd_teacher_weight=weight)
     generator = torch.Generator().manual_seed(5)
     student = torch.randn(7, 9, generator=generator, dtype=torch.float64).log_softmax(-1)
     teacher = torch.randn(7, 9, generator=generator, dtype=torch.float64).log_softmax(-1)
+    if divergence.is_sampled:
+        student, teacher = student[:, :1], teacher[:, :1]
     student.requires_grad_()
-    value = divergence(student, teacher, *kind_of(weight))
-    (expected,) = torch.autograd.grad(value.sum(), student)
-    found = divergence_slopes(student, teacher, *kind_of(weight))
+    value_T = divergence.value(student, teacher, section)
+    assert value_T.shape == (7,)
+    # A sampled one's is the score function's: what it estimates, times log p of what was sampled.
+    of_law = (value_T.detach()[:, None] * student) if divergence.is_sampled else value_T
+    (expected,) = torch.autograd.grad(of_law.sum(), student)
+    found = divergence.slopes(student, teacher, section)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_every_name_of_the_configuration_has_a_divergence_and_an_equation() -> None:
+    names = get_args(DivergenceName)
+    assert sorted(DIVERGENCES) == sorted(names)
+    equation = learner.objective.__doc__.partition("(4)")[2].partition("(5)")[0]
+    assert sorted(re.findall(r"^ +(?:\(4\) +)?(\w+):", equation, re.MULTILINE)) == sorted(names)
 
 
 @pytest.mark.parametrize("tail", [True, False])
@@ -134,6 +155,5 @@ def test_bucket_slopes_are_the_derivative_also_where_the_floor_binds(tail: bool)
 def test_slopes_stay_finite_where_the_student_has_no_mass_left() -> None:
     student = torch.tensor([[0.0, -800.0]])
     teacher = torch.tensor([[-800.0, 0.0]])
-    for weight in (0.0, 0.5, 1.0):
-        slopes = divergence_slopes(student, teacher, *kind_of(weight))
-        assert torch.isfinite(slopes).all()
+    for divergence in DIVERGENCES.values():
+        assert divergence.slopes(student, teacher, ObjectiveSection()).isfinite().all()

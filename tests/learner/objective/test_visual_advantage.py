@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.objective.loss import token_shares
+from learner.objective.tokens import token_shares
 from learner.objective.visual_advantage import (
     sequence_weights,
     token_multipliers,
