@@ -239,7 +239,7 @@ def test_a_renamed_key_leads_to_a_key_and_hides_none() -> None:
 
 @pytest.fixture
 def renamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if two keys had got their names in this version, one of them a section with it."""
+    """Two keys with names that are new in this version, one of them a section with it."""
     monkeypatch.setitem(RENAMED, "optimizer.learning_rate", "optimizer.lr")
     monkeypatch.setitem(RENAMED, "source.file", "data.train")
 

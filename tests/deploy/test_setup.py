@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from deploy import launch
 from deploy.cluster.environments import set_up_command
 from deploy.cluster.pools import PoolName
 from tests.deploy.support import FAKE_PYTHON
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = (
@@ -430,9 +430,7 @@ def test_checkouts_that_share_an_environment_wait_for_each_other(
     shutil.rmtree(other.venv)
     other.venv.symlink_to(checkout.venv)
     first = checkout.start("learner", PIP_SECONDS="0.5")
-    while not (checkout.venv / "set-up.unfinished").exists():
-        assert first.poll() is None
-        time.sleep(0.01)
+    wait_until((checkout.venv / "set-up.unfinished").exists)
     code, output = other.set_up("learner")
     assert code == 0 and "was cut off" not in output
     first.communicate(timeout=60)

@@ -43,13 +43,13 @@ async def test_a_run_ends_when_its_processes_have(
 async def test_the_address_of_an_earlier_broker_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a run that is resumed. The new broker writes the same address, or another one."""
+    """A resumed run has one. The new broker writes the same address, or another one."""
     for known in ("tcp://127.0.0.1:1", "tcp://127.0.0.1:9"):
         (tmp_path / "broker.json").write_text(json.dumps({"address": known, "run_id": "r"}))
         stage = Stage(tmp_path, monkeypatch, broker=HELD + BROKER)
         run = stage.run()
         await stage.until_up("broker")
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.15)  # in which others would be started
         assert len(stage.started) == 1, "others started before there was a broker"
         (tmp_path / "go").touch()
         assert await run is True
@@ -187,7 +187,7 @@ async def test_a_broker_that_dies_is_started_again_and_the_others_stay(
 async def test_a_broker_that_comes_back_elsewhere_has_all_others_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when its machine is lost: the address that the others were given is nobody's."""
+    """Its machine was lost: the address that the others were given is nobody's."""
     stage = Stage(tmp_path, monkeypatch, learner=WAITING_LEARNER)
     run = stage.run()
     await stage.until_up("learner-0", "rollout-0")
@@ -203,7 +203,7 @@ async def test_a_broker_that_comes_back_elsewhere_has_all_others_started_again(
 async def test_a_learner_that_somebody_else_stops_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when its machine is to be taken away: it has written a checkpoint."""
+    """Its machine is to be taken away: it has written a checkpoint."""
     stage = Stage(tmp_path, monkeypatch, learner=WAITING_LEARNER)
     run = stage.run()
     await stage.until_up("rollout-0")

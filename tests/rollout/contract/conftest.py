@@ -18,6 +18,7 @@ import pytest_asyncio
 from common.rendering import Renderer
 from tests.rollout.support import load_model, run_config, running_server
 from tests.tiny_model import make_tiny_checkpoint, store_as_published
+from tests.waiting import until
 
 ENGINES = ("embedded", "sglang")
 QUICKSTART = Path(__file__).resolve().parents[3] / "deploy" / "quickstart" / "checkpoint"
@@ -52,6 +53,14 @@ class Api:
         status, content = await self.post(path, body, timeout_s)
         assert status == 200, (path, status, content)
         return content
+
+    async def until_running(self) -> None:
+        """Until it is at a request: no cache can be flushed then."""
+
+        async def is_running() -> bool:
+            return (await self.post("/flush_cache"))[0] == 400
+
+        await until(is_running)
 
     async def generate(self, body: dict, banned: list[int] | None = None, **params):
         sampling = {"temperature": 1.0, "max_new_tokens": 8, **params}
