@@ -32,7 +32,7 @@ FORKS.set_forkserver_preload(["tests.learner.preloaded"])
 def run_module(
     module: str, arguments: list[str], output: Path, environment: Mapping[str, str]
 ) -> None:
-    """As `python -m module arguments`, with its output in a file."""
+    """Run `python -m module arguments`, with its output in a file."""
     os.environ.update(environment)
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)

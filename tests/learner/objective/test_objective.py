@@ -282,7 +282,7 @@ def test_a_tied_head_gets_the_gradients_of_both_uses():
     ],
 )
 def test_objective_has_the_golden_values_and_gradients(config, value, gradient, dtype, tolerance):
-    """Of specification 4.3: the head is the identity, so that hidden states are logits."""
+    """Specification 4.3 has them: the head is the identity, so that hidden states are logits."""
     student = torch.tensor([[2.0, 1.0, 0.5, -1.0, -2.0, 0.0]], dtype=dtype, requires_grad=True)
     teacher = torch.tensor([[0.5, 2.5, 0.0, 1.0, -3.0, -0.5]], dtype=dtype)
     identity = torch.eye(6, dtype=dtype)
