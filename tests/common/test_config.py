@@ -1,3 +1,8 @@
+"""The configuration tree: files, options, refusals.
+
+Holds common/section.py.
+"""
+
 import subprocess
 import sys
 import tomllib

@@ -2,6 +2,8 @@
 
 No broker: the publisher's announcements go straight to the receiver. What the learner expects a
 server to answer is computed as in a run, and the server is asked as in a run.
+
+Holds rollout/sglang/image_cache.py.
 """
 
 import asyncio

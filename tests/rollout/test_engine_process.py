@@ -1,4 +1,7 @@
-"""How engines are started: command lines, environments, refusals, progress and death."""
+"""How engines are started: command lines, environments, refusals, progress and death.
+
+Holds rollout/sglang/launch.py.
+"""
 
 import asyncio
 import itertools

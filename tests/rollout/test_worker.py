@@ -1,4 +1,7 @@
-"""Worker and weight updates against a real broker and a real engine server."""
+"""Worker and weight updates against a real broker and a real engine server.
+
+Holds rollout/image_files.py.
+"""
 
 import asyncio
 import contextlib

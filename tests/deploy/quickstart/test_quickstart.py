@@ -1,4 +1,7 @@
-"""The launcher as a person starts it: real Ray, real processes, a few steps of the quickstart."""
+"""The launcher as a person starts it: real Ray, real processes, a few steps of the quickstart.
+
+Holds deploy/supervision/live_run.py.
+"""
 
 import contextlib
 import json

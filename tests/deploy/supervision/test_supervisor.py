@@ -1,4 +1,7 @@
-"""The supervisor over real processes, without Ray: small Python scripts play the roles."""
+"""The supervisor over real processes, without Ray: small Python scripts play the roles.
+
+Holds deploy/supervision/process_set.py.
+"""
 
 import asyncio
 import json

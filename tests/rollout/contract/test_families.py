@@ -1,4 +1,7 @@
-"""What depends on the model: numbers, every weight's name, caches. For all families."""
+"""What depends on the model: numbers, every weight's name, caches. For all families.
+
+Holds rollout/sglang/cpu/sgl_kernel/mamba.py, rollout/sglang/cpu/sitecustomize.py.
+"""
 
 import asyncio
 

@@ -1,4 +1,7 @@
-"""POST /generate and the questions about the server."""
+"""POST /generate and the questions about the server.
+
+Holds rollout/embedded/bodies.py, rollout/embedded/running.py, rollout/embedded/server.py.
+"""
 
 import asyncio
 import base64

@@ -1,6 +1,7 @@
 """Whole evaluations against a real server that answers, refuses, cuts, hangs and goes away.
 
-Holds rollout/evaluation/pictures.py, rollout/evaluation/results.py, rollout/evaluation/run.py.
+Holds rollout/evaluation/identity.py, rollout/evaluation/pictures.py, rollout/evaluation/replies.py,
+rollout/evaluation/results.py, rollout/evaluation/run.py.
 """
 
 import asyncio
