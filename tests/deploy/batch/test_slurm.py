@@ -321,8 +321,10 @@ def processes_of_the_job() -> list[str]:
 
 def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
     def is_so() -> bool:
-        assert process.poll() is None, process.communicate()[0]
-        return condition()
+        is_alive = process.poll() is None  # before the last look at the condition
+        found = condition()
+        assert found or is_alive, process.communicate()[0]
+        return found
 
     waiting.wait_until(is_so)
 

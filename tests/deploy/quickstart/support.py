@@ -80,8 +80,10 @@ class Launched:
 
     def _wait_until(self, condition: Callable[[], bool]) -> None:
         def is_so() -> bool:
-            assert self.process.poll() is None, self.output()
-            return condition()
+            is_alive = self.process.poll() is None  # before the last look at the condition
+            found = condition()
+            assert found or is_alive, self.output()
+            return found
 
         wait_until(is_so, TIMEOUT_S, self.output)
 

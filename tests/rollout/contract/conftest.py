@@ -32,14 +32,14 @@ class Api:
         self.url = url
         self.session = session
 
-    async def post(self, path: str, body=None, timeout_s: float = 60.0):
+    async def post(self, path: str, body=None, timeout_s: float = 150.0):
         """(status, parsed body or text)."""
         async with self.session.post(
             self.url + path, json=body, timeout=aiohttp.ClientTimeout(total=timeout_s)
         ) as response:
             return response.status, await _content(response)
 
-    async def get(self, path: str, timeout_s: float = 60.0):
+    async def get(self, path: str, timeout_s: float = 150.0):
         async with self.session.get(
             self.url + path, timeout=aiohttp.ClientTimeout(total=timeout_s)
         ) as response:
@@ -49,7 +49,7 @@ class Api:
         async with self.session.request(method, self.url + path, headers=headers) as response:
             return response.status
 
-    async def ok(self, path: str, body=None, timeout_s: float = 60.0):
+    async def ok(self, path: str, body=None, timeout_s: float = 150.0):
         status, content = await self.post(path, body, timeout_s)
         assert status == 200, (path, status, content)
         return content
