@@ -97,8 +97,8 @@ class EngineProcess:
         raise self._death(code)
 
     def lost_port(self) -> bool:
-        """Whether it has ended because somebody else had its port by then."""
-        return self._process.returncode is not None and self._log.says("address already in use")
+        """Whether another program had its port by then: SGLang then waits for itself there."""
+        return self._log.says("address already in use")
 
     async def death(self) -> EngineError | None:
         """What has just ended it; None: it lives. Its connections break before it is known dead."""
@@ -133,11 +133,10 @@ class EngineProcess:
                 if health.done():
                     logger.info("engine at %s is up", self.url)
                     return
-                logger.info(
-                    "engine is starting, %.0f s so far: %s",
-                    time.monotonic() - started,
-                    self._log.doing(),
-                )
+                if self.lost_port():
+                    raise EngineError(f"another program has {self.url}:\n{self._log.tail()}")
+                lasted_s = time.monotonic() - started
+                logger.info("engine is starting, %.0f s so far: %s", lasted_s, self._log.doing())
             raise EngineError(
                 f"the engine did not serve within {timeout_s:g} s. Fix: raise "
                 f"rollout.start_timeout_s, or see {self._log.path}\n{self._log.tail()}"

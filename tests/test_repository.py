@@ -126,7 +126,6 @@ def test_no_docstring_refers_to_a_document_that_is_not_here() -> None:
 
 
 BEGINNINGS = ("Of", "As", "That", "Args", "Raises", "Returns")
-IN_TESTS = 72  # docstrings of tests that still begin so; only down
 
 
 def badly_begun(text: str) -> int:
@@ -137,11 +136,8 @@ def badly_begun(text: str) -> int:
 
 
 def test_a_docstring_says_first_what_a_thing_is_or_does() -> None:
-    found = Counter({str(path): badly_begun(text) for path, text in python_sources()})
-    in_tests = sum(count for path, count in found.items() if path.startswith("tests/"))
-    code = {path: n for path, n in found.items() if n and not path.startswith("tests/")}
-    assert code == {}
-    assert in_tests <= IN_TESTS
+    found = {str(path): badly_begun(text) for path, text in python_sources()}
+    assert {path: number for path, number in found.items() if number} == {}
 
 
 PATH_OF_A_TEST = re.compile(r"(?<![\w/.])tests/[\w/]*\w(?:\.(?:py|sh|md|txt))?(?![\w/{])")
@@ -231,34 +227,8 @@ def test_no_test_file_imports_another() -> None:
 HOLDS = re.compile(r"^Holds ((?:[\w/]+/(?:\w+\.py)?,\s+)*[\w/]+/(?:\w+\.py)?)\.$", re.MULTILINE)
 # Modules that no test file is found for by name. No module may be added.
 HELD_BY_NO_NAME = {
-    "common/chat_template.py",
-    "common/cpu_threads.py",
-    "common/forwards.py",
-    "common/hub_datasets.py",
     "common/image_text_model.py",
-    "common/prepare/hub_rows.py",
-    "common/prepare/telling.py",
-    "common/section.py",
     "deploy/check_push.py",
-    "deploy/showing/columns.py",
-    "deploy/supervision/process_set.py",
-    "deploy/supervision/live_run.py",
-    "learner/measuring/scenes.py",
-    "learner/model/last_layer.py",
-    "learner/model/transfer.py",
-    "learner/push/follower.py",
-    "learner/push/probe_pictures.py",
-    "learner/push/pusher.py",
-    "rollout/embedded/bodies.py",
-    "rollout/embedded/running.py",
-    "rollout/embedded/server.py",
-    "rollout/evaluation/identity.py",
-    "rollout/evaluation/replies.py",
-    "rollout/image_files.py",
-    "rollout/sglang/cpu/sgl_kernel/mamba.py",
-    "rollout/sglang/cpu/sitecustomize.py",
-    "rollout/sglang/image_cache.py",
-    "rollout/sglang/launch.py",
 }
 
 

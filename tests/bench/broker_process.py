@@ -28,7 +28,7 @@ def running_broker(config: RunConfig) -> Iterator[str]:
 
 
 def _serve(say_address: Callable[[str], None], config: RunConfig) -> None:
-    """As broker.main does it."""
+    """Serve as broker.main does."""
     train = config.data.train
     samples = [make_sample(0)] if train is None else read_samples(train)[0]
     folder = Path(".") if train is None else train.parent

@@ -190,7 +190,7 @@ def _prepared(config: dict[str, Any], device: Any) -> Any:
 
 
 def _take_the_way_of_gpus() -> None:
-    """Of attention: each side has another one for CPUs."""
+    """Take attention's way on GPUs: each side has another one for CPUs."""
     import torch
 
     from learner.model import tree_attention

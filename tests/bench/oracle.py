@@ -196,7 +196,7 @@ def compare(
     points: Sequence[float | str],
     items: Mapping[str, Item],
 ) -> Iterator[Compared]:
-    """Args: points: of each question 1.0 or 0.0, or the name of an error."""
+    """Compare; `points` has 1.0 or 0.0 for each question, or the name of an error."""
     theirs: dict[tuple[str, int], list[str]] = {}
     for question, point in zip(asked, points, strict=True):
         read = theirs.setdefault((question["set"], question["number"]), [])

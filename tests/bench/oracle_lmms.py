@@ -58,7 +58,7 @@ def _points(question: dict) -> float | str:
 
 
 def _without_thought(reply: str) -> str:
-    """As its evaluator does by default."""
+    """The text that its evaluator judges by default."""
     reasoning = importlib.import_module("lmms_eval.api.reasoning")
     return reasoning.strip_reasoning_tags(reply, [["<think>", "</think>"]])
 

@@ -196,7 +196,7 @@ def memory(folder: Path, num_rows: int) -> dict[str, float]:
 
 
 def peak(folder: Path) -> dict[str, float]:
-    """Of this process, and of the largest that it starts."""
+    """The peak of this process, and of the largest that it starts."""
     over, largest = Event(), [0.0]
 
     def watch() -> None:

@@ -7,6 +7,7 @@ import pytest
 from broker.bundling import Bundler, Outcome
 from broker.protocol import MAX_TOGETHER, Refused, Verdict
 from common.errors import BrokerUnavailable, ProtocolError
+from tests.waiting import LIMIT_S
 
 
 class Broker:
@@ -42,7 +43,7 @@ async def test_what_comes_meanwhile_goes_together_and_each_hears_of_its_own() ->
     broker = Broker()
     bundler = Bundler(broker.send, lambda: 100)
     broker.goes_on.clear()
-    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as tasks:
         first = tasks.create_task(bundler.submit(b"first"))
         while not broker.messages:
             await asyncio.sleep(0)
@@ -79,7 +80,7 @@ async def test_a_submitter_that_is_cancelled_leaves_the_others() -> None:
     broker = Broker()
     bundler = Bundler(broker.send, lambda: 100)
     broker.goes_on.clear()
-    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as tasks:
         one, two = (tasks.create_task(bundler.submit(group)) for group in (b"a", b"b"))
         while not broker.messages:
             await asyncio.sleep(0)
@@ -99,7 +100,7 @@ async def test_closing_leaves_nobody_waiting() -> None:
     await bundler.close()
     for task in tasks:
         with pytest.raises(asyncio.CancelledError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(LIMIT_S):
                 await task
     await Bundler(broker.send, lambda: 1).close()
 
@@ -108,7 +109,7 @@ async def test_a_group_whose_submitter_was_cancelled_is_not_sent() -> None:
     broker = Broker()
     bundler = Bundler(broker.send, lambda: 100)
     broker.goes_on.clear()
-    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as tasks:
         tasks.create_task(bundler.submit(b"first"))
         while not broker.messages:
             await asyncio.sleep(0)
@@ -125,7 +126,7 @@ async def test_closing_before_the_first_message_leaves_no_submitter_waiting() ->
     submitted = asyncio.create_task(bundler.submit(b"a"))
     await asyncio.sleep(0)
     await bundler.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LIMIT_S):
         with pytest.raises(asyncio.CancelledError):
             await submitted
     with pytest.raises(BrokerUnavailable, match="closed"):
@@ -136,7 +137,7 @@ async def test_a_limit_that_is_learnt_later_counts() -> None:
     broker, limit = Broker(), 100
     bundler = Bundler(broker.send, lambda: limit)
     broker.goes_on.clear()
-    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as tasks:
         tasks.create_task(bundler.submit(b"first"))
         while not broker.messages:
             await asyncio.sleep(0)

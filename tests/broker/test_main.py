@@ -13,11 +13,12 @@ from common.config import RunConfig
 from common.config_cli import build
 from common.network import free_port
 from tests.broker.support import ROOT, SMALL, command, make_group, process, where, write_dataset
+from tests.waiting import LIMIT_S
 
 
 def run_to_end(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
 
 
@@ -37,7 +38,7 @@ async def test_serves_until_the_learner_finishes_and_all_have_left(tmp_path: Pat
             assert (await rollout.lease(8, 0, wait_s=5)).finished
             assert broker.poll() is None
             await rollout.goodbye()
-        assert broker.wait(10) == 0
+        assert broker.wait(LIMIT_S) == 0
         assert broker.stderr is not None
         assert "'samples_trained': 2" in broker.stderr.read()
 
@@ -49,13 +50,13 @@ async def test_sigterm_waits_for_members_to_leave(tmp_path: Path) -> None:
             assert (await rollout.watch_weights(0, wait_s=10)).finished
             assert broker.poll() is None
             await rollout.goodbye()
-        assert broker.wait(10) == 0
+        assert broker.wait(LIMIT_S) == 0
 
 
 def test_sigint_ends_a_broker_without_members(tmp_path: Path) -> None:
     with process(tmp_path) as (broker, _):
         broker.send_signal(signal.SIGINT)
-        assert broker.wait(10) == 0
+        assert broker.wait(LIMIT_S) == 0
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
             broker.send_signal(signal.SIGTERM)
             assert (await rollout.watch_weights(0, wait_s=10)).finished
             broker.send_signal(signal.SIGTERM)
-            assert broker.wait(10) == 128 + signal.SIGTERM
+            assert broker.wait(LIMIT_S) == 128 + signal.SIGTERM
 
 
 def test_bad_configurations_are_one_line(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ async def test_a_restarted_broker_goes_on_where_it_was(tmp_path: Path) -> None:
             first, second = (await rollout.lease(8, 0, wait_s=0)).leases
             await rollout.submit(make_group(first, 0))
             broker.kill()
-            broker.wait(10)
+            broker.wait(LIMIT_S)
             with process(tmp_path) as (again, same_address):
                 assert same_address == address
                 await rollout.submit(make_group(second, 0))  # no new hello, no new lease
@@ -132,7 +133,7 @@ def test_the_broker_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'transformers', 'torchvision', 'ray', 'pandas'} & sys.modules.keys()\n"
         "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=LIMIT_S)
 
 
 def test_a_broker_may_have_as_many_connections_as_the_system_lets_it() -> None:

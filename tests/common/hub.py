@@ -143,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _digest(path: Path) -> str:
-    """As git names the content, which is what the hub tells of files outside Git LFS."""
+    """The name that git gives the content, which is what the hub tells of files outside Git LFS."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0%s" % (len(content), content)).hexdigest()
 

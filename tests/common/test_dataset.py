@@ -113,7 +113,7 @@ def test_a_box_of_fractions_is_named(tmp_path: Path, box: list[float], words: st
 
 
 def test_floats_that_are_whole_are_numbers_and_whole_numbers_are_names(tmp_path: Path) -> None:
-    """As columns become where a cell is empty."""
+    """A column becomes floats where a cell is empty."""
     crop = {"crop": "c.png", "crop_sha256": DIGEST, "crop_width": 8.0, "crop_height": 9.0}
     rows = [
         row(0, sample_id=17.0, width=100.0, height=50.0, **crop),

@@ -41,7 +41,7 @@ def test_a_path_that_leads_elsewhere_is_a_data_error(tmp_path: Path, path: str) 
 
 
 def test_links_in_the_folder_are_followed(tmp_path: Path) -> None:
-    """As the hub's cache has them: snapshots/COMMIT/a.png -> ../../blobs/DIGEST."""
+    """The hub's cache has them: snapshots/COMMIT/a.png -> ../../blobs/DIGEST."""
     (tmp_path / "blobs").mkdir()
     snapshot = tmp_path / "snapshots" / "0a1b"
     snapshot.mkdir(parents=True)

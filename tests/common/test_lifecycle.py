@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from common import lifecycle
+from tests.waiting import LIMIT_S
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -38,7 +39,7 @@ async def main(stop):
     for _ in range({signals}):
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.sleep(0)
-    await asyncio.sleep(30)
+    await asyncio.sleep(600)
 
 lifecycle.run(main)
 """
@@ -47,5 +48,5 @@ lifecycle.run(main)
 @pytest.mark.parametrize(("events", "signals"), [(0, 2), (1, 3)])
 def test_the_last_signal_ends_the_process(events: int, signals: int) -> None:
     script = SIGNALLED.format(events=events, signals=signals)
-    done = subprocess.run([sys.executable, "-c", script], timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", script], timeout=LIMIT_S, check=False)
     assert done.returncode == 128 + signal.SIGTERM

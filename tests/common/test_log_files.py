@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from common.log_files import RotatingLog, process_of, processes_in, pump, segments
+from tests.waiting import LIMIT_S
 
 
 def contents(path: Path) -> list[bytes]:
-    """Of all files, the oldest first."""
+    """The contents of all files, the oldest first."""
     return [where.read_bytes() for where, _ in reversed(segments(path))]
 
 
@@ -157,7 +158,7 @@ async def test_pump_copies_the_output_of_a_process_to_its_end(tmp_path: Path) ->
     )
     assert process.stdout is not None
     path = tmp_path / "a.log"
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LIMIT_S):
         await pump(process.stdout, RotatingLog(path, max_bytes=50_000, files=100))
         assert await process.wait() == 0
     expected = [b"line %d" % i for i in range(20000)] + [b"at the end"]
@@ -177,11 +178,11 @@ async def test_pump_holds_a_fast_process_back_instead_of_growing(tmp_path: Path)
         reader.feed_data(b"x" * 2**16)
         fed += 2**16
         assert fed < 2**22
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # in which the pump takes what it can
     assert fed <= 4 * 2**16
     log.goes_on.set()
     reader.feed_eof()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LIMIT_S):
         await pumping
     assert log.num_bytes == fed and log.is_closed
 
@@ -206,7 +207,7 @@ class StuckLog(RotatingLog):
         self.is_closed = False
 
     def write(self, chunk: bytes) -> None:
-        assert self.goes_on.wait(10)
+        assert self.goes_on.wait(LIMIT_S)
         self.num_bytes += len(chunk)
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-"""Patches are multiplied as transformers convolves them."""
+"""Patches are multiplied as transformers convolves them.
+
+Holds common/forwards.py.
+"""
 
 import copy
 

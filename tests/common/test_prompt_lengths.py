@@ -126,7 +126,7 @@ def test_files_of_no_use_cost_the_count_alone(tmp_path: Path, broken: str) -> No
 
 
 def test_limits_of_pixels_come_first_where_both_are_given(tmp_path: Path) -> None:
-    """As transformers has it: min_pixels and max_pixels override size."""
+    """Transformers has it so: min_pixels and max_pixels override size."""
     size = {"shortest_edge": 1, "longest_edge": 2}
     settings = {"patch_size": 16, "merge_size": 2, "size": size}
     file = tmp_path / "preprocessor_config.json"

@@ -1,4 +1,7 @@
-"""Prompts and pictures as every part of a run makes them, on a checkpoint of the project's form."""
+"""Prompts and pictures as every part of a run makes them, on a checkpoint of the project's form.
+
+Holds common/chat_template.py.
+"""
 
 import io
 import json

@@ -22,6 +22,7 @@ from common.logs import time_stamp
 from deploy import logs as module
 from deploy.logs import RunLogs, history, main
 from deploy.showing.log_reading import Line, LogSource, merged, time_of
+from tests.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 NOON = datetime(2026, 11, 24, 12, 0, 0).timestamp()  # of this machine
@@ -262,7 +263,7 @@ class Followed:
             module.follow(logs, self, self.is_over.is_set, self.pause)  # type: ignore[arg-type]
 
     def pause(self, seconds: float) -> None:
-        time.sleep(0.005)
+        time.sleep(0.005)  # in place of `seconds`
 
     def know(self, names: Iterator[str]) -> None:
         pass
@@ -277,10 +278,7 @@ class Followed:
         return [line.text.decode().split()[-1] for line in self.lines]
 
     def wait(self, is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
-        while not is_so():
-            assert time.monotonic() < deadline, self.texts()[-5:]
-            time.sleep(0.005)
+        wait_until(is_so, report=lambda: self.texts()[-5:])
 
 
 @contextmanager
@@ -291,7 +289,7 @@ def followed(run: Path) -> Iterator[Followed]:
         yield follower
     finally:
         follower.is_over.set()
-        follower.thread.join(10)
+        follower.thread.join(LIMIT_S)
         assert not follower.thread.is_alive()
 
 
@@ -364,7 +362,7 @@ def test_follow_ends_with_the_run(run: Path) -> None:
         assert first[0].endswith("line-10\n") and first[-1].endswith("line-59\n")
         (run / "summary.json").write_text("{}")
         write(run, "learner.log", stamped(61, "done"), "last words")
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0
     assert out.splitlines()[0].endswith("done")
     assert out.splitlines()[1] == "learner | last words"
@@ -379,7 +377,7 @@ def test_ctrl_c_ends_follow_quietly_also_of_a_run_that_was_over(run: Path) -> No
         assert process.stdout.readline().endswith("hello\n")
         assert "waiting in case it is resumed" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=20) == ("", "")
+        assert process.communicate(timeout=LIMIT_S) == ("", "")
     assert process.returncode == 0
 
 
@@ -390,7 +388,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(run: Path) -> None:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(20) == 141  # as of a shell's own tools
+        assert process.wait(LIMIT_S) == 141  # as of a shell's own tools
 
 
 def test_a_terminal_gets_colours(run: Path) -> None:
@@ -402,7 +400,7 @@ def test_a_terminal_gets_colours(run: Path) -> None:
     command = [sys.executable, "-m", "deploy.logs", str(run)]
     for extra, expected in (({}, True), ({"NO_COLOR": "1"}, False)):
         subprocess.run(
-            command, cwd=ROOT, stdout=writing, env=environment | extra, check=True, timeout=30
+            command, cwd=ROOT, stdout=writing, env=environment | extra, check=True, timeout=LIMIT_S
         )
         shown = os.read(reading, 1000)
         assert (b"\x1b[" in shown) is expected and b"12:00:00 x" in shown

@@ -1,6 +1,5 @@
 """The quickstart on a disk of its own that becomes full for a while."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path: Path) -> None:
         run.wait_for_step(1)
         disk.fill()
         told = f"the disk of {run.folder} is full (No space left on device): the run waits"
-        wait_for_line(run, told)
+        run.wait_until_output(told)
         disk.free()
         assert run.wait() == 0, run.output()
         output = run.output()
@@ -43,10 +42,3 @@ def test_a_start_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
         last = run.output().splitlines()[-1]
         assert last.startswith("refused: ") and "No space left on device. Fix: free" in last
         assert "Traceback" not in run.output()
-
-
-def wait_for_line(run: Launched, text: str) -> None:
-    deadline = time.monotonic() + 60
-    while text not in run.output():
-        assert run.process.poll() is None and time.monotonic() < deadline, run.output()
-        time.sleep(0.1)

@@ -10,7 +10,7 @@ from deploy.supervision.launcher_api import listening
 
 
 class Servers:
-    """As far as the supervisor is asked."""
+    """A supervisor, as far as it is asked."""
 
     def __init__(self) -> None:
         self.servers = 2

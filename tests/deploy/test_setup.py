@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from deploy import launch
 from deploy.cluster.environments import set_up_command
 from deploy.cluster.pools import PoolName
 from tests.deploy.support import FAKE_PYTHON
+from tests.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = (
@@ -73,7 +73,7 @@ class Checkout:
 
     def set_up(self, *arguments: str, **environment: str) -> tuple[int, str]:
         process = self.start(*arguments, **environment)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=2 * LIMIT_S)
         return process.returncode, output
 
     def calls(self) -> list[str]:
@@ -164,7 +164,7 @@ def test_a_run_environment_is_extended_for_the_tests(checkout: Checkout) -> None
 
 def test_two_calls_at_once_install_once(checkout: Checkout) -> None:
     calls = [checkout.start(PIP_SECONDS="0.5") for _ in range(2)]
-    assert [call.communicate(timeout=60)[0] != "" for call in calls].count(True) == 1
+    assert [call.communicate(timeout=2 * LIMIT_S)[0] != "" for call in calls].count(True) == 1
     assert [call.returncode for call in calls] == [0, 0]
     assert len(checkout.calls()) == 2
 
@@ -434,10 +434,8 @@ def test_checkouts_that_share_an_environment_wait_for_each_other(
     shutil.rmtree(other.venv)
     other.venv.symlink_to(checkout.venv)
     first = checkout.start("learner", PIP_SECONDS="0.5")
-    while not (checkout.venv / "set-up.unfinished").exists():
-        assert first.poll() is None
-        time.sleep(0.01)
+    wait_until((checkout.venv / "set-up.unfinished").exists)
     code, output = other.set_up("learner")
     assert code == 0 and "was cut off" not in output
-    first.communicate(timeout=60)
+    first.communicate(timeout=2 * LIMIT_S)
     assert first.returncode == 0

@@ -63,7 +63,7 @@ def _command_of(pid: int | None) -> str:
 
 
 def _readable(address: str) -> str:
-    """Of the kernel's hexadecimal: words of 4 bytes, the last of which holds an IPv4 address."""
+    """From the kernel's hexadecimal: words of 4 bytes, the last of which holds an IPv4 address."""
     if set(address) == {"0"}:
         return ANYWHERE
     if address == _LOOPBACK_IPV6:

@@ -159,7 +159,7 @@ class Hosts:
         subprocess.run((*forget, "state", "all"), check=True, capture_output=True)
 
     def pids(self, host: str) -> list[int]:
-        """Of all processes on the host."""
+        """The ids of all processes on the host."""
         return _living(self.namespace(host))
 
 

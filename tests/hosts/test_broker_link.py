@@ -58,7 +58,7 @@ def hosts() -> Iterator[Hosts]:
 
 
 def start(hosts: Hosts, host: str, role: str, folder: Path) -> Path:
-    """Returns the file to which it writes, which has a first line by then."""
+    """Start one, and return the file to which it writes, which has a first line by then."""
     address = f"tcp://{hosts.address('a')}:{PORT}"
     words = (role, address, str(folder / "keys"), str(SILENCE_S))
     output = folder / role
@@ -68,7 +68,7 @@ def start(hosts: Hosts, host: str, role: str, folder: Path) -> Path:
 
 
 def connections(hosts: Hosts) -> int:
-    """That the listener's host has."""
+    """The number of connections that the listener's host has."""
     return len(hosts.run("a", ("ss", "-Htn", "state", "established")).splitlines())
 
 

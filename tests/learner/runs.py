@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,6 +21,7 @@ from learner.push.pushed_weights import PushedWeights
 from tests.learner import scripted_rollout
 from tests.learner.rank_processes import free_port
 from tests.learner.scripted_rollout import Script
+from tests.waiting import wait_until
 
 LIMIT_S = 120
 # Processes are forked from one that has imported torch once and has done nothing else.
@@ -32,7 +32,7 @@ FORKS.set_forkserver_preload(["tests.learner.preloaded"])
 def run_module(
     module: str, arguments: list[str], output: Path, environment: Mapping[str, str]
 ) -> None:
-    """As `python -m module arguments`, with its output in a file."""
+    """Run `python -m module arguments`, with its output in a file."""
     os.environ.update(environment)
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
@@ -63,10 +63,7 @@ class Run:
         self.config = world.changed(**defaults)
         self.processes: list[BaseProcess] = []
         self.broker = self.start_module("broker.main")
-        deadline = time.monotonic() + LIMIT_S
-        while not (self.folder / "broker.json").exists():
-            assert self.broker.is_alive() and time.monotonic() < deadline, self.output()
-            time.sleep(0.02)
+        self.wait_until((self.folder / "broker.json").exists, self.broker)
         address = json.loads((self.folder / "broker.json").read_text())["address"]
         tree = self.config.model_dump()
         tree["broker"]["address"] = address
@@ -133,12 +130,16 @@ class Run:
         """Training rows."""
         return [row for row in self.rows() if "learner/tokens" in row]
 
-    def wait_until(self, condition: Callable[[], bool], learner: BaseProcess) -> None:
-        """The learner must be alive until then."""
-        deadline = time.monotonic() + LIMIT_S
-        while not condition():
-            assert learner.is_alive() and time.monotonic() < deadline, self.output()
-            time.sleep(0.02)
+    def wait_until(self, condition: Callable[[], bool], process: BaseProcess) -> None:
+        """Wait for what `process` makes so before it ends."""
+
+        def is_so() -> bool:
+            is_alive = process.is_alive()  # before the last look at the condition
+            found = condition()
+            assert found or is_alive, self.output()
+            return found
+
+        wait_until(is_so, LIMIT_S, self.output)
 
     def wait_for_step(self, step: int, learner: BaseProcess) -> None:
         """Until `step` has been trained."""

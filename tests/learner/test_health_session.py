@@ -91,15 +91,15 @@ def test_a_gate_that_warns_changes_nothing_else(start):
 @pytest.mark.slow
 def test_a_paused_run_waits_as_a_member_and_goes_on_when_told(start):
     """And the second time it is ended while it waits."""
-    run, learner = begin(start, "pause", long_at(1, 4), broker={"member_timeout_s": 1.0})
+    run, learner = begin(start, "pause", long_at(1, 4), broker={"member_timeout_s": 10.0})
     run.wait_until(lambda: "paused" in run.output(), learner)
     began = time.monotonic()
-    while time.monotonic() < began + 2.5:
+    while time.monotonic() < began + 2.5:  # several of its heartbeats
         status = status_of(run)
         assert status.version == 1, "step 2 is not acknowledged before the pause is over"
         (member,) = [m for m in status.members if m.member_id == "learner-0"]
-        assert member.silent_s < 1.0
         time.sleep(0.2)
+    assert member.silent_s < time.monotonic() - began, "it was not heard of since the pause"
     assert member.gauges["phase"] == 5 and member.gauges["health_alarms"] == 1
     assert [row["step"] for row in run.steps()] == [1]
     paused_s = time.monotonic() - began

@@ -1,4 +1,7 @@
-"""Whole small runs of the learner's options: real processes, as in `test_session`."""
+"""Whole small runs of the learner's options: real processes, as in `test_session`.
+
+Holds learner/push/follower.py, learner/push/pusher.py.
+"""
 
 import math
 import shutil

@@ -1,6 +1,7 @@
 """The learner as a process, against the real broker, with rollouts that make responses up.
 
-Holds learner/measuring/heldout.py, learner/progress.py, learner/saving.py.
+Holds learner/measuring/heldout.py, learner/measuring/scenes.py, learner/progress.py,
+learner/saving.py.
 """
 
 import itertools

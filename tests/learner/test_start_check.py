@@ -18,7 +18,7 @@ from tests.common.support import H100, nvidia_smi
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
-    """Of a hybrid model, on a machine with a GPU."""
+    """The configuration of a hybrid model, on a machine with a GPU."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     nvidia_smi(tmp_path, f"echo {H100.replace('550.90.07', '580.65.06')}", monkeypatch)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_5"}))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import VisionOpdError
+from learner.figures import stopwatch
 from learner.micro_batches import fill_bins
 from learner.views.inputs import PreparedBatch
 
@@ -274,19 +275,22 @@ def test_a_steps_parts_are_timed_and_do_not_overlap(world):
 
 
 def test_vision_is_the_time_of_the_students_tower_alone(world, monkeypatch):
-    """A tower that sleeps: the time is in the vision part, and the teacher's is not."""
+    """On a clock that only the towers move: the teacher's time is not in the vision part."""
     trainer = world.trainer()
     assert trainer.teacher.model is not trainer.model
-    for model, nap_s in ((trainer.model, 0.2), (trainer.teacher.model, 0.4)):
+    now_s = 0.0
+    monkeypatch.setattr(stopwatch._HostClock, "mark", lambda clock: now_s)
+    for model, duration_s in ((trainer.model, 2.0), (trainer.teacher.model, 4.0)):
         forward = model.base_model.visual.forward
 
-        def sleepy(*arguments, nap_s=nap_s, forward=forward, **named):
-            time.sleep(nap_s)
+        def slow(*arguments, duration_s=duration_s, forward=forward, **named):
+            nonlocal now_s
+            now_s += duration_s
             return forward(*arguments, **named)
 
-        monkeypatch.setattr(model.base_model.visual, "forward", sleepy)
+        monkeypatch.setattr(model.base_model.visual, "forward", slow)
     batch = world.preparation(trainer).prepare(1, [world.group(0, LENGTHS[0])])
     metrics = trainer.step(batch).metrics
-    assert 0.2 <= metrics["time/vision_s"] < 0.4
-    assert metrics["time/teacher_forward_s"] >= 0.4
-    assert metrics["time/student_forward_s"] < 0.2
+    assert metrics["time/vision_s"] == 2.0
+    assert metrics["time/teacher_forward_s"] == 4.0
+    assert metrics["time/student_forward_s"] == 0.0

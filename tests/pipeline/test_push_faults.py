@@ -34,6 +34,7 @@ from tests.pipeline import push_players
 from tests.repetitions import repeated
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_world import make_dataset
+from tests.waiting import until
 
 TIMES = repeated(some=3, full=20)  # at least once before, during and after
 TIMEOUT_S = 3.0  # of one phase of a push
@@ -148,7 +149,7 @@ class System:
         print(f"{what}: {len(times)} times, gone on after {median:.1f} s, at most {longest:.1f} s")
 
     async def goes_on(self, steps: int = 2) -> None:
-        """Returns when `steps` more are trained and both servers serve what came after."""
+        """Return when `steps` more are trained and both servers serve what came after."""
         began, target = time.monotonic(), self.version + steps
         while True:
             self.learner.check()
@@ -281,8 +282,7 @@ async def _die_in_push(system: System, name: str, order: dict[str, Any]) -> None
     if order["path"] == SERVER_PHASES["join"]["path"]:  # a group forms when a server comes back
         system.engines.next_death[name] = order
         doomed.kill()
-        while system.engines.current[name] is doomed:
-            await asyncio.sleep(0.01)
+        await until(lambda: system.engines.current[name] is not doomed)
         doomed = system.engines.current[name]
     else:
         await system.engines.tell(name, order)
@@ -314,7 +314,7 @@ async def test_a_learner_that_falls_silent_in_a_push_leaves_servers_that_recover
         for point in ("during join", "before bucket 1"):
             system.learner.close()
             system.learner.start(system.version, 0 if "join" in point else 1, (point, "stop"))
-            await asyncio.sleep(TIMEOUT_S + 3)
+            await asyncio.sleep(TIMEOUT_S + 3)  # the servers give it up within that
             system.learner.close()
             system.learner.start(system.version)
             await system.goes_on()

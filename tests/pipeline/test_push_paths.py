@@ -2,6 +2,8 @@
 
 No broker: the publisher's announcements go straight to the receiver. What the learner expects a
 server to answer is computed as in a run, and the server is asked as in a run.
+
+Holds rollout/sglang/image_cache.py.
 """
 
 import asyncio
@@ -223,8 +225,8 @@ async def test_a_tensor_that_arrived_wrong_is_named_and_never_served(url, checkp
         assert e.value.is_touched
         assert pair.serving.now is None
         waiting = asyncio.ensure_future(pair.engine.generate(pair.request(2)))
-        await asyncio.sleep(0.5)
-        assert not waiting.done()  # it is paused
+        await asyncio.sleep(0.5)  # in which it would be answered, were it not paused
+        assert not waiting.done()
         await pair.push(2)
         assert {t.newest_version for t in (await waiting).trajectories} == {2}
         await pair.check_responses(2)
@@ -235,7 +237,7 @@ async def test_what_runs_for_undone_steps_is_cut_short(url, checkpoint, tmp_path
     async with started(url, checkpoint, tmp_path) as pair:
         await pair.push(0)
         running = asyncio.ensure_future(pair.engine.generate(pair.request(2000, is_endless=True)))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # for some tokens
         await pair.push(1, lambda update: update.model_copy(update={"history": 1}))
         assert (await running).num_aborted == 2
         assert pair.serving.now == Served(1, 1)
@@ -284,7 +286,7 @@ async def test_in_place_running_responses_go_on_and_new_ones_see_nothing_old(
     async with started(url, checkpoint, tmp_path, pause_mode="in_place") as pair:
         await pair.push(0)
         running = asyncio.ensure_future(pair.engine.generate(pair.request(1500, is_endless=True)))
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.4)  # for some tokens
         assert not running.done()
         pair.scale(1.2)
         await pair.push(1)

@@ -11,6 +11,7 @@ from common.config_cli import build, dump_toml
 from deploy.supervision.supervisor import Supervisor
 from tests.deploy.supervision.support import place_here
 from tests.pipeline.support import STEPS, assert_close, make_config, run_processes
+from tests.waiting import until
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 
@@ -35,8 +36,9 @@ def test_a_signal_ends_both_ranks_at_the_same_step(
 
         async def stop_after_a_step() -> None:
             metrics = folder / "metrics.jsonl"
-            while not metrics.exists() or "learner/loss_nats" not in metrics.read_text():
-                await asyncio.sleep(0.05)
+            await until(
+                lambda: metrics.exists() and "learner/loss_nats" in metrics.read_text(), 300.0
+            )
             stop.set()
 
         async with asyncio.TaskGroup() as tasks:

@@ -37,6 +37,7 @@ from tests.pipeline.support import (
 )
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_world import make_dataset
+from tests.waiting import until
 
 STEPS = 12
 CHECKPOINT_STEPS = 3
@@ -94,10 +95,8 @@ class System:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         try:
-            async with asyncio.timeout(LIMIT_S):
-                while not condition():
-                    await asyncio.sleep(0.02)
-        except TimeoutError:
+            await until(condition, LIMIT_S)
+        except AssertionError:
             pytest.fail(self.logs())
 
     def trained(self) -> list[int]:

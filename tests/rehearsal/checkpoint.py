@@ -161,7 +161,7 @@ def _weights(config: dict[str, Any], chance: torch.Generator) -> dict[str, Tenso
 
 
 def _prediction_head(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Of multi-token prediction: one layer of attention, and what joins two inputs to its one."""
+    """Multi-token prediction: one layer of attention, and what joins two inputs to its one."""
     layer = "model.language_model.layers.3."
     found = {
         f"mtp.layers.0.{name.removeprefix(layer)}": shape

@@ -38,7 +38,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def process_entry(run: Path, name: str) -> dict[str, Any]:
-    """Of processes.json; KeyError where it is not there."""
+    """The entry in processes.json; KeyError where it is not there."""
     document = json.loads((run / "processes.json").read_text(encoding="utf-8"))
     return {entry["name"]: entry for entry in document["processes"]}[name]
 

@@ -49,7 +49,7 @@ class Command:
             raise self.error(f"has not ended after {timeout_s:.0f} s") from None
 
     def wait_until(self, is_there: Callable[[], bool], what: str, timeout_s: float) -> None:
-        """Raises RehearsalError when the process ends before, or it takes too long."""
+        """Wait for it; RehearsalError when the process ends before, or it takes too long."""
         deadline = time.monotonic() + timeout_s
         while not is_there():
             if self.process.poll() is not None:

@@ -275,14 +275,14 @@ def _asked(plan: Plan) -> Sample:
 
 # ---- shared --------------------------------------------------------------------------------------
 def renderer(model: str, config: RunConfig) -> Any:
-    """As the learner makes it."""
+    """The renderer that the learner makes."""
     from common.rendering import Renderer
 
     return Renderer(model, config.prompt)
 
 
 def package_versions(config: RunConfig) -> dict[str, str]:
-    """Of ours, and of those in SGLang's environment."""
+    """Versions of our packages, and of those in SGLang's environment."""
     code = (
         "import importlib.metadata as m, json;"
         "print(json.dumps({n: m.version(n) for n in ('sglang', 'torch', 'transformers')}))"

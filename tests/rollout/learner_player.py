@@ -95,7 +95,7 @@ class LearnerPlayer:
         await self._broker.announce(update)
 
     async def acknowledged(self, version: int, timeout_s: float = WAIT_S) -> None:
-        """Returns when every server has acknowledged `version`."""
+        """Return when every server has acknowledged `version`."""
         async with asyncio.timeout(timeout_s):
             while True:
                 members = await self._broker.watch_members(1, 1.0)

@@ -110,33 +110,43 @@ def run_config(
 @contextlib.contextmanager
 def running_server(config: RunConfig, log: Path) -> Iterator[str]:
     """A real engine server process that asks for no key; yields its URL."""
+    for _ in range(2):
+        process, url = _start(config, log)
+        try:
+            if _is_healthy(process, url, log):
+                yield url
+                return
+        finally:
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+    raise AssertionError("two free ports were taken before the engine had them")
+
+
+def _start(config: RunConfig, log: Path) -> tuple[subprocess.Popen, str]:
     port = free_port("127.0.0.1")
-    url = f"http://127.0.0.1:{port}"
     command = engine_command(config, "127.0.0.1", port)
     if "rollout.embedded" in command:
         command.append("--without-key")
     environment = engine_environment(config)
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-    try:
-        _wait_healthy(process, url, log)
-        yield url
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    return process, f"http://127.0.0.1:{port}"
 
 
-def _wait_healthy(process: subprocess.Popen, url: str, log: Path) -> None:
+def _is_healthy(process: subprocess.Popen, url: str, log: Path) -> bool:
+    """Wait until it serves; False: another test has got its port, which was free at first."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
+        if "address already in use" in log.read_text(errors="replace").lower():
+            return False
         assert process.poll() is None, log.read_text()
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5) as r:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=30) as r:
             if r.status == 200:
-                return
+                return True
         time.sleep(0.1)
     raise AssertionError(f"no engine after {START_TIMEOUT_S} s: {log.read_text()}")
 

@@ -36,7 +36,7 @@ async def answers(broker: BrokerClient, number: int, count: int) -> dict[int, An
 
 
 def greedy(model, renderer, run: Run, sample: Sample, is_crop: bool) -> list[int]:
-    """As the sampler answers by itself."""
+    """The answers that the sampler gives by itself."""
     picture = run.images.open(sample.image)
     if is_crop:
         picture = teacher_picture(sample, run.images, TeacherSection())

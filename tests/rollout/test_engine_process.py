@@ -1,4 +1,7 @@
-"""How engines are started: command lines, environments, refusals, progress and death."""
+"""How engines are started: command lines, environments, refusals, progress and death.
+
+Holds rollout/sglang/launch.py.
+"""
 
 import asyncio
 import itertools
@@ -30,6 +33,7 @@ from common.push_groups import PREFIX
 from learner.push.group import PushGroup
 from rollout import engine_process
 from rollout.engine_process import EngineLog, EngineProcess, engine_command, engine_environment
+from tests.waiting import LIMIT_S, until
 
 LAUNCH = command.ROOT / "rollout" / "sglang" / "launch.py"
 
@@ -608,8 +612,8 @@ async def test_an_engine_is_up_after_refusals_and_503(
     statuses = iter([503, 503, 200])
     port = engine_process.free_port("127.0.0.1")
     engine = await started(tmp_path, "import time; time.sleep(60)", f"http://127.0.0.1:{port}")
-    waiting = asyncio.ensure_future(engine.wait_until_healthy(30, asyncio.Event()))
-    await asyncio.sleep(0.5)
+    waiting = asyncio.ensure_future(engine.wait_until_healthy(LIMIT_S, asyncio.Event()))
+    await until(lambda: "importing its packages" in caplog.text)  # it has been refused
     application = web.Application()
     application.router.add_get("/health", answer_with(statuses))
     runner = web.AppRunner(application)
@@ -634,7 +638,7 @@ def answer_with(statuses: Iterator[int]) -> Callable[[web.Request], Awaitable[we
 async def test_a_death_while_starting_ends_with_the_log(tmp_path: Path) -> None:
     engine = await started(tmp_path, "print('out of memory'); raise SystemExit(3)")
     with pytest.raises(EngineError, match=r"(?s)died \(exit code 3\).*ends:\nout of memory"):
-        await engine.wait_until_healthy(30, asyncio.Event())
+        await engine.wait_until_healthy(LIMIT_S, asyncio.Event())
 
 
 async def test_stop_ends_what_the_engine_has_started(tmp_path: Path) -> None:
@@ -646,16 +650,15 @@ async def test_stop_ends_what_the_engine_has_started(tmp_path: Path) -> None:
     )
     engine = await started(tmp_path, program)
     log = tmp_path / "log"
-    while not log.exists() or not log.read_text().endswith("\n"):
-        await asyncio.sleep(0.05)
-    child = int((tmp_path / "log").read_text())
+    await until(lambda: log.exists() and log.read_text().endswith("\n"))
+    child = int(log.read_text())
     await engine.stop()
-    for _ in range(100):
-        state = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True).stdout
-        if not state.strip() or state.startswith(b"Z"):
-            return
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"process {child} outlived its engine")
+    await until(lambda: is_over(child))
+
+
+def is_over(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True).stdout
+    return not state.strip() or state.startswith(b"Z")
 
 
 def test_no_visible_device_means_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -702,15 +705,20 @@ class Healthy(http.server.BaseHTTPRequestHandler):
 try:
     http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Healthy).serve_forever()
 except OSError as error:
-    sys.exit(f"[Errno {error.errno}] error while attempting to bind: {error.strerror}")
+    print(f"[Errno {error.errno}] error while attempting to bind: {error.strerror}", flush=True)
+    leave()
 """
+LEAVES = "import sys\ndef leave(): sys.exit(1)\n"
+HANGS = "import time\ndef leave(): time.sleep(600)\n"  # as SGLang's warm-up does
 
 
+@pytest.mark.parametrize("then", [LEAVES, HANGS], ids=["leaves", "hangs"])
 @pytest.mark.parametrize("is_named", [False, True])
 async def test_a_port_that_was_taken_meanwhile_is_replaced(
-    is_named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_named: bool, then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unless the configuration names it."""
+    monkeypatch.setattr(engine_process, "_PROGRESS_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         ports = iter([taken, engine_process.free_port("127.0.0.1")])
@@ -718,7 +726,7 @@ async def test_a_port_that_was_taken_meanwhile_is_replaced(
         monkeypatch.setattr(
             engine_process,
             "engine_command",
-            lambda config, host, port: [sys.executable, "-c", SERVER, host, str(port)],
+            lambda config, host, port: [sys.executable, "-c", then + SERVER, host, str(port)],
         )
         config = build({"rollout": {"engine": "embedded", "port": taken if is_named else 0}})
         if is_named:

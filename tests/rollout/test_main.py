@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from common.config_cli import build, dump_toml
 from tests.rollout.learner_player import learner_at
 from tests.rollout.support import alive, run_config
 from tests.tiny_world import make_dataset
+from tests.waiting import until, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_SAMPLES = 8
@@ -88,10 +88,8 @@ def _process(package: str, folder: Path, *arguments: str) -> Iterator[subprocess
 
 
 def _address(folder: Path) -> str:
-    deadline = time.monotonic() + 30
-    while not (folder / "broker.json").exists():
-        assert time.monotonic() < deadline, (folder / "broker.stderr").read_text()
-        time.sleep(0.05)
+    said = folder / "broker.stderr"
+    wait_until((folder / "broker.json").exists, report=said.read_text)
     return json.loads((folder / "broker.json").read_text())["address"]
 
 
@@ -131,9 +129,11 @@ async def test_an_engine_that_dies_is_started_again_and_gets_the_weights(
             first = run.engine_pid()
             os.kill(first, signal.SIGKILL)
             await broker.ack(1)
-            async with asyncio.timeout(60):
-                while (await broker.watch_members(0, 0)).acknowledged.get("rollout-0") != -1:
-                    await asyncio.sleep(0.1)
+
+            async def has_come_back() -> bool:
+                return (await broker.watch_members(0, 0)).acknowledged.get("rollout-0") == -1
+
+            await until(has_come_back)
             assert run.engine_pid() != first
             await learner.push(model.state_dict(), 1)
             await learner.take(2)
@@ -167,10 +167,7 @@ async def test_a_killed_worker_takes_its_engine_along(tmp_path, checkpoint, mode
             await learner.push(model.state_dict(), 0)
             engine = run.engine_pid()
             run.rollout.kill()
-            deadline = time.monotonic() + 15
-            while alive(engine) and time.monotonic() < deadline:
-                await asyncio.sleep(0.1)
-            assert not alive(engine)
+            await until(lambda: not alive(engine))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Worker and weight updates against a real broker and a real engine server."""
+"""Worker and weight updates against a real broker and a real engine server.
+
+Holds rollout/image_files.py.
+"""
 
 import asyncio
 import contextlib
@@ -10,6 +13,7 @@ from common.errors import ConfigError, EngineError
 from common.group import Group
 from common.rendering import Renderer
 from tests.rollout.support import NUM_TRAJECTORIES, Run, reference_logprobs, started_run
+from tests.waiting import LIMIT_S, until
 
 
 def check_group(run: Run, group: Group, reference, renderer) -> None:
@@ -73,7 +77,7 @@ async def test_a_new_learner_s_weights_replace_those_of_the_undone_steps(
         await run.learner.push(other_model.state_dict(), 1)
         await run.learner.acknowledged(1)
         await run.start_learner()  # from the start: step 1 is undone
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # in which it would acknowledge what it serves
         assert (await run.broker.status()).history == 1
         assert (await run.broker.watch_members(1, 0)).acknowledged == {"rollout-0": -1}
         await run.learner.push(model.state_dict(), 0)
@@ -87,7 +91,7 @@ async def test_a_new_learner_s_weights_replace_those_of_the_undone_steps(
 async def test_nothing_is_leased_before_the_first_push(tmp_path, checkpoint, renderer, engine):
     async with started_run(tmp_path, checkpoint, renderer, engine) as run:
         await run.broker.watch_members(1, 10)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # in which it would ask for leases
         assert (await run.broker.status()).slots_used == 0
 
 
@@ -99,9 +103,7 @@ async def test_a_push_that_breaks_off_quarantines_until_the_next(
         await run.learner.take(1)
         await run.broker.ack(1)
         await run.learner.push(other_model.state_dict(), 1, break_off=True)
-        async with asyncio.timeout(60):
-            while "failed, not serving until one succeeds" not in caplog.text:
-                await asyncio.sleep(0.05)
+        await until(lambda: "failed, not serving until one succeeds" in caplog.text)
         assert (await run.broker.watch_members(1, 0)).acknowledged == {"rollout-0": 0}
         await run.learner.push(other_model.state_dict(), 1, attempt=1)
         await run.learner.acknowledged(1)
@@ -126,19 +128,14 @@ async def test_a_half_updated_engine_stays_paused_when_the_next_push_fails_early
         await run.learner.take(1)
         await run.broker.ack(1)
         await run.learner.push(other_model.state_dict(), 1, break_off=True)
-        await _logged(caplog, "failed, not serving until one succeeds", 1)
+        failed = "failed, not serving until one succeeds"
+        await until(lambda: caplog.text.count(failed) == 1)
         await run.learner.announce_what_nobody_can_join(other_model.state_dict(), 1, attempt=1)
-        await _logged(caplog, "failed, not serving until one succeeds", 2)
+        await until(lambda: caplog.text.count(failed) == 2)
         assert "serving the weights before" not in caplog.text
         await run.learner.push(other_model.state_dict(), 1, attempt=2)
         for group in (await run.learner.take(2)).groups:
             check_spans(run, group, (model, other_model), endless)
-
-
-async def _logged(caplog, text: str, times: int) -> None:
-    async with asyncio.timeout(60):
-        while caplog.text.count(text) < times:
-            await asyncio.sleep(0.05)
 
 
 class EndlessRenderer:
@@ -200,7 +197,7 @@ async def test_stop_drains_and_says_goodbye(tmp_path, checkpoint, renderer, engi
         await run.learner.push(model.state_dict(), 0)
         await run.learner.take(1)
         run.stop.set()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(LIMIT_S):
             await run.member
         assert (await run.broker.watch_members(0, 0)).acknowledged == {}
 
@@ -219,7 +216,7 @@ async def test_an_engine_that_is_gone_for_good_ends_the_process(
         relay.close()
         await run.broker.ack(1)
         with pytest.raises(BaseExceptionGroup) as caught:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(LIMIT_S):
                 await run.member
         assert caught.group_contains(EngineError)
 
@@ -245,9 +242,11 @@ async def test_two_servers_behind_one_process_share_the_work_and_each_other_s_fa
         assert sum(m.role == "rollout" for m in members) == 2
         await run.broker.ack(1)
         first.close()
-        async with asyncio.timeout(30):
-            while set((await run.broker.watch_members(0, 0)).acknowledged) != {"rollout-1"}:
-                await asyncio.sleep(0.05)
+
+        async def is_alone() -> bool:
+            return (await run.broker.watch_members(0, 0)).acknowledged.keys() == {"rollout-1"}
+
+        await until(is_alone)
         await run.learner.push(model.state_dict(), 1, servers=1)
         for step in (2, 3):
             batch = await run.learner.take(step)

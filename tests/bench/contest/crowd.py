@@ -31,7 +31,7 @@ _STEP_S = 5.0  # of simulated time, roughly
 
 
 class Cost(NamedTuple):
-    """Of the window of steps that begins once `groups` groups are trained."""
+    """What the window of steps costs that begins once `groups` groups are trained."""
 
     groups: int
     cpu_us_a_group: float
@@ -149,7 +149,7 @@ class Crowd:
             self._serve_some()
 
     def _serve_some(self) -> None:
-        """As many requests as the server would handle before one flush, and the replies."""
+        """Serve as many requests as the server handles before one flush, and take the replies."""
         if self._now >= self._next_heartbeat:
             self._next_heartbeat += _HEARTBEAT_S
             for name in (*self._names, _LEARNER):

@@ -37,7 +37,7 @@ class Load:
 
     @property
     def tokens(self) -> int:
-        """Of a trajectory."""
+        """The tokens of a trajectory."""
         return self.trajectory_bytes // _TOKEN_BYTES
 
     @property
@@ -50,12 +50,12 @@ class Producer(Protocol):
         """Wait until a group may be made."""
 
     async def submit(self, permit: Any) -> None:
-        """Returns when the server has it."""
+        """Return when the server has it."""
 
 
 class Consumer(Protocol):
     async def take(self) -> None:
-        """Returns when all groups of a batch are in this process."""
+        """Return when all groups of a batch are in this process."""
 
     async def release(self) -> None:
         """The batch is trained."""

@@ -36,7 +36,8 @@ _ROLLOUT, _LEARNER = "rollout-0", "learner-0"
 
 @dataclass(frozen=True)
 class OurBroker:
-    """
+    """Our broker, and what drives it.
+
     Args:
         has_keys: as the launcher's runs have it; all else is as without.
     """
@@ -113,7 +114,7 @@ class RolloutServer:
                 self.is_serving.set()
 
     async def lease_forever(self) -> None:
-        """As the rollout worker does it, while other groups are under way."""
+        """Lease as the rollout worker does, while other groups are under way."""
         while True:
             reply = await self._client.lease(
                 self._load.in_flight, self._version, _WAIT_S, self._history
@@ -195,7 +196,7 @@ def _responses(load: Load, version: int) -> Responses:
 def _serve(
     say_address: Callable[[str], None], run_folder: Path | None, keys: Path | None, load: Load
 ) -> None:
-    """As broker.main does it, on samples that are in no file."""
+    """Serve as broker.main does, on samples that are in no file."""
     config = RunConfig(
         run=RunSection(folder=run_folder),
         broker=BrokerSection(

@@ -26,7 +26,7 @@ def drive_alone(pipe: Any, requests: list[GroupRequest], concurrent: int, url: s
 
 
 async def _all(bodies: list[bytes], concurrent: int, url: str) -> int:
-    """As many requests at once as our rollout has groups at once."""
+    """Send as many requests at once as our rollout has groups."""
     left = iter(bodies)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0), headers={"Content-Type": "application/json"}

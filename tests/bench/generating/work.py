@@ -59,7 +59,7 @@ class FullLength:
 
 
 def requests_of(config: RunConfig) -> list[GroupRequest]:
-    """As the rollout worker makes them, one for each sample."""
+    """Requests as the rollout worker makes them, one for each sample."""
     assert config.data.train is not None
     renderer = FullLength(config.model.path)
     images = ImageStore(config.data.train.parent)

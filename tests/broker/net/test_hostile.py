@@ -10,11 +10,12 @@ import zmq.asyncio
 from broker.protocol import REPLIES, GetStatus, Refused, Status
 from common.wire import decode, encode
 from tests.broker.support import Running, make_rules, make_source, running_broker
+from tests.waiting import LIMIT_S
 
 LIMIT = 20_000
 
 
-async def exchange(broker: Running, *parts: bytes, wait_s: float = 5) -> list[bytes]:
+async def exchange(broker: Running, *parts: bytes, wait_s: float = LIMIT_S) -> list[bytes]:
     """Send raw parts over a connection of its own; the raw reply, or [] when none comes."""
     with zmq.asyncio.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.setsockopt(zmq.LINGER, 0)
@@ -70,6 +71,7 @@ async def test_malformed_envelopes_get_an_error() -> None:
 
 async def test_a_frame_over_the_limit_costs_its_sender_the_connection() -> None:
     async with running_broker(make_rules(), make_source(4), max_frame_bytes=LIMIT) as broker:
+        # Long enough for an answer that must not come.
         assert await exchange(broker, b"12345678", b"\x00" * (LIMIT + 1), wait_s=0.3) == []
         assert await is_alive(broker)
 

@@ -10,7 +10,7 @@ _STALE = ("stale_at_submit", "stale_at_take")
 
 
 def check(before: State, after: State) -> None:
-    """Raises AssertionError."""
+    """Hold all invariants; AssertionError where one does not."""
     after.ledger.check()
     _check_lists(after)
     _check_history(after)

@@ -11,7 +11,7 @@ from tests.groups import with_trajectories
 
 
 def num_tokens(order: int, attempt: int) -> int:
-    """Of one response. Another attempt has others, so ranks then get other shards."""
+    """The length of one response. Another attempt has others, so ranks then get other shards."""
     return 2 + (order + attempt) % 2
 
 
@@ -21,7 +21,7 @@ class Receipts:
         self._known: dict[tuple[int, ...], Receipt] = {}
 
     def receipt(self, order: int, attempt: int, born: int, newest: int, cache: int) -> Receipt:
-        """Of a group during whose generation the weights changed from `born` to `newest`."""
+        """A group's receipt whose weights changed meanwhile from `born` to `newest`."""
         key = (order, attempt, born, newest, cache)
         if key not in self._known:
             lease = GroupLease(

@@ -166,7 +166,7 @@ class State:
 
     @property
     def weights(self) -> Weights:
-        """Of the newest acknowledged step."""
+        """The weights of the newest acknowledged step."""
         return tuple(step.life for step in self.surviving)
 
 

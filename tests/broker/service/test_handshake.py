@@ -167,7 +167,7 @@ async def test_a_refused_client_fails_for_good_and_at_once() -> None:
 async def test_a_broker_that_cannot_read_the_hello_is_of_another_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As one does that knows no `versions`."""
+    """A broker of before `versions` does so."""
 
     class NextHello(p.Hello):
         colour: str = "red"

@@ -30,6 +30,7 @@ from tests.broker.support import (
     make_update,
     submission,
 )
+from tests.waiting import LIMIT_S
 
 LIMIT = 2**20
 FOR_ANYONE = (p.Hello, p.Goodbye, p.GetStatus)
@@ -66,7 +67,7 @@ class World:
 
     def client(self, role: Role, name: str, key: Role | None = None) -> BrokerClient:
         link = ZmqLink(client_keys(self.folder, key or role))
-        return BrokerClient(self.address, name, role, request_timeout_s=5.0, tries=1, link=link)
+        return BrokerClient(self.address, name, role, request_timeout_s=LIMIT_S, tries=1, link=link)
 
     def state(self) -> tuple[Any, ...]:
         """What nobody may change who has not the right."""
@@ -86,7 +87,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
     listener = ZmqListener("tcp://127.0.0.1:0", LIMIT, server_keys(folder))
     server = BrokerServer(service, dataset_images, listener, max_frame_bytes=LIMIT)
     stop = asyncio.Event()
-    async with asyncio.timeout(30), server, asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(LIMIT_S), server, asyncio.TaskGroup() as tasks:
         tasks.create_task(server.serve(stop, 0.05))
         yield World(folder, service, server.address)
         stop.set()

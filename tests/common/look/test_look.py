@@ -229,7 +229,7 @@ def test_a_survey_keeps_numbers_alone(tmp_path: Path) -> None:
 
 
 def test_a_row_without_evidence_is_shown_and_told(tmp_path: Path) -> None:
-    """Of use to views that need none."""
+    """Views that need none can use it."""
     folder = dataset(tmp_path, {}, {})
     first, second = read_samples(folder / "train.parquet")[0]
     rows = [Numbered(0, first), Numbered(1, second.model_copy(update={"box": None}))]

@@ -1,6 +1,6 @@
 """common.prepare custom: rows as people, `datasets` and verl have them become a dataset.
 
-Holds common/prepare/custom_command.py, common/prepare/tables.py.
+Holds common/prepare/custom_command.py, common/prepare/tables.py, common/prepare/telling.py.
 """
 
 import io

@@ -1,4 +1,7 @@
-"""Datasets from the hub: the real client, a hub on loopback, downloads that are cut or wrong."""
+"""Datasets from the hub: the real client, a hub on loopback, downloads that are cut or wrong.
+
+Holds common/hub_datasets.py, common/prepare/hub_rows.py.
+"""
 
 import json
 import shutil

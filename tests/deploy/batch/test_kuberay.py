@@ -57,7 +57,7 @@ def pod_specs(config: RunConfig) -> Iterator[dict]:
 
 
 def config_of_pods(config: RunConfig, folder: Path) -> RunConfig:
-    """As the launcher in the head pod reads it."""
+    """The configuration that the launcher in the head pod reads."""
     file = folder / "config.toml"
     file.write_text(documents(config)["ConfigMap"]["data"]["config.toml"])
     return load(["--config", str(file)])

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from common.network import local_address_towards
 from deploy.batch import slurm
 from deploy.batch.slurm import batch_script, submit
 from deploy.batch.slurm_ray import no_client_server
+from tests import waiting
 
 SBATCH = """#!/usr/bin/env bash
 printf '%s\\n' "$@" >"$FAKES/sbatch.words"
@@ -279,7 +279,7 @@ if mode == "end":
     sys.exit(3)
 def drain(number, frame):
     (folder / "drained").touch()
-    time.sleep(1.5)
+    time.sleep(1.5)  # for so long it is waited for
     sys.exit(130)
 signal.signal(signal.SIGTERM, drain)
 (folder / "ready").touch()
@@ -319,14 +319,14 @@ def processes_of_the_job() -> list[str]:
     return found
 
 
-def wait_until(
-    condition: Callable[[], bool], process: "subprocess.Popen[str]", seconds: float = 60
-) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.1)
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    def is_so() -> bool:
+        is_alive = process.poll() is None  # before the last look at the condition
+        found = condition()
+        assert found or is_alive, process.communicate()[0]
+        return found
+
+    waiting.wait_until(is_so)
 
 
 def seen_by_the_launcher(folder: Path) -> dict:
@@ -389,7 +389,7 @@ def test_sigterm_reaches_the_launcher_which_may_drain(tmp_path: Path, fakes: Fak
     job = fakes.start(write_job(folder, "wait", [], **labels), POOLS="learner")
     wait_until((folder / "ready").exists, job)
     job.send_signal(signal.SIGTERM)  # as --signal=B:TERM does: to the script alone
-    output, _ = job.communicate(timeout=60)
+    output, _ = job.communicate(timeout=waiting.LIMIT_S)
     assert job.returncode == 130, output  # it was waited for
     assert (folder / "drained").exists() and "the run drains" in output
     assert_nothing_is_left(folder)
@@ -405,7 +405,7 @@ def test_sigterm_before_the_launcher_ends_the_job(tmp_path: Path, fakes: FakeSlu
     job = fakes.start(script)
     wait_until((folder / "begun").exists, job)
     job.send_signal(signal.SIGTERM)
-    output, _ = job.communicate(timeout=20)
+    output, _ = job.communicate(timeout=waiting.LIMIT_S)
     assert job.returncode == 143, output
 
 
@@ -424,5 +424,5 @@ def test_a_job_that_cannot_start_says_why(
     text = script.read_text()
     script.write_text(re.sub(r"^set_ups=.*", "set_ups=(run)", text, flags=re.MULTILINE))
     job = fakes.start(script, nodes)
-    output, _ = job.communicate(timeout=60)
+    output, _ = job.communicate(timeout=waiting.LIMIT_S)
     assert job.returncode == 1 and f"job failed: {complaint}" in output

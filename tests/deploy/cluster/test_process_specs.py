@@ -1,3 +1,8 @@
+"""Commands and environments of a run's processes.
+
+Holds common/cpu_threads.py.
+"""
+
 import sys
 from typing import Any
 

@@ -100,7 +100,7 @@ def _additions(stack: nn.ModuleList, living: LivingBytes) -> list[tuple[int, int
 
 
 def _hidden_states(model: Any, row: PackedRow) -> Tensor:
-    """As `response_hidden_states`, which asks for autocast: the meta device has none."""
+    """The same as `response_hidden_states`, which asks for autocast: the meta device has none."""
     embedded_1LD, rest = embed(model, row, image_features(model, row, torch.bfloat16))
     hidden: Tensor = model.base_model.language_model(
         inputs_embeds=embedded_1LD,

@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = (
@@ -45,18 +48,10 @@ class Launched:
 
     def wait_for_step(self, step: int) -> None:
         """Until metrics.jsonl has a training row of `step`."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while not any(row["step"] >= step for row in self.metrics()):
-            assert self.process.poll() is None, self.output()
-            assert time.monotonic() < deadline, self.output()
-            time.sleep(0.1)
+        self._wait_until(lambda: any(row["step"] >= step for row in self.metrics()))
 
     def wait_until_output(self, part: str) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while part not in self.output():
-            assert self.process.poll() is None, self.output()
-            assert time.monotonic() < deadline, self.output()
-            time.sleep(0.1)
+        self._wait_until(lambda: part in self.output())
 
     def metrics(self) -> list[dict[str, float]]:
         path = self.folder / "metrics.jsonl"
@@ -79,11 +74,18 @@ class Launched:
         return [end["why"] for end in entry["ends"]]
 
     def wait_until_up(self, name: str) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
-        while not any(e["name"] == name and e["state"] == "up" for e in self.entries()):
-            assert self.process.poll() is None, self.output()
-            assert time.monotonic() < deadline, self.output()
-            time.sleep(0.1)
+        self._wait_until(
+            lambda: any(e["name"] == name and e["state"] == "up" for e in self.entries())
+        )
+
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        def is_so() -> bool:
+            is_alive = self.process.poll() is None  # before the last look at the condition
+            found = condition()
+            assert found or is_alive, self.output()
+            return found
+
+        wait_until(is_so, TIMEOUT_S, self.output)
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         os.kill(self.entry(name)["pid"], number)
@@ -126,8 +128,5 @@ class Launched:
         return found
 
     def assert_nothing_is_left(self) -> None:
-        deadline = time.monotonic() + 10
-        while self.pids() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert self.pids() == {}
+        wait_until(lambda: not self.pids(), report=self.pids)
         assert list(Path("/tmp").glob(f"vopd-ray-{self.process.pid}-*")) == []

@@ -1,11 +1,13 @@
-"""The launcher as a person starts it: real Ray, real processes, a few steps of the quickstart."""
+"""The launcher as a person starts it: real Ray, real processes, a few steps of the quickstart.
+
+Holds deploy/supervision/live_run.py.
+"""
 
 import contextlib
 import json
 import os
 import re
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from deploy.supervision.private_folder import places, remove_left_behind
 from tests.deploy.quickstart.support import SMALL, Launched
+from tests.waiting import wait_until
 
 LOOPBACK = {
     "0100007F",  # 127.0.0.1
@@ -36,11 +39,8 @@ def clean_machine() -> Iterator[None]:
     """Fails when a test leaves shared memory behind."""
     before = set(Path("/dev/shm").glob("*"))
     yield
-    deadline = time.monotonic() + 10
     # A process that has just ended beside this one has its tracker clean up behind it.
-    while (left := unused_memory() - before) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert left == set()
+    wait_until(lambda: unused_memory() <= before, report=lambda: unused_memory() - before)
 
 
 def unused_memory() -> set[Path]:
@@ -146,15 +146,12 @@ def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
     run.wait_for_step(1)
     run.process.kill()
     run.process.wait()
-    deadline = time.monotonic() + 40
 
     def alive() -> list[str]:
         # Ray's two agents try for a minute more to tell a dead service of Ray's that all is over
         return [command for command in run.pids().values() if "Agent" not in command]
 
-    while alive() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert alive() == []
+    wait_until(lambda: not alive(), report=alive)
     left = f"vopd-ray-{run.process.pid}-*"
     assert list(Path("/tmp").glob(left))
     remove_left_behind(places())  # as the next launcher does
@@ -195,10 +192,7 @@ def test_a_run_that_ended_early_is_resumed(tmp_path: Path, end: signal.Signals) 
     run.process.send_signal(end)
     run.wait()
     before = next(row for row in run.metrics() if "evaluation/full_accuracy" in row)
-    deadline = time.monotonic() + 40
-    while any("main" in command for command in run.pids().values()):
-        assert time.monotonic() < deadline, "processes outlive their launcher"
-        time.sleep(0.1)
+    wait_until(lambda: not run.pids("main"), report=lambda: run.pids("main"))
 
     config = ("--config", str(run.folder / "config.toml"), "--run.resume", "true")
     again = Launched(run.folder, *config)

@@ -9,6 +9,7 @@ from deploy.showing.picture import plain_line
 from deploy.showing.terminal import PlainView, show_progress
 from tests.broker.support import make_rules, make_source, running_broker
 from tests.deploy.showing.support import GAUGES, drawn, status
+from tests.waiting import until
 
 
 def test_the_live_view_shows_what_matters() -> None:
@@ -116,9 +117,7 @@ class Looks:
 
     async def more(self) -> None:
         count = len(self.seen)
-        async with asyncio.timeout(30):
-            while len(self.seen) == count:
-                await asyncio.sleep(0.02)
+        await until(lambda: len(self.seen) > count)
 
 
 class FullDisk:
@@ -146,7 +145,7 @@ async def test_the_view_follows_a_broker_that_comes_back(
         await looks.more()
     if not is_same_address:
         known.clear()
-    await asyncio.sleep(0.5)  # so long there is none
+    await asyncio.sleep(0.5)  # so long there is none: two of its requests and more
     where = first.address if is_same_address else "tcp://127.0.0.1:0"
     async with running_broker(rules, source, address=where) as second:
         known[:] = [second.address]

@@ -37,10 +37,7 @@ class Study:
     def __init__(
         self, folder: Path, text: str = TEXT, base: str = "", launcher: str = str(STAND_IN)
     ) -> None:
-        """
-        Args:
-            launcher: words for a Python interpreter.
-        """
+        """Make the folder; `launcher` is words for a Python interpreter."""
         self.file, self.out, self.base = folder / "study.toml", folder / "out", folder / "base.toml"
         self.file.write_text(text)
         self.base.write_text(base or '[run]\nname = "base"\n')
@@ -77,7 +74,7 @@ class Study:
         return [str(self.file), "--out", str(self.out), "--launcher", str(self.launcher)]
 
     def calls(self) -> list[str]:
-        """Of the launcher, in their order."""
+        """The launcher's calls, in their order."""
         path = self.out / "calls"
         return path.read_text().splitlines() if path.exists() else []
 

@@ -2,6 +2,7 @@ import asyncio
 from pathlib import Path
 
 from deploy.study.launching import launch
+from tests.waiting import until
 
 FOREVER = "while :; do sleep 1 & wait $!; done"
 
@@ -11,9 +12,7 @@ def never() -> asyncio.Event:
 
 
 async def wait_for_line(log: Path, line: str) -> None:
-    async with asyncio.timeout(30):
-        while not log.exists() or line not in log.read_text():
-            await asyncio.sleep(0.02)
+    await until(lambda: log.exists() and line in log.read_text())
 
 
 async def test_the_exit_code_is_the_processes_and_the_log_is_added_to(tmp_path: Path) -> None:

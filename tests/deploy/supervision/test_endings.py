@@ -163,7 +163,7 @@ async def test_a_missing_machine_is_told_once(
 
 
 class SettingUp(Scripts):
-    """As on a cluster: environments are made first, and the learner's takes its time."""
+    """Starts as on a cluster: environments are made first, and the learner's takes its time."""
 
     def __call__(self, spec: ProcessSpec, config: RunConfig, run_folder: Path) -> StartRequest:
         request = super().__call__(spec, config, run_folder)

@@ -122,7 +122,7 @@ async def test_a_process_is_placed_started_signalled_and_waited_for(
 async def test_a_child_left_behind_does_not_hold_up_the_exit_code(
     lent: Lent, tmp_path: Path
 ) -> None:
-    """As an engine whose server was killed; it has the server's pipe. Ray's loop is another one."""
+    """An engine whose server was killed has the server's pipe. Ray's loop is another one."""
     placed = lent.take(BROKER)
     await placed.location(SEAT_S)
     script = (

@@ -38,7 +38,7 @@ def log_of(folder: Path) -> str:
 
 
 def state_of(pid: int) -> str:
-    """As the kernel says; Z: it has ended; empty: it is gone."""
+    """The kernel's letter for it; Z: it has ended; empty: it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 """The supervisor over real processes, without Ray: small Python scripts play the roles.
 
-Holds deploy/supervision/broker_address.py.
+Holds deploy/supervision/broker_address.py, deploy/supervision/process_set.py.
 """
 
 import asyncio
@@ -46,13 +46,13 @@ async def test_a_run_ends_when_its_processes_have(
 async def test_the_address_of_an_earlier_broker_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a run that is resumed. The new broker writes the same address, or another one."""
+    """A resumed run has one. The new broker writes the same address, or another one."""
     for known in ("tcp://127.0.0.1:1", "tcp://127.0.0.1:9"):
         (tmp_path / "broker.json").write_text(json.dumps({"address": known, "run_id": "r"}))
         stage = Stage(tmp_path, monkeypatch, broker=HELD + BROKER)
         run = stage.run()
         await stage.until_up("broker")
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.15)  # in which others would be started
         assert len(stage.started) == 1, "others started before there was a broker"
         (tmp_path / "go").touch()
         assert await run is True
@@ -152,6 +152,7 @@ async def test_a_final_error_of_one_rank_is_final_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others lose it in a collective, and may be noticed first."""
+    # It ends a moment after the other.
     refused = (
         "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         f"print('listening', flush=True)\n{HELD}time.sleep(0.2)\nsys.exit(2)"
@@ -190,7 +191,7 @@ async def test_a_broker_that_dies_is_started_again_and_the_others_stay(
 async def test_a_broker_that_comes_back_elsewhere_has_all_others_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when its machine is lost: the address that the others were given is nobody's."""
+    """Its machine was lost: the address that the others were given is nobody's."""
     stage = Stage(tmp_path, monkeypatch, learner=WAITING_LEARNER)
     run = stage.run()
     await stage.until_up("learner-0", "rollout-0")
@@ -206,7 +207,7 @@ async def test_a_broker_that_comes_back_elsewhere_has_all_others_started_again(
 async def test_a_learner_that_somebody_else_stops_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when its machine is to be taken away: it has written a checkpoint."""
+    """Its machine is to be taken away: it has written a checkpoint."""
     stage = Stage(tmp_path, monkeypatch, learner=WAITING_LEARNER)
     run = stage.run()
     await stage.until_up("rollout-0")
@@ -221,7 +222,7 @@ async def test_a_learner_that_somebody_else_stops_is_gone_on_with(
 async def test_a_budget_of_restarts_ends_the_run_when_it_is_used_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed = "import os, time\ntime.sleep(0.1)\nos.kill(os.getpid(), 9)"
+    killed = "import os\nos.kill(os.getpid(), 9)"
     stage = Stage(
         tmp_path, monkeypatch, rollout=killed, learner=ENDLESS, cluster={"max_restarts": 2}
     )

@@ -56,7 +56,7 @@ def test_what_everybody_can_write_is_refused(name: str, run: Path) -> None:
 
 
 def test_files_that_nobody_else_can_reach_may_have_any_mode(run: Path) -> None:
-    """As a umask of 002 leaves them in a folder of a project."""
+    """A umask of 002 leaves them so in a folder of a project."""
     for name in ("config.toml", "keys/server.json"):
         (run / name).chmod(0o666)
     refusal(run)

@@ -20,7 +20,7 @@ from tests.learner.small_training import SmallTraining, small_config
 
 
 def train_and_save(ranks: Ranks, config: RunConfig, folder: Path) -> tuple[dict[str, str], str]:
-    """Returns the state that was saved, and what was drawn after it."""
+    """Return the state that was saved, and what was drawn after it."""
     torch.manual_seed(ranks.rank)
     training = SmallTraining(config, ranks)
     commits: list[tuple[int, ...]] = []

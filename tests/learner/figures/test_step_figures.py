@@ -97,7 +97,7 @@ def test_a_sample_of_which_the_engine_saw_another_picture_stands_out(world) -> N
 
 
 def with_logprobs(group: Group, model, renderer: Renderer, image: bytes) -> Group:
-    """As an engine that was shown `image` would report them."""
+    """The group as an engine that was shown `image` would report them."""
     return with_trajectories(
         group,
         [

@@ -27,7 +27,7 @@ QUESTIONS = Questions(SAMPLES, 1, frozenset(sample.sample_id for sample in SAMPL
 
 
 class Line:
-    """As the learner's feed, on the test's own loop."""
+    """The learner's feed, on the test's own loop."""
 
     history = 0
 

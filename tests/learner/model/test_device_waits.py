@@ -1,4 +1,7 @@
-"""Inside a micro-batch the host never waits for the device."""
+"""Inside a micro-batch the host never waits for the device.
+
+Holds learner/model/transfer.py.
+"""
 
 from dataclasses import replace
 from typing import Any

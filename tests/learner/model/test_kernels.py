@@ -99,7 +99,7 @@ def test_the_delta_net_of_a_row_of_trees_is_the_references(interpreted, sizes: S
 
 
 def given_ends(lengths: list[int]) -> dict[str, float]:
-    """Of branches that go on from given taps and states: the gradients of those above all."""
+    """Errors of branches that go on from given taps and states, mostly of gradients."""
     net, layout = small_net(), plan_layout([(1, lengths)])
     num, length = len(lengths), sum(lengths)
     taps_SCW = torch.randn(num, net.conv_dim, net.conv_kernel_size, requires_grad=True)

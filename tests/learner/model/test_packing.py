@@ -1,6 +1,6 @@
 """Packed rows equal the plain forward of each sequence: layer by layer, and in all gradients.
 
-Holds learner/model/pictures.py.
+Holds learner/model/last_layer.py, learner/model/pictures.py.
 """
 
 import copy

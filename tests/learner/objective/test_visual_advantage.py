@@ -15,7 +15,7 @@ SHARE, MASS = 0.2, 0.5
 
 
 def multipliers(*advantages: list[float], share: float = SHARE, mass: float = MASS):
-    """Of responses with these advantages: the pixelated picture gives each -9 nats."""
+    """Multipliers of responses with these advantages: the pixelated picture gives each -9 nats."""
     picture = [np.array(values) - 9.0 for values in advantages]
     return token_multipliers(picture, [np.full(len(a), -9.0) for a in advantages], share, mass)
 

@@ -98,7 +98,7 @@ class Calls(TorchDispatchMode):
 
 
 def test_the_host_reads_nothing_before_all_tensors_are_hashed(monkeypatch):
-    """Of meta tensors there is nothing to read: an item() of one raises."""
+    """Meta tensors have nothing to read: an item() of one raises."""
     monkeypatch.setattr(cuda_checksum, "_WORDS_AT_ONCE", TILE)
     sizes = (3, TILE, 9 * TILE + 2)
     contents = {str(n): [torch.empty(n, dtype=torch.uint8, device="meta")] * 2 for n in sizes}

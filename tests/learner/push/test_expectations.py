@@ -1,4 +1,7 @@
-"""The probe: log-probs of one fixed response, by whatever weights the student has now."""
+"""The probe: log-probs of one fixed response, by whatever weights the student has now.
+
+Holds learner/push/probe_pictures.py.
+"""
 
 import functools
 

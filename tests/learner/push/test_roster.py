@@ -22,7 +22,7 @@ def members(**served: int) -> Members:
 
 
 def status(**silent_s: float) -> Status:
-    """Of a broker that was told nothing else."""
+    """The status of a broker that was told nothing else."""
     learner = member("learner-0", Role.LEARNER, 0.0)
     servers = (member(name, Role.ROLLOUT, seconds) for name, seconds in silent_s.items())
     return Status.model_construct(members=(learner, *servers))

@@ -113,7 +113,7 @@ def other(group: Group, sample: Sample) -> Group:
 
 
 def test_a_degraded_view_must_be_drawn_by_the_groups_own_seed(world):
-    """As the rollout worker makes it, and the same with the seed of another group."""
+    """The rollout worker makes it so, and the same with the seed of another group."""
     config = world.changed(student={"view": "degraded", "hint": "?"})
     preparation = world.preparation(world.trainer(config), config)
     views = EngineViews(world.renderer, ViewSettings.of(config))
@@ -392,7 +392,7 @@ def test_expected_views_are_the_last_to_go(world):
 
 
 def test_the_cache_holds_eight_times_the_pictures_that_it_could_as_model_inputs():
-    """Of the published size; ids and positions take 1 % of a view."""
+    """Pictures of the published size; ids and positions take 1 % of a view."""
     patching = Patching(torch.zeros(3, 256), side=16, merge=2, frames=2)
     pixels, ids = torch.zeros(47 * 32, 70 * 32, 3, dtype=torch.uint8), torch.arange(3290 + 76)
     view = PromptView(ids, ids.expand(3, -1).clone(), pixels, torch.zeros(1, 3).long(), patching)

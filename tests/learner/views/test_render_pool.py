@@ -29,9 +29,10 @@ from learner.views.prompts import PromptViews
 from learner.views.renderer import ViewRequest
 from learner.views.upcoming import UpcomingSamples
 from learner.views.worker import WorkerSetup, receive, send
+from tests.waiting import LIMIT_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
-WAIT_S = 60.0
+WAIT_S = LIMIT_S
 # Renders zeros; a problem that holds "die", "hang" or "wait" makes it do so.
 ACTOR = """
 import json, os, socket, sys, time
@@ -49,7 +50,7 @@ try:
         if "hang" in problem:
             time.sleep(600)
         if "wait" in problem:
-            time.sleep(0.5)
+            time.sleep(0.5)  # still under way when it is asked for again
         ids = np.zeros(3, np.int64)
         picture, grid = np.zeros((8, 8, 3), np.uint8), np.ones((1, 3), np.int64)
         send(link, "0" * 64, [ids, ids, picture, grid])
@@ -133,9 +134,7 @@ def test_views_of_the_pool_equal_those_of_the_thread(world, nothing_is_left):
     with RenderPool(2, setup_of(world, views=settings)) as pool:
         ahead = views(pool)
         ahead.look_ahead(samples, seeds)
-        until = time.monotonic() + WAIT_S
-        while ahead._in_flight and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_until(lambda: not ahead._in_flight)
         assert pool.is_alive and not ahead._pending
         ahead._renderer = None  # from here on, this thread could not render
         unprepared = views(pool)
@@ -184,19 +183,16 @@ def process_with_a_pool(world) -> Iterator[tuple[subprocess.Popen, list[int]]]:
     )  # fmt: skip
     try:
         words = process.stdout.readline().split()
-        assert words[:1] == ["started"], process.communicate(timeout=10)
+        assert words[:1] == ["started"], process.communicate(timeout=WAIT_S)
         yield process, [int(pid) for pid in words[1:]]
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=10)
+        process.communicate(timeout=WAIT_S)
 
 
 def assert_gone(pids: list[int]) -> None:
-    until = time.monotonic() + WAIT_S
-    while (left := [pid for pid in pids if is_running(pid)]) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert left == []
+    wait_until(lambda: not any(map(is_running, pids)))
 
 
 def is_running(pid: int) -> bool:
@@ -216,7 +212,7 @@ def test_signals_to_the_group_leave_workers_to_their_parent(world):
         assert process.stdout.readline().startswith("rendered")
         os.killpg(process.pid, signal.SIGINT)  # while they are idle
         os.killpg(process.pid, signal.SIGTERM)
-        output, errors = process.communicate("\n", timeout=30)
+        output, errors = process.communicate("\n", timeout=WAIT_S)
         assert output == "closed\n" and process.returncode == 0
         assert "Traceback" not in errors and "lost" not in errors
         assert_gone(workers)
@@ -261,7 +257,7 @@ def test_a_pool_that_dies_again_is_given_up_and_fails_what_waits(world, nothing_
 
 
 def test_a_silent_worker_is_given_up(world, nothing_is_left, caplog):
-    with RenderPool(1, setup_of(world), render_s=2.0, command=actor()) as pool:
+    with RenderPool(1, setup_of(world), render_s=5.0, command=actor()) as pool:
         hung, next_one = (pool.submit(request(world, problem=p)) for p in ("hang", "a"))
         with pytest.raises(WorkerLost):
             hung.result(WAIT_S)
@@ -304,9 +300,9 @@ def test_closing_fails_what_waits_and_does_not_wait_for_a_hung_worker(world, not
     with RenderPool(1, setup_of(world), command=actor()) as pool:
         assert isinstance(pool.submit(request(world)).result(WAIT_S), RenderedPrompt)
         futures = [pool.submit(request(world, problem=p)) for p in ("hang", "a", "b")]
-        time.sleep(0.1)
+        time.sleep(0.1)  # the worker is at it, more often than not
         started = time.monotonic()
-    assert time.monotonic() - started < 30  # the worker hangs for ten minutes
+    assert time.monotonic() - started < WAIT_S  # the worker hangs for ten minutes
     for future in futures:
         with pytest.raises(WorkerLost):
             future.result(0)
@@ -343,10 +339,7 @@ def views_on(world, pool: RenderPool, **options) -> PromptViews:
 
 
 def until_idle(views: PromptViews) -> None:
-    until = time.monotonic() + WAIT_S
-    while views._in_flight and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not views._in_flight
+    wait_until(lambda: not views._in_flight)
 
 
 def test_nothing_is_rendered_twice(world, nothing_is_left):
@@ -437,7 +430,7 @@ def test_a_view_that_is_late_is_rendered_here(world, nothing_is_left, caplog):
         views = views_on(world, pool, wait_s=1.0)
         started = time.monotonic()
         found = views.students(hanging)
-        assert time.monotonic() - started < 60  # one wait in all, not one for each of the twelve
+        assert time.monotonic() - started < WAIT_S  # one wait for all twelve
         assert all(view.num_tokens > 3 for view in found)
     assert caplog.text.count("no view from the render processes within") == 1
 
@@ -474,7 +467,7 @@ def test_looking_ahead_and_asking_may_overlap(world, nothing_is_left):
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     found = socket.socketpair()
     for end in found:
-        end.settimeout(5)
+        end.settimeout(WAIT_S)
     yield found
     for end in found:
         end.close()

@@ -19,6 +19,7 @@ from common.engines import ENGINES
 from common.rendering import Renderer
 from tests.rollout.support import load_model, run_config, running_server
 from tests.tiny_model import make_tiny_checkpoint, store_as_published
+from tests.waiting import until
 
 QUICKSTART = Path(__file__).resolve().parents[3] / "deploy" / "quickstart" / "checkpoint"
 GROUP_TIMEOUT_S = 4.0  # of silence in a weight update
@@ -31,14 +32,14 @@ class Api:
         self.url = url
         self.session = session
 
-    async def post(self, path: str, body=None, timeout_s: float = 60.0):
+    async def post(self, path: str, body=None, timeout_s: float = 150.0):
         """(status, parsed body or text)."""
         async with self.session.post(
             self.url + path, json=body, timeout=aiohttp.ClientTimeout(total=timeout_s)
         ) as response:
             return response.status, await _content(response)
 
-    async def get(self, path: str, timeout_s: float = 60.0):
+    async def get(self, path: str, timeout_s: float = 150.0):
         async with self.session.get(
             self.url + path, timeout=aiohttp.ClientTimeout(total=timeout_s)
         ) as response:
@@ -48,10 +49,18 @@ class Api:
         async with self.session.request(method, self.url + path, headers=headers) as response:
             return response.status
 
-    async def ok(self, path: str, body=None, timeout_s: float = 60.0):
+    async def ok(self, path: str, body=None, timeout_s: float = 150.0):
         status, content = await self.post(path, body, timeout_s)
         assert status == 200, (path, status, content)
         return content
+
+    async def until_running(self) -> None:
+        """Until it is at a request: no cache can be flushed then."""
+
+        async def is_running() -> bool:
+            return (await self.post("/flush_cache"))[0] == 400
+
+        await until(is_running)
 
     async def generate(self, body: dict, banned: list[int] | None = None, **params):
         sampling = {"temperature": 1.0, "max_new_tokens": 8, **params}

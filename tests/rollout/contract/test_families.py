@@ -1,4 +1,7 @@
-"""What depends on the model: numbers, every weight's name, caches. For all families."""
+"""What depends on the model: numbers, every weight's name, caches. For all families.
+
+Holds rollout/sglang/cpu/sgl_kernel/mamba.py, rollout/sglang/cpu/sitecustomize.py.
+"""
 
 import asyncio
 
@@ -15,7 +18,7 @@ from tests.tiny_model import PATCH_SIZES, PROBLEM
 
 @pytest.fixture
 def images(served) -> dict[str, bytes]:
-    """Of sizes that the processor need not change."""
+    """Pictures of sizes that the processor need not change."""
     unit = 2 * PATCH_SIZES[served.family]
     return {"square": png(4 * unit, 4 * unit), "wide": png(6 * unit, 3 * unit, seed=5)}
 
@@ -39,7 +42,7 @@ def ask(api, renderer, images):
 
 @pytest.fixture
 def check(renderer, images, atol):
-    """That an answer's log-probs, or a part of them, are a model's."""
+    """Hold an answer's log-probs, or a part of them, to a model's."""
 
     def compare(answer, model, image="square", *, temperature=1.0, start=0, end=None) -> None:
         expected = reference_logprobs(
@@ -102,7 +105,8 @@ async def test_retract_goes_on_with_the_new_weights(api, ask, check, served, mod
     await ask(max_new_tokens=1)
     many = served.many_tokens
     running = [asyncio.ensure_future(ask(max_new_tokens=many)) for _ in range(2)]
-    await asyncio.sleep(0.5)
+    await api.until_running()
+    await asyncio.sleep(0.5)  # for some tokens
     await pushed(api, other_model.state_dict(), version="6")
     for answer in await asyncio.gather(*running):
         old, new = answer["meta_info"]["weight_versions"]

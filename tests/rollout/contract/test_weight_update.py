@@ -11,6 +11,7 @@ from tests.rollout.contract.pushing import DISTRIBUTED, joined, left, push
 from tests.rollout.support import data_url, png, reference_logprobs
 from tests.rollout.trainer import Trainer, manifest
 from tests.tiny_model import PROBLEM
+from tests.waiting import LIMIT_S
 
 IMAGE = png(64, 64)
 
@@ -162,10 +163,10 @@ async def test_a_trainer_that_leaves_midway_costs_an_error_not_a_hang(api, other
     await api.ok("/begin_weight_update", {})
     body = {**manifest(other_model.state_dict()), "group_name": trainer.name}
     receiving = asyncio.ensure_future(api.post(DISTRIBUTED, body))
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.2)  # the server is waiting for the first tensor
     await asyncio.to_thread(trainer.leave)
     del trainer
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LIMIT_S):
         status, answer = await receiving
     assert status == 400
     assert "Failed to receive weights" in answer["message"]
@@ -226,10 +227,11 @@ def long(served) -> int:
     return served.many_tokens
 
 
-async def start_long(ask, tokens: int, count: int = 2):
+async def start_long(api, ask, tokens: int, count: int = 2):
     await ask(max_new_tokens=1)  # the first image takes SGLang over a second
     tasks = [asyncio.ensure_future(ask(max_new_tokens=tokens)) for _ in range(count)]
-    await asyncio.sleep(0.5)
+    await api.until_running()
+    await asyncio.sleep(0.5)  # for some tokens
     assert not any(task.done() for task in tasks)
     return tasks
 
@@ -237,7 +239,7 @@ async def start_long(ask, tokens: int, count: int = 2):
 async def test_retract_recomputes_running_requests_with_the_new_weights(
     api, ask, long, model, other_model, renderer
 ):
-    running = await start_long(ask, long)
+    running = await start_long(api, ask, long)
     await api.ok("/pause_generation", {"mode": "retract"})
     waiting = asyncio.ensure_future(ask())
     trainer = await joined(api, "retract")
@@ -261,7 +263,7 @@ async def test_retract_recomputes_running_requests_with_the_new_weights(
 
 
 async def test_in_place_goes_on_with_the_old_cache(api, ask, long, other_model, renderer):
-    running = await start_long(ask, long, count=1)
+    running = await start_long(api, ask, long, count=1)
     await api.ok("/pause_generation", {"mode": "in_place"})
     trainer = await joined(api, "in-place")
     status, answer = await push(api, trainer, other_model.state_dict(), version="7")
@@ -277,24 +279,24 @@ async def test_in_place_goes_on_with_the_old_cache(api, ask, long, other_model, 
 
 
 async def test_abort_returns_running_requests_at_once(api, ask, long):
-    running = await start_long(ask, long)
+    running = await start_long(api, ask, long)
     await api.ok("/pause_generation", {"mode": "abort"})
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LIMIT_S):
         answers = await asyncio.gather(*running)
     for answer in answers:
         assert answer["meta_info"]["finish_reason"]["type"] == "abort"
         assert 0 < len(answer["output_ids"]) < long
     late = asyncio.ensure_future(ask())
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.2)  # in which it would be answered
     assert not late.done()
     await api.ok("/continue_generation", {})
     assert (await late)["meta_info"]["finish_reason"]["type"] in ("length", "stop")
 
 
 async def test_begin_outside_a_pause_waits_for_running_requests(api, ask, long):
-    running = await start_long(ask, long)
+    running = await start_long(api, ask, long)
     await api.ok("/begin_weight_update", {})
-    _, unfinished = await asyncio.wait(running, timeout=0.3)  # their answers are under way
+    _, unfinished = await asyncio.wait(running, timeout=LIMIT_S)  # their answers are under way
     assert not unfinished
     await ask()  # a session alone does not stop generation
     await api.ok("/end_weight_update", {})

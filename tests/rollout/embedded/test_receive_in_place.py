@@ -113,7 +113,7 @@ async def opened(monkeypatch):
 
 
 def without_head(model: nn.Module) -> dict[str, Tensor]:
-    """As the learner sends it: tied tensors once, and the odd one last."""
+    """The state as the learner sends it: tied tensors once, and the odd one last."""
     state = {name: t for name, t in model.state_dict().items() if name != "head.weight"}
     odd = state.pop("odd")
     return {**state, "odd": odd}
@@ -270,7 +270,7 @@ async def test_while_a_bucket_comes_nothing_resumes_or_reads_the_weights(opened)
     resuming = engine.scheduler.resume()
     reading = engine.scheduler.run(lambda: engine.model.kept.clone())
     loading = asyncio.ensure_future(engine.updates.load_folder({"model_path": "9"}))
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # in which they would be done
     assert engine.scheduler.is_paused
     assert not (resuming.done() or reading.done() or loading.done() or pushing.done())
     engine.group.may_go_on.set()
@@ -290,7 +290,7 @@ async def test_a_model_resumed_in_the_meantime_is_not_written(opened):
     engine.scheduler.run(lambda: held.wait(TIMEOUT_S))
     engine.scheduler.resume()
     pushing = asyncio.ensure_future(engine.push(without_head(Small(2.0))))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.05)  # in which it asks whether the engine is paused
     held.set()
     assert (await pushing)[0]
     assert engine.addresses() == before

@@ -53,7 +53,7 @@ def write_rows(name: str, folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 
 def image(number: int) -> dict[str, Any]:
-    """As `datasets` keeps an Image."""
+    """A picture as `datasets` keeps it."""
     return {"bytes": picture(number), "path": f"{number}.jpg"}
 
 

@@ -185,7 +185,7 @@ def test_a_browser_shows_the_kind_that_is_chosen(tmp_path: Path) -> None:
 
 
 def _colors(page: Path) -> set[str]:
-    """Of the pictures in a page."""
+    """The colours of the pictures in a page."""
     shown = screenshot_of(page, page.parent, (800, 1400)).resize((100, 175))
     pixels = set(shown.get_flattened_data())
     colors = {"red": (254, 0, 0), "green": (0, 255, 1)}  # as JPEG has them

@@ -1,6 +1,7 @@
 """Whole evaluations against a real server that answers, refuses, cuts, hangs and goes away.
 
-Holds rollout/evaluation/pictures.py, rollout/evaluation/results.py, rollout/evaluation/run.py.
+Holds rollout/evaluation/identity.py, rollout/evaluation/pictures.py, rollout/evaluation/replies.py,
+rollout/evaluation/results.py, rollout/evaluation/run.py.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from rollout.evaluation.session import evaluate_into
 from rollout.evaluation.settings import JudgeSettings, Plan, Settings, Target
 from tests.rollout.evaluation.chat_server import MODEL, Answering, ChatServer, Fault, Said
 from tests.rollout.evaluation.tiny_set import items, number_in, png, right, tiny_set
+from tests.waiting import until
 
 COUNT = 12
 
@@ -58,7 +60,7 @@ def lasting(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def mixed(text: str, earlier: int) -> Said | Fault:
-    """Of each four: a right one, a wrong one that is cut, one that says nothing, one refused."""
+    """In turn: a right one, a wrong one that is cut, one that says nothing, one refused."""
     kind = number_in(text) % 4
     if kind == 3:
         return Fault("status", 400)
@@ -314,9 +316,7 @@ async def test_two_processes_do_not_write_into_one_result(tmp_path: Path) -> Non
     async with ChatServer(lambda text, earlier: Fault("hang")).running() as server:
         target = Target(server.url, MODEL)
         first = asyncio.ensure_future(evaluate_into(tmp_path, plan_for(), target, stop))
-        async with asyncio.timeout(60):
-            while not server.bodies:
-                await asyncio.sleep(0.01)
+        await until(lambda: bool(server.bodies))
         with pytest.raises(ConfigError, match="another process writes"):
             await evaluate_into(tmp_path, plan_for(), target, asyncio.Event())
         stop.set()

@@ -44,7 +44,7 @@ def tiny_set(found: Sequence[Item], name: str = "tiny") -> EvaluationSet:
 
 
 def number_in(text: str) -> int:
-    """Of the car that a prompt is about."""
+    """The number of the car that a prompt is about."""
     return int("".join(filter(str.isdigit, text.partition("?")[0])))
 
 
