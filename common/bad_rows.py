@@ -1,4 +1,4 @@
-"""What makes a row unusable: the column, what stands in it, why it will not do, and the mend."""
+"""What makes a row unusable: the column, what stands in it, why it will not do, and the fix."""
 
 from dataclasses import dataclass
 
@@ -8,27 +8,27 @@ _SHOWN = 200  # characters of a value
 
 
 class BadField(DataError):
-    """A field of one row that cannot be used; the message names field, value and mend."""
+    """A field of one row that cannot be used; the message names field, value and fix."""
 
-    def __init__(self, field: str, value: object, problem: str, mend: str) -> None:
+    def __init__(self, field: str, value: object, problem: str, fix: str) -> None:
         self.field = field
         self.value = shortened(value)
         self.problem = problem
-        self.mend = mend
-        super().__init__(f"{field} = {self.value}: {problem}. Fix: {mend}")
+        self.fix = fix
+        super().__init__(f"{field} = {self.value}: {problem}. Fix: {fix}")
 
     @classmethod
-    def of(cls, field: str, value: object, error: DataError, mend: str = "") -> "BadField":
+    def of(cls, field: str, value: object, error: DataError, fix: str = "") -> "BadField":
         """The field that an error is about, with the error's own words.
 
         Args:
-            mend: where the error names none.
+            fix: where the error names none.
         """
         problem, _, told = str(error).partition(". Fix: ")
-        return cls(field, value, problem, told or mend)
+        return cls(field, value, problem, told or fix)
 
     def in_row(self, row: int, sample_id: str | None) -> "BadRow":
-        return BadRow(row, sample_id, self.field, self.value, self.problem, self.mend)
+        return BadRow(row, sample_id, self.field, self.value, self.problem, self.fix)
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class BadRow:
     field: str  # the column
     value: str  # as Python writes it, shortened
     problem: str
-    mend: str
+    fix: str
 
     @property
     def reason(self) -> str:
-        return f"{self.field} = {self.value}: {self.problem}. Fix: {self.mend}"
+        return f"{self.field} = {self.value}: {self.problem}. Fix: {self.fix}"
 
     def __str__(self) -> str:
         name = "" if self.sample_id is None else f", sample {self.sample_id!r}"

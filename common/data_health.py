@@ -81,7 +81,7 @@ def data_fault(rows: DataRows, quarantine: Quarantined | None = None) -> str | N
     return (
         f"of {rows.total} rows of data.train {' and '.join(what)}; data.max_refused_share = "
         f"{rows.max_refused_share:g} allows {rows.allowed}: "
-        f"{shortened(first_lines(rows, quarantine))}. Fix: mend them, or raise "
+        f"{shortened(first_lines(rows, quarantine))}. Fix: correct them, or raise "
         "data.max_refused_share (1: any number)"
     )
 

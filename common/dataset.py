@@ -78,8 +78,8 @@ def parsed_rows(path: Path, control_tokens: Sequence[str] = ()) -> Iterator[Numb
         try:
             name = sample_id_of(row)
             if (owner := owners.setdefault(name, number)) != number:
-                mend = "give each row a name of its own"
-                raise BadField("sample_id", name, f"row {owner} has it too", mend)
+                fix = "give each row a name of its own"
+                raise BadField("sample_id", name, f"row {owner} has it too", fix)
             yield Numbered(number, sample_of(name, row, control_tokens, path.parent))
         except BadField as error:
             yield error.in_row(number, name)

@@ -82,8 +82,8 @@ def sample_id_of(row: Row) -> str:
         return str(number)
     name = _text(row, "sample_id")
     if not 1 <= len(name) <= _MAX_NAME:
-        mend = f"write a name of 1 to {_MAX_NAME} characters"
-        raise BadField("sample_id", name, f"a name of {len(name)} characters", mend)
+        fix = f"write a name of 1 to {_MAX_NAME} characters"
+        raise BadField("sample_id", name, f"a name of {len(name)} characters", fix)
     _check_printable("sample_id", name)
     return name
 
@@ -99,8 +99,8 @@ def problem_of(row: Row) -> str:
             "shorten it",
         )
     if (count := problem.count("<image>")) != 1:
-        mend = "write <image> once, where the picture belongs"
-        raise BadField("problem", problem, f"<image> stands in it {count} times, not once", mend)
+        fix = "write <image> once, where the picture belongs"
+        raise BadField("problem", problem, f"<image> stands in it {count} times, not once", fix)
     return problem
 
 
@@ -116,25 +116,25 @@ def box_of(row: Row, width: int, height: int) -> Box | None:
     value = row["box"]
     if value is None:
         return None
-    mend = "give [x1, y1, x2, y2] in whole pixels"
+    fix = "give [x1, y1, x2, y2] in whole pixels"
     if not isinstance(value, list) or len(value) != 4 or not all(map(_is_finite, value)):
-        raise BadField("box", value, "not four numbers", f"{mend}, or nothing beside a crop")
+        raise BadField("box", value, "not four numbers", f"{fix}, or nothing beside a crop")
     sides = [number for number in map(_whole, value) if number is not None]
     if len(sides) < 4:
         if min(value) >= 0 and max(value) <= 1:
             raise BadField(
-                "box", value, "shares of the picture's sides (0 to 1), it seems", f"{mend}"
+                "box", value, "shares of the picture's sides (0 to 1), it seems", f"{fix}"
             )
-        raise BadField("box", value, "not whole numbers", f"{mend}: round x1, y1 down, x2, y2 up")
+        raise BadField("box", value, "not whole numbers", f"{fix}: round x1, y1 down, x2, y2 up")
     x1, y1, x2, y2 = sides
     if x2 <= x1 or y2 <= y1:
-        raise BadField("box", value, "no area", f"{mend}, with x1 < x2 and y1 < y2")
+        raise BadField("box", value, "no area", f"{fix}, with x1 < x2 and y1 < y2")
     if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
         raise BadField(
             "box",
             value,
             f"reaches outside the picture of {width} x {height} pixels",
-            f"{mend} of the picture as viewers show it; x2 and y2 are exclusive",
+            f"{fix} of the picture as viewers show it; x2 and y2 are exclusive",
         )
     return Box(x1=x1, y1=y1, x2=x2, y2=y2)
 
@@ -149,8 +149,8 @@ def picture_of_row(row: Row, field: str, prefix: str, folder: Path) -> ImageRef:
     _check_path(field, path, folder)
     digest = _text(row, f"{field}_sha256")
     if not _SHA256.fullmatch(digest):
-        mend = "write the file's SHA-256, 64 digits of 0-9 and a-f"
-        raise BadField(f"{field}_sha256", digest, "no SHA-256", mend)
+        fix = "write the file's SHA-256, 64 digits of 0-9 and a-f"
+        raise BadField(f"{field}_sha256", digest, "no SHA-256", fix)
     width, height = (_side(row, f"{prefix}{side}") for side in ("width", "height"))
     return ImageRef(sha256=digest, path=path, width=width, height=height)
 
@@ -173,8 +173,8 @@ def _check_path(field: str, path: str, folder: Path) -> None:
         )
     _check_printable(field, path)
     if leaves(path, folder):
-        mend = "name a file inside it, by a path without '..'"
-        raise BadField(field, path, f"leads out of the dataset's folder {folder}", mend)
+        fix = "name a file inside it, by a path without '..'"
+        raise BadField(field, path, f"leads out of the dataset's folder {folder}", fix)
 
 
 def _check_printable(field: str, text: str) -> None:
@@ -197,8 +197,8 @@ def _side(row: Row, field: str) -> int:
         raise BadField(field, value, "nothing there", "give the picture's size in pixels")
     number = _whole(value)
     if number is None or not 1 <= number <= _MAX_PIXELS_A_SIDE:
-        mend = "give the size of the upright picture, in pixels"
-        raise BadField(field, value, "no number of pixels", mend)
+        fix = "give the size of the upright picture, in pixels"
+        raise BadField(field, value, "no number of pixels", fix)
     return number
 
 

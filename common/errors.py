@@ -13,7 +13,7 @@ class FinalError(VisionOpdError):
 
 
 class ConfigError(FinalError, ValueError):
-    """A configuration that cannot run. The message names the key, the value and the mend."""
+    """A configuration that cannot run. The message names the key, the value and the fix."""
 
 
 class DataError(VisionOpdError, ValueError):
@@ -21,7 +21,7 @@ class DataError(VisionOpdError, ValueError):
 
 
 class CheckpointError(VisionOpdError):
-    """A checkpoint that training cannot go on from. The message names the file and the mend."""
+    """A checkpoint that training cannot go on from. The message names the file and the fix."""
 
 
 class ProtocolError(VisionOpdError):

@@ -89,8 +89,8 @@ def _ask(tool: str) -> tuple[Gpu, ...]:
         )
     except subprocess.TimeoutExpired:
         raise ConfigError(
-            f"nvidia-smi does not answer within {_PATIENCE_S:g} s. Fix: mend the GPU's driver, or "
-            "set CUDA_VISIBLE_DEVICES to nothing to run on CPUs"
+            f"nvidia-smi does not answer within {_PATIENCE_S:g} s. Fix: repair the GPU's driver, "
+            "or set CUDA_VISIBLE_DEVICES to nothing to run on CPUs"
         ) from None
     except OSError:
         return ()

@@ -74,11 +74,18 @@ def _read(folder: Path) -> Kept | None:
         raise _damaged(folder, error) from error
     try:
         found: dict[str, Any] = json.loads(text)
-        rows = tuple(BadRow(**row) for row in found["bad_rows"])
+        rows = tuple(map(_bad_row, found["bad_rows"]))
         names = ("dataset", "num_rows", "digest", "settings")
         return Kept(**{name: found[name] for name in names}, bad_rows=rows)
     except (ValueError, TypeError, LookupError) as error:
         raise _damaged(folder, error) from error
+
+
+def _bad_row(fields: dict[str, Any]) -> BadRow:
+    """One bad row; the version before this one wrote its fix as "mend"."""
+    if "mend" in fields:
+        fields["fix"] = fields.pop("mend")
+    return BadRow(**fields)
 
 
 def _damaged(folder: Path, error: Exception) -> ConfigError:

@@ -147,7 +147,7 @@ def _refusal(name: str, revision: str | None, key: str, error: Exception) -> Con
 
     where = f"{key} = {name!r}"
     key_of_revision = key.replace("path", "revision")
-    mend_name = "Fix: name a folder, or a model that https://huggingface.co/models lists"
+    fix_name = "Fix: name a folder, or a model that https://huggingface.co/models lists"
     if isinstance(error, errors.RevisionNotFoundError):
         return ConfigError(
             f"{where} has no revision {revision!r}. Fix: set {key_of_revision} to a commit, branch "
@@ -161,7 +161,7 @@ def _refusal(name: str, revision: str | None, key: str, error: Exception) -> Con
     if isinstance(error, errors.RepositoryNotFoundError):
         return ConfigError(
             f"{where} is no folder here, and the hub ({_endpoint()}) shows no such model: it does "
-            f"not exist, or is private and needs hf auth login. {mend_name}"
+            f"not exist, or is private and needs hf auth login. {fix_name}"
         )
     if isinstance(error, OSError) and error.errno is not None:  # the disk, not the network
         return ConfigError(

@@ -39,7 +39,7 @@ class Kind:
     """Which of Arrow's types a column may have."""
 
     words: str  # "text"
-    mend: str
+    fix: str
     admits: Callable[[pa.DataType], bool]
 
 
@@ -105,7 +105,7 @@ def _columns(
         if not (pa.types.is_null(type_) or kind.admits(_value_type(type_))):
             raise DataError(
                 f"dataset {path}: column {name} is of type {str(type_)[:100]}, not {kind.words}. "
-                f"Fix: {kind.mend}"
+                f"Fix: {kind.fix}"
             )
     return found
 

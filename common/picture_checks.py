@@ -108,7 +108,7 @@ def _as_bad_field(path: Path, shown: str, field: str) -> Iterator[None]:
 
 
 def _words(error: OSError) -> tuple[str, str]:
-    """Problem and mend."""
+    """Problem and fix."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return "there is no such file", "restore it, or correct the path"
     return error.strerror or str(error), _READABLE

@@ -124,18 +124,18 @@ def header_size_of(opened: BinaryIO, said: tuple[int, int] | None = None) -> tup
 
 
 def size_problem(found: tuple[int, int], said: tuple[int, int]) -> str:
-    """Words for a picture that is not of the size that its row says, with the mend."""
-    mend = "give the size of the file that is there"
+    """Words for a picture that is not of the size that its row says, with the fix."""
+    fix = "give the size of the file that is there"
     if found == said[::-1]:
-        mend = (
+        fix = (
             "sizes and boxes refer to the upright picture, after its EXIF orientation is applied: "
             "give width and height, and the box, as a viewer shows it"
         )
-    return f"the picture is {found}, not {said}. Fix: {mend}"
+    return f"the picture is {found}, not {said}. Fix: {fix}"
 
 
 def reason_of(error: BaseException) -> str:
-    """One line about what Pillow raised, with a mend."""
+    """One line about what Pillow raised, with a fix."""
     if isinstance(error, UnidentifiedImageError):  # whose words name a place in memory
         return f"it is no {_FORMATS_IN_WORDS} file. Fix: save it as PNG or JPEG"
     reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

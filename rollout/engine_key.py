@@ -39,7 +39,7 @@ def engine_key_file(config: RunConfig, index: int) -> Iterator[Path]:
             replace_private(path, key.encode())
         except OSError as error:
             raise EngineError(
-                f"{path} cannot be written: {error.strerror}. Fix: free space, or mend its disk"
+                f"{path} cannot be written: {error.strerror}. Fix: free space, or repair its disk"
             ) from error
         try:
             yield path
@@ -63,17 +63,17 @@ def read_key(path: Path, setting: str = SETTING) -> str:
         ConfigError: no such file, others can read it, or its content is no key.
     """
     where = f"{setting} = {str(path)!r}"
-    mend = f"Fix: put one line of letters and digits into it, e.g. {_HOW_TO_MAKE}"
+    fix = f"Fix: put one line of letters and digits into it, e.g. {_HOW_TO_MAKE}"
     try:
         key = read_private(path).decode().strip()
     except NotPrivate as error:
         raise ConfigError(f"{where}: {error}. Fix: chmod 600 {path}") from None
     except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror}. {mend}") from None
+        raise ConfigError(f"{where}: {error.strerror}. {fix}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{where}: it is no text. {mend}") from None
+        raise ConfigError(f"{where}: it is no text. {fix}") from None
     if not key or not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError(f"{where}: it holds no key. {mend}")
+        raise ConfigError(f"{where}: it holds no key. {fix}")
     return key
 
 

@@ -68,8 +68,8 @@ def code_of(document: dict[str, Any], folder: Path) -> int:
     """1 where a set has no answer at all."""
     failed = sum(one["failed"] for one in document["sets"].values())
     if failed:
-        mend = "the same command asks them again"
-        print(f"{failed} requests failed, see {folder / 'result.html'}; {mend}", file=sys.stderr)
+        fix = "the same command asks them again"
+        print(f"{failed} requests failed, see {folder / 'result.html'}; {fix}", file=sys.stderr)
     return 0 if all(one["answered"] for one in document["sets"].values()) else 1
 
 

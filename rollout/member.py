@@ -283,7 +283,7 @@ async def wait_until_it_answers(config: RunConfig, url: str, stop: asyncio.Event
             except EngineError as error:
                 if time.monotonic() > deadline:
                     raise EngineError(
-                        f"no engine answers at {url}: {error}. Fix: start it, or mend "
+                        f"no engine answers at {url}: {error}. Fix: start it, or correct "
                         "rollout.engine_urls; rollout.start_timeout_s sets the limit"
                     ) from error
                 logger.info("waiting for the engine at %s: %s", url, error)

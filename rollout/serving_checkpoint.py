@@ -97,14 +97,14 @@ def serving_config(folder: Path, options: Sequence[str]) -> RunConfig:
 
 def check_checkpoint(folder: Path) -> None:
     """Refuse a folder that lacks a file for chat with images: ConfigError names it."""
-    mend = "Fix: name a Hugging Face folder, such as the exported checkpoint of a run"
+    fix = "Fix: name a Hugging Face folder, such as the exported checkpoint of a run"
     if not folder.is_dir():
-        raise ConfigError(f"checkpoint {str(folder)!r}: no such folder. {mend}")
+        raise ConfigError(f"checkpoint {str(folder)!r}: no such folder. {fix}")
     for part, patterns in _FOLDER_PARTS.items():
         if not any(True for pattern in patterns for _ in folder.glob(pattern)):
             raise ConfigError(
                 f"checkpoint {str(folder)!r} has no {part}: {' or '.join(patterns)} is missing. "
-                f"{mend}"
+                f"{fix}"
             )
     if not any((folder / name).is_file() for name in _TEMPLATES) and not _template_in(
         folder / "tokenizer_config.json"

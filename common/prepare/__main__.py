@@ -5,7 +5,7 @@
     python -m common.prepare look DIR
 
 DIR/train.parquet is what data.train takes; DIR/pictures has the pictures, each under its digest.
-A row that cannot be used is left out and named in DIR/left_out.txt, with what would mend it.
+A row that cannot be used is left out and named in DIR/left_out.txt, with the fix.
 Exit code 1: no row was good, or the disk is full. 2: refused before a row was read.
 """
 

@@ -92,8 +92,8 @@ def unpack(parts: Sequence[Path], target: Path, limits: Limits = LIMITS) -> int:
     except (OSError, *_READ_ERRORS) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the archive's
             raise
-        mend = "download it anew, all of its parts"
-        raise DataError(f"{parts[0]} is damaged or cut off: {error}. Fix: {mend}") from error
+        fix = "download it anew, all of its parts"
+        raise DataError(f"{parts[0]} is damaged or cut off: {error}. Fix: {fix}") from error
     return count
 
 

@@ -57,8 +57,8 @@ def in_pixels(
         BadField: no rectangle inside the picture.
     """
     if how.units != "unit" and max(numbers) <= 1:
-        mend = f"give {how.units}, as in the rest of the set"
-        raise BadField(field, list(numbers), "shares of the picture's sides, it seems", mend)
+        fix = f"give {how.units}, as in the rest of the set"
+        raise BadField(field, list(numbers), "shares of the picture's sides, it seems", fix)
     x1, y1, x2, y2 = corners(numbers, how, size)
     if not (x1 < x2 and y1 < y2 and _is_inside((x1, y1, x2, y2), size)):
         raise BadField(

@@ -136,8 +136,8 @@ def _crop(
 
 def _needed(box: Corners | None, field: str) -> Corners:
     if box is None:
-        mend = "give the box that is to be drawn, or leave --red-box out"
-        raise BadField(field, None, "nothing there", mend)
+        fix = "give the box that is to be drawn, or leave --red-box out"
+        raise BadField(field, None, "nothing there", fix)
     return box
 
 

@@ -89,8 +89,8 @@ def _good(results: Iterable[Result], prepared: Prepared, left_out: Report) -> It
     places: dict[str, str] = {}
     for place, row in results:
         if not isinstance(row, str) and (name := row["sample_id"]) in places:
-            mend = "give each row a name of its own"
-            row = str(BadField("id", name, f"{places[name]} has it too", mend))
+            fix = "give each row a name of its own"
+            row = str(BadField("id", name, f"{places[name]} has it too", fix))
         if isinstance(row, str):
             line = f"{place}: {row}"
             prepared.num_left_out += 1

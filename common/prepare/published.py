@@ -78,7 +78,7 @@ def published_rows(
         with path.open("rb") as file:
             num_rows = sum(1 for line in file if line.strip())
     except OSError as error:
-        mend = f"name the folder with {published_form.FILE} and its pictures"
-        raise ConfigError(f"--from {folder}: {error}. Fix: {mend}") from None
+        fix = f"name the folder with {published_form.FILE} and its pictures"
+        raise ConfigError(f"--from {folder}: {error}. Fix: {fix}") from None
     folders = (folder,) if unpacked is None else (unpacked, folder)
     return PublishedRows(path, folders, picture, num_rows)

@@ -77,11 +77,11 @@ def _box(value: object) -> tuple[int, int, int, int] | None:
     """Whole pixels. Fractions are rounded outwards, so that the whole region stays inside."""
     if value is None:
         return None
-    mend = "give [x1, y1, x2, y2] in pixels"
+    fix = "give [x1, y1, x2, y2] in pixels"
     if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
-        raise BadField("bbox", value, "not four numbers", mend)
+        raise BadField("bbox", value, "not four numbers", fix)
     if max(value) <= 1:
-        raise BadField("bbox", value, "shares of the picture's sides, it seems", mend)
+        raise BadField("bbox", value, "shares of the picture's sides, it seems", fix)
     x1, y1, x2, y2 = value
     return math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
 
@@ -97,8 +97,8 @@ def _problem(value: object) -> str:
         raise BadField("problem", value, "not a text", f"write the question, with {_PLACEHOLDER}")
     if value.count(_PLACEHOLDER) != 1:
         count = value.count(_PLACEHOLDER)
-        mend = f"write {_PLACEHOLDER} once, where the picture belongs"
-        raise BadField("problem", value, f"{_PLACEHOLDER} stands in it {count} times", mend)
+        fix = f"write {_PLACEHOLDER} once, where the picture belongs"
+        raise BadField("problem", value, f"{_PLACEHOLDER} stands in it {count} times", fix)
     return value
 
 
@@ -115,7 +115,7 @@ def _sample_id(row: dict[str, Any], number: int) -> str:
             continue
         text = str(value) if isinstance(value, str | int) else ""
         if isinstance(value, bool) or not 1 <= len(text) <= 200:
-            mend = "write a text of 1 to 200 characters, or leave it out"
-            raise BadField(field, value, "not a name", mend)
+            fix = "write a text of 1 to 200 characters, or leave it out"
+            raise BadField(field, value, "not a name", fix)
         return text
     return f"line-{number:06d}"

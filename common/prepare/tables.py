@@ -22,7 +22,7 @@ _ROWS_AT_ONCE = 32  # of Parquet: each may hold a picture
 _MAX_LINE_BYTES = 2**26
 _READS = {".jsonl": "lines of JSON", ".parquet": "Parquet"}
 _LARGEST = 2**63
-_LINE_MEND = "write one JSON object a line"
+_LINE_FIX = "write one JSON object a line"
 
 
 class Entry(NamedTuple):
@@ -83,8 +83,8 @@ def entries(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iter
                 yield Entry(f"{path} {place}", number, cells)
         except READ_ERRORS as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
-            mend = f"write it anew, as {_READS[path.suffix]}"
-            raise ConfigError(f"--input {path} cannot be read: {reason}. Fix: {mend}") from error
+            fix = f"write it anew, as {_READS[path.suffix]}"
+            raise ConfigError(f"--input {path} cannot be read: {reason}. Fix: {fix}") from error
 
 
 def as_column(value: Any, type_: pa.DataType) -> Any:
@@ -113,9 +113,9 @@ def _object(line: bytes, is_whole: bool) -> Cells | str:
             raise ValueError(f"longer than {_MAX_LINE_BYTES >> 20} MiB")
         cells = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        return str(BadField("line", line, f"not JSON ({error})", _LINE_MEND))
+        return str(BadField("line", line, f"not JSON ({error})", _LINE_FIX))
     if not isinstance(cells, dict):
-        return str(BadField("line", cells, "not a JSON object", _LINE_MEND))
+        return str(BadField("line", cells, "not a JSON object", _LINE_FIX))
     return cells
 
 

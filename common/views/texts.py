@@ -9,12 +9,12 @@ def followed_by(problem: str, text: str, holder: str) -> str:
     """`problem` and `text`.
 
     Args:
-        holder: where `text` comes from, for the mend.
+        holder: where `text` comes from, for the fix.
 
     Raises:
         DataError: `text` holds the image placeholder, so that two pictures would be asked for.
     """
     if IMAGE_PLACEHOLDER in text:
-        mend = f"take it out of {holder}"
-        raise DataError(f"the hint holds {IMAGE_PLACEHOLDER!r}: {text!r}. Fix: {mend}")
+        fix = f"take it out of {holder}"
+        raise DataError(f"the hint holds {IMAGE_PLACEHOLDER!r}: {text!r}. Fix: {fix}")
     return problem + text

@@ -71,10 +71,10 @@ class Row:
             value = value.get("bytes") or value.get("path")
         return self.picture(field) if value else None
 
-    def error(self, field: str, problem: str, mend: str) -> DataError:
-        """What is wrong with a cell, with its place and the mend."""
+    def error(self, field: str, problem: str, fix: str) -> DataError:
+        """What is wrong with a cell, with its place and the fix."""
         shown = shortened(self.cells.get(field))
-        return DataError(f"{self.file} row {self.number}: {field} = {shown} {problem}. Fix: {mend}")
+        return DataError(f"{self.file} row {self.number}: {field} = {shown} {problem}. Fix: {fix}")
 
     def _decoded(self, field: str, value: str) -> bytes:
         try:
@@ -84,8 +84,8 @@ class Row:
 
     def _file(self, field: str, value: str) -> bytes:
         if leaves(value, self.file.parent):
-            mend = "name a file inside it, by a path without '..'"
-            raise self.error(field, f"leads out of {self.file.parent}", mend)
+            fix = "name a file inside it, by a path without '..'"
+            raise self.error(field, f"leads out of {self.file.parent}", fix)
         try:
             return (self.file.parent / value).read_bytes()
         except OSError as error:

@@ -46,5 +46,5 @@ def _of(python: Path) -> GpuPackages:
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise ConfigError(
             f"SGLang's environment does not run ({python}: {error}). "
-            "Fix: deploy/setup.sh sglang, or mend sglang.python"
+            "Fix: deploy/setup.sh sglang, or correct sglang.python"
         ) from error

@@ -250,7 +250,7 @@ def test_answers_of_another_type_are_named(tmp_path: Path) -> None:
         read_answers(path)
 
 
-def test_a_sample_without_an_answer_is_named_with_file_and_mend(tmp_path: Path) -> None:
+def test_a_sample_without_an_answer_is_named_with_file_and_fix(tmp_path: Path) -> None:
     path = write(tmp_path, [row(0), row(1, answer=None)])
     (known, unknown), _ = read_samples(path)
     answers = read_answers(path)

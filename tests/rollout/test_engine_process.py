@@ -673,7 +673,7 @@ def test_an_nvidia_smi_that_hangs_is_one_line(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(gpus, "_PATIENCE_S", 0.2)
-    told = r"nvidia-smi does not answer within 0\.2 s\. Fix: mend .*or set CUDA_VISIBLE_DEVICES"
+    told = r"nvidia-smi does not answer within 0\.2 s\. Fix: repair .*or set CUDA_VISIBLE_DEVICES"
     with pytest.raises(ConfigError, match=told):
         command.has_gpu()
 

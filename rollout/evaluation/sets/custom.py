@@ -142,7 +142,7 @@ def _cut(row: Row, picture: bytes, teacher: TeacherSection) -> bytes | None:
     try:
         box = box_of(dict(row.cells), *whole.size)
     except BadField as error:
-        raise row.error("box", error.problem, error.mend) from None
+        raise row.error("box", error.problem, error.fix) from None
     assert box is not None
     return encode_png(evidence_cut(whole, box, teacher.crop_margin, teacher.crop_scale))
 

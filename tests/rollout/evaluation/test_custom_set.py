@@ -142,7 +142,7 @@ def test_columns_with_few_values_are_counted_apart(tmp_path):
         ({"box": [0, 0, 0.5, 0.5]}, "box = [0, 0, 0.5, 0.5] shares of the picture's sides"),
     ],
 )
-def test_a_broken_row_is_named_with_file_field_value_and_mend(changes, told, tmp_path):
+def test_a_broken_row_is_named_with_file_field_value_and_fix(changes, told, tmp_path):
     path = written(tmp_path, row(), row(**changes))
     with pytest.raises(DataError) as error:
         items_of(path)

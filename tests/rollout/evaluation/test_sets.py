@@ -111,7 +111,7 @@ def test_both_counts_of_mme_realworld_cn_are_known():
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_missing_file_is_named_with_a_mend(name, tmp_path):
+def test_a_missing_file_is_named_with_a_fix(name, tmp_path):
     with pytest.raises(DataError, match=r"no file .*\. Fix: name the folder"):
         SETS[name].load(tmp_path)
 
@@ -151,7 +151,7 @@ def test_an_option_that_is_not_there_is_left_out(tmp_path):
         ({"question": None}, "question = None is no text"),
     ],
 )
-def test_a_broken_row_is_named_with_file_field_value_and_mend(change, told, tmp_path):
+def test_a_broken_row_is_named_with_file_field_value_and_fix(change, told, tmp_path):
     path = tmp_path / "hr_bench_4k.parquet"
     pq.write_table(pa.Table.from_pylist([hrbench_row(0), {**hrbench_row(1), **change}]), path)
     with pytest.raises(DataError) as error:
