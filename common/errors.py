@@ -5,7 +5,7 @@ class VisionOpdError(Exception):
     """Base of every error that this project raises on purpose."""
 
 
-FINAL_EXIT_CODE = 2  # of a process that ends with a FinalError; nobody starts it again
+FINAL_EXIT_CODE = 2  # of a process that ends with a FinalError, and is not started again
 
 
 class FinalError(VisionOpdError):

@@ -19,7 +19,7 @@ def sha256_of_file(path: Path) -> str:
 def whole_lines(path: Path) -> list[str]:
     """The lines of a file that others append to, with their ends; none if there is no file.
 
-    Not the last one where it is half written: by now, or for good by somebody who was killed.
+    Not the last one where it is half written: its writer is still at it, or was killed.
     Raises OSError.
     """
     if not path.is_file():
@@ -44,7 +44,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def replace_text(path: Path, text: str, is_synced: bool = False) -> None:
-    """A reader, or whoever comes after a crash, sees the old file or the new one. Raises OSError.
+    """Replace a file: a reader, also after a crash, sees the old one or the new. Raises OSError.
 
     Args:
         is_synced: the new one outlives a power cut, too.

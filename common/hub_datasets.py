@@ -30,7 +30,7 @@ def dataset_snapshot(name: str, revision: str | None, patterns: Sequence[str]) -
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        # Without a hub this call ends at once; a download would knock for half a minute.
+        # Without a hub this call ends at once; a download would try for half a minute.
         commit = str(HfApi().dataset_info(name, revision=revision).sha)
         folder = Path(
             snapshot_download(

@@ -73,13 +73,13 @@ def signal_handled(number: signal.Signals, handler: Any) -> Iterator[None]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine has this id, whoever owns it."""
+    """Whether a process of this machine has this id, also another user's."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
-        pass  # somebody else's, or no process id at all: nobody may take it for gone
+        pass  # another user's, or no process id at all: it must not count as gone
     return True
 
 
@@ -89,7 +89,7 @@ def stop_with_parent() -> None:
 
 
 def die_with_parent() -> None:
-    """The same with SIGKILL: whoever comes after the parent finds nothing of it left."""
+    """Ask the kernel for a SIGKILL then: nothing is left when the parent is started again."""
     _ask_for(signal.SIGKILL)
 
 

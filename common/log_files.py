@@ -96,7 +96,7 @@ class RotatingLog:
         return len(left) if is_longer_than_a_file else 0
 
     def _opened(self) -> io.FileIO:
-        """The file behind `path`, also when somebody else has begun a new one."""
+        """The file behind `path`, also when another process has begun a new one."""
         if self._file is not None:
             if identity(self._path) == identity_of(self._file):
                 return self._file
@@ -165,8 +165,8 @@ async def spawn_logged(
         options: further ones of `asyncio.create_subprocess_exec`.
 
     Returns:
-        The process, and a task that ends when nobody can write to its pipe any more: children that
-        it leaves behind may hold that open for longer than it lives.
+        The process, and a task that ends when its pipe is closed: children that it leaves behind
+        may hold that open for longer than it lives.
 
     Raises:
         OSError: there is no such command, or it cannot be run there.

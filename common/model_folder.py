@@ -100,7 +100,7 @@ def _can_be_a_name(path: str) -> bool:
 
 
 def _from_cache(name: str, revision: str | None, use: Use) -> Path | None:
-    """A commit that is here whole: it never changes, so nobody is asked about it."""
+    """A commit that is here whole: it never changes, so the hub is not asked about it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -122,8 +122,8 @@ def _from_hub(name: str, revision: str | None, key: str, use: Use) -> Path:
     _show_progress_on_terminals_only()
     try:
         if _COMMIT.fullmatch(revision or ""):
-            # Of a commit the client first lists the files, and knocks at a hub that is not there
-            # for half a minute; this call ends at once.
+            # To download a commit the client first lists its files, and tries for half a minute
+            # where there is no hub; this call fails at once.
             HfApi().model_info(name, revision=revision)
         return Path(snapshot_download(name, revision=revision, allow_patterns=_patterns(use)))
     except Exception as error:  # the client's transport has bases of its own in each version

@@ -23,7 +23,7 @@ _MAX_ADDRESSES = 4096
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or a name is this machine's loopback. False for a name nobody knows."""
+    """Whether an address or a name is this machine's loopback. False for an unknown name."""
     try:
         return ipaddress.ip_address(_resolved(host)).is_loopback
     except (OSError, ValueError):
@@ -44,7 +44,7 @@ def local_address_towards(host: str) -> str | None:
 
 
 def free_port(host: str) -> int:
-    """A port of this machine's address `host` that nobody has at this moment. Raises OSError."""
+    """A port of this machine's address `host` that is free at this moment. Raises OSError."""
     with listening_socket(host) as probe:
         port: int = probe.getsockname()[1]
         return port

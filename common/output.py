@@ -1,4 +1,4 @@
-"""What a command does when nobody reads its output any more, as after `COMMAND | head`.
+"""What a command does when nothing reads its output any more, as after `COMMAND | head`.
 
 A command that only shows something ends, without a word. A run goes on: its folder holds all that
 is said on the terminal.

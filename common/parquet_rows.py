@@ -1,7 +1,7 @@
 """The rows of a Parquet file: the columns in use, a batch at a time, types checked once a column.
 
 A column has one type for all its rows, so a wrong type is an error of the file. What is wrong with
-a cell (nothing in it, text that is no UTF-8) is left to whoever reads the row.
+a cell (nothing in it, text that is no UTF-8) is left to the reader of the row.
 """
 
 from collections.abc import Callable, Iterator, Mapping

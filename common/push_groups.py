@@ -4,7 +4,7 @@
 
 gloo connects its ranks when a group is made, NCCL only in the first collective. That first
 broadcast thus belongs to joining: NCCL's start (seconds with many ranks) is no part of the first
-bucket, and whoever has joined has heard of the others.
+bucket, and a member that has joined has heard of the others.
 
 Sources: torch 2.13, torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp (blocking waits, lazy
 communicators) and distributed_c10d.py. rollout/sglang/launch.py reads this file by its path, in an

@@ -2,7 +2,7 @@
 
 SGLang gives states 0.9 of what it gives KV, whatever the requests are like, and then runs no more
 of them than have their states (its `resolve_max_num_reqs`, 0.5.23): with Qwen3.5-4B on 80 GB fewer
-than a run asks for, beside KV that nobody uses. Divided as requests need the two, as many run as
+than a run asks for, beside KV that is not used. Divided as requests need the two, as many run as
 memory holds.
 """
 

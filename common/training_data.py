@@ -58,7 +58,7 @@ def _as_kept(config: RunConfig, path: Path, afresh: bool) -> Reading | None:
     reading = read_again(config, path, kept.bad_rows)
     if (kept.num_rows, kept.digest) == (reading.num_rows, reading.digest):
         return reading
-    # Another data set than the run began with: whoever opens the journal refuses it, by name.
+    # Another data set than the run began with: the broker refuses it, by name.
     return read_again(config, path, None) if has_journal(folder) else None
 
 

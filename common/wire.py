@@ -50,7 +50,9 @@ class Limits(NamedTuple):
     max_values: int  # in all arrays and maps together
 
 
-NO_LIMITS = Limits(2**62, 2**20, 2**20, 2**22)  # but these: of messages from somebody trusted
+NO_LIMITS = Limits(
+    2**62, 2**20, 2**20, 2**22
+)  # of messages from trusted senders: these and no more
 LimitsOf = Mapping[str, Limits]
 
 

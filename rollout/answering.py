@@ -71,7 +71,7 @@ class Answerer:
             if lease.finished:
                 finished.set()
             if lease.items and not await self._fulfil(lease, served.history):
-                await set_or_after(finished, _RETRY_S)  # its keeper looks after it meanwhile
+                await set_or_after(finished, _RETRY_S)  # meanwhile the engine may be started again
 
     async def _fulfil(self, lease: AnswerLease, history: int) -> bool:
         """Submits what could be answered, and gives back the rest; false: it was nothing."""
@@ -140,7 +140,7 @@ class Answerer:
         return await asyncio.to_thread(self._views.make, item.sample, item.view, _SEED, content)
 
     async def _report_if_lost(self) -> None:
-        """An engine that answers nothing else either is started again by its keeper."""
+        """Report an engine that answers nothing else either, so that it is started again."""
         try:
             await self._server.engine.version()
         except EngineError as error:

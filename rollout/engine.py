@@ -1,4 +1,4 @@
-"""What the rollout side asks of a generation engine, whoever implements it."""
+"""What the rollout side asks of a generation engine, whatever it is made of."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +19,7 @@ class RequestFailed(EngineError):
 
 
 class CutShort(EngineError):
-    """Nobody's fault: a pause, or weights that turned out to be wrong. To be done again."""
+    """Cut short by a pause, or by weights that turned out to be wrong. To be done again."""
 
 
 class EngineGone(EngineError):

@@ -1,4 +1,4 @@
-"""The key of an engine's HTTP port: whoever has it may command the engine.
+"""The key of an engine's HTTP port: a client that has it may command the engine.
 
 An engine that we start gets a new key at every start, in a file for its owner alone, or the one of
 sglang.api_key_file. Command lines and environments show the file's name, never the key.
@@ -93,7 +93,7 @@ def check_host(config: RunConfig, host: str) -> None:
 
 
 def key_given_by_hand(path: str | None, host: str, is_without: bool) -> str | None:
-    """The key of an engine that somebody starts on a command line.
+    """The key of an engine that a person starts on a command line.
 
     Args:
         is_without: it was asked for none.

@@ -74,7 +74,7 @@ class HttpEngine:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            # After an error SGLang drops the connection, under whoever uses it next.
+            # After an error SGLang drops the connection, also under the request that comes next.
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             headers=self._headers,
         )

@@ -48,19 +48,19 @@ class Server:
 
     def has_seen(self, image: str) -> bool:
         """Whether the image's prefix may still be in its cache: a push empties that."""
-        return self._images_of == self.serving.now and image in self._images
+        return self._images_of == self.serving.weights and image in self._images
 
     def note_image(self, image: str) -> None:
-        if self._images_of != self.serving.now:
+        if self._images_of != self.serving.weights:
             self._images.clear()
-            self._images_of = self.serving.now
+            self._images_of = self.serving.weights
         self._images[image] = None
         self._images.move_to_end(image)
         if len(self._images) > MAX_IMAGES:
             self._images.popitem(last=False)
 
     def report_lost(self, error: EngineError) -> None:
-        """It does not answer any more; its keeper starts it again."""
+        """Note that the engine does not answer any more; `RolloutServer` starts it again."""
         if not self.lost.done():
             self.lost.set_result(error)
 
@@ -70,10 +70,12 @@ def best(servers: Iterable[Server], image: str, at_least: Served) -> Server | No
 
     Args:
         at_least: what the lease was granted for. A server that is behind, or that still serves
-            weights of steps which were undone, would only generate what nobody may train on.
+            weights of steps which were undone, would only generate what is not trained.
     """
     candidates = [
-        s for s in servers if s.serving.now is not None and s.serving.now >= at_least and s.free > 0
+        s
+        for s in servers
+        if s.serving.weights is not None and s.serving.weights >= at_least and s.free > 0
     ]
     return max(candidates, key=lambda s: (s.has_seen(image), s.free), default=None)
 
@@ -120,7 +122,7 @@ class Pool:
         """
 
         def is_idle() -> bool:
-            now = server.serving.now
+            now = server.serving.weights
             return server.running == 0 and now is not None and now >= at_least
 
         server.is_claimed = True

@@ -26,7 +26,7 @@ class Serving:
     """
 
     def __init__(self, changed: asyncio.Condition | None = None) -> None:
-        self.now: Served | None = None
+        self.weights: Served | None = None
         self.losses = 0  # times that it had to stop serving: what was generated then is void
         self.is_held_back = False
         self.is_paused = False
@@ -35,12 +35,12 @@ class Serving:
 
     @property
     def version(self) -> int | None:
-        return None if self.now is None else self.now.version
+        return None if self.weights is None else self.weights.version
 
     @property
     def is_running(self) -> bool:
         """Whether the engine can be expected to generate now."""
-        return self.now is not None and not self.is_paused
+        return self.weights is not None and not self.is_paused
 
     def note_pause(self) -> None:
         self.is_paused = True
@@ -56,18 +56,18 @@ class Serving:
 
     def _assign(self, served: Served | None) -> None:
         self.losses += served is None
-        self.now = served
+        self.weights = served
 
     async def wait(self) -> Served:
         """The weights, as soon as there are some. Cancel it to stop waiting."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self.now is not None)
-            assert self.now is not None
-            return self.now
+            await self._changed.wait_for(lambda: self.weights is not None)
+            assert self.weights is not None
+            return self.weights
 
     @contextlib.asynccontextmanager
     async def held_back(self) -> AsyncIterator[None]:
-        """Inside, the engine generates with weights that nobody vouches for yet."""
+        """Inside, the engine generates with weights that are not verified yet."""
         self.is_held_back = True
         try:
             yield
@@ -83,7 +83,7 @@ class Serving:
         """What it serves, once the weights have been verified; None: they are wrong."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self.is_held_back)
-            return self.now
+            return self.weights
 
 
 class Figures:

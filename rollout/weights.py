@@ -25,7 +25,7 @@ from rollout.serving import Served, Serving
 from rollout.verification import VerificationFailed, check_checksums, check_probe
 
 logger = logging.getLogger(__name__)
-_WATCH_S = 5.0  # how long the broker may hold the question: if it dies, so long nobody asks again
+_WATCH_S = 5.0  # how long the broker may hold the question, and how late its death is noticed
 _KNOCK_S = 2.0
 Pin = Callable[[Served], Awaitable[bool]]
 _MAX_MISMATCHES = 2  # pushes in a row that an engine may get wrong before it is started anew
@@ -118,7 +118,7 @@ class WeightReceiver:
 
         Put back in the queue it would only keep the probe waiting.
         """
-        now = self._serving.now
+        now = self._serving.weights
         if now is None or now.history == update.history:
             return update.pause_mode
         await self._serving.set(None)
@@ -210,8 +210,10 @@ class WeightReceiver:
 
 
 async def check_somebody_listens(group: GroupAddress) -> None:
-    """Before the engine is asked to join: it would knock at a closed port until its timeout, and
-    where packets vanish for twice as long, for which it would be taken for dead itself.
+    """Check the learner's port before the engine is asked to join a group there.
+
+    The engine would try a closed port until its timeout, and for twice as long where packets
+    vanish, and would be taken for dead itself.
 
     Raises:
         EngineError: the learner that announced the group is gone, or this host is cut off.
@@ -221,7 +223,7 @@ async def check_somebody_listens(group: GroupAddress) -> None:
         async with asyncio.timeout(_KNOCK_S):
             _, writer = await asyncio.open_connection(group.host, group.port)
     except ConnectionRefusedError as error:
-        raise EngineError(f"nobody listens at {where}: the learner is gone") from error
+        raise EngineError(f"nothing listens at {where}: the learner is gone") from error
     except TimeoutError as error:
         raise EngineError(f"no answer from {where} within {_KNOCK_S:g} s: cut off?") from error
     except OSError:  # the engine may know a way

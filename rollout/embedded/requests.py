@@ -159,7 +159,7 @@ def _image_list(value: Any) -> list[str]:
 
 
 def image_bytes(image: str, field: str = "image_data") -> bytes:
-    """The file in a data URL. No path and no other URL: the engine reads for nobody but itself.
+    """The file in a data URL. Paths and other URLs are refused: no file is read for clients.
 
     Args:
         field: of the request, for errors.

@@ -1,4 +1,4 @@
-"""A job awaited from the event loop: to its end, or step by step. Who goes away aborts it."""
+"""A job awaited from the event loop: to its end, or step by step. A cancellation aborts it."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -44,6 +44,6 @@ async def steps(scheduler: Scheduler, job: Job) -> AsyncGenerator[None, None]:
 
 
 def abort(scheduler: Scheduler, job: Job) -> None:
-    """Ends a job that nobody waits for any more; one that is done stays as it is."""
+    """End a job that no client waits for any more; one that is done stays as it is."""
     if not job.done.done():
         scheduler.abort(lambda other: other is job)

@@ -43,7 +43,7 @@ class Scheduler:
     """Runs jobs on a thread of its own.
 
     Args:
-        model: transformers image-text model in eval mode; nobody else may touch it.
+        model: transformers image-text model in eval mode; no other thread may touch it.
         one_job_a_batch: tokens and log-probs of a job then depend on nothing but the job.
         version: name of the weights at first.
         threads: CPU threads of the computation; None leaves torch's choice.

@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from common.image_text_model import ImageTextModel
-from rollout.embedded.flat_home import bucket_in_model
+from rollout.embedded.bucket_memory import bucket_in_model
 from rollout.embedded.requests import BadRequest
 from rollout.embedded.scheduler import Scheduler
 from rollout.embedded.weights import (
@@ -121,8 +121,8 @@ class UpdateSession:
         """Receives a flattened bucket into the model's own memory, without a copy.
 
         A broadcast that fails half-way leaves new weights beside old ones under the old version's
-        name. The engine is then still paused, and whoever pushes must not resume it until a later
-        push has succeeded, as rollout/weights.py sees to.
+        name. The engine is then still paused, and a client must not resume it until a later push
+        has succeeded; rollout/weights.py sees to that.
 
         Returns:
             None, with nothing received and no weight changed, where the ordinary way has to be

@@ -24,7 +24,7 @@ class Repository:
 def located(
     set_name: str, repositories: Sequence[Repository], source: Path | None
 ) -> tuple[list[Path], str | None]:
-    """A folder for each repository, and their commits; None: of a copy nobody can tell.
+    """A folder for each repository, and their commits; None means that a copy does not tell.
 
     Raises:
         ConfigError: the hub cannot be reached, or refuses.
@@ -82,7 +82,7 @@ def _snapshot(repository: Repository) -> str:
         revision=repository.revision,
         allow_patterns=list(repository.files),
     )
-    try:  # ends at once where no hub is; the download of a commit would knock for half a minute
+    try:  # ends at once where no hub is; the download of a commit would try for half a minute
         HfApi().dataset_info(repository.name, revision=repository.revision, timeout=_TIMEOUT_S)
     except HfHubHTTPError:  # it refuses
         raise

@@ -3,8 +3,8 @@
     command         its command line and environment, from the configuration; refuses unfit flags
     packages        what its environment has for GPUs, looked at before a model is loaded
 
-    launch          run by SGLang's Python, by path: the server with finite patience
-    door            what is in front of its HTTP server: keys, hosts, web pages
+    launch          run by SGLang's Python, by path: the server, with finite timeouts
+    port_gate       what is in front of its HTTP server: keys, hosts, web pages
     media           what it may take for a picture
     image_cache     its cache of encoded pictures, emptied by every weight update
     cpu/            what lets the unmodified package run without a GPU

@@ -1,13 +1,13 @@
-"""Run by SGLang's own Python, by path: its server with a finite patience, tied to its parent.
+"""Run by SGLang's own Python, by path: its server with finite timeouts, tied to its parent.
 
     SGLANG_PYTHON rollout/sglang/launch.py [--no-commands] FLAGS OF sglang.launch_server ...
 
---no-commands: whoever has the key may generate and chat, and nobody pause the server or change its
-weights.
+--no-commands: the key allows to generate and chat; no key allows to pause the server or to change
+its weights.
 
 SGLang starts its other processes by spawning, and each of those imports this file anew: what stands
 at module level holds in all of them. SGLang's environment has none of our packages: nothing of ours
-may be imported here; door.py, media.py, image_cache.py, common/http_gate.py and
+may be imported here; port_gate.py, media.py, image_cache.py, common/http_gate.py and
 common/push_groups.py, which need nothing of ours, are read by their paths.
 
 Environment:
@@ -45,8 +45,8 @@ _KNOWN_SGLANG = "Fix: install sglang==0.5.23 (deploy/setup.sh sglang)"
 def end_with_parent() -> None:
     """The kernel kills this process when its parent dies (Linux; elsewhere nothing).
 
-    SIGKILL, not SIGTERM: that one lets SGLang wait for its requests, and nobody is left who would
-    lose patience. SGLang's processes ask for the same, but seconds later, after their imports.
+    SIGKILL, not SIGTERM: after that SGLang waits for its requests, and no parent is left to end the
+    wait. SGLang's processes ask for the same, but seconds later, after their imports.
     """
     if sys.platform != "linux":
         return
@@ -141,23 +141,23 @@ def api_key() -> str | None:
 
 
 def without_commands(flags: list[str]) -> list[str]:
-    """SGLang's flags; with --no-commands its commands ask for a second key, which nobody has."""
+    """SGLang's flags; with --no-commands its commands ask for a second key, which is not told."""
     if _NO_COMMANDS not in flags:
         return flags
-    nobodys = secrets.token_hex(32)
-    hide_in_logs(nobodys)
-    return [*(flag for flag in flags if flag != _NO_COMMANDS), "--admin-api-key", nobodys]
+    untold = secrets.token_hex(32)
+    hide_in_logs(untold)
+    return [*(flag for flag in flags if flag != _NO_COMMANDS), "--admin-api-key", untold]
 
 
 def keep_sockets_private() -> None:
-    """SGLang's processes obey whoever reaches their Unix sockets: no umask may open these."""
+    """SGLang's processes obey all who reach their Unix sockets: no umask may open these."""
     os.umask(os.umask(0o077) | 0o022)
 
 
 def listen_where_told() -> None:
     """The rendezvous of a server's own ranks listens at the address that it is given.
 
-    torch listens on every interface of the machine, whatever the address, and asks nobody.
+    torch listens on every interface of the machine, whatever the address, and asks for no key.
 
     Raises:
         RuntimeError: this torch is another one than we know.
@@ -248,7 +248,7 @@ def serve(flags: list[str], key: str | None) -> None:
     keys = [] if key is None else ["--api-key", key]
     settings = prepare_server_args([*without_commands(flags), *keys])
     gate = read_part(_HERE.parents[1] / "common" / "http_gate.py").Gate(settings.host, key)
-    app.add_middleware(read_part(_HERE / "door.py").Doorkeeper, gate=gate)
+    app.add_middleware(read_part(_HERE / "port_gate.py").PortGate, gate=gate)
     read_part(_HERE / "media.py").take_no_files(may_fetch=bool(settings.allowed_media_domains))
     try:
         run_server(settings)

@@ -30,7 +30,7 @@ from learner.push.weight_files import weight_folder
 from rollout.engine import GroupRequest
 from rollout.engine_process import engine_environment
 from rollout.http_engine import HttpEngine
-from rollout.member import http_engine
+from rollout.rollout_server import http_engine
 from rollout.serving import Served, Serving
 from rollout.weights import PushFailed, WeightReceiver
 from tests.rollout.support import png, reference_logprobs, run_config, running_server
@@ -171,7 +171,7 @@ async def test_every_push_brings_the_learner_s_weights(url, checkpoint, tmp_path
     async with started(url, checkpoint, tmp_path, transport=transport) as pair:
         for version in range(5):
             await pair.push(version)
-            assert pair.serving.now == Served(0, version)
+            assert pair.serving.weights == Served(0, version)
             await pair.check_responses(version)
             pair.scale(1.1)
         if transport == "files":
@@ -221,7 +221,7 @@ async def test_a_tensor_that_arrived_wrong_is_named_and_never_served(url, checkp
         with pytest.raises(PushFailed, match=r"1 of \d+ tensors differ.*: model.norm.weight") as e:
             await pair.push(1, expecting_others)
         assert e.value.is_touched
-        assert pair.serving.now is None
+        assert pair.serving.weights is None
         waiting = asyncio.ensure_future(pair.engine.generate(pair.request(2)))
         await asyncio.sleep(0.5)
         assert not waiting.done()  # it is paused
@@ -238,7 +238,7 @@ async def test_what_runs_for_undone_steps_is_cut_short(url, checkpoint, tmp_path
         await asyncio.sleep(0.5)
         await pair.push(1, lambda update: update.model_copy(update={"history": 1}))
         assert (await running).num_aborted == 2
-        assert pair.serving.now == Served(1, 1)
+        assert pair.serving.weights == Served(1, 1)
         await pair.check_responses(1)
 
 
@@ -253,7 +253,7 @@ async def test_a_probe_that_differs_ends_the_serving(url, checkpoint, tmp_path):
 
         with pytest.raises(PushFailed, match=r"differ from the learner's by 0\.1 nats"):
             await pair.push(1, expecting_others)
-        assert pair.serving.now is None
+        assert pair.serving.weights is None
         await pair.push(2)
         await pair.check_responses(2)
 
@@ -273,7 +273,7 @@ async def test_a_damaged_file_is_found_before_it_is_loaded(url, checkpoint, tmp_
         with pytest.raises(PushFailed, match="not the file that the learner wrote") as caught:
             await pair.push(1, damaged)
         assert not caught.value.is_touched
-        assert pair.serving.now == Served(0, 0)
+        assert pair.serving.weights == Served(0, 0)
         pair.scale(1 / 1.1)
         await pair.check_responses(0)
 

@@ -17,7 +17,7 @@ ANY = Served(0, 0)
 
 def make_server(name: str, capacity: int = 2, version: int | None = 0) -> Server:
     serving = Serving()
-    serving.now = None if version is None else Served(0, version)
+    serving.weights = None if version is None else Served(0, version)
     return Server(name, None, serving, capacity)  # type: ignore[arg-type]
 
 
@@ -102,8 +102,8 @@ async def test_weights_that_come_wake_who_waits_for_a_server():
 
 async def test_a_group_goes_to_no_server_that_is_behind_its_lease_or_in_an_undone_history():
     behind, undone, right = make_server("a", 9), make_server("b", 9), make_server("c", 1)
-    behind.serving.now, undone.serving.now = Served(1, 4), Served(0, 7)
-    right.serving.now = Served(1, 5)
+    behind.serving.weights, undone.serving.weights = Served(1, 4), Served(0, 7)
+    right.serving.weights = Served(1, 5)
     pool = await started_pool(behind, undone, right)
     assert await pool.choose("cat", Served(1, 5)) is right
     waiting = asyncio.create_task(pool.choose("cat", Served(1, 5)))
@@ -151,7 +151,7 @@ def test_the_best_server_serves_has_room_and_none_is_better(states, image):
                 server.note_image("cat")
             servers.append(server)
         found = best(servers, "cat", ANY)
-        able = [s for s in servers if s.serving.now is not None and s.free > 0]
+        able = [s for s in servers if s.serving.weights is not None and s.free > 0]
         if found is None:
             assert not able
             return

@@ -1,4 +1,4 @@
-"""The life of one rollout server: its engine, its membership of the broker, its return from death.
+"""The life of one rollout server: its engine, its membership of the broker, its restarts.
 
 An engine's life and its membership are one: when the engine dies or no longer answers, the member
 says goodbye (its leases are issued again at once), the engine is started anew, and says hello as
@@ -61,7 +61,7 @@ class RunningEngine:
         self.api_key = api_key
 
 
-class Member:
+class RolloutServer:
     """One rollout server of this process.
 
     Args:
@@ -155,7 +155,7 @@ class Member:
                 ]
                 if running.watch is not None:
                     background.append(tasks.create_task(running.watch()))
-                # Shielded: it is everybody's, and this life may end while it waits.
+                # Shielded: all servers share it, and this engine may die while it is awaited.
                 renderer = await asyncio.shield(asyncio.ensure_future(self._renderer))
                 await self._pool.add(server)
                 answerer = Answerer(config, broker, server, renderer)
@@ -194,7 +194,7 @@ class Member:
                     done = await broker.goodbye(_in_short(error))
                     if done.is_explained:  # the sample that it died of is quarantined
                         self._budget.forgive()
-                    if done.finished:  # nobody needs another engine
+                    if done.finished:  # the run needs no other engine
                         self._finished.set()
                 raise
             await broker.goodbye()
@@ -247,7 +247,7 @@ async def watch_health(engine: Engine, serving: Serving, interval_s: float) -> N
         pauses = serving.pauses
         try:
             version = await engine.version()
-            # While new weights are being verified the engine reports them, and nobody vouches yet.
+            # While new weights are being verified the engine already reports their version.
             if not serving.is_running or serving.is_held_back or serving.pauses > pauses:
                 failures = 0
                 continue

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import EngineError
 from rollout.engine import EngineInfo
-from rollout.member import capacity, watch_health
+from rollout.rollout_server import capacity, watch_health
 from rollout.serving import Served, Serving
 from tests.rollout.support import run_config
 from tests.waiting import LIMIT_S, until

@@ -1,13 +1,13 @@
-"""What stands before SGLang's HTTP server. launch.py reads this file by its path."""
+"""The gate before SGLang's HTTP server. launch.py reads this file by its path."""
 
 import json
 from typing import Any
 
 
-class Doorkeeper:
+class PortGate:
     """Lets a request through to an ASGI application, or answers it.
 
-    SGLang itself asks for its key on most roads, but neither on /health, /ready, /metrics and
+    SGLang itself asks for its key on most routes, but neither on /health, /ready, /metrics and
     OPTIONS nor on a WebSocket, and looks at no Host or Origin.
 
     Args:
