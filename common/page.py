@@ -56,12 +56,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def picture_kind(content: bytes) -> str | None:
+    """The format of a picture file that browsers show, as media types name it; None for others."""
+    return next((kind for kind, start in _STARTS.items() if content.startswith(start)), None)
+
+
 def picture_url(content: bytes) -> str | None:
     """A data URL of a picture file; None for what is none."""
-    for kind, start in _STARTS.items():
-        if content.startswith(start):
-            return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return None
+    kind = picture_kind(content)
+    return kind and f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def small_jpeg(picture: Image.Image, side: int = 640) -> bytes:

@@ -4,17 +4,19 @@ Fields of SGLang's own are taken as far as /generate knows them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from rollout.embedded.requests import (
     MAX_RESPONSES,
     BadRequest,
+    SamplingParams,
     VocabularyFacts,
     image_bytes,
     sampling_law,
+    validated,
 )
 from rollout.embedded.sampler import SamplingLaw
 
@@ -136,7 +138,7 @@ def parse_chat(
     Raises:
         BadRequest: with the field and the reason.
     """
-    request = _validated(body)
+    request = validated(ChatRequest, body)
     if defaults.get("repetition_penalty", 1.0) != 1.0 and request.repetition_penalty is None:
         raise BadRequest(
             f"the checkpoint's generation_config.json has repetition_penalty = "
@@ -182,33 +184,11 @@ def _template_content(message: Message) -> str | list[dict[str, str]]:
     ]
 
 
-def _validated(body: Mapping[str, Any]) -> ChatRequest:
-    known = ChatRequest.model_fields
-    given = {
-        key: value for key, value in body.items() if value is not None and (value or key in known)
-    }
-    try:
-        return ChatRequest.model_validate(given)
-    except ValidationError as error:
-        raise BadRequest(_first_problem(error)) from None
-
-
-def _first_problem(error: ValidationError) -> str:
-    # Of what a field may be, that which the request came closest to says most.
-    problem = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
-    names = [str(part) for part in problem["loc"] if str(part).isidentifier() or part != str(part)]
-    field = ".".join(names)
-    if problem["type"] == "extra_forbidden":
-        return f"{field} is not supported by the embedded engine"
-    return f"{field}: {problem['msg']}, got {problem['input']!r:.100}"
-
-
 def _law(
     request: ChatRequest, vocabulary: VocabularyFacts, defaults: Mapping[str, float]
 ) -> SamplingLaw:
     asked = request.model_dump(include=_LAW_FIELDS, exclude_none=True)
-    penalties = {"repetition_penalty"}
-    params = {key: value for key, value in defaults.items() if key not in penalties} | asked
-    limits = {"max_new_tokens": request.token_limit or 0}
-    law = sampling_law({**params, **limits}, vocabulary)
-    return replace(law, top_logprobs=request.top_logprobs)
+    usual = {key: value for key, value in defaults.items() if key != "repetition_penalty"}
+    params = validated(SamplingParams, usual | asked)
+    params.max_new_tokens = request.token_limit or 0
+    return sampling_law(params, vocabulary, request.top_logprobs)

@@ -8,15 +8,14 @@ work that goes on without end they get `SHARE` of the time: a measurement ends s
 """
 
 import copy
-import logging
 from collections import deque
+from functools import partial
 from typing import Any
 
 from common.image_text_model import ImageTextModel
-from rollout.embedded.job import Job, settle
+from rollout.embedded.job import Job, Limits, compute, settle, take_batch
 from rollout.embedded.sampler import Batch
 
-logger = logging.getLogger(__name__)
 SHARE = 0.25  # of the compute thread's time, beside other work
 BATCH_TOKENS = 2304  # of prompts in one batch: other work waits for it, and it fits a CPU's caches
 
@@ -29,7 +28,7 @@ class PinnedJobs:
     """
 
     def __init__(self, one_job_a_batch: bool = False) -> None:
-        self._one_job_a_batch = one_job_a_batch
+        self._limits = Limits(max_prefill_tokens=0 if one_job_a_batch else BATCH_TOKENS)
         self._models: dict[str, Any] = {}
         self._waiting: deque[Job] = deque()
         self._running: tuple[Batch, list[Job]] | None = None
@@ -69,45 +68,28 @@ class PinnedJobs:
 
     def compute(self) -> None:
         """Begin a batch, or one token more for the one that runs. An error fails its jobs."""
-        is_new = self._running is None
-        jobs = self._take_batch() if self._running is None else self._running[1]
-        before = sum(len(s.token_ids) for job in jobs for s in job.sequences)
-        try:
-            version = str(jobs[0].pinned)
-            if is_new:
-                batch = Batch(self._models[version], [job.unfinished for job in jobs])
-                self._running = (batch, jobs)
-                batch.start(version)
-            elif self._running is not None:
-                self._running[0].advance(version)
-        except Exception as error:
-            logger.exception("a batch of %d requests to pinned weights failed", len(jobs))
-            for job in jobs:
-                if not job.done.done():
-                    job.done.set_exception(error)
+        if self._running is None:
+            jobs = take_batch(self._waiting, self._limits)
+            step = partial(self._begin, jobs)
+        else:
+            batch, jobs = self._running
+            step = partial(batch.advance, str(jobs[0].pinned))
+        tokens = compute(jobs, step)
+        if tokens is None:
             self._running = None
             return
-        self.tokens_generated += sum(len(s.token_ids) for job in jobs for s in job.sequences)
-        self.tokens_generated -= before
+        self.tokens_generated += tokens
         settle(jobs)
         self.tidy()
+
+    def _begin(self, jobs: list[Job]) -> None:
+        version = str(jobs[0].pinned)
+        batch = Batch(self._models[version], [job.unfinished for job in jobs])
+        self._running = (batch, jobs)
+        batch.start(version)
 
     def tidy(self) -> None:
         """Leave out what is finished, by itself or because it was aborted."""
         self._waiting = deque(job for job in self._waiting if job.unfinished)
         if self._running is not None and not self._running[0].is_running:
             self._running = None
-
-    def _take_batch(self) -> list[Job]:
-        taken = [self._waiting.popleft()]
-        key, most = _key(taken[0]), max(1, BATCH_TOKENS // len(taken[0].sequences[0].prompt))
-        passed: deque[Job] = deque()
-        while self._waiting and len(taken) < most and not self._one_job_a_batch:
-            job = self._waiting.popleft()
-            (taken if _key(job) == key else passed).append(job)
-        self._waiting.extendleft(reversed(passed))
-        return taken
-
-
-def _key(job: Job) -> tuple[Any, ...]:
-    return (job.pinned, *job.unfinished[0].cache_key)

@@ -16,27 +16,18 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from common.image_text_model import ImageTextModel
-from rollout.embedded.job import Job, settle
+from rollout.embedded.job import Job, Limits, compute, settle, take_batch
 from rollout.embedded.pinned import PinnedJobs
 from rollout.embedded.sampler import Batch, prompt_logprobs
 
 logger = logging.getLogger(__name__)
 MAX_BATCHES = 2  # a second batch lets new requests start while a long one runs
 PAUSE_MODES = ("abort", "retract", "in_place")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds on one batch, for memory."""
-
-    max_sequences: int = 512
-    max_prefill_tokens: int = 16384
 
 
 class Scheduler:
@@ -55,12 +46,10 @@ class Scheduler:
         *,
         one_job_a_batch: bool = False,
         version: str = "default",
-        limits: Limits | None = None,
         threads: int | None = None,
     ) -> None:
         self._model = model
-        self._one_job_a_batch = one_job_a_batch
-        self._limits = limits or Limits()
+        self._limits = Limits(max_prefill_tokens=0) if one_job_a_batch else Limits()
         self._threads = threads
         self._wake = threading.Condition()
         self._closing = False
@@ -221,7 +210,7 @@ class Scheduler:
         self._running = [entry for entry in self._running if entry[0].is_running]
 
     def _admit(self) -> None:
-        jobs = self._take_batch()
+        jobs = take_batch(self._waiting, self._limits)
         batch = Batch(self._model, [job.unfinished for job in jobs])
         entry = (batch, jobs)
         self._running.append(entry)
@@ -235,44 +224,13 @@ class Scheduler:
                 job.prompt_logprobs = prompt_logprobs(self._model, prompt, job.score_from)
         batch.start(version)
 
-    def _take_batch(self) -> list[Job]:
-        """The first waiting job and those behind it that fit into one batch with it."""
-        first = self._waiting.popleft()
-        taken = [first]
-        if not self._one_job_a_batch:
-            key = _key(first)
-            sequences, tokens = len(first.unfinished), key[0]
-            passed: deque[Job] = deque()
-            while self._waiting:
-                job = self._waiting.popleft()
-                sequences_after = sequences + len(job.unfinished)
-                fits = (
-                    _key(job) == key
-                    and sequences_after <= self._limits.max_sequences
-                    and tokens + key[0] <= self._limits.max_prefill_tokens
-                )
-                if fits:
-                    taken.append(job)
-                    sequences, tokens = sequences_after, tokens + key[0]
-                else:
-                    passed.append(job)
-            self._waiting = passed
-        return taken
-
     def _guarded(self, entry: tuple[Batch, list[Job]], step: Callable[[str], None]) -> None:
         """One token for a batch. An error fails its jobs, not the engine."""
-        batch, jobs = entry
-        before = sum(len(sequence.token_ids) for sequence in batch.sequences)
-        try:
-            step(self.version)
-        except Exception as error:
-            logger.exception("a batch of %d requests failed", len(jobs))
+        tokens = compute(entry[1], lambda: step(self.version))
+        if tokens is None:
             self._running.remove(entry)
-            for job in jobs:
-                if not job.done.done():
-                    job.done.set_exception(error)
-            return
-        self.tokens_generated += sum(len(s.token_ids) for s in batch.sequences) - before
+        else:
+            self.tokens_generated += tokens
 
     def _call_after_step(self, job: Job) -> None:
         """An error there fails the job, not the engine."""
@@ -306,7 +264,3 @@ class Scheduler:
         self._pinned.tidy()
         self._waiting = deque(job for job in self._waiting if job.unfinished)
         self._running = [entry for entry in self._running if entry[0].is_running]
-
-
-def _key(job: Job) -> tuple[int, int]:
-    return job.unfinished[0].cache_key

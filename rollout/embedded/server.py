@@ -26,7 +26,7 @@ from aiohttp.typedefs import Middleware
 from common.http_gate import Gate
 from rollout.embedded.bodies import error_reply, read_json
 from rollout.embedded.chat import ChatServer
-from rollout.embedded.job import Job
+from rollout.embedded.job import Job, Limits
 from rollout.embedded.prompts import PromptBuilder
 from rollout.embedded.requests import (
     BadRequest,
@@ -36,7 +36,7 @@ from rollout.embedded.requests import (
 )
 from rollout.embedded.running import finished
 from rollout.embedded.sampler import SamplingLaw, new_sequences
-from rollout.embedded.scheduler import MAX_BATCHES, PAUSE_MODES, Limits, Scheduler
+from rollout.embedded.scheduler import MAX_BATCHES, PAUSE_MODES, Scheduler
 from rollout.embedded.update_session import UpdateSession
 from rollout.embedded.weights import checksum_report
 

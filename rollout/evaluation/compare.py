@@ -74,8 +74,12 @@ class Pair(NamedTuple):
     b: StoredItem
 
     @property
+    def is_right(self) -> tuple[bool, bool]:
+        return self.a.outcome == "right", self.b.outcome == "right"
+
+    @property
     def change(self) -> Literal["gained", "lost", "kept"]:
-        was, now = self.a.outcome == "right", self.b.outcome == "right"
+        was, now = self.is_right
         return "kept" if was == now else "gained" if now else "lost"
 
 
@@ -156,7 +160,7 @@ def compare_sets(name: str, a: StoredSet, b: StoredSet) -> SetComparison:
         name,
         a,
         b,
-        whole=counts_of(answered),
+        whole=counts_of(pair.is_right for pair in answered),
         parts=dict(_parts(answered)),
         moves=Counter((pair.a.outcome, pair.b.outcome) for pair in pairs),
         changed=tuple(pair for pair in answered if pair.change != "kept"),
@@ -165,8 +169,9 @@ def compare_sets(name: str, a: StoredSet, b: StoredSet) -> SetComparison:
     )
 
 
-def counts_of(pairs: Iterable[Pair]) -> Counts:
-    found = Counter((p.a.outcome == "right", p.b.outcome == "right") for p in pairs)
+def counts_of(pairs: Iterable[tuple[bool, bool]]) -> Counts:
+    """Count items by whether A, and whether B, was right."""
+    found = Counter(pairs)
     return Counts(found[True, True], found[True, False], found[False, True], found[False, False])
 
 
@@ -179,7 +184,7 @@ def _parts(pairs: Sequence[Pair]) -> Iterator[tuple[str, Counts]]:
                 groups.setdefault(value, []).append(pair)
         if 1 < len(groups) <= len(pairs) / _LEAST_A_PART:
             for value in sorted(groups):
-                yield f"{field} = {value}", counts_of(groups[value])
+                yield f"{field} = {value}", counts_of(pair.is_right for pair in groups[value])
 
 
 def _check_keys(despite: Collection[str], identities: Iterable[Mapping[str, Any]]) -> None:

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from common.errors import EngineError
 from rollout.evaluation.endpoint import ChatClient, chat_body
@@ -58,7 +58,7 @@ def judge_identity(model: str) -> dict[str, Any]:
     return {"model": model, "prompt_sha256": digest, "max_tokens": MAX_TOKENS}
 
 
-class Judge:
+class Judge(GrowingLines):
     """The verdicts of one model in one result.
 
     Args:
@@ -71,15 +71,9 @@ class Judge:
     def __init__(self, folder: Path, model: str, client: ChatClient | None) -> None:
         self._model = model
         self._client = client
-        self._lines = GrowingLines(folder / FILE)
+        super().__init__(folder / FILE)
         self._found = _verdicts(folder)
         self._failures = 0  # since it last answered
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._lines.__exit__(*error)
 
     async def is_right(self, prompt: str) -> bool | None:
         """Its verdict on one reply; None: it has none. Raises DataError: the disk fails."""
@@ -103,7 +97,7 @@ class Judge:
         self._failures = 0
         verdict = verdict_in(answer.text)
         line = {"key": key, "model": self._model, "said": answer.text, "is_right": verdict}
-        self._lines.append(line)
+        self.append(line)
         self._found[key] = verdict
 
 

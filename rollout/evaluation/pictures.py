@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 from common.errors import DataError
+from common.files import replacing
 from rollout.evaluation.questions import small_picture
 
 FOLDER = "pictures"
@@ -41,9 +42,8 @@ class SmallPictures:
             if not path.exists():
                 path.parent.mkdir(exist_ok=True)
                 content = small_picture(picture)
-                part = path.with_suffix(f".{threading.get_ident()}.part")
-                part.write_bytes(content)
-                part.replace(path)
+                with replacing(path, str(threading.get_ident())) as part:
+                    part.write_bytes(content)
         except (DataError, OSError):  # the page says that there is none
             return None
         return name

@@ -2,16 +2,17 @@
 
 import copy
 import threading
+from collections import deque
 from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
-from rollout.embedded.job import Job
+from rollout.embedded.job import Job, Limits, take_batch
 from rollout.embedded.pinned import SHARE, PinnedJobs
 from rollout.embedded.sampler import Prompt, SamplingLaw, generate, new_sequences, prompt_logprobs
-from rollout.embedded.scheduler import Limits, Scheduler
+from rollout.embedded.scheduler import Scheduler
 
 
 @pytest.fixture
@@ -93,12 +94,11 @@ def test_a_scored_job_brings_the_prompts_logprobs(scheduler, model):
     assert other.prompt_logprobs == []
 
 
-def test_limits_bound_a_batch(model):
-    scheduler = Scheduler(model, limits=Limits(max_sequences=4), threads=1)
-    jobs = [job(seed=number) for number in range(5)]
-    scheduler._waiting.extend(jobs)
-    assert [each.rid for each in scheduler._take_batch()] == ["job-0", "job-1"]
-    assert [each.rid for each in scheduler._waiting] == ["job-2", "job-3", "job-4"]
+def test_limits_bound_a_batch():
+    waiting = deque(job(seed=number) for number in range(5))
+    taken = take_batch(waiting, Limits(max_sequences=4))
+    assert [each.rid for each in taken] == ["job-0", "job-1"]
+    assert [each.rid for each in waiting] == ["job-2", "job-3", "job-4"]
 
 
 def test_a_failing_batch_costs_its_jobs_and_not_the_engine(scheduler):
