@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.command_line import parser_of
 from common.output import ends_with_its_reader
 from rollout.evaluation import identity
 from rollout.evaluation.arguments import add_model, add_questions, check_model, plan_again, plan_of
@@ -74,12 +75,7 @@ def code_of(document: dict[str, Any], folder: Path) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="python -m rollout.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("python -m rollout.evaluate", __doc__)
     add_model(parser)
     add_questions(parser)
     parser.add_argument(

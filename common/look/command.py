@@ -10,14 +10,14 @@ are, by Qwen3.5's rule.
 
 import argparse
 import random
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from common.command_line import parser_of, refusing
 from common.dataset import parsed_rows, read_answers
-from common.errors import ConfigError, DataError, VisionOpdError, exit_code_of
+from common.errors import ConfigError, DataError
 from common.files import replace_text
 from common.images import ImageStore
 from common.look.remarks import remarks_of
@@ -34,11 +34,8 @@ _SEED = 0  # the same rows each time
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = _arguments(argv)
-    try:
+    with refusing("look"):
         path, num_remarks = look(options.dataset, options.out, options.model, options.rows)
-    except VisionOpdError as error:
-        print(f"cannot look: {error}", file=sys.stderr)
-        raise SystemExit(exit_code_of(error)) from None
     print(f"{path}: what looks wrong: {num_remarks or 'nothing'}")
 
 
@@ -77,12 +74,7 @@ def _chosen(path: Path, rows: int) -> frozenset[int]:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m common.prepare look",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("python -m common.prepare look", __doc__)
     parser.add_argument("dataset", type=Path, metavar="DIR", help=f"folder with {_PARQUET}")
     parser.add_argument("--out", type=Path, metavar="FILE.html", help=f"default: DIR/{_SHEET}")
     parser.add_argument("--model", type=Path, metavar="PATH", help="folder of a checkpoint")

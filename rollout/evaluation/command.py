@@ -1,12 +1,11 @@
 """What the commands that ask a model have in common: signals, errors, exit codes."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from common import lifecycle
-from common.errors import VisionOpdError, exit_code_of
+from common.command_line import refusing
 from common.logs import configure_logging
 
 INTERRUPTED = 130  # exit code, as a shell has it of Ctrl-C
@@ -26,9 +25,6 @@ def run_command(what: str, work: Callable[[asyncio.Event], Awaitable[int]]) -> N
         nonlocal code
         code = await work(stop)
 
-    try:
+    with refusing(what):
         lifecycle.run(run)
-    except VisionOpdError as error:
-        print(f"cannot {what}: {error}", file=sys.stderr)
-        raise SystemExit(exit_code_of(error)) from None
     raise SystemExit(code)

@@ -1,6 +1,6 @@
 """common.look: the sheet of a dataset shows its rows and says what is wrong with them.
 
-Holds common/dataset_files.py.
+Holds common/dataset_files.py, common/command_line.py.
 """
 
 import io
