@@ -1,4 +1,4 @@
-"""What makes a row unusable: the column, what stands in it, why it will not do, and the fix."""
+"""What makes a row unusable: the column, its value, why it will not do, and the fix."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class BadField(DataError):
         """The field that an error is about, with the error's own words.
 
         Args:
-            fix: where the error names none.
+            fix: for an error that names none.
         """
         problem, _, told = str(error).partition(". Fix: ")
         return cls(field, value, problem, told or fix)
@@ -35,10 +35,10 @@ class BadField(DataError):
 class BadRow:
     """A row of a dataset that is left out."""
 
-    row: int  # from 0, in the order of the file
-    sample_id: str | None  # none: it has none that can be used
+    row: int  # number in the file, from 0
+    sample_id: str | None  # None means that the row has none that can be used
     field: str  # the column
-    value: str  # as Python writes it, shortened
+    value: str  # its repr, shortened
     problem: str
     fix: str
 

@@ -24,7 +24,7 @@ class RefusedRow:
     reason: str
 
     def line(self) -> str:
-        """For people."""
+        """One line for people."""
         return self.reason if self.row is None else f"row {self.row}: {self.reason}"
 
 
@@ -34,7 +34,7 @@ class DataRows:
 
     num_good: int
     refused: tuple[RefusedRow, ...] = ()
-    max_refused_share: float = 1.0  # of all rows; data.max_refused_share
+    max_refused_share: float = 1.0  # share of all rows: data.max_refused_share
 
     @property
     def total(self) -> int:
@@ -50,7 +50,7 @@ class DataRows:
 
 class _GivenUp(Protocol):
     def line(self) -> str:
-        """For people."""
+        """One line for people."""
 
 
 class Quarantined(Protocol):
@@ -62,7 +62,7 @@ class Quarantined(Protocol):
 
     @property
     def records(self) -> Sequence[_GivenUp]:
-        """In the order in which they were given up."""
+        """The records, in the order in which samples were given up."""
 
 
 def data_fault(rows: DataRows, quarantine: Quarantined | None = None) -> str | None:

@@ -12,7 +12,7 @@ from common.dataset_paths import leaves
 from common.parquet_rows import Kind, Row
 from common.types import Box, ImageRef
 
-MAX_CHARACTERS = 1_000_000  # of a problem: more than any model's context holds
+MAX_CHARACTERS = 1_000_000  # a longer problem fits into no model's context
 _MAX_NAME = 200  # characters of a sample_id
 _MAX_PATH = 4096  # characters
 _MAX_PIXELS_A_SIDE = 2**20
@@ -76,7 +76,7 @@ ANSWER_KINDS = {
 
 
 def sample_id_of(row: Row) -> str:
-    """Whole numbers count as text: 17 and 17.0 are "17". Raises BadField."""
+    """The name of a row. Whole numbers count as text: 17 and 17.0 are "17". Raises BadField."""
     value = row["sample_id"]
     if (number := _whole(value)) is not None:
         return str(number)
@@ -105,7 +105,7 @@ def problem_of(row: Row) -> str:
 
 
 def box_of(row: Row, width: int, height: int) -> Box | None:
-    """The evidence; none where the row has no box.
+    """The evidence; None where the row has no box.
 
     Args:
         width: of the picture, in pixels.
@@ -156,7 +156,7 @@ def picture_of_row(row: Row, field: str, prefix: str, folder: Path) -> ImageRef:
 
 
 def answer_of(row: Row) -> str | None:
-    """None where there is none, or a blank one; whole numbers count as text. Raises BadField."""
+    """The answer, or None for a blank one; whole numbers count as text. Raises BadField."""
     value = row["answer"]
     if value is None:
         return None
@@ -203,7 +203,7 @@ def _side(row: Row, field: str) -> int:
 
 
 def _whole(value: Any) -> int | None:
-    """Columns become floats where a cell is empty, so 12.0 is 12."""
+    """A whole number, also 12.0: columns become floats where a cell is empty. None for others."""
     if type(value) is int:
         return value
     return int(value) if type(value) is float and value.is_integer() else None

@@ -5,11 +5,11 @@ class VisionOpdError(Exception):
     """Base of every error that this project raises on purpose."""
 
 
-FINAL_EXIT_CODE = 2  # of a process that ends with a FinalError, and is not started again
+FINAL_EXIT_CODE = 2  # exit code of a process that is not started again (FinalError)
 
 
 class FinalError(VisionOpdError):
-    """Another start would end in the same way."""
+    """An error with which another start would end, too."""
 
 
 class ConfigError(FinalError, ValueError):

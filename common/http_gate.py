@@ -32,7 +32,7 @@ class Gate:
 
     Args:
         host: address or name that the port listens on.
-        key: that every request must carry; None: it is not asked for.
+        key: that every request must carry; None means that it is not asked for.
     """
 
     def __init__(self, host: str, key: str | None) -> None:
@@ -41,7 +41,7 @@ class Gate:
         self._expected = None if key is None else f"Bearer {key}".encode()
 
     def refusal(self, head: Iterable[tuple[str, str]]) -> Refusal | None:
-        """Why a request is turned away; None: it may pass.
+        """Why a request is turned away; None means that it may pass.
 
         Args:
             head: its header fields in order, (name, value), names in any case.
@@ -68,7 +68,7 @@ class Gate:
     def _is_ours(self, name: str) -> bool:
         if self._is_any:  # every address of the machine: its names are not known
             return True
-        if self._is_loopback:  # by whatever port a tunnel has given it
+        if self._is_loopback:  # any port will do: a tunnel has its own
             return _is_loopback(name)
         return name == self._host
 
@@ -91,13 +91,13 @@ def _site_refusal(fields: dict[str, list[str]]) -> Refusal | None:
 
 @functools.lru_cache(maxsize=64)
 def _name_in(field: str) -> str | None:
-    """The name or address in a Host field; None: it is none."""
+    """The name or address in a Host field; None means that it holds none."""
     match = _HOST.fullmatch(field)
     return None if match is None else _plain(match["name"])
 
 
 def _plain(host: str) -> str:
-    """Lower case, addresses in their shortest form and without brackets."""
+    """A host in lower case; an address in its shortest form, without brackets."""
     bare = host.removeprefix("[").removesuffix("]").lower()
     try:
         return str(ipaddress.ip_address(bare))

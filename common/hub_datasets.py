@@ -17,7 +17,7 @@ def dataset_snapshot(name: str, revision: str | None, patterns: Sequence[str]) -
     """The folder with a dataset's files in the hub's cache, and the commit that they are of.
 
     Args:
-        revision: commit, branch or tag; None: the default branch.
+        revision: commit, branch or tag; None means the default branch.
         patterns: of the files that are wanted, as `fnmatch` has them.
 
     Raises:

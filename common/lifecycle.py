@@ -39,7 +39,7 @@ def set_on_signals(stop: asyncio.Event, at_once: asyncio.Event | None = None) ->
     Call it again after a library has put its own handlers in place (Ray does).
 
     Args:
-        at_once: is set by the second one, and the third ends the process; None: the second does.
+        at_once: set by the second; the third then ends the process. None means the second does.
     """
     loop = asyncio.get_running_loop()
 
@@ -99,7 +99,7 @@ def _ask_for(number: signal.Signals) -> None:
 
 
 async def set_or_after(event: asyncio.Event, seconds: float) -> None:
-    """Return when the event is set, or after so many seconds."""
+    """Wait until the event is set, for at most so many seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -25,7 +25,7 @@ _PATH_STARTS = ("/", "./", "../", "~")
 
 
 def with_pinned_models(config: RunConfig) -> RunConfig:
-    """The same names, each with the commit that it means now. Downloads what is not here yet.
+    """Pin the models' names to the commits that they mean now. Downloads what is not here yet.
 
     Raises:
         ConfigError: as `local_model`.
@@ -34,7 +34,7 @@ def with_pinned_models(config: RunConfig) -> RunConfig:
 
 
 def with_local_models(config: RunConfig, has_weights: bool = True) -> RunConfig:
-    """With the folders that hold the models' files in place of their names.
+    """Put the folders that hold the models' files in place of their names.
 
     Args:
         has_weights: false where only prompts are rendered; weights are then not downloaded.
@@ -55,7 +55,7 @@ def local_model(
     no network at all.
 
     Args:
-        revision: commit, branch or tag; none: the hub's default branch.
+        revision: commit, branch or tag; None means the hub's default branch.
         key: of the configuration, for messages.
 
     Raises:
@@ -86,7 +86,7 @@ def _with_models(config: RunConfig, is_local: bool, has_weights: bool = True) ->
 
 
 def _can_be_a_name(path: str) -> bool:
-    """ORGANISATION/NAME or NAME, as the hub has them."""
+    """Whether it is ORGANISATION/NAME or NAME, as the hub has them."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -142,7 +142,7 @@ def _show_progress_on_terminals_only() -> None:
 
 
 def _refusal(name: str, revision: str | None, key: str, error: Exception) -> ConfigError:
-    """What went wrong, in words for who wrote the configuration."""
+    """What went wrong, in words for the author of the configuration."""
     from huggingface_hub import errors
 
     where = f"{key} = {name!r}"

@@ -51,7 +51,7 @@ def load_image_text_model(folder: str, key: str = "model.path") -> ImageTextMode
 
 
 def outline_image_text_model(folder: str, key: str = "model.path") -> ImageTextModel:
-    """The same model before its files are read: its float32 parameters are on the meta device.
+    """The model of a folder before its files are read: its parameters are on the meta device.
 
     Only the files' headers are read, and checked as `load_image_text_model` does; what is not
     finite shows when the tensors come. What no file holds (rotary frequencies) is there, on the
@@ -236,7 +236,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 def _only_errors(name: str) -> Iterator[None]:
     """Let a logger tell errors alone.
 
-    By a filter: transformers reads the logger's level, and tells more where it is a high one.
+    It sets a filter: transformers reads the logger's level, and logs more where that is high.
     """
 
     def is_error(record: logging.LogRecord) -> bool:

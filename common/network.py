@@ -18,7 +18,7 @@ GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 _ANY_PORT = 9  # nothing is sent there
 _IPV6_TABLE = Path("/proc/net/if_inet6")  # Linux: address, index, prefix, scope, flags, interface
 _SIOCGIFCONF = 0x8912  # Linux: all interfaces that have an IPv4 address
-_ENTRY = struct.Struct("16s 2x 2x 4s 16x")  # of its answer: name, family, port, address
+_ENTRY = struct.Struct("16s 2x 2x 4s 16x")  # part of its answer: name, family, port, address
 _MAX_ADDRESSES = 4096
 
 
@@ -31,7 +31,7 @@ def is_loopback(host: str) -> bool:
 
 
 def local_address_towards(host: str) -> str | None:
-    """This machine's address on the way to `host`; None: there is no way, or no such host.
+    """This machine's address on the way to `host`; None if there is no way or host.
 
     Of a host that has both, the IPv4 address counts.
     """
@@ -108,7 +108,7 @@ def _names() -> list[str]:
 
 
 def _ipv4_addresses() -> Iterator[tuple[str, str]]:
-    """(interface, address), the further addresses of an interface too."""
+    """Pairs (interface, address), the further addresses of an interface too."""
     import fcntl
 
     buffer = array.array("B", bytes(_MAX_ADDRESSES * _ENTRY.size))

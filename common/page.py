@@ -89,7 +89,7 @@ def picture_with_box(
     """A picture in SVG with a rectangle drawn over it.
 
     Args:
-        url: of `picture_url`; none: the rectangle alone.
+        url: as `picture_url` makes it; None means the rectangle alone.
         size: width and height in the pixels that the box counts.
         box: x1, y1, x2, y2; the upper ends are exclusive.
         alternative: what is said to those who cannot see it.

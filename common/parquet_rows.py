@@ -26,7 +26,7 @@ READ_ERRORS = (
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands in place of a cell that cannot be turned into a Python value."""
+    """A cell that cannot be turned into a Python value."""
 
     reason: str
 
@@ -44,7 +44,7 @@ class Kind:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """For reading a few rows at a time: what is held of a column is a buffer, not all of it.
+    """Open a file to read a few rows at a time: of a column only a buffer is held.
 
     Pictures may be in it. Either setting alone has no effect (pyarrow 26.0.1,
     findings/pyarrow_buffer_size_alone_bounds_nothing.sh).
@@ -87,7 +87,7 @@ def read_rows(
 def _columns(
     path: Path, schema: pa.Schema, kinds: Mapping[str, Kind], required: tuple[str, ...]
 ) -> list[str]:
-    """Those of `kinds` that the file has."""
+    """The columns of `kinds` that the file has."""
     missing = [name for name in required if name not in schema.names]
     if missing:
         raise DataError(

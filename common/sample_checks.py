@@ -1,4 +1,4 @@
-"""What a good row can still be refused for before anything is generated: pictures' shapes, prompts.
+"""Checks of a good row before anything is generated: shapes of pictures, lengths of prompts.
 
 Shapes and sizes as the row says them; `common.picture_checks` compares them with the files.
 """
@@ -26,13 +26,13 @@ class SampleRules:
     """What a run can make use of.
 
     Args:
-        lengths: counts prompts; none: they are not counted.
+        lengths: counts prompts; None means that they are not counted.
     """
 
     views: ViewSettings
-    max_pixels: int  # of a picture
+    max_pixels: int  # limit for a picture
     max_prompt_tokens: int
-    control_tokens: tuple[str, ...] = ()  # that no problem may hold
+    control_tokens: tuple[str, ...] = ()  # texts that no problem may hold
     lengths: PromptLengths | None = None
 
 
@@ -44,7 +44,7 @@ def check_sample(sample: Sample, rules: SampleRules) -> None:
 
 
 def check_all_boxes(found: Sequence[Numbered]) -> tuple[BadField | None, str | None]:
-    """What the boxes of a whole set tell of their unit: an error that all have, or a warning.
+    """Check what the boxes of a whole set tell of their unit: an error of all, or a warning.
 
     Boxes of single pixels in the corner are shares of the sides, written as whole numbers. Boxes
     that never reach beyond 1000 in much larger pictures may be thousandths of the sides, or may
@@ -108,7 +108,7 @@ def _check_view(sample: Sample, view: View, key: str, rules: SampleRules) -> Non
 
 
 def _value(sample: Sample, field: str) -> object:
-    """What the row has there."""
+    """The value that the row has for a field."""
     if field == "box" and sample.box is not None:
         return list(sample.box.model_dump().values())
     picture = sample.crop if field == "crop_width" else sample.image

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Of one request, as SGLang counts them: running, cached prefix, spare, and two that are written in
-# turn while the next batch is scheduled (mem_cache/kv_cache_configurator.py,
+# States of one request, as SGLang counts them: running, cached prefix, spare, and two that are
+# written in turn while the next batch is scheduled (mem_cache/kv_cache_configurator.py,
 # _calculate_mamba_ratio).
 SLOTS_A_REQUEST = 5
 _WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -24,8 +24,8 @@ class Demand:
 
     requests: int
     prompts: int  # different ones: requests of a group share theirs
-    prompt_tokens: int  # of the longest
-    response_tokens: int  # of the longest
+    prompt_tokens: int  # length of the longest prompt
+    response_tokens: int  # length of the longest response
 
 
 def state_bytes(model: Mapping[str, Any]) -> int:

@@ -14,7 +14,7 @@ def wilson(right: int, of: int, confidence: float = 0.95) -> tuple[float, float]
 
     Args:
         right: in 0..of.
-        of: items in all; of none the share can be anything.
+        of: items in all; with none the share can be anything.
 
     Returns:
         Lower and upper end, in [0, 1].
@@ -53,7 +53,7 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     if min(only_a, only_b) < 0:
         raise ValueError(f"{only_a} and {only_b} items: no counts. Fix: give numbers from 0")
     differing = only_a + only_b
-    ways = tail = 1  # to choose no item, and so on up to the smaller count
+    ways = tail = 1  # ways to choose no item, then one, up to the smaller count
     for chosen in range(1, min(only_a, only_b) + 1):
         ways = ways * (differing - chosen + 1) // chosen
         tail += ways
@@ -122,7 +122,7 @@ def student_quantile(confidence: float, degrees: int) -> float:
     _check_confidence(confidence)
     if degrees < 1:
         raise ValueError(f"{degrees} degrees of freedom. Fix: give at least 1")
-    low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / sqrt(degrees)
+    low, high = 0.0, math.pi / 2  # bounds of the angle whose tangent is t / sqrt(degrees)
     while (angle := (low + high) / 2) not in (low, high):
         if _student_probability(angle, degrees) < confidence:
             low = angle

@@ -47,7 +47,7 @@ class Limits(NamedTuple):
     max_bytes: int
     max_array: int  # elements
     max_map: int  # keys
-    max_values: int  # in all arrays and maps together
+    max_values: int  # values in all arrays and maps together
 
 
 NO_LIMITS = Limits(
@@ -86,7 +86,7 @@ def decode(
 
     Args:
         attachments: the other frames of its message (`encode_message`).
-        limits: by kind of message, for frames of strangers; None: the sender is trusted.
+        limits: by kind of message, for frames of strangers; None means that the sender is trusted.
 
     Raises:
         ProtocolError: too large, too deep, not MessagePack, of unknown type, or with a bad field.

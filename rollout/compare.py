@@ -1,4 +1,4 @@
-"""Compares two results of rollout.evaluate, item by item.
+"""Compare two results of rollout.evaluate, item by item.
 
     python -m rollout.compare A B
 

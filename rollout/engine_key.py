@@ -16,7 +16,7 @@ from common.errors import ConfigError, EngineError
 from common.files import NotPrivate, read_private, replace_private
 from common.network import is_loopback
 
-KEY_FILE_VARIABLE = "VISION_OPD_API_KEY_FILE"  # of the engine's environment
+KEY_FILE_VARIABLE = "VISION_OPD_API_KEY_FILE"  # in the engine's environment
 SETTING = "sglang.api_key_file"
 _HOW_TO_MAKE = "(umask 077; openssl rand -hex 32 > FILE)"
 
@@ -48,7 +48,7 @@ def engine_key_file(config: RunConfig, index: int) -> Iterator[Path]:
 
 
 def configured_key(config: RunConfig) -> str | None:
-    """The key of engines that others start; None: they ask for none. Raises ConfigError."""
+    """The key of engines that others start, or None. Raises ConfigError."""
     path = config.sglang.api_key_file
     return None if path is None else read_key(path)
 

@@ -22,13 +22,13 @@ class ImageMaker(Protocol):
 
 
 class EngineView(NamedTuple):
-    problem: str  # with one "<image>"
+    problem: str  # holds one "<image>"
     image: bytes  # an encoded file
     record: ShownView
 
 
 class EngineViews:
-    """Makes views for engines. Safe to use from several threads.
+    """The views that engines are given. Safe to use from several threads.
 
     Args:
         cache_bytes: of encoded images kept, those used last.

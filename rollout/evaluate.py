@@ -66,7 +66,7 @@ async def _again(options: argparse.Namespace, stop: asyncio.Event) -> dict[str, 
 
 
 def code_of(document: dict[str, Any], folder: Path) -> int:
-    """1 where a set has no answer at all."""
+    """The exit code: 1 where a set has no answer at all."""
     failed = sum(one["failed"] for one in document["sets"].values())
     if failed:
         fix = "the same command asks them again"

@@ -54,7 +54,7 @@ async def measure_gap(options: argparse.Namespace, further: list[str], stop: asy
 async def _asked(
     options: argparse.Namespace, target: Target | None, view: View, stop: asyncio.Event
 ) -> dict[str, Any] | None:
-    """The result of one view; None: stopped."""
+    """The result of one view; None means that it was stopped."""
     if target is None or stop.is_set():
         return None
     plan = replace(plan_of(options, target, view), needs_crops=True)

@@ -54,7 +54,7 @@ def main() -> None:
 
 
 async def serve(config: RunConfig, index: int, stop: asyncio.Event) -> None:
-    """Everything that one rollout process does."""
+    """Run all that one rollout process does."""
     from broker.net.transport import zmq_link
     from broker.protocol import Role
     from rollout.pool import Pool
@@ -108,7 +108,7 @@ async def _own_engine(
 async def _attached_engine(
     config: RunConfig, url: str, stop: asyncio.Event
 ) -> AsyncIterator["RunningEngine"]:
-    """One that others have started, once it answers."""
+    """An engine that others have started, once it answers."""
     from rollout.engine_key import configured_key
     from rollout.rollout_server import RunningEngine, wait_until_it_answers
 

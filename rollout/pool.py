@@ -32,18 +32,18 @@ class Server:
         self.reserved = 0  # leases of its member that no server generates yet
         self.running = 0
         self.pinned: tuple[Served, ...] = ()  # weights that its engine has copies of
-        self.is_claimed = False  # by a group that must be alone: no other may start
+        self.is_claimed = False  # a group must be alone on it: no other may start
         self.lost: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
         self._images: OrderedDict[str, None] = OrderedDict()  # sha256, the latest used last
         self._images_of: object = None  # what it served when it computed them
 
     @property
     def free(self) -> int:
-        """Groups that it could start now."""
+        """How many groups it could start now."""
         return 0 if self.is_claimed else self.capacity - self.running
 
     def pinned_of(self, served: Served) -> tuple[int, ...]:
-        """Versions of its copies, of the same history."""
+        """Versions of its copies that are of the same history."""
         return tuple(kept.version for kept in self.pinned if kept.history == served.history)
 
     def has_seen(self, image: str) -> bool:
@@ -98,7 +98,7 @@ class Pool:
                 del self._servers[server.name]
 
     async def choose(self, image: str, at_least: Served, avoid: Server | None = None) -> Server:
-        """Takes a slot of the best server, as soon as there is one; `release` gives it back.
+        """Take a slot of the best server, as soon as there is one; `release` gives it back.
 
         Args:
             avoid: a server that has just failed; chosen only when no other can take it.
@@ -115,7 +115,7 @@ class Pool:
                 await self.changed.wait()
 
     async def claim(self, server: Server, at_least: Served) -> None:
-        """Takes all of a server, as soon as it is idle; `release` gives it back.
+        """Take all of a server, as soon as it is idle; `release` gives it back.
 
         Args:
             at_least: as for `best`.
@@ -136,14 +136,14 @@ class Pool:
         server.running += 1
 
     async def release(self, server: Server, is_claimed: bool = False) -> None:
-        """Gives back what `choose` took, or what `claim` did."""
+        """Give back what `choose` took, or what `claim` did."""
         server.running -= 1
         if is_claimed:
             server.is_claimed = False
         await self.notify()
 
     async def notify(self) -> None:
-        """Something changed that may free a slot."""
+        """Wake those who wait for a slot: something changed that may free one."""
         async with self.changed:
             self.changed.notify_all()
 

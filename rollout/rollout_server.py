@@ -37,7 +37,7 @@ from rollout.worker import PromptRenderer, RolloutWorker
 logger = logging.getLogger(__name__)
 _VERSION_CHARACTERS = 40
 _ASK_AGAIN_S = 2.0  # between two looks for an engine that others start
-_LAST_WORD_S = 2.0  # for the end of a process that does not answer any more
+_LAST_WORD_S = 2.0  # wait for the end of a process that does not answer any more
 _HEALTH_TRIES = 3  # failures in a row that make an engine count as lost
 StartedEngine = Callable[[], AbstractAsyncContextManager["RunningEngine"]]
 
@@ -46,8 +46,8 @@ class RunningEngine:
     """An engine that answers.
 
     Args:
-        watch: returns never; raises EngineError when the engine's process has ended.
-        api_key: that it asks for; None: it asks for none.
+        watch: never returns; raises EngineError when the engine's process has ended.
+        api_key: the key that it asks for; None means that it asks for none.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RolloutServer:
     Args:
         started: starts or attaches to the engine, and ends what it has started.
         renderer: awaited when the first engine is up.
-        budget: of restarts; None: as configured.
+        budget: allowed restarts; None means those configured.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class RolloutServer:
         budget: RestartBudget | None = None,
     ) -> None:
         self._budget = budget or RestartBudget(config.rollout.max_restarts)
-        self._versions = versions()  # of the code that runs: it may change before the hello
+        self._versions = versions()  # now: files may change before the hello
         self._config = config
         self._member_id = member_id
         self._started = started
@@ -92,7 +92,7 @@ class RolloutServer:
         self._finished = finished
 
     async def live(self) -> None:
-        """Until the run is finished or `stop` is set.
+        """Serve until the run is finished or `stop` is set.
 
         Raises:
             EngineError: the engine did not start, or died more often than is allowed.
@@ -129,7 +129,7 @@ class RolloutServer:
         return self._stop.is_set() or self._finished.is_set()
 
     async def _serve(self, running: RunningEngine) -> None:
-        """One life, from hello to goodbye."""
+        """Serve with one engine, from hello to goodbye."""
         config = self._config
         async with http_engine(config, running.url, running.api_key) as engine:
             info = await engine.info()
@@ -172,7 +172,7 @@ class RolloutServer:
 
     @contextlib.asynccontextmanager
     async def _broker(self, url: str, info: EngineInfo) -> Any:
-        """Membership; whatever ends it, its leases are given back at once."""
+        """Be a member of the broker inside; its leases are given back however that ends."""
         config = self._config
         nccl = await asyncio.to_thread(server_nccl, config)
         async with BrokerClient(
@@ -212,7 +212,7 @@ def http_engine(config: RunConfig, url: str, api_key: str | None = None) -> Http
 
 
 def engine_version(config: RunConfig, info: EngineInfo) -> dict[str, str]:
-    """By the engine's name; nothing where it does not say."""
+    """The version of the engine, by its name; empty where it does not say."""
     if info.version is None:
         return {}
     return {config.rollout.engine: info.version[:_VERSION_CHARACTERS]}
@@ -233,7 +233,7 @@ def capacity(config: RunConfig, info: EngineInfo) -> int:
 
 
 async def watch_health(engine: Engine, serving: Serving, interval_s: float) -> None:
-    """Notices an engine that is gone or hangs, also one that is not our child.
+    """Watch for an engine that is gone or hangs, also one that is not our child.
 
     It asks for the version, which an engine answers while paused, and whether it can generate only
     while it serves: asked while paused, /health would hang.

@@ -87,7 +87,7 @@ def read_arguments(arguments: Sequence[str]) -> RunConfig:
 
 
 async def serve(config: RunConfig, stop: asyncio.Event) -> None:
-    """Runs the server until `stop` is set.
+    """Run the server until `stop` is set.
 
     Raises:
         ConfigError: it cannot be started so.
@@ -137,14 +137,14 @@ To measure it with {EVALUATION}, or with lmms-eval 0.7.3 in an environment of it
 
 
 def evaluation_command(url: str, key_file: Path | None) -> str:
-    """Asks the server the questions of a published set, with ours."""
+    """The command that asks the server the questions of a published set."""
     key = [] if key_file is None else ["--api-key-file", str(key_file.absolute())]
     words = [PYTHON, "-m", EVALUATION, "--endpoint", url, *key]
     return shlex.join([*words, "--sets", "vstar", "--out", "evaluated"])
 
 
 def lmms_eval_command(url: str, name: str, key_file: Path | None) -> str:
-    """Asks the same with somebody else's harness: no key of ours is in its arguments.
+    """The command that does so with lmms-eval: no key of ours is in its arguments.
 
     hrbench4k and hrbench8k are not named: they send this key to OpenAI, as that of a judge.
     """

@@ -19,7 +19,7 @@ class Served(NamedTuple):
 
 
 class Serving:
-    """What the engine serves; None before the first push and after a failed one.
+    """What one engine serves: nothing before the first push and after a failed one.
 
     Args:
         changed: notified of every change, for those who wait for several servers at once.
@@ -27,7 +27,7 @@ class Serving:
 
     def __init__(self, changed: asyncio.Condition | None = None) -> None:
         self.weights: Served | None = None
-        self.losses = 0  # times that it had to stop serving: what was generated then is void
+        self.losses = 0  # how often it had to stop serving: what was generated then is void
         self.is_held_back = False
         self.is_paused = False
         self.pauses = 0
@@ -67,7 +67,7 @@ class Serving:
 
     @contextlib.asynccontextmanager
     async def held_back(self) -> AsyncIterator[None]:
-        """Inside, the engine generates with weights that are not verified yet."""
+        """Hold back what the engine generates inside: its weights are not verified yet."""
         self.is_held_back = True
         try:
             yield
@@ -80,7 +80,7 @@ class Serving:
                 self._changed.notify_all()
 
     async def settled(self) -> Served | None:
-        """What it serves, once the weights have been verified; None: they are wrong."""
+        """What it serves, once the weights have been verified; None means that they are wrong."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self.is_held_back)
             return self.weights

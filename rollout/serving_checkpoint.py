@@ -39,7 +39,7 @@ _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 class Endpoint:
     """A server of OpenAI's HTTP API."""
 
-    url: str  # as OpenAI's clients want it: ends in /v1
+    url: str  # ends in /v1, as OpenAI's clients want it
     model: str
     key: str | None = field(repr=False)
     key_file: Path | None
@@ -54,7 +54,7 @@ async def served_checkpoint(
     options: Sequence[str] = (),
     stop: asyncio.Event | None = None,
 ) -> AsyncIterator[Endpoint]:
-    """Serves a Hugging Face folder on a free port of this machine; ended when the block is left.
+    """Serve a Hugging Face folder on a free port of this machine, inside the block.
 
     Args:
         options: as of a run (--config FILE, --section.key value); rollout, sglang, prompt and
@@ -72,7 +72,7 @@ async def served_checkpoint(
 
 @contextlib.asynccontextmanager
 async def served(config: RunConfig, stop: asyncio.Event) -> AsyncIterator[Endpoint]:
-    """The same of a configuration that `serving_config` has made."""
+    """Serve the checkpoint of a configuration that `serving_config` has made."""
     log_folder = _log_folder(config)
     async with started_engine(config, 0, log_folder, stop, server_flags(config)) as engine:
         name = Path(config.model.path).name
@@ -160,7 +160,7 @@ def _log_folder(config: RunConfig) -> Path:
 
 
 def _templates(config: RunConfig) -> list[str]:
-    """The texts of those that may be served."""
+    """The texts of the chat templates that may be used."""
     if config.prompt.chat_template is not None:
         return [read_template(config.prompt.chat_template)]
     folder = Path(config.model.path)
@@ -173,9 +173,9 @@ def _templates(config: RunConfig) -> list[str]:
 
 
 def _template_in(path: Path) -> str | None:
-    """What stands under "chat_template" in a file; None: nothing does."""
+    """What stands under "chat_template" in a file; None means that nothing does."""
     try:
         template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
     except (OSError, ValueError, AttributeError):
         return None
-    return None if template is None else json.dumps(template)  # it may be several, by name
+    return None if template is None else json.dumps(template)  # there may be several, by name

@@ -48,7 +48,7 @@ class WeightReceiver:
     Args:
         info: of the engine.
         serving: what this engine serves; held back while it is being verified.
-        folder: where weights may come from as files (`weights_folder`); None: nowhere.
+        folder: where weights may come from as files (`weights_folder`); None means nowhere.
         pin: keeps a copy of weights that are measured; says whether it could.
     """
 
@@ -75,7 +75,7 @@ class WeightReceiver:
         return self._member_id in update.recipients
 
     async def receive(self, update: WeightUpdate) -> bool:
-        """One whole push.
+        """Receive one whole push.
 
         Returns:
             Whether a copy of the weights is kept, because they are measured.
@@ -87,7 +87,7 @@ class WeightReceiver:
         try:
             await self._take_weights(update)
             await self._verify(update)
-        except EngineGone:  # at once: while it is a member, the next try would wait for it too
+        except EngineGone:  # not recovered: while it is a member, the next push would wait for it
             raise
         except EngineError as error:
             self._is_in_doubt |= isinstance(error, VerificationFailed)
@@ -99,7 +99,7 @@ class WeightReceiver:
         return await self._pin(Served(update.history, update.version))
 
     async def _take_weights(self, update: WeightUpdate) -> None:
-        """Everything up to weights that are complete and an engine that is still paused."""
+        """Take all weights; the engine is then still paused."""
         source = update.source
         if isinstance(source, GroupAddress):
             await self._join(source, update.recipients[self._member_id])
@@ -114,7 +114,7 @@ class WeightReceiver:
             raise EngineError(f"after the push of version {update.version} it reports {served}")
 
     async def _pause_mode(self, update: WeightUpdate) -> str:
-        """What runs for steps that a resumed learner has undone is of no use to anybody.
+        """The mode of the pause; what runs for steps that a resumed learner has undone is aborted.
 
         Put back in the queue it would only keep the probe waiting.
         """
@@ -143,7 +143,7 @@ class WeightReceiver:
         await self._engine.load_folder(files.folder, update.version, flush=_may_flush(update))
 
     async def _verify(self, update: WeightUpdate) -> None:
-        """Resumes. Until the probe is right, no response that comes back is used."""
+        """Resume and verify. Until the probe is right, no response that comes back is used."""
         if self._is_in_doubt and not update.probes:
             raise EngineError("it failed a verification before, and this push brings none")
         if update.checksums is not None:
@@ -156,7 +156,7 @@ class WeightReceiver:
             await self._serving.set(Served(update.history, update.version))
 
     async def _recover(self) -> None:
-        """After a failed push: to the old weights, or into quarantine. Raises EngineError."""
+        """After a failed push, take the old weights or go into quarantine. Raises EngineError."""
         if self._is_touched:
             await self._serving.set(None)
         await self.leave_group()
@@ -167,7 +167,7 @@ class WeightReceiver:
             await self._pause("abort")
 
     async def leave_group(self) -> None:
-        """Forgets the group, so that the next push joins afresh."""
+        """Forget the group, so that the next push joins afresh."""
         if self._group is not None:
             name, self._group = self._group, None
             try:
@@ -232,7 +232,7 @@ async def check_somebody_listens(group: GroupAddress) -> None:
 
 
 def weights_folder(config: RunConfig) -> Path | None:
-    """Where the learner of this run writes weights; None: they go through a group."""
+    """Where the learner of this run writes weights; None means that they go through a group."""
     if config.weights.transport == "broadcast":
         return None
     if config.weights.folder is None and config.run.folder is not None:
@@ -241,7 +241,7 @@ def weights_folder(config: RunConfig) -> Path | None:
 
 
 def check_files(files: WeightFiles, folder: Path | None) -> None:
-    """Are they this run's, and what the learner wrote? Raises VerificationFailed.
+    """Check that files are this run's, and what the learner wrote. Raises VerificationFailed.
 
     Args:
         folder: the only place where they may be.
@@ -271,7 +271,7 @@ async def follow_weights(
     serving: Serving,
     finished: asyncio.Event,
 ) -> None:
-    """Receives every push addressed to this member until the run is finished.
+    """Receive every push addressed to this member until the run is finished.
 
     Raises:
         EngineError: the engine does not answer any more, or got several pushes wrong.
@@ -316,5 +316,5 @@ def _report(update: WeightUpdate, failure: PushFailed) -> None:
 
 
 def _may_flush(update: WeightUpdate) -> bool:
-    """In place, running requests keep their KV, and SGLang then refuses to flush."""
+    """Whether a flush is possible: in place, running requests keep their KV, and SGLang refuses."""
     return update.pause_mode != "in_place"

@@ -1,4 +1,4 @@
-"""Writes a self-contained HTML sheet of a dataset.
+"""Write a self-contained HTML sheet of a dataset.
 
     python -m common.prepare look DIR
 
@@ -27,9 +27,9 @@ from common.look.token_counts import token_counts
 
 _PARQUET = "train.parquet"
 _SHEET = "look.html"
-_CACHE_BYTES = 2**26  # of decoded pictures: each is looked at once
+_CACHE_BYTES = 2**26  # decoded pictures that are kept: each is looked at once
 _MOST_ROWS = 500  # pictures of so many are as much as a browser likes
-_SEED = 0  # the same rows each time
+_SEED = 0  # shows the same rows each time
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,9 +44,9 @@ def look(dataset: Path, out: Path | None, model: Path | None, rows: int) -> tupl
 
     Args:
         dataset: folder with train.parquet, or a Parquet file.
-        out: none: look.html beside the Parquet file.
+        out: None means look.html beside the Parquet file.
         model: folder of a checkpoint, whose tokens are counted.
-        rows: so many are shown, chosen at random.
+        rows: how many are shown, chosen at random.
 
     Raises:
         ConfigError: a model whose tokens cannot be counted.
@@ -67,7 +67,7 @@ def look(dataset: Path, out: Path | None, model: Path | None, rows: int) -> tupl
 
 
 def _chosen(path: Path, rows: int) -> frozenset[int]:
-    """Row numbers. The file was read before, so it is one."""
+    """The numbers of the rows to show. The file has been read before, so it is a Parquet file."""
     with pq.ParquetFile(path) as file:
         num_rows = file.metadata.num_rows
     return frozenset(random.Random(_SEED).sample(range(num_rows), min(rows, num_rows)))

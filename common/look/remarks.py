@@ -15,12 +15,12 @@ from common.picture_grid import MOST_ELONGATED
 
 MAX_PROMPT_TOKENS = ModelSection().max_prompt_tokens
 MAX_MEGAPIXELS = DataSection().max_picture_megapixels
-_NEAR = 0.9  # of a limit
+_NEAR = 0.9  # share of a limit from which on a row is remarked on
 _NAMED = 8  # rows
 _THOUSAND = 1000
 _MUCH_LARGER = 1500  # pixels of a picture's shorter side
 _ENOUGH = 5  # much larger pictures without a box beyond a thousand: no accident
-_NEARLY_ALL = 0.9  # of a picture
+_NEARLY_ALL = 0.9  # share of a picture
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Remark:
 
 
 def remarks_of(found: Survey, counts: TokenCounts) -> list[Remark]:
-    """All that there is to say, in the order of weight."""
+    """All remarks on a dataset, the weightiest first."""
     checks: tuple[Callable[[Survey], Remark | None], ...] = (
         _refused,
         _no_size,
@@ -104,7 +104,7 @@ def _elongated(found: Survey) -> Remark | None:
 def _near(
     found: Survey, values: np.ndarray, limit: float, what: str, words: str, fix: str
 ) -> Remark | None:
-    """Rows that are over a limit, or nearly so."""
+    """Remark on rows that are over a limit, or nearly so."""
     is_near = values > _NEAR * limit
     num_over = int((values > limit).sum())
     problem = f"have {what} over {_NEAR:.0%} of {words} ({num_over:,} are over it)"
@@ -179,7 +179,7 @@ def _unanswered(found: Survey) -> Remark | None:
 
 
 def _is_repeated(keys: np.ndarray) -> np.ndarray:
-    """Which rows of a table stand in an earlier row already.
+    """Whether each row of a table repeats an earlier one.
 
     Args:
         keys: [G, K].

@@ -1,4 +1,4 @@
-"""Makes a dataset of ours from data as others have it.
+"""Make a dataset of ours from data in other forms.
 
     python -m common.prepare vision-opd-6k [--from FOLDER] --out DIR
     python -m common.prepare custom --input ROWS --images FOLDER --out DIR

@@ -1,4 +1,4 @@
-"""Which column of somebody's rows is what, and what one cell of it may hold. Pure but for paths.
+"""Which column of a foreign row is what, and what one cell of it may hold. Pure but for paths.
 
 The forms that are read: a path; {"bytes", "path"} as `datasets` keeps an Image; a list of one of
 these (verl's `images`); a question as text or as verl's chat list with one user turn; a box as four
@@ -32,7 +32,7 @@ _NEEDED = ("picture", "question")
 
 @dataclass(frozen=True)
 class Columns:
-    """The source's name for each thing; none: it has no such column."""
+    """The source's name for each thing; None means that there is no such column."""
 
     picture: str
     question: str
@@ -47,7 +47,7 @@ class Columns:
 
     @property
     def used(self) -> frozenset[str]:
-        """Columns that are not kept under their own names."""
+        """The columns that are not kept under their own names."""
         found = (getattr(self, f.name) for f in fields(self))
         return frozenset(name for name in found if name and "." not in name)
 
@@ -81,7 +81,7 @@ def columns_of(names: Sequence[str], said: Mapping[str, str]) -> Columns:
 
 
 def cell(cells: Cells, column: str | None) -> Any:
-    """What stands there; None where nothing does."""
+    """The value of a column; None where there is none."""
     if column is None:
         return None
     value: Any = cells
@@ -137,7 +137,7 @@ def question_in(value: Any, field: str) -> str:
 
 
 def box_in(value: Any, field: str) -> Numbers | None:
-    """Four numbers as they stand. Raises BadField."""
+    """The four numbers of a box as they stand. Raises BadField."""
     if value is None:
         return None
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
@@ -150,7 +150,7 @@ def box_in(value: Any, field: str) -> Numbers | None:
 
 
 def answer_in(value: Any, field: str) -> str | None:
-    """Whole numbers count as text; a blank one is none. Raises BadField."""
+    """The answer; whole numbers count as text, a blank one as none. Raises BadField."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):

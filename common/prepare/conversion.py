@@ -27,12 +27,12 @@ from common.prepare.source import SourceRow
 from common.prepare.tables import Entry
 
 _ROWS_A_TASK = 8
-_TASKS_AHEAD = 2  # for each process
+_TASKS_AHEAD = 2  # tasks of each process that wait
 _FEW = 64  # rows that are done before a pool would have started
 
 
 class Rows(Protocol):
-    """A set of somebody's rows. It travels to other processes."""
+    """A set of foreign rows. It is sent to other processes."""
 
     @property
     def num_rows(self) -> int: ...
@@ -46,14 +46,14 @@ class Rows(Protocol):
 
 class Result(NamedTuple):
     place: str
-    row: Row | str  # text: why it is left out
+    row: Row | str  # a text says why the row is left out
 
 
 def converted(rows: Rows, looks: Looks, processes: int | None = None) -> Iterator[Result]:
     """Convert rows on all cores, and give the results in the order of the rows.
 
     Args:
-        processes: None: as many as there are cores.
+        processes: None means as many as there are cores.
 
     Raises:
         ConfigError: the source cannot be read.
@@ -89,7 +89,7 @@ def convert(rows: Rows, looks: Looks, entry: Entry) -> Result:
 
 
 def _check(row: Row, folder: Path) -> None:
-    """By what a run asks of every row, whatever its model. Raises BadField."""
+    """Check what a run asks of every row, whatever its model. Raises BadField."""
     for field, value in row.items():
         if isinstance(value, str) and not _is_utf8(value):
             raise BadField(field, value, "holds half a character", "write it as UTF-8")

@@ -31,7 +31,7 @@ _OURS = frozenset(schema().names)
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a person says of their rows; what they do not say is looked for."""
+    """What a person says of the rows; what is not said is looked for."""
 
     columns: Mapping[str, str]
     box_units: str = "auto"
@@ -44,7 +44,7 @@ class CustomRows:
     """A set of rows of which everything is known but the rows themselves."""
 
     files: tuple[Path, ...]
-    folder: Path  # that paths of pictures are relative to
+    folder: Path  # paths of pictures are relative to it
     columns: Columns
     box_form: BoxForm
     hint: bool
@@ -111,7 +111,7 @@ def custom_rows(files: Sequence[Path], folder: Path, wishes: Wishes) -> CustomRo
 
 
 def _extra(found: Survey, columns: Columns) -> dict[str, Any]:
-    """Ours are measured anew, whatever the source has under their names."""
+    """The types of the columns that are kept: ours are measured anew."""
     taken = _OURS | columns.used
     return {name: type_ for name, type_ in found.types.items() if name not in taken}
 

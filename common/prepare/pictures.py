@@ -39,14 +39,14 @@ class RedBox:
     """How the box is drawn into the student's picture."""
 
     line_pixels: int
-    colour: str  # as Pillow's ImageColor reads it: "red", "#ff0000"
+    colour: str  # a name or code that Pillow's ImageColor reads: "red", "#ff0000"
 
 
 @dataclass(frozen=True)
 class Crops:
     """How the teacher's view is cut out of the clean picture (paper section 3)."""
 
-    margin: float = 0.0  # of the box's sides, on each side
+    margin: float = 0.0  # share of the box's sides, added on each side
     scale: float = 2.0
 
 
@@ -55,7 +55,7 @@ class Looks:
     """What is made of a row's pictures.
 
     Args:
-        folder: the dataset's; None: nothing is written.
+        folder: the dataset's; None means that nothing is written.
         bakes: false: files are kept as they are, whatever they are.
         saved_as: format of the pictures that are made here; PNG keeps every pixel.
     """
@@ -120,7 +120,7 @@ def dataset_row(source: SourceRow, looks: Looks) -> Row:
 def _crop(
     source: SourceRow, clean: Image.Image, box: Corners | None, looks: Looks
 ) -> Picture | None:
-    """A ready one comes first. Never cut out of a drawn picture: the line would be in it."""
+    """The crop: a ready one, or one of the clean picture, as the line would be in a drawn one."""
     _, crop_field, box_field = source.fields
     if source.crop is not None:
         return _keep(_look(source.crop, crop_field), looks)
@@ -192,7 +192,7 @@ def _named(content: bytes, suffix: str, picture: Image.Image) -> Picture:
 
 
 def _put(looked: _Looked, target: Path) -> None:
-    """The file itself, by a hard link where that is possible. Raises OSError."""
+    """Put the file itself there, by a hard link where possible. Raises OSError."""
     if isinstance(looked.source, bytes):
         _write(looked.content, target)
         return
@@ -207,7 +207,7 @@ def _put(looked: _Looked, target: Path) -> None:
 
 
 def _write(content: bytes, target: Path) -> None:
-    """Whole or not there. Raises OSError."""
+    """Write a file, whole or not at all. Raises OSError."""
     if target.exists():
         return
     with replacing(target, str(os.getpid())) as part:

@@ -56,7 +56,7 @@ class PublishedRows:
         return []
 
     def _found(self, path: Path) -> Path:
-        """In the first folder that has it."""
+        """The path in the first folder that has it."""
         there = (folder / path for folder in self.folders)
         return next((p for p in there if p.exists()), self.folders[-1] / path)
 

@@ -74,7 +74,7 @@ def _path(row: dict[str, Any], field: str, folder: Path) -> Path:
 
 
 def _box(value: object) -> tuple[int, int, int, int] | None:
-    """Whole pixels. Fractions are rounded outwards, so that the whole region stays inside."""
+    """The box in whole pixels, rounded outwards, so that the whole region stays inside."""
     if value is None:
         return None
     fix = "give [x1, y1, x2, y2] in pixels"

@@ -1,4 +1,4 @@
-"""Somebody's rows from JSONL or Parquet, one at a time, however many there are.
+"""Foreign rows from JSONL or Parquet, one at a time, however many there are.
 
 A first look (`survey`) tells the columns and their types, which a Parquet file needs before its
 first row; only JSONL is read for it.
@@ -18,7 +18,7 @@ from common.errors import ConfigError
 from common.parquet_rows import READ_ERRORS, cells_of, open_parquet
 from common.prepare.source import Cells
 
-_ROWS_AT_ONCE = 32  # of Parquet: each may hold a picture
+_ROWS_AT_ONCE = 32  # a row of Parquet may hold a picture
 _MAX_LINE_BYTES = 2**26
 _READS = {".jsonl": "lines of JSON", ".parquet": "Parquet"}
 _LARGEST = 2**63
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
     place: str  # "FILE line 7": for people
     number: int  # in the whole set, from 1
-    cells: Cells | str  # text: why they cannot be read
+    cells: Cells | str  # a text says why they cannot be read
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Survey:
     """What a set of files holds."""
 
     num_rows: int
-    types: dict[str, pa.DataType]  # of the columns, in their order
+    types: dict[str, pa.DataType]  # columns in their order
 
 
 def table_files(path: Path) -> list[Path]:
@@ -66,10 +66,10 @@ def survey(files: Sequence[Path]) -> Survey:
 
 
 def entries(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[Entry]:
-    """All rows, in their order.
+    """Read all rows, in their order.
 
     Args:
-        columns: of Parquet: those to read; None: all.
+        columns: those of a Parquet file to read; None means all.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -88,7 +88,7 @@ def entries(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iter
 
 
 def as_column(value: Any, type_: pa.DataType) -> Any:
-    """A cell of JSONL as its column has it: what one type cannot hold is JSON in a text column."""
+    """A cell of JSONL in the type of its column; what that cannot hold is JSON in a text column."""
     if value is not None and pa.types.is_string(type_) and not isinstance(value, str):
         return json.dumps(value)
     return float(value) if pa.types.is_floating(type_) and type(value) is int else value
@@ -102,7 +102,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Cells | str]]:
             number += 1
             is_whole = line.endswith(b"\n") or len(line) < _MAX_LINE_BYTES
             while not line.endswith(b"\n") and (rest := file.readline(_MAX_LINE_BYTES)):
-                line = line[:100] + rest[-1:]  # of a line that is too long the end is looked for
+                line = line[:100] + rest[-1:]  # look for the end of a line that is too long
             if line.strip():
                 yield f"line {number}", _object(line, is_whole)
 

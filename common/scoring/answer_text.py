@@ -13,7 +13,7 @@ from common.scoring.answer_numbers import quantities
 
 _SYMBOLS = {"%": "percent", "$": "dollar", "€": "euro", "£": "pound", "°": "degree"}
 _ARTICLES = {"a", "an", "the"}
-_ENDINGS = (("的",), ("で", "す"), ("で", "あ", "る"), ("입니다",))  # that add nothing
+_ENDINGS = (("的",), ("で", "す"), ("で", "あ", "る"), ("입니다",))  # endings that add nothing
 _NEGATIONS = (
     "not no never neither nor cannot without except unlike than instead nicht kein keine keinen "
     "nein nie pas ne non jamais sans nunca não nem не нет ни без никогда "

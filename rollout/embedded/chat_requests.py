@@ -54,7 +54,7 @@ class StreamOptions(_Object):
 
 
 class TemplateOptions(_Object):
-    enable_thinking: bool | None = None  # None: as the server was started
+    enable_thinking: bool | None = None  # None means what the server was started with
 
 
 class PlainText(_Object):
@@ -68,7 +68,7 @@ class ChatRequest(_Object):
     model: str = "default"  # echoed: there is one model, as in SGLang
     n: int = Field(1, ge=1, le=MAX_RESPONSES)
     max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)  # of the two this one wins
+    max_completion_tokens: int | None = Field(None, ge=1)  # this one wins over max_tokens
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
@@ -77,7 +77,7 @@ class ChatRequest(_Object):
     stop: str | list[str] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    user: str | None = None  # whose request it is changes nothing
+    user: str | None = None  # changes nothing
     # Taken with the value alone that changes nothing.
     frequency_penalty: float = Field(0.0, ge=0, le=0)
     presence_penalty: float = Field(0.0, ge=0, le=0)
@@ -120,7 +120,7 @@ class ChatRequest(_Object):
 
 @dataclass(frozen=True)
 class Chat:
-    """One request, as parsed."""
+    """A chat request, as parsed."""
 
     request: ChatRequest
     images: tuple[bytes, ...]  # encoded files, in the messages' order

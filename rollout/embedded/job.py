@@ -84,5 +84,5 @@ def _num_tokens(jobs: Iterable[Job]) -> int:
 
 
 def _key(job: Job) -> tuple[object, ...]:
-    """Jobs with equal keys can share a batch."""
+    """The key of a job; jobs with equal keys can share a batch."""
     return (job.pinned, *job.unfinished[0].cache_key)

@@ -16,12 +16,12 @@ from common.image_text_model import ImageTextModel
 from rollout.embedded.job import Job, Limits, compute, settle, take_batch
 from rollout.embedded.sampler import Batch
 
-SHARE = 0.25  # of the compute thread's time, beside other work
-BATCH_TOKENS = 2304  # of prompts in one batch: other work waits for it, and it fits a CPU's caches
+SHARE = 0.25  # share of the compute thread's time, beside other work
+BATCH_TOKENS = 2304  # prompt tokens of a batch: other work waits for it; it fits a CPU's caches
 
 
 class PinnedJobs:
-    """Belongs to the compute thread.
+    """The jobs on copies of weights. It belongs to the compute thread.
 
     Args:
         one_job_a_batch: as for `Scheduler`.
@@ -48,21 +48,21 @@ class PinnedJobs:
         self._models[version] = copy.deepcopy(model)
 
     def unpin(self, version: str) -> None:
-        """Forget it; jobs that still wait for it fail."""
+        """Forget a copy; jobs that still wait for it fail."""
         self._models.pop(version, None)
 
     def submit(self, job: Job) -> None:
         self._waiting.append(job)
 
     def is_due(self, is_alone: bool) -> bool:
-        """Whether a step here comes next. `is_alone`: nothing else can be computed."""
+        """Whether a step here comes next. `is_alone` says that nothing else can be computed."""
         if not self.has_work:
             self._own_s = self._others_s = 0.0
             return False
         return is_alone or self._own_s <= SHARE * (self._own_s + self._others_s)
 
     def note(self, own_s: float = 0.0, others_s: float = 0.0) -> None:
-        """Seconds that a step here, or of other work, has taken."""
+        """Note the seconds that a step here, or of other work, has taken."""
         self._own_s += own_s
         self._others_s += others_s
 

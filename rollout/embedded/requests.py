@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rollout.embedded.sampler import SamplingLaw
 
-MAX_RESPONSES = 1024  # of one request; rollout.trajectories_per_sample goes as far
+MAX_RESPONSES = 1024  # to one request; rollout.trajectories_per_sample goes as far
 _MOST = 2**31 - 1
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
@@ -51,13 +51,13 @@ class _Body(BaseModel):
     rid: str | None = None
     extra_key: str | None = None  # divides SGLang's prefix cache; there is none here
     weight_version: str | None = None
-    log_metrics: Any = None  # this and the next change nothing here
+    log_metrics: Any = None  # log_metrics and the next change nothing here
     return_text_in_logprobs: Any = None
 
 
 @dataclass(frozen=True)
 class GenerateBody:
-    """One request, as parsed."""
+    """A request to /generate, as parsed."""
 
     input_ids: tuple[int, ...] | None
     text: str | None
@@ -69,8 +69,8 @@ class GenerateBody:
     return_logprob: bool
     rid: str | None
     score_from: int | None = None  # log-probs of the expanded prompt from this position on
-    is_batch: bool = False  # of one prompt: the answer is then a list
-    weight_version: str | None = None  # of pinned weights; None means those that are served
+    is_batch: bool = False  # a batch of one prompt: the answer is then a list
+    weight_version: str | None = None  # names pinned weights; None means those that are served
 
 
 @dataclass(frozen=True)

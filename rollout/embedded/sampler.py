@@ -72,14 +72,14 @@ class Sequence:
     rng: np.random.Generator  # one draw a token: independent of what else is in the batch
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    versions: list[str] = field(default_factory=list)  # of the weights behind each token
+    versions: list[str] = field(default_factory=list)  # the weights behind each token
     likeliest: list[list[Scored]] = field(default_factory=list)  # per token, if law.top_logprobs
     finish_reason: dict[str, Any] | None = None  # as SGLang words it
     num_retractions: int = 0
 
     @property
     def cache_key(self) -> tuple[int, int]:
-        """Sequences with equal keys can share a batch."""
+        """The key of a sequence; sequences with equal keys can share a batch."""
         return len(self.prompt), len(self.token_ids)
 
     @property
@@ -175,7 +175,7 @@ class Batch:
 
     @torch.inference_mode()
     def start(self, version: str) -> None:
-        """Computes prompts (and tokens generated before a retraction), then the next token."""
+        """Compute prompts (and tokens generated before a retraction), then the next token."""
         logits_RV = self._prefill()
         branches_B = torch.tensor([r for r, row in enumerate(self._rows) for _ in row])
         logits_BV = logits_RV
@@ -190,7 +190,7 @@ class Batch:
 
     @torch.inference_mode()
     def advance(self, version: str) -> None:
-        """One more token for every sequence that is not finished."""
+        """Compute one more token for every sequence that is not finished."""
         self._drop_finished()
         if self.sequences:
             last_B1 = torch.tensor([[sequence.token_ids[-1]] for sequence in self.sequences])

@@ -31,7 +31,7 @@ PAUSE_MODES = ("abort", "retract", "in_place")
 
 
 class Scheduler:
-    """Runs jobs on a thread of its own.
+    """The thread that runs jobs.
 
     Args:
         model: transformers image-text model in eval mode; no other thread may touch it.
@@ -68,7 +68,7 @@ class Scheduler:
         self._thread.start()
 
     def close(self) -> None:
-        """Aborts what is left and joins the thread."""
+        """Abort what is left and join the thread."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -96,7 +96,7 @@ class Scheduler:
         self.run(accept)
 
     def run(self, command: Callable[[], Any]) -> Future[Any]:
-        """Runs `command` on the compute thread, between two token steps.
+        """Run `command` on the compute thread, between two token steps.
 
         A future that is cancelled before its turn (the client went away) takes its command along;
         from then on it can no longer be cancelled.
@@ -119,7 +119,7 @@ class Scheduler:
         return future
 
     def pause(self, mode: str) -> Future[Any]:
-        """Stops after the current token. See PAUSE_MODES for what becomes of running jobs."""
+        """Stop after the current token. `_pause` says what becomes of running jobs."""
         assert mode in PAUSE_MODES
         return self.run(lambda: self._pause(mode))
 
@@ -127,11 +127,11 @@ class Scheduler:
         return self.run(lambda: self._set_paused(False))
 
     def abort(self, is_meant: Callable[[Job], bool]) -> Future[Any]:
-        """Ends jobs now; they keep the tokens they have."""
+        """End jobs now; they keep the tokens that they have."""
         return self.run(lambda: self._abort([job for job in self._jobs if is_meant(job)]))
 
     def unfinished_jobs(self) -> list[Future[None]]:
-        """What a weight update outside a pause has to wait for."""
+        """The jobs that a weight update outside a pause has to wait for."""
         return [job.done for job in list(self._jobs) if job.pinned is None]
 
     # ---- copies of the weights -------------------------------------------------------------------
@@ -154,12 +154,12 @@ class Scheduler:
         return self.run(lambda: self._pinned.unpin(version))
 
     def use_threads(self, threads: int) -> Future[Any]:
-        """From now on compute on so many CPU threads."""
+        """Compute on so many CPU threads from now on."""
         return self.run(lambda: torch.set_num_threads(threads))
 
     @property
     def can_flush(self) -> bool:
-        """Compute thread only: no cache computed from older weights can be used again."""
+        """Whether no cache of older weights can be used again. Compute thread only."""
         return not self._running and (self._paused or not self._waiting)
 
     # ---- compute thread --------------------------------------------------------------------------
@@ -225,7 +225,7 @@ class Scheduler:
         batch.start(version)
 
     def _guarded(self, entry: tuple[Batch, list[Job]], step: Callable[[str], None]) -> None:
-        """One token for a batch. An error fails its jobs, not the engine."""
+        """Compute one token for a batch. An error fails its jobs, not the engine."""
         tokens = compute(entry[1], lambda: step(self.version))
         if tokens is None:
             self._running.remove(entry)
@@ -233,7 +233,7 @@ class Scheduler:
             self.tokens_generated += tokens
 
     def _call_after_step(self, job: Job) -> None:
-        """An error there fails the job, not the engine."""
+        """Call what is to be called after a step. An error fails the job, not the engine."""
         try:
             for call in job.after_step if job.unfinished else ():
                 call()

@@ -118,7 +118,7 @@ class UpdateSession:
     async def _receive_in_place(
         self, group: UpdateGroup, manifest: Manifest, body: dict[str, Any]
     ) -> Outcome | None:
-        """Receives a flattened bucket into the model's own memory, without a copy.
+        """Receive a flattened bucket into the model's own memory, without a copy.
 
         A broadcast that fails half-way leaves new weights beside old ones under the old version's
         name. The engine is then still paused, and a client must not resume it until a later push
@@ -169,7 +169,7 @@ class UpdateSession:
         return found
 
     async def _apply(self, body: dict[str, Any], load: Any) -> Outcome:
-        """Loads, names and flushes in one go between two token steps."""
+        """Load, name and flush in one go between two token steps."""
 
         def apply() -> Outcome:
             load()
@@ -184,7 +184,7 @@ class UpdateSession:
         return outcome
 
     def _name_and_flush(self, body: dict[str, Any]) -> Outcome:
-        """What follows new weights. On the compute thread."""
+        """Name new weights and flush the cache. Compute thread only."""
         version = body.get("weight_version")
         if version is not None:
             self._scheduler.version = str(version)
@@ -193,7 +193,7 @@ class UpdateSession:
         return True, "Succeeded to update model weights."
 
     async def _wait_for_running_jobs(self) -> None:
-        """Outside a pause an update waits for requests that are under way, as SGLang's does."""
+        """Wait, outside a pause, for requests that are under way, as SGLang does."""
         if not self._scheduler.is_paused:
             jobs = [asyncio.wrap_future(job) for job in self._scheduler.unfinished_jobs()]
             await asyncio.gather(*jobs, return_exceptions=True)

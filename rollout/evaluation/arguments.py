@@ -15,7 +15,7 @@ from rollout.evaluation.questions import View, checked_limits
 from rollout.evaluation.sets import CUSTOM, find_set
 from rollout.evaluation.settings import JudgeSettings, Plan, Settings, Target
 
-PUBLISHED_MAX_TOKENS = 32768  # of a reply, in the published harness
+PUBLISHED_MAX_TOKENS = 32768  # limit of a reply in the published harness
 _TEACHER = TeacherSection()
 
 
@@ -158,7 +158,7 @@ def teacher_of(crop_margin: float, crop_scale: float) -> TeacherSection:
 def sets_named(
     names: str | None, teacher: TeacherSection | None = None
 ) -> tuple[EvaluationSet, ...]:
-    """Those of --sets. Raises ConfigError: unknown ones, none, or one twice."""
+    """The sets of --sets. Raises ConfigError: unknown ones, none, or one twice."""
     found = [name.strip() for name in (names or "").split(",") if name.strip()]
     if not found:
         raise ConfigError("--sets is missing. Fix: as in --sets vstar,zoombench")

@@ -12,7 +12,7 @@ INTERRUPTED = 130  # exit code, as a shell has it of Ctrl-C
 
 
 def run_command(what: str, work: Callable[[asyncio.Event], Awaitable[int]]) -> NoReturn:
-    """Ends the process with the code that `work` returns, or that of its error.
+    """End the process with the code that `work` returns, or that of its error.
 
     Args:
         what: the command does, for messages.

@@ -21,7 +21,7 @@ class Difference(NamedTuple):
     """A key of the identity in which two results differ."""
 
     key: str  # "max_tokens", "sets.vstar.revision"
-    a: Any  # None: it is not there
+    a: Any  # None means that it is not there
     b: Any
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class Counts:
 
     @property
     def p(self) -> float:
-        """Two-sided, of McNemar's exact test."""
+        """Two-sided p of McNemar's exact test."""
         return mcnemar_exact(self.only_a, self.only_b)
 
 
@@ -91,7 +91,7 @@ class SetComparison:
     a: StoredSet
     b: StoredSet
     whole: Counts
-    parts: Mapping[str, Counts]  # by "category = single" and the like
+    parts: Mapping[str, Counts]  # keys as "category = single"
     moves: Mapping[tuple[str, str], int]  # items by outcome in A and in B, failed ones too
     changed: tuple[Pair, ...]  # gained and lost, in the order of the set
     only_in_a: int  # items that the other result lacks
@@ -105,7 +105,7 @@ class Comparison:
     a: StoredResult
     b: StoredResult
     sets: Mapping[str, SetComparison]
-    despite: tuple[Difference, ...]  # that were allowed
+    despite: tuple[Difference, ...]  # differences that were allowed
     left_out: tuple[str, ...]  # sets that only one result has
 
 
@@ -142,7 +142,7 @@ def compare(a: StoredResult, b: StoredResult, despite: Collection[str] = ()) -> 
 def identity_differences(
     a: Mapping[str, Any], b: Mapping[str, Any], sets: Sequence[str]
 ) -> Iterator[Difference]:
-    """Keys with other values, in their order.
+    """Yield keys with other values, in their order.
 
     Args:
         sets: whose keys count.

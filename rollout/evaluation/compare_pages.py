@@ -25,7 +25,7 @@ _WORDS = (
 
 
 def write_comparison(found: Comparison, out: Path, a: Path, b: Path) -> None:
-    """Write all three.
+    """Write all three files.
 
     Args:
         out: folder; made if it is not there.

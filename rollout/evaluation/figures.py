@@ -65,7 +65,7 @@ def parts(scored: Sequence[Scored], field: str) -> dict[str, list[Scored]]:
 
 
 def mean(figures: Sequence[Figure]) -> Figure:
-    """Each part counts alike, however many items it has; of no parts nothing is known."""
+    """The mean of parts, each with equal weight; without parts nothing is known."""
     if not figures:
         return share(0, 0)
     value = math.fsum(figure.value for figure in figures) / len(figures)

@@ -40,7 +40,7 @@ class Gap:
 
 
 def gap_of(crop: Sequence[Mapping[str, Any]], full: Sequence[Mapping[str, Any]]) -> Gap:
-    """From the items of two result.json."""
+    """The gap between the items of two result.json."""
     whole = {one["id"]: one["outcome"] for one in full}
     pairs = [
         (whole[one["id"]] == "right", one["outcome"] == "right")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.errors import ConfigError, DataError
 
-_TIMEOUT_S = 30.0  # of a question to the hub
+_TIMEOUT_S = 30.0  # time-out of a question to the hub
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Repository:
 
     name: str
     files: tuple[str, ...]  # patterns of paths in it; each must match
-    revision: str | None = None  # commit; None: the newest when it is downloaded
-    folder: str = ""  # of a copy, inside that of a set with several repositories
+    revision: str | None = None  # commit; None means the newest when it is downloaded
+    folder: str = ""  # of a copy, inside the folder of a set with several repositories
 
 
 def located(
@@ -84,7 +84,7 @@ def _snapshot(repository: Repository) -> str:
     )
     try:  # ends at once where no hub is; the download of a commit would try for half a minute
         HfApi().dataset_info(repository.name, revision=repository.revision, timeout=_TIMEOUT_S)
-    except HfHubHTTPError:  # it refuses
+    except HfHubHTTPError:  # the hub refuses
         raise
     except Exception as error:  # see above
         try:

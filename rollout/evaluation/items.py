@@ -26,11 +26,11 @@ class Item:
 
     id: str  # no other item of its set has it
     picture: bytes  # the file as it was published
-    question: str  # as published: options may stand in it
+    question: str  # the published text; it may hold options
     answer: str  # a capital, "yes" or "no", or a text
     kind: Kind = "choice"
     options: tuple[tuple[str, str], ...] = ()  # capital and text; empty for an open question
-    crop: bytes | None = None  # of the evidence, where there is one
+    crop: bytes | None = None  # shows the evidence, where there is one
     fields: Mapping[str, str] = field(default_factory=dict)  # category and the like
 
 
@@ -45,7 +45,7 @@ class Loaded(NamedTuple):
     """What `EvaluationSet.open` gives."""
 
     rows: int  # in the files
-    revision: str | None  # commit of the hub; None: files of a folder
+    revision: str | None  # commit of the hub; None means files of a folder
     items: Iterator[Item]
 
 
@@ -58,7 +58,7 @@ class EvaluationSet:
     read: Callable[[Sequence[Path]], Reading]  # one folder a repository
     prompts: Mapping[str, Callable[[Item], str]]  # by style
     repositories: tuple[Repository, ...] = ()
-    counts: tuple[int, ...] = ()  # of rows, as published; none: any
+    counts: tuple[int, ...] = ()  # published numbers of rows; empty means any
     breakdown: Callable[[Sequence[Scored]], dict[str, Figure]] = accuracy_alone
     headline: str = "accuracy"  # the figure that the paper's tables give
     corrections: Mapping[str, str] = field(default_factory=dict)  # answers, by id
@@ -69,7 +69,7 @@ class EvaluationSet:
 
     @property
     def revision(self) -> str | None:
-        """The commits that are pinned; None: that of the day, which `open` tells."""
+        """The pinned commits; None means that `open` tells which commit it found."""
         pinned = [repository.revision for repository in self.repositories]
         return ", ".join(map(str, pinned)) if pinned and all(pinned) else None
 
@@ -88,8 +88,8 @@ class EvaluationSet:
 
         Args:
             source: a folder with the files of the repository, for several repositories with a
-                folder for each; None: the hub, at the pinned commit.
-            limit: of items, the first ones; 0: all.
+                folder for each; None means the hub, at the pinned commit.
+            limit: how many items, the first ones; 0 means all.
             is_any_count: accepts another number of rows than the published one.
 
         Raises:
@@ -147,7 +147,7 @@ def digest_of(item: Item) -> bytes:
 
 
 def _apart(items: Iterator[Item]) -> Iterator[Item]:
-    """Each with an id of its own: sets number their parts anew, and a reply belongs to one item."""
+    """Give each item an id that no other has: sets number their parts anew."""
     seen: dict[str, int] = {}
     for item in items:
         count = seen[item.id] = seen.get(item.id, 0) + 1

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 FILE = "judge.jsonl"
 MAX_TOKENS = 2048  # some judges think first
 _SHOWN = 8000  # characters of a reply, its end: what it concludes
-_FAILURES_IN_A_ROW = 10  # after so many a judge is not asked any more
+_FAILURES_IN_A_ROW = 10  # after which a judge is not asked any more
 _VERDICT = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _PROMPT = """\
 You grade a reply to a question about a picture, which you do not see.
@@ -47,7 +47,7 @@ def judge_prompt(question: str, options: Sequence[tuple[str, str]], answer: str,
 
 
 def verdict_in(text: str) -> bool | None:
-    """Whether a judge says yes; None: neither yes nor no."""
+    """Whether a judge says yes; None means neither yes nor no."""
     said = _VERDICT.match(text.rpartition("</think>")[2])
     return None if said is None else said[1].lower() == "yes"
 
@@ -62,7 +62,7 @@ class Judge(GrowingLines):
     """The verdicts of one model in one result.
 
     Args:
-        client: asks it; None: only verdicts that are kept count.
+        client: asks it; None means that only kept verdicts count.
 
     Raises:
         ConfigError, DataError: as `GrowingLines`.
@@ -76,7 +76,7 @@ class Judge(GrowingLines):
         self._failures = 0  # since it last answered
 
     async def is_right(self, prompt: str) -> bool | None:
-        """Its verdict on one reply; None: it has none. Raises DataError: the disk fails."""
+        """The verdict on one reply, or None. Raises DataError: the disk fails."""
         key = hashlib.sha256(f"{self._model}\0{prompt}".encode(errors="replace")).hexdigest()
         if key not in self._found and self._client is not None and not self._is_given_up:
             await self._ask(key, prompt, self._client)

@@ -16,11 +16,11 @@ from common.errors import ConfigError, DataError
 from common.locks import Lock, try_lock
 
 logger = logging.getLogger(__name__)
-_SYNC_S = 1.0  # at most so much work is asked for again after a power cut
+_SYNC_S = 1.0  # seconds of work that a power cut may cost
 
 
 class GrowingLines:
-    """The file, for one process that writes.
+    """A file that one process writes.
 
     Raises:
         ConfigError: another process writes to it.

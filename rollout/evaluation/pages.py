@@ -108,7 +108,7 @@ def source_text(result: StoredResult, name: str) -> str:
 
 
 def paper_markdown(results: Sequence[tuple[str, StoredResult]]) -> list[str]:
-    """Paragraphs; none where the paper has no set of ours."""
+    """The paragraphs beside the paper; empty where the paper has no set of ours."""
     found = paper_table(results)
     if found is None:
         return []
@@ -119,7 +119,7 @@ def paper_markdown(results: Sequence[tuple[str, StoredResult]]) -> list[str]:
 
 
 def paper_html(results: Sequence[tuple[str, StoredResult]]) -> str:
-    """With all of the paper's models, folded away."""
+    """The table beside the paper, and one of all the paper's models, folded away."""
     found, whole = paper_table(results), paper_table(results, is_whole=True)
     if found is None or whole is None:
         return ""

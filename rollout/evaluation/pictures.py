@@ -16,7 +16,7 @@ class SmallPictures:
     """The folder of one result.
 
     Args:
-        most: of them; items beyond have none, so that a result stays small.
+        most: how many; later items have none, so that a result stays small.
     """
 
     def __init__(self, folder: Path, most: int = 4000) -> None:
@@ -25,7 +25,7 @@ class SmallPictures:
         self._names: dict[str, str | None] = {}
 
     async def name_of(self, picture: bytes) -> str | None:
-        """Path relative to the result's folder; None: there is none, for it is no picture."""
+        """Path relative to the result's folder; None for what is no picture."""
         digest = hashlib.sha256(picture).hexdigest()
         if digest not in self._names:
             self._left -= 1

@@ -23,7 +23,7 @@ _SMALL_SIDE = 384  # pixels; enough to see on a page what an item is about
 
 @dataclass(frozen=True)
 class PixelLimits:
-    """Pixels in all that a picture is sent with; None: as many as it has."""
+    """Limits of the pixels that a picture is sent with; None means no limit."""
 
     least: int | None = None
     most: int | None = None

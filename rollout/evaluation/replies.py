@@ -24,17 +24,17 @@ class ReplyKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one request."""
+    """The outcome of one request."""
 
     reply: str
     finish_reason: str | None
     completion_tokens: int | None
-    error: str | None  # None: it was answered
+    error: str | None  # None means that it was answered
     seconds: float
 
     @property
     def is_cut(self) -> bool:
-        """By the limit of tokens: it is judged all the same."""
+        """Whether the limit of tokens ended it; it is judged all the same."""
         return self.finish_reason == "length"
 
 

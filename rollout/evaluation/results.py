@@ -19,16 +19,16 @@ class SetResult:
     """One set, measured."""
 
     source: EvaluationSet
-    identity: SetIdentity  # before it was measured
+    identity: SetIdentity  # as known before it was measured
     measured: Sequence[Measured]
 
     def named(self) -> SetIdentity:
-        """With the digest of the items, in their order."""
+        """The identity with the digest of the items, in their order."""
         digest = hashlib.sha256(b"".join(one.digest for one in self.measured))
         return replace(self.identity, sha256=digest.hexdigest())
 
     def document(self, labels: str) -> dict[str, Any]:
-        """Its part of result.json. Failed items count in no figure."""
+        """The set's part of result.json. Failed items count in no figure."""
         scored = [
             Scored(self.source.answer(one.item, labels), one.item.fields, one.verdict)
             for one in self.measured
@@ -54,7 +54,7 @@ def result_document(
     started: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """result.json.
+    """The content of result.json.
 
     Args:
         started: ISO 8601, with its offset.

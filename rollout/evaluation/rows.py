@@ -27,7 +27,7 @@ class Row:
     """One row of a file."""
 
     file: Path
-    number: int  # from 0
+    number: int  # in the file, from 0
     cells: Mapping[str, Any]
 
     def text(self, field: str) -> str:
@@ -40,7 +40,7 @@ class Row:
         raise self.error(field, "is no text", "write text there")
 
     def text_or_none(self, field: str) -> str | None:
-        """None: no such column, or nothing in it."""
+        """The text, or None where there is no such column, or nothing in it."""
         return None if self.cells.get(field) is None else self.text(field)
 
     def texts(self, field: str) -> list[str]:
@@ -51,7 +51,7 @@ class Row:
         raise self.error(field, "is no list of texts", "write a list there")
 
     def present(self, *fields: str) -> dict[str, str]:
-        """Those of the fields that hold something, as texts."""
+        """The fields that hold something, as texts."""
         return {name: self.text(name) for name in fields if self.cells.get(name) is not None}
 
     def picture(self, field: str) -> bytes:
@@ -103,7 +103,7 @@ class Rows(NamedTuple):
 def parquet_rows(
     paths: Sequence[Path], required: Sequence[str], optional: Sequence[str] | None = ()
 ) -> Rows:
-    """Only the named columns are read; optional None: all. Raises DataError, now or row by row."""
+    """Read the named columns; None for `optional` means all. Raises DataError, also row by row."""
     try:
         files = {path: open_parquet(path) for path in paths}
     except READ_ERRORS as error:
@@ -178,7 +178,7 @@ def _json_lines(text: str) -> list[Any]:
 
 
 def _is_path(value: str) -> bool:
-    """base64 of a picture is long and has no full stop."""
+    """Whether it is a path: base64 of a picture is long and has no full stop."""
     return len(value) <= 4096 and "." in value
 
 

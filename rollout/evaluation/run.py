@@ -1,4 +1,4 @@
-"""Asks every item of a set and judges the replies: many at once, each in its own time.
+"""Ask every item of a set and judge the replies: many at once, each in its own time.
 
     items --one at a time--> workers: digest > stored reply? else ask > write down > score > judge?
 
@@ -25,7 +25,7 @@ from rollout.evaluation.verdicts import Verdict
 
 T = TypeVar("T")
 _LONG = 4000  # characters of a reply
-_FAILURES_IN_A_ROW = 16  # of an endpoint, each after all its tries, and of all that are under way
+_FAILURES_IN_A_ROW = 16  # failed requests, after all tries, before an endpoint is given up
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class Measured:
     item: Item  # without its pictures
     digest: bytes  # SHA-256 of all that was asked and scored by
     reply: Reply
-    verdict: Verdict | None  # None: the request failed
+    verdict: Verdict | None  # None means that the request failed
     is_judged: bool = False  # the verdict is the judge's
     picture: str | None = None  # a small one, relative to the result's folder
 
 
 class Asker:
-    """Asks about single items.
+    """The steps from one item to its verdict.
 
     Args:
-        client: None: only replies that are stored count.
-        judge: None: what the rules leave undecided stays so.
+        client: None means that only stored replies count.
+        judge: None means that what the rules leave undecided stays so.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Asker:
         self._pictures = pictures
         self._client = client
         self._judge = judge
-        self._failures = 0  # of the endpoint, since it last answered
+        self._failures = 0  # failed requests since the endpoint last answered
 
     async def measured(self, source: EvaluationSet, item: Item) -> tuple[Measured, bool]:
         """What becomes of an item, and whether it was asked now.
@@ -131,7 +131,7 @@ class Asker:
     async def _verdict(
         self, source: EvaluationSet, item: Item, reply: Reply
     ) -> tuple[Verdict, bool]:
-        """By the rules; by the judge, where they leave it undecided and it has one."""
+        """The verdict by the rules, or by the judge where they leave it undecided."""
         verdict = await _scored(source, item, reply.reply, self.settings.labels)
         if verdict.outcome != "undecided" or self._judge is None:
             return verdict, False
@@ -146,7 +146,7 @@ class Asker:
 async def measure(
     asker: Asker, source: EvaluationSet, items: Iterable[Item], progress: Progress
 ) -> list[Measured]:
-    """All items, in their order; as many at once as the settings say.
+    """Measure all items, as many at once as the settings say; results in their order.
 
     Raises:
         EngineError, DataError: as `Asker.measured`, and what reading the items raises.
@@ -184,7 +184,7 @@ class _Feed:
 
 
 async def until_stopped(work: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
-    """What `work` returns; None: it was cancelled because `stop` was set."""
+    """What `work` returns; None means that it was cancelled because `stop` was set."""
     task = asyncio.ensure_future(work())
     stopped = asyncio.ensure_future(stop.wait())
     try:
@@ -197,7 +197,7 @@ async def until_stopped(work: Callable[[], Awaitable[T]], stop: asyncio.Event) -
 
 
 async def _scored(source: EvaluationSet, item: Item, reply: str, labels: str) -> Verdict:
-    """A long reply, mostly one that repeats itself, must not hold up the others."""
+    """Score a reply; a long one, mostly one that repeats itself, must not hold up the others."""
     if len(reply) < _LONG:
         return source.score(item, reply, labels)
     return await asyncio.to_thread(source.score, item, reply, labels)

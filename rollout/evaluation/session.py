@@ -45,10 +45,10 @@ async def evaluate_into(
     """Measure what is planned; what was answered earlier is not asked again.
 
     Args:
-        is_asking: false: replies and verdicts that are stored are all there is.
+        is_asking: if false, only stored replies and verdicts are used.
 
     Returns:
-        result.json; None: stopped before the end, and a later call goes on.
+        The content of result.json; None means stopped before the end: a later call goes on.
 
     Raises:
         ConfigError: the folder holds another evaluation, or a set cannot be had.

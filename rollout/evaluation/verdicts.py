@@ -32,7 +32,7 @@ class Verdict:
     """How a reply was understood."""
 
     outcome: Outcome
-    said: str | None  # the capital, "yes" or "no", or the text; None: nothing could be read
+    said: str | None  # the capital, "yes" or "no", or the text; None if nothing could be read
 
 
 def of_reply(kind: Kind, options: Options, answer: str, reply: str) -> Verdict:
@@ -46,7 +46,7 @@ def of_choice(options: Options, answer: str, reply: str) -> Verdict:
     """The verdict on a reply that chooses an option.
 
     Args:
-        options: those of the question, as far as they are known; none: any letter is one.
+        options: those of the question, as far as known; empty means that any letter is one.
         answer: the capital of the right one.
     """
     text = stated(plain(_legible(reply)))
@@ -71,7 +71,7 @@ def of_open(answer: str, reply: str) -> Verdict:
 
 
 def _legible(reply: str) -> str:
-    """Without a thought; of what is too long, where a model repeats itself, both ends.
+    """The reply without its thought; both ends of one that is too long, as a model repeats itself.
 
     Reading takes longer than in proportion to the length.
     """

@@ -43,7 +43,7 @@ _KNOWN_SGLANG = "Fix: install sglang==0.5.23 (deploy/setup.sh sglang)"
 
 
 def end_with_parent() -> None:
-    """The kernel kills this process when its parent dies (Linux; elsewhere nothing).
+    """Have the kernel kill this process when its parent dies (Linux; elsewhere nothing).
 
     SIGKILL, not SIGTERM: after that SGLang waits for its requests, and no parent is left to end the
     wait. SGLang's processes ask for the same, but seconds later, after their imports.
@@ -57,7 +57,7 @@ def end_with_parent() -> None:
 
 
 def bound_group_timeout(init_group: types.FunctionType, timeout_s: float) -> None:
-    """Makes `timeout_s` the default of a function's parameter `timeout`.
+    """Make `timeout_s` the default of a function's parameter `timeout`.
 
     SGLang passes none, and so waits torch's 30 minutes for a learner that is gone. It imports the
     function by name into many modules: only a change of the function itself reaches them all.
@@ -84,7 +84,7 @@ def bound_group_timeout(init_group: types.FunctionType, timeout_s: float) -> Non
 
 
 def join_pushes_as_the_learner() -> None:
-    """Groups with our name are joined within their timeout, with the learner's first broadcast.
+    """Join groups with our name within their timeout, with the learner's first broadcast.
 
     NCCL's waits in them end with an error, which SGLang answers. By default torch ends the whole
     process: one dead server, or a learner that pauses in a push, would take all servers with it.
@@ -115,7 +115,7 @@ def join_pushes_as_the_learner() -> None:
 
 
 def hide_in_logs(secret: str) -> None:
-    """SGLang logs all its arguments; the key is one of them."""
+    """Hide a key in logs: SGLang logs all its arguments."""
     make_record = logging.getLogRecordFactory()
 
     def make_record_without_secret(*args: Any, **kwargs: Any) -> logging.LogRecord:
@@ -150,12 +150,12 @@ def without_commands(flags: list[str]) -> list[str]:
 
 
 def keep_sockets_private() -> None:
-    """SGLang's processes obey all who reach their Unix sockets: no umask may open these."""
+    """Let no umask open Unix sockets: SGLang's processes obey all who reach theirs."""
     os.umask(os.umask(0o077) | 0o022)
 
 
 def listen_where_told() -> None:
-    """The rendezvous of a server's own ranks listens at the address that it is given.
+    """Have the rendezvous of a server's ranks listen at the address that it is given.
 
     torch listens on every interface of the machine, whatever the address, and asks for no key.
 
@@ -195,7 +195,7 @@ def read_part(path: Path) -> types.ModuleType:
 
 
 def decode_as_the_learner() -> None:
-    """JPEGs with Pillow, also on a GPU, where SGLang would take nvJPEG: other pixels.
+    """Decode JPEGs with Pillow, also on a GPU, where SGLang would take nvJPEG: other pixels.
 
     Training sends PNG; this is for chat with pictures as people have them.
     """
@@ -205,7 +205,7 @@ def decode_as_the_learner() -> None:
 
 
 def log_pixels(path: str) -> None:
-    """Appends to a file what the model is shown: a JSON line {"sha256", "grid"} for each picture.
+    """Append what the model is shown to a file: a JSON line {"sha256", "grid"} a picture.
 
     The digest is that of common.rendering.pixel_digest.
     """

@@ -32,7 +32,7 @@ def server_packages(config: RunConfig) -> GpuPackages:
 
 
 def server_nccl(config: RunConfig) -> dict[str, str]:
-    """By the name under which the broker compares it; nothing where no push goes over NCCL."""
+    """NCCL's version, as the broker compares it; empty where no push goes over NCCL."""
     if not starts_sglang(config) or not pushes_over_nccl(config, bool(usable_gpus())):
         return {}
     found = server_packages(config).nccl

@@ -5,7 +5,7 @@ from typing import Any
 
 
 class PortGate:
-    """Lets a request through to an ASGI application, or answers it.
+    """A gate before an ASGI application: lets a request through, or answers it.
 
     SGLang itself asks for its key on most routes, but neither on /health, /ready, /metrics and
     OPTIONS nor on a WebSocket, and looks at no Host or Origin.
@@ -29,7 +29,9 @@ class PortGate:
         if refusal is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})  # before it was accepted: 403
+            await send(
+                {"type": "websocket.close", "code": 1008}
+            )  # not accepted yet: the client gets 403
         else:
             await _answer(send, refusal.status, refusal.reason)
 

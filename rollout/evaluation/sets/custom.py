@@ -96,7 +96,7 @@ def _item(teacher: TeacherSection, row: Row) -> Item:
 
 
 def _question(row: Row) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """With the options of a column of their own below it, and how they are to be answered."""
+    """The question and its options; those of a column of their own are put below it."""
     question = row.text(_field(row, "question", "problem")).replace(IMAGE_PLACEHOLDER, "")
     options = _own_options(row)
     if not options:
@@ -119,7 +119,7 @@ def _own_options(row: Row) -> tuple[tuple[str, str], ...]:
 def _form(
     row: Row, question: str, options: tuple[tuple[str, str], ...], answer: str
 ) -> tuple[Kind, tuple[tuple[str, str], ...], str]:
-    """Kind, options and answer as the scoring wants them."""
+    """The kind, options and answer, as scoring wants them."""
     offered = options or split_options(question).options
     named = option_of(answer)
     if named is not None and named[0] in dict(offered):

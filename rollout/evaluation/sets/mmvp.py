@@ -48,7 +48,7 @@ def _item(row: Row) -> Item:
 
 
 def _index(row: Row) -> int:
-    """From 1. The published header has an l for the I."""
+    """The index of a row, from 1. The published header has an l for the I."""
     field = "Index" if "Index" in row.cells else "lndex"
     text = row.text(field)
     if not text.isdecimal():
