@@ -53,7 +53,7 @@ class _GivenUp(Protocol):
         """One line for people."""
 
 
-class Quarantined(Protocol):
+class GivenUpSamples(Protocol):
     """The samples that were given up since the file was read (`broker.ledger.quarantine`)."""
 
     @property
@@ -65,7 +65,7 @@ class Quarantined(Protocol):
         """The records, in the order in which samples were given up."""
 
 
-def data_fault(rows: DataRows, quarantine: Quarantined | None = None) -> str | None:
+def data_fault(rows: DataRows, quarantine: GivenUpSamples | None = None) -> str | None:
     """Why the run must end; None means that it may go on."""
     num_quarantined = 0 if quarantine is None else quarantine.num_samples
     if len(rows.refused) + num_quarantined <= rows.allowed:
@@ -92,7 +92,7 @@ def nothing_trained(first: Sequence[str]) -> str:
     return f"nothing was trained: no group came through{why}. Fix: see quarantine.jsonl and logs/"
 
 
-def first_lines(rows: DataRows, quarantine: Quarantined | None) -> tuple[str, ...]:
+def first_lines(rows: DataRows, quarantine: GivenUpSamples | None) -> tuple[str, ...]:
     """What was refused or quarantined first, for people."""
     lines = [row.line() for row in rows.refused[:NUM_FIRST]]
     if quarantine is not None:

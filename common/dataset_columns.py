@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from common.bad_rows import BadField
 from common.dataset_paths import leaves
-from common.parquet_rows import Kind, Row
+from common.parquet_rows import ColumnKind, Row
 from common.types import Box, ImageRef
 
 MAX_CHARACTERS = 1_000_000  # a longer problem fits into no model's context
@@ -40,15 +40,15 @@ def _is_numbers(type_: pa.DataType) -> bool:
     return is_list and (_is_number(type_.value_type) or pa.types.is_null(type_.value_type))
 
 
-_TEXT = Kind("text", "write the column as text", _is_text)
-_PATH = Kind(
+_TEXT = ColumnKind("text", "write the column as text", _is_text)
+_PATH = ColumnKind(
     "text",
     "write each picture to a file beside the Parquet file, and its path into this column",
     _is_text,
 )
-_NUMBER = Kind("whole numbers", "write the column as integers", _is_number)
+_NUMBER = ColumnKind("whole numbers", "write the column as integers", _is_number)
 KINDS = {
-    "sample_id": Kind(
+    "sample_id": ColumnKind(
         "text or whole numbers",
         "write the column as text",
         lambda type_: _is_text(type_) or _is_number(type_),
@@ -58,7 +58,7 @@ KINDS = {
     "image_sha256": _TEXT,
     "width": _NUMBER,
     "height": _NUMBER,
-    "box": Kind("a list of numbers", "write [x1, y1, x2, y2] in pixels", _is_numbers),
+    "box": ColumnKind("a list of numbers", "write [x1, y1, x2, y2] in pixels", _is_numbers),
     "crop": _PATH,
     "crop_sha256": _TEXT,
     "crop_width": _NUMBER,
@@ -67,7 +67,7 @@ KINDS = {
 REQUIRED = ("sample_id", "problem", "image", "image_sha256", "width", "height")
 ANSWER_KINDS = {
     "sample_id": KINDS["sample_id"],
-    "answer": Kind(
+    "answer": ColumnKind(
         "text or whole numbers",
         "write the column as text",
         lambda type_: _is_text(type_) or bool(pa.types.is_integer(type_)),

@@ -35,7 +35,7 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ColumnKind:
     """Which of Arrow's types a column may have."""
 
     words: str  # "text"
@@ -56,7 +56,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 
 
 def read_rows(
-    path: Path, kinds: Mapping[str, Kind], required: tuple[str, ...] = ()
+    path: Path, kinds: Mapping[str, ColumnKind], required: tuple[str, ...] = ()
 ) -> Iterator[Row]:
     """Each row's cells by column, in the order of the file; columns that are not there are None.
 
@@ -85,7 +85,7 @@ def read_rows(
 
 
 def _columns(
-    path: Path, schema: pa.Schema, kinds: Mapping[str, Kind], required: tuple[str, ...]
+    path: Path, schema: pa.Schema, kinds: Mapping[str, ColumnKind], required: tuple[str, ...]
 ) -> list[str]:
     """The columns of `kinds` that the file has."""
     missing = [name for name in required if name not in schema.names]

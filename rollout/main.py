@@ -57,14 +57,14 @@ async def serve(config: RunConfig, index: int, stop: asyncio.Event) -> None:
     """Run all that one rollout process does."""
     from broker.net.transport import zmq_link
     from broker.protocol import Role
-    from rollout.pool import Pool
+    from rollout.pool import ServerPool
     from rollout.rollout_server import RolloutServer
 
     async with asyncio.TaskGroup() as tasks:
         # What is wrong with it shows before the engine starts.
         zmq_link(config.broker, Role.ROLLOUT)
         renderer = tasks.create_task(asyncio.to_thread(_load_renderer, config))
-        pool, finished = Pool(), asyncio.Event()
+        pool, finished = ServerPool(), asyncio.Event()
         for member_id, started in _engines(config, index, stop).items():
             member = RolloutServer(config, member_id, started, pool, renderer, stop, finished)
             tasks.create_task(member.live(), name=member_id)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from common.errors import EngineError
 from rollout.engine import Engine
-from rollout.serving import Served, Serving
+from rollout.serving import Served, ServingState
 
 MAX_IMAGES = 4096  # digests remembered for each server
 
@@ -24,7 +24,7 @@ class Server:
         capacity: groups that it generates at once.
     """
 
-    def __init__(self, name: str, engine: Engine, serving: Serving, capacity: int) -> None:
+    def __init__(self, name: str, engine: Engine, serving: ServingState, capacity: int) -> None:
         self.name = name
         self.engine = engine
         self.serving = serving
@@ -80,7 +80,7 @@ def best(servers: Iterable[Server], image: str, at_least: Served) -> Server | No
     return max(candidates, key=lambda s: (s.has_seen(image), s.free), default=None)
 
 
-class Pool:
+class ServerPool:
     """The servers of this process that are up."""
 
     def __init__(self) -> None:

@@ -28,8 +28,8 @@ from rollout.engine import Engine, EngineInfo
 from rollout.engine_key import configured_key
 from rollout.http_engine import HttpEngine
 from rollout.pins import Pins
-from rollout.pool import Pool, Server
-from rollout.serving import Figures, Serving
+from rollout.pool import Server, ServerPool
+from rollout.serving import Figures, ServingState
 from rollout.sglang.packages import server_nccl
 from rollout.weights import WeightReceiver, follow_weights, weights_folder
 from rollout.worker import PromptRenderer, RolloutWorker
@@ -75,7 +75,7 @@ class RolloutServer:
         config: RunConfig,
         member_id: str,
         started: StartedEngine,
-        pool: Pool,
+        pool: ServerPool,
         renderer: Awaitable[PromptRenderer],
         stop: asyncio.Event,
         finished: asyncio.Event,
@@ -133,7 +133,7 @@ class RolloutServer:
         config = self._config
         async with http_engine(config, running.url, running.api_key) as engine:
             info = await engine.info()
-            serving, figures = Serving(self._pool.changed), Figures()
+            serving, figures = ServingState(self._pool.changed), Figures()
             server = Server(self._member_id, engine, serving, capacity(config, info))
             async with self._broker(running.url, info) as broker, asyncio.TaskGroup() as tasks:
                 pins = Pins(engine, server)
@@ -232,7 +232,7 @@ def capacity(config: RunConfig, info: EngineInfo) -> int:
     return possible
 
 
-async def watch_health(engine: Engine, serving: Serving, interval_s: float) -> None:
+async def watch_health(engine: Engine, serving: ServingState, interval_s: float) -> None:
     """Watch for an engine that is gone or hangs, also one that is not our child.
 
     It asks for the version, which an engine answers while paused, and whether it can generate only

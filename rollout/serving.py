@@ -18,7 +18,7 @@ class Served(NamedTuple):
     version: int
 
 
-class Serving:
+class ServingState:
     """What one engine serves: nothing before the first push and after a failed one.
 
     Args:

@@ -21,7 +21,7 @@ from common.errors import EngineError
 from common.files import sha256_of_file
 from common.types import GroupAddress, WeightFiles, WeightUpdate
 from rollout.engine import Engine, EngineGone, EngineInfo
-from rollout.serving import Served, Serving
+from rollout.serving import Served, ServingState
 from rollout.verification import VerificationFailed, check_checksums, check_probe
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class WeightReceiver:
         engine: Engine,
         info: EngineInfo,
         member_id: str,
-        serving: Serving,
+        serving: ServingState,
         folder: Path | None = None,
         pin: Pin | None = None,
     ) -> None:
@@ -268,7 +268,7 @@ def check_files(files: WeightFiles, folder: Path | None) -> None:
 async def follow_weights(
     broker: BrokerClient,
     receiver: WeightReceiver,
-    serving: Serving,
+    serving: ServingState,
     finished: asyncio.Event,
 ) -> None:
     """Receive every push addressed to this member until the run is finished.

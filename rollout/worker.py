@@ -30,7 +30,7 @@ from rollout.engine import (
 )
 from rollout.engine_views import EngineView, EngineViews, ImageMaker
 from rollout.image_files import ImageFiles
-from rollout.pool import Pool, Server
+from rollout.pool import Server, ServerPool
 from rollout.serving import Figures, Served
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class RolloutWorker:
         config: RunConfig,
         broker: BrokerClient,
         server: Server,
-        pool: Pool,
+        pool: ServerPool,
         renderer: PromptRenderer,
         figures: Figures,
     ) -> None:
@@ -178,7 +178,7 @@ class RolloutWorker:
     async def _choose(
         self, lease: GroupLease, served: Served, avoid: Server | None = None
     ) -> Server:
-        """Takes a slot of a server, as `Pool.choose` does, or all of its member's own.
+        """Takes a slot of a server, as `ServerPool.choose` does, or all of its member's own.
 
         Raises:
             CutShort: what was leased has been undone meanwhile; the group is of no use.

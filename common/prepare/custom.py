@@ -24,7 +24,7 @@ from common.prepare.columns import (
 )
 from common.prepare.hint import with_hint
 from common.prepare.source import PictureSource, SourceRow
-from common.prepare.tables import Entry, Survey, as_column, entries, survey
+from common.prepare.tables import FileRow, TableSurvey, as_column, entries, survey
 
 _OURS = frozenset(schema().names)
 
@@ -51,10 +51,10 @@ class CustomRows:
     extra: Mapping[str, Any]  # types of pyarrow of the columns that are kept
     num_rows: int
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[FileRow]:
         return entries(self.files)
 
-    def source_row(self, entry: Entry) -> SourceRow:
+    def source_row(self, entry: FileRow) -> SourceRow:
         """Read the cells of one row; BadField if one will not do."""
         assert not isinstance(entry.cells, str)
         cells, columns = entry.cells, self.columns
@@ -110,7 +110,7 @@ def custom_rows(files: Sequence[Path], folder: Path, wishes: Wishes) -> CustomRo
     )
 
 
-def _extra(found: Survey, columns: Columns) -> dict[str, Any]:
+def _extra(found: TableSurvey, columns: Columns) -> dict[str, Any]:
     """The types of the columns that are kept: ours are measured anew."""
     taken = _OURS | columns.used
     return {name: type_ for name, type_ in found.types.items() if name not in taken}

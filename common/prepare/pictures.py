@@ -35,7 +35,7 @@ Corners = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclu
 
 
 @dataclass(frozen=True)
-class RedBox:
+class DrawnBox:
     """How the box is drawn into the student's picture."""
 
     line_pixels: int
@@ -62,7 +62,7 @@ class Looks:
 
     folder: Path | None
     bakes: bool = True
-    red_box: RedBox | None = None
+    red_box: DrawnBox | None = None
     crops: Crops | None = None
     saved_as: Literal["png", "jpeg"] = "png"
 

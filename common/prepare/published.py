@@ -9,7 +9,7 @@ from common.errors import ConfigError
 from common.prepare import published_form
 from common.prepare.hint import without_hint
 from common.prepare.source import SourceRow
-from common.prepare.tables import Entry
+from common.prepare.tables import FileRow
 
 DATASET = "yuanqianhao/Vision-OPD-6K"
 REVISION = "eb5c1c2e7b9a7b6a619efe4161c7369c71bf8af4"
@@ -33,17 +33,17 @@ class PublishedRows:
     num_rows: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[FileRow]:
         """Lines as they are. Raises ConfigError."""
         try:
             with self.file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
-                        yield Entry(f"{self.file} line {number}", number, {"line": line})
+                        yield FileRow(f"{self.file} line {number}", number, {"line": line})
         except OSError as error:
             raise ConfigError(f"{self.file}: {error}. Fix: restore it") from error
 
-    def source_row(self, entry: Entry) -> SourceRow:
+    def source_row(self, entry: FileRow) -> SourceRow:
         """Read one line; BadField if it will not do."""
         assert not isinstance(entry.cells, str)
         row = published_form.source_row(entry.cells["line"], entry.number, Path(), self.picture)

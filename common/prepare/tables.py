@@ -25,7 +25,7 @@ _LARGEST = 2**63
 _LINE_FIX = "write one JSON object a line"
 
 
-class Entry(NamedTuple):
+class FileRow(NamedTuple):
     """A row of a file."""
 
     place: str  # "FILE line 7": for people
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Survey:
+class TableSurvey:
     """What a set of files holds."""
 
     num_rows: int
@@ -49,7 +49,7 @@ def table_files(path: Path) -> list[Path]:
     return found
 
 
-def survey(files: Sequence[Path]) -> Survey:
+def survey(files: Sequence[Path]) -> TableSurvey:
     """The columns of all files; ConfigError if one cannot be read, or two disagree."""
     if len({path.suffix for path in files}) > 1:
         raise ConfigError(f"--input {files[0].parent}: JSONL and Parquet. Fix: name one file")
@@ -62,10 +62,10 @@ def survey(files: Sequence[Path]) -> Survey:
         if not isinstance(entry.cells, str):
             for name, value in entry.cells.items():
                 kinds.setdefault(name, set()).add(_kind_of(value))
-    return Survey(rows, {name: _type_of(found) for name, found in kinds.items()})
+    return TableSurvey(rows, {name: _type_of(found) for name, found in kinds.items()})
 
 
-def entries(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[Entry]:
+def entries(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[FileRow]:
     """Read all rows, in their order.
 
     Args:
@@ -80,7 +80,7 @@ def entries(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iter
         try:
             for place, cells in _parquet(path, columns) if is_parquet else _jsonl(path):
                 number += 1
-                yield Entry(f"{path} {place}", number, cells)
+                yield FileRow(f"{path} {place}", number, cells)
         except READ_ERRORS as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             fix = f"write it anew, as {_READS[path.suffix]}"
@@ -143,7 +143,7 @@ def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, C
                 number += 1
 
 
-def _survey_parquet(files: Sequence[Path]) -> Survey:
+def _survey_parquet(files: Sequence[Path]) -> TableSurvey:
     rows, schemas = 0, []
     for path in files:
         try:
@@ -163,4 +163,4 @@ def _survey_parquet(files: Sequence[Path]) -> Survey:
         raise ConfigError(
             f"--input: files disagree about a column: {error}. Fix: name one file at a time"
         ) from error
-    return Survey(rows, {field.name: field.type for field in unified})
+    return TableSurvey(rows, {field.name: field.type for field in unified})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollout.embedded.chat_requests import ChatRequest
-from rollout.embedded.sampler import Prompt, Scored
+from rollout.embedded.sampler import Prompt, ScoredToken
 from rollout.embedded.sampler import Sequence as Response
 from rollout.embedded.stop_strings import answer_of, num_settled
 from rollout.embedded.token_texts import GrowingText, TokenTexts
@@ -69,12 +69,15 @@ class Writer:
         tokens, values = response.token_ids[start:end], response.logprobs[start:end]
         others = response.likeliest[start:end] or [[] for _ in tokens]
         entries = [
-            {**self._named(Scored(token, value)), "top_logprobs": list(map(self._named, likeliest))}
+            {
+                **self._named(ScoredToken(token, value)),
+                "top_logprobs": list(map(self._named, likeliest)),
+            }
             for token, value, likeliest in zip(tokens, values, others, strict=True)
         ]
         return {"content": entries}
 
-    def _named(self, scored: Scored) -> Json:
+    def _named(self, scored: ScoredToken) -> Json:
         token = scored.token
         texts = {"token": self._texts.text(token), "bytes": self._texts.bytes_of(token)}
         return {**texts, "logprob": scored.logprob}

@@ -18,7 +18,7 @@ from rollout.embedded.requests import (
     sampling_law,
     validated,
 )
-from rollout.embedded.sampler import SamplingLaw
+from rollout.embedded.sampler import RequestLaw
 
 MAX_TOP_LOGPROBS = 20  # OpenAI's limit
 _LAW_FIELDS = {"temperature", "top_p", "top_k", "min_p", "stop_token_ids", "logit_bias",
@@ -124,7 +124,7 @@ class Chat:
 
     request: ChatRequest
     images: tuple[bytes, ...]  # encoded files, in the messages' order
-    law: SamplingLaw  # max_new_tokens is 0 when the request has no limit
+    law: RequestLaw  # max_new_tokens is 0 when the request has no limit
 
 
 def parse_chat(
@@ -186,7 +186,7 @@ def _template_content(message: Message) -> str | list[dict[str, str]]:
 
 def _law(
     request: ChatRequest, vocabulary: VocabularyFacts, defaults: Mapping[str, float]
-) -> SamplingLaw:
+) -> RequestLaw:
     asked = request.model_dump(include=_LAW_FIELDS, exclude_none=True)
     usual = {key: value for key, value in defaults.items() if key != "repetition_penalty"}
     params = validated(SamplingParams, usual | asked)

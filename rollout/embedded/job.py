@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Limits:
+class BatchLimits:
     """Bounds on one batch, for memory."""
 
     max_sequences: int = 512
@@ -36,7 +36,7 @@ class Job:
         return [sequence for sequence in self.sequences if sequence.finish_reason is None]
 
 
-def take_batch(waiting: deque[Job], limits: Limits) -> list[Job]:
+def take_batch(waiting: deque[Job], limits: BatchLimits) -> list[Job]:
     """Take the first waiting job, and those behind it that fit into one batch with it."""
     first = waiting.popleft()
     taken, passed = [first], list[Job]()

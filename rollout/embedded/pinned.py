@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any
 
 from common.image_text_model import ImageTextModel
-from rollout.embedded.job import Job, Limits, compute, settle, take_batch
-from rollout.embedded.sampler import Batch
+from rollout.embedded.job import BatchLimits, Job, compute, settle, take_batch
+from rollout.embedded.sampler import DecodingBatch
 
 SHARE = 0.25  # share of the compute thread's time, beside other work
 BATCH_TOKENS = 2304  # prompt tokens of a batch: other work waits for it; it fits a CPU's caches
@@ -28,10 +28,10 @@ class PinnedJobs:
     """
 
     def __init__(self, one_job_a_batch: bool = False) -> None:
-        self._limits = Limits(max_prefill_tokens=0 if one_job_a_batch else BATCH_TOKENS)
+        self._limits = BatchLimits(max_prefill_tokens=0 if one_job_a_batch else BATCH_TOKENS)
         self._models: dict[str, Any] = {}
         self._waiting: deque[Job] = deque()
-        self._running: tuple[Batch, list[Job]] | None = None
+        self._running: tuple[DecodingBatch, list[Job]] | None = None
         self._own_s = self._others_s = 0.0  # since there was last nothing to do here
         self.tokens_generated = 0
 
@@ -84,7 +84,7 @@ class PinnedJobs:
 
     def _begin(self, jobs: list[Job]) -> None:
         version = str(jobs[0].pinned)
-        batch = Batch(self._models[version], [job.unfinished for job in jobs])
+        batch = DecodingBatch(self._models[version], [job.unfinished for job in jobs])
         self._running = (batch, jobs)
         batch.start(version)
 

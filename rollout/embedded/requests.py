@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rollout.embedded.sampler import SamplingLaw
+from rollout.embedded.sampler import RequestLaw
 
 MAX_RESPONSES = 1024  # to one request; rollout.trajectories_per_sample goes as far
 _MOST = 2**31 - 1
@@ -62,7 +62,7 @@ class GenerateBody:
     input_ids: tuple[int, ...] | None
     text: str | None
     images: tuple[bytes, ...]  # encoded files
-    law: SamplingLaw
+    law: RequestLaw
     n: int
     seed: int | None
     skip_special_tokens: bool
@@ -120,10 +120,10 @@ def validated(form: type[Model], body: Mapping[str, Any]) -> Model:
 
 def sampling_law(
     params: SamplingParams, vocabulary: VocabularyFacts, top_logprobs: int = 0
-) -> SamplingLaw:
+) -> RequestLaw:
     """The law that sampling parameters ask for. Raises BadRequest: an unknown token."""
     ends = vocabulary.end_token_ids | set(params.stop_token_ids)
-    return SamplingLaw(
+    return RequestLaw(
         max_new_tokens=params.max_new_tokens,
         temperature=params.temperature,
         top_p=params.top_p,

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from common.image_text_model import ImageTextModel
-from rollout.embedded.job import Job, Limits, compute, settle, take_batch
+from rollout.embedded.job import BatchLimits, Job, compute, settle, take_batch
 from rollout.embedded.pinned import PinnedJobs
-from rollout.embedded.sampler import Batch, prompt_logprobs
+from rollout.embedded.sampler import DecodingBatch, prompt_logprobs
 
 logger = logging.getLogger(__name__)
 MAX_BATCHES = 2  # a second batch lets new requests start while a long one runs
@@ -49,7 +49,7 @@ class Scheduler:
         threads: int | None = None,
     ) -> None:
         self._model = model
-        self._limits = Limits(max_prefill_tokens=0) if one_job_a_batch else Limits()
+        self._limits = BatchLimits(max_prefill_tokens=0) if one_job_a_batch else BatchLimits()
         self._threads = threads
         self._wake = threading.Condition()
         self._closing = False
@@ -58,7 +58,7 @@ class Scheduler:
         self._commands: deque[Callable[[], None]] = deque()
         # The rest belongs to the compute thread.
         self._waiting: deque[Job] = deque()
-        self._running: list[tuple[Batch, list[Job]]] = []
+        self._running: list[tuple[DecodingBatch, list[Job]]] = []
         self._pinned = PinnedJobs(one_job_a_batch)
         self.version = version
         self.tokens_generated = 0
@@ -211,12 +211,12 @@ class Scheduler:
 
     def _admit(self) -> None:
         jobs = take_batch(self._waiting, self._limits)
-        batch = Batch(self._model, [job.unfinished for job in jobs])
+        batch = DecodingBatch(self._model, [job.unfinished for job in jobs])
         entry = (batch, jobs)
         self._running.append(entry)
         self._guarded(entry, lambda version: self._start(entry, version))
 
-    def _start(self, entry: tuple[Batch, list[Job]], version: str) -> None:
+    def _start(self, entry: tuple[DecodingBatch, list[Job]], version: str) -> None:
         batch, jobs = entry
         for job in jobs:
             if job.score_from is not None:
@@ -224,7 +224,7 @@ class Scheduler:
                 job.prompt_logprobs = prompt_logprobs(self._model, prompt, job.score_from)
         batch.start(version)
 
-    def _guarded(self, entry: tuple[Batch, list[Job]], step: Callable[[str], None]) -> None:
+    def _guarded(self, entry: tuple[DecodingBatch, list[Job]], step: Callable[[str], None]) -> None:
         """Compute one token for a batch. An error fails its jobs, not the engine."""
         tokens = compute(entry[1], lambda: step(self.version))
         if tokens is None:

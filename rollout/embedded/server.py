@@ -26,7 +26,7 @@ from aiohttp.typedefs import Middleware
 from common.http_gate import Gate
 from rollout.embedded.bodies import error_reply, read_json
 from rollout.embedded.chat import ChatServer
-from rollout.embedded.job import Job, Limits
+from rollout.embedded.job import BatchLimits, Job
 from rollout.embedded.prompts import PromptBuilder
 from rollout.embedded.requests import (
     BadRequest,
@@ -35,7 +35,7 @@ from rollout.embedded.requests import (
     parse_generate,
 )
 from rollout.embedded.running import finished
-from rollout.embedded.sampler import SamplingLaw, new_sequences
+from rollout.embedded.sampler import RequestLaw, new_sequences
 from rollout.embedded.scheduler import MAX_BATCHES, PAUSE_MODES, Scheduler
 from rollout.embedded.update_session import UpdateSession
 from rollout.embedded.weights import checksum_report
@@ -43,7 +43,7 @@ from rollout.embedded.weights import checksum_report
 MAX_BODY_BYTES = 256 * 2**20
 HEALTH_TIMEOUT_S = 20.0
 MAX_THREADS = 1024
-MAX_RUNNING_REQUESTS = MAX_BATCHES * Limits().max_sequences
+MAX_RUNNING_REQUESTS = MAX_BATCHES * BatchLimits().max_sequences
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -163,7 +163,7 @@ class EngineServer:
         body = parse_generate(probe, vocabulary)
         job = Job(
             f"health-{uuid.uuid4().hex}",
-            new_sequences(self._prompts.build(body), SamplingLaw(1, temperature=0), 1, 0),
+            new_sequences(self._prompts.build(body), RequestLaw(1, temperature=0), 1, 0),
         )
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):

@@ -17,7 +17,7 @@ from rollout.evaluation.stored_result import StoredItem, StoredResult, StoredSet
 _LEAST_A_PART = 4  # items for each value of a field on average: pairs and names are no categories
 
 
-class Difference(NamedTuple):
+class IdentityDifference(NamedTuple):
     """A key of the identity in which two results differ."""
 
     key: str  # "max_tokens", "sets.vstar.revision"
@@ -99,17 +99,17 @@ class SetComparison:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ResultComparison:
     """Two results side by side."""
 
     a: StoredResult
     b: StoredResult
     sets: Mapping[str, SetComparison]
-    despite: tuple[Difference, ...]  # differences that were allowed
+    despite: tuple[IdentityDifference, ...]  # differences that were allowed
     left_out: tuple[str, ...]  # sets that only one result has
 
 
-def compare(a: StoredResult, b: StoredResult, despite: Collection[str] = ()) -> Comparison:
+def compare(a: StoredResult, b: StoredResult, despite: Collection[str] = ()) -> ResultComparison:
     """Compare what two runs made of the same questions.
 
     Args:
@@ -136,19 +136,19 @@ def compare(a: StoredResult, b: StoredResult, despite: Collection[str] = ()) -> 
         )
     left_out = tuple(sorted(set(a.sets) ^ set(b.sets)))
     sets = {name: compare_sets(name, a.sets[name], b.sets[name]) for name in shared}
-    return Comparison(a, b, sets, differences, left_out)
+    return ResultComparison(a, b, sets, differences, left_out)
 
 
 def identity_differences(
     a: Mapping[str, Any], b: Mapping[str, Any], sets: Sequence[str]
-) -> Iterator[Difference]:
+) -> Iterator[IdentityDifference]:
     """Yield keys with other values, in their order.
 
     Args:
         sets: whose keys count.
     """
     for found in changes(_of_sets(a, sets), _of_sets(b, sets)):
-        yield Difference(*found)
+        yield IdentityDifference(*found)
 
 
 def compare_sets(name: str, a: StoredSet, b: StoredSet) -> SetComparison:

@@ -34,7 +34,7 @@ _SHOWN = 300  # characters of an answer that makes no sense
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """One completion."""
 
     text: str
@@ -103,7 +103,7 @@ class ChatClient:
     ) -> None:
         await self._session.close()
 
-    async def ask(self, body: Mapping[str, Any]) -> Answer:
+    async def ask(self, body: Mapping[str, Any]) -> Completion:
         """The completion of one request.
 
         Raises:
@@ -219,7 +219,7 @@ def chat_body(
     return body
 
 
-def parse_answer(content: Any) -> Answer:
+def parse_answer(content: Any) -> Completion:
     """What a server's JSON says.
 
     Raises:
@@ -232,7 +232,7 @@ def parse_answer(content: Any) -> Answer:
             raise TypeError("content is no text")
         usage = content.get("usage") or {}
         tokens = _whole(usage.get("completion_tokens"))
-        return Answer(text, str(choice.get("finish_reason")), tokens)
+        return Completion(text, str(choice.get("finish_reason")), tokens)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise EndpointFailed(f"no completion in the answer: {_shown(content)}") from error
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from common.statistics import wilson
-from rollout.evaluation.verdicts import Verdict
+from rollout.evaluation.verdicts import ReplyVerdict
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Scored:
 
     answer: str
     fields: Mapping[str, str]
-    verdict: Verdict
+    verdict: ReplyVerdict
 
 
 def share(right: int, of: int) -> Figure:

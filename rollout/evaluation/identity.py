@@ -13,7 +13,7 @@ from typing import Any
 
 from common.errors import ConfigError
 from common.files import json_object_or_empty, replace_json
-from rollout.evaluation.settings import Settings
+from rollout.evaluation.settings import EvaluationSettings
 
 FILE = "identity.json"
 FORMAT = 1
@@ -36,7 +36,7 @@ class SetIdentity:
 
 
 def identity_of(
-    settings: Settings, judge: Mapping[str, Any] | None, sets: Sequence[SetIdentity]
+    settings: EvaluationSettings, judge: Mapping[str, Any] | None, sets: Sequence[SetIdentity]
 ) -> dict[str, Any]:
     """The identity of a result, as result.json has it."""
     return {

@@ -30,7 +30,7 @@ summary { cursor: pointer; overflow-wrap: anywhere; }
 """
 
 
-class Pictures:
+class PagePictures:
     """The pictures of one page, until it has enough of them."""
 
     def __init__(self, *folders: Path) -> None:
@@ -54,7 +54,7 @@ class Pictures:
         return f'<img src="{url}" alt="the picture that was asked about">'
 
 
-def card(kind: str, replies: Mapping[str, StoredItem], pictures: Pictures) -> str:
+def card(kind: str, replies: Mapping[str, StoredItem], pictures: PagePictures) -> str:
     """One question, and what was replied to it.
 
     Args:

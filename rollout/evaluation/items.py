@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from common.errors import ConfigError, DataError
 from rollout.evaluation.figures import Figure, Scored, accuracy_alone
 from rollout.evaluation.hub import Repository, located
-from rollout.evaluation.verdicts import Kind, Verdict, of_reply
+from rollout.evaluation.verdicts import Kind, ReplyVerdict, of_reply
 
 Style = Literal["paper", "lmms"]
 Labels = Literal["paper", "corrected"]
@@ -34,7 +34,7 @@ class Item:
     fields: Mapping[str, str] = field(default_factory=dict)  # category and the like
 
 
-class Reading(NamedTuple):
+class SetReading(NamedTuple):
     """A set's files, opened."""
 
     rows: int
@@ -55,7 +55,7 @@ class EvaluationSet:
 
     name: str
     title: str
-    read: Callable[[Sequence[Path]], Reading]  # one folder a repository
+    read: Callable[[Sequence[Path]], SetReading]  # one folder a repository
     prompts: Mapping[str, Callable[[Item], str]]  # by style
     repositories: tuple[Repository, ...] = ()
     counts: tuple[int, ...] = ()  # published numbers of rows; empty means any
@@ -127,7 +127,7 @@ class EvaluationSet:
         corrected = self.corrections.get(item.id) if labels == "corrected" else None
         return item.answer if corrected is None else corrected
 
-    def score(self, item: Item, reply: str, labels: str = "paper") -> Verdict:
+    def score(self, item: Item, reply: str, labels: str = "paper") -> ReplyVerdict:
         """What a reply is worth; a cut one is judged as it is. Raises ConfigError."""
         return of_reply(item.kind, item.options, self.answer(item, labels), reply)
 

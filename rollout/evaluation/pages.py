@@ -8,7 +8,7 @@ from typing import Any
 from common.errors import DataError
 from common.files import replace_text
 from common.page import page, tile
-from rollout.evaluation.item_cards import MOST_CARDS, STYLE, Pictures, card, chooser
+from rollout.evaluation.item_cards import MOST_CARDS, STYLE, PagePictures, card, chooser
 from rollout.evaluation.paper_table import REMARK, figure_text, paper_table
 from rollout.evaluation.stored_result import (
     OUTCOMES,
@@ -64,7 +64,7 @@ def result_html(result: StoredResult, folder: Path) -> str:
     Args:
         folder: that pictures are relative to.
     """
-    pictures = Pictures(folder)
+    pictures = PagePictures(folder)
     tiles = "".join(_tile(name, found) for name, found in result.sets.items())
     sections = "".join(_section(result, name, pictures) for name in result.sets)
     body = (
@@ -157,7 +157,7 @@ def _value(value: Any) -> str:
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
-def _section(result: StoredResult, name: str, pictures: Pictures) -> str:
+def _section(result: StoredResult, name: str, pictures: PagePictures) -> str:
     found = result.sets[name]
     chosen = list(_chosen(found))
     cards = "".join(card(_kinds(item), {"reply": item}, pictures) for item in chosen)

@@ -9,7 +9,7 @@ _TERMINAL_S = 0.2  # between two versions of the line
 _LOG_S = 15.0  # between two lines where there is no terminal
 
 
-class Progress:
+class ItemProgress:
     """A count of items, shown on a terminal or in a log.
 
     Args:

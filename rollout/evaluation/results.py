@@ -8,7 +8,7 @@ from typing import Any
 from rollout.evaluation.figures import Scored
 from rollout.evaluation.identity import FORMAT, SetIdentity
 from rollout.evaluation.items import EvaluationSet
-from rollout.evaluation.run import Measured
+from rollout.evaluation.run import MeasuredItem
 
 FILE = "result.json"
 _HEAD, _TAIL = 500, 2500  # characters of a long reply; replies.jsonl has all of it
@@ -20,7 +20,7 @@ class SetResult:
 
     source: EvaluationSet
     identity: SetIdentity  # as known before it was measured
-    measured: Sequence[Measured]
+    measured: Sequence[MeasuredItem]
 
     def named(self) -> SetIdentity:
         """The identity with the digest of the items, in their order."""
@@ -71,7 +71,7 @@ def result_document(
     }
 
 
-def _item(one: Measured, answer: str) -> dict[str, Any]:
+def _item(one: MeasuredItem, answer: str) -> dict[str, Any]:
     verdict = one.verdict
     return {
         "id": one.item.id,

@@ -17,11 +17,11 @@ from rollout.evaluation.endpoint import ChatClient, ItemRefused, chat_body
 from rollout.evaluation.items import EvaluationSet, Item, digest_of
 from rollout.evaluation.judge import Judge, judge_prompt
 from rollout.evaluation.pictures import SmallPictures
-from rollout.evaluation.progress import Progress
+from rollout.evaluation.progress import ItemProgress
 from rollout.evaluation.questions import data_url, shown_sha256
 from rollout.evaluation.replies import NOT_ASKED, Replies, Reply, ReplyKey
-from rollout.evaluation.settings import Settings
-from rollout.evaluation.verdicts import Verdict
+from rollout.evaluation.settings import EvaluationSettings
+from rollout.evaluation.verdicts import ReplyVerdict
 
 T = TypeVar("T")
 _LONG = 4000  # characters of a reply
@@ -29,13 +29,13 @@ _FAILURES_IN_A_ROW = 16  # failed requests, after all tries, before an endpoint 
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredItem:
     """What became of one item."""
 
     item: Item  # without its pictures
     digest: bytes  # SHA-256 of all that was asked and scored by
     reply: Reply
-    verdict: Verdict | None  # None means that the request failed
+    verdict: ReplyVerdict | None  # None means that the request failed
     is_judged: bool = False  # the verdict is the judge's
     picture: str | None = None  # a small one, relative to the result's folder
 
@@ -50,7 +50,7 @@ class Asker:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: EvaluationSettings,
         model: str,
         replies: Replies,
         pictures: SmallPictures,
@@ -65,7 +65,7 @@ class Asker:
         self._judge = judge
         self._failures = 0  # failed requests since the endpoint last answered
 
-    async def measured(self, source: EvaluationSet, item: Item) -> tuple[Measured, bool]:
+    async def measured(self, source: EvaluationSet, item: Item) -> tuple[MeasuredItem, bool]:
         """What becomes of an item, and whether it was asked now.
 
         Raises:
@@ -81,9 +81,9 @@ class Asker:
         small = await self._pictures.name_of(picture)
         bare = replace(item, picture=b"", crop=None)
         if reply.error is not None:
-            return Measured(bare, digest, reply, None, picture=small), was_asked
+            return MeasuredItem(bare, digest, reply, None, picture=small), was_asked
         verdict, is_judged = await self._verdict(source, bare, reply)
-        return Measured(bare, digest, reply, verdict, is_judged, small), was_asked
+        return MeasuredItem(bare, digest, reply, verdict, is_judged, small), was_asked
 
     async def _reply_to(self, key: ReplyKey, text: str, picture: bytes) -> tuple[Reply, bool]:
         """The one that is stored, or else a new one; and whether it is new."""
@@ -130,7 +130,7 @@ class Asker:
 
     async def _verdict(
         self, source: EvaluationSet, item: Item, reply: Reply
-    ) -> tuple[Verdict, bool]:
+    ) -> tuple[ReplyVerdict, bool]:
         """The verdict by the rules, or by the judge where they leave it undecided."""
         verdict = await _scored(source, item, reply.reply, self.settings.labels)
         if verdict.outcome != "undecided" or self._judge is None:
@@ -144,14 +144,14 @@ class Asker:
 
 
 async def measure(
-    asker: Asker, source: EvaluationSet, items: Iterable[Item], progress: Progress
-) -> list[Measured]:
+    asker: Asker, source: EvaluationSet, items: Iterable[Item], progress: ItemProgress
+) -> list[MeasuredItem]:
     """Measure all items, as many at once as the settings say; results in their order.
 
     Raises:
         EngineError, DataError: as `Asker.measured`, and what reading the items raises.
     """
-    found: dict[int, Measured] = {}
+    found: dict[int, MeasuredItem] = {}
     feed = _Feed(items)
 
     async def work() -> None:
@@ -196,7 +196,7 @@ async def until_stopped(work: Callable[[], Awaitable[T]], stop: asyncio.Event) -
         await asyncio.gather(task, stopped, return_exceptions=True)
 
 
-async def _scored(source: EvaluationSet, item: Item, reply: str, labels: str) -> Verdict:
+async def _scored(source: EvaluationSet, item: Item, reply: str, labels: str) -> ReplyVerdict:
     """Score a reply; a long one, mostly one that repeats itself, must not hold up the others."""
     if len(reply) < _LONG:
         return source.score(item, reply, labels)

@@ -9,7 +9,7 @@ from rollout.evaluation.questions import PixelLimits, View
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """The settings of one evaluation; all but the last two are part of its identity."""
 
     max_tokens: int  # limit of a reply
@@ -33,11 +33,11 @@ class JudgeSettings:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """What one call measures."""
 
     sets: tuple[EvaluationSet, ...]
-    settings: Settings
+    settings: EvaluationSettings
     judge: JudgeSettings | None = None
     source: Path | None = None  # folder with the sets' files; None means the hub
     limit: int = 0  # items of each set; 0 means all

@@ -29,9 +29,7 @@ class PortGate:
         if refusal is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send(
-                {"type": "websocket.close", "code": 1008}
-            )  # not accepted yet: the client gets 403
+            await send({"type": "websocket.close", "code": 1008})  # not accepted yet: a 403
         else:
             await _answer(send, refusal.status, refusal.reason)
 

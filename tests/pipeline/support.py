@@ -23,10 +23,10 @@ from learner.model.packing import pack
 from learner.model.sharding import clip_gradients
 from learner.model.student import prepare_to_train, prompt_positions, response_hidden_states
 from learner.objective.head import head_of
-from learner.objective.loss import ResponseTokens, objective
 from learner.objective.loss import SamplingLaw as LearnerLaw
+from learner.objective.loss import ResponseTokens, objective
 from learner.views.inputs import PromptView, view_of
-from rollout.embedded.sampler import Prompt, SamplingLaw, generate
+from rollout.embedded.sampler import Prompt, RequestLaw, generate
 from tests.deploy.supervision.support import place_here
 from tests.plain_pixels import plain_pixel_values
 from tests.viewing import teacher_picture
@@ -143,7 +143,7 @@ def sampling_seed(config: RunConfig, sample: Sample) -> int:
 
 
 def sample_group(engine: Any, renderer: Renderer, prompt: RenderedPrompt, seed: int) -> Responses:
-    law = SamplingLaw(
+    law = RequestLaw(
         max_new_tokens=TOKENS,
         stop_token_ids=frozenset({renderer.tokenizer.eos_token_id}),
         logit_bias=tuple((token, BAN) for token in renderer.vision_token_ids),

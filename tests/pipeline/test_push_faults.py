@@ -27,7 +27,7 @@ from common.rendering import Renderer
 from common.restart_budget import RestartBudget
 from common.source import SampleSource
 from rollout.engine_process import free_port
-from rollout.pool import Pool
+from rollout.pool import ServerPool
 from rollout.rollout_server import RolloutServer, RunningEngine
 from tests.broker.support import Running, running_broker
 from tests.pipeline import push_players
@@ -185,7 +185,7 @@ async def running_system(tmp_path: Path, checkpoint: Path) -> AsyncIterator[Syst
         learner = Learner(config, tmp_path / "learner.log")
         renderer = asyncio.get_running_loop().create_future()
         renderer.set_result(Renderer(str(checkpoint)))
-        stop, finished, pool = asyncio.Event(), asyncio.Event(), Pool()
+        stop, finished, pool = asyncio.Event(), asyncio.Event(), ServerPool()
         system = System(broker, engines, learner)
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -31,7 +31,7 @@ from rollout.engine import GroupRequest
 from rollout.engine_process import engine_environment
 from rollout.http_engine import HttpEngine
 from rollout.rollout_server import http_engine
-from rollout.serving import Served, Serving
+from rollout.serving import Served, ServingState
 from rollout.weights import PushFailed, WeightReceiver
 from tests.rollout.support import png, reference_logprobs, run_config, running_server
 from tests.tiny_model import PROBLEM, make_tiny_checkpoint
@@ -82,7 +82,7 @@ class Pair:
 
     def __init__(
         self, config: RunConfig, model: Any, engine: HttpEngine, line: DirectLine,
-        receiver: WeightReceiver, publisher: Publisher, serving: Serving, renderer: Renderer,
+        receiver: WeightReceiver, publisher: Publisher, serving: ServingState, renderer: Renderer,
     ) -> None:  # fmt: skip
         self.config = config
         self.model = model
@@ -149,7 +149,7 @@ async def started(
     model = load_student(config.model, torch.device("cpu"))
     renderer = Renderer(str(checkpoint))
     checks = Expectations(config, model, renderer, functools.partial(prompt_positions, model))
-    line, serving = DirectLine(), Serving()
+    line, serving = DirectLine(), ServingState()
     async with http_engine(config, url) as engine:
         receiver = WeightReceiver(engine, await engine.info(), MEMBER, serving, folder)
         snapshot = snapshot_of(config.weights, PushedWeights(model))

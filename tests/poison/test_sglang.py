@@ -26,7 +26,7 @@ from common.source import SampleSource
 from common.types import Sample
 from rollout.engine import GroupRequest, RequestFailed, RequestRejected
 from rollout.http_engine import HttpEngine
-from rollout.pool import Pool
+from rollout.pool import ServerPool
 from rollout.rollout_server import RolloutServer, RunningEngine
 from tests.broker.support import make_rules, running_broker
 from tests.poison.rows import Folder
@@ -232,7 +232,7 @@ async def working(
     ready = asyncio.get_running_loop().create_future()
     ready.set_result(renderer)
     stop, finished = asyncio.Event(), asyncio.Event()
-    member = RolloutServer(config, "rollout-0", attached, Pool(), ready, stop, finished)
+    member = RolloutServer(config, "rollout-0", attached, ServerPool(), ready, stop, finished)
     task = asyncio.create_task(member.live())
     try:
         yield task

@@ -27,7 +27,7 @@ from common.views.regions import evidence_cut
 from common.views.texts import IMAGE_PLACEHOLDER
 from rollout.evaluation import prompts
 from rollout.evaluation.figures import Figure, Scored, accuracy_by
-from rollout.evaluation.items import EvaluationSet, Item, Reading
+from rollout.evaluation.items import EvaluationSet, Item, SetReading
 from rollout.evaluation.options import lettered, lines, split_options
 from rollout.evaluation.rows import Row, Rows, json_rows, parquet_rows
 from rollout.evaluation.verdicts import Kind
@@ -71,9 +71,9 @@ def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
     return accuracy_by(scored, *few)
 
 
-def _read(path: Path, teacher: TeacherSection) -> Reading:
+def _read(path: Path, teacher: TeacherSection) -> SetReading:
     rows = _READERS[path.suffix](path)
-    return Reading(rows.total, map(partial(_item, teacher), rows.each))
+    return SetReading(rows.total, map(partial(_item, teacher), rows.each))
 
 
 def _item(teacher: TeacherSection, row: Row) -> Item:

@@ -8,7 +8,7 @@ from typing import Any
 
 from common import lifecycle
 from common.config import RunConfig
-from rollout.pool import Pool
+from rollout.pool import ServerPool
 from rollout.rollout_server import RolloutServer, RunningEngine
 from tests.bench.generating.work import FullLength
 
@@ -23,7 +23,13 @@ def roll_out(pipe: Any, config: RunConfig) -> None:
         loaded = await asyncio.to_thread(FullLength, config.model.path)
         renderer: asyncio.Future[FullLength] = asyncio.get_running_loop().create_future()
         member = RolloutServer(
-            config, "rollout-0", lambda: _attached(config), Pool(), renderer, stop, asyncio.Event()
+            config,
+            "rollout-0",
+            lambda: _attached(config),
+            ServerPool(),
+            renderer,
+            stop,
+            asyncio.Event(),
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(member.live())
