@@ -14,23 +14,24 @@ import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
 logger = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
+T = TypeVar("T")
 
 
-def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run an async process until `main` returns; `main` gets the stop event."""
+def run(main: Callable[[asyncio.Event], Awaitable[T]]) -> T:
+    """Run an async process; `main` gets the stop event, and what it returns is returned."""
 
-    async def supervised() -> None:
+    async def supervised() -> T:
         stop = asyncio.Event()
         set_on_signals(stop)
-        await main(stop)
+        return await main(stop)
 
-    uvloop.run(supervised())
+    return uvloop.run(supervised())
 
 
 def set_on_signals(stop: asyncio.Event, at_once: asyncio.Event | None = None) -> None:
@@ -103,6 +104,19 @@ async def set_or_after(event: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+
+
+async def until_stopped(work: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
+    """What `work` returns; None means that it was cancelled because `stop` was set."""
+    task = asyncio.ensure_future(work())
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for one in (task, stopped):
+            one.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)
 
 
 def backoff(first_s: float, limit_s: float, rng: random.Random) -> Iterator[float]:

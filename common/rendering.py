@@ -3,7 +3,6 @@
 Rollout, student and teacher all render here, so there is one pixel path and one template.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -212,15 +211,6 @@ class Renderer:
             )
         tail = text.removeprefix(turn) if text.startswith(turn) else text[-200:]
         check_thinking(tail, self._template, self._prompt)
-
-
-def pixel_digest(pixel_values: np.ndarray) -> str:
-    """sha256 of patches, in steps finer than one of 255 levels and coarser than float rounding.
-
-    So a GPU's and a CPU's normalisation of equal pixels have equal digests.
-    """
-    steps = np.rint(np.asarray(pixel_values, dtype=np.float32) * 512).astype(np.int16)
-    return hashlib.sha256(steps.tobytes()).hexdigest()
 
 
 def _load_processor(model_path: str) -> Any:

@@ -109,16 +109,10 @@ class HttpEngine:
         return parse_scores(answer, response_token_ids)
 
     async def info(self) -> EngineInfo:
-        info = await self._ask("GET", "/server_info")
-        if not isinstance(info, dict):
-            raise EngineError(f"/server_info answered {str(info)[:200]!r}")
-        return parse_info(info)
+        return parse_info(await self._facts("/server_info"))
 
     async def version(self) -> int | None:
-        info = await self._ask("GET", "/model_info")
-        if not isinstance(info, dict):
-            raise EngineError(f"/model_info answered {str(info)[:200]!r}")
-        reported = str(info.get("weight_version"))
+        reported = str((await self._facts("/model_info")).get("weight_version"))
         return int(reported) if reported.isdigit() else None
 
     async def is_healthy(self) -> bool:
@@ -223,6 +217,12 @@ class HttpEngine:
             raise RequestFailed(
                 f"/generate: the answer is not JSON: {content[:_SHOWN_BYTES]!r}"
             ) from error
+
+    async def _facts(self, path: str) -> dict[str, Any]:
+        found = await self._ask("GET", path)
+        if not isinstance(found, dict):
+            raise EngineError(f"{path} answered {str(found)[:200]!r}")
+        return found
 
     async def _ask(
         self,

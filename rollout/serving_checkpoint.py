@@ -22,6 +22,7 @@ from common.chat_template import SWITCH, names_switch, read_template
 from common.config import RunConfig
 from common.config_cli import load
 from common.errors import ConfigError
+from common.files import json_object_or_empty
 from rollout.engine_process import EngineProcess, started_engine
 from rollout.sglang.command import find_python
 
@@ -32,7 +33,6 @@ _FOLDER_PARTS = {  # what an engine needs to serve chat with images, any one fil
     "tokenizer": ("tokenizer.json", "vocab.json", "tokenizer.model"),
     "image processor": ("processor_config.json", "preprocessor_config.json"),
 }
-_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,9 @@ def check_checkpoint(folder: Path) -> None:
                 f"checkpoint {str(folder)!r} has no {part}: {' or '.join(patterns)} is missing. "
                 f"{fix}"
             )
-    if not any((folder / name).is_file() for name in _TEMPLATES) and not _template_in(
-        folder / "tokenizer_config.json"
-    ):
+    if not _templates_in(folder):
         raise ConfigError(
-            f"checkpoint {str(folder)!r} has no chat template: {_TEMPLATES[0]} is missing. "
+            f"checkpoint {str(folder)!r} has no chat template: chat_template.jinja is missing. "
             "Fix: copy it from the model that training started from"
         )
 
@@ -146,7 +144,9 @@ def _sglang_flags(config: RunConfig) -> list[str]:
     has_several = any(Path(config.model.path).glob("additional_chat_templates/*.jinja"))
     if config.prompt.chat_template is None and has_several:
         flags += ["--hf-chat-template-name", "default"]  # SGLang's choice is the first one it finds
-    if any(map(names_switch, _templates(config))):  # transformers logs each call otherwise
+    own, folder = config.prompt.chat_template, Path(config.model.path)
+    templates = _templates_in(folder) if own is None else [read_template(own)]
+    if any(map(names_switch, templates)):  # transformers logs each call otherwise
         # A request may still ask for the other mode.
         flags += ["--default-chat-template-kwargs", json.dumps({SWITCH: config.prompt.thinking})]
     return flags
@@ -159,23 +159,11 @@ def _log_folder(config: RunConfig) -> Path:
     return Path(tempfile.mkdtemp(prefix="vision-opd-serve-"))
 
 
-def _templates(config: RunConfig) -> list[str]:
-    """The texts of the chat templates that may be used."""
-    if config.prompt.chat_template is not None:
-        return [read_template(config.prompt.chat_template)]
-    folder = Path(config.model.path)
+def _templates_in(folder: Path) -> list[str]:
+    """The texts of the chat templates that a checkpoint may be served with."""
     jinja = folder / "chat_template.jinja"
-    found = [read_template(jinja)] if jinja.is_file() else []
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        if (template := _template_in(folder / name)) is not None:
-            found.append(template)
-    return found
-
-
-def _template_in(path: Path) -> str | None:
-    """What stands under "chat_template" in a file; None means that nothing does."""
-    try:
-        template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return None if template is None else json.dumps(template)  # there may be several, by name
+    files = [
+        json_object_or_empty(folder / f"{n}.json") for n in ("chat_template", "tokenizer_config")
+    ]
+    found = [json.dumps(file["chat_template"]) for file in files if file.get("chat_template")]
+    return [*([read_template(jinja)] if jinja.is_file() else []), *found]

@@ -19,12 +19,5 @@ def run_command(what: str, work: Callable[[asyncio.Event], Awaitable[int]]) -> N
         work: gets the event that the first Ctrl-C sets.
     """
     configure_logging("evaluate")
-    code = 0
-
-    async def run(stop: asyncio.Event) -> None:
-        nonlocal code
-        code = await work(stop)
-
     with refusing(what):
-        lifecycle.run(run)
-    raise SystemExit(code)
+        raise SystemExit(lifecycle.run(work))

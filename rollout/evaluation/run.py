@@ -8,9 +8,8 @@ fails whatever it is asked does end it, and what has been answered is kept.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from common.errors import DataError, EngineError
 from rollout.evaluation.endpoint import ChatClient, ItemRefused, chat_body
@@ -23,7 +22,6 @@ from rollout.evaluation.replies import NOT_ASKED, Replies, Reply, ReplyKey
 from rollout.evaluation.settings import EvaluationSettings
 from rollout.evaluation.verdicts import ReplyVerdict
 
-T = TypeVar("T")
 _LONG = 4000  # characters of a reply
 _FAILURES_IN_A_ROW = 16  # failed requests, after all tries, before an endpoint is given up
 
@@ -181,19 +179,6 @@ class _Feed:
     async def take(self) -> tuple[int, Item] | None:
         async with self._lock:
             return await asyncio.to_thread(next, self._items, None)
-
-
-async def until_stopped(work: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
-    """What `work` returns; None means that it was cancelled because `stop` was set."""
-    task = asyncio.ensure_future(work())
-    stopped = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        for one in (task, stopped):
-            one.cancel()
-        await asyncio.gather(task, stopped, return_exceptions=True)
 
 
 async def _scored(source: EvaluationSet, item: Item, reply: str, labels: str) -> ReplyVerdict:

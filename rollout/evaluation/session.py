@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from common.errors import ConfigError, DataError
 from common.files import replace_json
+from common.lifecycle import until_stopped
 from rollout.evaluation import results
 from rollout.evaluation.endpoint import ChatClient
 from rollout.evaluation.identity import SetIdentity, identity_of, take_folder
@@ -23,7 +24,7 @@ from rollout.evaluation.pictures import SmallPictures
 from rollout.evaluation.progress import ItemProgress
 from rollout.evaluation.replies import Replies
 from rollout.evaluation.results import SetResult, result_document
-from rollout.evaluation.run import Asker, measure, until_stopped
+from rollout.evaluation.run import Asker, measure
 from rollout.evaluation.settings import EvaluationPlan, Target
 
 

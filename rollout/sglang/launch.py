@@ -205,10 +205,7 @@ def decode_as_the_learner() -> None:
 
 
 def log_pixels(path: str) -> None:
-    """Append what the model is shown to a file: a JSON line {"sha256", "grid"} a picture.
-
-    The digest is that of common.rendering.pixel_digest.
-    """
+    """Append what the model is shown to a file: a JSON line {"sha256", "grid"} a picture."""
     from transformers import BaseImageProcessor
 
     process = BaseImageProcessor.__call__
@@ -224,6 +221,7 @@ def log_pixels(path: str) -> None:
 
 
 def _digests(pixels: Any, grids: Any) -> Iterator[str]:
+    """Lines of digests, in steps coarse enough for a GPU's and a CPU's to be equal."""
     start = 0
     for grid in grids.tolist():
         part = pixels[start : start + math.prod(grid)].float().cpu().numpy()
