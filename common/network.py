@@ -50,7 +50,7 @@ def free_port(host: str) -> int:
         return port
 
 
-def listening_socket(host: str, port: int = 0, backlog: int = 128) -> socket.socket:
+def listening_socket(host: str, port: int = 0) -> socket.socket:
     """A socket that listens at an address of this machine, IPv4 or IPv6. Raises OSError.
 
     Args:
@@ -59,7 +59,7 @@ def listening_socket(host: str, port: int = 0, backlog: int = 128) -> socket.soc
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
-    return socket.create_server(address[:2], family=family, backlog=backlog)
+    return socket.create_server(address[:2], family=family, backlog=128)
 
 
 def interface_towards(host: str) -> str | None:

@@ -60,10 +60,8 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * tail / (1 << differing))
 
 
-def gap_interval(
-    both: int, only_a: int, only_b: int, neither: int, confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Share of A minus share of B, of the same items, with Newcombe's interval.
+def gap_interval(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float, float]:
+    """Share of A minus share of B, of the same items, with Newcombe's interval of 95 %.
 
     Args:
         both: items that A and B got right; then those that one alone did, and those that none did.
@@ -72,7 +70,7 @@ def gap_interval(
         Difference, lower and upper end, each in [-1, 1]; of no items nothing is known: 0, -1, 1.
 
     Raises:
-        ValueError: a count below 0, or no such confidence.
+        ValueError: a count below 0.
 
     Source: method 10 of Newcombe 1998, Statistics in Medicine 17, 2635-2650.
     """
@@ -82,8 +80,8 @@ def gap_interval(
     if of == 0:
         return 0.0, -1.0, 1.0
     share_a, share_b = (both + only_a) / of, (both + only_b) / of
-    low_a, high_a = wilson(both + only_a, of, confidence)
-    low_b, high_b = wilson(both + only_b, of, confidence)
+    low_a, high_a = wilson(both + only_a, of)
+    low_b, high_b = wilson(both + only_b, of)
     phi = _phi(both, only_a, only_b, neither)
     below = _side_of_difference(share_a - low_a, high_b - share_b, phi)
     above = _side_of_difference(high_a - share_a, share_b - low_b, phi)
@@ -91,16 +89,14 @@ def gap_interval(
     return difference, max(-1.0, difference - below), min(1.0, difference + above)
 
 
-def paired_difference(
-    a: Sequence[float], b: Sequence[float], confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Mean of a - b over pairs (seeds, for example), with Student's interval.
+def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of a - b over pairs (seeds, for example), with Student's interval of 95 %.
 
     Returns:
         Mean, lower and upper end; of one pair the ends are infinite.
 
     Raises:
-        ValueError: no pairs, or no such confidence.
+        ValueError: no pairs.
     """
     differences = [x - y for x, y in zip(a, b, strict=True)]
     if not differences:
@@ -109,7 +105,7 @@ def paired_difference(
     if degrees == 0:
         return mean, -math.inf, math.inf
     error = stdev(differences) / math.sqrt(len(differences))
-    half = student_quantile(confidence, degrees) * error
+    half = student_quantile(0.95, degrees) * error
     return mean, mean - half, mean + half
 
 

@@ -53,7 +53,6 @@ def unpack_all(
     folder: Path,
     root: Path,
     report: Callable[[str], None] = lambda line: None,
-    limits: Limits = LIMITS,
 ) -> bool:
     """Unpack every archive of `folder`; return whether there was one.
 
@@ -68,7 +67,7 @@ def unpack_all(
         if done.get(name) == content:
             continue
         report(f"unpacking {name} ({len(parts)} part{'s' if len(parts) > 1 else ''})")
-        count = unpack(parts, (root / name).parent, limits)
+        count = unpack(parts, (root / name).parent)
         replace_json(root / _DONE, {**done, name: content})
         report(f"{name}: {count} files")
     return bool(found)

@@ -68,16 +68,6 @@ class EvaluationSet:
         return ", ".join(repository.name for repository in self.repositories)
 
     @property
-    def revision(self) -> str | None:
-        """The pinned commits; None means that `open` tells which commit it found."""
-        pinned = [repository.revision for repository in self.repositories]
-        return ", ".join(map(str, pinned)) if pinned and all(pinned) else None
-
-    @property
-    def rows(self) -> int | None:
-        return self.counts[0] if self.counts else None
-
-    @property
     def styles(self) -> tuple[str, ...]:
         return tuple(self.prompts)
 
@@ -106,10 +96,6 @@ class EvaluationSet:
                 "of the published revision, or allow another count: it is another benchmark then"
             )
         return Loaded(rows, revision, islice(_apart(items), limit or None))
-
-    def load(self, source: Path | None = None, limit: int = 0) -> Iterator[Item]:
-        """The items of `open`."""
-        return self.open(source, limit).items
 
     def prompt(self, item: Item, style: str) -> str:
         """The text beside the picture, which comes first. Raises ConfigError."""

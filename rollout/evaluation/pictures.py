@@ -10,18 +10,15 @@ from common.files import replacing
 from rollout.evaluation.questions import small_picture
 
 FOLDER = "pictures"
+_MOST = 4000  # later items have no picture, so that a result stays small
 
 
 class SmallPictures:
-    """The folder of one result.
+    """The folder with the pictures of one result."""
 
-    Args:
-        most: how many; later items have none, so that a result stays small.
-    """
-
-    def __init__(self, folder: Path, most: int = 4000) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._left = most
+        self._left = _MOST
         self._names: dict[str, str | None] = {}
 
     async def name_of(self, picture: bytes) -> str | None:

@@ -23,7 +23,7 @@ from tests.rollout.evaluation.set_files import picture
 
 
 def items_of(path: Path) -> list[Item]:
-    return list(find_set(f"custom:{path}").load())
+    return list(find_set(f"custom:{path}").open().items)
 
 
 def written(folder: Path, *rows: dict[str, Any]) -> Path:
@@ -120,7 +120,7 @@ def test_what_prepare_writes_is_a_custom_set(tmp_path):
 def test_columns_with_few_values_are_counted_apart(tmp_path):
     path = written(tmp_path, *(row(level=level, note=f"n{n}") for n, level in enumerate("abab")))
     own = find_set(f"custom:{path}")
-    scored = [Scored(item.answer, item.fields, own.score(item, "red")) for item in own.load()]
+    scored = [Scored(item.answer, item.fields, own.score(item, "red")) for item in own.open().items]
     figures = own.figures(scored)
     assert figures["level = a"] == share(2, 2) and figures["accuracy"] == share(4, 4)
 
