@@ -22,7 +22,7 @@ class BadField(DataError):
         """The field that an error is about, with the error's own words.
 
         Args:
-            fix: for an error that names none.
+            fix: what to say of an error that names no fix.
         """
         problem, _, told = str(error).partition(". Fix: ")
         return cls(field, value, problem, told or fix)

@@ -46,7 +46,7 @@ def figure(title: str, unit: str, drawing: str, foot: str = "", label: str = "")
     Args:
         drawing: SVG's elements.
         foot: HTML below.
-        label: what is said to those who cannot see it; None means the title.
+        label: the text for a reader who cannot see it; empty means the title.
     """
     return (
         f'<figure><figcaption><b>{escape(title)}</b> <span class="unit">{escape(unit)}</span>'

@@ -48,7 +48,7 @@ def check_thinking(tail: str, template: str, prompt: PromptSection) -> None:
     """Check that a rendered prompt ends in the mode that is configured.
 
     Args:
-        tail: what stands behind the user's turn.
+        tail: the text after the user's turn.
 
     Raises:
         ConfigError: it does not, whatever it is told.

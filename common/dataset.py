@@ -142,7 +142,7 @@ def sample_of(name: str, row: Row, control_tokens: Sequence[str], folder: Path) 
     """The sample that a row holds.
 
     Args:
-        folder: that paths are relative to; no file in it is looked at.
+        folder: paths are relative to it; no file in it is looked at.
 
     Raises:
         BadField: a cell that will not do.

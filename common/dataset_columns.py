@@ -108,7 +108,7 @@ def box_of(row: Row, width: int, height: int) -> Box | None:
     """The evidence; None where the row has no box.
 
     Args:
-        width: of the picture, in pixels.
+        width: the picture's, in pixels.
 
     Raises:
         BadField: not four whole numbers, or no rectangle in the picture.

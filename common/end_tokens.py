@@ -31,7 +31,7 @@ def end_token_ids_in(generation: Any, config: Any, tokenizer: Any) -> list[int]:
 
     Args:
         generation: its generation config; None means that it has none.
-        config: of the whole model.
+        config: the whole model's.
     """
     places = (generation, config, config.get_text_config(), tokenizer)
     return end_token_ids(*(getattr(place, "eos_token_id", None) for place in places))

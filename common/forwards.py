@@ -14,7 +14,7 @@ def with_forward(
     It cannot be pickled; copy.deepcopy takes the class as it is.
 
     Args:
-        forward: with `self`; it may call `plain.forward`.
+        forward: takes `self`; it may call `plain.forward`.
         mark: a class without content that tells such modules from others.
     """
     return with_methods(plain, {"forward": forward}, mark)

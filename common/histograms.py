@@ -40,7 +40,7 @@ def histogram(title: str, unit: str, values: np.ndarray, is_share: bool = False)
     """A figure; nothing where there are no values.
 
     Args:
-        unit: of the values, in words.
+        unit: the values' unit, in words.
         values: [N], finite.
         is_share: values are in [0, 1] and shown as percentages.
     """

@@ -32,7 +32,7 @@ class Gate:
 
     Args:
         host: address or name that the port listens on.
-        key: that every request must carry; None means that it is not asked for.
+        key: the key that every request must carry; None means that none is asked for.
     """
 
     def __init__(self, host: str, key: str | None) -> None:

@@ -18,7 +18,7 @@ def dataset_snapshot(name: str, revision: str | None, patterns: Sequence[str]) -
 
     Args:
         revision: commit, branch or tag; None means the default branch.
-        patterns: of the files that are wanted, as `fnmatch` has them.
+        patterns: names of the wanted files, in `fnmatch`'s form.
 
     Raises:
         ConfigError: no such dataset or revision, the hub cannot be reached, the disk is full, or a

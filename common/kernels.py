@@ -99,7 +99,7 @@ def check_torch(packages: GpuPackages, gpus: tuple[Gpu, ...], pool: str, on_cpus
 
     Args:
         pool: what deploy/setup.sh calls the environment.
-        on_cpus: what a person sets who wants no GPU to be used.
+        on_cpus: the setting with which no GPU is used.
 
     Raises:
         ConfigError: it cannot; the message has the driver's version and the fix.

@@ -64,7 +64,7 @@ def signal_handled(number: signal.Signals, handler: Any) -> Iterator[None]:
     """Handle a signal in another way for as long as the block runs. Main thread only.
 
     Args:
-        handler: as `signal.signal` takes it.
+        handler: one that `signal.signal` takes.
     """
     before = signal.signal(number, handler)
     try:

@@ -22,8 +22,8 @@ def try_lock(descriptor: int, is_shared: bool = False) -> Lock:
     """Lock an open file or folder for as long as it is open here, without waiting.
 
     Args:
-        is_shared: with others who ask for no more; a file that is only read takes no other lock on
-            some network file systems.
+        is_shared: share the lock with others that do so; on some network file systems a file that
+            is only read takes no other lock.
 
     Raises:
         OSError: the file system fails in another way.

@@ -29,8 +29,8 @@ class RotatingLog:
     is dropped, and a line says so when there is room again. Any thread may write.
 
     Args:
-        max_bytes: of a file.
-        files: kept in all, the current one included.
+        max_bytes: size of a full file.
+        files: how many are kept, the current one included.
     """
 
     def __init__(self, path: Path, max_bytes: int, files: int) -> None:

@@ -37,7 +37,7 @@ def with_local_models(config: RunConfig, has_weights: bool = True) -> RunConfig:
     """Put the folders that hold the models' files in place of their names.
 
     Args:
-        has_weights: false where only prompts are rendered; weights are then not downloaded.
+        has_weights: false where only prompts are rendered: weights are not downloaded.
 
     Raises:
         ConfigError: as `local_model`.
@@ -56,7 +56,7 @@ def local_model(
 
     Args:
         revision: commit, branch or tag; None means the hub's default branch.
-        key: of the configuration, for messages.
+        key: the configuration's key, for messages.
 
     Raises:
         ConfigError: no such folder or name, the hub cannot be reached, or no model to train.
@@ -72,7 +72,7 @@ def local_model(
 def _with_models(config: RunConfig, is_local: bool, has_weights: bool = True) -> RunConfig:
     uses = {"model": Use(weights=has_weights)}
     if config.teacher.policy == "fixed" and has_weights:
-        uses["teacher"] = Use(prompts=False)  # it gets the student's
+        uses["teacher"] = Use(prompts=False)  # prompts are the student's
     changes: dict[str, Any] = {}
     for section, use in uses.items():
         fields = getattr(config, section)

@@ -54,8 +54,8 @@ def listening_socket(host: str, port: int = 0) -> socket.socket:
     """A socket that listens at an address of this machine, IPv4 or IPv6. Raises OSError.
 
     Args:
-        host: of a name that has both, the IPv4 address is taken.
-        port: 0: one that is free.
+        host: an address or a name; the IPv4 address of a name that has both is taken.
+        port: 0 means one that is free.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)

@@ -24,9 +24,9 @@ def page(title: str, body: str, style: str = "") -> str:
     """A whole document.
 
     Args:
-        title: as text; it is the heading, too.
-        body: HTML that follows the heading.
-        style: CSS beside that of all pages.
+        title: a text, which is the heading, too.
+        body: the HTML below the heading.
+        style: further CSS.
     """
     common_style = _STYLE.read_text(encoding="utf-8")
     return (
@@ -92,7 +92,7 @@ def picture_with_box(
         url: as `picture_url` makes it; None means the rectangle alone.
         size: width and height in the pixels that the box counts.
         box: x1, y1, x2, y2; the upper ends are exclusive.
-        alternative: what is said to those who cannot see it.
+        alternative: the text for a reader who cannot see it.
     """
     width, height = size
     image = "" if url is None else f'<image href="{url}" width="{width}" height="{height}"/>'

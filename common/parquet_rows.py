@@ -61,7 +61,7 @@ def read_rows(
     """Each row's cells by column, in the order of the file; columns that are not there are None.
 
     Args:
-        kinds: of the columns to read.
+        kinds: the columns to read, and which types each may have.
 
     Raises:
         DataError: the file cannot be read, or a column is missing, there twice or of a wrong type.

@@ -50,8 +50,8 @@ def check_picture(ref: ImageRef, folder: Path, field: str) -> None:
     """Check that the file of a picture is what its row says.
 
     Args:
-        folder: that its path is relative to.
-        field: the column, for the error.
+        folder: its path is relative to this.
+        field: the column's name, for the error.
 
     Raises:
         BadField: no file, or no picture of that size and of a format in use.

@@ -73,7 +73,7 @@ def decode_file(content: bytes, name: str, said: tuple[int, int] | None = None) 
     """What an encoded file holds.
 
     Args:
-        name: of the file, for errors.
+        name: the file's name, for errors.
         said: width and height that the upright picture must have; another one is not decoded.
 
     Raises:

@@ -27,8 +27,8 @@ class PromptLengths:
     """Counts only what could be too long: a text has no more tokens than bytes.
 
     Args:
-        folder: of the checkpoint.
-        grid: of its image processor.
+        folder: the checkpoint's.
+        grid: its image processor's.
 
     Raises:
         Exception: its files are of no use here, of any kind; see `lengths_of_folder`.
@@ -47,7 +47,7 @@ class PromptLengths:
         """Tokens of a prompt that has more than `limit`; None for one that has not.
 
         Args:
-            width: of the picture, in pixels.
+            width: the picture's, in pixels.
 
         Raises:
             DataError: no size of the picture will do.

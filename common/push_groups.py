@@ -27,7 +27,7 @@ from torch.distributed import distributed_c10d
 
 PREFIX = "vision-opd-push-"  # groups with such a name begin with the broadcast, on both sides
 _BLOCKING_WAIT = "TORCH_NCCL_BLOCKING_WAIT"
-Made = tuple[dist.ProcessGroup, Any]  # as torch's _new_process_group_helper returns it
+Made = tuple[dist.ProcessGroup, Any]  # what torch's _new_process_group_helper returns
 
 
 def join(
@@ -74,7 +74,7 @@ def join(
     try:
         return joined.result(timeout_s)
     except TimeoutError:
-        if not joined.cancel():  # it came to an end in this very moment
+        if not joined.cancel():  # the join ended in this very moment
             return joined.result()
         raise RuntimeError(
             f"not every rank of the group {name} joined within {timeout_s:g} s. Fix: see the logs "

@@ -163,7 +163,7 @@ class Renderer:
         """The prompt's text by the chat template.
 
         Args:
-            ends: with the generation prompt.
+            ends: whether it ends in the generation prompt.
         """
         check_plain(problem, self.control_tokens, f"problem {problem[:80]!r}")
         before, found, after = problem.partition(IMAGE_PLACEHOLDER)

@@ -13,7 +13,7 @@ def wilson(right: int, of: int, confidence: float = 0.95) -> tuple[float, float]
     """Wilson's score interval of a share.
 
     Args:
-        right: in 0..of.
+        right: a number from 0 to `of`.
         of: items in all; with none the share can be anything.
 
     Returns:

@@ -41,7 +41,7 @@ class Answerer:
     """The task of one server that leases held-out questions, which its engine answers.
 
     Args:
-        server: whose engine answers.
+        server: the one whose engine answers.
     """
 
     def __init__(

@@ -47,11 +47,11 @@ class HttpEngine:
     those that were served when it was sent, whatever a flush may have left.
 
     Args:
-        url: of the server, without a path.
-        request_timeout_s: of one generation.
-        control_timeout_s: of one phase of a weight update, and of short questions.
-        load_timeout_s: of reading all weights from files.
-        api_key: of the server; None means that it asks for none.
+        url: the server's, without a path.
+        request_timeout_s: time-out of one generation.
+        control_timeout_s: time-out of a phase of a weight update, and of short questions.
+        load_timeout_s: time-out of reading all weights from files.
+        api_key: the server's; None means that it asks for none.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ class Server:
     """One engine as the pool sees it.
 
     Args:
-        capacity: groups that it generates at once.
+        capacity: how many groups it generates at once.
     """
 
     def __init__(self, name: str, engine: Engine, serving: ServingState, capacity: int) -> None:
@@ -118,7 +118,7 @@ class ServerPool:
         """Take all of a server, as soon as it is idle; `release` gives it back.
 
         Args:
-            at_least: as for `best`.
+            at_least: see `best`.
         """
 
         def is_idle() -> bool:

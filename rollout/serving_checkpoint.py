@@ -57,9 +57,9 @@ async def served_checkpoint(
     """Serve a Hugging Face folder on a free port of this machine, inside the block.
 
     Args:
-        options: as of a run (--config FILE, --section.key value); rollout, sglang, prompt and
+        options: those of a run (--config FILE, --section.key value); rollout, sglang, prompt and
             weights.dtype have a meaning here.
-        stop: cuts the wait for the server short: the block is then entered all the same.
+        stop: ends the wait for the server; the block is then entered all the same.
 
     Raises:
         ConfigError: unknown options, a folder that cannot be served, no environment of SGLang.

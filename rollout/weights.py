@@ -46,9 +46,9 @@ class WeightReceiver:
     """The receiving side of pushes, on one engine.
 
     Args:
-        info: of the engine.
+        info: the engine's.
         serving: what this engine serves; held back while it is being verified.
-        folder: where weights may come from as files (`weights_folder`); None means nowhere.
+        folder: the only place of weight files (`weights_folder`); None means nowhere.
         pin: keeps a copy of weights that are measured; says whether it could.
     """
 
@@ -69,7 +69,7 @@ class WeightReceiver:
         self._serving = serving
         self._group: str | None = None
         self._is_touched = False  # some weights have changed since the last push that succeeded
-        self._is_in_doubt = False  # it failed a verification and has passed none since
+        self._is_in_doubt = False  # the engine failed a verification and has passed none since
 
     def is_addressee(self, update: WeightUpdate) -> bool:
         return self._member_id in update.recipients
@@ -174,7 +174,7 @@ class WeightReceiver:
                 await self._engine.destroy_group(name)
             except EngineGone:
                 raise
-            except EngineError as error:  # it may never have come into being
+            except EngineError as error:  # the group may never have come into being
                 logger.info("group %s: %s", name, error)
 
     async def _pause(self, mode: str) -> None:
@@ -198,7 +198,7 @@ class WeightReceiver:
             return
         await self.leave_group()
         await check_somebody_listens(group)
-        self._group = group.name  # also when joining fails half-way
+        self._group = group.name  # noted even if joining fails half-way
         await self._engine.init_group(
             name=group.name,
             host=group.host,

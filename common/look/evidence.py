@@ -10,7 +10,7 @@ from common.views.settings import ViewSettings
 
 _SETTINGS = ViewSettings.of(RunConfig()).measuring()
 _VIEW = view_named(_SETTINGS.teacher)
-SCALE = _SETTINGS.crop_scale  # by which a crop is enlarged that is cut out here
+SCALE = _SETTINGS.crop_scale  # enlargement of a crop that is cut out here
 
 
 def evidence_size(sample: Sample) -> tuple[int, int] | None:

@@ -72,9 +72,9 @@ def survey(
     """Go through all rows once, in bounded memory.
 
     Args:
-        path: of the file that they are of.
+        path: the file of the rows.
         answered: samples that have an answer.
-        chosen: numbers of rows that are to be shown.
+        chosen: numbers of the rows to show.
     """
     columns = {name: array(code) for name, code in _COLUMNS.items()}
     bad: list[BadRow] = []

@@ -57,7 +57,7 @@ def columns_of(names: Sequence[str], said: Mapping[str, str]) -> Columns:
 
     Args:
         names: the columns of the whole set.
-        said: by --column, the source's name by ours.
+        said: what --column says: the source's name by ours.
 
     Raises:
         ConfigError: picture or question is nowhere, or what was said is not there.
@@ -95,7 +95,7 @@ def picture_in(value: Any, field: str, folder: Path) -> PictureSource:
     """The picture that a cell holds or names.
 
     Args:
-        folder: that paths are relative to, and stay in.
+        folder: paths are relative to it, and stay in it.
 
     Raises:
         BadField: no picture, or several.

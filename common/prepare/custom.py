@@ -89,8 +89,8 @@ def custom_rows(files: Sequence[Path], folder: Path, wishes: Wishes) -> CustomRo
     """Open own rows: find out once what their columns and boxes mean.
 
     Args:
-        files: of rows, all of one form (`tables.table_files`).
-        folder: that paths of pictures are relative to.
+        files: the files of rows, all of one form (`tables.table_files`).
+        folder: paths of pictures are relative to it.
 
     Raises:
         ConfigError: a file cannot be read, columns cannot be told, boxes may mean several things.

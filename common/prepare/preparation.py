@@ -38,7 +38,7 @@ def check(results: Iterable[Result], left_out: Report) -> Prepared:
     """Do all that `prepare` does, but the writing.
 
     Args:
-        left_out: told a line about each row that is.
+        left_out: called with a line about each row that is left out.
 
     Raises:
         ConfigError, OSError: as `converted`.

@@ -23,7 +23,7 @@ class PublishedRows:
 
     Args:
         file: train.jsonl.
-        folders: where pictures are looked for, in this order.
+        folders: pictures are looked for there, in this order.
         picture: the student's: with the red box and the sentence about it, or without both.
     """
 
@@ -67,8 +67,8 @@ def published_rows(
     """Open the published set in a folder.
 
     Args:
-        folder: with train.jsonl and pictures.
-        unpacked: where pictures are, too.
+        folder: has train.jsonl and pictures.
+        unpacked: a second folder with pictures.
 
     Raises:
         ConfigError: there is no train.jsonl.

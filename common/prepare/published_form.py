@@ -29,8 +29,8 @@ def source_row(text: str, number: int, folder: Path, picture: str = "red_box") -
 
     Args:
         text: the line.
-        number: of the line, from 1.
-        folder: that its paths are relative to.
+        number: the line's number, from 1.
+        folder: its paths are relative to it.
         picture: the student's, red_box or clean.
 
     Raises:

@@ -54,7 +54,7 @@ def plain(text: str) -> str:
     Case stays: it tells a letter from a word.
     """
     text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3})", "", text)  # spaces that group digits
-    text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)  # which NFKC would make one number
+    text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)  # NFKC would make one number of them
     text = unicodedata.normalize("NFKC", text.translate(_HIGH)).translate(_SAME)
     text = _LATEX_TEXT.sub(r"\1", text)
     return "".join(_ascii_digit(char) for char in text if unicodedata.category(char) != "Cf")

@@ -133,7 +133,7 @@ def parse_chat(
     """Check the body of a chat completion.
 
     Args:
-        defaults: of the checkpoint's generation config, for what the request leaves out.
+        defaults: the checkpoint's generation config, for what the request leaves out.
 
     Raises:
         BadRequest: with the field and the reason.
@@ -160,7 +160,7 @@ def sampling_defaults(generation_config: Any) -> dict[str, float]:
     """What a checkpoint's generation config says of sampling, as SGLang reads it.
 
     Args:
-        generation_config: of transformers; one that names none of these has None.
+        generation_config: transformers' object, with None for what it does not name.
     """
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     found = {name: getattr(generation_config, name, None) for name in names}

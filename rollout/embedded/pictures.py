@@ -18,7 +18,7 @@ def decode(content: bytes, number: int) -> Image.Image:
     Our worker sends pictures for which neither matters.
 
     Args:
-        number: of the picture in its request, for errors.
+        number: the picture's place in its request, for errors.
 
     Raises:
         BadRequest: it is of no known format, damaged, or too large; that is seen in its header.

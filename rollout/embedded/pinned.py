@@ -24,7 +24,7 @@ class PinnedJobs:
     """The jobs on copies of weights. It belongs to the compute thread.
 
     Args:
-        one_job_a_batch: as for `Scheduler`.
+        one_job_a_batch: see `Scheduler`.
     """
 
     def __init__(self, one_job_a_batch: bool = False) -> None:

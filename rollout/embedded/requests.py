@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rollout.embedded.sampler import RequestLaw
 
-MAX_RESPONSES = 1024  # to one request; rollout.trajectories_per_sample goes as far
+MAX_RESPONSES = 1024  # limit of one request, and of rollout.trajectories_per_sample
 _MOST = 2**31 - 1
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
-Batch = Annotated[list[T], Field(min_length=1, max_length=1)]  # of one, as SGLang takes it
+Batch = Annotated[list[T], Field(min_length=1, max_length=1)]  # a batch of one, as SGLang takes it
 
 
 class BadRequest(ValueError):
@@ -175,7 +175,7 @@ def image_bytes(image: str, field: str = "image_data") -> bytes:
     """The file in a data URL. Paths and other URLs are refused: no file is read for clients.
 
     Args:
-        field: of the request, for errors.
+        field: name of the field, for errors.
 
     Raises:
         BadRequest: it is no data URL, or not in base64.

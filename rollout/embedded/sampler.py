@@ -74,7 +74,7 @@ class Sequence:
     logprobs: list[float] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)  # the weights behind each token
     likeliest: list[list[ScoredToken]] = field(default_factory=list)  # if law.top_logprobs
-    finish_reason: dict[str, Any] | None = None  # as SGLang words it
+    finish_reason: dict[str, Any] | None = None  # in SGLang's words
     num_retractions: int = 0
 
     @property
@@ -154,7 +154,7 @@ class DecodingBatch:
 
     Args:
         model: transformers image-text model in eval mode.
-        rows: for each prompt, its sequences; all with the same `cache_key`.
+        rows: the sequences of each prompt; all have the same `cache_key`.
     """
 
     def __init__(self, model: ImageTextModel, rows: Many[list[Sequence]]) -> None:

@@ -39,7 +39,7 @@ class UpdateSession:
     model (to resume, to load a folder, checksums) waits until the bucket is there.
 
     Args:
-        timeout_s: of joining a group and of one broadcast.
+        timeout_s: limit for joining a group, and for one broadcast.
     """
 
     def __init__(self, model: ImageTextModel, scheduler: Scheduler, timeout_s: float) -> None:

@@ -145,7 +145,7 @@ def identity_differences(
     """Yield keys with other values, in their order.
 
     Args:
-        sets: whose keys count.
+        sets: the sets whose keys count.
     """
     for found in changes(_of_sets(a, sets), _of_sets(b, sets)):
         yield IdentityDifference(*found)

@@ -26,7 +26,7 @@ from common.network import is_loopback
 from rollout.engine_key import bearer
 from rollout.server_errors import said
 
-_RETRIED = (408, 409, 425, 429)  # those of the 4xx that pass
+_RETRIED = (408, 409, 425, 429)  # 4xx that may pass
 _OF_THE_ENDPOINT = (401, 403, 404)  # whatever is asked: another key, no such model
 _LONGEST_PAUSE_S = 300.0  # longest pause that a server may ask for
 _SHORT_S = 30.0  # time-out of questions about the server
@@ -64,10 +64,10 @@ class ChatClient:
     """A client of one server.
 
     Args:
-        url: with the version in its path: http://127.0.0.1:30000/v1.
-        timeout_s: of one request.
-        tries: of one question.
-        first_pause_s: after its first failure; later ones double, up to a minute.
+        url: has the version in its path: http://127.0.0.1:30000/v1.
+        timeout_s: time-out of one request.
+        tries: how often one question is tried.
+        first_pause_s: pause after its first failure; later ones double, up to a minute.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ def base_url(text: str, option: str = "--endpoint") -> str:
     """A server's URL as people write it, with the path that OpenAI's API has where none is given.
 
     Args:
-        option: that it was given with.
+        option: the option that it was given with.
 
     Raises:
         ConfigError: it is none.
@@ -199,7 +199,7 @@ def chat_body(
     """The JSON of POST /chat/completions: the picture first, then the text, nothing else.
 
     Args:
-        data_url: of the picture; None means that there is none.
+        data_url: the picture's; None means that there is none.
         thinking: what the chat template is told about it; None means nothing.
         is_ours: the server is one that we have started, with `thinking` as its default.
     """

@@ -18,7 +18,7 @@ class Repository:
     name: str
     files: tuple[str, ...]  # patterns of paths in it; each must match
     revision: str | None = None  # commit; None means the newest when it is downloaded
-    folder: str = ""  # of a copy, inside the folder of a set with several repositories
+    folder: str = ""  # its folder in a copy of a set with several repositories
 
 
 def located(

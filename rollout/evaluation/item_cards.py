@@ -58,8 +58,8 @@ def card(kind: str, replies: Mapping[str, StoredItem], pictures: PagePictures) -
     """One question, and what was replied to it.
 
     Args:
-        kind: what it is chosen by.
-        replies: what to call each, and the item in that run.
+        kind: the word by which cards are chosen.
+        replies: the item in each run, by what to call the run.
     """
     item = next(iter(replies.values()))
     told = "".join(f"<dt>{escape(name)}</dt><dd>{_reply(r)}</dd>" for name, r in replies.items())

@@ -56,7 +56,7 @@ class EvaluationSet:
     name: str
     title: str
     read: Callable[[Sequence[Path]], SetReading]  # one folder a repository
-    prompts: Mapping[str, Callable[[Item], str]]  # by style
+    prompts: Mapping[str, Callable[[Item], str]]  # the prompt of each style
     repositories: tuple[Repository, ...] = ()
     counts: tuple[int, ...] = ()  # published numbers of rows; empty means any
     breakdown: Callable[[Sequence[Scored]], dict[str, Figure]] = accuracy_alone

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 FILE = "judge.jsonl"
 MAX_TOKENS = 2048  # some judges think first
 _SHOWN = 8000  # characters of a reply, its end: what it concludes
-_FAILURES_IN_A_ROW = 10  # after which a judge is not asked any more
+_FAILURES_IN_A_ROW = 10  # a judge is not asked any more after these
 _VERDICT = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _PROMPT = """\
 You grade a reply to a question about a picture, which you do not see.

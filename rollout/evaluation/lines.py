@@ -44,7 +44,7 @@ class GrowingLines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # it has been written all the same
+        with contextlib.suppress(OSError):  # the lines have been written all the same
             os.fsync(self._descriptor)
         os.close(self._descriptor)
 
@@ -88,7 +88,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
-                    return  # it is, or was, being written
+                    return  # the line is, or was, being written
                 try:
                     found = json.loads(line)
                 except ValueError:

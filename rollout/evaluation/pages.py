@@ -62,7 +62,7 @@ def result_html(result: StoredResult, folder: Path) -> str:
     """The page of a result.
 
     Args:
-        folder: that pictures are relative to.
+        folder: paths of pictures are relative to it.
     """
     pictures = PagePictures(folder)
     tiles = "".join(_tile(name, found) for name, found in result.sets.items())

@@ -98,8 +98,8 @@ def paper_table(
     """Ours below the paper's base models and Vision-OPD; None if the paper has none of our sets.
 
     Args:
-        results: what to call each, and it.
-        is_whole: with all of the paper's models.
+        results: pairs of what to call a result, and the result.
+        is_whole: whether to show all of the paper's models.
     """
     scores = paper_scores()
     known = {name for row in scores.values() for name in row}

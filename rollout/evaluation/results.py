@@ -19,7 +19,7 @@ class SetResult:
     """One set, measured."""
 
     source: EvaluationSet
-    identity: SetIdentity  # as known before it was measured
+    identity: SetIdentity  # what was known before the set was measured
     measured: Sequence[MeasuredItem]
 
     def named(self) -> SetIdentity:
@@ -58,7 +58,7 @@ def result_document(
 
     Args:
         started: ISO 8601, with its offset.
-        seconds: that this call took; stored replies took none of them.
+        seconds: how long this call took; stored replies took none.
     """
     return {
         "format": FORMAT,

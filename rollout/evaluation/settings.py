@@ -44,8 +44,8 @@ class EvaluationPlan:
     is_any_count: bool = False  # another number of rows than the published one will do
     teacher: TeacherSection = field(default_factory=TeacherSection)  # cuts crops from boxes
     needs_crops: bool = False  # items without one are left out, as they are of the view "crop"
-    timeout_s: float = 1800.0  # for one request
-    tries: int = 8  # for one question
+    timeout_s: float = 1800.0  # time-out of one request
+    tries: int = 8  # how often one question is tried
     first_pause_s: float = 1.0  # pause after the first failure; later ones double
 
 

@@ -53,7 +53,7 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = os.environ.pop("VISION_OPD_PARENT_PID", None)
     if parent is not None and os.getppid() != int(parent):
-        os._exit(1)  # it died before the kernel was asked
+        os._exit(1)  # the parent died before the kernel was asked
 
 
 def bound_group_timeout(init_group: types.FunctionType, timeout_s: float) -> None:
