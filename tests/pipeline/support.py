@@ -23,8 +23,8 @@ from learner.model.packing import pack
 from learner.model.sharding import clip_gradients
 from learner.model.student import prepare_to_train, prompt_positions, response_hidden_states
 from learner.objective.head import head_of
-from learner.objective.loss import SamplingLaw as LearnerLaw
 from learner.objective.loss import ResponseTokens, objective
+from learner.objective.loss import SamplingLaw as LearnerLaw
 from learner.views.inputs import PromptView, view_of
 from rollout.embedded.sampler import Prompt, RequestLaw, generate
 from tests.deploy.supervision.support import place_here
