@@ -57,6 +57,7 @@ Processes and files:
     lifecycle           start, signals, stop
     restart_budget      how often something may be started again
     logs, log_files     the form of a line; files that are begun anew when full
+    command_line        how a command is described, and how it refuses
     output              a command whose output nothing reads any more
     files, locks        files that are whole or absent; locks on them
     full_disk           what waits for room, and how

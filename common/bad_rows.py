@@ -1,4 +1,4 @@
-"""What makes a row unusable: the column, what stands in it, why it will not do, and the mend."""
+"""What makes a row unusable: the column, its value, why it will not do, and the fix."""
 
 from dataclasses import dataclass
 
@@ -8,43 +8,43 @@ _SHOWN = 200  # characters of a value
 
 
 class BadField(DataError):
-    """A field of one row that cannot be used; the message names field, value and mend."""
+    """A field of one row that cannot be used; the message names field, value and fix."""
 
-    def __init__(self, field: str, value: object, problem: str, mend: str) -> None:
+    def __init__(self, field: str, value: object, problem: str, fix: str) -> None:
         self.field = field
         self.value = shortened(value)
         self.problem = problem
-        self.mend = mend
-        super().__init__(f"{field} = {self.value}: {problem}. Fix: {mend}")
+        self.fix = fix
+        super().__init__(f"{field} = {self.value}: {problem}. Fix: {fix}")
 
     @classmethod
-    def of(cls, field: str, value: object, error: DataError, mend: str = "") -> "BadField":
+    def of(cls, field: str, value: object, error: DataError, fix: str = "") -> "BadField":
         """The field that an error is about, with the error's own words.
 
         Args:
-            mend: where the error names none.
+            fix: what to say of an error that names no fix.
         """
         problem, _, told = str(error).partition(". Fix: ")
-        return cls(field, value, problem, told or mend)
+        return cls(field, value, problem, told or fix)
 
     def in_row(self, row: int, sample_id: str | None) -> "BadRow":
-        return BadRow(row, sample_id, self.field, self.value, self.problem, self.mend)
+        return BadRow(row, sample_id, self.field, self.value, self.problem, self.fix)
 
 
 @dataclass(frozen=True)
 class BadRow:
     """A row of a dataset that is left out."""
 
-    row: int  # from 0, in the order of the file
-    sample_id: str | None  # none: it has none that can be used
+    row: int  # number in the file, from 0
+    sample_id: str | None  # None means that the row has none that can be used
     field: str  # the column
-    value: str  # as Python writes it, shortened
+    value: str  # its repr, shortened
     problem: str
-    mend: str
+    fix: str
 
     @property
     def reason(self) -> str:
-        return f"{self.field} = {self.value}: {self.problem}. Fix: {self.mend}"
+        return f"{self.field} = {self.value}: {self.problem}. Fix: {self.fix}"
 
     def __str__(self) -> str:
         name = "" if self.sample_id is None else f", sample {self.sample_id!r}"

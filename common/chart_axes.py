@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 420, 220  # of the drawing, in its own units
+WIDTH, HEIGHT = 420, 220  # size of the drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 34
 
 
@@ -22,7 +22,7 @@ class Axis:
     def covering(
         cls, low: float, high: float, start: float, end: float, least_step: float = 0
     ) -> "Axis":
-        """With round ticks, the outer ones at or beyond the values."""
+        """Make an axis with round ticks, the outer ones at or beyond the values."""
         step = max(least_step, round_step((high - low) / 4 or abs(high) / 2 or 1.0))
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         last = max(last, first + 1)
@@ -46,7 +46,7 @@ def figure(title: str, unit: str, drawing: str, foot: str = "", label: str = "")
     Args:
         drawing: SVG's elements.
         foot: HTML below.
-        label: what is said to those who cannot see it; none: the title.
+        label: the text for a reader who cannot see it; empty means the title.
     """
     return (
         f'<figure><figcaption><b>{escape(title)}</b> <span class="unit">{escape(unit)}</span>'
@@ -71,7 +71,7 @@ def mark_below(x: float, text: str) -> str:
 
 
 def name_below(text: str) -> str:
-    """What the horizontal axis is of."""
+    """The name of the horizontal axis."""
     middle = (LEFT + WIDTH - RIGHT) / 2
     return f'<text x="{middle}" y="{HEIGHT - 3}" text-anchor="middle">{escape(text)}</text>'
 

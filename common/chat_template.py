@@ -28,7 +28,7 @@ def names_switch(template: str) -> bool:
 
 
 def template_of(processor: Any, prompt: "PromptSection") -> str | None:
-    """The template that is configured, or that of a checkpoint's processor; None: there is none.
+    """The template that is configured, or that of a checkpoint's processor, or None.
 
     Raises:
         ConfigError: the configured one cannot be read.
@@ -47,10 +47,10 @@ def template_options(template: str, prompt: "PromptSection") -> dict[str, Any]:
 
 
 def check_thinking(tail: str, template: str, prompt: "PromptSection") -> None:
-    """Does a rendered prompt end in the mode that is configured?
+    """Check that a rendered prompt ends in the mode that is configured.
 
     Args:
-        tail: what stands behind the user's turn.
+        tail: the text after the user's turn.
 
     Raises:
         ConfigError: it does not, whatever it is told.

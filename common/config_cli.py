@@ -234,7 +234,7 @@ def _parse(text: str, field: FieldInfo, where: str) -> Any:
 
 
 def _is_path(annotation: Any, value: str) -> bool:
-    """True for path fields, and for a text such as model.path that starts like a relative path."""
+    """Whether it is a path field, or a text such as model.path that starts like a relative path."""
     return Path in (annotation, *get_args(annotation)) or value.startswith(("./", "../"))
 
 

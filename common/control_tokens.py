@@ -14,7 +14,7 @@ from common.files import json_object_or_empty
 
 
 def control_tokens(added: Iterable[tuple[str, bool]]) -> tuple[str, ...]:
-    """Those that mean something to the model, longest first.
+    """The added tokens that mean something to the model, longest first.
 
     Added tokens that are ordinary words or spaces are no control tokens; those in angle brackets
     are, whether or not they are marked as special ("<think>" and "<tool_call>" are not).

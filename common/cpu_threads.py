@@ -12,7 +12,7 @@ _POLICY = "OMP_WAIT_POLICY"
 
 
 def sleeping_threads() -> dict[str, str]:
-    """Variables for a process that computes; the policy of this one's environment, if it has any.
+    """Environment variables for a process that computes; a policy that is set already is kept.
 
     They count from the start of a process: libgomp reads them when it is loaded.
     """

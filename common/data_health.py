@@ -24,7 +24,7 @@ class RefusedRow:
     reason: str
 
     def line(self) -> str:
-        """For people."""
+        """One line for people."""
         return self.reason if self.row is None else f"row {self.row}: {self.reason}"
 
 
@@ -34,7 +34,7 @@ class DataRows:
 
     num_good: int
     refused: tuple[RefusedRow, ...] = ()
-    max_refused_share: float = 1.0  # of all rows; data.max_refused_share
+    max_refused_share: float = 1.0  # share of all rows: data.max_refused_share
 
     @property
     def total(self) -> int:
@@ -50,10 +50,10 @@ class DataRows:
 
 class _GivenUp(Protocol):
     def line(self) -> str:
-        """For people."""
+        """One line for people."""
 
 
-class Quarantined(Protocol):
+class GivenUpSamples(Protocol):
     """The samples that were given up since the file was read (`broker.ledger.quarantine`)."""
 
     @property
@@ -62,10 +62,10 @@ class Quarantined(Protocol):
 
     @property
     def records(self) -> Sequence[_GivenUp]:
-        """In the order in which they were given up."""
+        """The records, in the order in which samples were given up."""
 
 
-def data_fault(rows: DataRows, quarantine: Quarantined | None = None) -> str | None:
+def data_fault(rows: DataRows, quarantine: GivenUpSamples | None = None) -> str | None:
     """Why the run must end; None means that it may go on."""
     num_quarantined = 0 if quarantine is None else quarantine.num_samples
     if len(rows.refused) + num_quarantined <= rows.allowed:
@@ -81,7 +81,7 @@ def data_fault(rows: DataRows, quarantine: Quarantined | None = None) -> str | N
     return (
         f"of {rows.total} rows of data.train {' and '.join(what)}; data.max_refused_share = "
         f"{rows.max_refused_share:g} allows {rows.allowed}: "
-        f"{shortened(first_lines(rows, quarantine))}. Fix: mend them, or raise "
+        f"{shortened(first_lines(rows, quarantine))}. Fix: correct them, or raise "
         "data.max_refused_share (1: any number)"
     )
 
@@ -92,7 +92,7 @@ def nothing_trained(first: Sequence[str]) -> str:
     return f"nothing was trained: no group came through{why}. Fix: see quarantine.jsonl and logs/"
 
 
-def first_lines(rows: DataRows, quarantine: Quarantined | None) -> tuple[str, ...]:
+def first_lines(rows: DataRows, quarantine: GivenUpSamples | None) -> tuple[str, ...]:
     """What was refused or quarantined first, for people."""
     lines = [row.line() for row in rows.refused[:NUM_FIRST]]
     if quarantine is not None:

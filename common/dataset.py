@@ -40,7 +40,7 @@ from common.types import Sample
 class Numbered(NamedTuple):
     """A good row."""
 
-    row: int  # from 0
+    row: int  # number in the file, from 0
     sample: Sample
 
 
@@ -68,7 +68,7 @@ def read_samples(
 
 
 def parsed_rows(path: Path, control_tokens: Sequence[str] = ()) -> Iterator[Numbered | BadRow]:
-    """Row by row, in the order of the file. Of rows with one sample_id the first has it.
+    """Read row by row, in the order of the file. Of rows with one sample_id the first keeps it.
 
     Raises:
         DataError: the file cannot be read, lacks a column or has one of a wrong type.
@@ -79,15 +79,15 @@ def parsed_rows(path: Path, control_tokens: Sequence[str] = ()) -> Iterator[Numb
         try:
             name = sample_id_of(row)
             if (owner := owners.setdefault(name, number)) != number:
-                mend = "give each row a name of its own"
-                raise BadField("sample_id", name, f"row {owner} has it too", mend)
+                fix = "give each row a name of its own"
+                raise BadField("sample_id", name, f"row {owner} has it too", fix)
             yield Numbered(number, sample_of(name, row, control_tokens, path.parent))
         except BadField as error:
             yield error.in_row(number, name)
 
 
 def check_any(path: Path, samples: Sequence[Sample], bad: Sequence[BadRow]) -> None:
-    """A set without a good row is of no use. Raises DataError."""
+    """Refuse a set without a good row, with a DataError."""
     if not samples:
         first = f"{bad[0]}" if bad else "it is empty"
         raise DataError(f"{path} holds no usable row, of {len(bad)}. {first}")
@@ -150,7 +150,7 @@ def sample_of(name: str, row: Row, control_tokens: Sequence[str], folder: Path) 
     """The sample that a row holds.
 
     Args:
-        folder: that paths are relative to; no file in it is looked at.
+        folder: paths are relative to it; no file in it is looked at.
 
     Raises:
         BadField: a cell that will not do.
@@ -169,7 +169,7 @@ def sample_of(name: str, row: Row, control_tokens: Sequence[str], folder: Path) 
 
 
 def check_tokens(problem: str, control_tokens: Sequence[str]) -> None:
-    """A problem may hold no control token. Raises BadField."""
+    """Refuse a problem that holds a control token, with a BadField."""
     try:
         check_plain(problem, control_tokens, "problem")
     except DataError as error:

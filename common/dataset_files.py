@@ -1,4 +1,4 @@
-"""Writes what `common.dataset` reads: a Parquet file of rows, a row group at a time.
+"""Write what `common.dataset` reads: a Parquet file of rows, a row group at a time.
 
 Its pictures lie beside it, in PICTURES, each under its digest. Which form rows come in is not known
 here (see `common.prepare`).
@@ -25,7 +25,7 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
 
 
 class RowWriter:
-    """Writes rows as they come. The file is there, whole, when the `with` block ends well.
+    """A Parquet file that grows row by row. It is there, whole, when the `with` block ends well.
 
     Args:
         extra: other columns and their types of pyarrow, which stand after ours.

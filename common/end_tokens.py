@@ -22,16 +22,16 @@ def end_token_ids(*sources: int | Iterable[int | None] | None) -> list[int]:
 
 
 def end_token_ids_of(model: Any, tokenizer: Any) -> list[int]:
-    """The same of a loaded Hugging Face model and its tokenizer; [] when nothing names one."""
+    """Every end token of a loaded Hugging Face model and its tokenizer; [] if none is named."""
     return end_token_ids_in(getattr(model, "generation_config", None), model.config, tokenizer)
 
 
 def end_token_ids_in(generation: Any, config: Any, tokenizer: Any) -> list[int]:
-    """The same of a checkpoint's settings.
+    """Every end token that a checkpoint's settings name.
 
     Args:
-        generation: its generation config; None: it has none.
-        config: of the whole model.
+        generation: its generation config; None means that it has none.
+        config: the whole model's.
     """
     places = (generation, config, config.get_text_config(), tokenizer)
     return end_token_ids(*(getattr(place, "eos_token_id", None) for place in places))

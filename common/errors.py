@@ -5,15 +5,15 @@ class VisionOpdError(Exception):
     """Base of every error that this project raises on purpose."""
 
 
-FINAL_EXIT_CODE = 2  # of a process that ends with a FinalError; nobody starts it again
+FINAL_EXIT_CODE = 2  # exit code of a process that is not started again (FinalError)
 
 
 class FinalError(VisionOpdError):
-    """Another start would end in the same way."""
+    """An error with which another start would end, too."""
 
 
 class ConfigError(FinalError, ValueError):
-    """A configuration that cannot run. The message names the key, the value and the mend."""
+    """A configuration that cannot run. The message names the key, the value and the fix."""
 
 
 class DataError(VisionOpdError, ValueError):
@@ -21,7 +21,7 @@ class DataError(VisionOpdError, ValueError):
 
 
 class CheckpointError(VisionOpdError):
-    """A checkpoint that training cannot go on from. The message names the file and the mend."""
+    """A checkpoint that training cannot go on from. The message names the file and the fix."""
 
 
 class ProtocolError(VisionOpdError):

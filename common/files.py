@@ -1,4 +1,4 @@
-"""Files: their content, what outlives a power cut, documents that are whole or not there."""
+"""Files: their content, writes that outlive a power cut, documents that are whole or absent."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ def sha256_of_file(path: Path) -> str:
 def whole_lines(path: Path) -> list[str]:
     """The lines of a file that others append to, with their ends; none if there is no file.
 
-    Not the last one where it is half written: by now, or for good by somebody who was killed.
+    Not the last one where it is half written: its writer is still at it, or was killed.
     Raises OSError.
     """
     if not path.is_file():
@@ -29,7 +29,7 @@ def whole_lines(path: Path) -> list[str]:
 
 
 def sync(path: Path) -> None:
-    """A file's content, or a folder's names, reach the disk. Raises OSError."""
+    """Bring a file's content, or a folder's names, onto the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -38,13 +38,13 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """The same for all that is in a folder, and the folder itself."""
+    """Bring all that is in a folder, and the folder itself, onto the disk. Raises OSError."""
     for path in (*sorted(folder.rglob("*")), folder):
         sync(path)
 
 
 def replace_text(path: Path, text: str, is_synced: bool = False) -> None:
-    """A reader, or whoever comes after a crash, sees the old file or the new one. Raises OSError.
+    """Replace a file: a reader, also after a crash, sees the old one or the new. Raises OSError.
 
     Args:
         is_synced: the new one outlives a power cut, too.
@@ -100,7 +100,7 @@ def read_private(path: Path) -> bytes:
 
 
 def replace_private(path: Path, content: bytes) -> None:
-    """The same for what its owner alone may read: at no moment can others. Raises OSError."""
+    """Replace a file that only its owner may read, at every moment. Raises OSError."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -11,10 +11,10 @@ def with_forward(
 ) -> type[nn.Module]:
     """A class for `module.__class__`: `plain`, but for its forward pass.
 
-    Pickled by nobody; copy.deepcopy takes the class as it is.
+    It cannot be pickled; copy.deepcopy takes the class as it is.
 
     Args:
-        forward: with `self`; it may call `plain.forward`.
+        forward: takes `self`; it may call `plain.forward`.
         mark: a class without content that tells such modules from others.
     """
     return with_methods(plain, {"forward": forward}, mark)

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class DiskFull(VisionOpdError):
-    """There was no room, and no time to wait for it."""
+    """No room on a disk, and no time to wait for it."""
 
 
 def waits_for_room() -> bool:

@@ -20,11 +20,11 @@ _CUDA = re.compile(r"^cuda\b[^=]*= *'([^']+)'", re.MULTILINE)  # in torch/versio
 
 @dataclass(frozen=True)
 class GpuPackages:
-    """Versions; None: it is not there."""
+    """Versions of packages; None means that one is not installed."""
 
     torch: str | None = None
-    cuda: str | None = None  # that torch was built for
-    nccl: str | None = None  # that torch brings, or has loaded
+    cuda: str | None = None  # the version that torch was built for
+    nccl: str | None = None  # the version that torch brings, or has loaded
     triton: str | None = None
     fla: str | None = None  # flash-linear-attention
     flash_attn: str | None = None
@@ -81,7 +81,7 @@ def _cuda_of_torch() -> str | None:
 
 
 def cuda_in(version_file: str) -> str | None:
-    """CUDA's version in the text of torch/version.py; None: a build for CPUs."""
+    """CUDA's version in the text of torch/version.py; None means a build for CPUs."""
     found = _CUDA.search(version_file)
     return found[1] if found else None
 
@@ -97,7 +97,7 @@ def _nccl() -> str | None:
 
 
 def nccl_package(names: Iterable[str]) -> str | None:
-    """Which of these packages holds NCCL; None: none of them, or several."""
+    """Which of these packages holds NCCL; None means that none does, or several do."""
     found = [name for name in names if re.fullmatch(r"nvidia-nccl-cu\d+", name)]
     return found[0] if len(found) == 1 else None
 

@@ -19,8 +19,8 @@ _HOPPER = ("H100", "H200", "H800", "H20", "GH200")
 @dataclass(frozen=True)
 class Gpu:
     model: str  # such as H100
-    gib: float = 0.0  # of memory; 0: not known
-    driver: str = ""  # its version; empty: not known
+    gib: float = 0.0  # memory; 0 means unknown
+    driver: str = ""  # its version; empty means unknown
 
     @property
     def is_hopper(self) -> bool:
@@ -28,7 +28,7 @@ class Gpu:
 
 
 def machine_gpus() -> tuple[Gpu, ...]:
-    """All GPUs of this machine; none where there is no driver, or one that finds none.
+    """All GPUs of this machine; an empty tuple where no driver finds any.
 
     Raises:
         ConfigError: nvidia-smi does not answer.
@@ -38,7 +38,7 @@ def machine_gpus() -> tuple[Gpu, ...]:
 
 
 def usable_gpus() -> tuple[Gpu, ...]:
-    """Those that CUDA_VISIBLE_DEVICES leaves to this process. Raises as `machine_gpus`."""
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves to this process. Raises as `machine_gpus`."""
     visible = visible_gpus()
     if visible == []:
         return ()
@@ -47,7 +47,7 @@ def usable_gpus() -> tuple[Gpu, ...]:
 
 
 def visible_gpus() -> list[str] | None:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves to us, as it names them. None means all."""
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves to us, as it names them; None means all."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         return None
@@ -55,18 +55,18 @@ def visible_gpus() -> list[str] | None:
 
 
 def parse_gpus(answer: str) -> tuple[Gpu, ...]:
-    """Lines such as `NVIDIA H100 80GB HBM3, 81559 MiB, 580.65.06`."""
+    """Read lines such as `NVIDIA H100 80GB HBM3, 81559 MiB, 580.65.06`."""
     return tuple(_gpu(line) for line in answer.splitlines() if line.strip())
 
 
 def told(gpus: tuple[Gpu, ...]) -> str:
-    """For people: `8 x H100 (driver 580.65.06)`."""
+    """The GPUs in words: `8 x H100 (driver 580.65.06)`."""
     driver = f" (driver {gpus[0].driver})" if gpus[0].driver else ""
     return f"{len(gpus)} x {gpus[0].model}{driver}"
 
 
 def refuse_idle_gpus(torch_version: str) -> None:
-    """For a process whose torch finds no GPU, and that may use those there are.
+    """Refuse GPUs that a process may use and its torch cannot.
 
     Raises:
         ConfigError: there are some.
@@ -81,7 +81,7 @@ def refuse_idle_gpus(torch_version: str) -> None:
 
 @functools.cache
 def _ask(tool: str) -> tuple[Gpu, ...]:
-    """Once a process: the answer takes up to seconds, and stays the same."""
+    """Ask nvidia-smi, once a process: it takes up to seconds, and its answer stays the same."""
     query = (tool, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader")
     try:
         done = subprocess.run(
@@ -89,8 +89,8 @@ def _ask(tool: str) -> tuple[Gpu, ...]:
         )
     except subprocess.TimeoutExpired:
         raise ConfigError(
-            f"nvidia-smi does not answer within {_PATIENCE_S:g} s. Fix: repair the driver, or "
-            "set CUDA_VISIBLE_DEVICES to nothing to run on CPUs"
+            f"nvidia-smi does not answer within {_PATIENCE_S:g} s. Fix: repair the GPU's driver, "
+            "or set CUDA_VISIBLE_DEVICES to nothing to run on CPUs"
         ) from None
     except OSError:
         return ()

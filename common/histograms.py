@@ -33,14 +33,14 @@ class Bins:
     edges: np.ndarray  # float64 [B + 1], ascending
     counts: np.ndarray  # int64 [B]
     is_log: bool
-    is_whole: bool  # of whole numbers, with edges half-way between two
+    is_whole: bool  # values are whole numbers, and edges lie half-way between two
 
 
 def histogram(title: str, unit: str, values: np.ndarray, is_share: bool = False) -> str:
     """A figure; nothing where there are no values.
 
     Args:
-        unit: of the values, in words.
+        unit: the values' unit, in words.
         values: [N], finite.
         is_share: values are in [0, 1] and shown as percentages.
     """
@@ -76,7 +76,7 @@ def bins_of(values: np.ndarray) -> Bins:
 
 
 def quantiles_in_words(values: np.ndarray, is_share: bool = False) -> str:
-    """Smallest, median, 95 and 99 of 100, largest."""
+    """The smallest value, the median, p95, p99 and the largest."""
     found = np.percentile(values, _QUANTILES, method="lower")
     parts = [("min", values.min())]
     parts += [(f"p{q}", value) for q, value in zip(_QUANTILES, found, strict=True)]
@@ -111,7 +111,7 @@ def _marks(bins: Bins, across: Axis, is_share: bool) -> str:
 
 
 def _ticks(low: float, high: float, least_step: int) -> list[float]:
-    """Round numbers in between."""
+    """Round numbers between two."""
     step = max(least_step, round_step((high - low) / 4))
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]

@@ -22,7 +22,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?
 _OTHER_SITES = ("cross-site", "same-site")
 
 
-class Refusal(NamedTuple):
+class GateRefusal(NamedTuple):
     status: int  # HTTP
     reason: str
 
@@ -32,7 +32,7 @@ class Gate:
 
     Args:
         host: address or name that the port listens on.
-        key: that every request must carry; None: it is not asked for.
+        key: the key that every request must carry; None means that none is asked for.
     """
 
     def __init__(self, host: str, key: str | None) -> None:
@@ -40,8 +40,8 @@ class Gate:
         self._is_any, self._is_loopback = _is_any(self._host), _is_loopback(self._host)
         self._expected = None if key is None else f"Bearer {key}".encode()
 
-    def refusal(self, head: Iterable[tuple[str, str]]) -> Refusal | None:
-        """Why a request is turned away; None: it may pass.
+    def refusal(self, head: Iterable[tuple[str, str]]) -> GateRefusal | None:
+        """Why a request is turned away; None means that it may pass.
 
         Args:
             head: its header fields in order, (name, value), names in any case.
@@ -55,11 +55,11 @@ class Gate:
             or self._key_refusal(fields.get("authorization", []))
         )
 
-    def _host_refusal(self, hosts: list[str]) -> Refusal | None:
+    def _host_refusal(self, hosts: list[str]) -> GateRefusal | None:
         name = _name_in(hosts[0]) if len(hosts) == 1 else None
         if name is not None and self._is_ours(name):
             return None
-        return Refusal(
+        return GateRefusal(
             403,
             "the Host of the request is not the address listened on. Fix: ask by that address, or "
             "listen on the name that is asked for",
@@ -68,36 +68,36 @@ class Gate:
     def _is_ours(self, name: str) -> bool:
         if self._is_any:  # every address of the machine: its names are not known
             return True
-        if self._is_loopback:  # by whatever port a tunnel has given it
+        if self._is_loopback:  # any port will do: a tunnel has its own
             return _is_loopback(name)
         return name == self._host
 
-    def _key_refusal(self, given: list[str]) -> Refusal | None:
+    def _key_refusal(self, given: list[str]) -> GateRefusal | None:
         if self._expected is None:
             return None
         if len(given) == 1 and hmac.compare_digest(
             given[0].encode(errors="surrogateescape"), self._expected
         ):
             return None
-        return Refusal(401, "no key, or another one. Fix: send Authorization: Bearer KEY")
+        return GateRefusal(401, "no key, or another one. Fix: send Authorization: Bearer KEY")
 
 
-def _site_refusal(fields: dict[str, list[str]]) -> Refusal | None:
+def _site_refusal(fields: dict[str, list[str]]) -> GateRefusal | None:
     sites = fields.get("sec-fetch-site", [])
     if "origin" not in fields and not any(site in _OTHER_SITES for site in sites):
         return None
-    return Refusal(403, "the request comes from a web page. Fix: ask from a program")
+    return GateRefusal(403, "the request comes from a web page. Fix: ask from a program")
 
 
 @functools.lru_cache(maxsize=64)
 def _name_in(field: str) -> str | None:
-    """The name or address in a Host field; None: it is none."""
+    """The name or address in a Host field; None means that it holds none."""
     match = _HOST.fullmatch(field)
     return None if match is None else _plain(match["name"])
 
 
 def _plain(host: str) -> str:
-    """Lower case, addresses in their shortest form and without brackets."""
+    """A host in lower case; an address in its shortest form, without brackets."""
     bare = host.removeprefix("[").removesuffix("]").lower()
     try:
         return str(ipaddress.ip_address(bare))

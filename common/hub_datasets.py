@@ -17,8 +17,8 @@ def dataset_snapshot(name: str, revision: str | None, patterns: Sequence[str]) -
     """The folder with a dataset's files in the hub's cache, and the commit that they are of.
 
     Args:
-        revision: commit, branch or tag; None: the default branch.
-        patterns: of the files that are wanted, as `fnmatch` has them.
+        revision: commit, branch or tag; None means the default branch.
+        patterns: names of the wanted files, in `fnmatch`'s form.
 
     Raises:
         ConfigError: no such dataset or revision, the hub cannot be reached, the disk is full, or a
@@ -30,7 +30,7 @@ def dataset_snapshot(name: str, revision: str | None, patterns: Sequence[str]) -
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        # Without a hub this call ends at once; a download would knock for half a minute.
+        # Without a hub this call ends at once; a download would try for half a minute.
         commit = str(HfApi().dataset_info(name, revision=revision).sha)
         folder = Path(
             snapshot_download(

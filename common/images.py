@@ -16,7 +16,7 @@ from common.types import ImageRef
 
 
 class ImageStore:
-    """Reads and verifies image files, with a cache of decoded pictures bounded in bytes."""
+    """The image files of a folder, read and verified; a bounded cache of decoded pictures."""
 
     def __init__(self, folder: Path, cache_bytes: int = 256 * 2**20) -> None:
         self._folder = folder

@@ -25,15 +25,15 @@ _FORMAT = 1
 class Kept:
     """A reading without its samples."""
 
-    dataset: str  # where the file was
+    dataset: str  # path of the file
     num_rows: int
-    digest: str  # this and the next as in `common.reading.Reading`
+    digest: str  # digest and settings are those of `common.reading.Reading`
     settings: str
     bad_rows: tuple[BadRow, ...]
 
 
 def keep(folder: Path, reading: Reading) -> None:
-    """Write it for a run that begins; for one that goes on nothing is written. Raises OSError."""
+    """Write a reading for a run that begins; a run that goes on has its own. Raises OSError."""
     if has_journal(folder):
         return
     kept = Kept(
@@ -51,7 +51,7 @@ def kept_reading(folder: Path | None, settings: str | None = None) -> Kept | Non
     """The run's reading in this folder. None means that it has not begun, or is older than that.
 
     Args:
-        settings: with which a reading counts although the run has not begun; none: no such.
+        settings: with them a reading counts although no run has begun. None means none does.
 
     Raises:
         ConfigError: the file is damaged.
@@ -74,11 +74,18 @@ def _read(folder: Path) -> Kept | None:
         raise _damaged(folder, error) from error
     try:
         found: dict[str, Any] = json.loads(text)
-        rows = tuple(BadRow(**row) for row in found["bad_rows"])
+        rows = tuple(map(_bad_row, found["bad_rows"]))
         names = ("dataset", "num_rows", "digest", "settings")
         return Kept(**{name: found[name] for name in names}, bad_rows=rows)
     except (ValueError, TypeError, LookupError) as error:
         raise _damaged(folder, error) from error
+
+
+def _bad_row(fields: dict[str, Any]) -> BadRow:
+    """One bad row; the version before this one wrote its fix as "mend"."""
+    if "mend" in fields:
+        fields["fix"] = fields.pop("mend")
+    return BadRow(**fields)
 
 
 def _damaged(folder: Path, error: Exception) -> ConfigError:

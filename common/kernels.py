@@ -17,19 +17,19 @@ from common.gpus import Gpu, told
 if TYPE_CHECKING:
     from common.config import ModelSection, RunConfig
 
-REFERENCE = "reference"  # of the gated delta rule: torch operators, some two thousand a layer
+REFERENCE = "reference"  # the delta rule by torch operators, some two thousand a layer
 _TORCH = (2, 12, 1)  # the first with a Triton that is right on Hopper
-_FLA = (0, 6)  # before, convolutions of one or two tokens had wrong gradients
-_TRITON_ON_HOPPER = (3, 7, 1)  # before, wrong gradients of the delta rule (fla's issue 640)
+_FLA = (0, 6)  # older ones have wrong gradients of convolutions of one or two tokens
+_TRITON_ON_HOPPER = (3, 7, 1)  # older ones: wrong gradients of the delta rule (fla's issue 640)
 _DRIVERS = {13: 580, 12: 525}  # the least that runs this CUDA (CUDA's release notes)
 _SAME = "deploy/setup.sh {pool} on that machine, or the image of deploy/docker"
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """By name and version, as people are shown them."""
+    """The kernels of a learner by name and version, as people are shown them."""
 
-    attention: str  # of the text layers: "flash", or "plain" (float32 on GPUs)
+    attention: str  # in text layers: "flash", or "plain" (float32 on GPUs)
     vision: str  # transformers' name
     delta_rule: str  # "fla 0.6.0", "reference" or "none": the model has no such layers
     norms: str  # and gates: "fla 0.6.0" or "torch"
@@ -101,7 +101,7 @@ def check_torch(packages: GpuPackages, gpus: tuple[Gpu, ...], pool: str, on_cpus
 
     Args:
         pool: what deploy/setup.sh calls the environment.
-        on_cpus: what a person sets who wants no GPU to be used.
+        on_cpus: the setting with which no GPU is used.
 
     Raises:
         ConfigError: it cannot; the message has the driver's version and the fix.

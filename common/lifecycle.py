@@ -14,23 +14,24 @@ import random
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
 logger = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
+T = TypeVar("T")
 
 
-def run(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run an async process until `main` returns; `main` gets the stop event."""
+def run(main: Callable[[asyncio.Event], Awaitable[T]]) -> T:
+    """Run an async process; `main` gets the stop event, and what it returns is returned."""
 
-    async def supervised() -> None:
+    async def supervised() -> T:
         stop = asyncio.Event()
         set_on_signals(stop)
-        await main(stop)
+        return await main(stop)
 
-    uvloop.run(supervised())
+    return uvloop.run(supervised())
 
 
 def set_on_signals(stop: asyncio.Event, at_once: asyncio.Event | None = None) -> None:
@@ -39,7 +40,7 @@ def set_on_signals(stop: asyncio.Event, at_once: asyncio.Event | None = None) ->
     Call it again after a library has put its own handlers in place (Ray does).
 
     Args:
-        at_once: is set by the second one, and the third ends the process; None: the second does.
+        at_once: set by the second; the third then ends the process. None means the second does.
     """
     loop = asyncio.get_running_loop()
 
@@ -63,7 +64,7 @@ def signal_handled(number: signal.Signals, handler: Any) -> Iterator[None]:
     """Handle a signal in another way for as long as the block runs. Main thread only.
 
     Args:
-        handler: as `signal.signal` takes it.
+        handler: one that `signal.signal` takes.
     """
     before = signal.signal(number, handler)
     try:
@@ -73,13 +74,13 @@ def signal_handled(number: signal.Signals, handler: Any) -> Iterator[None]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine has this id, whoever owns it."""
+    """Whether a process of this machine has this id, also another user's."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
-        pass  # somebody else's, or no process id at all: nobody may take it for gone
+        pass  # another user's, or no process id at all: it must not count as gone
     return True
 
 
@@ -89,7 +90,7 @@ def stop_with_parent() -> None:
 
 
 def die_with_parent() -> None:
-    """The same with SIGKILL: whoever comes after the parent finds nothing of it left."""
+    """Ask the kernel for a SIGKILL then: nothing is left when the parent is started again."""
     _ask_for(signal.SIGKILL)
 
 
@@ -99,10 +100,23 @@ def _ask_for(number: signal.Signals) -> None:
 
 
 async def set_or_after(event: asyncio.Event, seconds: float) -> None:
-    """Return when the event is set, or after so many seconds."""
+    """Wait until the event is set, for at most so many seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+
+
+async def until_stopped(work: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
+    """What `work` returns; None means that it was cancelled because `stop` was set."""
+    task = asyncio.ensure_future(work())
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for one in (task, stopped):
+            one.cancel()
+        await asyncio.gather(task, stopped, return_exceptions=True)
 
 
 def backoff(first_s: float, limit_s: float, rng: random.Random) -> Iterator[float]:

@@ -14,16 +14,16 @@ class Lock(Enum):
     """What became of an attempt to lock."""
 
     TAKEN = "taken"
-    HELD = "held"  # by somebody else
-    UNKNOWN = "unknown"  # the file system knows no locks: nobody can hold one
+    HELD = "held"  # by another process
+    UNKNOWN = "unknown"  # the file system knows no locks: none can be held
 
 
 def try_lock(descriptor: int, is_shared: bool = False) -> Lock:
     """Lock an open file or folder for as long as it is open here, without waiting.
 
     Args:
-        is_shared: with others who ask for no more; a file that is only read takes no other lock on
-            some network file systems.
+        is_shared: share the lock with others that do so; on some network file systems a file that
+            is only read takes no other lock.
 
     Raises:
         OSError: the file system fails in another way.
@@ -33,7 +33,7 @@ def try_lock(descriptor: int, is_shared: bool = False) -> Lock:
 
 @contextlib.contextmanager
 def waiting_lock(path: Path) -> Iterator[Lock]:
-    """Hold a lock file, which is made where it is missing, once whoever holds it has let it go.
+    """Hold a lock file, once other processes have released it; it is made where it is missing.
 
     Raises:
         OSError: it cannot be made.

@@ -22,15 +22,15 @@ _SUFFIX = ".log"
 
 
 class RotatingLog:
-    """Appends to `path`; a full file becomes PATH.1, and the oldest is removed.
+    """A log that is written to `path`; a full file becomes PATH.1, and the oldest is removed.
 
     A line is never split between files unless it is longer than a file. So a file may be larger
     than `max_bytes` by the rest of its last line. Writing never fails: what the disk does not take
     is dropped, and a line says so when there is room again. Any thread may write.
 
     Args:
-        max_bytes: of a file.
-        files: kept in all, the current one included.
+        max_bytes: size of a full file.
+        files: how many are kept, the current one included.
     """
 
     def __init__(self, path: Path, max_bytes: int, files: int) -> None:
@@ -40,7 +40,7 @@ class RotatingLog:
         self._files = files
         self._lock = threading.Lock()
         self._file: io.FileIO | None = None
-        self._line_bytes = 0  # of the line that the file ends with, as far as it has come
+        self._line_bytes = 0  # length so far of the line that the file ends with
         self._lost_bytes = 0
         self._lost_because = ""
 
@@ -89,14 +89,14 @@ class RotatingLog:
         whole_lines = left.rfind(b"\n", 0, max(room, 0)) + 1
         if whole_lines:
             return whole_lines
-        if self._line_bytes:  # that line is finished here, up to the length of a file
+        if self._line_bytes:  # its last line is finished here, up to the length of a file
             rest = left.find(b"\n") + 1 or len(left)
             return max(0, min(rest, self._max_bytes - self._line_bytes))
         is_longer_than_a_file = room == self._max_bytes
         return len(left) if is_longer_than_a_file else 0
 
     def _opened(self) -> io.FileIO:
-        """The file behind `path`, also when somebody else has begun a new one."""
+        """The file behind `path`, also when another process has begun a new one."""
         if self._file is not None:
             if identity(self._path) == identity_of(self._file):
                 return self._file
@@ -141,7 +141,7 @@ class LogStream:
         return len(text)
 
     def flush(self) -> None:
-        """It keeps nothing back."""
+        """Do nothing: no text is kept back."""
 
 
 async def pump(reader: asyncio.StreamReader, log: RotatingLog) -> None:
@@ -165,8 +165,8 @@ async def spawn_logged(
         options: further ones of `asyncio.create_subprocess_exec`.
 
     Returns:
-        The process, and a task that ends when nobody can write to its pipe any more: children that
-        it leaves behind may hold that open for longer than it lives.
+        The process, and a task that ends when its pipe is closed: children that it leaves behind
+        may hold that open for longer than it lives.
 
     Raises:
         OSError: there is no such command, or it cannot be run there.
@@ -210,7 +210,7 @@ def processes_in(folder: Path) -> list[str]:
 
 
 def process_of(path: Path) -> str:
-    """Whose log it is; empty: it is no log."""
+    """The process that a file is the log of; empty means that it is no log."""
     name = path.name
     stem, dot, number = name.rpartition(".")
     if number.isdigit() and dot:
@@ -270,7 +270,7 @@ class LogTail:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of the file behind a name; None: there is none."""
+    """Device and inode of the file behind a name; None means that there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -25,7 +25,7 @@ def configure_logging(role: str) -> None:
 
 
 class LineHandler(logging.StreamHandler[SupportsWrite]):
-    """Writes lines to a stream; one that the stream does not take is dropped.
+    """A handler that writes lines to a stream; one that the stream does not take is dropped.
 
     Python's own would print a traceback for each: on a full disk, or to a reader that has gone.
     """
@@ -50,12 +50,12 @@ def time_stamp(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Text of somebody else as one line that no terminal obeys: control characters as escapes."""
+    """Foreign text as one line that no terminal obeys: control characters become escapes."""
     return text.translate(_ESCAPED)
 
 
 class _Formatter(logging.Formatter):
-    """A message is one line, whatever is in it; tracebacks keep theirs."""
+    """A formatter that makes one line of each message; tracebacks keep their lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))

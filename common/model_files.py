@@ -184,12 +184,12 @@ def _no_weights(folder: Path, where: str) -> ConfigError:
 
 
 def _files(folder: Path, *patterns: str) -> list[str]:
-    """Without links into a cache that lead nowhere."""
+    """Names of the files, without links into a cache that lead nowhere."""
     return [p.name for pattern in patterns for p in folder.glob(pattern) if p.is_file()]
 
 
 def _tensor_names(path: Path, where: str) -> set[str]:
-    """From a safetensors header: 8 bytes of length, JSON, then the tensors' bytes.
+    """The names in a safetensors header: 8 bytes of length, JSON, then the tensors' bytes.
 
     Format: https://huggingface.co/docs/safetensors, "Format".
     """
@@ -212,7 +212,7 @@ def _tensor_names(path: Path, where: str) -> set[str]:
 
 
 def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
-    """And where the tensors' bytes begin. Raises ValueError, struct.error: it is none."""
+    """A header, and where the tensors' bytes begin. Raises ValueError, struct.error: it is none."""
     with path.open("rb") as file:
         head = file.read(8)
         if head == _LFS_POINTER:

@@ -25,7 +25,7 @@ _PATH_STARTS = ("/", "./", "../", "~")
 
 
 def with_pinned_models(config: RunConfig) -> RunConfig:
-    """The same names, each with the commit that it means now. Downloads what is not here yet.
+    """Pin the models' names to the commits that they mean now. Downloads what is not here yet.
 
     Raises:
         ConfigError: as `local_model`.
@@ -34,10 +34,10 @@ def with_pinned_models(config: RunConfig) -> RunConfig:
 
 
 def with_local_models(config: RunConfig, has_weights: bool = True) -> RunConfig:
-    """With the folders that hold the models' files in place of their names.
+    """Put the folders that hold the models' files in place of their names.
 
     Args:
-        has_weights: false where only prompts are rendered; weights are then not downloaded.
+        has_weights: false where only prompts are rendered: weights are not downloaded.
 
     Raises:
         ConfigError: as `local_model`.
@@ -55,8 +55,8 @@ def local_model(
     no network at all.
 
     Args:
-        revision: commit, branch or tag; none: the hub's default branch.
-        key: of the configuration, for messages.
+        revision: commit, branch or tag; None means the hub's default branch.
+        key: the configuration's key, for messages.
 
     Raises:
         ConfigError: no such folder or name, the hub cannot be reached, or no model to train.
@@ -72,7 +72,7 @@ def local_model(
 def _with_models(config: RunConfig, is_local: bool, has_weights: bool = True) -> RunConfig:
     uses = {"model": Use(weights=has_weights)}
     if config.teacher.traits.weights == "model" and has_weights:
-        uses["teacher"] = Use(prompts=False)  # it gets the student's
+        uses["teacher"] = Use(prompts=False)  # prompts are the student's
     changes: dict[str, Any] = {}
     for section, use in uses.items():
         fields = getattr(config, section)
@@ -86,7 +86,7 @@ def _with_models(config: RunConfig, is_local: bool, has_weights: bool = True) ->
 
 
 def _can_be_a_name(path: str) -> bool:
-    """ORGANISATION/NAME or NAME, as the hub has them."""
+    """Whether it is ORGANISATION/NAME or NAME, as the hub has them."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -100,7 +100,7 @@ def _can_be_a_name(path: str) -> bool:
 
 
 def _from_cache(name: str, revision: str | None, use: Use) -> Path | None:
-    """A commit that is here whole: it never changes, so nobody is asked about it."""
+    """A commit that is here whole: it never changes, so the hub is not asked about it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -122,8 +122,8 @@ def _from_hub(name: str, revision: str | None, key: str, use: Use) -> Path:
     _show_progress_on_terminals_only()
     try:
         if _COMMIT.fullmatch(revision or ""):
-            # Of a commit the client first lists the files, and knocks at a hub that is not there
-            # for half a minute; this call ends at once.
+            # To download a commit the client first lists its files, and tries for half a minute
+            # where there is no hub; this call fails at once.
             HfApi().model_info(name, revision=revision)
         return Path(snapshot_download(name, revision=revision, allow_patterns=_patterns(use)))
     except Exception as error:  # the client's transport has bases of its own in each version
@@ -142,12 +142,12 @@ def _show_progress_on_terminals_only() -> None:
 
 
 def _refusal(name: str, revision: str | None, key: str, error: Exception) -> ConfigError:
-    """What went wrong, in words for who wrote the configuration."""
+    """What went wrong, in words for the author of the configuration."""
     from huggingface_hub import errors
 
     where = f"{key} = {name!r}"
     key_of_revision = key.replace("path", "revision")
-    mend_name = "Fix: name a folder, or a model that https://huggingface.co/models lists"
+    fix_name = "Fix: name a folder, or a model that https://huggingface.co/models lists"
     if isinstance(error, errors.RevisionNotFoundError):
         return ConfigError(
             f"{where} has no revision {revision!r}. Fix: set {key_of_revision} to a commit, branch "
@@ -161,7 +161,7 @@ def _refusal(name: str, revision: str | None, key: str, error: Exception) -> Con
     if isinstance(error, errors.RepositoryNotFoundError):
         return ConfigError(
             f"{where} is no folder here, and the hub ({_endpoint()}) shows no such model: it does "
-            f"not exist, or is private and needs hf auth login. {mend_name}"
+            f"not exist, or is private and needs hf auth login. {fix_name}"
         )
     if isinstance(error, OSError) and error.errno is not None:  # the disk, not the network
         return ConfigError(

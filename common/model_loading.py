@@ -34,7 +34,7 @@ def load_image_text_model(folder: str, key: str = "model.path") -> ImageTextMode
     multi-token prediction of Qwen3.5) is left aside.
 
     Args:
-        key: of the configuration, for messages.
+        key: the configuration's key, for messages.
 
     Raises:
         ConfigError: no such model, or tensors that are missing, unknown, of another shape, or not
@@ -51,7 +51,7 @@ def load_image_text_model(folder: str, key: str = "model.path") -> ImageTextMode
 
 
 def outline_image_text_model(folder: str, key: str = "model.path") -> ImageTextModel:
-    """The same model before its files are read: its float32 parameters are on the meta device.
+    """The model of a folder before its files are read: its parameters are on the meta device.
 
     Only the files' headers are read, and checked as `load_image_text_model` does; what is not
     finite shows when the tensors come. What no file holds (rotary frequencies) is there, on the
@@ -75,7 +75,7 @@ def _checked(folder: str, where: str, load: Callable[[dict[str, Any]], Any]) -> 
     """Check a folder, load its model and refuse what transformers would only have logged.
 
     Args:
-        load: from options of `from_pretrained` to a model and transformers' loading info.
+        load: makes a model and transformers' loading info from options of `from_pretrained`.
     """
     from transformers.utils import logging as transformers_logging
 
@@ -212,7 +212,7 @@ def check_finite(
     """Refuse NaN and infinity anywhere in the weights.
 
     Args:
-        weights: by name; each is looked at as it comes.
+        weights: names and tensors; each is looked at as it comes.
         of_all: where each rank has a part of every tensor: from this rank's verdicts to those of
             all ranks together.
     """
@@ -228,7 +228,7 @@ def check_finite(
 def _is_finite(tensor: torch.Tensor) -> bool:
     if not tensor.is_floating_point() or not tensor.numel():
         return True
-    extremes = torch.stack(torch.aminmax(tensor))  # of NaN they are NaN; no second tensor is made
+    extremes = torch.stack(torch.aminmax(tensor))  # NaN stays NaN; no second tensor is made
     return bool(extremes.isfinite().all())
 
 
@@ -236,7 +236,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 def _only_errors(name: str) -> Iterator[None]:
     """Let a logger tell errors alone.
 
-    By a filter: transformers reads the logger's level, and tells more where it is a high one.
+    It sets a filter: transformers reads the logger's level, and logs more where that is high.
     """
 
     def is_error(record: logging.LogRecord) -> bool:

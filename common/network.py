@@ -23,12 +23,12 @@ _FEWEST_PORTS = 1000  # to choose one from
 _PORTS_TRIED = 32
 _IPV6_TABLE = Path("/proc/net/if_inet6")  # Linux: address, index, prefix, scope, flags, interface
 _SIOCGIFCONF = 0x8912  # Linux: all interfaces that have an IPv4 address
-_ENTRY = struct.Struct("16s 2x 2x 4s 16x")  # of its answer: name, family, port, address
+_ENTRY = struct.Struct("16s 2x 2x 4s 16x")  # part of its answer: name, family, port, address
 _MAX_ADDRESSES = 4096
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or a name is this machine's loopback. False for a name nobody knows."""
+    """Whether an address or a name is this machine's loopback. False for an unknown name."""
     try:
         return ipaddress.ip_address(_resolved(host)).is_loopback
     except (OSError, ValueError):
@@ -36,7 +36,7 @@ def is_loopback(host: str) -> bool:
 
 
 def local_address_towards(host: str) -> str | None:
-    """This machine's address on the way to `host`; None: there is no way, or no such host.
+    """This machine's address on the way to `host`; None if there is no way or host.
 
     Of a host that has both, the IPv4 address counts.
     """
@@ -74,16 +74,16 @@ def _ports_not_given_away() -> list[int]:
     return random.sample(ports, _PORTS_TRIED) if len(ports) >= _FEWEST_PORTS else []
 
 
-def listening_socket(host: str, port: int = 0, backlog: int = 128) -> socket.socket:
+def listening_socket(host: str, port: int = 0) -> socket.socket:
     """A socket that listens at an address of this machine, IPv4 or IPv6. Raises OSError.
 
     Args:
-        host: of a name that has both, the IPv4 address is taken.
-        port: 0: one that is free.
+        host: an address or a name; the IPv4 address of a name that has both is taken.
+        port: 0 means one that is free.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
-    return socket.create_server(address[:2], family=family, backlog=backlog)
+    return socket.create_server(address[:2], family=family, backlog=128)
 
 
 def interface_towards(host: str) -> str | None:
@@ -132,7 +132,7 @@ def _names() -> list[str]:
 
 
 def _ipv4_addresses() -> Iterator[tuple[str, str]]:
-    """(interface, address), the further addresses of an interface too."""
+    """Pairs (interface, address), the further addresses of an interface too."""
     import fcntl
 
     buffer = array.array("B", bytes(_MAX_ADDRESSES * _ENTRY.size))

@@ -1,4 +1,4 @@
-"""What a command does when nobody reads its output any more, as after `COMMAND | head`.
+"""What a command does when nothing reads its output any more, as after `COMMAND | head`.
 
 A command that only shows something ends, without a word. A run goes on: its folder holds all that
 is said on the terminal.
@@ -16,7 +16,7 @@ _NO_READER = 141  # exit code: as a shell calls an end by SIGPIPE
 
 @contextlib.contextmanager
 def ends_with_its_reader() -> Iterator[None]:
-    """A command whose output has lost its reader ends inside, with exit code 141."""
+    """End the command, with exit code 141, when its output has lost its reader inside."""
     try:
         try:
             yield
@@ -31,7 +31,7 @@ def ends_with_its_reader() -> Iterator[None]:
 
 @contextlib.contextmanager
 def goes_on_without_readers() -> Iterator[None]:
-    """Inside, lines that standard output and error do not take are dropped."""
+    """Drop lines that standard output and error do not take, inside."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_Lenient, before)
     try:
@@ -75,7 +75,7 @@ def _has_lost_its_reader(stream: TextIO) -> bool:
 
 
 def _lead_nowhere(stream: TextIO) -> None:
-    """What the stream still holds, and whatever follows, goes to /dev/null."""
+    """Send what the stream still holds, and all that follows, to /dev/null."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -24,9 +24,9 @@ def page(title: str, body: str, style: str = "") -> str:
     """A whole document.
 
     Args:
-        title: as text; it is the heading, too.
-        body: HTML that follows the heading.
-        style: CSS beside that of all pages.
+        title: a text, which is the heading, too.
+        body: the HTML below the heading.
+        style: further CSS.
     """
     common_style = _STYLE.read_text(encoding="utf-8")
     return (
@@ -56,12 +56,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def picture_kind(content: bytes) -> str | None:
+    """The format of a picture file that browsers show, as media types name it; None for others."""
+    return next((kind for kind, start in _STARTS.items() if content.startswith(start)), None)
+
+
 def picture_url(content: bytes) -> str | None:
     """A data URL of a picture file; None for what is none."""
-    for kind, start in _STARTS.items():
-        if content.startswith(start):
-            return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return None
+    kind = picture_kind(content)
+    return kind and f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def small_jpeg(picture: Image.Image, side: int = 640) -> bytes:
@@ -86,10 +89,10 @@ def picture_with_box(
     """A picture in SVG with a rectangle drawn over it.
 
     Args:
-        url: of `picture_url`; none: the rectangle alone.
+        url: as `picture_url` makes it; None means the rectangle alone.
         size: width and height in the pixels that the box counts.
         box: x1, y1, x2, y2; the upper ends are exclusive.
-        alternative: what is said to those who cannot see it.
+        alternative: the text for a reader who cannot see it.
     """
     width, height = size
     image = "" if url is None else f'<image href="{url}" width="{width}" height="{height}"/>'

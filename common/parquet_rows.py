@@ -1,7 +1,7 @@
 """The rows of a Parquet file: the columns in use, a batch at a time, types checked once a column.
 
 A column has one type for all its rows, so a wrong type is an error of the file. What is wrong with
-a cell (nothing in it, text that is no UTF-8) is left to whoever reads the row.
+a cell (nothing in it, text that is no UTF-8) is left to the reader of the row.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ READ_ERRORS = (
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands in place of a cell that cannot be turned into a Python value."""
+    """A cell that cannot be turned into a Python value."""
 
     reason: str
 
@@ -35,16 +35,16 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ColumnKind:
     """Which of Arrow's types a column may have."""
 
     words: str  # "text"
-    mend: str
+    fix: str
     admits: Callable[[pa.DataType], bool]
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """For reading a few rows at a time: what is held of a column is a buffer, not all of it.
+    """Open a file to read a few rows at a time: of a column only a buffer is held.
 
     Pictures may be in it. Either setting alone has no effect (pyarrow 26.0.1,
     findings/pyarrow_buffer_size_alone_bounds_nothing.sh).
@@ -56,12 +56,12 @@ def open_parquet(path: Path) -> pq.ParquetFile:
 
 
 def read_rows(
-    path: Path, kinds: Mapping[str, Kind], required: tuple[str, ...] = ()
+    path: Path, kinds: Mapping[str, ColumnKind], required: tuple[str, ...] = ()
 ) -> Iterator[Row]:
     """Each row's cells by column, in the order of the file; columns that are not there are None.
 
     Args:
-        kinds: of the columns to read.
+        kinds: the columns to read, and which types each may have.
 
     Raises:
         DataError: the file cannot be read, or a column is missing, there twice or of a wrong type.
@@ -85,9 +85,9 @@ def read_rows(
 
 
 def _columns(
-    path: Path, schema: pa.Schema, kinds: Mapping[str, Kind], required: tuple[str, ...]
+    path: Path, schema: pa.Schema, kinds: Mapping[str, ColumnKind], required: tuple[str, ...]
 ) -> list[str]:
-    """Those of `kinds` that the file has."""
+    """The columns of `kinds` that the file has."""
     missing = [name for name in required if name not in schema.names]
     if missing:
         raise DataError(
@@ -105,7 +105,7 @@ def _columns(
         if not (pa.types.is_null(type_) or kind.admits(_value_type(type_))):
             raise DataError(
                 f"dataset {path}: column {name} is of type {str(type_)[:100]}, not {kind.words}. "
-                f"Fix: {kind.mend}"
+                f"Fix: {kind.fix}"
             )
     return found
 

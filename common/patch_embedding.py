@@ -14,7 +14,7 @@ from common.forwards import with_forward
 
 
 def multiply_patches(model: nn.Module) -> None:
-    """Every patch embedding of a model computes by one product, with the parameters that it has.
+    """Make every patch embedding of a model compute by one product, with its own parameters.
 
     Names and values of the parameters stay. What is none of the known form stays as it is.
     """

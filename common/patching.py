@@ -30,7 +30,7 @@ class Patching:
     values_CL: "Tensor"  # float32 [3, 256]: of each level
     side: int  # pixels of a patch
     merge: int  # patches a side of a token
-    frames: int  # that a still picture is repeated for
+    frames: int  # how often a still picture is repeated
 
     def grid_of(self, height: int, width: int) -> np.ndarray:
         """int64 [1, 3]: patches in time, height and width."""
@@ -62,7 +62,7 @@ class Patching:
 
 
 def patching_of(processor: Any) -> Patching:
-    """Asks an image processor of transformers by a picture that holds every level.
+    """Find out how an image processor makes patches, by a picture that holds every level.
 
     Raises:
         ConfigError: it makes something else of its pictures than Qwen's processors.

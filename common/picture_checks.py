@@ -1,4 +1,4 @@
-"""Are a sample's picture files there, and are they what its row says? By their headers alone."""
+"""Checks of a sample's picture files, by their headers alone: are they what its row says?"""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ from common.errors import DataError
 from common.pictures import header_size, size_problem
 from common.types import ImageRef, Sample
 
-_THREADS = 16  # they wait for a file system, most of the time
+_THREADS = 16  # most of the time they wait for a file system
 _AT_ONCE = 64  # samples a task, for a task costs as much as a header
 _MAX_FILE_BYTES = 2**30
 _READABLE = "let this user read it"
@@ -25,7 +25,7 @@ _OF_THE_MACHINE = (
 
 
 def check_pictures(samples: Sequence[Sample], folder: Path) -> Iterator[BadField | None]:
-    """What is wrong with each sample's pictures, in their order; None: nothing."""
+    """What is wrong with each sample's pictures, in their order; None means nothing."""
     parts = [samples[start : start + _AT_ONCE] for start in range(0, len(samples), _AT_ONCE)]
     if len(parts) < 2:
         yield from (problem_of(sample, folder) for sample in samples)
@@ -36,7 +36,7 @@ def check_pictures(samples: Sequence[Sample], folder: Path) -> Iterator[BadField
 
 
 def problem_of(sample: Sample, folder: Path) -> BadField | None:
-    """What is wrong with its pictures."""
+    """What is wrong with the pictures of a sample, or None."""
     try:
         check_picture(sample.image, folder, "image")
         if sample.crop is not None:
@@ -47,11 +47,11 @@ def problem_of(sample: Sample, folder: Path) -> BadField | None:
 
 
 def check_picture(ref: ImageRef, folder: Path, field: str) -> None:
-    """Whether the file of a picture is what its row says.
+    """Check that the file of a picture is what its row says.
 
     Args:
-        folder: that its path is relative to.
-        field: the column, for the error.
+        folder: its path is relative to this.
+        field: the column's name, for the error.
 
     Raises:
         BadField: no file, or no picture of that size and of a format in use.
@@ -67,7 +67,7 @@ def check_picture(ref: ImageRef, folder: Path, field: str) -> None:
 
 
 def read_picture_file(path: Path, field: str) -> bytes:
-    """All that is in a picture's file.
+    """Read all that is in a picture's file.
 
     Raises:
         BadField, DataError: as `check_picture`.
@@ -89,7 +89,7 @@ def _check_file(path: Path, shown: str, field: str) -> None:
 
 @contextlib.contextmanager
 def _as_bad_field(path: Path, shown: str, field: str) -> Iterator[None]:
-    """What goes wrong inside is told of the field, unless the machine is in trouble."""
+    """Turn an error inside into one of the field, unless the machine is in trouble."""
     try:
         yield
     except BadField:
@@ -103,12 +103,12 @@ def _as_bad_field(path: Path, shown: str, field: str) -> Iterator[None]:
                 "its file system answers"
             ) from error
         raise BadField(field, shown, *_words(error)) from None
-    except ValueError as error:  # of a path that is none
+    except ValueError as error:  # the path cannot be one
         raise BadField(field, shown, str(error), _READABLE) from None
 
 
 def _words(error: OSError) -> tuple[str, str]:
-    """Problem and mend."""
+    """The problem and the fix of an error."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return "there is no such file", "restore it, or correct the path"
     return error.strerror or str(error), _READABLE

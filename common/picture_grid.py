@@ -23,7 +23,7 @@ class PictureGrid:
     unit: int  # pixels a side of a token
     least: int  # pixels in all
     most: int
-    frames: int = 1  # as often each pixel counts
+    frames: int = 1  # how often each pixel counts
     is_glm: bool = False  # a side that is shorter than a token's is brought to that before all else
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ class PictureSizes:
 
     Args:
         processor: an image processor of transformers with patches and a range of pixels.
-        has_glm_grid: as `Family.has_glm_grid`.
+        has_glm_grid: what `Family.has_glm_grid` says.
 
     Raises:
         ConfigError: it is of another kind.

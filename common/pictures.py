@@ -60,12 +60,12 @@ _PLAIN_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # how many frames is known from
 
 class Decoded(NamedTuple):
     picture: Image.Image  # upright, RGB
-    format: str  # of the file, one of FORMATS
+    format: str  # the file's format, one of FORMATS
     is_plain: bool  # viewers and decoders show these pixels, too: no rule of ours changed them
 
 
 def decode_picture(content: bytes, name: str, said: tuple[int, int] | None = None) -> Image.Image:
-    """The first frame of an encoded file, upright, in mode RGB. As `decode_file`."""
+    """The first frame of an encoded file, upright, in mode RGB. Raises as `decode_file`."""
     return decode_file(content, name, said).picture
 
 
@@ -73,7 +73,7 @@ def decode_file(content: bytes, name: str, said: tuple[int, int] | None = None) 
     """What an encoded file holds.
 
     Args:
-        name: of the file, for errors.
+        name: the file's name, for errors.
         said: width and height that the upright picture must have; another one is not decoded.
 
     Raises:
@@ -124,18 +124,18 @@ def header_size_of(opened: BinaryIO, said: tuple[int, int] | None = None) -> tup
 
 
 def size_problem(found: tuple[int, int], said: tuple[int, int]) -> str:
-    """Words for a picture that is not of the size that its row says, with the mend."""
-    mend = "give the size of the file that is there"
+    """Words for a picture that is not of the size that its row says, with the fix."""
+    fix = "give the size of the file that is there"
     if found == said[::-1]:
-        mend = (
+        fix = (
             "sizes and boxes refer to the upright picture, after its EXIF orientation is applied: "
             "give width and height, and the box, as a viewer shows it"
         )
-    return f"the picture is {found}, not {said}. Fix: {mend}"
+    return f"the picture is {found}, not {said}. Fix: {fix}"
 
 
 def reason_of(error: BaseException) -> str:
-    """One line about what Pillow raised, with a mend."""
+    """One line about what Pillow raised, with a fix."""
     if isinstance(error, UnidentifiedImageError):  # whose words name a place in memory
         return f"it is no {_FORMATS_IN_WORDS} file. Fix: save it as PNG or JPEG"
     reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
@@ -196,7 +196,7 @@ def _check_range(mode: str) -> None:
 def _from_sixteen_bits(file: Image.Image) -> Image.Image:
     grey_HW = np.asarray(file).astype(np.uint16)
     picture = Image.fromarray((grey_HW >> 8).astype(np.uint8)).convert("RGB")
-    hidden = file.info.get("transparency")  # of a PNG: the grey value that is transparent
+    hidden = file.info.get("transparency")  # the grey value of a PNG that is transparent
     if isinstance(hidden, int):
         visible_HW = np.where(grey_HW == hidden, 0, 255).astype(np.uint8)
         picture.putalpha(Image.fromarray(visible_HW))
@@ -218,7 +218,7 @@ def _orientation_of(
     file: Image.Image,
     metadata_of: Callable[[Any], Image.Exif] = lambda file: file.getexif(),
 ) -> int:
-    """1 where nothing, or nothing that can be read, says otherwise."""
+    """The orientation of a picture; 1 where no metadata can be read that says otherwise."""
     try:
         found = metadata_of(file).get(_ORIENTATION, 1)
     except DECODE_ERRORS:

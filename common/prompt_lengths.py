@@ -19,16 +19,16 @@ from common.picture_grid import PictureGrid, grid_of_folder
 logger = logging.getLogger(__name__)
 _PLACEHOLDER = "<image>"
 _SHORTEST = f"{_PLACEHOLDER}?"
-_NFC_GROWTH = 3  # by which a text's UTF-8 may grow when a tokenizer normalises it
-_SLACK = 16  # tokens that a tokenizer may add of its own
+_NFC_GROWTH = 3  # times that a text's UTF-8 may grow when a tokenizer normalises it
+_SLACK = 16  # tokens that a tokenizer may add
 
 
 class PromptLengths:
     """Counts only what could be too long: a text has no more tokens than bytes.
 
     Args:
-        folder: of the checkpoint.
-        grid: of its image processor.
+        folder: the checkpoint's.
+        grid: its image processor's.
 
     Raises:
         Exception: its files are of no use here, of any kind; see `lengths_of_folder`.
@@ -47,7 +47,7 @@ class PromptLengths:
         """Tokens of a prompt that has more than `limit`; None for one that has not.
 
         Args:
-            width: of the picture, in pixels.
+            width: the picture's, in pixels.
 
         Raises:
             DataError: no size of the picture will do.
@@ -82,13 +82,13 @@ class PromptLengths:
 
 
 def lengths_of_folder(folder: Path, prompt: PromptSection) -> PromptLengths | None:
-    """None where a folder's files do not tell; the learner then finds out."""
+    """The counter of a checkpoint's prompts; None where its files do not tell."""
     grid = grid_of_folder(folder)
     if grid is None or not (folder / "tokenizer.json").is_file():
         return None
     try:
         lengths = PromptLengths(folder, prompt, grid)
-        lengths.over(0, _SHORTEST, 64, 64)  # that the tokenizer's file is of use, too
+        lengths.over(0, _SHORTEST, 64, 64)  # fails if the tokenizer's file is of no use
     except Exception as error:  # whatever a template, Jinja or the tokenizer may raise
         logger.info("prompts are not counted before generation: %r", error)
         return None
@@ -113,7 +113,7 @@ def _template(folder: Path, prompt: PromptSection) -> tuple[str, dict[str, str]]
 
 
 def _compiled(text: str) -> Any:
-    """With what transformers gives a template (`apply_chat_template`)."""
+    """Compile a template with what transformers gives it (`apply_chat_template`)."""
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 

@@ -14,7 +14,7 @@ def without_proxy_for(environment: Mapping[str, str], hosts: Iterable[str] = ())
     """The variables that keep requests to this machine and to `hosts` off any proxy.
 
     Args:
-        environment: what it says already is kept.
+        environment: the variables so far; what they say is kept.
         hosts: names or addresses, IPv6 without brackets.
 
     Returns:

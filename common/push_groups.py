@@ -4,7 +4,7 @@
 
 gloo connects its ranks when a group is made, NCCL only in the first collective. That first
 broadcast thus belongs to joining: NCCL's start (seconds with many ranks) is no part of the first
-bucket, and whoever has joined has heard of the others.
+bucket, and a member that has joined has heard of the others.
 
 Sources: torch 2.13, torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp (blocking waits, lazy
 communicators) and distributed_c10d.py. rollout/sglang/launch.py reads this file by its path, in an
@@ -27,7 +27,7 @@ from torch.distributed import distributed_c10d
 
 PREFIX = "vision-opd-push-"  # groups with such a name begin with the broadcast, on both sides
 _BLOCKING_WAIT = "TORCH_NCCL_BLOCKING_WAIT"
-Made = tuple[dist.ProcessGroup, Any]  # as torch's _new_process_group_helper returns it
+Made = tuple[dist.ProcessGroup, Any]  # what torch's _new_process_group_helper returns
 
 
 def join(
@@ -74,7 +74,7 @@ def join(
     try:
         return joined.result(timeout_s)
     except TimeoutError:
-        if not joined.cancel():  # it came to an end in this very moment
+        if not joined.cancel():  # the join ended in this very moment
             return joined.result()
         raise RuntimeError(
             f"not every rank of the group {name} joined within {timeout_s:g} s. Fix: see the logs "

@@ -33,12 +33,12 @@ class Reading:
     samples: list[Sample]
     bad_rows: list[BadRow]  # in the order of the file
     num_rows: int
-    digest: str  # of the rows that `parsed_rows` lets through: of the file alone
+    digest: str  # digest of the rows that `parsed_rows` lets through
     settings: str  # digest of what else decided, but for the model
     warnings: tuple[str, ...] = ()  # about the set as a whole
 
     def check_any(self) -> "Reading":
-        """Itself. Raises DataError where no row is good."""
+        """Return the reading; raises DataError where no row is good."""
         check_any(self.path, self.samples, self.bad_rows)
         return self
 
@@ -46,10 +46,10 @@ class Reading:
 def read_checked(
     config: RunConfig, path: Path, look: Callable[[int, int], None] = lambda done, of: None
 ) -> Reading:
-    """Everything about a dataset, its pictures included.
+    """Read a dataset and check all of it, its pictures included.
 
     Args:
-        look: told how many samples' pictures were looked at, and of how many, now and then.
+        look: called now and then with the number of samples looked at, and of all.
 
     Raises:
         DataError: the file cannot be used, or no row of it.
@@ -70,10 +70,10 @@ def read_checked(
 
 
 def read_again(config: RunConfig, path: Path, kept: Sequence[BadRow] | None) -> Reading:
-    """Without looking at pictures.
+    """Read a dataset without looking at pictures.
 
     Args:
-        kept: the bad rows of an earlier reading, which then decide; none: those that the rows,
+        kept: the bad rows of an earlier reading, which then decide; None means those that the rows,
             the configuration and the model's folder tell of.
 
     Raises:
@@ -92,7 +92,7 @@ def read_again(config: RunConfig, path: Path, kept: Sequence[BadRow] | None) -> 
 
 
 def rules_of(config: RunConfig) -> SampleRules:
-    """By which samples of this run are judged."""
+    """The rules by which samples of this run are judged."""
     return SampleRules(
         views=ViewSettings.of(config),
         max_pixels=int(config.data.max_picture_megapixels * 1e6),
@@ -103,7 +103,7 @@ def rules_of(config: RunConfig) -> SampleRules:
 
 
 def settings_digest(config: RunConfig) -> str:
-    """Two configurations of one model that have it judge rows alike."""
+    """A digest that is equal for configurations of one model that judge rows alike."""
     decisive = {
         "views": ViewSettings.of(config).model_dump(mode="json"),
         "prompt": config.prompt.model_dump(mode="json"),

@@ -3,7 +3,6 @@
 Rollout, student and teacher all render here, so there is one pixel path and one template.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +85,7 @@ class Renderer:
         return self._token_ids([problem])[0].astype(np.int32)
 
     def fitted(self, picture: Image.Image) -> Image.Image:
-        """RGB in the size that the model sees; a picture of that size as it is.
+        """The picture, RGB, in the size that the model sees; one of that size stays as it is.
 
         Raises:
             DataError: no size will do, for instance an extreme aspect ratio.
@@ -94,7 +93,7 @@ class Renderer:
         return self._sizes.fitted(picture)
 
     def engine_image(self, shown: Shown, content: bytes | None = None) -> tuple[bytes, str]:
-        """An engine's input: a PNG of the pixels that `prompt` makes of it; and `shown_digest`.
+        """The input of an engine: a PNG of the pixels that `prompt` makes, and `shown_digest`.
 
         Args:
             content: the file whose pixels `shown.picture` has, if there is one: it is the PNG
@@ -144,7 +143,7 @@ class Renderer:
         return [np.asarray(ids, dtype=np.int64) for ids in found]
 
     def _with_picture(self, problem: str, ids: np.ndarray, fitted: Image.Image) -> RenderedPrompt:
-        """Expand the placeholder and mark its tokens, as processors of transformers do."""
+        """Expand the placeholder, and mark its tokens as processors of transformers do."""
         is_placeholder = ids == self.image_token_id
         if (count := int(is_placeholder.sum())) != 1:
             raise DataError(f"{count} {self._image_token} in the tokens of {problem!r}, not 1")
@@ -164,7 +163,7 @@ class Renderer:
         """The prompt's text by the chat template.
 
         Args:
-        ends: with the generation prompt.
+            ends: whether it ends in the generation prompt.
         """
         check_plain(problem, self.control_tokens, f"problem {problem[:80]!r}")
         before, found, after = problem.partition(IMAGE_PLACEHOLDER)
@@ -182,7 +181,7 @@ class Renderer:
         return rendered
 
     def _take_template(self, model_path: str) -> str:
-        """The one that is configured, or the checkpoint's."""
+        """The template that is configured, or the checkpoint's. Raises ConfigError."""
         found = template_of(self._processor, self._prompt)
         if found is None:
             raise ConfigError(
@@ -212,15 +211,6 @@ class Renderer:
             )
         tail = text.removeprefix(turn) if text.startswith(turn) else text[-200:]
         check_thinking(tail, self._template, self._prompt)
-
-
-def pixel_digest(pixel_values: np.ndarray) -> str:
-    """sha256 of patches, in steps finer than one of 255 levels and coarser than float rounding.
-
-    So a GPU's and a CPU's normalisation of equal pixels have equal digests.
-    """
-    steps = np.rint(np.asarray(pixel_values, dtype=np.float32) * 512).astype(np.int16)
-    return hashlib.sha256(steps.tobytes()).hexdigest()
 
 
 def _load_processor(model_path: str) -> Any:
@@ -261,7 +251,7 @@ def _load_config(model_path: str) -> Any:
 
 
 def _end_token_ids(model_path: str, config: Any, tokenizer: Any) -> list[int]:
-    """Where a response ends, asked of every engine in so many words."""
+    """The tokens that end a response; every engine is told them."""
     from transformers import GenerationConfig
 
     try:

@@ -4,12 +4,12 @@ from collections import deque
 
 
 class RestartBudget:
-    """Pure; time is an argument (seconds, of any clock that does not run backwards).
+    """A number of restarts within a time. Pure: time is an argument (seconds of a steady clock).
 
     Args:
-        max_restarts: that are allowed within `period_s`; older ones are forgiven.
-        first_pause_s: before a restart; doubles with each within the period.
-        longest_pause_s: up to this.
+        max_restarts: how many are allowed within `period_s`; older ones are forgiven.
+        first_pause_s: pause before the first restart; doubles with each within the period.
+        longest_pause_s: the longest pause.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class RestartBudget:
         self._times: deque[float] = deque()
 
     def pause_before_next(self, now: float) -> float | None:
-        """Seconds to wait before the restart that this counts; None: no more are allowed."""
+        """Seconds to wait before the restart that this counts; None means no more restarts."""
         self._forgive(now)
         if len(self._times) >= self.max_restarts:
             return None
@@ -35,7 +35,7 @@ class RestartBudget:
         return min(self._first_pause_s * 2.0**doublings, self._longest_pause_s)
 
     def forgive(self) -> None:
-        """What died of is known, and gone: earlier deaths count no more."""
+        """Forget earlier restarts: what they came from is known, and gone."""
         self._times.clear()
 
     def used(self, now: float) -> int:

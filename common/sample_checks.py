@@ -1,4 +1,4 @@
-"""What a good row can still be refused for before anything is generated: pictures' shapes, prompts.
+"""Checks of a good row before anything is generated: shapes of pictures, lengths of prompts.
 
 Shapes and sizes as the row says them; `common.picture_checks` compares them with the files.
 """
@@ -26,13 +26,13 @@ class SampleRules:
     """What a run can make use of.
 
     Args:
-        lengths: counts prompts; none: they are not counted.
+        lengths: counts prompts; None means that they are not counted.
     """
 
     views: ViewSettings
-    max_pixels: int  # of a picture
+    max_pixels: int  # limit for a picture
     max_prompt_tokens: int
-    control_tokens: tuple[str, ...] = ()  # that no problem may hold
+    control_tokens: tuple[str, ...] = ()  # texts that no problem may hold
     lengths: PromptLengths | None = None
 
 
@@ -44,7 +44,7 @@ def check_sample(sample: Sample, rules: SampleRules) -> None:
 
 
 def check_all_boxes(found: Sequence[Numbered]) -> tuple[BadField | None, str | None]:
-    """What the boxes of a whole set tell of their unit: an error that all have, or a warning.
+    """Check what the boxes of a whole set tell of their unit: an error of all, or a warning.
 
     Boxes of single pixels in the corner are shares of the sides, written as whole numbers. Boxes
     that never reach beyond 1000 in much larger pictures may be thousandths of the sides, or may
@@ -53,9 +53,9 @@ def check_all_boxes(found: Sequence[Numbered]) -> tuple[BadField | None, str | N
     boxed = [n.sample for n in found if n.sample.box is not None]
     ends = [(s.box.x2, s.box.y2) for s in boxed if s.box is not None]
     if len(boxed) > 1 and all(end == (1, 1) for end in ends):
-        mend = "give [x1, y1, x2, y2] in pixels"
+        fix = "give [x1, y1, x2, y2] in pixels"
         return BadField(
-            "box", [0, 0, 1, 1], "shares of the picture's sides, in all rows", mend
+            "box", [0, 0, 1, 1], "shares of the picture's sides, in all rows", fix
         ), None
     large = [s for s in boxed if min(s.image.width, s.image.height) > 1.5 * _THOUSAND]
     if len(large) >= _MANY and all(max(end) <= _THOUSAND for end in ends):
@@ -73,10 +73,10 @@ def _size(sample: Sample, view: View, key: str, rules: SampleRules) -> Size:
     if size is not None:
         return size
     if sample.crop is None:
-        mend = f"give the box of the evidence, or choose a {key}.view that needs none"
+        fix = f"give the box of the evidence, or choose a {key}.view that needs none"
     else:
-        mend = f"give the box, or choose a {key}.view that a crop is enough for"
-    raise BadField("box", None, f"{key}.view = {view.name} needs it", mend)
+        fix = f"give the box, or choose a {key}.view that a crop is enough for"
+    raise BadField("box", None, f"{key}.view = {view.name} needs it", fix)
 
 
 def _check_view(sample: Sample, view: View, key: str, rules: SampleRules) -> None:
@@ -88,9 +88,9 @@ def _check_view(sample: Sample, view: View, key: str, rules: SampleRules) -> Non
     what = "the prompt" if key == "student" else "the teacher's prompt"
     shown = f"{width} x {height} pixels"
     if width * height > rules.max_pixels:
-        mend = "make the picture smaller, or raise data.max_picture_megapixels"
+        fix = "make the picture smaller, or raise data.max_picture_megapixels"
         limit = f"{rules.max_pixels / 1e6:g} megapixels"
-        raise BadField(field, _value(sample, field), f"a picture of {shown} is over {limit}", mend)
+        raise BadField(field, _value(sample, field), f"a picture of {shown} is over {limit}", fix)
     try:
         check_shape(width, height)
         tokens = None
@@ -101,14 +101,14 @@ def _check_view(sample: Sample, view: View, key: str, rules: SampleRules) -> Non
     except DataError as error:
         raise BadField.of(field, _value(sample, field), error) from None
     if tokens is not None:
-        mend = "shorten the problem, make the picture smaller, or raise the limit"
+        fix = "shorten the problem, make the picture smaller, or raise the limit"
         problem = f"{what} of {tokens} tokens, with a picture of {shown}, is over "
         problem += f"model.max_prompt_tokens = {rules.max_prompt_tokens}"
-        raise BadField("problem", sample.problem, problem, mend)
+        raise BadField("problem", sample.problem, problem, fix)
 
 
 def _value(sample: Sample, field: str) -> object:
-    """What the row has there."""
+    """The value that the row has for a field."""
     if field == "box" and sample.box is not None:
         return list(sample.box.model_dump().values())
     picture = sample.crop if field == "crop_width" else sample.image

@@ -34,7 +34,7 @@ def served_tensors(
     A vocabulary has `padding_rows` behind them.
 
     Args:
-        names: of a transformers state_dict, the whole of it.
+        names: all names of a transformers state_dict.
         has_tied_head: the head is the embedding; SGLang then serves one tensor for both.
     """
     rules = family.served

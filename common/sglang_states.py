@@ -2,7 +2,7 @@
 
 SGLang gives states 0.9 of what it gives KV, whatever the requests are like, and then runs no more
 of them than have their states (its `resolve_max_num_reqs`, 0.5.23): with Qwen3.5-4B on 80 GB fewer
-than a run asks for, beside KV that nobody uses. Divided as requests need the two, as many run as
+than a run asks for, beside KV that is not used. Divided as requests need the two, as many run as
 memory holds.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Of one request, as SGLang counts them: running, cached prefix, spare, and two that are written in
-# turn while the next batch is scheduled (mem_cache/kv_cache_configurator.py,
+# States of one request, as SGLang counts them: running, cached prefix, spare, and two that are
+# written in turn while the next batch is scheduled (mem_cache/kv_cache_configurator.py,
 # _calculate_mamba_ratio).
 SLOTS_A_REQUEST = 5
 _WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -24,8 +24,8 @@ class Demand:
 
     requests: int
     prompts: int  # different ones: requests of a group share theirs
-    prompt_tokens: int  # of the longest
-    response_tokens: int  # of the longest
+    prompt_tokens: int  # length of the longest prompt
+    response_tokens: int  # length of the longest response
 
 
 def state_bytes(model: Mapping[str, Any]) -> int:

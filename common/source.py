@@ -20,13 +20,12 @@ class Assignment(NamedTuple):
 class SampleSource:
     """`epochs` passes over `samples`, one after the other.
 
-    `rows` tells of those that were left out; None: none were.
-
     Orders and sampling seeds are SHA-256 of (seed, epoch, sample_id): they depend neither on a
     library's random generator, nor on how often a sample is tried, nor on the order of the file.
 
     Args:
-        reading: that the samples come from; none: they come from elsewhere.
+        reading: where the samples come from; None means from elsewhere.
+        rows: tells of rows that were left out; None means that none were.
         student: how rollouts are shown samples (the section of the configuration, as JSON). It
             decides nothing here, but what was generated otherwise is of no use.
     """
@@ -49,7 +48,7 @@ class SampleSource:
         self._shuffle = shuffle
         self._seed = seed
         self._student = {name: _scalar(value) for name, value in (student or {}).items()}
-        self._epoch = -1  # whose order is at hand
+        self._epoch = -1  # the epoch of `_order`
         self._order: list[Sample] = []
 
     def facts(self) -> dict[str, Any]:
@@ -84,5 +83,5 @@ class SampleSource:
 
 
 def _scalar(value: Any) -> Any:
-    """Lists as one text: the journal would give them back as another type."""
+    """A value of the journal: lists become one text, as they would come back as another type."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value

@@ -13,8 +13,8 @@ def wilson(right: int, of: int, confidence: float = 0.95) -> tuple[float, float]
     """Wilson's score interval of a share.
 
     Args:
-        right: in 0..of.
-        of: items in all; of none the share can be anything.
+        right: a number from 0 to `of`.
+        of: items in all; with none the share can be anything.
 
     Returns:
         Lower and upper end, in [0, 1].
@@ -53,17 +53,15 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     if min(only_a, only_b) < 0:
         raise ValueError(f"{only_a} and {only_b} items: no counts. Fix: give numbers from 0")
     differing = only_a + only_b
-    ways = tail = 1  # to choose no item, and so on up to the smaller count
+    ways = tail = 1  # ways to choose no item, then one, up to the smaller count
     for chosen in range(1, min(only_a, only_b) + 1):
         ways = ways * (differing - chosen + 1) // chosen
         tail += ways
     return min(1.0, 2 * tail / (1 << differing))
 
 
-def gap_interval(
-    both: int, only_a: int, only_b: int, neither: int, confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Share of A minus share of B, of the same items, with Newcombe's interval.
+def gap_interval(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float, float]:
+    """Share of A minus share of B, of the same items, with Newcombe's interval of 95 %.
 
     Args:
         both: items that A and B got right; then those that one alone did, and those that none did.
@@ -72,7 +70,7 @@ def gap_interval(
         Difference, lower and upper end, each in [-1, 1]; of no items nothing is known: 0, -1, 1.
 
     Raises:
-        ValueError: a count below 0, or no such confidence.
+        ValueError: a count below 0.
 
     Source: method 10 of Newcombe 1998, Statistics in Medicine 17, 2635-2650.
     """
@@ -82,8 +80,8 @@ def gap_interval(
     if of == 0:
         return 0.0, -1.0, 1.0
     share_a, share_b = (both + only_a) / of, (both + only_b) / of
-    low_a, high_a = wilson(both + only_a, of, confidence)
-    low_b, high_b = wilson(both + only_b, of, confidence)
+    low_a, high_a = wilson(both + only_a, of)
+    low_b, high_b = wilson(both + only_b, of)
     phi = _phi(both, only_a, only_b, neither)
     below = _side_of_difference(share_a - low_a, high_b - share_b, phi)
     above = _side_of_difference(high_a - share_a, share_b - low_b, phi)
@@ -91,16 +89,14 @@ def gap_interval(
     return difference, max(-1.0, difference - below), min(1.0, difference + above)
 
 
-def paired_difference(
-    a: Sequence[float], b: Sequence[float], confidence: float = 0.95
-) -> tuple[float, float, float]:
-    """Mean of a - b over pairs (seeds, for example), with Student's interval.
+def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of a - b over pairs (seeds, for example), with Student's interval of 95 %.
 
     Returns:
         Mean, lower and upper end; of one pair the ends are infinite.
 
     Raises:
-        ValueError: no pairs, or no such confidence.
+        ValueError: no pairs.
     """
     differences = [x - y for x, y in zip(a, b, strict=True)]
     if not differences:
@@ -109,7 +105,7 @@ def paired_difference(
     if degrees == 0:
         return mean, -math.inf, math.inf
     error = stdev(differences) / math.sqrt(len(differences))
-    half = student_quantile(confidence, degrees) * error
+    half = student_quantile(0.95, degrees) * error
     return mean, mean - half, mean + half
 
 
@@ -122,7 +118,7 @@ def student_quantile(confidence: float, degrees: int) -> float:
     _check_confidence(confidence)
     if degrees < 1:
         raise ValueError(f"{degrees} degrees of freedom. Fix: give at least 1")
-    low, high = 0.0, math.pi / 2  # of the angle whose tangent is t / sqrt(degrees)
+    low, high = 0.0, math.pi / 2  # bounds of the angle whose tangent is t / sqrt(degrees)
     while (angle := (low + high) / 2) not in (low, high):
         if _student_probability(angle, degrees) < confidence:
             low = angle

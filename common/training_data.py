@@ -23,8 +23,8 @@ def open_source(config: RunConfig, afresh: bool = False) -> SampleSource:
     The first time the pictures are looked at, too; a run that goes on keeps to what was found then.
 
     Args:
-        afresh: look at the pictures unless the run has begun, though a reading lies in its folder:
-            for who leaves one there (`common.kept_reading.keep`).
+        afresh: look at the pictures unless the run has begun, even if its folder holds a reading:
+            for the process that writes one (`common.kept_reading.keep`).
 
     Raises:
         ConfigError: no dataset, not enough for one step, or too many rows that are of no use.
@@ -41,7 +41,7 @@ def open_source(config: RunConfig, afresh: bool = False) -> SampleSource:
 
 
 def foreseen_source(config: RunConfig) -> SampleSource:
-    """The same for who does not hand samples out: quick, and nearly always the same list.
+    """The stream for processes other than the broker: quick, and nearly always the same list.
 
     Pictures are not looked at; where the run folder is at hand, what the broker found counts.
     Raises as `open_source`.
@@ -52,7 +52,7 @@ def foreseen_source(config: RunConfig) -> SampleSource:
 
 
 def _as_kept(config: RunConfig, path: Path, afresh: bool) -> Reading | None:
-    """The reading that was made before; None: there is none, or it is to be made anew."""
+    """The reading that was made before; None means none, or one to be made anew."""
     folder = config.run.folder
     kept = kept_reading(folder, None if afresh else settings_digest(config))
     if folder is None or kept is None:
@@ -60,7 +60,7 @@ def _as_kept(config: RunConfig, path: Path, afresh: bool) -> Reading | None:
     reading = read_again(config, path, kept.bad_rows)
     if (kept.num_rows, kept.digest) == (reading.num_rows, reading.digest):
         return reading
-    # Another data set than the run began with: whoever opens the journal refuses it, by name.
+    # Another data set than the run began with: the broker refuses it, by name.
     return read_again(config, path, None) if has_journal(folder) else None
 
 

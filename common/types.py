@@ -78,7 +78,7 @@ class Sample(Record):
     problem: str  # text with one "<image>" placeholder
     image: ImageRef  # the full picture
     box: Box | None  # the evidence, in the full picture
-    crop: ImageRef | None  # a ready picture of it; None: cut `box` out of `image`
+    crop: ImageRef | None  # a ready picture of it; None means that `box` is cut out of `image`
 
 
 class FinishReason(StrEnum):
@@ -94,7 +94,7 @@ class GroupLease(Record):
     attempt: LongCount  # fences late submits of earlier attempts
     sample: Sample
     num_trajectories: PositiveCount
-    sampling_seed: int = Field(ge=0, lt=2**31)  # of (run seed, group): not of the attempt
+    sampling_seed: int = Field(ge=0, lt=2**31)  # depends on run seed and group, not on the attempt
     lease_s: float = Field(gt=0, allow_inf_nan=False)  # seconds from now until it lapses
     alone: bool = False  # its server must generate nothing else meanwhile: it may be what kills
 
@@ -102,10 +102,10 @@ class GroupLease(Record):
 class ShownView(Record):
     """What the engine was shown of a sample, for the learner to know that it trains on the same."""
 
-    name: Identifier  # of the view (common.views)
-    seed: Count  # of what was drawn; 0 where nothing is
+    name: Identifier  # the view (common.views)
+    seed: Count  # what was drawn depends on it; 0 where nothing is drawn
     note: str = Field(max_length=200, pattern=r"^[ -~]*$")  # what was drawn, for people
-    sha256: Sha256  # of text and pixels (common.views.showing.shown_digest)
+    sha256: Sha256  # digest of text and pixels (common.views.showing.shown_digest)
 
     def __str__(self) -> str:
         drawn = f", seed {self.seed}: {self.note}" if self.note else ""
@@ -168,7 +168,7 @@ class WeightUpdate(Record):
     """The announcement of a push: which weights, from where, to whom, and how to check them."""
 
     version: Count
-    history: Count  # of the ledger: it grows when a learner resumes and undoes steps
+    history: Count  # the ledger's: it grows when a learner resumes and undoes steps
     attempt: Count  # a push that failed is announced again, in a new group
     recipients: dict[MemberId, Count]  # member id -> rank of its first process in the group
     source: GroupAddress | WeightFiles

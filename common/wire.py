@@ -47,10 +47,10 @@ class Limits(NamedTuple):
     max_bytes: int
     max_array: int  # elements
     max_map: int  # keys
-    max_values: int  # in all arrays and maps together
+    max_values: int  # values in all arrays and maps together
 
 
-NO_LIMITS = Limits(2**62, 2**20, 2**20, 2**22)  # but these: of messages from somebody trusted
+NO_LIMITS = Limits(2**62, 2**20, 2**20, 2**22)  # limits of messages from trusted senders
 LimitsOf = Mapping[str, Limits]
 
 
@@ -84,7 +84,7 @@ def decode(
 
     Args:
         attachments: the other frames of its message (`encode_message`).
-        limits: by kind of message, for frames of strangers; None: the sender is trusted.
+        limits: those of each kind of message from strangers; None means a trusted sender.
 
     Raises:
         ProtocolError: too large, too deep, not MessagePack, of unknown type, or with a bad field.

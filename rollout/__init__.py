@@ -6,10 +6,10 @@
     broker --announcement--> weights --------'          the bytes come from the learner
 
     main                one process that drives one engine or several: python -m rollout.main
-    member              one server's life: engine, membership of the broker, return from death
+    rollout_server      one server's life: engine, membership of the broker, restart of the engine
     worker              lease > generate > submit, as many groups at once as there are slots
     pool                which server generates which group
-    serving             what a server serves now: version, quarantine, figures
+    serving             what a server serves now: weights, quarantine, figures
     engine              what is asked of an engine, and how it fails
     http_engine         the client of any server with SGLang's endpoints
     engine_process      starts an engine as a child, waits for it, ends it
@@ -20,7 +20,7 @@
     pins                copies of weights that one engine keeps for measurements
     answering           answers held-out questions for the learner's measurements
     serve               python -m rollout.serve: a checkpoint behind OpenAI's API
-    serving_checkpoint  the same for as long as a block of code runs
+    serving_checkpoint  serves a checkpoint for as long as a block of code runs
     server_errors       what an HTTP server says is wrong, in one line
     evaluate, gap, compare    commands over `rollout.evaluation`
 

@@ -1,4 +1,4 @@
-"""Answers held-out questions for the learner's measurements, beside the groups that are trained on.
+"""Answers to held-out questions for the learner's measurements, beside training groups.
 
     lease items > render their pictures > ask greedily with the version asked for > submit
 
@@ -30,18 +30,18 @@ from rollout.worker import PromptRenderer
 logger = logging.getLogger(__name__)
 _LEASE_WAIT_S = 5.0  # how long the broker may hold the question
 _AT_ONCE = 32  # items of a lease: enough for batches, few enough to share with other servers
-_LEASES = 2  # at once: while one is under way the next one's pictures are made
-_RETRY_S = 1.0  # after an engine that did not answer
+_LEASES = 2  # leases at once: while one is answered the next one's pictures are made
+_RETRY_S = 1.0  # pause after an engine that did not answer
 _SEED = 0  # nothing is drawn in these views
-_SAID = 300  # characters of a reason
+_SAID = 300  # characters that are kept of a reason
 _NO_TOKENS = np.empty(0, dtype=np.int32)
 
 
 class Answerer:
-    """Leases for one server, whose engine answers.
+    """The task of one server that leases held-out questions, which its engine answers.
 
     Args:
-        server: the member's own.
+        server: the one whose engine answers.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Answerer:
         self._has_all_threads = False
 
     async def run(self, finished: asyncio.Event) -> None:
-        """Until it is cancelled, or the run is `finished`."""
+        """Answer until it is cancelled, or the run is `finished`."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(_LEASES):
                 tasks.create_task(self._lease_until(finished))
@@ -71,10 +71,10 @@ class Answerer:
             if lease.finished:
                 finished.set()
             if lease.items and not await self._fulfil(lease, served.history):
-                await set_or_after(finished, _RETRY_S)  # its keeper looks after it meanwhile
+                await set_or_after(finished, _RETRY_S)  # meanwhile the engine may be started again
 
     async def _fulfil(self, lease: AnswerLease, history: int) -> bool:
-        """Submits what could be answered, and gives back the rest; false: it was nothing."""
+        """Submit what could be answered, and give back the rest; false if nothing was answered."""
         if lease.is_last and not self._has_all_threads:
             self._has_all_threads = True
             await self._use_idle_cores()
@@ -85,12 +85,12 @@ class Answerer:
         given_back = [item.index for item, answer in pairs if answer is None]
         try:
             await self._broker.submit_answers(lease.number, answers, given_back)
-        except RequestRefused as error:  # they lapse
+        except RequestRefused as error:  # the lease lapses
             logger.warning("answers of version %d are not taken: %s", lease.version, error)
         return bool(answers)
 
     async def _answer(self, item: AskedItem, lease: AnswerLease, history: int) -> Answer | None:
-        """None: not with this version, or not now."""
+        """The answer to an item; None means not with this version, or not now."""
         try:
             request = await self._request(item, lease, history)
             result = None if request is None else await self._server.engine.generate(request)
@@ -140,14 +140,14 @@ class Answerer:
         return await asyncio.to_thread(self._views.make, item.sample, item.view, _SEED, content)
 
     async def _report_if_lost(self) -> None:
-        """An engine that answers nothing else either is started again by its keeper."""
+        """Report an engine that answers nothing else either, so that it is started again."""
         try:
             await self._server.engine.version()
         except EngineError as error:
             self._server.report_lost(error)
 
     async def _use_idle_cores(self) -> None:
-        """Nothing is trained any more: the cores are this engine's, and its neighbours'."""
+        """Use the learner's cores, too: nothing is trained any more."""
         threads = self._config.rollout.threads
         if threads is None or self._config.rollout.deterministic:
             return  # all are in use, or another order of sums would be another answer
@@ -157,7 +157,7 @@ class Answerer:
 
 
 def _is_of(response: Trajectory, version: int) -> bool:
-    """Whether nothing in it is of other weights."""
+    """Whether all its tokens are of the weights of one version."""
     return response.oldest_version == response.newest_version == version
 
 

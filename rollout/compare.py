@@ -1,4 +1,4 @@
-"""Compares two results of rollout.evaluate, item by item.
+"""Compare two results of rollout.evaluate, item by item.
 
     python -m rollout.compare A B
 
@@ -10,11 +10,10 @@ keys of their identity in which they may differ.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import VisionOpdError, exit_code_of
+from common.command_line import parser_of, refusing
 from common.output import ends_with_its_reader
 from rollout.evaluation.compare import compare
 from rollout.evaluation.compare_pages import comparison_markdown, write_comparison
@@ -23,24 +22,16 @@ from rollout.evaluation.stored_result import read_result
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = _arguments(argv)
-    try:
+    with refusing("compare"):
         a, b = read_result(options.a), read_result(options.b)
         found = compare(a, b, options.despite)
         if options.out is not None:
             write_comparison(found, options.out, options.a, options.b)
-    except VisionOpdError as error:
-        print(f"cannot compare: {error}", file=sys.stderr)
-        raise SystemExit(exit_code_of(error)) from None
     print(comparison_markdown(found), end="")
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m rollout.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("python -m rollout.compare", __doc__)
     parser.add_argument("a", type=Path, metavar="A", help="folder of a result")
     parser.add_argument("b", type=Path, metavar="B", help="folder of the other result")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for compare.md and others")

@@ -1,4 +1,4 @@
-"""What the rollout side asks of a generation engine, whoever implements it."""
+"""What the rollout side asks of a generation engine, whatever it is made of."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,15 +11,15 @@ from common.types import WeightBucket
 
 
 class RequestRejected(EngineError):
-    """The engine found fault with the request itself: another try would fail as well."""
+    """The engine's refusal of the request itself: another try would fail as well."""
 
 
 class RequestFailed(EngineError):
-    """The engine's answer was an error of its own, or useless. It lives on: the request is why."""
+    """An answer that is the engine's own error, or useless. It lives on: the request is why."""
 
 
 class CutShort(EngineError):
-    """Nobody's fault: a pause, or weights that turned out to be wrong. To be done again."""
+    """A request cut short by a pause, or by weights that are wrong. It is to be done again."""
 
 
 class EngineGone(EngineError):
@@ -40,7 +40,7 @@ class GroupRequest:
     banned_token_ids: tuple[int, ...]  # never sampled: vision tokens, which no response may hold
     end_token_ids: tuple[int, ...]  # each ends a response; an engine may know more
     seed: int | None  # only where the engine is deterministic
-    pinned_version: int | None = None  # of a copy of weights that `pin` made; None: as served
+    pinned_version: int | None = None  # names a copy that `pin` made; None means the served weights
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class GroupResult:
     """What came back."""
 
     num_prompt_tokens: int  # placeholders expanded
-    responses: Responses | None  # in the order asked for, aborted ones left out; None: all were
+    responses: Responses | None  # in the order asked for, without aborted ones; None if all were
     num_aborted: int  # cut by a pause; the group must be generated again
 
     @property
     def trajectories(self) -> tuple[Trajectory, ...]:
-        """One by one."""
+        """The responses one by one."""
         return () if self.responses is None else self.responses.rows()
 
 
@@ -63,8 +63,8 @@ class EngineInfo:
 
     device: str  # "cpu" | "cuda"
     ranks: int  # processes that join a push group: its tensor parallel size
-    max_running: int | None  # responses that it generates at once; None: it does not say
-    version: str | None = None  # of the engine's program; None: it does not say
+    max_running: int | None  # responses that it generates at once; None means that it does not say
+    version: str | None = None  # version of its program; None means that it does not say
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Scores:
     """Log-probs of a given response."""
 
     logprobs: np.ndarray  # float32 [T], nats, at temperature 1
-    cached_tokens: int  # of the prompt, that were not computed but found in the prefix cache
+    cached_tokens: int  # prompt tokens that were found in the prefix cache, not computed
 
 
 class Engine(Protocol):
@@ -92,7 +92,7 @@ class Engine(Protocol):
         """Version of the weights it serves; None before the first push. Answers while paused."""
 
     async def is_healthy(self) -> bool:
-        """True when it can generate. Not to be asked while paused."""
+        """Whether it can generate. Not to be asked while paused."""
 
     async def checksums(self) -> dict[str, str]:
         """Checksums of the first rank's tensors, by the engine's names. Answers while paused."""
@@ -100,7 +100,7 @@ class Engine(Protocol):
     async def init_group(
         self, *, name: str, host: str, port: int, rank: int, world_size: int, backend: str
     ) -> None:
-        """Joins the trainer's group; returns when all ranks have."""
+        """Join the trainer's group; return when all ranks have."""
 
     async def destroy_group(self, name: str) -> None: ...
 
@@ -111,19 +111,19 @@ class Engine(Protocol):
     async def update(
         self, bucket: WeightBucket, *, group: str, final_version: int | None, flush: bool
     ) -> None:
-        """Takes one bucket. `final_version` is given with the last one; `flush` empties caches."""
+        """Take one bucket. `final_version` is given with the last one; `flush` empties caches."""
 
     async def end_update(self) -> None: ...
 
     async def load_folder(self, folder: str, version: int, *, flush: bool) -> None:
-        """Takes all weights from a Hugging Face folder; no session, no group."""
+        """Take all weights from a Hugging Face folder; no session, no group."""
 
     async def resume(self) -> None: ...
 
     async def pin(self, version: int) -> bool:
-        """Keep a copy of the weights that it serves; false: it cannot, or they are others."""
+        """Keep a copy of the weights that it serves; false if it cannot, or they are others."""
 
     async def unpin(self, version: int) -> None: ...
 
     async def use_threads(self, threads: int) -> None:
-        """Compute on so many CPU threads, where it knows how."""
+        """Compute on so many CPU threads, if it can."""

@@ -22,16 +22,16 @@ class ImageMaker(Protocol):
 
 
 class EngineView(NamedTuple):
-    problem: str  # with one "<image>"
+    problem: str  # holds one "<image>"
     image: bytes  # an encoded file
     record: ShownView
 
 
 class EngineViews:
-    """Makes views for engines. Safe to use from several threads.
+    """The views that engines are given. Safe to use from several threads.
 
     Args:
-        cache_bytes: of encoded images kept, those used last.
+        cache_bytes: size of the encoded images that are kept, those used last.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class EngineViews:
         """The view of a sample, as an engine is given it.
 
         Args:
-            name: of the view.
+            name: the view's name.
             content: the file behind `source`.
 
         Raises:

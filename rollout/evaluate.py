@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.command_line import parser_of
 from common.output import ends_with_its_reader
 from rollout.evaluation import identity
 from rollout.evaluation.arguments import add_model, add_questions, check_model, plan_again, plan_of
@@ -65,21 +66,16 @@ async def _again(options: argparse.Namespace, stop: asyncio.Event) -> dict[str, 
 
 
 def code_of(document: dict[str, Any], folder: Path) -> int:
-    """1 where a set has no answer at all."""
+    """The exit code: 1 where a set has no answer at all."""
     failed = sum(one["failed"] for one in document["sets"].values())
     if failed:
-        mend = "the same command asks them again"
-        print(f"{failed} requests failed, see {folder / 'result.html'}; {mend}", file=sys.stderr)
+        fix = "the same command asks them again"
+        print(f"{failed} requests failed, see {folder / 'result.html'}; {fix}", file=sys.stderr)
     return 0 if all(one["answered"] for one in document["sets"].values()) else 1
 
 
 def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="python -m rollout.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("python -m rollout.evaluate", __doc__)
     add_model(parser)
     add_questions(parser)
     parser.add_argument(

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from common.command_line import parser_of
 from common.files import replace_json
 from common.output import ends_with_its_reader
 from rollout.evaluation.arguments import add_model, add_questions, check_model, plan_of
@@ -53,7 +54,7 @@ async def measure_gap(options: argparse.Namespace, further: list[str], stop: asy
 async def _asked(
     options: argparse.Namespace, target: Target | None, view: View, stop: asyncio.Event
 ) -> dict[str, Any] | None:
-    """The result of one view; None: stopped."""
+    """The result of one view; None means that it was stopped."""
     if target is None or stop.is_set():
         return None
     plan = replace(plan_of(options, target, view), needs_crops=True)
@@ -61,12 +62,7 @@ async def _asked(
 
 
 def _arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="python -m rollout.gap",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("python -m rollout.gap", __doc__)
     add_model(parser)
     add_questions(parser)
     return parser.parse_known_args(argv)

@@ -31,7 +31,7 @@ from rollout.server_errors import said
 
 _BAN = -1e9  # added to a logit; finite, so that log-probs of other tokens stay finite
 _HEALTH_S = 30.0  # SGLang gives itself 20 for the token that it makes
-_SHOWN_BYTES = 200  # of an answer that makes no sense
+_SHOWN_BYTES = 200  # how much is shown of an answer that makes no sense
 _USELESS = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
 # Another key, too many requests, a proxy without its server, a server without memory: what else is
 # under way may be why, so the sample is a suspect and no more.
@@ -40,18 +40,18 @@ _GRACE_S = 1.0  # lets the server's own timeout, which says more, come first
 
 
 class HttpEngine:
-    """Drives one server.
+    """A client of one server.
 
     The server's prefix cache is divided: a request meets only entries of requests that were sent
     since the same push (`extra_key`). So no response is computed from KV of older weights than
     those that were served when it was sent, whatever a flush may have left.
 
     Args:
-        url: of the server, without a path.
-        request_timeout_s: of one generation.
-        control_timeout_s: of one phase of a weight update, and of short questions.
-        load_timeout_s: of reading all weights from files.
-        api_key: of the server; None: it asks for none.
+        url: the server's, without a path.
+        request_timeout_s: time-out of one generation.
+        control_timeout_s: time-out of a phase of a weight update, and of short questions.
+        load_timeout_s: time-out of reading all weights from files.
+        api_key: the server's; None means that it asks for none.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class HttpEngine:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            # After an error SGLang drops the connection, under whoever uses it next.
+            # After an error SGLang drops the connection, also under the request that comes next.
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             headers=self._headers,
         )
@@ -109,16 +109,10 @@ class HttpEngine:
         return parse_scores(answer, response_token_ids)
 
     async def info(self) -> EngineInfo:
-        info = await self._ask("GET", "/server_info")
-        if not isinstance(info, dict):
-            raise EngineError(f"/server_info answered {str(info)[:200]!r}")
-        return parse_info(info)
+        return parse_info(await self._facts("/server_info"))
 
     async def version(self) -> int | None:
-        info = await self._ask("GET", "/model_info")
-        if not isinstance(info, dict):
-            raise EngineError(f"/model_info answered {str(info)[:200]!r}")
-        reported = str(info.get("weight_version"))
+        reported = str((await self._facts("/model_info")).get("weight_version"))
         return int(reported) if reported.isdigit() else None
 
     async def is_healthy(self) -> bool:
@@ -224,6 +218,12 @@ class HttpEngine:
                 f"/generate: the answer is not JSON: {content[:_SHOWN_BYTES]!r}"
             ) from error
 
+    async def _facts(self, path: str) -> dict[str, Any]:
+        found = await self._ask("GET", path)
+        if not isinstance(found, dict):
+            raise EngineError(f"{path} answered {str(found)[:200]!r}")
+        return found
+
     async def _ask(
         self,
         method: str,
@@ -245,7 +245,7 @@ class HttpEngine:
     async def _send(
         self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float
     ) -> tuple[int, bytes]:
-        if self._session.closed:  # its member has given the engine up, another one still asks
+        if self._session.closed:  # its server has given the engine up; another one still asks
             raise EngineGone(f"{path}: {self._url} is given up")
         try:
             async with self._session.request(
@@ -312,7 +312,7 @@ def score_body(
 
 
 def _data_url(png: bytes) -> str:
-    """Not bare base64: SGLang opens text that begins with "/" as a file, and a JPEG's does."""
+    """A data URL. Bare base64 may begin with "/", as a JPEG's does: SGLang would open a file."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
@@ -399,7 +399,7 @@ def _trajectory(index: int, result: dict[str, Any], cache_version: int) -> Traje
 
 
 def _told(error: Exception) -> str:
-    """In one line."""
+    """An error in one line."""
     said = " ".join(str(error).split())
     return said if type(error) is ValueError else f"{type(error).__name__}: {said}"
 

@@ -18,7 +18,7 @@ from common.config_cli import exit_with, load_or_exit
 
 if TYPE_CHECKING:  # imported late at run time: --help answers at once
     from common.rendering import Renderer
-    from rollout.member import RunningEngine
+    from rollout.rollout_server import RunningEngine
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def main() -> None:
     from common.lifecycle import run
     from common.logs import configure_logging
     from common.model_folder import with_local_models
-    from rollout.member import first_error
+    from rollout.rollout_server import first_error
 
     configure_logging(f"rollout-{index}")
     try:
@@ -54,19 +54,19 @@ def main() -> None:
 
 
 async def serve(config: RunConfig, index: int, stop: asyncio.Event) -> None:
-    """Everything that one rollout process does."""
+    """Run all that one rollout process does."""
     from broker.net.transport import zmq_link
     from broker.protocol import Role
-    from rollout.member import Member
-    from rollout.pool import Pool
+    from rollout.pool import ServerPool
+    from rollout.rollout_server import RolloutServer
 
     async with asyncio.TaskGroup() as tasks:
         # What is wrong with it shows before the engine starts.
         zmq_link(config.broker, Role.ROLLOUT)
         renderer = tasks.create_task(asyncio.to_thread(_load_renderer, config))
-        pool, finished = Pool(), asyncio.Event()
+        pool, finished = ServerPool(), asyncio.Event()
         for member_id, started in _engines(config, index, stop).items():
-            member = Member(config, member_id, started, pool, renderer, stop, finished)
+            member = RolloutServer(config, member_id, started, pool, renderer, stop, finished)
             tasks.create_task(member.live(), name=member_id)
 
 
@@ -90,7 +90,7 @@ async def _own_engine(
 ) -> AsyncIterator["RunningEngine"]:
     from common.errors import EngineError
     from rollout.engine_process import started_engine
-    from rollout.member import RunningEngine, first_error
+    from rollout.rollout_server import RunningEngine, first_error
 
     log_folder = (config.run.folder or Path.cwd()) / "logs"
     async with started_engine(config, index, log_folder, stop) as process:
@@ -108,9 +108,9 @@ async def _own_engine(
 async def _attached_engine(
     config: RunConfig, url: str, stop: asyncio.Event
 ) -> AsyncIterator["RunningEngine"]:
-    """One that others have started, once it answers."""
+    """An engine that others have started, once it answers."""
     from common.engines.keys import configured_key
-    from rollout.member import RunningEngine, wait_until_it_answers
+    from rollout.rollout_server import RunningEngine, wait_until_it_answers
 
     await wait_until_it_answers(config, url, stop)
     yield RunningEngine(url, api_key=configured_key(config))

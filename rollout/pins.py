@@ -11,7 +11,7 @@ class Pins:
     """Copies of weights that one engine keeps for measurements.
 
     Args:
-        server: whose list of copies is kept up to date.
+        server: its list of copies is kept up to date.
     """
 
     def __init__(self, engine: Engine, server: Server) -> None:

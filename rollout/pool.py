@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from common.errors import EngineError
 from rollout.engine import Engine
-from rollout.serving import Served, Serving
+from rollout.serving import Served, ServingState
 
 MAX_IMAGES = 4096  # digests remembered for each server
 
@@ -21,10 +21,10 @@ class Server:
     """One engine as the pool sees it.
 
     Args:
-        capacity: groups that it generates at once.
+        capacity: how many groups it generates at once.
     """
 
-    def __init__(self, name: str, engine: Engine, serving: Serving, capacity: int) -> None:
+    def __init__(self, name: str, engine: Engine, serving: ServingState, capacity: int) -> None:
         self.name = name
         self.engine = engine
         self.serving = serving
@@ -32,35 +32,35 @@ class Server:
         self.reserved = 0  # leases of its member that no server generates yet
         self.running = 0
         self.pinned: tuple[Served, ...] = ()  # weights that its engine has copies of
-        self.is_claimed = False  # by a group that must be alone: no other may start
+        self.is_claimed = False  # a group must be alone on it: no other may start
         self.lost: asyncio.Future[EngineError] = asyncio.get_running_loop().create_future()
         self._images: OrderedDict[str, None] = OrderedDict()  # sha256, the latest used last
         self._images_of: object = None  # what it served when it computed them
 
     @property
     def free(self) -> int:
-        """Groups that it could start now."""
+        """How many groups it could start now."""
         return 0 if self.is_claimed else self.capacity - self.running
 
     def pinned_of(self, served: Served) -> tuple[int, ...]:
-        """Versions of its copies, of the same history."""
+        """Versions of its copies that are of the same history."""
         return tuple(kept.version for kept in self.pinned if kept.history == served.history)
 
     def has_seen(self, image: str) -> bool:
         """Whether the image's prefix may still be in its cache: a push empties that."""
-        return self._images_of == self.serving.now and image in self._images
+        return self._images_of == self.serving.weights and image in self._images
 
     def note_image(self, image: str) -> None:
-        if self._images_of != self.serving.now:
+        if self._images_of != self.serving.weights:
             self._images.clear()
-            self._images_of = self.serving.now
+            self._images_of = self.serving.weights
         self._images[image] = None
         self._images.move_to_end(image)
         if len(self._images) > MAX_IMAGES:
             self._images.popitem(last=False)
 
     def report_lost(self, error: EngineError) -> None:
-        """It does not answer any more; its keeper starts it again."""
+        """Note that the engine does not answer any more; `RolloutServer` starts it again."""
         if not self.lost.done():
             self.lost.set_result(error)
 
@@ -70,15 +70,17 @@ def best(servers: Iterable[Server], image: str, at_least: Served) -> Server | No
 
     Args:
         at_least: what the lease was granted for. A server that is behind, or that still serves
-            weights of steps which were undone, would only generate what nobody may train on.
+            weights of steps which were undone, would only generate what is not trained.
     """
     candidates = [
-        s for s in servers if s.serving.now is not None and s.serving.now >= at_least and s.free > 0
+        s
+        for s in servers
+        if s.serving.weights is not None and s.serving.weights >= at_least and s.free > 0
     ]
     return max(candidates, key=lambda s: (s.has_seen(image), s.free), default=None)
 
 
-class Pool:
+class ServerPool:
     """The servers of this process that are up."""
 
     def __init__(self) -> None:
@@ -96,7 +98,7 @@ class Pool:
                 del self._servers[server.name]
 
     async def choose(self, image: str, at_least: Served, avoid: Server | None = None) -> Server:
-        """Takes a slot of the best server, as soon as there is one; `release` gives it back.
+        """Take a slot of the best server, as soon as there is one; `release` gives it back.
 
         Args:
             avoid: a server that has just failed; chosen only when no other can take it.
@@ -113,14 +115,14 @@ class Pool:
                 await self.changed.wait()
 
     async def claim(self, server: Server, at_least: Served) -> None:
-        """Takes all of a server, as soon as it is idle; `release` gives it back.
+        """Take all of a server, as soon as it is idle; `release` gives it back.
 
         Args:
-            at_least: as for `best`.
+            at_least: see `best`.
         """
 
         def is_idle() -> bool:
-            now = server.serving.now
+            now = server.serving.weights
             return server.running == 0 and now is not None and now >= at_least
 
         server.is_claimed = True
@@ -134,14 +136,14 @@ class Pool:
         server.running += 1
 
     async def release(self, server: Server, is_claimed: bool = False) -> None:
-        """Gives back what `choose` took, or what `claim` did."""
+        """Give back what `choose` took, or what `claim` did."""
         server.running -= 1
         if is_claimed:
             server.is_claimed = False
         await self.notify()
 
     async def notify(self) -> None:
-        """Something changed that may free a slot."""
+        """Wake those who wait for a slot: something changed that may free one."""
         async with self.changed:
             self.changed.notify_all()
 

@@ -22,7 +22,6 @@ from common.config_cli import exit_with
 from common.errors import ConfigError, EngineError
 from common.logs import configure_logging
 from common.output import ends_with_its_reader, goes_on_without_readers
-from rollout.engine_process import EngineProcess
 from rollout.serving_checkpoint import served, serving_config
 
 PROGRAM = "python -m rollout.serve"
@@ -87,7 +86,7 @@ def read_arguments(arguments: Sequence[str]) -> RunConfig:
 
 
 async def serve(config: RunConfig, stop: asyncio.Event) -> None:
-    """Runs the server until `stop` is set.
+    """Run the server until `stop` is set.
 
     Raises:
         ConfigError: it cannot be started so.
@@ -96,7 +95,7 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
     async with served(config, stop) as endpoint:
         if not stop.is_set():
             print(welcome(endpoint.url, endpoint.model, endpoint.key_file), flush=True)
-            await _until(stop, endpoint.engine)
+            await lifecycle.until_stopped(endpoint.engine.watch, stop)
 
 
 def welcome(url: str, name: str, key_file: Path | None) -> str:
@@ -137,14 +136,14 @@ To measure it with {EVALUATION}, or with lmms-eval 0.7.3 in an environment of it
 
 
 def evaluation_command(url: str, key_file: Path | None) -> str:
-    """Asks the server the questions of a published set, with ours."""
+    """The command that asks the server the questions of a published set."""
     key = [] if key_file is None else ["--api-key-file", str(key_file.absolute())]
     words = [PYTHON, "-m", EVALUATION, "--endpoint", url, *key]
     return shlex.join([*words, "--sets", "vstar", "--out", "evaluated"])
 
 
 def lmms_eval_command(url: str, name: str, key_file: Path | None) -> str:
-    """Asks the same with somebody else's harness: no key of ours is in its arguments.
+    """The command that does so with lmms-eval: no key of ours is in its arguments.
 
     hrbench4k and hrbench8k are not named: they send this key to OpenAI, as that of a judge.
     """
@@ -158,16 +157,6 @@ def lmms_eval_command(url: str, name: str, key_file: Path | None) -> str:
         f"{key}lmms-eval --model async_openai --model_args {model} "
         f"--tasks {LMMS_EVAL_TASKS} --log_samples --output_path evaluated-by-lmms"
     )
-
-
-async def _until(stop: asyncio.Event, engine: EngineProcess) -> None:
-    death = asyncio.ensure_future(engine.watch())
-    stopped = asyncio.ensure_future(stop.wait())
-    await asyncio.wait((death, stopped), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if death.done():
-        await death
-    death.cancel()
 
 
 def _long_form(option: str) -> str:

@@ -8,9 +8,9 @@ def said(content: bytes, keys: Sequence[str], most: int) -> str:
     """What an HTTP server's answer says is wrong, in one line.
 
     Args:
-        content: of the answer: JSON, in which the first of `keys` leads to the message, or to an
-            object with the message; else plain text.
-        most: characters.
+        content: the answer's body: JSON, in which the first of `keys` leads to the message, or to
+            an object with the message; else plain text.
+        most: limit of characters.
     """
     try:
         body = json.loads(content)

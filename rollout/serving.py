@@ -18,16 +18,16 @@ class Served(NamedTuple):
     version: int
 
 
-class Serving:
-    """What the engine serves; None before the first push and after a failed one.
+class ServingState:
+    """What one engine serves: nothing before the first push and after a failed one.
 
     Args:
         changed: notified of every change, for those who wait for several servers at once.
     """
 
     def __init__(self, changed: asyncio.Condition | None = None) -> None:
-        self.now: Served | None = None
-        self.losses = 0  # times that it had to stop serving: what was generated then is void
+        self.weights: Served | None = None
+        self.losses = 0  # how often it had to stop serving: what was generated then is void
         self.is_held_back = False
         self.is_paused = False
         self.pauses = 0
@@ -35,12 +35,12 @@ class Serving:
 
     @property
     def version(self) -> int | None:
-        return None if self.now is None else self.now.version
+        return None if self.weights is None else self.weights.version
 
     @property
     def is_running(self) -> bool:
         """Whether the engine can be expected to generate now."""
-        return self.now is not None and not self.is_paused
+        return self.weights is not None and not self.is_paused
 
     def note_pause(self) -> None:
         self.is_paused = True
@@ -56,18 +56,18 @@ class Serving:
 
     def _assign(self, served: Served | None) -> None:
         self.losses += served is None
-        self.now = served
+        self.weights = served
 
     async def wait(self) -> Served:
         """The weights, as soon as there are some. Cancel it to stop waiting."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self.now is not None)
-            assert self.now is not None
-            return self.now
+            await self._changed.wait_for(lambda: self.weights is not None)
+            assert self.weights is not None
+            return self.weights
 
     @contextlib.asynccontextmanager
     async def held_back(self) -> AsyncIterator[None]:
-        """Inside, the engine generates with weights that nobody vouches for yet."""
+        """Hold back what the engine generates inside: its weights are not verified yet."""
         self.is_held_back = True
         try:
             yield
@@ -80,10 +80,10 @@ class Serving:
                 self._changed.notify_all()
 
     async def settled(self) -> Served | None:
-        """What it serves, once the weights have been verified; None: they are wrong."""
+        """What it serves, once the weights have been verified; None means that they are wrong."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self.is_held_back)
-            return self.now
+            return self.weights
 
 
 class Figures:

@@ -22,6 +22,7 @@ from common.config import RunConfig
 from common.config_cli import load
 from common.engines import EngineName, engine_of
 from common.errors import ConfigError
+from common.files import json_object_or_empty
 from rollout.engine_process import EngineProcess, started_engine
 
 _FOLDER_PARTS = {  # what an engine needs to serve chat with images, any one file of each line
@@ -30,14 +31,13 @@ _FOLDER_PARTS = {  # what an engine needs to serve chat with images, any one fil
     "tokenizer": ("tokenizer.json", "vocab.json", "tokenizer.model"),
     "image processor": ("processor_config.json", "preprocessor_config.json"),
 }
-_TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
 @dataclass(frozen=True)
 class Endpoint:
     """A server of OpenAI's HTTP API."""
 
-    url: str  # as OpenAI's clients want it: ends in /v1
+    url: str  # ends in /v1, as OpenAI's clients want it
     model: str
     key: str | None = field(repr=False)
     key_file: Path | None
@@ -52,12 +52,12 @@ async def served_checkpoint(
     options: Sequence[str] = (),
     stop: asyncio.Event | None = None,
 ) -> AsyncIterator[Endpoint]:
-    """Serves a Hugging Face folder on a free port of this machine; ended when the block is left.
+    """Serve a Hugging Face folder on a free port of this machine, inside the block.
 
     Args:
-        options: as of a run (--config FILE, --section.key value); rollout, sglang, prompt and
+        options: those of a run (--config FILE, --section.key value); rollout, sglang, prompt and
             weights.dtype have a meaning here.
-        stop: cuts the wait for the server short: the block is then entered all the same.
+        stop: ends the wait for the server; the block is then entered all the same.
 
     Raises:
         ConfigError: unknown options, a folder that cannot be served, no environment of SGLang.
@@ -70,7 +70,7 @@ async def served_checkpoint(
 
 @contextlib.asynccontextmanager
 async def served(config: RunConfig, stop: asyncio.Event) -> AsyncIterator[Endpoint]:
-    """The same of a configuration that `serving_config` has made."""
+    """Serve the checkpoint of a configuration that `serving_config` has made."""
     log_folder = _log_folder(config)
     async with started_engine(config, 0, log_folder, stop, server_flags(config)) as engine:
         name = Path(config.model.path).name
@@ -95,20 +95,18 @@ def serving_config(folder: Path, options: Sequence[str]) -> RunConfig:
 
 def check_checkpoint(folder: Path) -> None:
     """Refuse a folder that lacks a file for chat with images: ConfigError names it."""
-    mend = "Fix: name a Hugging Face folder, such as the exported checkpoint of a run"
+    fix = "Fix: name a Hugging Face folder, such as the exported checkpoint of a run"
     if not folder.is_dir():
-        raise ConfigError(f"checkpoint {str(folder)!r}: no such folder. {mend}")
+        raise ConfigError(f"checkpoint {str(folder)!r}: no such folder. {fix}")
     for part, patterns in _FOLDER_PARTS.items():
         if not any(True for pattern in patterns for _ in folder.glob(pattern)):
             raise ConfigError(
                 f"checkpoint {str(folder)!r} has no {part}: {' or '.join(patterns)} is missing. "
-                f"{mend}"
+                f"{fix}"
             )
-    if not any((folder / name).is_file() for name in _TEMPLATES) and not _template_in(
-        folder / "tokenizer_config.json"
-    ):
+    if not _templates_in(folder):
         raise ConfigError(
-            f"checkpoint {str(folder)!r} has no chat template: {_TEMPLATES[0]} is missing. "
+            f"checkpoint {str(folder)!r} has no chat template: chat_template.jinja is missing. "
             "Fix: copy it from the model that training started from"
         )
 
@@ -127,7 +125,9 @@ def server_flags(config: RunConfig) -> list[str]:
     flags = ["--served-model-name", Path(config.model.path).name, "--no-commands"]
     if config.prompt.chat_template is not None:
         flags += ["--chat-template", str(config.prompt.chat_template.absolute())]
-    return [*flags, *engine_of(config).serving_flags(config, _templates(config))]
+    own, folder = config.prompt.chat_template, Path(config.model.path)
+    templates = _templates_in(folder) if own is None else [read_template(own)]
+    return [*flags, *engine_of(config).serving_flags(config, templates)]
 
 
 def _log_folder(config: RunConfig) -> Path:
@@ -137,23 +137,11 @@ def _log_folder(config: RunConfig) -> Path:
     return Path(tempfile.mkdtemp(prefix="vision-opd-serve-"))
 
 
-def _templates(config: RunConfig) -> list[str]:
-    """The texts of those that may be served."""
-    if config.prompt.chat_template is not None:
-        return [read_template(config.prompt.chat_template)]
-    folder = Path(config.model.path)
+def _templates_in(folder: Path) -> list[str]:
+    """The texts of the chat templates that a checkpoint may be served with."""
     jinja = folder / "chat_template.jinja"
-    found = [read_template(jinja)] if jinja.is_file() else []
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        if (template := _template_in(folder / name)) is not None:
-            found.append(template)
-    return found
-
-
-def _template_in(path: Path) -> str | None:
-    """What stands under "chat_template" in a file; None: nothing does."""
-    try:
-        template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return None if template is None else json.dumps(template)  # it may be several, by name
+    files = [
+        json_object_or_empty(folder / f"{n}.json") for n in ("chat_template", "tokenizer_config")
+    ]
+    found = [json.dumps(file["chat_template"]) for file in files if file.get("chat_template")]
+    return [*([read_template(jinja)] if jinja.is_file() else []), *found]

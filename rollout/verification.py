@@ -1,4 +1,4 @@
-"""Does an engine serve what was pushed, and nothing that was cached from older weights?
+"""Checks that an engine serves what was pushed, and nothing cached from older weights.
 
 Checksums compare every tensor, bit for bit, before it generates again. The probe then asks for the
 log-probs of a fixed response to a fixed image and compares them with the learner's: an image
@@ -22,7 +22,7 @@ class VerificationFailed(EngineError):
 
 
 async def check_checksums(engine: Engine, info: EngineInfo, expected: WeightChecksums) -> None:
-    """Does nothing with an engine that splits its tensors or hashes them otherwise.
+    """Compare checksums; not of an engine that splits its tensors or hashes them otherwise.
 
     Raises:
         VerificationFailed: names the tensors that differ.

@@ -21,11 +21,11 @@ from common.errors import EngineError
 from common.files import sha256_of_file
 from common.types import GroupAddress, WeightFiles, WeightUpdate
 from rollout.engine import Engine, EngineGone, EngineInfo
-from rollout.serving import Served, Serving
+from rollout.serving import Served, ServingState
 from rollout.verification import VerificationFailed, check_checksums, check_probe
 
 logger = logging.getLogger(__name__)
-_WATCH_S = 5.0  # how long the broker may hold the question: if it dies, so long nobody asks again
+_WATCH_S = 5.0  # how long the broker may hold the question, and how late its death is noticed
 _KNOCK_S = 2.0
 Pin = Callable[[Served], Awaitable[bool]]
 _MAX_MISMATCHES = 2  # pushes in a row that an engine may get wrong before it is started anew
@@ -46,9 +46,9 @@ class WeightReceiver:
     """The receiving side of pushes, on one engine.
 
     Args:
-        info: of the engine.
+        info: the engine's.
         serving: what this engine serves; held back while it is being verified.
-        folder: where weights may come from as files (`weights_folder`); None: nowhere.
+        folder: the only place of weight files (`weights_folder`); None means nowhere.
         pin: keeps a copy of weights that are measured; says whether it could.
     """
 
@@ -57,7 +57,7 @@ class WeightReceiver:
         engine: Engine,
         info: EngineInfo,
         member_id: str,
-        serving: Serving,
+        serving: ServingState,
         folder: Path | None = None,
         pin: Pin | None = None,
     ) -> None:
@@ -69,13 +69,13 @@ class WeightReceiver:
         self._serving = serving
         self._group: str | None = None
         self._is_touched = False  # some weights have changed since the last push that succeeded
-        self._is_in_doubt = False  # it failed a verification and has passed none since
+        self._is_in_doubt = False  # the engine failed a verification and has passed none since
 
     def is_addressee(self, update: WeightUpdate) -> bool:
         return self._member_id in update.recipients
 
     async def receive(self, update: WeightUpdate) -> bool:
-        """One whole push.
+        """Receive one whole push.
 
         Returns:
             Whether a copy of the weights is kept, because they are measured.
@@ -87,7 +87,7 @@ class WeightReceiver:
         try:
             await self._take_weights(update)
             await self._verify(update)
-        except EngineGone:  # at once: while it is a member, the next try would wait for it too
+        except EngineGone:  # not recovered: while it is a member, the next push would wait for it
             raise
         except EngineError as error:
             self._is_in_doubt |= isinstance(error, VerificationFailed)
@@ -99,7 +99,7 @@ class WeightReceiver:
         return await self._pin(Served(update.history, update.version))
 
     async def _take_weights(self, update: WeightUpdate) -> None:
-        """Everything up to weights that are complete and an engine that is still paused."""
+        """Take all weights; the engine is then still paused."""
         source = update.source
         if isinstance(source, GroupAddress):
             await self._join(source, update.recipients[self._member_id])
@@ -114,11 +114,11 @@ class WeightReceiver:
             raise EngineError(f"after the push of version {update.version} it reports {served}")
 
     async def _pause_mode(self, update: WeightUpdate) -> str:
-        """What runs for steps that a resumed learner has undone is of no use to anybody.
+        """The mode of the pause; what runs for steps that a resumed learner has undone is aborted.
 
         Put back in the queue it would only keep the probe waiting.
         """
-        now = self._serving.now
+        now = self._serving.weights
         if now is None or now.history == update.history:
             return update.pause_mode
         await self._serving.set(None)
@@ -143,7 +143,7 @@ class WeightReceiver:
         await self._engine.load_folder(files.folder, update.version, flush=_may_flush(update))
 
     async def _verify(self, update: WeightUpdate) -> None:
-        """Resumes. Until the probe is right, no response that comes back is used."""
+        """Resume and verify. Until the probe is right, no response that comes back is used."""
         if self._is_in_doubt and not update.probes:
             raise EngineError("it failed a verification before, and this push brings none")
         if update.checksums is not None:
@@ -156,7 +156,7 @@ class WeightReceiver:
             await self._serving.set(Served(update.history, update.version))
 
     async def _recover(self) -> None:
-        """After a failed push: to the old weights, or into quarantine. Raises EngineError."""
+        """After a failed push, take the old weights or go into quarantine. Raises EngineError."""
         if self._is_touched:
             await self._serving.set(None)
         await self.leave_group()
@@ -167,14 +167,14 @@ class WeightReceiver:
             await self._pause("abort")
 
     async def leave_group(self) -> None:
-        """Forgets the group, so that the next push joins afresh."""
+        """Forget the group, so that the next push joins afresh."""
         if self._group is not None:
             name, self._group = self._group, None
             try:
                 await self._engine.destroy_group(name)
             except EngineGone:
                 raise
-            except EngineError as error:  # it may never have come into being
+            except EngineError as error:  # the group may never have come into being
                 logger.info("group %s: %s", name, error)
 
     async def _pause(self, mode: str) -> None:
@@ -198,7 +198,7 @@ class WeightReceiver:
             return
         await self.leave_group()
         await check_somebody_listens(group)
-        self._group = group.name  # also when joining fails half-way
+        self._group = group.name  # noted even if joining fails half-way
         await self._engine.init_group(
             name=group.name,
             host=group.host,
@@ -210,8 +210,10 @@ class WeightReceiver:
 
 
 async def check_somebody_listens(group: GroupAddress) -> None:
-    """Before the engine is asked to join: it would knock at a closed port until its timeout, and
-    where packets vanish for twice as long, for which it would be taken for dead itself.
+    """Check the learner's port before the engine is asked to join a group there.
+
+    The engine would try a closed port until its timeout, and for twice as long where packets
+    vanish, and would be taken for dead itself.
 
     Raises:
         EngineError: the learner that announced the group is gone, or this host is cut off.
@@ -221,7 +223,7 @@ async def check_somebody_listens(group: GroupAddress) -> None:
         async with asyncio.timeout(_KNOCK_S):
             _, writer = await asyncio.open_connection(group.host, group.port)
     except ConnectionRefusedError as error:
-        raise EngineError(f"nobody listens at {where}: the learner is gone") from error
+        raise EngineError(f"nothing listens at {where}: the learner is gone") from error
     except TimeoutError as error:
         raise EngineError(f"no answer from {where} within {_KNOCK_S:g} s: cut off?") from error
     except OSError:  # the engine may know a way
@@ -230,7 +232,7 @@ async def check_somebody_listens(group: GroupAddress) -> None:
 
 
 def weights_folder(config: RunConfig) -> Path | None:
-    """Where the learner of this run writes weights; None: they go through a group."""
+    """Where the learner of this run writes weights; None means that they go through a group."""
     if config.weights.transport == "broadcast":
         return None
     if config.weights.folder is None and config.run.folder is not None:
@@ -239,7 +241,7 @@ def weights_folder(config: RunConfig) -> Path | None:
 
 
 def check_files(files: WeightFiles, folder: Path | None) -> None:
-    """Are they this run's, and what the learner wrote? Raises VerificationFailed.
+    """Check that files are this run's, and what the learner wrote. Raises VerificationFailed.
 
     Args:
         folder: the only place where they may be.
@@ -266,10 +268,10 @@ def check_files(files: WeightFiles, folder: Path | None) -> None:
 async def follow_weights(
     broker: BrokerClient,
     receiver: WeightReceiver,
-    serving: Serving,
+    serving: ServingState,
     finished: asyncio.Event,
 ) -> None:
-    """Receives every push addressed to this member until the run is finished.
+    """Receive every push addressed to this member until the run is finished.
 
     Raises:
         EngineError: the engine does not answer any more, or got several pushes wrong.
@@ -314,5 +316,5 @@ def _report(update: WeightUpdate, failure: PushFailed) -> None:
 
 
 def _may_flush(update: WeightUpdate) -> bool:
-    """In place, running requests keep their KV, and SGLang then refuses to flush."""
+    """Whether a flush is possible: in place, running requests keep their KV, and SGLang refuses."""
     return update.pause_mode != "in_place"

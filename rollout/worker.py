@@ -3,7 +3,7 @@
 A group goes to the best server of the pool, one that must be alone to its member's own. Work that a
 pause cut short is done again within its lease. All else that fails is given back to the broker with
 the reason and whom it blames (`broker.ledger.attempts`): the sample for an answer that is an error
-or useless, nobody in particular where there was no answer. When its own server is gone, the
+or useless, none of them where there was no answer. When its own server is gone, the
 member's goodbye says so for all groups at once.
 """
 
@@ -30,7 +30,7 @@ from rollout.engine import (
 )
 from rollout.engine_views import EngineView, EngineViews, ImageMaker
 from rollout.image_files import ImageFiles
-from rollout.pool import Pool, Server
+from rollout.pool import Server, ServerPool
 from rollout.serving import Figures, Served
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class RolloutWorker:
         config: RunConfig,
         broker: BrokerClient,
         server: Server,
-        pool: Pool,
+        pool: ServerPool,
         renderer: PromptRenderer,
         figures: Figures,
     ) -> None:
@@ -178,17 +178,17 @@ class RolloutWorker:
     async def _choose(
         self, lease: GroupLease, served: Served, avoid: Server | None = None
     ) -> Server:
-        """Takes a slot of a server, as `Pool.choose` does, or all of its member's own.
+        """Takes a slot of a server, as `ServerPool.choose` does, or all of its member's own.
 
         Raises:
-            CutShort: what was leased has been undone meanwhile; nobody would take the group.
+            CutShort: what was leased has been undone meanwhile; the group is of no use.
         """
         if lease.alone:
             server = self._server
             await self._pool.claim(server, served)
         else:
             server = await self._pool.choose(lease.sample.image.sha256, served, avoid=avoid)
-        now = server.serving.now
+        now = server.serving.weights
         if now is not None and now.history != served.history:
             await self._pool.release(server, lease.alone)
             raise CutShort("a resumed learner has undone the steps that it was leased for")
@@ -252,7 +252,7 @@ class RolloutWorker:
 
 
 async def _is_alive(server: Server) -> bool:
-    """After no answer: a server that answers nothing else either is reported to its keeper."""
+    """After no answer: report a server that answers nothing else either as lost."""
     try:
         await server.engine.version()
     except EngineError as error:

@@ -202,6 +202,58 @@ def test_the_code_does_not_grow() -> None:
     assert lines - documents <= MAX_LINES
 
 
+# ---- words ---------------------------------------------------------------------------------------
+# Words that a reader would have to learn: metaphors, and words of no component in particular.
+STRANGE = re.compile(
+    r"(?<![a-z])(?:mend(?:s|ed|ing)?|whoever|whomever|nobody|doorkeepers?|desks?|shel(?:f|ves)"
+    r"|crews?|heralds?|butlers?|order ?books?|flat_?home)(?![a-z])"
+)
+PLAIN = ("common", "rollout")  # packages where they are not used any more; only longer
+# What files and the wire call something, and must go on to.
+FIXED_WORDS = {("common/kept_reading.py", "mend")}
+
+
+def in_words(text: str) -> str:
+    """Source text with CamelCase names taken apart, in lower case; constants are left out."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text)
+    return re.sub(r"\b[A-Z_]{3,}\b", "", apart).lower()
+
+
+def test_no_code_is_written_in_strange_words() -> None:
+    found = {
+        (str(path), match[0])
+        for path, text in python_sources()
+        if path.parts[0] in PLAIN
+        for match in STRANGE.finditer(in_words(text))
+    }
+    assert found == FIXED_WORDS
+
+
+def test_strange_words_are_found_in_names_and_prose() -> None:
+    for text in ("class PortDoorkeeper:", "mend = 1", "# Nobody asks", "def flat_home():"):
+        assert STRANGE.search(in_words(text)), text
+    for text in ("recommend", "Blame.NOBODY", "amended", "desktop"):
+        assert not STRANGE.search(in_words(text)), text
+
+
+# Public classes of two packages with one name. No name may be added.
+SHARED_NAMES = {
+    "Account", "Assignment", "Batch", "Entry", "Layout", "Lengths", "Line", "Outcome", "Part",
+    "Plan", "Reading", "Record", "State", "Step", "Verdict", "View",
+}  # fmt: skip
+
+
+def test_a_public_class_has_a_name_of_its_own() -> None:
+    packages: dict[str, set[str]] = {}
+    for path, text in python_sources():
+        if path.parts[0] in PACKAGES:
+            classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+            for node in classes:
+                packages.setdefault(node.name, set()).add(path.parts[0])
+    shared = {name for name, found in packages.items() if len(found) > 1}
+    assert {name for name in shared if not name.startswith("_")} <= SHARED_NAMES
+
+
 # ---- tests where the code is ---------------------------------------------------------------------
 def files_of_tests() -> list[tuple[Path, str]]:
     found = python_sources()

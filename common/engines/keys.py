@@ -1,4 +1,4 @@
-"""The key of an engine's HTTP port: a client that shows it may command the engine.
+"""The key of an engine's HTTP port: a client that has it may command the engine.
 
 An engine that we start gets a new key at every start, in a file that its owner alone can read, or
 the key of sglang.api_key_file. Command lines and environments show the file's name, never the key.
@@ -17,7 +17,7 @@ from common.errors import ConfigError, EngineError
 from common.files import NotPrivate, read_private, replace_private
 from common.network import is_loopback
 
-KEY_FILE_VARIABLE = "VISION_OPD_API_KEY_FILE"  # of the engine's environment
+KEY_FILE_VARIABLE = "VISION_OPD_API_KEY_FILE"  # in the engine's environment
 SETTING = "sglang.api_key_file"
 _HOW_TO_MAKE = "(umask 077; openssl rand -hex 32 > FILE)"
 
@@ -49,7 +49,7 @@ def engine_key_file(config: RunConfig, index: int) -> Iterator[Path]:
 
 
 def configured_key(config: RunConfig) -> str | None:
-    """The key of engines that others start. None means that they ask for none."""
+    """The key of engines that others start, or None. Raises ConfigError."""
     path = config.sglang.api_key_file
     return None if path is None else read_key(path)
 
@@ -106,7 +106,7 @@ def check_host(config: RunConfig, host: str) -> None:
 
 
 def key_given_by_hand(path: str | None, host: str, is_without: bool) -> str | None:
-    """The key of an engine that somebody starts on a command line.
+    """The key of an engine that a person starts on a command line.
 
     Args:
         is_without: it was asked for none.

@@ -1,4 +1,4 @@
-"""Writes a self-contained HTML sheet of a dataset.
+"""Write a self-contained HTML sheet of a dataset.
 
     python -m common.prepare look DIR
 
@@ -10,14 +10,14 @@ are, by Qwen3.5's rule.
 
 import argparse
 import random
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from common.command_line import parser_of, refusing
 from common.dataset import parsed_rows, read_answers
-from common.errors import ConfigError, DataError, VisionOpdError, exit_code_of
+from common.errors import ConfigError, DataError
 from common.files import replace_text
 from common.images import ImageStore
 from common.look.remarks import remarks_of
@@ -27,18 +27,15 @@ from common.look.token_counts import token_counts
 
 _PARQUET = "train.parquet"
 _SHEET = "look.html"
-_CACHE_BYTES = 2**26  # of decoded pictures: each is looked at once
+_CACHE_BYTES = 2**26  # decoded pictures that are kept: each is looked at once
 _MOST_ROWS = 500  # pictures of so many are as much as a browser likes
-_SEED = 0  # the same rows each time
+_SEED = 0  # shows the same rows each time
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = _arguments(argv)
-    try:
+    with refusing("look"):
         path, num_remarks = look(options.dataset, options.out, options.model, options.rows)
-    except VisionOpdError as error:
-        print(f"cannot look: {error}", file=sys.stderr)
-        raise SystemExit(exit_code_of(error)) from None
     print(f"{path}: what looks wrong: {num_remarks or 'nothing'}")
 
 
@@ -47,9 +44,9 @@ def look(dataset: Path, out: Path | None, model: Path | None, rows: int) -> tupl
 
     Args:
         dataset: folder with train.parquet, or a Parquet file.
-        out: none: look.html beside the Parquet file.
+        out: None means look.html beside the Parquet file.
         model: folder of a checkpoint, whose tokens are counted.
-        rows: so many are shown, chosen at random.
+        rows: how many are shown, chosen at random.
 
     Raises:
         ConfigError: a model whose tokens cannot be counted.
@@ -70,19 +67,14 @@ def look(dataset: Path, out: Path | None, model: Path | None, rows: int) -> tupl
 
 
 def _chosen(path: Path, rows: int) -> frozenset[int]:
-    """Row numbers. The file was read before, so it is one."""
+    """The numbers of the rows to show. The file has been read before, so it is a Parquet file."""
     with pq.ParquetFile(path) as file:
         num_rows = file.metadata.num_rows
     return frozenset(random.Random(_SEED).sample(range(num_rows), min(rows, num_rows)))
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m common.prepare look",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("python -m common.prepare look", __doc__)
     parser.add_argument("dataset", type=Path, metavar="DIR", help=f"folder with {_PARQUET}")
     parser.add_argument("--out", type=Path, metavar="FILE.html", help=f"default: DIR/{_SHEET}")
     parser.add_argument("--model", type=Path, metavar="PATH", help="folder of a checkpoint")

@@ -10,16 +10,16 @@ from common.views.settings import ViewSettings
 
 _SETTINGS = ViewSettings.of(RunConfig()).measuring()
 _VIEW = view_named(_SETTINGS.teacher)
-SCALE = _SETTINGS.crop_scale  # of a crop that is cut out of the picture
+SCALE = _SETTINGS.crop_scale  # enlargement of a crop that is cut out here
 
 
 def evidence_size(sample: Sample) -> tuple[int, int] | None:
-    """Width and height, by what the row says; None: the row has neither box nor crop."""
+    """Width and height, as the row says; None means that it has neither box nor crop."""
     return _VIEW.size(sample, _SETTINGS)
 
 
 def evidence_picture(sample: Sample, images: ImageStore) -> Image.Image:
-    """RGB, of a sample that has one.
+    """The evidence of a sample that has some, in RGB.
 
     Raises:
         DataError: an image that cannot be read.

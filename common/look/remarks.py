@@ -1,4 +1,4 @@
-"""What looks wrong in a dataset, with the rows and the mend.
+"""What looks wrong in a dataset, with the rows and the fix.
 
 Rows that cannot be used, a run leaves out. Nothing else stops one by itself.
 """
@@ -15,12 +15,12 @@ from common.picture_grid import MOST_ELONGATED
 
 MAX_PROMPT_TOKENS = ModelSection().max_prompt_tokens
 MAX_MEGAPIXELS = DataSection().max_picture_megapixels
-_NEAR = 0.9  # of a limit
+_NEAR = 0.9  # share of a limit from which on a row is remarked on
 _NAMED = 8  # rows
 _THOUSAND = 1000
 _MUCH_LARGER = 1500  # pixels of a picture's shorter side
 _ENOUGH = 5  # much larger pictures without a box beyond a thousand: no accident
-_NEARLY_ALL = 0.9  # of a picture
+_NEARLY_ALL = 0.9  # share of a picture
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Remark:
     """One line of the sheet."""
 
     problem: str
-    mend: str
+    fix: str
     rows: tuple[int, ...] = ()  # the first of them
     has_more: bool = False
     details: tuple[str, ...] = ()
@@ -36,11 +36,11 @@ class Remark:
     def __str__(self) -> str:
         named = ", ".join(map(str, self.rows)) + (", ..." if self.has_more else "")
         rows = f" (rows {named})" if self.rows else ""
-        return f"{self.problem}{rows}. Fix: {self.mend}"
+        return f"{self.problem}{rows}. Fix: {self.fix}"
 
 
 def remarks_of(found: Survey, counts: TokenCounts) -> list[Remark]:
-    """All that there is to say, in the order of weight."""
+    """All remarks on a dataset, the weightiest first."""
     checks: tuple[Callable[[Survey], Remark | None], ...] = (
         _refused,
         _no_size,
@@ -65,7 +65,7 @@ def _refused(found: Survey) -> Remark | None:
         return None
     return Remark(
         f"{found.num_bad:,} of {found.num_bad + found.num_good:,} rows cannot be used",
-        "mend them, or leave them out; a run does so up to data.max_refused_share",
+        "correct them, or leave them out; a run does so up to data.max_refused_share",
         details=tuple(map(str, found.first_bad)),
     )
 
@@ -80,8 +80,8 @@ def _no_size(found: Survey) -> Remark | None:
 def _long_prompts(found: Survey) -> Remark | None:
     tokens = np.maximum(found["student_tokens"], found["teacher_tokens"])
     limit = f"model.max_prompt_tokens = {MAX_PROMPT_TOKENS}, its default"
-    mend = "make the picture smaller, shorten the problem, or raise the limit"
-    return _near(found, tokens, MAX_PROMPT_TOKENS, "prompts", limit, mend)
+    fix = "make the picture smaller, shorten the problem, or raise the limit"
+    return _near(found, tokens, MAX_PROMPT_TOKENS, "prompts", limit, fix)
 
 
 def _large_pictures(found: Survey) -> Remark | None:
@@ -89,26 +89,26 @@ def _large_pictures(found: Survey) -> Remark | None:
         found["width"] * found["height"], found["view_width"] * found["view_height"]
     )
     limit = f"data.max_picture_megapixels = {MAX_MEGAPIXELS:g}, its default"
-    mend = "make the picture smaller, or raise the limit"
-    return _near(found, pixels, MAX_MEGAPIXELS * 1e6, "pictures", limit, mend)
+    fix = "make the picture smaller, or raise the limit"
+    return _near(found, pixels, MAX_MEGAPIXELS * 1e6, "pictures", limit, fix)
 
 
 def _elongated(found: Survey) -> Remark | None:
     shapes = [(found[f"{of}width"], found[f"{of}height"]) for of in ("", "view_")]
     ratios = [np.maximum(w, h) / np.maximum(1, np.minimum(w, h)) for w, h in shapes]
     limit = f"one side {MOST_ELONGATED} times the other, which no processor takes more of"
-    mend = "cut it to a less extreme shape"
-    return _near(found, np.maximum(*ratios), MOST_ELONGATED, "pictures or crops", limit, mend)
+    fix = "cut it to a less extreme shape"
+    return _near(found, np.maximum(*ratios), MOST_ELONGATED, "pictures or crops", limit, fix)
 
 
 def _near(
-    found: Survey, values: np.ndarray, limit: float, what: str, words: str, mend: str
+    found: Survey, values: np.ndarray, limit: float, what: str, words: str, fix: str
 ) -> Remark | None:
-    """Rows that are over a limit, or nearly so."""
+    """Remark on rows that are over a limit, or nearly so."""
     is_near = values > _NEAR * limit
     num_over = int((values > limit).sum())
     problem = f"have {what} over {_NEAR:.0%} of {words} ({num_over:,} are over it)"
-    return _remark(found, is_near, problem, mend)
+    return _remark(found, is_near, problem, fix)
 
 
 def _thousandths(found: Survey) -> Remark | None:
@@ -118,8 +118,8 @@ def _thousandths(found: Survey) -> Remark | None:
     if is_large.sum() < _ENOUGH or ends.max() > _THOUSAND:
         return None
     problem = f"have pictures much larger than {_THOUSAND} pixels, yet no box reaches beyond it"
-    mend = "if boxes are thousandths of the picture's sides, make them pixels"
-    return _remark(found, is_large, f"{problem}: boxes look normalised", mend)
+    fix = "if boxes are thousandths of the picture's sides, make them pixels"
+    return _remark(found, is_large, f"{problem}: boxes look normalised", fix)
 
 
 def _unit_boxes(found: Survey) -> Remark | None:
@@ -133,8 +133,8 @@ def _unit_boxes(found: Survey) -> Remark | None:
 
 def _no_evidence(found: Survey) -> Remark | None:
     problem = "have neither a box nor a crop"
-    mend = "give one, or choose views that need none"
-    return _remark(found, ~found.has_evidence, problem, mend)
+    fix = "give one, or choose views that need none"
+    return _remark(found, ~found.has_evidence, problem, fix)
 
 
 def _few_pixels(found: Survey, least: int) -> Remark | None:
@@ -151,8 +151,8 @@ def _few_pixels(found: Survey, least: int) -> Remark | None:
 def _boxes_of_everything(found: Survey) -> Remark | None:
     share = found["box_pixels"] / (found["width"] * found["height"])
     problem = f"have a box of more than {_NEARLY_ALL:.0%} of the picture"
-    mend = "leave them out: the teacher sees what the student sees"
-    return _remark(found, share > _NEARLY_ALL, problem, mend)
+    fix = "leave them out: the teacher sees what the student sees"
+    return _remark(found, share > _NEARLY_ALL, problem, fix)
 
 
 def _asked_twice(found: Survey) -> Remark | None:
@@ -174,12 +174,12 @@ def _stored_twice(found: Survey) -> Remark | None:
 def _unanswered(found: Survey) -> Remark | None:
     has_none = found["has_answer"] == 0
     problem = "have no answer"
-    mend = "fill the column answer where accuracy is to be measured; training needs none"
-    return _remark(found, has_none, problem, mend)
+    fix = "fill the column answer where accuracy is to be measured; training needs none"
+    return _remark(found, has_none, problem, fix)
 
 
 def _is_repeated(keys: np.ndarray) -> np.ndarray:
-    """Which rows of a table stand in an earlier row already.
+    """Whether each row of a table repeats an earlier one.
 
     Args:
         keys: [G, K].
@@ -193,9 +193,9 @@ def _is_repeated(keys: np.ndarray) -> np.ndarray:
     return is_repeated
 
 
-def _remark(found: Survey, is_odd: np.ndarray, problem: str, mend: str) -> Remark | None:
+def _remark(found: Survey, is_odd: np.ndarray, problem: str, fix: str) -> Remark | None:
     count = int(is_odd.sum())
     if not count:
         return None
     rows = tuple(found["row"][is_odd][:_NAMED].tolist())
-    return Remark(f"{count:,} of {found.num_good:,} rows {problem}", mend, rows, count > _NAMED)
+    return Remark(f"{count:,} of {found.num_good:,} rows {problem}", fix, rows, count > _NAMED)

@@ -16,7 +16,7 @@ from common.look.token_counts import NO_SIZE, TokenCounts
 from common.page import page, picture_url, picture_with_box, small_jpeg, tile
 from common.types import Sample
 
-_SHOWN_PIXELS = 900  # of a picture's longer side: enough to see what a box is about
+_SHOWN_PIXELS = 900  # longer side of a picture: enough to see what a box is about
 _STYLE = """
 .pictures svg, .pictures img { image-rendering: auto; }
 .pictures img { max-height: 420px; object-fit: contain; object-position: left top; }
@@ -40,8 +40,8 @@ def sheet(
     """The whole document.
 
     Args:
-        answers: by sample.
-        images: of the dataset's folder.
+        answers: reference answers by sample.
+        images: the files of the dataset's folder.
     """
     cards = "".join(_card(numbered, counts, answers, images) for numbered in found.shown)
     body = (

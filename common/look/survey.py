@@ -20,17 +20,17 @@ from common.types import Sample
 NO_BOX = -1
 _KEPT = 5  # bad rows that are shown in full
 _COLUMNS = {  # type codes of `array`: q int64, Q uint64
-    "row": "q",  # from 0, in the order of the file
+    "row": "q",  # number in the file, from 0
     "width": "q",
     "height": "q",
-    "view_width": "q",  # of the teacher's view; 0: the row has no evidence
+    "view_width": "q",  # teacher's view; 0 where the row has no evidence
     "view_height": "q",
     "x2": "q",
     "y2": "q",
     "box_pixels": "q",
-    "characters": "q",  # of the problem
+    "characters": "q",  # length of the problem
     "student_tokens": "q",
-    "teacher_tokens": "q",  # 0: no evidence, too
+    "teacher_tokens": "q",  # 0 where the row has no evidence, too
     "has_answer": "q",  # 0 or 1
     "content": "Q",  # what stands for the picture's digest, its path and the problem
     "path": "Q",
@@ -43,7 +43,7 @@ class Survey:
     """What is known of a dataset."""
 
     path: Path
-    columns: Mapping[str, np.ndarray]  # by the names above, [G] each: one element a good row
+    columns: Mapping[str, np.ndarray]  # [G] each: one element a good row
     num_bad: int
     first_bad: tuple[BadRow, ...]
     shown: tuple[Numbered, ...]  # good rows among those that were chosen
@@ -53,7 +53,7 @@ class Survey:
 
     @property
     def has_evidence(self) -> np.ndarray:
-        """bool [G]."""
+        """Whether each good row has a box or a crop: bool [G]."""
         has_evidence: np.ndarray = self.columns["view_width"] > 0
         return has_evidence
 
@@ -72,9 +72,9 @@ def survey(
     """Go through all rows once, in bounded memory.
 
     Args:
-        path: of the file that they are of.
+        path: the file of the rows.
         answered: samples that have an answer.
-        chosen: numbers of rows that are to be shown.
+        chosen: numbers of the rows to show.
     """
     columns = {name: array(code) for name, code in _COLUMNS.items()}
     bad: list[BadRow] = []
@@ -126,5 +126,5 @@ def prompt_tokens(sample: Sample, counts: TokenCounts) -> tuple[int, int]:
 
 
 def _key(text: str) -> int:
-    """64 bits: of a million texts two different ones share a key once in 40 million sets."""
+    """64 bits for a text: among a million texts two share a key once in 40 million sets."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())

@@ -17,7 +17,7 @@ class TokenCounts:
     """A rule by which tokens are counted."""
 
     grid: PictureGrid
-    lengths: PromptLengths | None  # counts the text; none: pictures alone are counted
+    lengths: PromptLengths | None  # counts the text; None means that only pictures are counted
 
     @property
     def words(self) -> str:
@@ -44,10 +44,10 @@ class TokenCounts:
 
 
 def token_counts(model: Path | None) -> TokenCounts:
-    """By a checkpoint's files.
+    """The rule by which a checkpoint's prompts are counted.
 
     Args:
-        model: its folder; none: pictures alone, by Qwen3.5's rule.
+        model: its folder; None means that only pictures are counted, by Qwen3.5's rule.
 
     Raises:
         ConfigError: the folder does not tell how tokens are counted.

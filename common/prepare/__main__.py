@@ -1,11 +1,11 @@
-"""Makes a dataset of ours from data as others have it.
+"""Make a dataset of ours from data in other forms.
 
     python -m common.prepare vision-opd-6k [--from FOLDER] --out DIR
     python -m common.prepare custom --input ROWS --images FOLDER --out DIR
     python -m common.prepare look DIR
 
 DIR/train.parquet is what data.train takes; DIR/pictures has the pictures, each under its digest.
-A row that cannot be used is left out and named in DIR/left_out.txt, with what would mend it.
+A row that cannot be used is left out and named in DIR/left_out.txt, with the fix.
 Exit code 1: no row was good, or the disk is full. 2: refused before a row was read.
 """
 
@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from common.errors import VisionOpdError, exit_code_of
+from common.command_line import parser_of, refusing
 from common.output import ends_with_its_reader
 from common.prepare import custom_command, published_command
 
@@ -29,22 +29,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     options = _arguments(words)
     try:
-        options.run(options)
-    except VisionOpdError as error:
-        print(f"cannot prepare: {error}", file=sys.stderr)
-        raise SystemExit(exit_code_of(error)) from None
+        with refusing("prepare"):
+            options.run(options)
     except KeyboardInterrupt:
         print("stopped; the same command goes on with what is there", file=sys.stderr)
         raise SystemExit(_INTERRUPTED) from None
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m common.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("python -m common.prepare", __doc__)
     forms = parser.add_subparsers(dest="form", required=True, metavar="FORM")
     for command in (published_command, custom_command):
         command.add_to(forms)

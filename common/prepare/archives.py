@@ -1,4 +1,4 @@
-"""Unpacks tar.gz archives, split ones too, so that whatever is in them stays in one folder.
+"""Unpack tar.gz archives, split ones too, so that all that is in them stays in one folder.
 
 NAME.tar.gz, or its parts NAME.tar.gz* in the order of their names, is read as one stream and goes
 into the folder that the archive itself is in, below another root. Only plain files and folders are
@@ -23,7 +23,7 @@ from common.files import json_object_or_empty, replace_json
 
 _NAME = re.compile(r"(?P<stem>.+\.tar\.gz)[-._a-z0-9]*")
 _DONE = ".unpacked.json"  # in the root: the parts of each archive that was unpacked whole
-_MAX_HEADER_BYTES = 2**20  # of one member's extended header: tarfile reads it into memory
+_MAX_HEADER_BYTES = 2**20  # tarfile reads a member's extended header into memory
 _READ_ERRORS = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error)
 
 
@@ -53,9 +53,8 @@ def unpack_all(
     folder: Path,
     root: Path,
     report: Callable[[str], None] = lambda line: None,
-    limits: Limits = LIMITS,
 ) -> bool:
-    """Every archive of `folder`; whether there was one.
+    """Unpack every archive of `folder`; return whether there was one.
 
     Raises:
         DataError: an archive is damaged, cut off, or holds what it must not.
@@ -68,14 +67,14 @@ def unpack_all(
         if done.get(name) == content:
             continue
         report(f"unpacking {name} ({len(parts)} part{'s' if len(parts) > 1 else ''})")
-        count = unpack(parts, (root / name).parent, limits)
+        count = unpack(parts, (root / name).parent)
         replace_json(root / _DONE, {**done, name: content})
         report(f"{name}: {count} files")
     return bool(found)
 
 
 def unpack(parts: Sequence[Path], target: Path, limits: Limits = LIMITS) -> int:
-    """The files of one archive into `target`; how many there are. Raises as `unpack_all`."""
+    """Unpack one archive into `target`; return how many files. Raises as `unpack_all`."""
     target.mkdir(parents=True, exist_ok=True)
     count = 0
     try:
@@ -92,8 +91,8 @@ def unpack(parts: Sequence[Path], target: Path, limits: Limits = LIMITS) -> int:
     except (OSError, *_READ_ERRORS) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the archive's
             raise
-        mend = "download it anew, all of its parts"
-        raise DataError(f"{parts[0]} is damaged or cut off: {error}. Fix: {mend}") from error
+        fix = "download it anew, all of its parts"
+        raise DataError(f"{parts[0]} is damaged or cut off: {error}. Fix: {fix}") from error
     return count
 
 
@@ -111,7 +110,7 @@ class _Header(tarfile.TarInfo):
 
 
 class _Joined(io.RawIOBase):
-    """Files, read one after the other."""
+    """Several files as one, read one after the other."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._left = list(paths)
@@ -155,7 +154,7 @@ def _checked(archive: tarfile.TarFile, target: Path, limits: Limits) -> Iterator
 
 
 def _write(source: Any, size: int, path: Path) -> None:
-    """Whole or not there, with the permissions of a new file, whatever the archive says."""
+    """Write a file whole or not at all, with the permissions of a new file."""
     if path.is_file() and path.stat().st_size == size:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

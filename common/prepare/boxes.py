@@ -19,8 +19,8 @@ Numbers = tuple[float, float, float, float]
 Size = tuple[int, int]  # width and height of the upright picture, in pixels
 _ROUNDING = 1e-4  # pixels: what floats of shares are off by
 _OVER = 0.5  # pixels that a box may reach over an edge: annotators round
-_MANY = 20  # boxes: so many reach near an edge of their pictures,
-_REACHED = 0.8  # to this share of a side
+_MANY = 20  # boxes of which some come near an edge of their pictures
+_REACHED = 0.8  # share of a side that counts as near an edge
 _MISFIT = 10.0  # log of how unlikely a box is that does not fit
 _SURE = 4 * math.log(1000)  # 1000 to 1, from boxes that tell a quarter of what chance would
 
@@ -39,7 +39,7 @@ PIXELS = BoxForm("pixels", "xyxy")
 
 
 def corners(numbers: Numbers, how: BoxForm, size: Size) -> Numbers:
-    """x1, y1, x2, y2 in pixels, not rounded."""
+    """The corners x1, y1, x2, y2 of a box in pixels, not rounded."""
     sides = {"pixels": (1.0, 1.0), "unit": size, "thousand": (size[0] / 1000, size[1] / 1000)}
     x_scale, y_scale = sides[how.units]
     a, b, c, d = numbers
@@ -51,14 +51,14 @@ def corners(numbers: Numbers, how: BoxForm, size: Size) -> Numbers:
 def in_pixels(
     numbers: Numbers, how: BoxForm, size: Size, field: str = "box"
 ) -> tuple[int, int, int, int]:
-    """Whole pixels, x2 and y2 exclusive, rounded outwards: the whole region stays inside.
+    """The box in whole pixels, x2 and y2 exclusive, rounded outwards.
 
     Raises:
         BadField: no rectangle inside the picture.
     """
     if how.units != "unit" and max(numbers) <= 1:
-        mend = f"give {how.units}, as in the rest of the set"
-        raise BadField(field, list(numbers), "shares of the picture's sides, it seems", mend)
+        fix = f"give {how.units}, as in the rest of the set"
+        raise BadField(field, list(numbers), "shares of the picture's sides, it seems", fix)
     x1, y1, x2, y2 = corners(numbers, how, size)
     if not (x1 < x2 and y1 < y2 and _is_inside((x1, y1, x2, y2), size)):
         raise BadField(
@@ -97,14 +97,14 @@ def _is_inside(box: Numbers, size: Size) -> bool:
 
 @dataclass
 class BoxTally:
-    """What the boxes of a set tell of their units and form; it stays as small as it is."""
+    """What the boxes of a set tell of their units and form, in bounded memory."""
 
     units: str = "auto"  # said, or to be found out
     form: str = "auto"
     boxes: int = 0
     fitting: Counter[BoxForm] = field(default_factory=Counter)
-    reach: dict[BoxForm, float] = field(default_factory=dict)  # of the sides, by what fits
-    room: dict[BoxForm, float] = field(default_factory=dict)  # log of the boxes that are possible
+    reach: dict[BoxForm, float] = field(default_factory=dict)  # largest share of a side
+    room: dict[BoxForm, float] = field(default_factory=dict)  # log of the possible boxes
 
     def add(self, numbers: Numbers, size: Size) -> None:
         self.boxes += 1
@@ -145,7 +145,7 @@ class BoxTally:
         return [how for how in fitting if self.fitting[how] == most]
 
     def _likely(self, fitting: list[BoxForm]) -> list[BoxForm]:
-        """What explains the set best, by far: the least frame that nearly all boxes stay in.
+        """The ways that explain the set best: the least frame that nearly all boxes stay in.
 
         As if boxes were drawn by chance from all that fit into the frame of each way; they are not,
         so that much more than chance is asked for.
@@ -157,7 +157,7 @@ class BoxTally:
         return near if not others or self.reach[best] >= _REACHED else [*near, *others]
 
     def _cost(self, how: BoxForm) -> float:
-        """Minus the log of the likelihood."""
+        """Minus the log of the likelihood of the boxes, if they are meant so."""
         fitting = self.fitting[how]
         return self.room[how] / fitting * self.boxes + _MISFIT * (self.boxes - fitting)
 

@@ -1,4 +1,4 @@
-"""Which column of somebody's rows is what, and what one cell of it may hold. Pure but for paths.
+"""Which column of a foreign row is what, and what one cell of it may hold. Pure but for paths.
 
 The forms that are read: a path; {"bytes", "path"} as `datasets` keeps an Image; a list of one of
 these (verl's `images`); a question as text or as verl's chat list with one user turn; a box as four
@@ -32,7 +32,7 @@ _NEEDED = ("picture", "question")
 
 @dataclass(frozen=True)
 class Columns:
-    """The source's name for each thing; none: it has no such column."""
+    """The source's name for each thing; None means that there is no such column."""
 
     picture: str
     question: str
@@ -47,7 +47,7 @@ class Columns:
 
     @property
     def used(self) -> frozenset[str]:
-        """Columns that are not kept under their own names."""
+        """The columns that are not kept under their own names."""
         found = (getattr(self, f.name) for f in fields(self))
         return frozenset(name for name in found if name and "." not in name)
 
@@ -57,7 +57,7 @@ def columns_of(names: Sequence[str], said: Mapping[str, str]) -> Columns:
 
     Args:
         names: the columns of the whole set.
-        said: by --column, the source's name by ours.
+        said: what --column says: the source's name by ours.
 
     Raises:
         ConfigError: picture or question is nowhere, or what was said is not there.
@@ -81,7 +81,7 @@ def columns_of(names: Sequence[str], said: Mapping[str, str]) -> Columns:
 
 
 def cell(cells: Cells, column: str | None) -> Any:
-    """What stands there; None where nothing does."""
+    """The value of a column; None where there is none."""
     if column is None:
         return None
     value: Any = cells
@@ -95,12 +95,12 @@ def picture_in(value: Any, field: str, folder: Path) -> PictureSource:
     """The picture that a cell holds or names.
 
     Args:
-        folder: that paths are relative to, and stay in.
+        folder: paths are relative to it, and stay in it.
 
     Raises:
         BadField: no picture, or several.
     """
-    mend = "give a path, or the bytes of a picture file"
+    fix = "give a path, or the bytes of a picture file"
     if isinstance(value, list):
         if len(value) != 1:
             raise BadField(field, value, f"{len(value)} pictures, not one", "give one picture")
@@ -109,11 +109,11 @@ def picture_in(value: Any, field: str, folder: Path) -> PictureSource:
         content, path = value.get("bytes"), value.get("path")
         value = path if content is None else content
     if value is None or value in ("", b""):
-        raise BadField(field, value, "nothing there", mend)
+        raise BadField(field, value, "nothing there", fix)
     if isinstance(value, bytes):
         return value
     if not isinstance(value, str):
-        raise BadField(field, value, "no picture", mend)
+        raise BadField(field, value, "no picture", fix)
     if "\0" in value or leaves(value, folder):
         problem = f"leads out of the folder of pictures {folder}"
         raise BadField(field, value, problem, "put it inside, or name another one with --images")
@@ -129,33 +129,33 @@ def question_in(value: Any, field: str) -> str:
     text = _turn(value, field) if isinstance(value, list) else value
     count = text.count(PLACEHOLDER) if isinstance(text, str) else 0
     if count > 1:
-        mend = f"write {PLACEHOLDER} once, where the picture belongs, or not at all"
-        raise BadField(field, value, f"{PLACEHOLDER} stands in it {count} times", mend)
+        fix = f"write {PLACEHOLDER} once, where the picture belongs, or not at all"
+        raise BadField(field, value, f"{PLACEHOLDER} stands in it {count} times", fix)
     if not isinstance(text, str) or not text.replace(PLACEHOLDER, "").strip():
         raise BadField(field, value, "no question", "write the question, as text in UTF-8")
     return text if count else f"{PLACEHOLDER}\n{text}"
 
 
 def box_in(value: Any, field: str) -> Numbers | None:
-    """Four numbers as they stand. Raises BadField."""
+    """The four numbers of a box as they stand. Raises BadField."""
     if value is None:
         return None
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
         value = value[0]
     if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
-        mend = "give four numbers, or nothing where a crop is given"
-        raise BadField(field, value, "not four numbers", mend)
+        fix = "give four numbers, or nothing where a crop is given"
+        raise BadField(field, value, "not four numbers", fix)
     a, b, c, d = map(float, value)
     return a, b, c, d
 
 
 def answer_in(value: Any, field: str) -> str | None:
-    """Whole numbers count as text; a blank one is none. Raises BadField."""
+    """The answer; whole numbers count as text, a blank one as none. Raises BadField."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
-        mend = "write it in quotes, or leave it out"
-        raise BadField(field, value, "neither a text nor a whole number", mend)
+        fix = "write it in quotes, or leave it out"
+        raise BadField(field, value, "neither a text nor a whole number", fix)
     return str(value) if str(value).strip() else None
 
 
@@ -164,16 +164,16 @@ def name_in(value: Any, field: str, number: int) -> str:
     if value is None:
         return f"row-{number:06d}"
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        mend = "write a text or a whole number, or leave it out"
-        raise BadField(field, value, "not a name", mend)
+        fix = "write a text or a whole number, or leave it out"
+        raise BadField(field, value, "not a name", fix)
     return str(value)
 
 
 def _turn(turns: list[Any], field: str) -> Any:
     """What the user says in a chat of that turn alone; its parts, where it has some, in a row."""
     if len(turns) != 1 or not isinstance(turns[0], Mapping) or turns[0].get("role") != "user":
-        mend = "give one turn of the user, or name a column of text with --column question=NAME"
-        raise BadField(field, turns, f"a chat of {len(turns)} turns, not of one user's", mend)
+        fix = "give one turn of the user, or name a column of text with --column question=NAME"
+        raise BadField(field, turns, f"a chat of {len(turns)} turns, not of one user's", fix)
     content = turns[0].get("content")
     if not isinstance(content, list):
         return content

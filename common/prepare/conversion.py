@@ -24,36 +24,36 @@ from common.errors import DataError
 from common.lifecycle import die_with_parent
 from common.prepare.pictures import Looks, dataset_row
 from common.prepare.source import SourceRow
-from common.prepare.tables import Entry
+from common.prepare.tables import FileRow
 
 _ROWS_A_TASK = 8
-_TASKS_AHEAD = 2  # for each process
+_TASKS_AHEAD = 2  # tasks of each process that wait
 _FEW = 64  # rows that are done before a pool would have started
 
 
-class Rows(Protocol):
-    """A set of somebody's rows. It travels to other processes."""
+class SourceRows(Protocol):
+    """A set of foreign rows. It is sent to other processes."""
 
     @property
     def num_rows(self) -> int: ...
     @property
     def extra(self) -> Mapping[str, Any]: ...
 
-    def entries(self) -> Iterator[Entry]: ...
-    def source_row(self, entry: Entry) -> SourceRow: ...
+    def entries(self) -> Iterator[FileRow]: ...
+    def source_row(self, entry: FileRow) -> SourceRow: ...
     def notes(self) -> list[str]: ...
 
 
 class Result(NamedTuple):
     place: str
-    row: Row | str  # text: why it is left out
+    row: Row | str  # a text says why the row is left out
 
 
-def converted(rows: Rows, looks: Looks, processes: int | None = None) -> Iterator[Result]:
+def converted(rows: SourceRows, looks: Looks, processes: int | None = None) -> Iterator[Result]:
     """Convert rows on all cores, and give the results in the order of the rows.
 
     Args:
-        processes: None: as many as there are cores.
+        processes: None means as many as there are cores.
 
     Raises:
         ConfigError: the source cannot be read.
@@ -76,7 +76,7 @@ def converted(rows: Rows, looks: Looks, processes: int | None = None) -> Iterato
         ) from error
 
 
-def convert(rows: Rows, looks: Looks, entry: Entry) -> Result:
+def convert(rows: SourceRows, looks: Looks, entry: FileRow) -> Result:
     """Convert one row; DataError or OSError if something other than the row is at fault."""
     if isinstance(entry.cells, str):
         return Result(entry.place, entry.cells)
@@ -89,7 +89,7 @@ def convert(rows: Rows, looks: Looks, entry: Entry) -> Result:
 
 
 def _check(row: Row, folder: Path) -> None:
-    """By what a run asks of every row, whatever its model. Raises BadField."""
+    """Check what a run asks of every row, whatever its model. Raises BadField."""
     for field, value in row.items():
         if isinstance(value, str) and not _is_utf8(value):
             raise BadField(field, value, "holds half a character", "write it as UTF-8")
@@ -105,11 +105,11 @@ def _is_utf8(text: str) -> bool:
 
 
 # ---- processes -----------------------------------------------------------------------------------
-_of_this_process: tuple[Rows, Looks]
+_of_this_process: tuple[SourceRows, Looks]
 
 
 def _by_processes(
-    rows: Rows, looks: Looks, entries: Iterator[Entry], processes: int
+    rows: SourceRows, looks: Looks, entries: Iterator[FileRow], processes: int
 ) -> Iterator[Result]:
     waiting: deque[Future[list[Result]]] = deque()
     pool = ProcessPoolExecutor(
@@ -126,12 +126,12 @@ def _by_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _start(rows: Rows, looks: Looks) -> None:
+def _start(rows: SourceRows, looks: Looks) -> None:
     global _of_this_process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     die_with_parent()
     _of_this_process = (rows, looks)
 
 
-def _convert_all(entries: list[Entry]) -> list[Result]:
+def _convert_all(entries: list[FileRow]) -> list[Result]:
     return [convert(*_of_this_process, entry) for entry in entries]

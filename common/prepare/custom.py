@@ -24,14 +24,14 @@ from common.prepare.columns import (
 )
 from common.prepare.hint import with_hint
 from common.prepare.source import PictureSource, SourceRow
-from common.prepare.tables import Entry, Survey, as_column, entries, survey
+from common.prepare.tables import FileRow, TableSurvey, as_column, entries, survey
 
 _OURS = frozenset(schema().names)
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a person says of their rows; what they do not say is looked for."""
+    """What a person says of the rows; what is not said is looked for."""
 
     columns: Mapping[str, str]
     box_units: str = "auto"
@@ -44,17 +44,17 @@ class CustomRows:
     """A set of rows of which everything is known but the rows themselves."""
 
     files: tuple[Path, ...]
-    folder: Path  # that paths of pictures are relative to
+    folder: Path  # paths of pictures are relative to it
     columns: Columns
     box_form: BoxForm
     hint: bool
     extra: Mapping[str, Any]  # types of pyarrow of the columns that are kept
     num_rows: int
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[FileRow]:
         return entries(self.files)
 
-    def source_row(self, entry: Entry) -> SourceRow:
+    def source_row(self, entry: FileRow) -> SourceRow:
         """Read the cells of one row; BadField if one will not do."""
         assert not isinstance(entry.cells, str)
         cells, columns = entry.cells, self.columns
@@ -89,8 +89,8 @@ def custom_rows(files: Sequence[Path], folder: Path, wishes: Wishes) -> CustomRo
     """Open own rows: find out once what their columns and boxes mean.
 
     Args:
-        files: of rows, all of one form (`tables.table_files`).
-        folder: that paths of pictures are relative to.
+        files: the files of rows, all of one form (`tables.table_files`).
+        folder: paths of pictures are relative to it.
 
     Raises:
         ConfigError: a file cannot be read, columns cannot be told, boxes may mean several things.
@@ -110,8 +110,8 @@ def custom_rows(files: Sequence[Path], folder: Path, wishes: Wishes) -> CustomRo
     )
 
 
-def _extra(found: Survey, columns: Columns) -> dict[str, Any]:
-    """Ours are measured anew, whatever the source has under their names."""
+def _extra(found: TableSurvey, columns: Columns) -> dict[str, Any]:
+    """The types of the columns that are kept: ours are measured anew."""
     taken = _OURS | columns.used
     return {name: type_ for name, type_ in found.types.items() if name not in taken}
 

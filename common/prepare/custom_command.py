@@ -11,7 +11,7 @@ from common.prepare.boxes import FORMS, UNITS
 from common.prepare.columns import KNOWN
 from common.prepare.custom import Wishes, custom_rows
 from common.prepare.hub_rows import PREFIX, downloaded, parsed
-from common.prepare.pictures import Crops, Looks, RedBox
+from common.prepare.pictures import Crops, DrawnBox, Looks
 from common.prepare.preparation import check_out
 from common.prepare.tables import table_files
 from common.prepare.telling import run
@@ -118,7 +118,7 @@ def _looks(options: argparse.Namespace) -> Looks:
         raise ConfigError(f"--colour: {error}. Fix: write a name or #rrggbb") from None
     return Looks(
         folder=None if options.check else options.out,
-        red_box=RedBox(options.line_width, options.colour) if options.red_box else None,
+        red_box=DrawnBox(options.line_width, options.colour) if options.red_box else None,
         crops=_crops(options),
         saved_as=options.save_as,
     )

@@ -35,18 +35,18 @@ Corners = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclu
 
 
 @dataclass(frozen=True)
-class RedBox:
+class DrawnBox:
     """How the box is drawn into the student's picture."""
 
     line_pixels: int
-    colour: str  # as Pillow's ImageColor reads it: "red", "#ff0000"
+    colour: str  # a name or code that Pillow's ImageColor reads: "red", "#ff0000"
 
 
 @dataclass(frozen=True)
 class Crops:
     """How the teacher's view is cut out of the clean picture (paper section 3)."""
 
-    margin: float = 0.0  # of the box's sides, on each side
+    margin: float = 0.0  # share of the box's sides, added on each side
     scale: float = 2.0
 
 
@@ -55,14 +55,14 @@ class Looks:
     """What is made of a row's pictures.
 
     Args:
-        folder: the dataset's; None: nothing is written.
+        folder: the dataset's; None means that nothing is written.
         bakes: false: files are kept as they are, whatever they are.
         saved_as: format of the pictures that are made here; PNG keeps every pixel.
     """
 
     folder: Path | None
     bakes: bool = True
-    red_box: RedBox | None = None
+    red_box: DrawnBox | None = None
     crops: Crops | None = None
     saved_as: Literal["png", "jpeg"] = "png"
 
@@ -120,7 +120,7 @@ def dataset_row(source: SourceRow, looks: Looks) -> Row:
 def _crop(
     source: SourceRow, clean: Image.Image, box: Corners | None, looks: Looks
 ) -> Picture | None:
-    """A ready one comes first. Never cut out of a drawn picture: the line would be in it."""
+    """The crop: a ready one, or one of the clean picture, as the line would be in a drawn one."""
     _, crop_field, box_field = source.fields
     if source.crop is not None:
         return _keep(_look(source.crop, crop_field), looks)
@@ -136,8 +136,8 @@ def _crop(
 
 def _needed(box: Corners | None, field: str) -> Corners:
     if box is None:
-        mend = "give the box that is to be drawn, or leave --red-box out"
-        raise BadField(field, None, "nothing there", mend)
+        fix = "give the box that is to be drawn, or leave --red-box out"
+        raise BadField(field, None, "nothing there", fix)
     return box
 
 
@@ -192,7 +192,7 @@ def _named(content: bytes, suffix: str, picture: Image.Image) -> Picture:
 
 
 def _put(looked: _Looked, target: Path) -> None:
-    """The file itself, by a hard link where that is possible. Raises OSError."""
+    """Put the file itself there, by a hard link where possible. Raises OSError."""
     if isinstance(looked.source, bytes):
         _write(looked.content, target)
         return
@@ -207,7 +207,7 @@ def _put(looked: _Looked, target: Path) -> None:
 
 
 def _write(content: bytes, target: Path) -> None:
-    """Whole or not there. Raises OSError."""
+    """Write a file, whole or not at all. Raises OSError."""
     if target.exists():
         return
     with replacing(target, str(os.getpid())) as part:

@@ -1,4 +1,4 @@
-"""A set of somebody's rows -> a dataset: good rows into Parquet, the others named, each with why.
+"""A set of foreign rows -> a dataset: good rows into Parquet, the others named, each with why.
 
 The Parquet file is written last, so it is whole or not there.
 """
@@ -35,10 +35,10 @@ def check_out(out: Path) -> None:
 
 
 def check(results: Iterable[Result], left_out: Report) -> Prepared:
-    """Everything but the writing.
+    """Do all that `prepare` does, but the writing.
 
     Args:
-        left_out: told a line about each row that is.
+        left_out: called with a line about each row that is left out.
 
     Raises:
         ConfigError, OSError: as `converted`.
@@ -85,12 +85,12 @@ def prepare(
 
 
 def _good(results: Iterable[Result], prepared: Prepared, left_out: Report) -> Iterator[Row]:
-    """Good rows, counted; of rows with one name the first is good."""
+    """Yield the good rows, and count; of rows with one name the first is good."""
     places: dict[str, str] = {}
     for place, row in results:
         if not isinstance(row, str) and (name := row["sample_id"]) in places:
-            mend = "give each row a name of its own"
-            row = str(BadField("id", name, f"{places[name]} has it too", mend))
+            fix = "give each row a name of its own"
+            row = str(BadField("id", name, f"{places[name]} has it too", fix))
         if isinstance(row, str):
             line = f"{place}: {row}"
             prepared.num_left_out += 1

@@ -9,7 +9,7 @@ from common.errors import ConfigError
 from common.prepare import published_form
 from common.prepare.hint import without_hint
 from common.prepare.source import SourceRow
-from common.prepare.tables import Entry
+from common.prepare.tables import FileRow
 
 DATASET = "yuanqianhao/Vision-OPD-6K"
 REVISION = "eb5c1c2e7b9a7b6a619efe4161c7369c71bf8af4"
@@ -23,7 +23,7 @@ class PublishedRows:
 
     Args:
         file: train.jsonl.
-        folders: where pictures are looked for, in this order.
+        folders: pictures are looked for there, in this order.
         picture: the student's: with the red box and the sentence about it, or without both.
     """
 
@@ -33,17 +33,17 @@ class PublishedRows:
     num_rows: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[FileRow]:
         """Lines as they are. Raises ConfigError."""
         try:
             with self.file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
-                        yield Entry(f"{self.file} line {number}", number, {"line": line})
+                        yield FileRow(f"{self.file} line {number}", number, {"line": line})
         except OSError as error:
             raise ConfigError(f"{self.file}: {error}. Fix: restore it") from error
 
-    def source_row(self, entry: Entry) -> SourceRow:
+    def source_row(self, entry: FileRow) -> SourceRow:
         """Read one line; BadField if it will not do."""
         assert not isinstance(entry.cells, str)
         row = published_form.source_row(entry.cells["line"], entry.number, Path(), self.picture)
@@ -56,7 +56,7 @@ class PublishedRows:
         return []
 
     def _found(self, path: Path) -> Path:
-        """In the first folder that has it."""
+        """The path in the first folder that has it."""
         there = (folder / path for folder in self.folders)
         return next((p for p in there if p.exists()), self.folders[-1] / path)
 
@@ -67,8 +67,8 @@ def published_rows(
     """Open the published set in a folder.
 
     Args:
-        folder: with train.jsonl and pictures.
-        unpacked: where pictures are, too.
+        folder: has train.jsonl and pictures.
+        unpacked: a second folder with pictures.
 
     Raises:
         ConfigError: there is no train.jsonl.
@@ -78,7 +78,7 @@ def published_rows(
         with path.open("rb") as file:
             num_rows = sum(1 for line in file if line.strip())
     except OSError as error:
-        mend = f"name the folder with {published_form.FILE} and its pictures"
-        raise ConfigError(f"--from {folder}: {error}. Fix: {mend}") from None
+        fix = f"name the folder with {published_form.FILE} and its pictures"
+        raise ConfigError(f"--from {folder}: {error}. Fix: {fix}") from None
     folders = (folder,) if unpacked is None else (unpacked, folder)
     return PublishedRows(path, folders, picture, num_rows)

@@ -54,7 +54,7 @@ def prepare_published(
     """Make a dataset of the published set.
 
     Args:
-        source: folder with train.jsonl, and pictures or archives of them; None: the hub's.
+        source: folder with train.jsonl, and pictures or archives of them; None means the hub's.
 
     Raises:
         ConfigError: no such source, or `out` holds a dataset already.

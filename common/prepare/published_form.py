@@ -16,12 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from common.bad_rows import BadField
+from common.prepare.columns import PLACEHOLDER, box_in
 from common.prepare.source import SourceRow
 
 FILE = "train.jsonl"
 _IMAGES = {"red_box": "images", "clean": "original_images"}
 _ID_FIELDS = ("id", "sample_id")
-_PLACEHOLDER = "<image>"
 
 
 def source_row(text: str, number: int, folder: Path, picture: str = "red_box") -> SourceRow:
@@ -29,8 +29,8 @@ def source_row(text: str, number: int, folder: Path, picture: str = "red_box") -
 
     Args:
         text: the line.
-        number: of the line, from 1.
-        folder: that its paths are relative to.
+        number: the line's number, from 1.
+        folder: its paths are relative to it.
         picture: the student's, red_box or clean.
 
     Raises:
@@ -74,31 +74,24 @@ def _path(row: dict[str, Any], field: str, folder: Path) -> Path:
 
 
 def _box(value: object) -> tuple[int, int, int, int] | None:
-    """Whole pixels. Fractions are rounded outwards, so that the whole region stays inside."""
-    if value is None:
+    """The box in whole pixels, rounded outwards, so that the whole region stays inside."""
+    box = box_in(value, "bbox")
+    if box is None:
         return None
-    mend = "give [x1, y1, x2, y2] in pixels"
-    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
-        raise BadField("bbox", value, "not four numbers", mend)
-    if max(value) <= 1:
-        raise BadField("bbox", value, "shares of the picture's sides, it seems", mend)
-    x1, y1, x2, y2 = value
+    if max(box) <= 1:
+        fix = "give [x1, y1, x2, y2] in pixels"
+        raise BadField("bbox", value, "shares of the picture's sides, it seems", fix)
+    x1, y1, x2, y2 = box
     return math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) < 2**31  # also false for NaN
 
 
 def _problem(value: object) -> str:
     if not isinstance(value, str):
-        raise BadField("problem", value, "not a text", f"write the question, with {_PLACEHOLDER}")
-    if value.count(_PLACEHOLDER) != 1:
-        count = value.count(_PLACEHOLDER)
-        mend = f"write {_PLACEHOLDER} once, where the picture belongs"
-        raise BadField("problem", value, f"{_PLACEHOLDER} stands in it {count} times", mend)
+        raise BadField("problem", value, "not a text", f"write the question, with {PLACEHOLDER}")
+    if value.count(PLACEHOLDER) != 1:
+        count = value.count(PLACEHOLDER)
+        fix = f"write {PLACEHOLDER} once, where the picture belongs"
+        raise BadField("problem", value, f"{PLACEHOLDER} stands in it {count} times", fix)
     return value
 
 
@@ -115,7 +108,7 @@ def _sample_id(row: dict[str, Any], number: int) -> str:
             continue
         text = str(value) if isinstance(value, str | int) else ""
         if isinstance(value, bool) or not 1 <= len(text) <= 200:
-            mend = "write a text of 1 to 200 characters, or leave it out"
-            raise BadField(field, value, "not a name", mend)
+            fix = "write a text of 1 to 200 characters, or leave it out"
+            raise BadField(field, value, "not a name", fix)
         return text
     return f"line-{number:06d}"

@@ -1,4 +1,4 @@
-"""One row of somebody's data after its cells were read, before its pictures were looked at."""
+"""One foreign row after its cells were read, before its pictures are looked at."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ class SourceRow:
     """What a row says; `dataset_row` makes the dataset's row of it."""
 
     sample_id: str
-    problem: str  # with one "<image>"
+    problem: str  # holds one "<image>"
     image: PictureSource  # the student's view
     crop: PictureSource | None  # a ready teacher's view
-    box: Numbers | None  # of the upright image, as `box_form` says
+    box: Numbers | None  # in the upright image, as `box_form` says
     answer: str | None
     fields: tuple[str, str, str] = ("image", "crop", "box")  # what the source calls these
     box_form: BoxForm = PIXELS

@@ -1,4 +1,4 @@
-"""Somebody's rows from JSONL or Parquet, one at a time, however many there are.
+"""Foreign rows from JSONL or Parquet, one at a time, however many there are.
 
 A first look (`survey`) tells the columns and their types, which a Parquet file needs before its
 first row; only JSONL is read for it.
@@ -18,27 +18,27 @@ from common.errors import ConfigError
 from common.parquet_rows import READ_ERRORS, cells_of, open_parquet
 from common.prepare.source import Cells
 
-_ROWS_AT_ONCE = 32  # of Parquet: each may hold a picture
+_ROWS_AT_ONCE = 32  # a row of Parquet may hold a picture
 _MAX_LINE_BYTES = 2**26
 _READS = {".jsonl": "lines of JSON", ".parquet": "Parquet"}
 _LARGEST = 2**63
-_LINE_MEND = "write one JSON object a line"
+_LINE_FIX = "write one JSON object a line"
 
 
-class Entry(NamedTuple):
+class FileRow(NamedTuple):
     """A row of a file."""
 
     place: str  # "FILE line 7": for people
     number: int  # in the whole set, from 1
-    cells: Cells | str  # text: why they cannot be read
+    cells: Cells | str  # a text says why they cannot be read
 
 
 @dataclass(frozen=True)
-class Survey:
+class TableSurvey:
     """What a set of files holds."""
 
     num_rows: int
-    types: dict[str, pa.DataType]  # of the columns, in their order
+    types: dict[str, pa.DataType]  # columns in their order
 
 
 def table_files(path: Path) -> list[Path]:
@@ -49,7 +49,7 @@ def table_files(path: Path) -> list[Path]:
     return found
 
 
-def survey(files: Sequence[Path]) -> Survey:
+def survey(files: Sequence[Path]) -> TableSurvey:
     """The columns of all files; ConfigError if one cannot be read, or two disagree."""
     if len({path.suffix for path in files}) > 1:
         raise ConfigError(f"--input {files[0].parent}: JSONL and Parquet. Fix: name one file")
@@ -62,14 +62,14 @@ def survey(files: Sequence[Path]) -> Survey:
         if not isinstance(entry.cells, str):
             for name, value in entry.cells.items():
                 kinds.setdefault(name, set()).add(_kind_of(value))
-    return Survey(rows, {name: _type_of(found) for name, found in kinds.items()})
+    return TableSurvey(rows, {name: _type_of(found) for name, found in kinds.items()})
 
 
-def entries(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[Entry]:
-    """All rows, in their order.
+def entries(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iterator[FileRow]:
+    """Read all rows, in their order.
 
     Args:
-        columns: of Parquet: those to read; None: all.
+        columns: those of a Parquet file to read; None means all.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -80,15 +80,15 @@ def entries(files: Sequence[Path], columns: Sequence[str] | None = None) -> Iter
         try:
             for place, cells in _parquet(path, columns) if is_parquet else _jsonl(path):
                 number += 1
-                yield Entry(f"{path} {place}", number, cells)
+                yield FileRow(f"{path} {place}", number, cells)
         except READ_ERRORS as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
-            mend = f"write it anew, as {_READS[path.suffix]}"
-            raise ConfigError(f"--input {path} cannot be read: {reason}. Fix: {mend}") from error
+            fix = f"write it anew, as {_READS[path.suffix]}"
+            raise ConfigError(f"--input {path} cannot be read: {reason}. Fix: {fix}") from error
 
 
 def as_column(value: Any, type_: pa.DataType) -> Any:
-    """A cell of JSONL as its column has it: what one type cannot hold is JSON in a text column."""
+    """A cell of JSONL in the type of its column; what that cannot hold is JSON in a text column."""
     if value is not None and pa.types.is_string(type_) and not isinstance(value, str):
         return json.dumps(value)
     return float(value) if pa.types.is_floating(type_) and type(value) is int else value
@@ -102,7 +102,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Cells | str]]:
             number += 1
             is_whole = line.endswith(b"\n") or len(line) < _MAX_LINE_BYTES
             while not line.endswith(b"\n") and (rest := file.readline(_MAX_LINE_BYTES)):
-                line = line[:100] + rest[-1:]  # of a line that is too long the end is looked for
+                line = line[:100] + rest[-1:]  # look for the end of a line that is too long
             if line.strip():
                 yield f"line {number}", _object(line, is_whole)
 
@@ -113,9 +113,9 @@ def _object(line: bytes, is_whole: bool) -> Cells | str:
             raise ValueError(f"longer than {_MAX_LINE_BYTES >> 20} MiB")
         cells = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        return str(BadField("line", line, f"not JSON ({error})", _LINE_MEND))
+        return str(BadField("line", line, f"not JSON ({error})", _LINE_FIX))
     if not isinstance(cells, dict):
-        return str(BadField("line", cells, "not a JSON object", _LINE_MEND))
+        return str(BadField("line", cells, "not a JSON object", _LINE_FIX))
     return cells
 
 
@@ -143,7 +143,7 @@ def _parquet(path: Path, columns: Sequence[str] | None) -> Iterator[tuple[str, C
                 number += 1
 
 
-def _survey_parquet(files: Sequence[Path]) -> Survey:
+def _survey_parquet(files: Sequence[Path]) -> TableSurvey:
     rows, schemas = 0, []
     for path in files:
         try:
@@ -163,4 +163,4 @@ def _survey_parquet(files: Sequence[Path]) -> Survey:
         raise ConfigError(
             f"--input: files disagree about a column: {error}. Fix: name one file at a time"
         ) from error
-    return Survey(rows, {field.name: field.type for field in unified})
+    return TableSurvey(rows, {field.name: field.type for field in unified})

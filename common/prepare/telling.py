@@ -6,14 +6,14 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import track
 
-from common.prepare.conversion import Rows, converted
+from common.prepare.conversion import SourceRows, converted
 from common.prepare.pictures import Looks
 from common.prepare.preparation import LEFT_OUT, PARQUET, Prepared, check, prepare
 
 _SHOWN = 20  # rows that are left out; the file has all of them
 
 
-def run(rows: Rows, looks: Looks) -> Prepared:
+def run(rows: SourceRows, looks: Looks) -> Prepared:
     """Prepare, or only check where the looks name no folder.
 
     Raises:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-_MAX_DIGITS = 40  # of a number; what is longer is no answer, and costs time to read
+_MAX_DIGITS = 40  # a longer number is no answer, and costs time to read
 _NUMBER = re.compile(
     r"""
     (?<![A-Za-z0-9_^]) (?<![0-9][.,:/-])
@@ -65,9 +65,9 @@ _WORD = re.compile(rf"\b(?P<minus>minus |negative )?(?P<word>{'|'.join(_WORDS)})
 @dataclass(frozen=True)
 class Quantity:
     value: Fraction
-    unit: str | None  # by one name; None: none that is known
-    start: int  # of sign or first digit, in the text
-    end: int  # after the unit, if it is known, else after the number
+    unit: str | None  # under one name; None means no known unit
+    start: int  # where sign or first digit is in the text
+    end: int  # where the unit ends, if it is known, else the number
 
 
 def quantities(text: str) -> list[Quantity]:
@@ -112,7 +112,7 @@ def _unit(word: str | None) -> str | None:
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
-    """None: too long to be an answer, or divided by zero."""
+    """The number; None means that it is too long to be an answer, or divided by zero."""
     if sum(map(str.isdigit, match[0])) > _MAX_DIGITS:
         return None
     if match["under"]:

@@ -13,7 +13,7 @@ from common.scoring.answer_numbers import quantities
 
 _SYMBOLS = {"%": "percent", "$": "dollar", "€": "euro", "£": "pound", "°": "degree"}
 _ARTICLES = {"a", "an", "the"}
-_ENDINGS = (("的",), ("で", "す"), ("で", "あ", "る"), ("입니다",))  # that add nothing
+_ENDINGS = (("的",), ("で", "す"), ("で", "あ", "る"), ("입니다",))  # endings that add nothing
 _NEGATIONS = (
     "not no never neither nor cannot without except unlike than instead nicht kein keine keinen "
     "nein nie pas ne non jamais sans nunca não nem не нет ни без никогда "
@@ -54,7 +54,7 @@ def plain(text: str) -> str:
     Case stays: it tells a letter from a word.
     """
     text = re.sub(r"(?<=\d)[\u00a0\u2009\u202f](?=\d{3})", "", text)  # spaces that group digits
-    text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)  # which NFKC would make one number
+    text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)  # NFKC would make one number of them
     text = unicodedata.normalize("NFKC", text.translate(_HIGH)).translate(_SAME)
     text = _LATEX_TEXT.sub(r"\1", text)
     return "".join(_ascii_digit(char) for char in text if unicodedata.category(char) != "Cf")

@@ -96,7 +96,7 @@ def _agrees(answer: str, wanted: str) -> bool:
 
 
 def _frame(text: str) -> list[str]:
-    """Its words, whatever its numbers are."""
+    """The words of a text, with one sign for every number."""
     return [_NUMBER if any(map(str.isdigit, text)) else text for text in _texts(words(text))]
 
 
@@ -129,7 +129,7 @@ def _alone(sentence: str) -> bool | None:
 
 
 def _opening_verdict(clause: str) -> bool | None:
-    """In a script without spaces it is all of the clause: "是红色" is a description."""
+    """The verdict of a clause's first word; without spaces, of all: "是红色" is a description."""
     first = next(iter(words(clause)), None)
     return None if first is None else _verdict_alone(clause if is_unspaced(first) else first.text)
 
@@ -159,7 +159,7 @@ def _gives(answer: str, wanted: Quantity, noun: str) -> bool:
 
 
 def _last_quantity(text: str) -> Quantity | None:
-    """The last that is neither denied nor one of several alternatives."""
+    """The last quantity that is neither denied nor one of several alternatives."""
     found = quantities(text)
     held = [quantity for quantity in found if not is_negated(text, quantity.start)]
     if not held:

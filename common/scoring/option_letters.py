@@ -38,7 +38,7 @@ _JOINT = re.compile(r"[)\].:]?\s*(?:,|/|&|、|,?\s*\b(?:or|and|oder|und)\b|或|�
 @dataclass(frozen=True)
 class _Mention:
     letter: str  # a capital
-    begin: int  # of its bracket or of "option", in the text
+    begin: int  # where its bracket, or "option", begins in the text
     start: int
     end: int
 
@@ -70,7 +70,7 @@ def chosen_letter(text: str, letters: str = ascii_uppercase) -> str | None:
 
 
 def _last(text: str, found: list[_Mention]) -> str | None:
-    """The last that is not denied, unless it is joined to another."""
+    """The last mention that is not denied, unless it is joined to another."""
     denied = _denied(text, found)
     places = reversed(range(len(found)))
     held = (found[n] for n in places if not (denied[n] or is_negated(text, found[n].begin)))

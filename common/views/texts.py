@@ -9,7 +9,7 @@ def followed_by(problem: str, text: str, holder: str) -> str:
     """`problem`, followed by `text`.
 
     Args:
-        holder: where `text` comes from, for the error message.
+        holder: where `text` comes from, for the fix.
 
     Raises:
         DataError: `text` holds the image placeholder, so that two pictures would be asked for.

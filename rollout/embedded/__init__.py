@@ -1,7 +1,7 @@
 """A generation engine on plain transformers that serves SGLang's HTTP endpoints.
 
     server, chat --requests--> scheduler (compute thread) --> sampler --> model
-    update_session --buckets--> weights, flat_home -------------------------^
+    update_session --buckets--> weights, bucket_memory ---------------------^
 
     __main__            python -m rollout.embedded --model-path FOLDER --port N
     server              SGLang's endpoints: generate, pause, weight updates, health
@@ -22,7 +22,7 @@
     pinned              jobs on copies of earlier weights
     update_session      a weight update: begin, buckets in order, end
     weights             joins the learner's group, takes buckets, loads, checksums
-    flat_home           memory in which the model's tensors lie as in a bucket
+    bucket_memory       memory in which the model's tensors lie as in a bucket
 
 Two threads: asyncio has the sockets, the compute thread the model. The scheduler's condition is the
 only lock between them.

@@ -38,7 +38,7 @@ _DONE = b"data: [DONE]\n\n"
 
 
 class ChatServer:
-    """Chat with one model.
+    """The endpoints for chat with one model.
 
     Args:
         model_name: shown by /v1/models.
@@ -104,7 +104,7 @@ class ChatServer:
         }
 
     def _job(self, chat: Chat) -> Job:
-        """Renders and decodes. Raises BadRequest."""
+        """Make a job of a chat: render its messages, decode its pictures. Raises BadRequest."""
         asked = chat.request
         text = self._template.text(template_messages(asked), asked.thinking)
         body = GenerateBody(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollout.embedded.chat_requests import ChatRequest
-from rollout.embedded.sampler import Prompt, Scored
+from rollout.embedded.sampler import Prompt, ScoredToken
 from rollout.embedded.sampler import Sequence as Response
 from rollout.embedded.stop_strings import answer_of, num_settled
 from rollout.embedded.token_texts import GrowingText, TokenTexts
@@ -39,7 +39,7 @@ class ReplyHead:
 
 
 class Writer:
-    """Writes responses as one request wants them.
+    """A writer of responses, in the form that one request wants.
 
     Args:
         tokenizer: transformers'.
@@ -51,7 +51,7 @@ class Writer:
         self._texts = TokenTexts(tokenizer)
 
     def text(self, response: Response) -> str:
-        """A finished response's, without the stop string that ended it."""
+        """The text of a finished response, without the stop string that ended it."""
         skips = self.request.skip_special_tokens
         whole: str = self.tokenizer.decode(response.token_ids, skip_special_tokens=skips)
         return answer_of(whole, response)
@@ -63,25 +63,28 @@ class Writer:
         return choice | (_token_ids(response) if self.request.return_token_ids else {})
 
     def logprobs(self, response: Response, start: int, end: int) -> Json | None:
-        """Log-probs of tokens `start` to before `end`. None means none, or not asked for."""
+        """Log-probs of tokens `start` to `end` - 1; None means none, or none asked for."""
         if not self.request.logprobs or start == end:
             return None
         tokens, values = response.token_ids[start:end], response.logprobs[start:end]
         others = response.likeliest[start:end] or [[] for _ in tokens]
         entries = [
-            {**self._named(Scored(token, value)), "top_logprobs": list(map(self._named, likeliest))}
+            {
+                **self._named(ScoredToken(token, value)),
+                "top_logprobs": list(map(self._named, likeliest)),
+            }
             for token, value, likeliest in zip(tokens, values, others, strict=True)
         ]
         return {"content": entries}
 
-    def _named(self, scored: Scored) -> Json:
+    def _named(self, scored: ScoredToken) -> Json:
         token = scored.token
         texts = {"token": self._texts.text(token), "bytes": self._texts.bytes_of(token)}
         return {**texts, "logprob": scored.logprob}
 
 
 class PartWriter:
-    """Writes one response of a stream: what of it has been sent."""
+    """A writer of one response of a stream; it knows what has been sent."""
 
     def __init__(self, writer: Writer, number: int, response: Response) -> None:
         self._writer = writer
@@ -97,7 +100,7 @@ class PartWriter:
         """The choices of chunks for what has come since the last call."""
         response = self._response
         has_ended = response.finish_reason is not None  # asked first: no token comes after it
-        num_tokens = len(response.versions)  # of each token this comes last
+        num_tokens = len(response.versions)  # the version is written last for each token
         if self._has_ended or not (num_tokens or has_ended):
             return []
         parts = [] if self._has_begun else [self._part({"role": "assistant", "content": ""})]
@@ -131,7 +134,7 @@ class PartWriter:
 
 
 def usage(prompt: Prompt, responses: Iterable[Response]) -> Json:
-    """Tokens: the prompt's once, whatever n."""
+    """The numbers of tokens; the prompt counts once, whatever n."""
     completion = sum(len(response.token_ids) for response in responses)
     num_image_tokens = int(prompt.token_types.sum())
     details = {"cached_tokens": 0, "image_tokens": num_image_tokens} if num_image_tokens else None
@@ -146,7 +149,7 @@ def usage(prompt: Prompt, responses: Iterable[Response]) -> Json:
 
 
 def _token_ids(response: Response) -> Json:
-    """Placeholders expanded."""
+    """Token ids of prompt, placeholders expanded, and response."""
     prompt_ids = response.prompt.input_ids.tolist()
     return {"prompt_token_ids": prompt_ids, "response_token_ids": response.token_ids}
 

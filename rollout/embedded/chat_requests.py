@@ -4,19 +4,21 @@ Fields of SGLang's own are taken as far as /generate knows them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from rollout.embedded.requests import (
     MAX_RESPONSES,
     BadRequest,
+    SamplingParams,
     VocabularyFacts,
     image_bytes,
     sampling_law,
+    validated,
 )
-from rollout.embedded.sampler import SamplingLaw
+from rollout.embedded.sampler import RequestLaw
 
 MAX_TOP_LOGPROBS = 20  # OpenAI's limit
 _LAW_FIELDS = {"temperature", "top_p", "top_k", "min_p", "stop_token_ids", "logit_bias",
@@ -52,7 +54,7 @@ class StreamOptions(_Object):
 
 
 class TemplateOptions(_Object):
-    enable_thinking: bool | None = None  # None: as the server was started
+    enable_thinking: bool | None = None  # None means what the server was started with
 
 
 class PlainText(_Object):
@@ -66,7 +68,7 @@ class ChatRequest(_Object):
     model: str = "default"  # echoed: there is one model, as in SGLang
     n: int = Field(1, ge=1, le=MAX_RESPONSES)
     max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)  # of the two this one wins
+    max_completion_tokens: int | None = Field(None, ge=1)  # this one wins over max_tokens
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
@@ -75,7 +77,7 @@ class ChatRequest(_Object):
     stop: str | list[str] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    user: str | None = None  # whose request it is changes nothing
+    user: str | None = None  # changes nothing
     # Taken with the value alone that changes nothing.
     frequency_penalty: float = Field(0.0, ge=0, le=0)
     presence_penalty: float = Field(0.0, ge=0, le=0)
@@ -118,11 +120,11 @@ class ChatRequest(_Object):
 
 @dataclass(frozen=True)
 class Chat:
-    """One request, as parsed."""
+    """A chat request, as parsed."""
 
     request: ChatRequest
     images: tuple[bytes, ...]  # encoded files, in the messages' order
-    law: SamplingLaw  # max_new_tokens is 0 when the request has no limit
+    law: RequestLaw  # max_new_tokens is 0 when the request has no limit
 
 
 def parse_chat(
@@ -131,12 +133,12 @@ def parse_chat(
     """Check the body of a chat completion.
 
     Args:
-        defaults: of the checkpoint's generation config, for what the request leaves out.
+        defaults: the checkpoint's generation config, for what the request leaves out.
 
     Raises:
         BadRequest: with the field and the reason.
     """
-    request = _validated(body)
+    request = validated(ChatRequest, body)
     if defaults.get("repetition_penalty", 1.0) != 1.0 and request.repetition_penalty is None:
         raise BadRequest(
             f"the checkpoint's generation_config.json has repetition_penalty = "
@@ -158,7 +160,7 @@ def sampling_defaults(generation_config: Any) -> dict[str, float]:
     """What a checkpoint's generation config says of sampling, as SGLang reads it.
 
     Args:
-        generation_config: of transformers; one that names none of these has None.
+        generation_config: transformers' object, with None for what it does not name.
     """
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     found = {name: getattr(generation_config, name, None) for name in names}
@@ -182,33 +184,11 @@ def _template_content(message: Message) -> str | list[dict[str, str]]:
     ]
 
 
-def _validated(body: Mapping[str, Any]) -> ChatRequest:
-    known = ChatRequest.model_fields
-    given = {
-        key: value for key, value in body.items() if value is not None and (value or key in known)
-    }
-    try:
-        return ChatRequest.model_validate(given)
-    except ValidationError as error:
-        raise BadRequest(_first_problem(error)) from None
-
-
-def _first_problem(error: ValidationError) -> str:
-    # Of what a field may be, that which the request came closest to says most.
-    problem = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
-    names = [str(part) for part in problem["loc"] if str(part).isidentifier() or part != str(part)]
-    field = ".".join(names)
-    if problem["type"] == "extra_forbidden":
-        return f"{field} is not supported by the embedded engine"
-    return f"{field}: {problem['msg']}, got {problem['input']!r:.100}"
-
-
 def _law(
     request: ChatRequest, vocabulary: VocabularyFacts, defaults: Mapping[str, float]
-) -> SamplingLaw:
+) -> RequestLaw:
     asked = request.model_dump(include=_LAW_FIELDS, exclude_none=True)
-    penalties = {"repetition_penalty"}
-    params = {key: value for key, value in defaults.items() if key not in penalties} | asked
-    limits = {"max_new_tokens": request.token_limit or 0}
-    law = sampling_law({**params, **limits}, vocabulary)
-    return replace(law, top_logprobs=request.top_logprobs)
+    usual = {key: value for key, value in defaults.items() if key != "repetition_penalty"}
+    params = validated(SamplingParams, usual | asked)
+    params.max_new_tokens = request.token_limit or 0
+    return sampling_law(params, vocabulary, request.top_logprobs)

@@ -11,7 +11,7 @@ from rollout.embedded.requests import BadRequest
 
 
 class ChatTemplate:
-    """Renders as `common.rendering` does for training: thinking as configured, unless asked.
+    """The template of chat, rendered as for training: thinking as configured, unless asked.
 
     Args:
         processor: the checkpoint's.
@@ -28,7 +28,7 @@ class ChatTemplate:
 
         Args:
             messages: {"role", "content"}: text, or parts {"type": "image"}, {"type": "text", ...}.
-            thinking: None: as configured. A template without the switch is not told.
+            thinking: None means what is configured. A template without the switch is not told.
 
         Raises:
             BadRequest: there is no template, or it refuses these messages.

@@ -13,10 +13,12 @@ MAX_PIXELS = 80_000_000  # 240 MB once decoded; a few KB of PNG can say so
 
 
 def decode(content: bytes, number: int) -> Image.Image:
-    """SGLang's pixels on a CPU: as stored, alpha dropped. Our worker sends what needs neither.
+    """Decode a picture to SGLang's pixels on a CPU: as stored, alpha dropped.
+
+    Our worker sends pictures for which neither matters.
 
     Args:
-        number: of the picture in its request, for errors.
+        number: the picture's place in its request, for errors.
 
     Raises:
         BadRequest: it is of no known format, damaged, or too large; that is seen in its header.

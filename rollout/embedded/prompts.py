@@ -13,7 +13,7 @@ from rollout.embedded.sampler import Prompt
 
 
 class PromptBuilder:
-    """Turns parsed requests into prompts and tokens into text.
+    """A checkpoint's processor: parsed requests become prompts, and tokens text.
 
     Args:
         context_tokens: bound of an expanded prompt together with its response.

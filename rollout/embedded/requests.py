@@ -4,43 +4,73 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from rollout.embedded.sampler import SamplingLaw
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-MAX_RESPONSES = 1024  # of one request; rollout.trajectories_per_sample goes as far
-# extra_key divides SGLang's prefix cache; there is none here.
-_IGNORED = ("log_metrics", "stream", "return_text_in_logprobs")
-_KNOWN = (
-    "text", "input_ids", "image_data", "sampling_params", "return_logprob", "logprob_start_len",
-    "rid", "extra_key", "weight_version",
-)  # fmt: skip
-_SAMPLING_KEYS = (
-    "n", "temperature", "top_p", "top_k", "min_p", "max_new_tokens", "stop_token_ids",
-    "logit_bias", "sampling_seed", "ignore_eos", "skip_special_tokens",
-)  # fmt: skip
+from rollout.embedded.sampler import RequestLaw
+
+MAX_RESPONSES = 1024  # limit of one request, and of rollout.trajectories_per_sample
+_MOST = 2**31 - 1
+T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
+Batch = Annotated[list[T], Field(min_length=1, max_length=1)]  # a batch of one, as SGLang takes it
 
 
 class BadRequest(ValueError):
     """The request is at fault: HTTP 400 with this message."""
 
 
+class SamplingParams(BaseModel):
+    """What /generate takes as sampling_params."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    n: int = Field(1, ge=1, le=MAX_RESPONSES)
+    temperature: float = Field(1.0, ge=0, le=1e30)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: Annotated[int, Field(ge=1, le=_MOST)] | Literal[-1] = -1
+    min_p: float = Field(0.0, ge=0, le=1)
+    max_new_tokens: int = Field(128, ge=0, le=_MOST)
+    stop_token_ids: list[int] = []
+    logit_bias: dict[str, Annotated[float, Field(ge=-1e30, le=1e30)]] = {}
+    sampling_seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    text: str | None = None
+    input_ids: list[int] | Batch[list[int]] | None = None
+    image_data: str | list[str] | Batch[list[str]] = []
+    sampling_params: dict[str, Any] = {}
+    return_logprob: bool = False
+    logprob_start_len: int = Field(-1, ge=-1)
+    rid: str | None = None
+    extra_key: str | None = None  # divides SGLang's prefix cache; there is none here
+    weight_version: str | None = None
+    log_metrics: Any = None  # log_metrics and the next change nothing here
+    return_text_in_logprobs: Any = None
+
+
 @dataclass(frozen=True)
 class GenerateBody:
-    """One request, as parsed."""
+    """A request to /generate, as parsed."""
 
     input_ids: tuple[int, ...] | None
     text: str | None
     images: tuple[bytes, ...]  # encoded files
-    law: SamplingLaw
+    law: RequestLaw
     n: int
     seed: int | None
     skip_special_tokens: bool
     return_logprob: bool
     rid: str | None
     score_from: int | None = None  # log-probs of the expanded prompt from this position on
-    is_batch: bool = False  # of one prompt: the answer is then a list
-    weight_version: str | None = None  # of pinned weights; None: those that are served
+    is_batch: bool = False  # a batch of one prompt: the answer is then a list
+    weight_version: str | None = None  # names pinned weights; None means those that are served
 
 
 @dataclass(frozen=True)
@@ -53,116 +83,99 @@ class VocabularyFacts:
 
 def parse_generate(body: Mapping[str, Any], vocabulary: VocabularyFacts) -> GenerateBody:
     """Check the body of /generate; BadRequest names the field and the reason."""
-    for key, value in body.items():
-        if key not in _KNOWN + _IGNORED and value:
-            raise BadRequest(f"{key} is not supported by the embedded engine")
-    if body.get("stream"):
-        raise BadRequest("stream is not supported by the embedded engine")
-    text, input_ids = body.get("text"), body.get("input_ids")
-    if (text is None) == (input_ids is None):
+    asked = validated(_Body, body)
+    if (asked.text is None) == (asked.input_ids is None):
         raise BadRequest("Either text or input_ids should be provided, not both or none.")
-    if text is not None and not isinstance(text, str):
-        raise BadRequest("text should be a string")
-    params = body.get("sampling_params") or {}
-    _check_sampling_keys(params)
-    _optional_string(body, "extra_key")
+    params = validated(SamplingParams, asked.sampling_params)
+    start = asked.logprob_start_len
     return GenerateBody(
-        input_ids=None if input_ids is None else _token_ids(input_ids, vocabulary.size),
-        text=text,
-        images=tuple(image_bytes(image) for image in _image_list(body.get("image_data"))),
+        input_ids=None if asked.input_ids is None else _token_ids(asked.input_ids, vocabulary.size),
+        text=asked.text,
+        images=tuple(map(image_bytes, _flat(asked.image_data))),
         law=sampling_law(params, vocabulary),
-        n=_integer(params, "n", 1, low=1, high=MAX_RESPONSES),
-        seed=_seed(params.get("sampling_seed")),
-        skip_special_tokens=bool(params.get("skip_special_tokens", True)),
-        return_logprob=bool(body.get("return_logprob")),
-        rid=_optional_string(body, "rid"),
-        score_from=_score_from(body),
-        is_batch=_is_nested(input_ids),
-        weight_version=_optional_string(body, "weight_version"),
+        n=params.n,
+        seed=params.sampling_seed,
+        skip_special_tokens=params.skip_special_tokens,
+        return_logprob=asked.return_logprob,
+        rid=asked.rid,
+        score_from=start if asked.return_logprob and start >= 0 else None,
+        is_batch=_is_nested(asked.input_ids),
+        weight_version=asked.weight_version,
     )
 
 
-def _check_sampling_keys(params: Any) -> None:
-    if not isinstance(params, Mapping):
-        raise BadRequest("sampling_params should be an object")
-    unknown = [key for key in params if key not in _SAMPLING_KEYS]
-    if unknown:
-        raise BadRequest(f"sampling_params.{unknown[0]} is not supported by the embedded engine")
+def validated(form: type[Model], body: Mapping[str, Any]) -> Model:
+    """The fields of a body. One that is null was left out; an unknown one that is false is passed.
+
+    Raises:
+        BadRequest: with the field and the reason.
+    """
+    known = form.model_fields
+    given = {k: value for k, value in body.items() if value is not None and (value or k in known)}
+    try:
+        return form.model_validate(given)
+    except ValidationError as error:
+        raise BadRequest(_first_problem(error)) from None
 
 
-def sampling_law(params: Mapping[str, Any], vocabulary: VocabularyFacts) -> SamplingLaw:
-    """The law that `sampling_params` asks for. Raises BadRequest with the parameter."""
-    temperature = _number(params, "temperature", 1.0)
-    top_p, min_p = _number(params, "top_p", 1.0), _number(params, "min_p", 0.0)
-    top_k = _integer(params, "top_k", -1, low=-1)
-    if temperature < 0:
-        raise BadRequest(f"temperature must be a non-negative finite number, got {temperature}.")
-    if not 0 < top_p <= 1:
-        raise BadRequest(f"top_p must be in (0, 1], got {top_p}.")
-    if not 0 <= min_p <= 1:
-        raise BadRequest(f"min_p must be in [0, 1], got {min_p}.")
-    if top_k == 0:
-        raise BadRequest("top_k must be -1 (disable) or at least 1, got 0.")
-    stops = _token_ids(params.get("stop_token_ids") or [], None)
-    ends = frozenset() if params.get("ignore_eos") else vocabulary.end_token_ids | set(stops)
-    return SamplingLaw(
-        max_new_tokens=_integer(params, "max_new_tokens", 128, low=0),
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        stop_token_ids=ends,
-        logit_bias=_logit_bias(params.get("logit_bias") or {}, vocabulary.size),
+def sampling_law(
+    params: SamplingParams, vocabulary: VocabularyFacts, top_logprobs: int = 0
+) -> RequestLaw:
+    """The law that sampling parameters ask for. Raises BadRequest: an unknown token."""
+    ends = vocabulary.end_token_ids | set(params.stop_token_ids)
+    return RequestLaw(
+        max_new_tokens=params.max_new_tokens,
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        stop_token_ids=frozenset() if params.ignore_eos else ends,
+        logit_bias=_logit_bias(params.logit_bias, vocabulary.size),
+        top_logprobs=top_logprobs,
     )
 
 
-def _logit_bias(bias: Any, vocabulary_size: int) -> tuple[tuple[int, float], ...]:
-    if not isinstance(bias, Mapping):
-        raise BadRequest("logit_bias should map token ids to numbers")
-    pairs = []
-    for key, value in bias.items():
-        if not str(key).isdigit() or int(key) >= vocabulary_size:
-            raise BadRequest(
-                f"logit_bias must has keys in [0, {vocabulary_size - 1}], got {key!r}."
-            )
-        pairs.append((int(key), _number({"logit_bias": value}, "logit_bias", 0.0)))
-    return tuple(pairs)
+def _first_problem(error: ValidationError) -> str:
+    # Of what a field may be, that which the request came closest to says most.
+    problem = max(error.errors(include_url=False), key=lambda each: len(each["loc"]))
+    names = [str(part) for part in problem["loc"] if str(part).isidentifier() or part != str(part)]
+    field = ".".join(names)
+    if problem["type"] == "extra_forbidden":
+        return f"{field} is not supported by the embedded engine"
+    return f"{field}: {problem['msg']}, got {problem['input']!r:.100}"
 
 
-def _token_ids(value: Any, vocabulary_size: int | None) -> tuple[int, ...]:
-    if _is_nested(value):
-        value = value[0]
-    if not isinstance(value, list) or any(type(token) is not int for token in value):
-        raise BadRequest("token ids should be one list of integers")
-    if vocabulary_size is not None:
-        if not value:
-            raise BadRequest("input_ids is empty")
-        if min(value) < 0 or max(value) >= vocabulary_size:
-            raise BadRequest(f"input_ids must lie in [0, {vocabulary_size - 1}]")
-    return tuple(value)
+def _logit_bias(bias: Mapping[str, float], size: int) -> tuple[tuple[int, float], ...]:
+    for key in bias:
+        if not key.isdigit() or int(key) >= size:
+            raise BadRequest(f"logit_bias must have keys in [0, {size - 1}], got {key!r}.")
+    return tuple((int(key), value) for key, value in bias.items())
+
+
+def _token_ids(value: Any, size: int) -> tuple[int, ...]:
+    ids = _flat(value)
+    if not ids or min(ids) < 0 or max(ids) >= size:
+        raise BadRequest(f"input_ids must be one list of integers in [0, {size - 1}]")
+    return tuple(ids)
 
 
 def _is_nested(value: Any) -> bool:
-    """A batch of one."""
+    """Whether it is a batch of one."""
     return isinstance(value, list) and len(value) == 1 and isinstance(value[0], list)
 
 
-def _image_list(value: Any) -> list[str]:
-    if value is None:
-        return []
+def _flat(value: Any) -> list[Any]:
+    """The items of a list, of a batch of one, or one item alone."""
     if _is_nested(value):
-        value = value[0]
-    images = value if isinstance(value, list) else [value]
-    if any(not isinstance(image, str) for image in images):
-        raise BadRequest("image_data should be a data URL, or a list of them")
-    return images
+        return list(value[0])
+    return value if isinstance(value, list) else [value]
 
 
 def image_bytes(image: str, field: str = "image_data") -> bytes:
-    """The file in a data URL. No path and no other URL: the engine reads for nobody but itself.
+    """The file in a data URL. Paths and other URLs are refused: no file is read for clients.
 
     Args:
-        field: of the request, for errors.
+        field: name of the field, for errors.
 
     Raises:
         BadRequest: it is no data URL, or not in base64.
@@ -177,43 +190,3 @@ def image_bytes(image: str, field: str = "image_data") -> bytes:
         return base64.b64decode(encoded, validate=True)
     except binascii.Error as error:
         raise BadRequest(f"{field} is not base64: {error}") from error
-
-
-def _seed(value: Any) -> int | None:
-    if value is None:
-        return None
-    if type(value) is not int or not -(2**63) <= value < 2**63:
-        raise BadRequest(f"sampling_seed must be an integer of 64 bits, got {value!r}.")
-    return value
-
-
-def _score_from(body: Mapping[str, Any]) -> int | None:
-    start = _integer(body, "logprob_start_len", -1, low=-1)
-    return start if body.get("return_logprob") and start >= 0 else None
-
-
-def _optional_string(body: Mapping[str, Any], key: str) -> str | None:
-    value = body.get(key)
-    if value is not None and not isinstance(value, str):
-        raise BadRequest(f"{key} should be a string")
-    return value
-
-
-def _number(params: Mapping[str, Any], key: str, default: float) -> float:
-    value = params.get(key)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e30:
-        raise BadRequest(f"{key} must be a finite number, got {value!r}.")
-    return float(value)
-
-
-def _integer(
-    params: Mapping[str, Any], key: str, default: int, low: int, high: int = 2**31 - 1
-) -> int:
-    value = params.get(key)
-    if value is None:
-        return default
-    if type(value) is not int or not low <= value <= high:
-        raise BadRequest(f"{key} must be an integer from {low} to {high}, got {value!r:.100}.")
-    return value

@@ -1,4 +1,4 @@
-"""A job awaited from the event loop: to its end, or step by step. Who goes away aborts it."""
+"""A job awaited from the event loop: to its end, or step by step. A cancellation aborts it."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -8,7 +8,7 @@ from rollout.embedded.scheduler import Scheduler
 
 
 async def finished(scheduler: Scheduler, job: Job) -> None:
-    """Submits a job and returns when it is done. A cancellation aborts it."""
+    """Submit a job and return when it is done. A cancellation aborts it."""
     scheduler.submit(job)
     try:
         await asyncio.shield(asyncio.wrap_future(job.done))
@@ -18,7 +18,7 @@ async def finished(scheduler: Scheduler, job: Job) -> None:
 
 
 async def steps(scheduler: Scheduler, job: Job) -> AsyncGenerator[None, None]:
-    """Submits a job and yields whenever there are more tokens, the last time when it is done.
+    """Submit a job and yield whenever there are more tokens, the last time when it is done.
 
     Use it in contextlib.aclosing: a job that is left before its end is aborted.
     """
@@ -44,6 +44,6 @@ async def steps(scheduler: Scheduler, job: Job) -> AsyncGenerator[None, None]:
 
 
 def abort(scheduler: Scheduler, job: Job) -> None:
-    """Ends a job that nobody waits for any more; one that is done stays as it is."""
+    """End a job that no client waits for any more; one that is done stays as it is."""
     if not job.done.done():
         scheduler.abort(lambda other: other is job)

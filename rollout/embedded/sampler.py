@@ -1,8 +1,8 @@
 """Batched generation with a KV cache on any transformers image-text model; no thread, no socket.
 
-A `Batch` holds sequences whose caches have equal length, so that nothing is padded. A prompt is
-computed once and its cache branched into its sequences. Logits never outlive the call that made
-them: after the weights change, no token can come from old logits.
+A `DecodingBatch` holds sequences whose caches have equal length, so that nothing is padded. A
+prompt is computed once and its cache branched into its sequences. Logits never outlive the call
+that made them: after the weights change, no token can come from old logits.
 Axes: R prompts, B sequences, L prompt tokens, V vocabulary.
 """
 
@@ -19,7 +19,7 @@ from common.image_text_model import ImageTextModel
 
 
 @dataclass(frozen=True)
-class SamplingLaw:
+class RequestLaw:
     """How tokens are drawn. Log-probs are of softmax((logits + bias) / temperature).
 
     top_k, top_p and min_p cut the draw but not the reported log-probs, as in SGLang.
@@ -56,7 +56,7 @@ class Prompt:
         return len(self.input_ids)
 
 
-class Scored(NamedTuple):
+class ScoredToken(NamedTuple):
     """A token that could have been drawn."""
 
     token: int
@@ -68,18 +68,18 @@ class Sequence:
     """One response in the making."""
 
     prompt: Prompt
-    law: SamplingLaw
+    law: RequestLaw
     rng: np.random.Generator  # one draw a token: independent of what else is in the batch
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    versions: list[str] = field(default_factory=list)  # of the weights behind each token
-    likeliest: list[list[Scored]] = field(default_factory=list)  # per token, if law.top_logprobs
-    finish_reason: dict[str, Any] | None = None  # as SGLang words it
+    versions: list[str] = field(default_factory=list)  # the weights behind each token
+    likeliest: list[list[ScoredToken]] = field(default_factory=list)  # if law.top_logprobs
+    finish_reason: dict[str, Any] | None = None  # in SGLang's words
     num_retractions: int = 0
 
     @property
     def cache_key(self) -> tuple[int, int]:
-        """Sequences with equal keys can share a batch."""
+        """The key of a sequence; sequences with equal keys can share a batch."""
         return len(self.prompt), len(self.token_ids)
 
     @property
@@ -94,7 +94,7 @@ class Sequence:
         return spans
 
     def append(
-        self, token: int, logprob: float, version: str, likeliest: Many[Scored] = ()
+        self, token: int, logprob: float, version: str, likeliest: Many[ScoredToken] = ()
     ) -> None:
         if self.law.top_logprobs:
             self.likeliest.append(list(likeliest[: self.law.top_logprobs]))
@@ -107,7 +107,7 @@ class Sequence:
             self.finish_reason = {"type": "length", "length": len(self.token_ids)}
 
 
-def new_sequences(prompt: Prompt, law: SamplingLaw, n: int, seed: int | None) -> list[Sequence]:
+def new_sequences(prompt: Prompt, law: RequestLaw, n: int, seed: int | None) -> list[Sequence]:
     """n branches of one prompt; branch i draws from a stream of (seed, i), or of fresh entropy."""
     if seed is None:
         streams = np.random.SeedSequence().spawn(n)
@@ -119,14 +119,14 @@ def new_sequences(prompt: Prompt, law: SamplingLaw, n: int, seed: int | None) ->
 def generate(
     model: ImageTextModel,
     prompt: Prompt,
-    law: SamplingLaw,
+    law: RequestLaw,
     n: int,
     seed: int | None,
     version: str = "default",
 ) -> list[Sequence]:
     """n finished responses to one prompt: what the engine computes for one request alone."""
     sequences = new_sequences(prompt, law, n, seed)
-    batch = Batch(model, [sequences])
+    batch = DecodingBatch(model, [sequences])
     batch.start(version)
     while batch.is_running:
         batch.advance(version)
@@ -149,12 +149,12 @@ def prompt_logprobs(model: ImageTextModel, prompt: Prompt, start: int) -> list[f
     return found
 
 
-class Batch:
+class DecodingBatch:
     """Sequences that are decoded together.
 
     Args:
         model: transformers image-text model in eval mode.
-        rows: for each prompt, its sequences; all with the same `cache_key`.
+        rows: the sequences of each prompt; all have the same `cache_key`.
     """
 
     def __init__(self, model: ImageTextModel, rows: Many[list[Sequence]]) -> None:
@@ -175,7 +175,7 @@ class Batch:
 
     @torch.inference_mode()
     def start(self, version: str) -> None:
-        """Computes prompts (and tokens generated before a retraction), then the next token."""
+        """Compute prompts (and tokens generated before a retraction), then the next token."""
         logits_RV = self._prefill()
         branches_B = torch.tensor([r for r, row in enumerate(self._rows) for _ in row])
         logits_BV = logits_RV
@@ -190,7 +190,7 @@ class Batch:
 
     @torch.inference_mode()
     def advance(self, version: str) -> None:
-        """One more token for every sequence that is not finished."""
+        """Compute one more token for every sequence that is not finished."""
         self._drop_finished()
         if self.sequences:
             last_B1 = torch.tensor([[sequence.token_ids[-1]] for sequence in self.sequences])
@@ -259,13 +259,13 @@ def _prompt_inputs(model: ImageTextModel, prompts: Many[Prompt]) -> tuple[dict[s
 class _BatchLaw:
     """The laws of a batch as tensors."""
 
-    laws: tuple[SamplingLaw, ...]
+    laws: tuple[RequestLaw, ...]
     temperature_B1: Tensor  # float32
     bias_BV: Tensor | None  # float32
     is_greedy_B: Tensor  # bool
 
     @classmethod
-    def of(cls, laws: Many[SamplingLaw], vocabulary_size: int) -> "_BatchLaw":
+    def of(cls, laws: Many[RequestLaw], vocabulary_size: int) -> "_BatchLaw":
         bias_BV = None
         if any(law.logit_bias for law in laws):
             bias_BV = torch.zeros(len(laws), vocabulary_size)
@@ -284,7 +284,7 @@ class _BatchLaw:
             self.is_greedy_B[index],
         )
 
-    def likeliest(self, logits_BV: Tensor) -> list[list[Scored]]:
+    def likeliest(self, logits_BV: Tensor) -> list[list[ScoredToken]]:
         """The likeliest tokens of each row, as many as the law that wants most of them asks for."""
         count = max(law.top_logprobs for law in self.laws)
         if count == 0:
@@ -292,7 +292,7 @@ class _BatchLaw:
         logprobs_BV = self._logprobs(self._scores(logits_BV))
         top = logprobs_BV.topk(min(count, logprobs_BV.shape[1]), dim=-1)
         rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        return [[Scored(*pair) for pair in zip(*row, strict=True)] for row in rows]
+        return [[ScoredToken(*pair) for pair in zip(*row, strict=True)] for row in rows]
 
     def draw(self, logits_BV: Tensor, draws_B: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids and their log-probs: int64 [B], float32 [B]. `draws_B` is uniform in [0, 1)."""
@@ -322,7 +322,7 @@ class _BatchLaw:
         return probs_BV
 
 
-def _truncated(probs_V: Tensor, law: SamplingLaw) -> Tensor:
+def _truncated(probs_V: Tensor, law: RequestLaw) -> Tensor:
     ordered_V, index_V = probs_V.sort(descending=True)
     keep_V = torch.ones_like(ordered_V, dtype=torch.bool)
     if law.top_k > 0:

@@ -16,34 +16,25 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from common.image_text_model import ImageTextModel
-from rollout.embedded.job import Job, settle
+from rollout.embedded.job import BatchLimits, Job, compute, settle, take_batch
 from rollout.embedded.pinned import PinnedJobs
-from rollout.embedded.sampler import Batch, prompt_logprobs
+from rollout.embedded.sampler import DecodingBatch, prompt_logprobs
 
 logger = logging.getLogger(__name__)
 MAX_BATCHES = 2  # a second batch lets new requests start while a long one runs
 PAUSE_MODES = ("abort", "retract", "in_place")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Bounds on one batch, for memory."""
-
-    max_sequences: int = 512
-    max_prefill_tokens: int = 16384
-
-
 class Scheduler:
-    """Runs jobs on a thread of its own.
+    """The thread that runs jobs.
 
     Args:
-        model: transformers image-text model in eval mode; nobody else may touch it.
+        model: transformers image-text model in eval mode; no other thread may touch it.
         one_job_a_batch: tokens and log-probs of a job then depend on nothing but the job.
         version: name of the weights at first.
         threads: CPU threads of the computation; None leaves torch's choice.
@@ -55,12 +46,10 @@ class Scheduler:
         *,
         one_job_a_batch: bool = False,
         version: str = "default",
-        limits: Limits | None = None,
         threads: int | None = None,
     ) -> None:
         self._model = model
-        self._one_job_a_batch = one_job_a_batch
-        self._limits = limits or Limits()
+        self._limits = BatchLimits(max_prefill_tokens=0) if one_job_a_batch else BatchLimits()
         self._threads = threads
         self._wake = threading.Condition()
         self._closing = False
@@ -69,7 +58,7 @@ class Scheduler:
         self._commands: deque[Callable[[], None]] = deque()
         # The rest belongs to the compute thread.
         self._waiting: deque[Job] = deque()
-        self._running: list[tuple[Batch, list[Job]]] = []
+        self._running: list[tuple[DecodingBatch, list[Job]]] = []
         self._pinned = PinnedJobs(one_job_a_batch)
         self.version = version
         self.tokens_generated = 0
@@ -79,7 +68,7 @@ class Scheduler:
         self._thread.start()
 
     def close(self) -> None:
-        """Aborts what is left and joins the thread."""
+        """Abort what is left and join the thread."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -107,7 +96,7 @@ class Scheduler:
         self.run(accept)
 
     def run(self, command: Callable[[], Any]) -> Future[Any]:
-        """Runs `command` on the compute thread, between two token steps.
+        """Run `command` on the compute thread, between two token steps.
 
         A future that is cancelled before its turn (the client went away) takes its command along;
         from then on it can no longer be cancelled.
@@ -130,7 +119,7 @@ class Scheduler:
         return future
 
     def pause(self, mode: str) -> Future[Any]:
-        """Stops after the current token. See PAUSE_MODES for what becomes of running jobs."""
+        """Stop after the current token. `_pause` says what becomes of running jobs."""
         assert mode in PAUSE_MODES
         return self.run(lambda: self._pause(mode))
 
@@ -138,11 +127,11 @@ class Scheduler:
         return self.run(lambda: self._set_paused(False))
 
     def abort(self, is_meant: Callable[[Job], bool]) -> Future[Any]:
-        """Ends jobs now; they keep the tokens they have."""
+        """End jobs now; they keep the tokens that they have."""
         return self.run(lambda: self._abort([job for job in self._jobs if is_meant(job)]))
 
     def unfinished_jobs(self) -> list[Future[None]]:
-        """What a weight update outside a pause has to wait for."""
+        """The jobs that a weight update outside a pause has to wait for."""
         return [job.done for job in list(self._jobs) if job.pinned is None]
 
     # ---- copies of the weights -------------------------------------------------------------------
@@ -165,12 +154,12 @@ class Scheduler:
         return self.run(lambda: self._pinned.unpin(version))
 
     def use_threads(self, threads: int) -> Future[Any]:
-        """From now on compute on so many CPU threads."""
+        """Compute on so many CPU threads from now on."""
         return self.run(lambda: torch.set_num_threads(threads))
 
     @property
     def can_flush(self) -> bool:
-        """Compute thread only: no cache computed from older weights can be used again."""
+        """Whether no cache of older weights can be used again. Compute thread only."""
         return not self._running and (self._paused or not self._waiting)
 
     # ---- compute thread --------------------------------------------------------------------------
@@ -221,13 +210,13 @@ class Scheduler:
         self._running = [entry for entry in self._running if entry[0].is_running]
 
     def _admit(self) -> None:
-        jobs = self._take_batch()
-        batch = Batch(self._model, [job.unfinished for job in jobs])
+        jobs = take_batch(self._waiting, self._limits)
+        batch = DecodingBatch(self._model, [job.unfinished for job in jobs])
         entry = (batch, jobs)
         self._running.append(entry)
         self._guarded(entry, lambda version: self._start(entry, version))
 
-    def _start(self, entry: tuple[Batch, list[Job]], version: str) -> None:
+    def _start(self, entry: tuple[DecodingBatch, list[Job]], version: str) -> None:
         batch, jobs = entry
         for job in jobs:
             if job.score_from is not None:
@@ -235,47 +224,16 @@ class Scheduler:
                 job.prompt_logprobs = prompt_logprobs(self._model, prompt, job.score_from)
         batch.start(version)
 
-    def _take_batch(self) -> list[Job]:
-        """The first waiting job and those behind it that fit into one batch with it."""
-        first = self._waiting.popleft()
-        taken = [first]
-        if not self._one_job_a_batch:
-            key = _key(first)
-            sequences, tokens = len(first.unfinished), key[0]
-            passed: deque[Job] = deque()
-            while self._waiting:
-                job = self._waiting.popleft()
-                sequences_after = sequences + len(job.unfinished)
-                fits = (
-                    _key(job) == key
-                    and sequences_after <= self._limits.max_sequences
-                    and tokens + key[0] <= self._limits.max_prefill_tokens
-                )
-                if fits:
-                    taken.append(job)
-                    sequences, tokens = sequences_after, tokens + key[0]
-                else:
-                    passed.append(job)
-            self._waiting = passed
-        return taken
-
-    def _guarded(self, entry: tuple[Batch, list[Job]], step: Callable[[str], None]) -> None:
-        """One token for a batch. An error fails its jobs, not the engine."""
-        batch, jobs = entry
-        before = sum(len(sequence.token_ids) for sequence in batch.sequences)
-        try:
-            step(self.version)
-        except Exception as error:
-            logger.exception("a batch of %d requests failed", len(jobs))
+    def _guarded(self, entry: tuple[DecodingBatch, list[Job]], step: Callable[[str], None]) -> None:
+        """Compute one token for a batch. An error fails its jobs, not the engine."""
+        tokens = compute(entry[1], lambda: step(self.version))
+        if tokens is None:
             self._running.remove(entry)
-            for job in jobs:
-                if not job.done.done():
-                    job.done.set_exception(error)
-            return
-        self.tokens_generated += sum(len(s.token_ids) for s in batch.sequences) - before
+        else:
+            self.tokens_generated += tokens
 
     def _call_after_step(self, job: Job) -> None:
-        """An error there fails the job, not the engine."""
+        """Call what is to be called after a step. An error fails the job, not the engine."""
         try:
             for call in job.after_step if job.unfinished else ():
                 call()
@@ -306,7 +264,3 @@ class Scheduler:
         self._pinned.tidy()
         self._waiting = deque(job for job in self._waiting if job.unfinished)
         self._running = [entry for entry in self._running if entry[0].is_running]
-
-
-def _key(job: Job) -> tuple[int, int]:
-    return job.unfinished[0].cache_key

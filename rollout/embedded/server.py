@@ -1,4 +1,4 @@
-"""SGLang's HTTP endpoints (0.5.23) over the scheduler. What each takes and answers is its doc.
+"""SGLang's HTTP endpoints (0.5.23) over the scheduler, as SGLang documents them.
 
 Known differences, and why they stay:
 - What SGLang ignores is refused (unknown fields, images without a placeholder and placeholders
@@ -26,7 +26,7 @@ from aiohttp.typedefs import Middleware
 from common.http_gate import Gate
 from rollout.embedded.bodies import error_reply, read_json
 from rollout.embedded.chat import ChatServer
-from rollout.embedded.job import Job
+from rollout.embedded.job import BatchLimits, Job
 from rollout.embedded.prompts import PromptBuilder
 from rollout.embedded.requests import (
     BadRequest,
@@ -35,15 +35,15 @@ from rollout.embedded.requests import (
     parse_generate,
 )
 from rollout.embedded.running import finished
-from rollout.embedded.sampler import SamplingLaw, new_sequences
-from rollout.embedded.scheduler import MAX_BATCHES, PAUSE_MODES, Limits, Scheduler
+from rollout.embedded.sampler import RequestLaw, new_sequences
+from rollout.embedded.scheduler import MAX_BATCHES, PAUSE_MODES, Scheduler
 from rollout.embedded.update_session import UpdateSession
 from rollout.embedded.weights import checksum_report
 
 MAX_BODY_BYTES = 256 * 2**20
 HEALTH_TIMEOUT_S = 20.0
 MAX_THREADS = 1024
-MAX_RUNNING_REQUESTS = MAX_BATCHES * Limits().max_sequences
+MAX_RUNNING_REQUESTS = MAX_BATCHES * BatchLimits().max_sequences
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -65,7 +65,7 @@ class EngineServer:
         self._scheduler = scheduler
         self._prompts = prompts
         self._updates = updates
-        self._chat = chat  # None: no chat over OpenAI's API
+        self._chat = chat  # None means that there is no chat over OpenAI's API
         self._vocabulary = vocabulary
         self._facts = facts  # shown by /server_info
 
@@ -156,14 +156,14 @@ class EngineServer:
         return {"text": text, "output_ids": sequence.token_ids, "meta_info": meta}
 
     async def health(self, request: web.Request) -> web.Response:
-        """One token from the model; while paused it waits, as SGLang's does."""
+        """Compute one token; while paused this waits, as SGLang's does."""
         tokens_before = self._scheduler.tokens_generated
         vocabulary = VocabularyFacts(self._vocabulary.size, frozenset())
         probe = {"input_ids": [0], "sampling_params": {"max_new_tokens": 1, "temperature": 0}}
         body = parse_generate(probe, vocabulary)
         job = Job(
             f"health-{uuid.uuid4().hex}",
-            new_sequences(self._prompts.build(body), SamplingLaw(1, temperature=0), 1, 0),
+            new_sequences(self._prompts.build(body), RequestLaw(1, temperature=0), 1, 0),
         )
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
@@ -228,20 +228,20 @@ class EngineServer:
         return web.json_response({"success": True, "message": message, "new_version": version})
 
     async def pin_weights(self, request: web.Request) -> web.Response:
-        """Ours: keep a copy of the weights, for requests that name it as their weight_version."""
+        """Keep a copy of the weights, for requests with its weight_version. SGLang has no such."""
         version = str((await read_json(request)).get("weight_version"))
         if await asyncio.wrap_future(self._scheduler.pin(version)):
             return _outcome(True, f"Pinned version {version}")
         return _outcome(False, f"version {version} is not what is served")
 
     async def unpin_weights(self, request: web.Request) -> web.Response:
-        """Ours: forget a copy."""
+        """Forget a copy. SGLang has no such."""
         version = str((await read_json(request)).get("weight_version"))
         await asyncio.wrap_future(self._scheduler.unpin(version))
         return _outcome(True, f"Unpinned version {version}")
 
     async def use_threads(self, request: web.Request) -> web.Response:
-        """Ours: compute on so many CPU threads from now on."""
+        """Compute on so many CPU threads from now on. SGLang has no such."""
         threads = (await read_json(request)).get("threads")
         if type(threads) is not int or not 0 < threads <= MAX_THREADS:
             raise BadRequest(f"threads must be an integer from 1 to {MAX_THREADS}, got {threads!r}")
@@ -272,7 +272,7 @@ async def _refuse_command(request: web.Request) -> web.Response:
 
 
 def _scores(job: Job) -> list[tuple[float | None, int, None]]:
-    """One entry a scored position; what comes before the first is not looked at, so it has none."""
+    """One entry a scored position; the first has no score, as nothing before it is looked at."""
     if job.score_from is None:
         return []
     token_ids = job.sequences[0].prompt.input_ids[job.score_from :].tolist()

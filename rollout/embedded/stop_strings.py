@@ -12,11 +12,11 @@ from rollout.embedded.token_texts import GrowingText
 class _Watched:
     response: Response
     text: GrowingText
-    tail: str = ""  # of what has been looked through, as long as a stop string may still need
+    tail: str = ""  # end of the text so far, in which a stop string may begin
 
 
 class StopStrings:
-    """Ends responses whose text holds a stop string. To be called after every step.
+    """A watch that ends responses whose text holds a stop string. Call it after every step.
 
     Args:
         stops: one or more, none of them empty; of those found at once the first one counts.
@@ -57,6 +57,6 @@ def answer_of(text: str, response: Response) -> str:
 
 
 def num_settled(text: str, stops: Sequence[str]) -> int:
-    """So many characters are the answer's whatever comes: the rest may begin a stop string."""
+    """How many characters are surely the answer's: the rest may begin a stop string."""
     beginnings = [stop[:end] for stop in stops for end in range(1, len(stop))]
     return len(text) - max((len(b) for b in beginnings if text.endswith(b)), default=0)

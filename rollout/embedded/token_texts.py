@@ -10,7 +10,7 @@ _OPEN = "\ufffd"  # stands for bytes that are no character, or not yet
 
 
 class TokenTexts:
-    """What log-probs name tokens by. Bytes are the token's own even where its text is none."""
+    """The texts and bytes of single tokens; a token without a text has bytes, too."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer

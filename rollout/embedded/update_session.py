@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from common.image_text_model import ImageTextModel
-from rollout.embedded.flat_home import bucket_in_model
+from rollout.embedded.bucket_memory import bucket_in_model
 from rollout.embedded.requests import BadRequest
 from rollout.embedded.scheduler import Scheduler
 from rollout.embedded.weights import (
@@ -39,7 +39,7 @@ class UpdateSession:
     model (to resume, to load a folder, checksums) waits until the bucket is there.
 
     Args:
-        timeout_s: of joining a group and of one broadcast.
+        timeout_s: limit for joining a group, and for one broadcast.
     """
 
     def __init__(self, model: ImageTextModel, scheduler: Scheduler, timeout_s: float) -> None:
@@ -118,11 +118,11 @@ class UpdateSession:
     async def _receive_in_place(
         self, group: UpdateGroup, manifest: Manifest, body: dict[str, Any]
     ) -> Outcome | None:
-        """Receives a flattened bucket into the model's own memory, without a copy.
+        """Receive a flattened bucket into the model's own memory, without a copy.
 
         A broadcast that fails half-way leaves new weights beside old ones under the old version's
-        name. The engine is then still paused, and whoever pushes must not resume it until a later
-        push has succeeded, as rollout/weights.py sees to.
+        name. The engine is then still paused, and a client must not resume it until a later push
+        has succeeded; rollout/weights.py sees to that.
 
         Returns:
             None, with nothing received and no weight changed, where the ordinary way has to be
@@ -169,7 +169,7 @@ class UpdateSession:
         return found
 
     async def _apply(self, body: dict[str, Any], load: Any) -> Outcome:
-        """Loads, names and flushes in one go between two token steps."""
+        """Load, name and flush in one go between two token steps."""
 
         def apply() -> Outcome:
             load()
@@ -184,7 +184,7 @@ class UpdateSession:
         return outcome
 
     def _name_and_flush(self, body: dict[str, Any]) -> Outcome:
-        """What follows new weights. On the compute thread."""
+        """Name new weights and flush the cache. Compute thread only."""
         version = body.get("weight_version")
         if version is not None:
             self._scheduler.version = str(version)
@@ -193,7 +193,7 @@ class UpdateSession:
         return True, "Succeeded to update model weights."
 
     async def _wait_for_running_jobs(self) -> None:
-        """Outside a pause an update waits for requests that are under way, as SGLang's does."""
+        """Wait, outside a pause, for requests that are under way, as SGLang does."""
         if not self._scheduler.is_paused:
             jobs = [asyncio.wrap_future(job) for job in self._scheduler.unfinished_jobs()]
             await asyncio.gather(*jobs, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Receiving weights: join the trainer's torch.distributed group, take buckets, load, checksum."""
+"""Weights from the trainer: join its torch.distributed group, take buckets, load, checksum."""
 
 import hashlib
 import logging
@@ -27,7 +27,7 @@ NamedTensors = list[tuple[str, Tensor]]
 
 
 class UpdateGroup:
-    """A process group of its own, beside any default one; rank 0 is the trainer.
+    """A process group beside any default one; rank 0 is the trainer.
 
     Blocks until every rank has joined. The key prefixes of the rendezvous are those that SGLang
     and trainers for it use, so it is built from torch's own (private) pieces.
@@ -64,7 +64,7 @@ class UpdateGroup:
     def receive(
         self, names: Sequence[str], dtypes: Sequence[torch.dtype], shapes: Sequence[Sequence[int]]
     ) -> NamedTensors:
-        """One broadcast a tensor, in order."""
+        """Receive one broadcast a tensor, in order."""
         tensors = [torch.empty(*s, dtype=d) for d, s in zip(dtypes, shapes, strict=True)]
         for tensor in tensors:
             self._broadcast(tensor)
@@ -73,7 +73,7 @@ class UpdateGroup:
     def receive_flat(
         self, names: Sequence[str], dtypes: Sequence[torch.dtype], shapes: Sequence[Sequence[int]]
     ) -> NamedTensors:
-        """One broadcast of the tensors' bytes one after the other."""
+        """Receive one broadcast of the tensors' bytes, one after the other."""
         sizes = [math.prod(s) * d.itemsize for d, s in zip(dtypes, shapes, strict=True)]
         bucket = torch.empty(sum(sizes), dtype=torch.uint8)
         self._broadcast(bucket)
@@ -85,7 +85,7 @@ class UpdateGroup:
         ]
 
     def receive_into(self, bucket: Tensor) -> None:
-        """One broadcast of a bucket's bytes into memory that is there: uint8 [bytes].
+        """Receive one broadcast of a bucket's bytes into memory that is there: uint8 [bytes].
 
         If it fails half-way, a part of the memory is new.
 
@@ -110,7 +110,7 @@ def parse_dtypes(names: Iterable[str]) -> list[torch.dtype]:
 
 
 def take_served_dtypes(model: ImageTextModel, dtype: torch.dtype) -> None:
-    """Casts a float32 model's parameters to `dtype`, but for those that SGLang never casts.
+    """Cast a float32 model's parameters to `dtype`, but for those that SGLang never casts.
 
     Buffers stay: rotary frequencies need float32, as they do where transformers casts.
     """
@@ -121,7 +121,7 @@ def take_served_dtypes(model: ImageTextModel, dtype: torch.dtype) -> None:
 
 @torch.no_grad()
 def load_tensors(model: ImageTextModel, tensors: NamedTensors) -> None:
-    """Copies tensors into the model by name, a state_dict's or a checkpoint's: all, or none.
+    """Copy tensors into the model by name, a state_dict's or a checkpoint's: all, or none.
 
     A tied head shares its embedding's storage, so either name loads both.
 
@@ -144,7 +144,7 @@ def load_tensors(model: ImageTextModel, tensors: NamedTensors) -> None:
 
 
 def load_folder(model: ImageTextModel, folder: str) -> None:
-    """Loads a Hugging Face folder's weights into `model`.
+    """Load a Hugging Face folder's weights into `model`.
 
     Raises:
         OSError, ValueError: no such checkpoint, or one of another model.

@@ -14,9 +14,9 @@ from rollout.evaluation.endpoint import base_url
 from rollout.evaluation.items import EvaluationSet, Labels, Style
 from rollout.evaluation.questions import View, checked_limits
 from rollout.evaluation.sets import CUSTOM, find_set
-from rollout.evaluation.settings import JudgeSettings, Plan, Settings, Target
+from rollout.evaluation.settings import EvaluationPlan, EvaluationSettings, JudgeSettings, Target
 
-PUBLISHED_MAX_TOKENS = 32768  # of a reply, in the published harness
+PUBLISHED_MAX_TOKENS = 32768  # limit of a reply in the published harness
 _TEACHER = TeacherSection()
 
 
@@ -81,14 +81,14 @@ def check_model(options: argparse.Namespace, further: list[str]) -> None:
                 raise ConfigError(f"{flag} is about an endpoint. Fix: leave it out")
 
 
-def plan_of(options: argparse.Namespace, target: Target, view: View) -> Plan:
+def plan_of(options: argparse.Namespace, target: Target, view: View) -> EvaluationPlan:
     """What the options ask for, of a model that is known.
 
     Raises:
         ConfigError: unknown sets, or values that cannot be.
     """
     is_ours = options.checkpoint is not None
-    settings = Settings(
+    settings = EvaluationSettings(
         max_tokens=_max_tokens(options.max_tokens, target),
         prompt=options.prompt,
         labels=options.labels or "paper",
@@ -99,7 +99,7 @@ def plan_of(options: argparse.Namespace, target: Target, view: View) -> Plan:
         concurrency=max(1, options.concurrency),
     )
     teacher = teacher_of(options.crop_margin, options.crop_scale)
-    return Plan(
+    return EvaluationPlan(
         sets_named(options.sets, teacher),
         settings,
         judge_of(options),
@@ -112,7 +112,7 @@ def plan_of(options: argparse.Namespace, target: Target, view: View) -> Plan:
     )
 
 
-def plan_again(options: argparse.Namespace, document: Mapping[str, Any]) -> Plan:
+def plan_again(options: argparse.Namespace, document: Mapping[str, Any]) -> EvaluationPlan:
     """What a result's identity.json says was asked, with the labels and the judge of the options.
 
     Raises:
@@ -120,7 +120,7 @@ def plan_again(options: argparse.Namespace, document: Mapping[str, Any]) -> Plan
     """
     identity = document["identity"]
     judge = identity["judge"]
-    settings = Settings(
+    settings = EvaluationSettings(
         max_tokens=identity["max_tokens"],
         prompt=identity["prompt_style"],
         labels=options.labels or identity["labels"],
@@ -131,7 +131,7 @@ def plan_again(options: argparse.Namespace, document: Mapping[str, Any]) -> Plan
         concurrency=max(1, options.concurrency),
     )
     teacher = teacher_of(document["crop_margin"], document["crop_scale"])
-    return Plan(
+    return EvaluationPlan(
         tuple(find_set(name, teacher) for name in identity["sets"]),
         settings,
         judge_of(options) or (None if judge is None else JudgeSettings(judge["model"])),
@@ -159,7 +159,7 @@ def teacher_of(crop_margin: float, crop_scale: float) -> TeacherSection:
 def sets_named(
     names: str | None, teacher: TeacherSection | None = None
 ) -> tuple[EvaluationSet, ...]:
-    """Those of --sets. Raises ConfigError: unknown ones, none, or one twice."""
+    """The sets of --sets. Raises ConfigError: unknown ones, none, or one twice."""
     found = [name.strip() for name in (names or "").split(",") if name.strip()]
     if not found:
         raise ConfigError("--sets is missing. Fix: as in --sets vstar,zoombench")

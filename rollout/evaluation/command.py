@@ -1,34 +1,23 @@
 """What the commands that ask a model have in common: signals, errors, exit codes."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 from common import lifecycle
-from common.errors import VisionOpdError, exit_code_of
+from common.command_line import refusing
 from common.logs import configure_logging
 
 INTERRUPTED = 130  # exit code, as a shell has it of Ctrl-C
 
 
 def run_command(what: str, work: Callable[[asyncio.Event], Awaitable[int]]) -> NoReturn:
-    """Ends the process with the code that `work` returns, or that of its error.
+    """End the process with the code that `work` returns, or that of its error.
 
     Args:
         what: the command does, for messages.
         work: gets the event that the first Ctrl-C sets.
     """
     configure_logging("evaluate")
-    code = 0
-
-    async def run(stop: asyncio.Event) -> None:
-        nonlocal code
-        code = await work(stop)
-
-    try:
-        lifecycle.run(run)
-    except VisionOpdError as error:
-        print(f"cannot {what}: {error}", file=sys.stderr)
-        raise SystemExit(exit_code_of(error)) from None
-    raise SystemExit(code)
+    with refusing(what):
+        raise SystemExit(lifecycle.run(work))

@@ -17,11 +17,11 @@ from rollout.evaluation.stored_result import StoredItem, StoredResult, StoredSet
 _LEAST_A_PART = 4  # items for each value of a field on average: pairs and names are no categories
 
 
-class Difference(NamedTuple):
+class IdentityDifference(NamedTuple):
     """A key of the identity in which two results differ."""
 
     key: str  # "max_tokens", "sets.vstar.revision"
-    a: Any  # None: it is not there
+    a: Any  # None means that it is not there
     b: Any
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class Counts:
 
     @property
     def p(self) -> float:
-        """Two-sided, of McNemar's exact test."""
+        """Two-sided p of McNemar's exact test."""
         return mcnemar_exact(self.only_a, self.only_b)
 
 
@@ -74,8 +74,12 @@ class Pair(NamedTuple):
     b: StoredItem
 
     @property
+    def is_right(self) -> tuple[bool, bool]:
+        return self.a.outcome == "right", self.b.outcome == "right"
+
+    @property
     def change(self) -> Literal["gained", "lost", "kept"]:
-        was, now = self.a.outcome == "right", self.b.outcome == "right"
+        was, now = self.is_right
         return "kept" if was == now else "gained" if now else "lost"
 
 
@@ -87,7 +91,7 @@ class SetComparison:
     a: StoredSet
     b: StoredSet
     whole: Counts
-    parts: Mapping[str, Counts]  # by "category = single" and the like
+    parts: Mapping[str, Counts]  # keys as "category = single"
     moves: Mapping[tuple[str, str], int]  # items by outcome in A and in B, failed ones too
     changed: tuple[Pair, ...]  # gained and lost, in the order of the set
     only_in_a: int  # items that the other result lacks
@@ -95,17 +99,17 @@ class SetComparison:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ResultComparison:
     """Two results side by side."""
 
     a: StoredResult
     b: StoredResult
     sets: Mapping[str, SetComparison]
-    despite: tuple[Difference, ...]  # that were allowed
+    despite: tuple[IdentityDifference, ...]  # differences that were allowed
     left_out: tuple[str, ...]  # sets that only one result has
 
 
-def compare(a: StoredResult, b: StoredResult, despite: Collection[str] = ()) -> Comparison:
+def compare(a: StoredResult, b: StoredResult, despite: Collection[str] = ()) -> ResultComparison:
     """Compare what two runs made of the same questions.
 
     Args:
@@ -132,19 +136,19 @@ def compare(a: StoredResult, b: StoredResult, despite: Collection[str] = ()) -> 
         )
     left_out = tuple(sorted(set(a.sets) ^ set(b.sets)))
     sets = {name: compare_sets(name, a.sets[name], b.sets[name]) for name in shared}
-    return Comparison(a, b, sets, differences, left_out)
+    return ResultComparison(a, b, sets, differences, left_out)
 
 
 def identity_differences(
     a: Mapping[str, Any], b: Mapping[str, Any], sets: Sequence[str]
-) -> Iterator[Difference]:
-    """Keys with other values, in their order.
+) -> Iterator[IdentityDifference]:
+    """Yield keys with other values, in their order.
 
     Args:
-        sets: whose keys count.
+        sets: the sets whose keys count.
     """
     for found in changes(_of_sets(a, sets), _of_sets(b, sets)):
-        yield Difference(*found)
+        yield IdentityDifference(*found)
 
 
 def compare_sets(name: str, a: StoredSet, b: StoredSet) -> SetComparison:
@@ -156,7 +160,7 @@ def compare_sets(name: str, a: StoredSet, b: StoredSet) -> SetComparison:
         name,
         a,
         b,
-        whole=counts_of(answered),
+        whole=counts_of(pair.is_right for pair in answered),
         parts=dict(_parts(answered)),
         moves=Counter((pair.a.outcome, pair.b.outcome) for pair in pairs),
         changed=tuple(pair for pair in answered if pair.change != "kept"),
@@ -165,8 +169,9 @@ def compare_sets(name: str, a: StoredSet, b: StoredSet) -> SetComparison:
     )
 
 
-def counts_of(pairs: Iterable[Pair]) -> Counts:
-    found = Counter((p.a.outcome == "right", p.b.outcome == "right") for p in pairs)
+def counts_of(pairs: Iterable[tuple[bool, bool]]) -> Counts:
+    """Count items by whether A, and whether B, was right."""
+    found = Counter(pairs)
     return Counts(found[True, True], found[True, False], found[False, True], found[False, False])
 
 
@@ -179,7 +184,7 @@ def _parts(pairs: Sequence[Pair]) -> Iterator[tuple[str, Counts]]:
                 groups.setdefault(value, []).append(pair)
         if 1 < len(groups) <= len(pairs) / _LEAST_A_PART:
             for value in sorted(groups):
-                yield f"{field} = {value}", counts_of(groups[value])
+                yield f"{field} = {value}", counts_of(pair.is_right for pair in groups[value])
 
 
 def _check_keys(despite: Collection[str], identities: Iterable[Mapping[str, Any]]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from common.errors import DataError
 from common.page import page, tile
-from rollout.evaluation.compare import Comparison, Counts, Pair, SetComparison
-from rollout.evaluation.item_cards import MOST_CARDS, STYLE, Pictures, card, chooser
+from rollout.evaluation.compare import Counts, Pair, ResultComparison, SetComparison
+from rollout.evaluation.item_cards import MOST_CARDS, STYLE, PagePictures, card, chooser
 from rollout.evaluation.pages import paper_html, paper_markdown, title_of, write
 from rollout.evaluation.stored_result import OUTCOMES
 from rollout.evaluation.text_tables import TextTable, plain_markdown, shortened
@@ -24,8 +24,8 @@ _WORDS = (
 )
 
 
-def write_comparison(found: Comparison, out: Path, a: Path, b: Path) -> None:
-    """Write all three.
+def write_comparison(found: ResultComparison, out: Path, a: Path, b: Path) -> None:
+    """Write all three files.
 
     Args:
         out: folder; made if it is not there.
@@ -40,10 +40,10 @@ def write_comparison(found: Comparison, out: Path, a: Path, b: Path) -> None:
         raise DataError(f"--out {out}: {error.strerror}. Fix: name another folder") from error
     write(out / JSON, json.dumps(comparison_document(found), indent=1) + "\n")
     write(out / MARKDOWN, comparison_markdown(found))
-    write(out / HTML, comparison_html(found, Pictures(a, b)))
+    write(out / HTML, comparison_html(found, PagePictures(a, b)))
 
 
-def comparison_document(found: Comparison) -> dict[str, Any]:
+def comparison_document(found: ResultComparison) -> dict[str, Any]:
     return {
         "format": 1,
         "a": found.a.model,
@@ -54,7 +54,7 @@ def comparison_document(found: Comparison) -> dict[str, Any]:
     }
 
 
-def comparison_markdown(found: Comparison) -> str:
+def comparison_markdown(found: ResultComparison) -> str:
     parts = [f"# {plain_markdown(_title(found))}", *map(plain_markdown, _notes(found)), _WORDS]
     for one in found.sets.values():
         parts += [f"## {_heading(one)}", _table(one).markdown()]
@@ -64,7 +64,7 @@ def comparison_markdown(found: Comparison) -> str:
     return "\n\n".join((*parts, *paper_markdown(_labelled(found)))) + "\n"
 
 
-def comparison_html(found: Comparison, pictures: Pictures) -> str:
+def comparison_html(found: ResultComparison, pictures: PagePictures) -> str:
     tiles = "".join(_tile(one) for one in found.sets.values())
     notes = "".join(f"<p>{escape(note)}</p>" for note in (*_notes(found), _WORDS))
     sections = "".join(_section(one, pictures) for one in found.sets.values())
@@ -75,15 +75,15 @@ def comparison_html(found: Comparison, pictures: Pictures) -> str:
     return page(_title(found), body, STYLE)
 
 
-def _title(found: Comparison) -> str:
+def _title(found: ResultComparison) -> str:
     return f"{found.a.model} (A) and {found.b.model} (B)"
 
 
-def _labelled(found: Comparison) -> list[tuple[str, Any]]:
+def _labelled(found: ResultComparison) -> list[tuple[str, Any]]:
     return [(f"A: {found.a.model}", found.a), (f"B: {found.b.model}", found.b)]
 
 
-def _notes(found: Comparison) -> Iterator[str]:
+def _notes(found: ResultComparison) -> Iterator[str]:
     for difference in found.despite:
         yield f"Compared although {difference}."
     if found.left_out:
@@ -159,7 +159,7 @@ def _tile(one: SetComparison) -> str:
     return tile(title_of(one.name, one.a), value, f"{_difference(whole)}, p = {whole.p:.3g}")
 
 
-def _section(one: SetComparison, pictures: Pictures) -> str:
+def _section(one: SetComparison, pictures: PagePictures) -> str:
     shown = [
         pair
         for change in ("gained", "lost")

@@ -1,4 +1,4 @@
-"""Asks any server with OpenAI's chat completions; what went wrong once is tried again.
+"""A client of any server with OpenAI's chat completions; what went wrong is tried again.
 
 answered                              an Answer
 429, 5xx, 408, no connection, cut,    tried again after a pause that doubles, or the one that
@@ -26,24 +26,24 @@ from common.lifecycle import backoff
 from common.network import is_loopback
 from rollout.server_errors import said
 
-_RETRIED = (408, 409, 425, 429)  # of the 4xx
+_RETRIED = (408, 409, 425, 429)  # 4xx that may pass
 _OF_THE_ENDPOINT = (401, 403, 404)  # whatever is asked: another key, no such model
-_LONGEST_PAUSE_S = 300.0  # that a server may ask for
-_SHORT_S = 30.0  # for questions about the server
+_LONGEST_PAUSE_S = 300.0  # longest pause that a server may ask for
+_SHORT_S = 30.0  # time-out of questions about the server
 _SHOWN = 300  # characters of an answer that makes no sense
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """One completion."""
 
     text: str
     finish_reason: str  # "length": cut by max_tokens
-    completion_tokens: int | None  # None: the server does not say
+    completion_tokens: int | None  # None means that the server does not say
 
 
 class ItemRefused(EngineError):
-    """The server will not answer this request."""
+    """A refusal of the server to answer this request."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -52,22 +52,22 @@ class ItemRefused(EngineError):
 
 
 class EndpointFailed(EngineError):
-    """The server does not answer, as often as it is asked."""
+    """A server that does not answer, as often as it is asked."""
 
     def __init__(self, message: str, pause_s: float | None = None, is_late: bool = False) -> None:
         super().__init__(message)
-        self.pause_s = pause_s  # that the server asked for
-        self.is_late = is_late  # it had all the time of a request, which is long
+        self.pause_s = pause_s  # pause that the server asked for
+        self.is_late = is_late  # the request timed out, which takes long
 
 
 class ChatClient:
-    """Asks one server.
+    """A client of one server.
 
     Args:
-        url: with the version in its path: http://127.0.0.1:30000/v1.
-        timeout_s: of one request.
-        tries: of one question.
-        first_pause_s: after its first failure; later ones double, up to a minute.
+        url: has the version in its path: http://127.0.0.1:30000/v1.
+        timeout_s: time-out of one request.
+        tries: how often one question is tried.
+        first_pause_s: pause after its first failure; later ones double, up to a minute.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ChatClient:
     ) -> None:
         await self._session.close()
 
-    async def ask(self, body: Mapping[str, Any]) -> Answer:
+    async def ask(self, body: Mapping[str, Any]) -> Completion:
         """The completion of one request.
 
         Raises:
@@ -168,7 +168,7 @@ def base_url(text: str, option: str = "--endpoint") -> str:
     """A server's URL as people write it, with the path that OpenAI's API has where none is given.
 
     Args:
-        option: that it was given with.
+        option: the option that it was given with.
 
     Raises:
         ConfigError: it is none.
@@ -199,8 +199,8 @@ def chat_body(
     """The JSON of POST /chat/completions: the picture first, then the text, nothing else.
 
     Args:
-        data_url: of the picture; None: there is none.
-        thinking: what the chat template is told about it; None: nothing.
+        data_url: the picture's; None means that there is none.
+        thinking: what the chat template is told about it; None means nothing.
         is_ours: the server is one that we have started, with `thinking` as its default.
     """
     picture = [] if data_url is None else [{"type": "image_url", "image_url": {"url": data_url}}]
@@ -219,7 +219,7 @@ def chat_body(
     return body
 
 
-def parse_answer(content: Any) -> Answer:
+def parse_answer(content: Any) -> Completion:
     """What a server's JSON says.
 
     Raises:
@@ -232,13 +232,13 @@ def parse_answer(content: Any) -> Answer:
             raise TypeError("content is no text")
         usage = content.get("usage") or {}
         tokens = _whole(usage.get("completion_tokens"))
-        return Answer(text, str(choice.get("finish_reason")), tokens)
+        return Completion(text, str(choice.get("finish_reason")), tokens)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise EndpointFailed(f"no completion in the answer: {_shown(content)}") from error
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds that a server asks to wait (RFC 9110, 10.2.3), bounded; None: it does not say."""
+    """Seconds that a server asks to wait (RFC 9110, 10.2.3), bounded; None if it does not say."""
     said = headers.get("Retry-After", "").strip()
     if said.isascii() and said.isdecimal():
         return min(float(said), _LONGEST_PAUSE_S)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from common.statistics import wilson
-from rollout.evaluation.verdicts import Verdict
+from rollout.evaluation.verdicts import ReplyVerdict
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Scored:
 
     answer: str
     fields: Mapping[str, str]
-    verdict: Verdict
+    verdict: ReplyVerdict
 
 
 def share(right: int, of: int) -> Figure:
@@ -65,7 +65,7 @@ def parts(scored: Sequence[Scored], field: str) -> dict[str, list[Scored]]:
 
 
 def mean(figures: Sequence[Figure]) -> Figure:
-    """Each part counts alike, however many items it has; of no parts nothing is known."""
+    """The mean of parts, each with equal weight; without parts nothing is known."""
     if not figures:
         return share(0, 0)
     value = math.fsum(figure.value for figure in figures) / len(figures)

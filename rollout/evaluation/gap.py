@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from common.statistics import gap_interval, mcnemar_exact, wilson
+from common.statistics import wilson
+from rollout.evaluation.compare import counts_of
 from rollout.evaluation.terminal import aligned, percent
 
 
@@ -39,24 +40,21 @@ class Gap:
 
 
 def gap_of(crop: Sequence[Mapping[str, Any]], full: Sequence[Mapping[str, Any]]) -> Gap:
-    """From the items of two result.json."""
+    """The gap between the items of two result.json."""
     whole = {one["id"]: one["outcome"] for one in full}
     pairs = [
-        (one["outcome"] == "right", whole[one["id"]] == "right")
+        (whole[one["id"]] == "right", one["outcome"] == "right")
         for one in crop
         if "failed" not in (one["outcome"], whole.get(one["id"], "failed"))
     ]
-    both, only_crop, only_full = (
-        pairs.count(kind) for kind in ((True, True), (True, False), (False, True))
-    )
-    neither = len(pairs) - both - only_crop - only_full
+    found = counts_of(pairs)
     return Gap(
-        len(pairs),
-        _share(both + only_crop, len(pairs)),
-        _share(both + only_full, len(pairs)),
-        gap_interval(both, only_crop, only_full, neither),
-        mcnemar_exact(only_crop, only_full),
-        max(len(crop), len(full)) - len(pairs),
+        found.of,
+        _share(found.right_b, found.of),
+        _share(found.right_a, found.of),
+        found.difference,
+        found.p,
+        max(len(crop), len(full)) - found.of,
     )
 
 

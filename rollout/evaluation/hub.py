@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.errors import ConfigError, DataError
 
-_TIMEOUT_S = 30.0  # of a question to the hub
+_TIMEOUT_S = 30.0  # time-out of a question to the hub
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,14 @@ class Repository:
 
     name: str
     files: tuple[str, ...]  # patterns of paths in it; each must match
-    revision: str | None = None  # commit; None: the newest when it is downloaded
-    folder: str = ""  # of a copy, inside that of a set with several repositories
+    revision: str | None = None  # commit; None means the newest when it is downloaded
+    folder: str = ""  # its folder in a copy of a set with several repositories
 
 
 def located(
     set_name: str, repositories: Sequence[Repository], source: Path | None
 ) -> tuple[list[Path], str | None]:
-    """A folder for each repository, and their commits; None: of a copy nobody can tell.
+    """A folder for each repository, and their commits; None means that a copy does not tell.
 
     Raises:
         ConfigError: the hub cannot be reached, or refuses.
@@ -82,9 +82,9 @@ def _snapshot(repository: Repository) -> str:
         revision=repository.revision,
         allow_patterns=list(repository.files),
     )
-    try:  # ends at once where no hub is; the download of a commit would knock for half a minute
+    try:  # ends at once where no hub is; the download of a commit would try for half a minute
         HfApi().dataset_info(repository.name, revision=repository.revision, timeout=_TIMEOUT_S)
-    except HfHubHTTPError:  # it refuses
+    except HfHubHTTPError:  # the hub refuses
         raise
     except Exception as error:  # see above
         try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from common.errors import ConfigError
 from common.files import json_object_or_empty, replace_json
-from rollout.evaluation.settings import Settings
+from rollout.evaluation.settings import EvaluationSettings
 
 FILE = "identity.json"
 FORMAT = 1
@@ -26,17 +26,17 @@ class SetIdentity:
 
     name: str
     dataset: str  # on the hub, or a file
-    revision: str | None  # commit; None: files of a folder
+    revision: str | None  # commit; None means files of a folder
     rows: int  # in the files
-    limit: int  # of items; 0: all
-    sha256: str | None = None  # of the items that were asked; None: not known before the end
+    limit: int  # number of items; 0 means all
+    sha256: str | None = None  # digest of the items; None means not known before the end
 
     def fields(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "name"}
 
 
 def identity_of(
-    settings: Settings, judge: Mapping[str, Any] | None, sets: Sequence[SetIdentity]
+    settings: EvaluationSettings, judge: Mapping[str, Any] | None, sets: Sequence[SetIdentity]
 ) -> dict[str, Any]:
     """The identity of a result, as result.json has it."""
     return {
@@ -78,7 +78,7 @@ def take_folder(folder: Path, document: Mapping[str, Any]) -> None:
 
 
 def stored(folder: Path) -> dict[str, Any]:
-    """What was written down. Raises ConfigError: nothing was."""
+    """The document of a folder. Raises ConfigError: there is none."""
     document = json_object_or_empty(folder / FILE)
     if document.get("format") != FORMAT or not isinstance(document.get("identity"), dict):
         raise ConfigError(
@@ -95,7 +95,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str
 
 
 def _of_replies(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the replies."""
+    """The part of a document that decides the replies."""
     parts = {"model": document.get("model"), "weights": document.get("weights")}
     found = flat(document["identity"])
     return parts | {key: value for key, value in found if not _may_change(key)}

@@ -11,7 +11,7 @@ from pathlib import Path
 from common.page import picture_url
 from rollout.evaluation.stored_result import StoredItem, picture_bytes
 
-MOST_CARDS = 60  # of one kind in one set
+MOST_CARDS = 60  # cards of one kind in one set
 _MOST_PICTURE_BYTES = 24 * 2**20  # in one page
 _SHORT = 280  # characters of a reply that is shown without being asked for
 _MARKS = {
@@ -30,15 +30,15 @@ summary { cursor: pointer; overflow-wrap: anywhere; }
 """
 
 
-class Pictures:
+class PagePictures:
     """The pictures of one page, until it has enough of them."""
 
     def __init__(self, *folders: Path) -> None:
-        self._folders = folders  # of the results that are shown
+        self._folders = folders  # folders of the results that are shown
         self._left = _MOST_PICTURE_BYTES
 
     def html_of(self, items: Sequence[StoredItem]) -> str:
-        """Nothing where there is none, and words where it is left out.
+        """The picture of an item: nothing where there is none, words where it is left out.
 
         Args:
             items: the same one in each result.
@@ -54,12 +54,12 @@ class Pictures:
         return f'<img src="{url}" alt="the picture that was asked about">'
 
 
-def card(kind: str, replies: Mapping[str, StoredItem], pictures: Pictures) -> str:
+def card(kind: str, replies: Mapping[str, StoredItem], pictures: PagePictures) -> str:
     """One question, and what was replied to it.
 
     Args:
-        kind: what it is chosen by.
-        replies: what to call each, and the item in that run.
+        kind: the word by which cards are chosen.
+        replies: the item in each run, by what to call the run.
     """
     item = next(iter(replies.values()))
     told = "".join(f"<dt>{escape(name)}</dt><dd>{_reply(r)}</dd>" for name, r in replies.items())

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from common.errors import ConfigError, DataError
 from rollout.evaluation.figures import Figure, Scored, accuracy_alone
 from rollout.evaluation.hub import Repository, located
-from rollout.evaluation.verdicts import Kind, Verdict, of_reply
+from rollout.evaluation.verdicts import Kind, ReplyVerdict, of_reply
 
 Style = Literal["paper", "lmms"]
 Labels = Literal["paper", "corrected"]
@@ -26,15 +26,15 @@ class Item:
 
     id: str  # no other item of its set has it
     picture: bytes  # the file as it was published
-    question: str  # as published: options may stand in it
+    question: str  # the published text; it may hold options
     answer: str  # a capital, "yes" or "no", or a text
     kind: Kind = "choice"
     options: tuple[tuple[str, str], ...] = ()  # capital and text; empty for an open question
-    crop: bytes | None = None  # of the evidence, where there is one
+    crop: bytes | None = None  # shows the evidence, where there is one
     fields: Mapping[str, str] = field(default_factory=dict)  # category and the like
 
 
-class Reading(NamedTuple):
+class SetReading(NamedTuple):
     """A set's files, opened."""
 
     rows: int
@@ -45,7 +45,7 @@ class Loaded(NamedTuple):
     """What `EvaluationSet.open` gives."""
 
     rows: int  # in the files
-    revision: str | None  # commit of the hub; None: files of a folder
+    revision: str | None  # commit of the hub; None means files of a folder
     items: Iterator[Item]
 
 
@@ -55,10 +55,10 @@ class EvaluationSet:
 
     name: str
     title: str
-    read: Callable[[Sequence[Path]], Reading]  # one folder a repository
-    prompts: Mapping[str, Callable[[Item], str]]  # by style
+    read: Callable[[Sequence[Path]], SetReading]  # one folder a repository
+    prompts: Mapping[str, Callable[[Item], str]]  # the prompt of each style
     repositories: tuple[Repository, ...] = ()
-    counts: tuple[int, ...] = ()  # of rows, as published; none: any
+    counts: tuple[int, ...] = ()  # published numbers of rows; empty means any
     breakdown: Callable[[Sequence[Scored]], dict[str, Figure]] = accuracy_alone
     headline: str = "accuracy"  # the figure that the paper's tables give
     corrections: Mapping[str, str] = field(default_factory=dict)  # answers, by id
@@ -66,16 +66,6 @@ class EvaluationSet:
     @property
     def repo(self) -> str:
         return ", ".join(repository.name for repository in self.repositories)
-
-    @property
-    def revision(self) -> str | None:
-        """The commits that are pinned; None: that of the day, which `open` tells."""
-        pinned = [repository.revision for repository in self.repositories]
-        return ", ".join(map(str, pinned)) if pinned and all(pinned) else None
-
-    @property
-    def rows(self) -> int | None:
-        return self.counts[0] if self.counts else None
 
     @property
     def styles(self) -> tuple[str, ...]:
@@ -88,8 +78,8 @@ class EvaluationSet:
 
         Args:
             source: a folder with the files of the repository, for several repositories with a
-                folder for each; None: the hub, at the pinned commit.
-            limit: of items, the first ones; 0: all.
+                folder for each; None means the hub, at the pinned commit.
+            limit: how many items, the first ones; 0 means all.
             is_any_count: accepts another number of rows than the published one.
 
         Raises:
@@ -107,10 +97,6 @@ class EvaluationSet:
             )
         return Loaded(rows, revision, islice(_apart(items), limit or None))
 
-    def load(self, source: Path | None = None, limit: int = 0) -> Iterator[Item]:
-        """The items of `open`."""
-        return self.open(source, limit).items
-
     def prompt(self, item: Item, style: str) -> str:
         """The text beside the picture, which comes first. Raises ConfigError."""
         if style not in self.prompts:
@@ -127,7 +113,7 @@ class EvaluationSet:
         corrected = self.corrections.get(item.id) if labels == "corrected" else None
         return item.answer if corrected is None else corrected
 
-    def score(self, item: Item, reply: str, labels: str = "paper") -> Verdict:
+    def score(self, item: Item, reply: str, labels: str = "paper") -> ReplyVerdict:
         """What a reply is worth; a cut one is judged as it is. Raises ConfigError."""
         return of_reply(item.kind, item.options, self.answer(item, labels), reply)
 
@@ -147,7 +133,7 @@ def digest_of(item: Item) -> bytes:
 
 
 def _apart(items: Iterator[Item]) -> Iterator[Item]:
-    """Each with an id of its own: sets number their parts anew, and a reply belongs to one item."""
+    """Give each item an id that no other has: sets number their parts anew."""
     seen: dict[str, int] = {}
     for item in items:
         count = seen[item.id] = seen.get(item.id, 0) + 1

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from common.errors import EngineError
 from rollout.evaluation.endpoint import ChatClient, chat_body
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 FILE = "judge.jsonl"
 MAX_TOKENS = 2048  # some judges think first
 _SHOWN = 8000  # characters of a reply, its end: what it concludes
-_FAILURES_IN_A_ROW = 10  # after so many a judge is not asked any more
+_FAILURES_IN_A_ROW = 10  # a judge is not asked any more after these
 _VERDICT = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 _PROMPT = """\
 You grade a reply to a question about a picture, which you do not see.
@@ -47,7 +47,7 @@ def judge_prompt(question: str, options: Sequence[tuple[str, str]], answer: str,
 
 
 def verdict_in(text: str) -> bool | None:
-    """Whether a judge says yes; None: neither yes nor no."""
+    """Whether a judge says yes; None means neither yes nor no."""
     said = _VERDICT.match(text.rpartition("</think>")[2])
     return None if said is None else said[1].lower() == "yes"
 
@@ -58,11 +58,11 @@ def judge_identity(model: str) -> dict[str, Any]:
     return {"model": model, "prompt_sha256": digest, "max_tokens": MAX_TOKENS}
 
 
-class Judge:
+class Judge(GrowingLines):
     """The verdicts of one model in one result.
 
     Args:
-        client: asks it; None: only verdicts that are kept count.
+        client: asks it; None means that only kept verdicts count.
 
     Raises:
         ConfigError, DataError: as `GrowingLines`.
@@ -71,18 +71,12 @@ class Judge:
     def __init__(self, folder: Path, model: str, client: ChatClient | None) -> None:
         self._model = model
         self._client = client
-        self._lines = GrowingLines(folder / FILE)
+        super().__init__(folder / FILE)
         self._found = _verdicts(folder)
         self._failures = 0  # since it last answered
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._lines.__exit__(*error)
-
     async def is_right(self, prompt: str) -> bool | None:
-        """Its verdict on one reply; None: it has none. Raises DataError: the disk fails."""
+        """The verdict on one reply, or None. Raises DataError: the disk fails."""
         key = hashlib.sha256(f"{self._model}\0{prompt}".encode(errors="replace")).hexdigest()
         if key not in self._found and self._client is not None and not self._is_given_up:
             await self._ask(key, prompt, self._client)
@@ -103,7 +97,7 @@ class Judge:
         self._failures = 0
         verdict = verdict_in(answer.text)
         line = {"key": key, "model": self._model, "said": answer.text, "is_right": verdict}
-        self._lines.append(line)
+        self.append(line)
         self._found[key] = verdict
 
 

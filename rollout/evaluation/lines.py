@@ -16,11 +16,11 @@ from common.errors import ConfigError, DataError
 from common.locks import Lock, try_lock
 
 logger = logging.getLogger(__name__)
-_SYNC_S = 1.0  # at most so much work is asked for again after a power cut
+_SYNC_S = 1.0  # seconds of work that a power cut may cost
 
 
 class GrowingLines:
-    """The file, for one process that writes.
+    """A file that one process writes.
 
     Raises:
         ConfigError: another process writes to it.
@@ -44,7 +44,7 @@ class GrowingLines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # it has been written all the same
+        with contextlib.suppress(OSError):  # the lines have been written all the same
             os.fsync(self._descriptor)
         os.close(self._descriptor)
 
@@ -88,7 +88,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
-                    return  # it is, or was, being written
+                    return  # the line is, or was, being written
                 try:
                     found = json.loads(line)
                 except ValueError:

@@ -15,7 +15,7 @@ _STYLES = (
 class Split(NamedTuple):
     """A question and what it offers."""
 
-    stem: str  # before the first option
+    stem: str  # the part before the first option
     options: tuple[tuple[str, str], ...]  # capital and text; none found: ()
     wholes: tuple[str, ...]  # each option's text with all that follows it until the next
 
@@ -37,7 +37,7 @@ def lettered(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def lines(options: Iterable[tuple[str, str]], form: str) -> str:
-    """One a line. Args: form: "({}) {}", for example."""
+    """The options, one a line, in a form such as "({}) {}"."""
     return "\n".join(form.format(letter, text) for letter, text in options)
 
 
@@ -53,5 +53,5 @@ def _run(style: re.Pattern[str], question: str) -> list[re.Match[str]]:
 
 
 def _first_line(whole: str) -> str:
-    """An instruction may follow the last option on a line of its own."""
+    """The first line: an instruction may follow the last option on another one."""
     return whole.strip().partition("\n")[0].rstrip(" ,;")

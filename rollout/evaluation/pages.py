@@ -8,7 +8,7 @@ from typing import Any
 from common.errors import DataError
 from common.files import replace_text
 from common.page import page, tile
-from rollout.evaluation.item_cards import MOST_CARDS, STYLE, Pictures, card, chooser
+from rollout.evaluation.item_cards import MOST_CARDS, STYLE, PagePictures, card, chooser
 from rollout.evaluation.paper_table import REMARK, figure_text, paper_table
 from rollout.evaluation.stored_result import (
     OUTCOMES,
@@ -62,9 +62,9 @@ def result_html(result: StoredResult, folder: Path) -> str:
     """The page of a result.
 
     Args:
-        folder: that pictures are relative to.
+        folder: paths of pictures are relative to it.
     """
-    pictures = Pictures(folder)
+    pictures = PagePictures(folder)
     tiles = "".join(_tile(name, found) for name, found in result.sets.items())
     sections = "".join(_section(result, name, pictures) for name in result.sets)
     body = (
@@ -108,7 +108,7 @@ def source_text(result: StoredResult, name: str) -> str:
 
 
 def paper_markdown(results: Sequence[tuple[str, StoredResult]]) -> list[str]:
-    """Paragraphs; none where the paper has no set of ours."""
+    """The paragraphs beside the paper; empty where the paper has no set of ours."""
     found = paper_table(results)
     if found is None:
         return []
@@ -119,7 +119,7 @@ def paper_markdown(results: Sequence[tuple[str, StoredResult]]) -> list[str]:
 
 
 def paper_html(results: Sequence[tuple[str, StoredResult]]) -> str:
-    """With all of the paper's models, folded away."""
+    """The table beside the paper, and one of all the paper's models, folded away."""
     found, whole = paper_table(results), paper_table(results, is_whole=True)
     if found is None or whole is None:
         return ""
@@ -157,7 +157,7 @@ def _value(value: Any) -> str:
     return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
-def _section(result: StoredResult, name: str, pictures: Pictures) -> str:
+def _section(result: StoredResult, name: str, pictures: PagePictures) -> str:
     found = result.sets[name]
     chosen = list(_chosen(found))
     cards = "".join(card(_kinds(item), {"reply": item}, pictures) for item in chosen)

@@ -95,11 +95,11 @@ def paper_scores() -> dict[str, dict[str, float]]:
 def paper_table(
     results: Sequence[tuple[str, StoredResult]], is_whole: bool = False
 ) -> PaperTable | None:
-    """Ours below the paper's base models and Vision-OPD; None: no set of ours is in the paper.
+    """Ours below the paper's base models and Vision-OPD; None if the paper has none of our sets.
 
     Args:
-        results: what to call each, and it.
-        is_whole: with all of the paper's models.
+        results: pairs of what to call a result, and the result.
+        is_whole: whether to show all of the paper's models.
     """
     scores = paper_scores()
     known = {name for row in scores.values() for name in row}
@@ -114,7 +114,7 @@ def paper_table(
 
 
 def unlike_paper(result: StoredResult, sets: Sequence[str]) -> Iterator[str]:
-    """In what a result was measured otherwise than the paper's figures."""
+    """Yield in what a result was measured otherwise than the paper's figures."""
     for key, value in _AS_PUBLISHED.items():
         if (found := result.identity.get(key, value)) != value:
             yield f"{key} is {found!r}, not {value!r}"
@@ -148,7 +148,7 @@ def _percent(score: float | None) -> str:
 
 
 def figure_text(figure: StoredFigure) -> str:
-    """In percent, with the interval where one is known: "84.29 (78.46 to 88.74)"."""
+    """A figure in percent, with its interval if known: "84.29 (78.46 to 88.74)"."""
     value = f"{100 * figure.value:.2f}"
     if figure.low is None or figure.high is None:
         return value

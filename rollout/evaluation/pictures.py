@@ -6,25 +6,23 @@ import threading
 from pathlib import Path
 
 from common.errors import DataError
+from common.files import replacing
 from rollout.evaluation.questions import small_picture
 
 FOLDER = "pictures"
+_MOST = 4000  # later items have no picture, so that a result stays small
 
 
 class SmallPictures:
-    """The folder of one result.
+    """The folder with the pictures of one result."""
 
-    Args:
-        most: of them; items beyond have none, so that a result stays small.
-    """
-
-    def __init__(self, folder: Path, most: int = 4000) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._left = most
+        self._left = _MOST
         self._names: dict[str, str | None] = {}
 
     async def name_of(self, picture: bytes) -> str | None:
-        """Path relative to the result's folder; None: there is none, for it is no picture."""
+        """Path relative to the result's folder; None for what is no picture."""
         digest = hashlib.sha256(picture).hexdigest()
         if digest not in self._names:
             self._left -= 1
@@ -41,9 +39,8 @@ class SmallPictures:
             if not path.exists():
                 path.parent.mkdir(exist_ok=True)
                 content = small_picture(picture)
-                part = path.with_suffix(f".{threading.get_ident()}.part")
-                part.write_bytes(content)
-                part.replace(path)
+                with replacing(path, str(threading.get_ident())) as part:
+                    part.write_bytes(content)
         except (DataError, OSError):  # the page says that there is none
             return None
         return name

@@ -9,11 +9,11 @@ _TERMINAL_S = 0.2  # between two versions of the line
 _LOG_S = 15.0  # between two lines where there is no terminal
 
 
-class Progress:
-    """Counts items.
+class ItemProgress:
+    """A count of items, shown on a terminal or in a log.
 
     Args:
-        total: how many there will be; None: not known.
+        total: how many there will be; None means unknown.
         clock: seconds, for tests.
     """
 
@@ -31,7 +31,7 @@ class Progress:
         self._done = self._asked = self._failed = 0
 
     def count(self, was_asked: bool, has_failed: bool) -> None:
-        """One item more.
+        """Count one item more.
 
         Args:
             was_asked: now, not in an earlier run.
@@ -45,11 +45,11 @@ class Progress:
             self._write(f"\r{self.line()}\033[K" if is_terminal else f"{self.line()}\n")
 
     def end(self) -> None:
-        """The last line stays."""
+        """Write the last line, which stays."""
         self._write(f"\r{self.line()}\033[K\n" if self._stream.isatty() else f"{self.line()}\n")
 
     def line(self) -> str:
-        """Such as "vstar: 120 of 191, 3 failed, 4.2 a second, 17 s left"."""
+        """A line such as "vstar: 120 of 191, 3 failed, 4.2 a second, 17 s left"."""
         of = "" if self._total is None else f" of {self._total}"
         parts = [f"{self._name}: {self._done}{of}"]
         if self._failed:

@@ -42,7 +42,7 @@ def ended(sentence: str) -> Callable[[Item], str]:
 
 
 def lmms_vstar(item: Item) -> str:
-    """What follows the last option, a sentence of the set itself, stays, so it is said twice."""
+    """The question. The set's own sentence after the last option stays, so it is said twice."""
     stem, _, wholes = split_options(item.question)
     if not wholes:
         return item.question + LETTER_DIRECTLY
@@ -55,7 +55,7 @@ def lmms_mmvp(item: Item) -> str:
 
 
 def lmms_mmstar(item: Item) -> str:
-    """Its sentence has no full stop."""
+    """The question with a sentence that has no full stop."""
     question = item.question.strip().replace(" Please answer yes or no.", "")
     return question + LETTER_DIRECTLY.removesuffix(".")
 
@@ -77,7 +77,7 @@ def lmms_hrbench(item: Item) -> str:
 
 
 def mme_realworld(item: Item) -> str:
-    """The same in both styles."""
+    """The question of both styles."""
     return f"{item.question} The choices are listed below:\n{_choices(item)}\n{_BEST_ANSWER}"
 
 

@@ -6,7 +6,6 @@ set, or an API does not take its format, is it decoded and sent as a PNG.
 
 import base64
 import hashlib
-import io
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -14,22 +13,17 @@ from typing import Literal
 from PIL import Image
 
 from common.errors import ConfigError
-from common.pictures import decode_picture
+from common.page import picture_kind, small_jpeg
+from common.pictures import decode_picture, encode_png
 
 View = Literal["full", "crop"]
-_STARTS = {
-    b"\x89PNG\r\n\x1a\n": "image/png",
-    b"\xff\xd8\xff": "image/jpeg",
-    b"GIF87a": "image/gif",
-    b"GIF89a": "image/gif",
-}
+_TAKEN = ("png", "jpeg", "webp", "gif")  # formats that every such API takes
 _SMALL_SIDE = 384  # pixels; enough to see on a page what an item is about
-_SMALL_QUALITY = 80
 
 
 @dataclass(frozen=True)
 class PixelLimits:
-    """Pixels in all that a picture is sent with; None: as many as it has."""
+    """Limits of the pixels that a picture is sent with; None means no limit."""
 
     least: int | None = None
     most: int | None = None
@@ -63,27 +57,22 @@ def sent_picture(content: bytes, limits: PixelLimits) -> tuple[bytes, str]:
     Raises:
         DataError: it cannot be decoded where it has to be.
     """
-    kind = _kind_of(content)
-    if kind is not None and limits == PixelLimits():
-        return content, kind
+    kind = picture_kind(content)
+    is_taken = kind in _TAKEN
+    if is_taken and limits == PixelLimits():
+        return content, f"image/{kind}"
     picture = decode_picture(content, "the item's picture")
     size = limits.size_of(*picture.size)
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BICUBIC)
-    elif kind is not None:
-        return content, kind
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue(), "image/png"
+    elif is_taken:
+        return content, f"image/{kind}"
+    return encode_png(picture), "image/png"
 
 
 def small_picture(content: bytes) -> bytes:
     """A JPEG of it for pages. Raises DataError."""
-    picture = decode_picture(content, "the item's picture").copy()
-    picture.thumbnail((_SMALL_SIDE, _SMALL_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_SMALL_QUALITY)
-    return buffer.getvalue()
+    return small_jpeg(decode_picture(content, "the item's picture"), _SMALL_SIDE)
 
 
 def checked_limits(least: int | None, most: int | None) -> PixelLimits:
@@ -94,10 +83,3 @@ def checked_limits(least: int | None, most: int | None) -> PixelLimits:
     if least is not None and most is not None and least > most:
         raise ConfigError(f"--min-pixels {least} is above --max-pixels {most}. Fix: exchange them")
     return PixelLimits(least, most)
-
-
-def _kind_of(content: bytes) -> str | None:
-    """The media type of what every such API takes; None: another format."""
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for start, kind in _STARTS.items() if content.startswith(start)), None)

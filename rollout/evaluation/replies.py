@@ -6,7 +6,7 @@ written down, too, and asked again the next time.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from rollout.evaluation.lines import GrowingLines, read_lines
 
@@ -24,35 +24,29 @@ class ReplyKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of one request."""
+    """The outcome of one request."""
 
     reply: str
     finish_reason: str | None
     completion_tokens: int | None
-    error: str | None  # None: it was answered
+    error: str | None  # None means that it was answered
     seconds: float
 
     @property
     def is_cut(self) -> bool:
-        """By the limit of tokens: it is judged all the same."""
+        """Whether the limit of tokens ended it; it is judged all the same."""
         return self.finish_reason == "length"
 
 
 NOT_ASKED = Reply("", None, None, "not asked yet", 0.0)
 
 
-class Replies:
-    """Those of one result, in memory by key, and on disk. Raises as `GrowingLines`."""
+class Replies(GrowingLines):
+    """The replies of one result, in memory by key, and on disk. Raises as `GrowingLines`."""
 
     def __init__(self, folder: Path) -> None:
-        self._lines = GrowingLines(folder / FILE)
+        super().__init__(folder / FILE)
         self._found = read_replies(folder)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._lines.__exit__(*error)
 
     def get(self, key: ReplyKey) -> Reply | None:
         """The newest that was answered, else the newest failure."""
@@ -60,7 +54,7 @@ class Replies:
 
     def add(self, key: ReplyKey, reply: Reply) -> None:
         """Keep a reply; DataError if the disk does not take it."""
-        self._lines.append({**key._asdict(), **asdict(reply)})
+        self.append({**key._asdict(), **asdict(reply)})
         self._found[key] = reply
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rollout.evaluation.figures import Scored
 from rollout.evaluation.identity import FORMAT, SetIdentity
 from rollout.evaluation.items import EvaluationSet
-from rollout.evaluation.run import Measured
+from rollout.evaluation.run import MeasuredItem
 
 FILE = "result.json"
 _HEAD, _TAIL = 500, 2500  # characters of a long reply; replies.jsonl has all of it
@@ -19,16 +19,16 @@ class SetResult:
     """One set, measured."""
 
     source: EvaluationSet
-    identity: SetIdentity  # before it was measured
-    measured: Sequence[Measured]
+    identity: SetIdentity  # what was known before the set was measured
+    measured: Sequence[MeasuredItem]
 
     def named(self) -> SetIdentity:
-        """With the digest of the items, in their order."""
+        """The identity with the digest of the items, in their order."""
         digest = hashlib.sha256(b"".join(one.digest for one in self.measured))
         return replace(self.identity, sha256=digest.hexdigest())
 
     def document(self, labels: str) -> dict[str, Any]:
-        """Its part of result.json. Failed items count in no figure."""
+        """The set's part of result.json. Failed items count in no figure."""
         scored = [
             Scored(self.source.answer(one.item, labels), one.item.fields, one.verdict)
             for one in self.measured
@@ -54,11 +54,11 @@ def result_document(
     started: str,
     seconds: float,
 ) -> dict[str, Any]:
-    """result.json.
+    """The content of result.json.
 
     Args:
         started: ISO 8601, with its offset.
-        seconds: that this call took; stored replies took none of them.
+        seconds: how long this call took; stored replies took none.
     """
     return {
         "format": FORMAT,
@@ -71,7 +71,7 @@ def result_document(
     }
 
 
-def _item(one: Measured, answer: str) -> dict[str, Any]:
+def _item(one: MeasuredItem, answer: str) -> dict[str, Any]:
     verdict = one.verdict
     return {
         "id": one.item.id,

@@ -27,7 +27,7 @@ class Row:
     """One row of a file."""
 
     file: Path
-    number: int  # from 0
+    number: int  # in the file, from 0
     cells: Mapping[str, Any]
 
     def text(self, field: str) -> str:
@@ -40,7 +40,7 @@ class Row:
         raise self.error(field, "is no text", "write text there")
 
     def text_or_none(self, field: str) -> str | None:
-        """None: no such column, or nothing in it."""
+        """The text, or None where there is no such column, or nothing in it."""
         return None if self.cells.get(field) is None else self.text(field)
 
     def texts(self, field: str) -> list[str]:
@@ -51,7 +51,7 @@ class Row:
         raise self.error(field, "is no list of texts", "write a list there")
 
     def present(self, *fields: str) -> dict[str, str]:
-        """Those of the fields that hold something, as texts."""
+        """The fields that hold something, as texts."""
         return {name: self.text(name) for name in fields if self.cells.get(name) is not None}
 
     def picture(self, field: str) -> bytes:
@@ -71,10 +71,10 @@ class Row:
             value = value.get("bytes") or value.get("path")
         return self.picture(field) if value else None
 
-    def error(self, field: str, problem: str, mend: str) -> DataError:
-        """What is wrong with a cell, with its place and the mend."""
+    def error(self, field: str, problem: str, fix: str) -> DataError:
+        """What is wrong with a cell, with its place and the fix."""
         shown = shortened(self.cells.get(field))
-        return DataError(f"{self.file} row {self.number}: {field} = {shown} {problem}. Fix: {mend}")
+        return DataError(f"{self.file} row {self.number}: {field} = {shown} {problem}. Fix: {fix}")
 
     def _decoded(self, field: str, value: str) -> bytes:
         try:
@@ -84,8 +84,8 @@ class Row:
 
     def _file(self, field: str, value: str) -> bytes:
         if leaves(value, self.file.parent):
-            mend = "name a file inside it, by a path without '..'"
-            raise self.error(field, f"leads out of {self.file.parent}", mend)
+            fix = "name a file inside it, by a path without '..'"
+            raise self.error(field, f"leads out of {self.file.parent}", fix)
         try:
             return (self.file.parent / value).read_bytes()
         except OSError as error:
@@ -103,7 +103,7 @@ class Rows(NamedTuple):
 def parquet_rows(
     paths: Sequence[Path], required: Sequence[str], optional: Sequence[str] | None = ()
 ) -> Rows:
-    """Only the named columns are read; optional None: all. Raises DataError, now or row by row."""
+    """Read the named columns; None for `optional` means all. Raises DataError, also row by row."""
     try:
         files = {path: open_parquet(path) for path in paths}
     except READ_ERRORS as error:
@@ -178,7 +178,7 @@ def _json_lines(text: str) -> list[Any]:
 
 
 def _is_path(value: str) -> bool:
-    """base64 of a picture is long and has no full stop."""
+    """Whether it is a path: base64 of a picture is long and has no full stop."""
     return len(value) <= 4096 and "." in value
 
 

@@ -1,4 +1,4 @@
-"""Asks every item of a set and judges the replies: many at once, each in its own time.
+"""Ask every item of a set and judge the replies: many at once, each in its own time.
 
     items --one at a time--> workers: digest > stored reply? else ask > write down > score > judge?
 
@@ -8,49 +8,47 @@ fails whatever it is asked does end it, and what has been answered is kept.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from common.errors import DataError, EngineError
 from rollout.evaluation.endpoint import ChatClient, ItemRefused, chat_body
 from rollout.evaluation.items import EvaluationSet, Item, digest_of
 from rollout.evaluation.judge import Judge, judge_prompt
 from rollout.evaluation.pictures import SmallPictures
-from rollout.evaluation.progress import Progress
+from rollout.evaluation.progress import ItemProgress
 from rollout.evaluation.questions import data_url, shown_sha256
 from rollout.evaluation.replies import NOT_ASKED, Replies, Reply, ReplyKey
-from rollout.evaluation.settings import Settings
-from rollout.evaluation.verdicts import Verdict
+from rollout.evaluation.settings import EvaluationSettings
+from rollout.evaluation.verdicts import ReplyVerdict
 
-T = TypeVar("T")
 _LONG = 4000  # characters of a reply
-_FAILURES_IN_A_ROW = 16  # of an endpoint, each after all its tries, and of all that are under way
+_FAILURES_IN_A_ROW = 16  # failed requests, after all tries, before an endpoint is given up
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredItem:
     """What became of one item."""
 
     item: Item  # without its pictures
     digest: bytes  # SHA-256 of all that was asked and scored by
     reply: Reply
-    verdict: Verdict | None  # None: the request failed
+    verdict: ReplyVerdict | None  # None means that the request failed
     is_judged: bool = False  # the verdict is the judge's
     picture: str | None = None  # a small one, relative to the result's folder
 
 
 class Asker:
-    """Asks about single items.
+    """The steps from one item to its verdict.
 
     Args:
-        client: None: only replies that are stored count.
-        judge: None: what the rules leave undecided stays so.
+        client: None means that only stored replies count.
+        judge: None means that what the rules leave undecided stays so.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        settings: EvaluationSettings,
         model: str,
         replies: Replies,
         pictures: SmallPictures,
@@ -63,9 +61,9 @@ class Asker:
         self._pictures = pictures
         self._client = client
         self._judge = judge
-        self._failures = 0  # of the endpoint, since it last answered
+        self._failures = 0  # failed requests since the endpoint last answered
 
-    async def measured(self, source: EvaluationSet, item: Item) -> tuple[Measured, bool]:
+    async def measured(self, source: EvaluationSet, item: Item) -> tuple[MeasuredItem, bool]:
         """What becomes of an item, and whether it was asked now.
 
         Raises:
@@ -81,9 +79,9 @@ class Asker:
         small = await self._pictures.name_of(picture)
         bare = replace(item, picture=b"", crop=None)
         if reply.error is not None:
-            return Measured(bare, digest, reply, None, picture=small), was_asked
+            return MeasuredItem(bare, digest, reply, None, picture=small), was_asked
         verdict, is_judged = await self._verdict(source, bare, reply)
-        return Measured(bare, digest, reply, verdict, is_judged, small), was_asked
+        return MeasuredItem(bare, digest, reply, verdict, is_judged, small), was_asked
 
     async def _reply_to(self, key: ReplyKey, text: str, picture: bytes) -> tuple[Reply, bool]:
         """The one that is stored, or else a new one; and whether it is new."""
@@ -130,8 +128,8 @@ class Asker:
 
     async def _verdict(
         self, source: EvaluationSet, item: Item, reply: Reply
-    ) -> tuple[Verdict, bool]:
-        """By the rules; by the judge, where they leave it undecided and it has one."""
+    ) -> tuple[ReplyVerdict, bool]:
+        """The verdict by the rules, or by the judge where they leave it undecided."""
         verdict = await _scored(source, item, reply.reply, self.settings.labels)
         if verdict.outcome != "undecided" or self._judge is None:
             return verdict, False
@@ -144,14 +142,14 @@ class Asker:
 
 
 async def measure(
-    asker: Asker, source: EvaluationSet, items: Iterable[Item], progress: Progress
-) -> list[Measured]:
-    """All items, in their order; as many at once as the settings say.
+    asker: Asker, source: EvaluationSet, items: Iterable[Item], progress: ItemProgress
+) -> list[MeasuredItem]:
+    """Measure all items, as many at once as the settings say; results in their order.
 
     Raises:
         EngineError, DataError: as `Asker.measured`, and what reading the items raises.
     """
-    found: dict[int, Measured] = {}
+    found: dict[int, MeasuredItem] = {}
     feed = _Feed(items)
 
     async def work() -> None:
@@ -183,21 +181,8 @@ class _Feed:
             return await asyncio.to_thread(next, self._items, None)
 
 
-async def until_stopped(work: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
-    """What `work` returns; None: it was cancelled because `stop` was set."""
-    task = asyncio.ensure_future(work())
-    stopped = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        for one in (task, stopped):
-            one.cancel()
-        await asyncio.gather(task, stopped, return_exceptions=True)
-
-
-async def _scored(source: EvaluationSet, item: Item, reply: str, labels: str) -> Verdict:
-    """A long reply, mostly one that repeats itself, must not hold up the others."""
+async def _scored(source: EvaluationSet, item: Item, reply: str, labels: str) -> ReplyVerdict:
+    """Score a reply; a long one, mostly one that repeats itself, must not hold up the others."""
     if len(reply) < _LONG:
         return source.score(item, reply, labels)
     return await asyncio.to_thread(source.score, item, reply, labels)

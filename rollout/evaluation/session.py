@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from common.errors import ConfigError, DataError
 from common.files import replace_json
+from common.lifecycle import until_stopped
 from rollout.evaluation import results
 from rollout.evaluation.endpoint import ChatClient
 from rollout.evaluation.identity import SetIdentity, identity_of, take_folder
@@ -20,14 +21,14 @@ from rollout.evaluation.items import EvaluationSet, Loaded
 from rollout.evaluation.judge import Judge, judge_identity
 from rollout.evaluation.pages import write_pages
 from rollout.evaluation.pictures import SmallPictures
-from rollout.evaluation.progress import Progress
+from rollout.evaluation.progress import ItemProgress
 from rollout.evaluation.replies import Replies
 from rollout.evaluation.results import SetResult, result_document
-from rollout.evaluation.run import Asker, measure, until_stopped
-from rollout.evaluation.settings import Plan, Target
+from rollout.evaluation.run import Asker, measure
+from rollout.evaluation.settings import EvaluationPlan, Target
 
 
-class Opened(NamedTuple):
+class OpenedSet(NamedTuple):
     """A set whose files are here."""
 
     source: EvaluationSet
@@ -37,7 +38,7 @@ class Opened(NamedTuple):
 
 async def evaluate_into(
     folder: Path,
-    plan: Plan,
+    plan: EvaluationPlan,
     target: Target,
     stop: asyncio.Event,
     is_asking: bool = True,
@@ -45,10 +46,10 @@ async def evaluate_into(
     """Measure what is planned; what was answered earlier is not asked again.
 
     Args:
-        is_asking: false: replies and verdicts that are stored are all there is.
+        is_asking: if false, only stored replies and verdicts are used.
 
     Returns:
-        result.json; None: stopped before the end, and a later call goes on.
+        The content of result.json; None means stopped before the end: a later call goes on.
 
     Raises:
         ConfigError: the folder holds another evaluation, or a set cannot be had.
@@ -74,11 +75,11 @@ async def evaluate_into(
     return document
 
 
-async def _measured(asker: Asker, opened: list[Opened], needs_crops: bool) -> list[SetResult]:
+async def _measured(asker: Asker, opened: list[OpenedSet], needs_crops: bool) -> list[SetResult]:
     found = []
     for source, loaded, identity in opened:
         items = (item for item in loaded.items if item.crop is not None or not needs_crops)
-        progress = Progress(source.name, min(loaded.rows, identity.limit or loaded.rows))
+        progress = ItemProgress(source.name, min(loaded.rows, identity.limit or loaded.rows))
         measured = await measure(asker, source, items, progress)
         if not measured:
             what = "item has a crop" if needs_crops else "item is there"
@@ -89,7 +90,7 @@ async def _measured(asker: Asker, opened: list[Opened], needs_crops: bool) -> li
 
 @contextlib.asynccontextmanager
 async def _asker(
-    folder: Path, plan: Plan, target: Target, replies: Replies, is_asking: bool
+    folder: Path, plan: EvaluationPlan, target: Target, replies: Replies, is_asking: bool
 ) -> AsyncIterator[Asker]:
     async with contextlib.AsyncExitStack() as open_things:
         client = judge = None
@@ -106,13 +107,13 @@ async def _asker(
         yield Asker(plan.settings, target.model, replies, pictures, client, judge)
 
 
-def _client(plan: Plan, url: str, key: str | None) -> ChatClient:
+def _client(plan: EvaluationPlan, url: str, key: str | None) -> ChatClient:
     return ChatClient(
         url, key, timeout_s=plan.timeout_s, tries=plan.tries, first_pause_s=plan.first_pause_s
     )
 
 
-def _opened(source: EvaluationSet, plan: Plan) -> Opened:
+def _opened(source: EvaluationSet, plan: EvaluationPlan) -> OpenedSet:
     if plan.settings.prompt not in source.styles:
         raise ConfigError(
             f"--prompt {plan.settings.prompt}: set {source.name} has no such style. Fix: one of "
@@ -121,10 +122,10 @@ def _opened(source: EvaluationSet, plan: Plan) -> Opened:
     loaded = source.open(plan.source, plan.limit, plan.is_any_count)
     dataset = source.repo or source.name
     identity = SetIdentity(source.name, dataset, loaded.revision, loaded.rows, plan.limit)
-    return Opened(source, loaded, identity)
+    return OpenedSet(source, loaded, identity)
 
 
-def _remembered(plan: Plan, target: Target, opened: list[Opened]) -> dict[str, Any]:
+def _remembered(plan: EvaluationPlan, target: Target, opened: list[OpenedSet]) -> dict[str, Any]:
     """What a later call, and a re-scoring, have to know."""
     return {
         "model": target.model,
@@ -137,7 +138,7 @@ def _remembered(plan: Plan, target: Target, opened: list[Opened]) -> dict[str, A
     }
 
 
-def _identity(plan: Plan, sets: list[SetIdentity]) -> dict[str, Any]:
+def _identity(plan: EvaluationPlan, sets: list[SetIdentity]) -> dict[str, Any]:
     judge = None if plan.judge is None else judge_identity(plan.judge.model)
     return identity_of(plan.settings, judge, sets)
 

@@ -15,7 +15,7 @@ _MAX_PICTURE_BYTES = 2**20
 
 
 class _Stored(BaseModel):
-    """Later versions may add fields."""
+    """A part of result.json; later versions may add fields."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -24,9 +24,9 @@ class StoredFigure(_Stored):
     """A number of a set, in 0..1."""
 
     value: float
-    right: int | None = None  # None: no share of items
+    right: int | None = None  # None means that it is no share of items
     of: int | None = None
-    low: float | None = None  # 95 %; None: no interval is known
+    low: float | None = None  # 95 %; None means that no interval is known
     high: float | None = None
 
 
@@ -41,7 +41,7 @@ class StoredItem(_Stored):
     reply: str | None
     question: str
     judged: bool = False  # a judge decided, not a rule
-    error: str | None = None  # of a failed request
+    error: str | None = None  # why the request failed
     picture: str | None = None  # relative to the result's folder
     fields: Mapping[str, str] = {}  # category and the like
 

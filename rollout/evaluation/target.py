@@ -1,4 +1,4 @@
-"""The model that is asked: behind somebody's endpoint, or a checkpoint that is served meanwhile."""
+"""The model that is asked: behind an endpoint, or a checkpoint that is served meanwhile."""
 
 import argparse
 import asyncio
@@ -20,9 +20,9 @@ from rollout.serving_checkpoint import served_checkpoint
 async def asked_target(
     options: argparse.Namespace, further: Sequence[str], stop: asyncio.Event
 ) -> AsyncIterator[Target | None]:
-    """What the options name, ready to be asked; a server of ours ends with the block.
+    """The model that the options name, ready to be asked; a server of ours ends with the block.
 
-    None: `stop` came while it started.
+    None means that `stop` came while it started.
 
     Args:
         further: options of the server, as of a run.
@@ -50,7 +50,7 @@ async def asked_target(
 
 
 async def described(target: Target) -> Target:
-    """With its context, and its name where that is missing, as the server tells them.
+    """Complete a target with its context, and its name if missing, as the server tells them.
 
     Raises:
         ConfigError: it serves several models, or does not let us in.

@@ -14,7 +14,7 @@ def told(document: Mapping[str, Any]) -> str:
 
 
 def beside_the_paper(result: StoredResult) -> str | None:
-    """The paper's base models and Vision-OPD, and this one; None: it has none of these sets."""
+    """The paper's base models and Vision-OPD, and this one; None if it has no set of these."""
     table = paper_table([("this result", result)])
     if table is None:
         return None

@@ -1,4 +1,4 @@
-"""Tables and texts as Markdown. What somebody's text holds is shown, and makes no markup."""
+"""Tables and texts as Markdown. What a foreign text holds is shown, and makes no markup."""
 
 import re
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def plain_markdown(text: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """At most so many characters of a text, and then dots."""
+    """A text of at most so many characters; dots stand for the rest."""
     return text if len(text) <= most else f"{text[:most]} ..."
 
 

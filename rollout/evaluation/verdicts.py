@@ -28,25 +28,25 @@ _LONGEST, _HEAD = 8_000, 1_000  # characters that are read of a reply, and of it
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ReplyVerdict:
     """How a reply was understood."""
 
     outcome: Outcome
-    said: str | None  # the capital, "yes" or "no", or the text; None: nothing could be read
+    said: str | None  # the capital, "yes" or "no", or the text; None if nothing could be read
 
 
-def of_reply(kind: Kind, options: Options, answer: str, reply: str) -> Verdict:
+def of_reply(kind: Kind, options: Options, answer: str, reply: str) -> ReplyVerdict:
     """The verdict on a reply to a question of any kind."""
     if kind == "choice":
         return of_choice(options, answer, reply)
     return of_yes_no(answer, reply) if kind == "yes_no" else of_open(answer, reply)
 
 
-def of_choice(options: Options, answer: str, reply: str) -> Verdict:
+def of_choice(options: Options, answer: str, reply: str) -> ReplyVerdict:
     """The verdict on a reply that chooses an option.
 
     Args:
-        options: those of the question, as far as they are known; none: any letter is one.
+        options: those of the question, as far as known; empty means that any letter is one.
         answer: the capital of the right one.
     """
     text = stated(plain(_legible(reply)))
@@ -54,24 +54,24 @@ def of_choice(options: Options, answer: str, reply: str) -> Verdict:
     return _compared(chosen_letter(text, letters) or _option_given(options, text), answer)
 
 
-def of_yes_no(answer: str, reply: str) -> Verdict:
+def of_yes_no(answer: str, reply: str) -> ReplyVerdict:
     """The verdict on a reply to a question of yes or no. Args: answer: "yes" or "no"."""
     text = stated(plain(_legible(reply)))
     said = None if _EITHER.search(text) else verdict(text)
     return _compared(None if said is None else "yes" if said else "no", answer)
 
 
-def of_open(answer: str, reply: str) -> Verdict:
+def of_open(answer: str, reply: str) -> ReplyVerdict:
     """The verdict on a free reply, by the kind of the reference answer."""
     reply = _legible(reply)
     said = stated(plain(reply))[:_SHOWN] or None
     if is_correct(reply, answer):
-        return Verdict("right", said)
-    return Verdict("wrong" if contradicts(reply, answer) else "undecided", said)
+        return ReplyVerdict("right", said)
+    return ReplyVerdict("wrong" if contradicts(reply, answer) else "undecided", said)
 
 
 def _legible(reply: str) -> str:
-    """Without a thought; of what is too long, where a model repeats itself, both ends.
+    """The reply without its thought; both ends of one that is too long, as a model repeats itself.
 
     Reading takes longer than in proportion to the length.
     """
@@ -81,10 +81,10 @@ def _legible(reply: str) -> str:
     return f"{after[:_HEAD]}\n{after[_HEAD - _LONGEST :]}"
 
 
-def _compared(said: str | None, answer: str) -> Verdict:
+def _compared(said: str | None, answer: str) -> ReplyVerdict:
     if said is None:
-        return Verdict("undecided", None)
-    return Verdict("right" if said == answer else "wrong", said)
+        return ReplyVerdict("undecided", None)
+    return ReplyVerdict("right" if said == answer else "wrong", said)
 
 
 # ---- an option by its text -----------------------------------------------------------------------

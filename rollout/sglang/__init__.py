@@ -1,7 +1,7 @@
 """How a real SGLang server is started: in its own environment, which has none of our packages.
 
-    launch          run by SGLang's Python, by path: the server with finite patience
-    door            what is in front of its HTTP server: keys, hosts, web pages
+    launch          run by SGLang's Python, by path: the server, with finite timeouts
+    port_gate       what is in front of its HTTP server: keys, hosts, web pages
     media           what it may take for a picture
     image_cache     its cache of encoded pictures, emptied by every weight update
     cpu/            what lets the unmodified package run without a GPU

@@ -21,7 +21,7 @@ _UPDATES = (
 
 
 def forget_pictures_with_weights() -> None:
-    """Every update of weights empties the cache of its process, whatever becomes of the update.
+    """Make every update of weights empty the cache of its process, even one that fails.
 
     Raises:
         RuntimeError: this SGLang is another one than we know.

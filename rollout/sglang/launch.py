@@ -1,13 +1,13 @@
-"""Run by SGLang's own Python, by path: its server with a finite patience, tied to its parent.
+"""Run by SGLang's own Python, by path: its server with finite timeouts, tied to its parent.
 
     SGLANG_PYTHON rollout/sglang/launch.py [--no-commands] FLAGS OF sglang.launch_server ...
 
---no-commands: whoever has the key may generate and chat, and nobody pause the server or change its
-weights.
+--no-commands: the key allows to generate and chat; no key allows to pause the server or to change
+its weights.
 
 SGLang starts its other processes by spawning, and each of those imports this file anew: what stands
 at module level holds in all of them. SGLang's environment has none of our packages: nothing of ours
-may be imported here; door.py, media.py, image_cache.py, common/http_gate.py and
+may be imported here; port_gate.py, media.py, image_cache.py, common/http_gate.py and
 common/push_groups.py, which need nothing of ours, are read by their paths.
 
 Environment:
@@ -43,21 +43,21 @@ _KNOWN_SGLANG = "Fix: install sglang==0.5.23 (deploy/setup.sh sglang)"
 
 
 def end_with_parent() -> None:
-    """The kernel kills this process when its parent dies (Linux; elsewhere nothing).
+    """Have the kernel kill this process when its parent dies (Linux; elsewhere nothing).
 
-    SIGKILL, not SIGTERM: that one lets SGLang wait for its requests, and nobody is left who would
-    lose patience. SGLang's processes ask for the same, but seconds later, after their imports.
+    SIGKILL, not SIGTERM: after that SGLang waits for its requests, and no parent is left to end the
+    wait. SGLang's processes ask for the same, but seconds later, after their imports.
     """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = os.environ.pop("VISION_OPD_PARENT_PID", None)
     if parent is not None and os.getppid() != int(parent):
-        os._exit(1)  # it died before the kernel was asked
+        os._exit(1)  # the parent died before the kernel was asked
 
 
 def bound_group_timeout(init_group: types.FunctionType, timeout_s: float) -> None:
-    """Makes `timeout_s` the default of a function's parameter `timeout`.
+    """Make `timeout_s` the default of a function's parameter `timeout`.
 
     SGLang passes none, and so waits torch's 30 minutes for a learner that is gone. It imports the
     function by name into many modules: only a change of the function itself reaches them all.
@@ -84,7 +84,7 @@ def bound_group_timeout(init_group: types.FunctionType, timeout_s: float) -> Non
 
 
 def join_pushes_as_the_learner() -> None:
-    """Groups with our name are joined within their timeout, with the learner's first broadcast.
+    """Join groups with our name within their timeout, with the learner's first broadcast.
 
     NCCL's waits in them end with an error, which SGLang answers. By default torch ends the whole
     process: one dead server, or a learner that pauses in a push, would take all servers with it.
@@ -115,7 +115,7 @@ def join_pushes_as_the_learner() -> None:
 
 
 def hide_in_logs(secret: str) -> None:
-    """SGLang logs all its arguments; the key is one of them."""
+    """Hide a key in logs: SGLang logs all its arguments."""
     make_record = logging.getLogRecordFactory()
 
     def make_record_without_secret(*args: Any, **kwargs: Any) -> logging.LogRecord:
@@ -141,23 +141,23 @@ def api_key() -> str | None:
 
 
 def without_commands(flags: list[str]) -> list[str]:
-    """SGLang's flags; with --no-commands its commands ask for a second key, which nobody has."""
+    """SGLang's flags; with --no-commands its commands ask for a second key, which is not told."""
     if _NO_COMMANDS not in flags:
         return flags
-    nobodys = secrets.token_hex(32)
-    hide_in_logs(nobodys)
-    return [*(flag for flag in flags if flag != _NO_COMMANDS), "--admin-api-key", nobodys]
+    untold = secrets.token_hex(32)
+    hide_in_logs(untold)
+    return [*(flag for flag in flags if flag != _NO_COMMANDS), "--admin-api-key", untold]
 
 
 def keep_sockets_private() -> None:
-    """SGLang's processes obey whoever reaches their Unix sockets: no umask may open these."""
+    """Let no umask open Unix sockets: SGLang's processes obey all who reach theirs."""
     os.umask(os.umask(0o077) | 0o022)
 
 
 def listen_where_told() -> None:
-    """The rendezvous of a server's own ranks listens at the address that it is given.
+    """Have the rendezvous of a server's ranks listen at the address that it is given.
 
-    torch listens on every interface of the machine, whatever the address, and asks nobody.
+    torch listens on every interface of the machine, whatever the address, and asks for no key.
 
     Raises:
         RuntimeError: this torch is another one than we know.
@@ -195,7 +195,7 @@ def read_part(path: Path) -> types.ModuleType:
 
 
 def decode_as_the_learner() -> None:
-    """JPEGs with Pillow, also on a GPU, where SGLang would take nvJPEG: other pixels.
+    """Decode JPEGs with Pillow, also on a GPU, where SGLang would take nvJPEG: other pixels.
 
     Training sends PNG; this is for chat with pictures as people have them.
     """
@@ -205,10 +205,7 @@ def decode_as_the_learner() -> None:
 
 
 def log_pixels(path: str) -> None:
-    """Appends to a file what the model is shown: a JSON line {"sha256", "grid"} for each picture.
-
-    The digest is that of common.rendering.pixel_digest.
-    """
+    """Append what the model is shown to a file: a JSON line {"sha256", "grid"} a picture."""
     from transformers import BaseImageProcessor
 
     process = BaseImageProcessor.__call__
@@ -224,6 +221,7 @@ def log_pixels(path: str) -> None:
 
 
 def _digests(pixels: Any, grids: Any) -> Iterator[str]:
+    """Lines of digests, in steps coarse enough for a GPU's and a CPU's to be equal."""
     start = 0
     for grid in grids.tolist():
         part = pixels[start : start + math.prod(grid)].float().cpu().numpy()
@@ -248,7 +246,7 @@ def serve(flags: list[str], key: str | None) -> None:
     keys = [] if key is None else ["--api-key", key]
     settings = prepare_server_args([*without_commands(flags), *keys])
     gate = read_part(_HERE.parents[1] / "common" / "http_gate.py").Gate(settings.host, key)
-    app.add_middleware(read_part(_HERE / "door.py").Doorkeeper, gate=gate)
+    app.add_middleware(read_part(_HERE / "port_gate.py").PortGate, gate=gate)
     read_part(_HERE / "media.py").take_no_files(may_fetch=bool(settings.allowed_media_domains))
     try:
         run_server(settings)

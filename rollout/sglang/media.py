@@ -15,7 +15,7 @@ MAX_PIXELS = 80_000_000
 
 
 def take_no_files(may_fetch: bool) -> None:
-    """Change SGLang so in this process, which is the one that reads requests.
+    """Make SGLang so in this process, which is the one that reads requests.
 
     Args:
         may_fetch: http(s) URLs are left to SGLang's list of allowed hosts.

@@ -146,6 +146,16 @@ def test_a_run_of_an_older_version_is_read_in_full(tmp_path: Path) -> None:
     assert len(open_source(config).samples) == 3
 
 
+def test_a_reading_of_the_version_before_keeps_its_reasons(tmp_path: Path) -> None:
+    config = make(tmp_path)
+    (tmp_path / "pictures/s2.png").unlink()
+    begin(config)
+    path, before = tmp_path / "run" / FILE, kept_reading(tmp_path / "run")
+    path.write_text(path.read_text(encoding="utf-8").replace('"fix":', '"mend":'), encoding="utf-8")
+    assert before is not None and before.bad_rows and '"mend":' in path.read_text(encoding="utf-8")
+    assert kept_reading(tmp_path / "run") == before
+
+
 def test_a_damaged_reading_is_named(tmp_path: Path) -> None:
     config = make(tmp_path)
     begin(config)

@@ -119,7 +119,7 @@ def test_a_file_extends_another_one(tmp_path: Path) -> None:
         (["--weights.backend", "nccl", "--learner.device", "cpu"], ["weights.backend", "Fix"]),
     ],
 )
-def test_a_mistake_is_one_line_with_key_value_and_mend(
+def test_a_mistake_is_one_line_with_key_value_and_fix(
     arguments: list[str], parts: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -228,7 +228,7 @@ def test_help_imports_nothing_heavy(program: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "mend"),
+    ("argv", "fix"),
     [
         ("--resume", "unknown option --resume. Fix: did you mean --run.resume true?"),
         ("--resume true", "unknown option --resume. Fix: did you mean --run.resume true?"),
@@ -241,11 +241,11 @@ def test_help_imports_nothing_heavy(program: str) -> None:
     ],
 )
 def test_an_option_without_its_section_or_value_is_told_how_it_is_written(
-    argv: str, mend: str
+    argv: str, fix: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         load(argv.split())
-    assert mend in str(caught.value)
+    assert fix in str(caught.value)
 
 
 def test_every_key_its_type_and_its_default_are_listed() -> None:

@@ -37,7 +37,7 @@ def test_refused_rows_and_quarantined_samples_count_together() -> None:
         "of 20 rows of data.train 1 refused when they were read and 2 quarantined; "
         "data.max_refused_share = 0.1 allows 2: row 3: box is empty; sample a quarantined after 3 "
         "attempts: /generate: HTTP 500: no; sample b quarantined after 3 attempts: /generate: "
-        "HTTP 500: no. Fix: mend them, or raise data.max_refused_share (1: any number)"
+        "HTTP 500: no. Fix: correct them, or raise data.max_refused_share (1: any number)"
     )
 
 

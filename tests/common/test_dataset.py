@@ -262,7 +262,7 @@ def test_columns_that_only_people_use_are_read_by_name(tmp_path: Path) -> None:
         read_columns(path, ("box",))
 
 
-def test_a_sample_without_an_answer_is_named_with_file_and_mend(tmp_path: Path) -> None:
+def test_a_sample_without_an_answer_is_named_with_file_and_fix(tmp_path: Path) -> None:
     path = write(tmp_path, [row(0), row(1, answer=None)])
     (known, unknown), _ = read_samples(path)
     answers = read_answers(path)

@@ -26,7 +26,7 @@ def test_hopper_is_told_by_its_models(model: str, is_hopper: bool) -> None:
     assert Gpu(model).is_hopper is is_hopper
 
 
-def test_gpus_are_told_with_the_driver_that_is_to_be_mended() -> None:
+def test_gpus_are_told_with_the_driver_that_is_to_be_fixed() -> None:
     assert told((Gpu("H100", 80, "550.90.07"),) * 8) == "8 x H100 (driver 550.90.07)"
     assert told((Gpu("H100"),)) == "1 x H100"
 

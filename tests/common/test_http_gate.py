@@ -88,7 +88,7 @@ def test_the_key_is_asked_for(given: tuple[str, ...], expected: int | None) -> N
     assert status(Gate("127.0.0.1", None), *head) is None
 
 
-def test_the_reasons_name_the_mend_and_never_the_key() -> None:
+def test_the_reasons_name_the_fix_and_never_the_key() -> None:
     gate = Gate("127.0.0.1", KEY)
     heads = ((), (("Host", "localhost"), ("Origin", "null")), (("Host", "localhost"),))
     reasons = [refusal.reason for head in heads if (refusal := gate.refusal(head))]

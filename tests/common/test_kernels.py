@@ -84,7 +84,7 @@ def test_the_pinned_environment_is_let_in() -> None:
         ({"triton": "3.7.0"}, H100, r"Triton 3\.7\.0 is older than 3\.7\.1: on 1 x H100"),
     ],
 )
-def test_what_would_be_wrong_or_slow_is_refused_with_the_mend(
+def test_what_would_be_wrong_or_slow_is_refused_with_the_fix(
     change: dict[str, Any], gpus: tuple[Gpu, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:

@@ -163,7 +163,7 @@ def test_an_engine_is_not_asked_to_join_a_learner_that_cannot_be_reached(hosts: 
         "asyncio.run(check(group)); print('somebody')"
     )
     command = (*PYTHON, script, hosts.address("a"))
-    with pytest.raises(AssertionError, match=r"EngineError: nobody listens at 10.77.0.1:4000"):
+    with pytest.raises(AssertionError, match=r"EngineError: nothing listens at 10.77.0.1:4000"):
         hosts.run("b", command, cwd=ROOT)
     serve(hosts, "a", hosts.address("a"))
     assert hosts.run("b", command, cwd=ROOT) == "somebody\n"

@@ -27,7 +27,7 @@ from learner.objective.loss import objective
 from learner.objective.tokens import ResponseTokens
 from learner.objective.tokens import SamplingLaw as LearnerLaw
 from learner.views.inputs import PromptView, view_of
-from rollout.embedded.sampler import Prompt, SamplingLaw, generate
+from rollout.embedded.sampler import Prompt, RequestLaw, generate
 from tests.deploy.supervision.support import place_here
 from tests.plain_pixels import plain_pixel_values
 from tests.viewing import teacher_picture
@@ -144,7 +144,7 @@ def sampling_seed(config: RunConfig, sample: Sample) -> int:
 
 
 def sample_group(engine: Any, renderer: Renderer, prompt: RenderedPrompt, seed: int) -> Responses:
-    law = SamplingLaw(
+    law = RequestLaw(
         max_new_tokens=TOKENS,
         stop_token_ids=frozenset({renderer.tokenizer.eos_token_id}),
         logit_bias=tuple((token, BAN) for token in renderer.vision_token_ids),

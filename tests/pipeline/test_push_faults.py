@@ -27,8 +27,8 @@ from common.rendering import Renderer
 from common.restart_budget import RestartBudget
 from common.source import SampleSource
 from rollout.engine_process import free_port
-from rollout.member import Member, RunningEngine
-from rollout.pool import Pool
+from rollout.pool import ServerPool
+from rollout.rollout_server import RolloutServer, RunningEngine
 from tests.broker.support import Running, running_broker
 from tests.pipeline import push_players
 from tests.repetitions import repeated
@@ -186,13 +186,13 @@ async def running_system(tmp_path: Path, checkpoint: Path) -> AsyncIterator[Syst
         learner = Learner(config, tmp_path / "learner.log")
         renderer = asyncio.get_running_loop().create_future()
         renderer.set_result(Renderer(str(checkpoint)))
-        stop, finished, pool = asyncio.Event(), asyncio.Event(), Pool()
+        stop, finished, pool = asyncio.Event(), asyncio.Event(), ServerPool()
         system = System(broker, engines, learner)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for number in range(2):
                     name = f"rollout-{number}"
-                    member = Member(
+                    member = RolloutServer(
                         config, name, lambda n=name: engines.started(n), pool, renderer, stop,
                         finished, RestartBudget(10**6, longest_pause_s=0.05),
                     )  # fmt: skip

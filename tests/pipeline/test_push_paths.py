@@ -32,8 +32,8 @@ from learner.push.weight_files import weight_folder
 from rollout.engine import GroupRequest
 from rollout.engine_process import engine_environment
 from rollout.http_engine import HttpEngine
-from rollout.member import http_engine
-from rollout.serving import Served, Serving
+from rollout.rollout_server import http_engine
+from rollout.serving import Served, ServingState
 from rollout.weights import PushFailed, WeightReceiver
 from tests.rollout.support import png, reference_logprobs, run_config, running_server
 from tests.tiny_model import PROBLEM, make_tiny_checkpoint
@@ -84,7 +84,7 @@ class Pair:
 
     def __init__(
         self, config: RunConfig, model: Any, engine: HttpEngine, line: DirectLine,
-        receiver: WeightReceiver, publisher: Publisher, serving: Serving, renderer: Renderer,
+        receiver: WeightReceiver, publisher: Publisher, serving: ServingState, renderer: Renderer,
     ) -> None:  # fmt: skip
         self.config = config
         self.model = model
@@ -151,7 +151,7 @@ async def started(
     model = load_student(config.model, torch.device("cpu"))
     renderer = Renderer(str(checkpoint))
     checks = Expectations(config, model, renderer, functools.partial(prompt_positions, model))
-    line, serving = DirectLine(), Serving()
+    line, serving = DirectLine(), ServingState()
     async with http_engine(config, url) as engine:
         receiver = WeightReceiver(engine, await engine.info(), MEMBER, serving, folder)
         snapshot = snapshot_of(config.weights, PushedWeights(model))
@@ -173,7 +173,7 @@ async def test_every_push_brings_the_learner_s_weights(url, checkpoint, tmp_path
     async with started(url, checkpoint, tmp_path, transport=transport) as pair:
         for version in range(5):
             await pair.push(version)
-            assert pair.serving.now == Served(0, version)
+            assert pair.serving.weights == Served(0, version)
             await pair.check_responses(version)
             pair.scale(1.1)
         if transport == "files":
@@ -223,7 +223,7 @@ async def test_a_tensor_that_arrived_wrong_is_named_and_never_served(url, checkp
         with pytest.raises(PushFailed, match=r"1 of \d+ tensors differ.*: model.norm.weight") as e:
             await pair.push(1, expecting_others)
         assert e.value.is_touched
-        assert pair.serving.now is None
+        assert pair.serving.weights is None
         waiting = asyncio.ensure_future(pair.engine.generate(pair.request(2)))
         await asyncio.sleep(0.5)  # in which it would be answered, were it not paused
         assert not waiting.done()
@@ -240,7 +240,7 @@ async def test_what_runs_for_undone_steps_is_cut_short(url, checkpoint, tmp_path
         await asyncio.sleep(0.5)  # for some tokens
         await pair.push(1, lambda update: update.model_copy(update={"history": 1}))
         assert (await running).num_aborted == 2
-        assert pair.serving.now == Served(1, 1)
+        assert pair.serving.weights == Served(1, 1)
         await pair.check_responses(1)
 
 
@@ -255,7 +255,7 @@ async def test_a_probe_that_differs_ends_the_serving(url, checkpoint, tmp_path):
 
         with pytest.raises(PushFailed, match=r"differ from the learner's by 0\.1 nats"):
             await pair.push(1, expecting_others)
-        assert pair.serving.now is None
+        assert pair.serving.weights is None
         await pair.push(2)
         await pair.check_responses(2)
 
@@ -275,7 +275,7 @@ async def test_a_damaged_file_is_found_before_it_is_loaded(url, checkpoint, tmp_
         with pytest.raises(PushFailed, match="not the file that the learner wrote") as caught:
             await pair.push(1, damaged)
         assert not caught.value.is_touched
-        assert pair.serving.now == Served(0, 0)
+        assert pair.serving.weights == Served(0, 0)
         pair.scale(1 / 1.1)
         await pair.check_responses(0)
 

@@ -62,7 +62,7 @@ def test_too_many_poisoned_samples_end_the_run_and_say_so(tmp_path: Path) -> Non
     assert ended.code == 3, ended.output
     assert "the run ended because of its data: of 16 rows of data.train 2 qu" in ended.output
     assert ended.summary["data_fault"] and not ended.summary["interrupted"]
-    assert "Fix: mend them, or raise data.max_refused_share" in ended.output
+    assert "Fix: correct them, or raise data.max_refused_share" in ended.output
 
 
 def test_a_run_that_trains_nothing_is_no_success(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from common.source import SampleSource
 from common.types import Sample
 from rollout.engine import GroupRequest, RequestFailed, RequestRejected
 from rollout.http_engine import HttpEngine
-from rollout.member import Member, RunningEngine
-from rollout.pool import Pool
+from rollout.pool import ServerPool
+from rollout.rollout_server import RolloutServer, RunningEngine
 from tests.broker.support import make_rules, running_broker
 from tests.poison.rows import Folder
 from tests.rollout.learner_player import learner_at
@@ -232,7 +232,7 @@ async def working(
     ready = asyncio.get_running_loop().create_future()
     ready.set_result(renderer)
     stop, finished = asyncio.Event(), asyncio.Event()
-    member = Member(config, "rollout-0", attached, Pool(), ready, stop, finished)
+    member = RolloutServer(config, "rollout-0", attached, ServerPool(), ready, stop, finished)
     task = asyncio.create_task(member.live())
     try:
         yield task

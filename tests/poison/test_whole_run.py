@@ -152,7 +152,7 @@ def test_the_default_share_refuses_the_start_and_leaves_nothing(
     assert f"of {NUM_ROWS} rows of data.train {num_refused} refused" in ended.output
     assert f"data.max_refused_share = 0.1 allows {NUM_ROWS // 10}: row {first}: " in ended.output
     assert all(kind.reason in ended.output for kind in refused[:3])
-    assert "Fix: mend them, or raise data.max_refused_share" in ended.output
+    assert "Fix: correct them, or raise data.max_refused_share" in ended.output
     assert len(ended.output.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 

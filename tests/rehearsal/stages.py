@@ -184,8 +184,7 @@ def _check_pixels(plan: Plan, samples: list[Sample], report: Report) -> None:
 def learner_pixels(plan: Plan, sample: Sample) -> str:
     """Digest of the pixels that the student is shown."""
     from common.images import ImageStore
-    from common.rendering import pixel_digest
-    from tests.plain_pixels import plain_pixel_values
+    from tests.plain_pixels import pixel_digest, plain_pixel_values
 
     picture = ImageStore(plan.dataset.parent).open(sample.image)
     ours = renderer(plan.model, plan.config)

@@ -32,8 +32,8 @@ from common.rendering import Renderer
 from common.source import SampleSource
 from common.types import Sample
 from rollout.engine_process import engine_command, engine_environment, free_port
-from rollout.member import Member, RunningEngine
-from rollout.pool import Pool
+from rollout.pool import ServerPool
+from rollout.rollout_server import RolloutServer, RunningEngine
 from tests.broker.support import make_service, running_broker
 from tests.plain_pixels import plain_pixel_values
 from tests.rollout.learner_player import LearnerPlayer, learner_at
@@ -308,7 +308,7 @@ def config_for(
 
 async def live(config: RunConfig, renderer, stop: asyncio.Event) -> None:
     """The members of one rollout process, attached to the engines of the configuration."""
-    pool, finished = Pool(), asyncio.Event()
+    pool, finished = ServerPool(), asyncio.Event()
     ready = asyncio.get_running_loop().create_future()
     ready.set_result(renderer)
     async with asyncio.TaskGroup() as tasks:
@@ -318,7 +318,9 @@ async def live(config: RunConfig, renderer, stop: asyncio.Event) -> None:
             async def attached(url: str = url) -> AsyncIterator[RunningEngine]:
                 yield RunningEngine(url)
 
-            member = Member(config, f"rollout-{number}", attached, pool, ready, stop, finished)
+            member = RolloutServer(
+                config, f"rollout-{number}", attached, pool, ready, stop, finished
+            )
             tasks.create_task(member.live())
 
 

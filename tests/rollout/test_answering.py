@@ -7,11 +7,11 @@ from broker.client import BrokerClient
 from broker.protocol import Answer
 from common.config import TeacherSection
 from common.types import Sample
-from rollout.embedded.sampler import Prompt, SamplingLaw, generate
+from rollout.embedded.sampler import Prompt, RequestLaw, generate
 from rollout.engine import Engine
 from rollout.pins import MAX_PINNED, Pins
 from rollout.pool import Server
-from rollout.serving import Served, Serving
+from rollout.serving import Served, ServingState
 from tests.plain_pixels import plain_pixel_values
 from tests.rollout.support import Run, started_run
 from tests.viewing import teacher_picture
@@ -41,7 +41,7 @@ def greedy(model, renderer, run: Run, sample: Sample, is_crop: bool) -> list[int
     if is_crop:
         picture = teacher_picture(sample, run.images, TeacherSection())
     rendered = renderer.prompt(sample.problem, picture)
-    law = SamplingLaw(
+    law = RequestLaw(
         max_new_tokens=MAX_TOKENS,
         temperature=0,
         stop_token_ids=frozenset(renderer.end_token_ids),
@@ -133,7 +133,7 @@ class RestartLoop:
 async def test_the_newest_copies_are_kept_and_those_of_undone_steps_go():
     keeper = RestartLoop()
     as_engine: Engine = keeper  # type: ignore[assignment]
-    server = Server("rollout-0", as_engine, Serving(), 1)
+    server = Server("rollout-0", as_engine, ServingState(), 1)
     pins = Pins(as_engine, server)
     for version in (0, 5, 10):
         assert await pins.pin(Served(0, version))

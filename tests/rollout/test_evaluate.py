@@ -138,7 +138,7 @@ async def test_the_gap_is_told_with_a_sentence(tmp_path: Path, questions: str) -
         (["--rescore"], "identity.json"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_mend(
+def test_what_cannot_be_is_refused_with_its_fix(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], word: str
 ) -> None:
     with pytest.raises(SystemExit) as end:

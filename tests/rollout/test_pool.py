@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollout.pool import MAX_IMAGES, Pool, Server, best
-from rollout.serving import Served, Serving
+from rollout.pool import MAX_IMAGES, Server, ServerPool, best
+from rollout.serving import Served, ServingState
 from tests.waiting import LIMIT_S
 
 pytestmark = pytest.mark.smoke
@@ -16,13 +16,13 @@ ANY = Served(0, 0)
 
 
 def make_server(name: str, capacity: int = 2, version: int | None = 0) -> Server:
-    serving = Serving()
-    serving.now = None if version is None else Served(0, version)
+    serving = ServingState()
+    serving.weights = None if version is None else Served(0, version)
     return Server(name, None, serving, capacity)  # type: ignore[arg-type]
 
 
-async def started_pool(*servers: Server) -> Pool:
-    pool = Pool()
+async def started_pool(*servers: Server) -> ServerPool:
+    pool = ServerPool()
     for server in servers:
         await pool.add(server)
     return pool
@@ -89,8 +89,8 @@ async def test_a_server_that_failed_is_taken_all_the_same_when_no_other_can():
 
 
 async def test_weights_that_come_wake_who_waits_for_a_server():
-    pool = Pool()
-    server = Server("a", None, Serving(pool.changed), 1)  # type: ignore[arg-type]
+    pool = ServerPool()
+    server = Server("a", None, ServingState(pool.changed), 1)  # type: ignore[arg-type]
     await pool.add(server)
     waiting = asyncio.create_task(pool.choose("cat", ANY))
     await asyncio.sleep(0)
@@ -102,8 +102,8 @@ async def test_weights_that_come_wake_who_waits_for_a_server():
 
 async def test_a_group_goes_to_no_server_that_is_behind_its_lease_or_in_an_undone_history():
     behind, undone, right = make_server("a", 9), make_server("b", 9), make_server("c", 1)
-    behind.serving.now, undone.serving.now = Served(1, 4), Served(0, 7)
-    right.serving.now = Served(1, 5)
+    behind.serving.weights, undone.serving.weights = Served(1, 4), Served(0, 7)
+    right.serving.weights = Served(1, 5)
     pool = await started_pool(behind, undone, right)
     assert await pool.choose("cat", Served(1, 5)) is right
     waiting = asyncio.create_task(pool.choose("cat", Served(1, 5)))
@@ -152,7 +152,7 @@ def test_the_best_server_serves_has_room_and_none_is_better(states, image):
                 server.note_image("cat")
             servers.append(server)
         found = best(servers, "cat", ANY)
-        able = [s for s in servers if s.serving.now is not None and s.free > 0]
+        able = [s for s in servers if s.serving.weights is not None and s.free > 0]
         if found is None:
             assert not able
             return
@@ -166,7 +166,7 @@ def test_the_best_server_serves_has_room_and_none_is_better(states, image):
 
 @pytest.mark.parametrize("version", [None, 3])
 async def test_results_wait_until_the_weights_are_verified(version):
-    serving = Serving()
+    serving = ServingState()
     await serving.set(Served(0, 2))
     async with serving.held_back():
         waiting = asyncio.create_task(serving.settled())
@@ -178,7 +178,7 @@ async def test_results_wait_until_the_weights_are_verified(version):
 
 
 async def test_weights_that_turn_out_wrong_are_not_served():
-    serving = Serving()
+    serving = ServingState()
     await serving.set(Served(0, 2))
     with pytest.raises(ValueError, match="wrong"):
         async with serving.held_back():

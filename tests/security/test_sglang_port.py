@@ -76,7 +76,7 @@ async def test_every_road_is_closed_to_him_and_open_to_its_owner(engine: EngineP
     wishes = http_wishes(port, sorted({*listed, *UNLISTED}))
     tried = await asyncio.to_thread(try_all, [("sglang", wish) for wish in wishes])
     print(table(tried))
-    # SGLang asks for its key before the Doorkeeper looks at names and pages.
+    # SGLang asks for its key before the PortGate looks at names and pages.
     assert [one for one in tried if one.answer[0] not in (401, 403)] == []
     assert {one.answer[0] for one in tried if one.asked == "http GET /metrics"} == {401, 403}
     async with aiohttp.ClientSession() as session:

@@ -41,7 +41,7 @@ def find_set(name: str, teacher: TeacherSection | None = None) -> EvaluationSet:
     """A published set by its name, or custom:FILE. Raises ConfigError.
 
     Args:
-        teacher: how it cuts crops from boxes, where a set has no ready ones; none: as published.
+        teacher: how crops are cut from boxes, where a set has none; None means as published.
     """
     if name.startswith(CUSTOM):
         return custom_set(Path(name.removeprefix(CUSTOM)), teacher or TeacherSection())

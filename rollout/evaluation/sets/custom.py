@@ -27,7 +27,7 @@ from common.views.regions import evidence_cut
 from common.views.texts import IMAGE_PLACEHOLDER
 from rollout.evaluation import prompts
 from rollout.evaluation.figures import Figure, Scored, accuracy_by
-from rollout.evaluation.items import EvaluationSet, Item, Reading
+from rollout.evaluation.items import EvaluationSet, Item, SetReading
 from rollout.evaluation.options import lettered, lines, split_options
 from rollout.evaluation.rows import Row, Rows, json_rows, parquet_rows
 from rollout.evaluation.verdicts import Kind
@@ -71,9 +71,9 @@ def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
     return accuracy_by(scored, *few)
 
 
-def _read(path: Path, teacher: TeacherSection) -> Reading:
+def _read(path: Path, teacher: TeacherSection) -> SetReading:
     rows = _READERS[path.suffix](path)
-    return Reading(rows.total, map(partial(_item, teacher), rows.each))
+    return SetReading(rows.total, map(partial(_item, teacher), rows.each))
 
 
 def _item(teacher: TeacherSection, row: Row) -> Item:
@@ -96,7 +96,7 @@ def _item(teacher: TeacherSection, row: Row) -> Item:
 
 
 def _question(row: Row) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """With the options of a column of their own below it, and how they are to be answered."""
+    """The question and its options; those of a column of their own are put below it."""
     question = row.text(_field(row, "question", "problem")).replace(IMAGE_PLACEHOLDER, "")
     options = _own_options(row)
     if not options:
@@ -119,7 +119,7 @@ def _own_options(row: Row) -> tuple[tuple[str, str], ...]:
 def _form(
     row: Row, question: str, options: tuple[tuple[str, str], ...], answer: str
 ) -> tuple[Kind, tuple[tuple[str, str], ...], str]:
-    """Kind, options and answer as the scoring wants them."""
+    """The kind, options and answer, as scoring wants them."""
     offered = options or split_options(question).options
     named = option_of(answer)
     if named is not None and named[0] in dict(offered):
@@ -142,7 +142,7 @@ def _cut(row: Row, picture: bytes, teacher: TeacherSection) -> bytes | None:
     try:
         box = box_of(dict(row.cells), *whole.size)
     except BadField as error:
-        raise row.error("box", error.problem, error.mend) from None
+        raise row.error("box", error.problem, error.fix) from None
     assert box is not None
     return encode_png(evidence_cut(whole, box, teacher.crop_margin, teacher.crop_scale))
 

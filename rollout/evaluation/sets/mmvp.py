@@ -10,7 +10,7 @@ from pathlib import Path
 from rollout.evaluation import prompts
 from rollout.evaluation.figures import Figure, Scored, accuracy_alone, parts, share
 from rollout.evaluation.hub import Repository
-from rollout.evaluation.items import EvaluationSet, Item, Reading
+from rollout.evaluation.items import EvaluationSet, Item, SetReading
 from rollout.evaluation.options import split_options
 from rollout.evaluation.rows import Row, csv_rows
 from rollout.evaluation.sets.published import letter_of
@@ -18,9 +18,9 @@ from rollout.evaluation.sets.published import letter_of
 _QUESTIONS, _PICTURES = "Questions.csv", "MMVP Images"
 
 
-def read(folders: Sequence[Path]) -> Reading:
+def read(folders: Sequence[Path]) -> SetReading:
     rows = csv_rows(folders[0] / _QUESTIONS)
-    return Reading(rows.total, map(_item, rows.each))
+    return SetReading(rows.total, map(_item, rows.each))
 
 
 def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
@@ -48,7 +48,7 @@ def _item(row: Row) -> Item:
 
 
 def _index(row: Row) -> int:
-    """From 1. The published header has an l for the I."""
+    """The index of a row, from 1. The published header has an l for the I."""
     field = "Index" if "Index" in row.cells else "lndex"
     text = row.text(field)
     if not text.isdecimal():

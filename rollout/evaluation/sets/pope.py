@@ -14,7 +14,7 @@ _COLUMNS = ("question_id", "question", "answer", "image", "category")
 
 
 def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:
-    """Yes is the positive answer. The share of yes is that of the replies, not of the labels."""
+    """Accuracy and detection, "yes" being positive; the share of yes is that of the replies."""
     figures = {**accuracy_by(scored, "category"), **_detection(scored)}
     for category, part in parts(scored, "category").items():
         figures[f"F1, category = {category}"] = _detection(part)["F1"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.scoring.option_letters import option_of
 from rollout.evaluation.hub import matching
-from rollout.evaluation.items import Item, Reading
+from rollout.evaluation.items import Item, SetReading
 from rollout.evaluation.rows import Row, parquet_rows
 
 
@@ -14,7 +14,7 @@ def parquet_set(
     columns: Sequence[str],
     item: Callable[[Row], Item],
     optional: Sequence[str] = (),
-) -> Callable[[Sequence[Path]], Reading]:
+) -> Callable[[Sequence[Path]], SetReading]:
     """An `EvaluationSet.read` of Parquet files, a row an item.
 
     Args:
@@ -22,10 +22,10 @@ def parquet_set(
         optional: further columns that are read where they are there.
     """
 
-    def read(folders: Sequence[Path]) -> Reading:
+    def read(folders: Sequence[Path]) -> SetReading:
         paths = [path for pattern in files for path in matching(folders[0], pattern)]
         rows = parquet_rows(paths, columns, optional)
-        return Reading(rows.total, map(item, rows.each))
+        return SetReading(rows.total, map(item, rows.each))
 
     return read
 

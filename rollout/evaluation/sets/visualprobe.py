@@ -8,7 +8,7 @@ from pathlib import Path
 from rollout.evaluation import prompts
 from rollout.evaluation.figures import Figure, Scored, accuracy, accuracy_by, mean, parts
 from rollout.evaluation.hub import Repository
-from rollout.evaluation.items import EvaluationSet, Item, Reading
+from rollout.evaluation.items import EvaluationSet, Item, SetReading
 from rollout.evaluation.rows import Row, json_rows
 
 _ROWS = "val.json"
@@ -19,13 +19,13 @@ _REVISIONS = {
 }
 
 
-def read(folders: Sequence[Path]) -> Reading:
+def read(folders: Sequence[Path]) -> SetReading:
     tables = [json_rows(folder / _ROWS) for folder in folders]
     each = [
         map(partial(_item, part), table.each)
         for part, table in zip(_REVISIONS, tables, strict=True)
     ]
-    return Reading(sum(table.total for table in tables), chain.from_iterable(each))
+    return SetReading(sum(table.total for table in tables), chain.from_iterable(each))
 
 
 def breakdown(scored: Sequence[Scored]) -> dict[str, Figure]:

@@ -11,7 +11,7 @@ from rollout.evaluation.sets.published import parquet_set
 
 _FILES = "data/test*.parquet"
 _COLUMNS = ("query", "response", "image", "crop_image")
-_CATEGORIES = ("question_type", "category", "dimension", "sub_task")  # as far as they are there
+_CATEGORIES = ("question_type", "category", "dimension", "sub_task")  # those that a row has
 
 
 def _item(row: Row) -> Item:

@@ -8,8 +8,8 @@ from typing import Any
 
 from common import lifecycle
 from common.config import RunConfig
-from rollout.member import Member, RunningEngine
-from rollout.pool import Pool
+from rollout.pool import ServerPool
+from rollout.rollout_server import RolloutServer, RunningEngine
 from tests.bench.generating.work import FullLength
 
 
@@ -22,8 +22,14 @@ def roll_out(pipe: Any, config: RunConfig) -> None:
     async def serve(stop: asyncio.Event) -> None:
         loaded = await asyncio.to_thread(FullLength, config.model.path)
         renderer: asyncio.Future[FullLength] = asyncio.get_running_loop().create_future()
-        member = Member(
-            config, "rollout-0", lambda: _attached(config), Pool(), renderer, stop, asyncio.Event()
+        member = RolloutServer(
+            config,
+            "rollout-0",
+            lambda: _attached(config),
+            ServerPool(),
+            renderer,
+            stop,
+            asyncio.Event(),
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(member.live())

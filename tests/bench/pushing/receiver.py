@@ -11,7 +11,7 @@ from broker.client import BrokerClient, heartbeat_forever
 from broker.protocol import Role
 from common import lifecycle
 from rollout.http_engine import HttpEngine
-from rollout.serving import Serving
+from rollout.serving import ServingState
 from rollout.weights import WeightReceiver, follow_weights
 
 _BEAT_S = 2.0
@@ -95,7 +95,7 @@ def receive_pushes(
         engine = TimedEngine(engine_url, request_timeout_s=timeout_s, control_timeout_s=timeout_s)
         client = TimedClient(broker_address, member_id, Role.ROLLOUT)
         client.report_to(pipe, engine)
-        finished, serving = asyncio.Event(), Serving()
+        finished, serving = asyncio.Event(), ServingState()
         async with engine, client as broker, asyncio.TaskGroup() as tasks:
             receiver = WeightReceiver(engine, await engine.info(), member_id, serving)
             pipe.send("here")

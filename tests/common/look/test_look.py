@@ -1,6 +1,6 @@
 """common.look: the sheet of a dataset shows its rows and says what is wrong with them.
 
-Holds common/dataset_files.py.
+Holds common/dataset_files.py, common/command_line.py.
 """
 
 import io
@@ -165,7 +165,7 @@ def test_missing_answers_are_told_and_eight_rows_named(tmp_path: Path) -> None:
     ]
 
 
-def test_bad_rows_are_named_with_field_value_and_mend(tmp_path: Path) -> None:
+def test_bad_rows_are_named_with_field_value_and_fix(tmp_path: Path) -> None:
     bad = {"problem": "<script>alert(1)</script>"}
     path, num_remarks = look(dataset(tmp_path, {}, *[bad] * 7), None, None, rows=8)
     page = path.read_text()
@@ -204,7 +204,7 @@ def test_the_command_says_where_the_sheet_is(
         (["{}", "--row", "5"], 2, "unrecognized arguments: --row"),
     ],
 )
-def test_the_command_refuses_with_a_mend(
+def test_the_command_refuses_with_a_fix(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],

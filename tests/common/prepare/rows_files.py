@@ -15,7 +15,7 @@ from PIL import Image
 from common.bad_rows import BadField
 from common.prepare.__main__ import main
 from common.prepare.source import SourceRow
-from common.prepare.tables import Entry
+from common.prepare.tables import FileRow
 from tests.picture_files import scene
 
 SIZE = (100, 80)
@@ -58,10 +58,10 @@ class KillingRows:
 
     num_rows, extra = 200, {}
 
-    def entries(self) -> Iterator[Entry]:
-        yield from (Entry(f"row {n}", n, {}) for n in range(self.num_rows))
+    def entries(self) -> Iterator[FileRow]:
+        yield from (FileRow(f"row {n}", n, {}) for n in range(self.num_rows))
 
-    def source_row(self, entry: Entry) -> SourceRow:
+    def source_row(self, entry: FileRow) -> SourceRow:
         if entry.number == 100:
             os.kill(os.getpid(), signal.SIGKILL)
         raise BadField("image", None, "nothing there", "none")

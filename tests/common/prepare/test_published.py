@@ -142,9 +142,7 @@ def test_a_rounded_box_holds_the_region_and_at_most_a_pixel_more(box: list[float
         ({"id": ["a"]}, "not a name"),
     ],
 )
-def test_a_bad_field_is_named_with_its_value_and_the_mend(
-    change: dict[str, Any], part: str
-) -> None:
+def test_a_bad_field_is_named_with_its_value_and_the_fix(change: dict[str, Any], part: str) -> None:
     with pytest.raises(BadField) as error:
         source_row(json.dumps(row(**change)), 1, Path("/data"))
     assert part in str(error.value) and ". Fix: " in str(error.value)

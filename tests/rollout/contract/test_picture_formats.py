@@ -14,13 +14,12 @@ from PIL import Image
 
 from common.images import picture_of
 from common.pictures import decode_picture, encode_png
-from common.rendering import pixel_digest
 from common.types import ImageRef
 from common.views.showing import Shown
 from rollout.engine import GroupRequest
 from rollout.http_engine import generate_body
 from tests.picture_files import KINDS, picture_file
-from tests.plain_pixels import plain_pixel_values
+from tests.plain_pixels import pixel_digest, plain_pixel_values
 from tests.rollout.support import reference_logprobs
 from tests.tiny_model import PROBLEM
 

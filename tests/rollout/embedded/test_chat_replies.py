@@ -11,7 +11,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from rollout.embedded.chat_replies import PartWriter, Writer, usage
 from rollout.embedded.chat_requests import ChatRequest
-from rollout.embedded.sampler import Prompt, SamplingLaw, Scored, Sequence
+from rollout.embedded.sampler import Prompt, RequestLaw, ScoredToken, Sequence
 from rollout.embedded.stop_strings import StopStrings, num_settled
 from rollout.embedded.token_texts import TokenTexts
 
@@ -35,7 +35,7 @@ def prompt(image_tokens: int = 0) -> Prompt:
 
 
 def response(limit: int = 1000, top: int = 0) -> Sequence:
-    law = SamplingLaw(limit, stop_token_ids=frozenset([END]), top_logprobs=top)
+    law = RequestLaw(limit, stop_token_ids=frozenset([END]), top_logprobs=top)
     return Sequence(prompt(), law, np.random.default_rng(0))
 
 
@@ -124,7 +124,7 @@ def test_logprobs_come_once_each_the_end_tokens_with_the_last_part(tokenizer):
 
 def test_the_likeliest_tokens_stand_beside_each(tokenizer):
     each = response(top=2)
-    rows = [[Scored(97, -0.1), Scored(98, -2.0), Scored(99, -3.0)]] * 2
+    rows = [[ScoredToken(97, -0.1), ScoredToken(98, -2.0), ScoredToken(99, -3.0)]] * 2
     for token, likeliest in zip((97, END), rows, strict=True):
         each.append(token, -0.1, "0", likeliest)
     entries = writer(tokenizer, logprobs=True, top_logprobs=2).choice(0, each)["logprobs"]

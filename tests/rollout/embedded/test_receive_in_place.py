@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.families.qwen3_vl import QWEN3_VL
 from common.served_names import pushed_name, served_tensors
-from rollout.embedded.flat_home import bucket_in_model
+from rollout.embedded.bucket_memory import bucket_in_model
 from rollout.embedded.scheduler import Scheduler
 from rollout.embedded.update_session import UpdateSession
 from rollout.embedded.weights import UpdateGroup, checksums, parse_dtypes

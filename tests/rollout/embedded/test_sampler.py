@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from rollout.embedded.prompts import PromptBuilder
 from rollout.embedded.requests import GenerateBody
 from rollout.embedded.sampler import (
-    Batch,
+    DecodingBatch,
     Prompt,
-    SamplingLaw,
+    RequestLaw,
     _BatchLaw,
     generate,
     new_sequences,
@@ -36,7 +36,7 @@ def prompt_of(builder, renderer, image):
         input_ids=tuple(renderer.prompt_token_ids(PROBLEM).tolist()),
         text=None,
         images=(image,),
-        law=SamplingLaw(),
+        law=RequestLaw(),
         n=1,
         seed=None,
         skip_special_tokens=True,
@@ -48,7 +48,7 @@ def prompt_of(builder, renderer, image):
 
 def law_without_vision_tokens(renderer, **fields):
     bans = tuple((token, -1e9) for token in renderer.vision_token_ids)
-    return SamplingLaw(**{"max_new_tokens": 12, "logit_bias": bans, **fields})
+    return RequestLaw(**{"max_new_tokens": 12, "logit_bias": bans, **fields})
 
 
 def test_prompt_is_what_the_shared_renderer_makes(builder, renderer):
@@ -104,7 +104,7 @@ def test_batching_changes_neither_tokens_nor_logprobs(model, builder, renderer):
     law = law_without_vision_tokens(renderer)
     short = law_without_vision_tokens(renderer, max_new_tokens=3, temperature=0.5)
     rows = [new_sequences(first, law, 2, seed=1), new_sequences(second, short, 3, seed=2)]
-    batch = Batch(model, rows)
+    batch = DecodingBatch(model, rows)
     batch.start("7")
     while batch.is_running:
         batch.advance("7")
@@ -139,11 +139,11 @@ def test_retracted_sequences_go_on_as_if_nothing_had_happened(model, builder, re
     law = law_without_vision_tokens(renderer)
     whole = generate(model, prompt, law, 3, seed=8)
     parts = new_sequences(prompt, law, 3, seed=8)
-    batch = Batch(model, [parts])
+    batch = DecodingBatch(model, [parts])
     batch.start("0")
     for _ in range(4):
         batch.advance("0")
-    batch = Batch(model, [parts])  # the cache of the first batch is gone
+    batch = DecodingBatch(model, [parts])  # the cache of the first batch is gone
     batch.start("1")
     while batch.is_running:
         batch.advance("1")
@@ -166,7 +166,7 @@ def test_greedy_takes_the_likeliest_token(model, builder, renderer):
 
 def test_draws_follow_the_reported_law():
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).repeat(40000, 1)
-    law = _BatchLaw.of([SamplingLaw(temperature=2.0)] * 40000, 4)
+    law = _BatchLaw.of([RequestLaw(temperature=2.0)] * 40000, 4)
     draws = torch.rand(40000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     tokens, logprobs = law.draw(logits, draws)
     expected = torch.softmax(logits[0] / 2, dim=-1)
@@ -183,7 +183,7 @@ def test_draws_follow_the_reported_law():
     top_p=st.floats(0.01, 1.0),
 )
 def test_truncation_keeps_to_the_likeliest_tokens(scores, draw, top_k, top_p):
-    law = SamplingLaw(top_k=max(top_k, 2), top_p=top_p)
+    law = RequestLaw(top_k=max(top_k, 2), top_p=top_p)
     logits = torch.tensor([scores])
     tokens, _ = _BatchLaw.of([law], len(scores)).draw(logits, torch.tensor([draw]).double())
     probs = torch.softmax(logits[0], dim=-1)
@@ -195,7 +195,7 @@ def test_truncation_keeps_to_the_likeliest_tokens(scores, draw, top_k, top_p):
 @pytest.mark.parametrize("draw", [0.0, 0.5, 1 - 2**-53])
 def test_a_banned_token_is_never_drawn(draw):
     bans = tuple((token, -1e9) for token in (0, 2, 3))
-    law = _BatchLaw.of([SamplingLaw(logit_bias=bans)], 4)
+    law = _BatchLaw.of([RequestLaw(logit_bias=bans)], 4)
     tokens, logprobs = law.draw(torch.zeros(1, 4), torch.tensor([draw], dtype=torch.float64))
     assert tokens.tolist() == [1]
     assert logprobs.tolist() == [0.0]
@@ -207,7 +207,7 @@ def test_the_likeliest_tokens_are_reported_beside_each(model, builder, renderer)
     prompt = prompt_of(builder, renderer, SMALL)
     laws = [replace(law, top_logprobs=count) for count in (0, 2, 5)]
     rows = [new_sequences(prompt, each, 1, seed=None) for each in laws]
-    batch = Batch(model, rows)
+    batch = DecodingBatch(model, rows)
     batch.start("0")
     while batch.is_running:
         batch.advance("0")

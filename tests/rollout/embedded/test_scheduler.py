@@ -2,16 +2,17 @@
 
 import copy
 import threading
+from collections import deque
 from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
 
-from rollout.embedded.job import Job
+from rollout.embedded.job import BatchLimits, Job, take_batch
 from rollout.embedded.pinned import SHARE, PinnedJobs
-from rollout.embedded.sampler import Prompt, SamplingLaw, generate, new_sequences, prompt_logprobs
-from rollout.embedded.scheduler import Limits, Scheduler
+from rollout.embedded.sampler import Prompt, RequestLaw, generate, new_sequences, prompt_logprobs
+from rollout.embedded.scheduler import Scheduler
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def prompt(length: int, seed: int = 0) -> Prompt:
 
 def job(length: int = 9, *, tokens: int = 12, n: int = 2, seed: int = 0) -> Job:
     bans = tuple((token, -1e9) for token in range(7))
-    law = SamplingLaw(max_new_tokens=tokens, logit_bias=bans)
+    law = RequestLaw(max_new_tokens=tokens, logit_bias=bans)
     return Job(f"job-{seed}", new_sequences(prompt(length, seed), law, n, seed))
 
 
@@ -93,19 +94,18 @@ def test_a_scored_job_brings_the_prompts_logprobs(scheduler, model):
     assert other.prompt_logprobs == []
 
 
-def test_limits_bound_a_batch(model):
-    scheduler = Scheduler(model, limits=Limits(max_sequences=4), threads=1)
-    jobs = [job(seed=number) for number in range(5)]
-    scheduler._waiting.extend(jobs)
-    assert [each.rid for each in scheduler._take_batch()] == ["job-0", "job-1"]
-    assert [each.rid for each in scheduler._waiting] == ["job-2", "job-3", "job-4"]
+def test_limits_bound_a_batch():
+    waiting = deque(job(seed=number) for number in range(5))
+    taken = take_batch(waiting, BatchLimits(max_sequences=4))
+    assert [each.rid for each in taken] == ["job-0", "job-1"]
+    assert [each.rid for each in waiting] == ["job-2", "job-3", "job-4"]
 
 
 def test_a_failing_batch_costs_its_jobs_and_not_the_engine(scheduler):
     broken = job(tokens=3)
     beyond = torch.full((4,), 10_000)  # outside the vocabulary
     broken.sequences = new_sequences(
-        Prompt(beyond, torch.zeros(4, dtype=torch.int64)), SamplingLaw(3), 1, 0
+        Prompt(beyond, torch.zeros(4, dtype=torch.int64)), RequestLaw(3), 1, 0
     )
     scheduler.submit(broken)
     with pytest.raises(IndexError):
@@ -179,7 +179,7 @@ def changing(other_model):
 
 
 def pinned_job(length: int = 9, *, tokens: int = 6, seed: int = 0, version: str = "0") -> Job:
-    law = SamplingLaw(tokens, temperature=0, logit_bias=tuple((token, -1e9) for token in range(7)))
+    law = RequestLaw(tokens, temperature=0, logit_bias=tuple((token, -1e9) for token in range(7)))
     sequences = new_sequences(prompt(length, seed), law, 1, seed)
     return Job(f"pinned-{seed}", sequences, pinned=version)
 

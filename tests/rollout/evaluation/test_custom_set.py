@@ -23,7 +23,7 @@ from tests.rollout.evaluation.set_files import picture
 
 
 def items_of(path: Path) -> list[Item]:
-    return list(find_set(f"custom:{path}").load())
+    return list(find_set(f"custom:{path}").open().items)
 
 
 def written(folder: Path, *rows: dict[str, Any]) -> Path:
@@ -120,7 +120,7 @@ def test_what_prepare_writes_is_a_custom_set(tmp_path):
 def test_columns_with_few_values_are_counted_apart(tmp_path):
     path = written(tmp_path, *(row(level=level, note=f"n{n}") for n, level in enumerate("abab")))
     own = find_set(f"custom:{path}")
-    scored = [Scored(item.answer, item.fields, own.score(item, "red")) for item in own.load()]
+    scored = [Scored(item.answer, item.fields, own.score(item, "red")) for item in own.open().items]
     figures = own.figures(scored)
     assert figures["level = a"] == share(2, 2) and figures["accuracy"] == share(4, 4)
 
@@ -142,7 +142,7 @@ def test_columns_with_few_values_are_counted_apart(tmp_path):
         ({"box": [0, 0, 0.5, 0.5]}, "box = [0, 0, 0.5, 0.5] shares of the picture's sides"),
     ],
 )
-def test_a_broken_row_is_named_with_file_field_value_and_mend(changes, told, tmp_path):
+def test_a_broken_row_is_named_with_file_field_value_and_fix(changes, told, tmp_path):
     path = written(tmp_path, row(), row(**changes))
     with pytest.raises(DataError) as error:
         items_of(path)

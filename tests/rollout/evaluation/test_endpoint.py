@@ -6,8 +6,8 @@ import pytest
 
 from common.errors import ConfigError
 from rollout.evaluation.endpoint import (
-    Answer,
     ChatClient,
+    Completion,
     EndpointFailed,
     ItemRefused,
     base_url,
@@ -67,7 +67,7 @@ def test_body_for_our_own_server_leaves_no_sampling_setting_to_the_checkpoint() 
 
 async def test_client_returns_text_reason_and_tokens() -> None:
     assert await ask(lambda text, earlier: Said("two words", "length")) == (
-        Answer("two words", "length", 2),
+        Completion("two words", "length", 2),
         1,
     )
 
@@ -84,14 +84,14 @@ async def test_client_returns_text_reason_and_tokens() -> None:
 )
 async def test_client_tries_again_what_may_pass(fault: Fault) -> None:
     answer, asked = await ask(lambda text, earlier: fault if earlier < 2 else Said("B"))
-    assert (answer, asked) == (Answer("B", "stop", 1), 3)
+    assert (answer, asked) == (Completion("B", "stop", 1), 3)
 
 
 async def test_client_tries_again_what_does_not_come_in_time() -> None:
     answer, asked = await ask(
         lambda text, earlier: Said("B") if earlier else Fault("hang"), timeout_s=3.0
     )
-    assert (answer, asked) == (Answer("B", "stop", 1), 2)
+    assert (answer, asked) == (Completion("B", "stop", 1), 2)
 
 
 async def test_client_gives_up_what_is_late_twice() -> None:
@@ -181,7 +181,7 @@ def test_retry_after_is_read_in_both_forms_and_bounded(said: str, seconds: float
 
 def test_an_answer_without_content_is_empty_for_it_was_cut_while_thinking() -> None:
     choice = {"message": {"content": None}, "finish_reason": "length"}
-    assert parse_answer({"choices": [choice]}) == Answer("", "length", None)
+    assert parse_answer({"choices": [choice]}) == Completion("", "length", None)
 
 
 @pytest.mark.parametrize("content", [[], {}, {"choices": []}, {"choices": [{}]}, None, "text"])

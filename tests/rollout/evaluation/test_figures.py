@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from common.statistics import wilson
 from rollout.evaluation.figures import Figure, Scored, mean, share
 from rollout.evaluation.sets import SETS
-from rollout.evaluation.verdicts import Verdict
+from rollout.evaluation.verdicts import ReplyVerdict
 
 R, W, U = "right", "wrong", "undecided"
 
 
 def one(outcome, said=None, answer="A", **fields) -> Scored:
-    return Scored(answer, fields, Verdict(outcome, said))
+    return Scored(answer, fields, ReplyVerdict(outcome, said))
 
 
 def values(name, *scored) -> dict[str, float]:

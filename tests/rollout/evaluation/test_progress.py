@@ -2,7 +2,7 @@
 
 import io
 
-from rollout.evaluation.progress import Progress
+from rollout.evaluation.progress import ItemProgress
 
 
 class Terminal(io.StringIO):
@@ -12,7 +12,7 @@ class Terminal(io.StringIO):
 
 def test_time_left_is_told_by_what_was_asked_now() -> None:
     times = iter([0.0, *([10.0] * 100)])
-    progress = Progress("vstar", 191, io.StringIO(), lambda: next(times))
+    progress = ItemProgress("vstar", 191, io.StringIO(), lambda: next(times))
     for number in range(100):
         progress.count(was_asked=number >= 50, has_failed=number == 60)
     times = iter([10.0])
@@ -22,7 +22,7 @@ def test_time_left_is_told_by_what_was_asked_now() -> None:
 def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
     seconds = [0.0]
     stream = io.StringIO()
-    progress = Progress("x", 40, stream, lambda: seconds[0])
+    progress = ItemProgress("x", 40, stream, lambda: seconds[0])
     for second in range(1, 41):
         seconds[0] = float(second)
         progress.count(was_asked=False, has_failed=False)
@@ -33,7 +33,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
 def test_on_a_terminal_one_line_changes() -> None:
     seconds = [0.0]
     stream = Terminal()
-    progress = Progress("x", None, stream, lambda: seconds[0])
+    progress = ItemProgress("x", None, stream, lambda: seconds[0])
     seconds[0] = 2.0
     progress.count(was_asked=True, has_failed=False)
     progress.end()

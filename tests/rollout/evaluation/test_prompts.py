@@ -53,7 +53,7 @@ PROMPTS = {
 @pytest.mark.parametrize("name, style", PROMPTS)
 def test_a_set_asks_in_its_published_words(name, style, tmp_path):
     one = SETS[name]
-    item = next(one.load(write_set(name, tmp_path / "copy", 12), limit=1))
+    item = next(one.open(write_set(name, tmp_path / "copy", 12), limit=1).items)
     assert one.prompt(item, style) == PROMPTS[name, style]
 
 
@@ -64,6 +64,8 @@ def test_each_set_has_the_papers_words_and_seven_benchmarks_have_lmms_evals():
 
 
 def test_a_style_that_a_set_has_not_is_refused(tmp_path):
-    item = next(SETS["zoombench"].load(write_set("zoombench", tmp_path / "copy", 12), limit=1))
+    item = next(
+        SETS["zoombench"].open(write_set("zoombench", tmp_path / "copy", 12), limit=1).items
+    )
     with pytest.raises(ConfigError, match=r"no prompt style 'lmms'. Fix: choose one of paper"):
         SETS["zoombench"].prompt(item, "lmms")

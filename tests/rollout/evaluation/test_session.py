@@ -22,7 +22,7 @@ from PIL import Image
 from common.errors import ConfigError, EngineError
 from rollout.evaluation.questions import PixelLimits
 from rollout.evaluation.session import evaluate_into
-from rollout.evaluation.settings import JudgeSettings, Plan, Settings, Target
+from rollout.evaluation.settings import EvaluationPlan, EvaluationSettings, JudgeSettings, Target
 from tests.rollout.evaluation.chat_server import MODEL, Answering, ChatServer, Fault, Said
 from tests.rollout.evaluation.tiny_set import items, number_in, png, right, tiny_set
 from tests.waiting import until
@@ -30,19 +30,22 @@ from tests.waiting import until
 COUNT = 12
 
 
-def plan_for(count: int = COUNT, **changes: Any) -> Plan:
-    plan = Plan(
-        (tiny_set(items(count)),), Settings(16, concurrency=4), tries=2, first_pause_s=0.001
+def plan_for(count: int = COUNT, **changes: Any) -> EvaluationPlan:
+    plan = EvaluationPlan(
+        (tiny_set(items(count)),),
+        EvaluationSettings(16, concurrency=4),
+        tries=2,
+        first_pause_s=0.001,
     )
     return replace(plan, **changes)
 
 
-def with_settings(plan: Plan, **changes: Any) -> Plan:
+def with_settings(plan: EvaluationPlan, **changes: Any) -> EvaluationPlan:
     return replace(plan, settings=replace(plan.settings, **changes))
 
 
 async def evaluated(
-    folder: Path, answering: Answering, plan: Plan | None = None, **options: Any
+    folder: Path, answering: Answering, plan: EvaluationPlan | None = None, **options: Any
 ) -> tuple[dict[str, Any], ChatServer]:
     """A result, and the server that answered."""
     async with ChatServer(answering).running() as server:

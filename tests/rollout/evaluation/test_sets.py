@@ -96,14 +96,14 @@ def test_a_set_is_read_from_a_copy_of_its_files(name, tmp_path):
 def test_another_count_than_the_published_one_is_refused(name, tmp_path):
     folder = write_set(name, tmp_path / "copy", COUNT)
     with pytest.raises(DataError, match=rf"set {name}: {COUNT} rows, not .*as published\. Fix: "):
-        SETS[name].load(folder)
-    assert len(list(SETS[name].load(folder, limit=5))) == 5
+        SETS[name].open(folder)
+    assert len(list(SETS[name].open(folder, limit=5).items)) == 5
 
 
 @pytest.mark.parametrize("name", ["mmvp", "visualprobe", "vstar"])
 def test_the_published_count_is_accepted(name, tmp_path):
-    count = SETS[name].rows
-    assert len(list(SETS[name].load(write_set(name, tmp_path / "copy", count)))) == count
+    count = SETS[name].counts[0]
+    assert len(list(SETS[name].open(write_set(name, tmp_path / "copy", count)).items)) == count
 
 
 def test_both_counts_of_mme_realworld_cn_are_known():
@@ -111,19 +111,21 @@ def test_both_counts_of_mme_realworld_cn_are_known():
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_missing_file_is_named_with_a_mend(name, tmp_path):
+def test_a_missing_file_is_named_with_a_fix(name, tmp_path):
     with pytest.raises(DataError, match=r"no file .*\. Fix: name the folder"):
-        SETS[name].load(tmp_path)
+        SETS[name].open(tmp_path)
 
 
 def test_only_zoombench_ships_crops(tmp_path):
     for name, one in SETS.items():
-        item = next(one.load(write_set(name, tmp_path / name, COUNT), limit=1))
+        item = next(one.open(write_set(name, tmp_path / name, COUNT), limit=1).items)
         assert (item.crop == picture(100)) if name == "zoombench" else item.crop is None
 
 
 def test_zoombench_is_a_choice_only_where_the_answer_is_an_option(tmp_path):
-    first, second = SETS["zoombench"].load(write_set("zoombench", tmp_path / "z", COUNT), limit=2)
+    first, second = (
+        SETS["zoombench"].open(write_set("zoombench", tmp_path / "z", COUNT), limit=2).items
+    )
     assert (first.kind, first.answer, first.options[0]) == ("choice", "B", ("A", "red"))
     assert (second.kind, second.answer, second.options) == ("open", "1", ())
 
@@ -138,7 +140,7 @@ def test_rows_with_one_id_do_not_overwrite_one_another(tmp_path):
 def test_an_option_that_is_not_there_is_left_out(tmp_path):
     rows = [{**hrbench_row(0), "C": "", "D": None}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "hr_bench_4k.parquet")
-    item = next(SETS["hrbench-4k"].load(tmp_path, limit=1))
+    item = next(SETS["hrbench-4k"].open(tmp_path, limit=1).items)
     assert item.options == (("A", "place A"), ("B", "place B"))
 
 
@@ -151,7 +153,7 @@ def test_an_option_that_is_not_there_is_left_out(tmp_path):
         ({"question": None}, "question = None is no text"),
     ],
 )
-def test_a_broken_row_is_named_with_file_field_value_and_mend(change, told, tmp_path):
+def test_a_broken_row_is_named_with_file_field_value_and_fix(change, told, tmp_path):
     path = tmp_path / "hr_bench_4k.parquet"
     pq.write_table(pa.Table.from_pylist([hrbench_row(0), {**hrbench_row(1), **change}]), path)
     with pytest.raises(DataError) as error:
@@ -209,15 +211,15 @@ def test_a_set_is_read_a_few_rows_at_a_time(tmp_path):
 
 def test_the_digest_of_an_item_is_of_all_that_counts(tmp_path):
     folder = write_set("zoombench", tmp_path / "copy", COUNT)
-    digests = {digest_of(item) for item in SETS["zoombench"].load(folder, limit=COUNT)}
+    digests = {digest_of(item) for item in SETS["zoombench"].open(folder, limit=COUNT).items}
     assert len(digests) == COUNT
-    again = {digest_of(item) for item in SETS["zoombench"].load(folder, limit=COUNT)}
+    again = {digest_of(item) for item in SETS["zoombench"].open(folder, limit=COUNT).items}
     assert again == digests
 
 
 # ---- what a set is -------------------------------------------------------------------------------
 def test_the_twelve_sets_are_known_with_what_the_paper_counts():
-    assert {name: one.rows for name, one in SETS.items()} == {
+    assert {name: one.counts[0] for name, one in SETS.items()} == {
         **{"vstar": 191, "zoombench": 845, "hrbench-4k": 800, "hrbench-8k": 800},
         **{"mme-realworld": 23_609, "mme-realworld-cn": 5_462, "mme-realworld-lite": 1_919},
         **{"mmstar": 1_500, "pope": 9_000, "cv-bench": 2_638, "mmvp": 300, "visualprobe": 515},
@@ -227,8 +229,9 @@ def test_the_twelve_sets_are_known_with_what_the_paper_counts():
 def test_every_pinned_revision_is_a_whole_commit():
     commits = [r.revision for one in SETS.values() for r in one.repositories if r.revision]
     assert len(commits) == 10 and all(len(c) == 40 and int(c, 16) for c in commits)
-    assert SETS["vstar"].revision == "b44023b4dca749ed8a76b85eb576627d05a1c174"
-    assert SETS["mmvp"].revision is None  # the day's commit, which the result names
+    (vstar,), (mmvp,) = SETS["vstar"].repositories, SETS["mmvp"].repositories
+    assert vstar.revision == "b44023b4dca749ed8a76b85eb576627d05a1c174"
+    assert mmvp.revision is None  # the day's commit, which the result names
 
 
 def test_an_unknown_set_is_named_with_those_that_are_known():
@@ -238,7 +241,7 @@ def test_an_unknown_set_is_named_with_those_that_are_known():
 
 # ---- labels --------------------------------------------------------------------------------------
 def test_four_labels_of_mmvp_are_corrected_only_when_asked(tmp_path):
-    items = {item.id: item for item in MMVP.load(write_set("mmvp", tmp_path / "copy", 300))}
+    items = {item.id: item for item in MMVP.open(write_set("mmvp", tmp_path / "copy", 300)).items}
     changed = {n for n, item in items.items() if MMVP.answer(item, "corrected") != item.answer}
     assert changed == {"99", "100", "279", "280"}
     assert MMVP.score(items["99"], "(a)", "paper").outcome == "right"

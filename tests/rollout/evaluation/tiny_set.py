@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from rollout.evaluation.items import EvaluationSet, Item, Reading
+from rollout.evaluation.items import EvaluationSet, Item, SetReading
 from tests.rollout.evaluation.chat_server import Said
 
 OPTIONS = (("A", "red"), ("B", "green"), ("C", "blue"))
@@ -37,7 +37,7 @@ def tiny_set(found: Sequence[Item], name: str = "tiny") -> EvaluationSet:
     return EvaluationSet(
         name=name,
         title="Tiny",
-        read=lambda folders: Reading(len(found), iter(found)),
+        read=lambda folders: SetReading(len(found), iter(found)),
         prompts={"paper": lambda item: item.question, "lmms": lambda item: item.question + " !"},
         corrections={"q0": "C"},
     )

@@ -95,7 +95,7 @@ def chunk_gated_delta_rule_cpu(
     output_final_state: bool = True,
     **_: Any,
 ) -> tuple[Tensor, None, None]:
-    """Whole prompts, packed one after the other.
+    """The gated delta rule over whole prompts, packed one after the other.
 
     Args:
         q, k, v: [1, T, H or HV, K or V].
@@ -162,7 +162,7 @@ def _read(state: Tensor, query: Tensor) -> Tensor:
 
 
 def _prepared(q: Tensor, k: Tensor, v: Tensor, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """In float32, keys and queries normalised and repeated for each value head, queries scaled."""
+    """Bring q, k, v to float32: keys and queries normalised and repeated, queries scaled."""
     q, k, v = q.float(), k.float(), v.float()
     if normalize:
         q, k = _l2_normalized(q), _l2_normalized(k)
@@ -181,7 +181,7 @@ def _activated(x: Tensor, activation: str | bool | None) -> Tensor:
 
 
 def _spans(starts: Tensor) -> list[tuple[int, int]]:
-    """(start, end) of each packed sequence."""
+    """Pairs (start, end) of each packed sequence."""
     return list(itertools.pairwise(starts.tolist()))
 
 

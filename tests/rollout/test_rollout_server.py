@@ -6,8 +6,8 @@ import pytest
 
 from common.errors import EngineError
 from rollout.engine import EngineInfo
-from rollout.member import capacity, watch_health
-from rollout.serving import Served, Serving
+from rollout.rollout_server import capacity, watch_health
+from rollout.serving import Served, ServingState
 from tests.rollout.support import run_config
 from tests.waiting import LIMIT_S, until
 
@@ -29,19 +29,19 @@ class Engine:
         return self.is_well
 
 
-async def serving_version_3() -> Serving:
-    serving = Serving()
+async def serving_version_3() -> ServingState:
+    serving = ServingState()
     await serving.set(Served(0, 3))
     return serving
 
 
-async def watch(engine: Engine, serving: Serving) -> None:
-    """Return with the error that it finds; reaching the limit is no error of the engine."""
+async def watch(engine: Engine, serving: ServingState) -> None:
+    """Returns with the error that it finds; reaching the limit is no error of the engine."""
     async with asyncio.timeout(LIMIT_S):
         await watch_health(engine, serving, 0.005)
 
 
-async def assert_left_alone(engine: Engine, serving: Serving) -> None:
+async def assert_left_alone(engine: Engine, serving: ServingState) -> None:
     """Some looks find nothing wrong, more than it would take to give an engine up."""
     before = engine.asked_version
     watching = asyncio.create_task(watch_health(engine, serving, 0.005))
@@ -58,7 +58,7 @@ async def test_a_healthy_engine_is_left_alone():
 
 @pytest.mark.parametrize("state", ["paused", "no weights"])
 async def test_health_is_not_asked_for_when_it_would_hang(state):
-    engine, serving = Engine(), Serving()
+    engine, serving = Engine(), ServingState()
     if state == "paused":
         serving = await serving_version_3()
         serving.note_pause()

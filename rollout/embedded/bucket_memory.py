@@ -35,7 +35,7 @@ def bucket_in_model(
 ) -> Tensor | None:
     """The memory of the model's tensors of these names as one bucket: uint8 [bytes of all].
 
-    Whoever writes it writes the model. The first time it moves the tensors together, which changes
+    What is written there is in the model. The first call moves the tensors together, which changes
     no value; parameters and buffers stay the objects that they are (a tied head that is its
     embedding stays tied), and the memory before is freed as they are moved, one after the other.
 

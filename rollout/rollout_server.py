@@ -1,4 +1,4 @@
-"""The life of one rollout server: its engine, its membership of the broker, its return from death.
+"""The life of one rollout server: its engine, its membership of the broker, its restarts.
 
 An engine's life and its membership are one: when the engine dies or no longer answers, the member
 says goodbye (its leases are issued again at once), the engine is started anew, and says hello as
@@ -29,15 +29,15 @@ from rollout.answering import Answerer
 from rollout.engine import Engine, EngineInfo
 from rollout.http_engine import HttpEngine
 from rollout.pins import Pins
-from rollout.pool import Pool, Server
-from rollout.serving import Figures, Serving
+from rollout.pool import Server, ServerPool
+from rollout.serving import Figures, ServingState
 from rollout.weights import WeightReceiver, follow_weights, weights_folder
 from rollout.worker import PromptRenderer, RolloutWorker
 
 logger = logging.getLogger(__name__)
 _VERSION_CHARACTERS = 40
 _ASK_AGAIN_S = 2.0  # between two looks for an engine that others start
-_LAST_WORD_S = 2.0  # for the end of a process that does not answer any more
+_LAST_WORD_S = 2.0  # wait for the end of a process that does not answer any more
 _HEALTH_TRIES = 3  # failures in a row that make an engine count as lost
 StartedEngine = Callable[[], AbstractAsyncContextManager["RunningEngine"]]
 
@@ -46,8 +46,8 @@ class RunningEngine:
     """An engine that answers.
 
     Args:
-        watch: returns never; raises EngineError when the engine's process has ended.
-        api_key: that it asks for; None: it asks for none.
+        watch: never returns; raises EngineError when the engine's process has ended.
+        api_key: the key that it asks for; None means that it asks for none.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class RunningEngine:
         self.api_key = api_key
 
 
-class Member:
+class RolloutServer:
     """One rollout server of this process.
 
     Args:
         started: starts or attaches to the engine, and ends what it has started.
         renderer: awaited when the first engine is up.
-        budget: of restarts; None: as configured.
+        budget: allowed restarts; None means those configured.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class Member:
         config: RunConfig,
         member_id: str,
         started: StartedEngine,
-        pool: Pool,
+        pool: ServerPool,
         renderer: Awaitable[PromptRenderer],
         stop: asyncio.Event,
         finished: asyncio.Event,
         budget: RestartBudget | None = None,
     ) -> None:
         self._budget = budget or RestartBudget(config.rollout.max_restarts)
-        self._versions = versions()  # of the code that runs: it may change before the hello
+        self._versions = versions()  # now: files may change before the hello
         self._config = config
         self._member_id = member_id
         self._started = started
@@ -92,7 +92,7 @@ class Member:
         self._finished = finished
 
     async def live(self) -> None:
-        """Until the run is finished or `stop` is set.
+        """Serve until the run is finished or `stop` is set.
 
         Raises:
             EngineError: the engine did not start, or died more often than is allowed.
@@ -129,11 +129,11 @@ class Member:
         return self._stop.is_set() or self._finished.is_set()
 
     async def _serve(self, running: RunningEngine) -> None:
-        """One life, from hello to goodbye."""
+        """Serve with one engine, from hello to goodbye."""
         config = self._config
         async with http_engine(config, running.url, running.api_key) as engine:
             info = await engine.info()
-            serving, figures = Serving(self._pool.changed), Figures()
+            serving, figures = ServingState(self._pool.changed), Figures()
             server = Server(self._member_id, engine, serving, capacity(config, info))
             async with self._broker(running.url, info) as broker, asyncio.TaskGroup() as tasks:
                 pins = Pins(engine, server)
@@ -155,7 +155,7 @@ class Member:
                 ]
                 if running.watch is not None:
                     background.append(tasks.create_task(running.watch()))
-                # Shielded: it is everybody's, and this life may end while it waits.
+                # Shielded: all servers share it, and this engine may die while it is awaited.
                 renderer = await asyncio.shield(asyncio.ensure_future(self._renderer))
                 await self._pool.add(server)
                 answerer = Answerer(config, broker, server, renderer)
@@ -172,7 +172,7 @@ class Member:
 
     @contextlib.asynccontextmanager
     async def _broker(self, url: str, info: EngineInfo) -> Any:
-        """Membership; whatever ends it, its leases are given back at once."""
+        """Be a member of the broker inside; its leases are given back however that ends."""
         config = self._config
         nccl = await asyncio.to_thread(server_nccl, config)
         async with BrokerClient(
@@ -194,7 +194,7 @@ class Member:
                     done = await broker.goodbye(_in_short(error))
                     if done.is_explained:  # the sample that it died of is quarantined
                         self._budget.forgive()
-                    if done.finished:  # nobody needs another engine
+                    if done.finished:  # the run needs no other engine
                         self._finished.set()
                 raise
             await broker.goodbye()
@@ -212,7 +212,7 @@ def http_engine(config: RunConfig, url: str, api_key: str | None = None) -> Http
 
 
 def engine_version(config: RunConfig, info: EngineInfo) -> dict[str, str]:
-    """By the engine's name; nothing where it does not say."""
+    """The version of the engine, by its name; empty where it does not say."""
     if info.version is None:
         return {}
     return {config.rollout.engine: info.version[:_VERSION_CHARACTERS]}
@@ -232,8 +232,8 @@ def capacity(config: RunConfig, info: EngineInfo) -> int:
     return possible
 
 
-async def watch_health(engine: Engine, serving: Serving, interval_s: float) -> None:
-    """Notices an engine that is gone or hangs, also one that is not our child.
+async def watch_health(engine: Engine, serving: ServingState, interval_s: float) -> None:
+    """Watch for an engine that is gone or hangs, also one that is not our child.
 
     It asks for the version, which an engine answers while paused, and whether it can generate only
     while it serves: asked while paused, /health would hang.
@@ -247,7 +247,7 @@ async def watch_health(engine: Engine, serving: Serving, interval_s: float) -> N
         pauses = serving.pauses
         try:
             version = await engine.version()
-            # While new weights are being verified the engine reports them, and nobody vouches yet.
+            # While new weights are being verified the engine already reports their version.
             if not serving.is_running or serving.is_held_back or serving.pauses > pauses:
                 failures = 0
                 continue
@@ -283,7 +283,7 @@ async def wait_until_it_answers(config: RunConfig, url: str, stop: asyncio.Event
             except EngineError as error:
                 if time.monotonic() > deadline:
                     raise EngineError(
-                        f"no engine answers at {url}: {error}. Fix: start it, or mend "
+                        f"no engine answers at {url}: {error}. Fix: start it, or correct "
                         "rollout.engine_urls; rollout.start_timeout_s sets the limit"
                     ) from error
                 logger.info("waiting for the engine at %s: %s", url, error)

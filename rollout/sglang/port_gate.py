@@ -1,13 +1,13 @@
-"""What stands before SGLang's HTTP server. launch.py reads this file by its path."""
+"""The gate before SGLang's HTTP server. launch.py reads this file by its path."""
 
 import json
 from typing import Any
 
 
-class Doorkeeper:
-    """Lets a request through to an ASGI application, or answers it.
+class PortGate:
+    """A gate before an ASGI application: lets a request through, or answers it.
 
-    SGLang itself asks for its key on most roads, but neither on /health, /ready, /metrics and
+    SGLang itself asks for its key on most routes, but neither on /health, /ready, /metrics and
     OPTIONS nor on a WebSocket, and looks at no Host or Origin.
 
     Args:
@@ -29,7 +29,7 @@ class Doorkeeper:
         if refusal is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})  # before it was accepted: 403
+            await send({"type": "websocket.close", "code": 1008})  # not accepted yet: a 403
         else:
             await _answer(send, refusal.status, refusal.reason)
 

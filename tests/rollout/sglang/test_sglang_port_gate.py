@@ -1,4 +1,4 @@
-"""What stands before SGLang: the door, and what may be a picture. The real server is elsewhere.
+"""What stands before SGLang: the gate, and what may be a picture. The real server is elsewhere.
 
 Holds rollout/embedded/pictures.py.
 """
@@ -14,8 +14,8 @@ from PIL import Image
 from common.http_gate import Gate
 from rollout.embedded import pictures
 from rollout.sglang import media
-from rollout.sglang.door import Doorkeeper
 from rollout.sglang.media import take_no_files
+from rollout.sglang.port_gate import PortGate
 from tests.rollout.support import data_url, png
 
 HEAD = [(b"host", b"127.0.0.1:1")]
@@ -23,7 +23,7 @@ WITH_KEY = [*HEAD, (b"authorization", b"Bearer s3cret")]
 
 
 async def through(kind: str, headers: list[tuple[bytes, bytes]]) -> list[dict[str, Any]]:
-    """What is sent for a request; the application behind the door sends "let in"."""
+    """What is sent for a request; the application behind the gate sends "let in"."""
     sent: list[dict[str, Any]] = []
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -35,8 +35,8 @@ async def through(kind: str, headers: list[tuple[bytes, bytes]]) -> list[dict[st
     async def receive() -> dict[str, Any]:
         raise AssertionError("nothing is read of a request that is turned away")
 
-    door = Doorkeeper(application, Gate("127.0.0.1", "s3cret"))
-    await door({"type": kind, "headers": headers}, receive, send)
+    port_gate = PortGate(application, Gate("127.0.0.1", "s3cret"))
+    await port_gate({"type": kind, "headers": headers}, receive, send)
     return sent
 
 
