@@ -244,7 +244,7 @@ class BrokerClient:
             taking = self._takings[rank] = page.taking
             if not page.groups or len(groups) >= page.num_groups:
                 is_whole = len(groups) == page.num_groups
-                taken = tuple(map(group_batch.read, groups)) if is_whole else ()
+                taken = tuple(map(group_batch.read_again, groups)) if is_whole else ()
                 return Taken(step, taken, page.exhausted)
 
     async def ack(

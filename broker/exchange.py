@@ -192,9 +192,8 @@ class Exchange:
             # any other was answered before: this is the reply to a request sent twice
 
     def _read(self, frames: list[bytes]) -> Record:
-        frame, *attachments = frames
         try:
-            reply = decode(frame, p.REPLIES, attachments, max_bytes=self.max_frame_bytes)
+            reply = decode(frames[0], p.REPLIES, *frames[1:2], max_bytes=self.max_frame_bytes)
         except ProtocolError as error:
             return p.Refused(code="malformed", message=f"reply of the broker: {error}")
         assert isinstance(reply, Record)

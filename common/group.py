@@ -14,7 +14,7 @@ import numpy as np
 
 from common.types import FinishReason, PolicyVersion, ShownView
 
-_LOWEST = np.finfo(np.float32).min
+_LOWEST = float(np.finfo(np.float32).min)
 _LARGEST = 2**31 - 1  # of a version: the columns are int32
 _HIGHEST = 1e-3  # of a log-prob: rounding may leave it above 0
 
@@ -108,7 +108,8 @@ class Responses:
         _check_offsets(self.span_offsets, self.span_versions, self.span_ends)
         if min(self.lengths) <= 0:
             raise ValueError("empty response")
-        lowest, highest = self.logprobs.min(), self.logprobs.max()
+        lowest = float(np.minimum.reduce(self.logprobs))
+        highest = float(np.maximum.reduce(self.logprobs))
         if not (lowest >= _LOWEST and highest <= _HIGHEST):  # also false for NaN
             raise ValueError("rollout log-probs must be finite and <= 0")
         for length, (first, last) in zip(self.lengths, pairwise(self.span_offsets), strict=True):

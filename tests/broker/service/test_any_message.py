@@ -60,8 +60,8 @@ class Broker:
         received = Received([peer, b"12345678", frame], role)
         outgoing = self.server._handle(received, NoTasks())  # type: ignore[arg-type]
         for one in outgoing:
-            frame, *attachments = self.server._frames_of(one.message)
-            decode(frame, p.REPLIES, attachments)
+            frame, *attached = self.server._frames_of(one.message)
+            decode(frame, p.REPLIES, *attached)
         self.service.ledger.check()
         return [one.message for one in outgoing]
 
