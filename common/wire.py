@@ -95,6 +95,8 @@ def decode(
         raise ProtocolError(f"unknown message type {name!r}")
     limit = NO_LIMITS if limits is None else limits[name]
     fields = _unpack(frame, limit._replace(max_bytes=min(max_bytes, limit.max_bytes)))
+    if limits is not None:
+        _check_depth(fields, MAX_DEPTH)
     del fields["type"]
     if attached is not None:
         field = getattr(registry[name], "attached", None)
@@ -162,7 +164,6 @@ def _unpack(frame: bytes, limits: Limits) -> dict[str, Any]:
         raise ProtocolError(f"not a MessagePack frame: {error}") from error
     if not isinstance(value, dict):
         raise ProtocolError(f"a frame is a map, not {type(value).__name__}")
-    _check_depth(value, MAX_DEPTH)
     return value
 
 

@@ -81,7 +81,7 @@ def _wrong(name: str, kind: Kind, value: Any) -> BadArguments:
 
 # ---- kinds of arguments --------------------------------------------------------------------------
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int  # no bool
 
 
 def _is_text(value: Any) -> bool:
@@ -100,9 +100,8 @@ def _is_owner(value: Any) -> bool:
 def _is_receipt(value: Any) -> bool:
     return (
         isinstance(value, Receipt)
-        and all(_is_int(number) for number in value[:3])
         and isinstance(value.lengths, tuple)
-        and all(_is_int(length) for length in value.lengths)
+        and set(map(type, (*value[:3], *value.lengths))) == {int}
     )
 
 

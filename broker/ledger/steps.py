@@ -285,13 +285,12 @@ class Steps:
         self.revision += 1
 
     def _finish_step(self, step: Step) -> None:
+        self._groups.finish(step.entries, step.refused)
         for entry in step.entries:
-            is_refused = entry.group_id in step.refused
-            self._groups.finish(entry, is_refused)
-            if is_refused:
+            if entry.group_id in step.refused:
                 reason = step.refused[entry.group_id]
                 self._quarantine.give_up(entry, "learner", 1, reason, step.number)
-            if not is_refused and entry.receipt is not None:
+            elif entry.receipt is not None:
                 staleness = step.number - 1 - entry.receipt.oldest_version
                 self.max_staleness_seen = max(self.max_staleness_seen, staleness)
         self.version = step.number
