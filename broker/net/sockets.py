@@ -8,6 +8,8 @@ import asyncio
 
 import zmq
 
+_IN, _OUT = int(zmq.POLLIN), int(zmq.POLLOUT)  # flags of an enumeration cost much more
+
 
 class AsyncSocket:
     """Belongs to the loop that it is made in. One task may receive, any number may send.
@@ -64,10 +66,10 @@ class AsyncSocket:
     def _look(self) -> None:
         """See what the socket has to tell, which it tells once, and wake who waits for it."""
         events = self.zmq.getsockopt(zmq.EVENTS)
-        if events & zmq.POLLIN and (waiting := self._message_came) is not None:
+        if events & _IN and (waiting := self._message_came) is not None:
             self._message_came = None
             _wake(waiting)
-        if events & zmq.POLLOUT and (waiting := self._room_came) is not None:
+        if events & _OUT and (waiting := self._room_came) is not None:
             self._room_came = None
             _wake(waiting)
 
