@@ -68,8 +68,8 @@ def encode_message(record: BaseModel) -> list[bytes]:
     attached = () if field is None else getattr(record, field)
     if not attached:
         return [encode(record)]
-    lengths = {field: tuple(map(len, attached))}
-    fields = {"type": type(record).__name__, **record.__dict__, **lengths}
+    fields: dict[str, Any] = {"type": type(record).__name__, **record.__dict__}
+    fields[str(field)] = tuple(map(len, attached))
     return [msgpack.packb(fields, default=_pack_other), b"".join(attached)]
 
 
@@ -120,7 +120,9 @@ def _cut(attached: bytes, lengths: Any) -> tuple[bytes, ...]:
     )
     if not is_whole:
         raise ProtocolError(f"{len(attached)} bytes are attached, its lengths say otherwise")
-    return tuple(bytes(attached[start:end]) for start, end in pairwise(accumulate(lengths, initial=0)))
+    return tuple(
+        bytes(attached[start:end]) for start, end in pairwise(accumulate(lengths, initial=0))
+    )
 
 
 def kind_of(frame: bytes) -> str:

@@ -5,7 +5,7 @@ makes the same calls in the same order. So a name, an argument, an order or a ki
 changes what old journals mean: raise `broker.storage.identity.FORMAT` by one with it. (A method of
 the ledger may be renamed freely: the name in the journal is the key of the table.)
 
-To record a further call, add its method to `Ledger` and a line here; `Counter.do` refuses a
+To record a further call, add its method to `Ledger` and a line here; `LedgerRecorder.do` refuses a
 call that is not in the table.
 """
 

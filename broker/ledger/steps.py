@@ -83,7 +83,7 @@ class Steps:
             self.current.holders[rank] = owner
             self.current.acknowledged.discard(rank)
             self.revision += 1
-        return Shard(step, self.current.shard(rank), self.current.taking)
+        return Shard(step, self.current.shard(rank), self.current.batch_id)
 
     def acknowledge(
         self, owner: Owner, step: int, taking: int, refused: Mapping[str, str], rank: int = 0
@@ -103,7 +103,7 @@ class Steps:
             raise Refusal("bad_step", f"step {step} is not taken; {self.version} are acknowledged")
         if self.current.holders.get(rank) != owner:
             raise Refusal("fenced", f"another learner has taken step {step} since")
-        if self.current.taking != taking:
+        if self.current.batch_id != taking:
             raise Refusal("fenced", f"step {step} has been taken anew, with other groups")
         mine = {entry.group_id for entry in self.current.shard(rank)}
         if strangers := refused.keys() - mine:

@@ -36,7 +36,7 @@ class AsyncSocket:
                 await self._message_came
 
     def receive_now(self) -> list[zmq.Frame]:
-        """As `receive`, of a message that is here already. Raises zmq.Again: there is none."""
+        """The parts of a message that is here already. Raises zmq.Again: there is none."""
         frames = [self.zmq.recv(zmq.NOBLOCK, copy=False)]
         while frames[-1].more:
             frames.append(self.zmq.recv(zmq.NOBLOCK, copy=False))
@@ -65,7 +65,7 @@ class AsyncSocket:
 
     def _look(self) -> None:
         """See what the socket has to tell, which it tells once, and wake who waits for it."""
-        events = self.zmq.getsockopt(zmq.EVENTS)
+        events = int(self.zmq.getsockopt(zmq.EVENTS))
         if events & _IN and (waiting := self._message_came) is not None:
             self._message_came = None
             _wake(waiting)

@@ -20,7 +20,7 @@ import functools
 import ipaddress
 import math
 import socket
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import zmq
 
@@ -260,7 +260,7 @@ def zmq_link(config: BrokerSection, role: Role) -> ZmqLink:
     return ZmqLink(keys, config.member_timeout_s)
 
 
-def _parts_of(frames: list[zmq.Frame], num_copied: int) -> list[bytes]:
+def _parts_of(frames: list[zmq.Frame], num_copied: int) -> list[Any]:
     """Contents of frames; those behind the first few are looked at where ZeroMQ has put them."""
     parts = [frame.bytes for frame in frames[:num_copied]]
     return [*parts, *(frame.buffer for frame in frames[num_copied:])]

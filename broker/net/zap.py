@@ -21,7 +21,9 @@ class ZapAuthenticator:
     the connection (`role_of`).
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], public: Mapping[Role, bytes]) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], public: Mapping[Role, bytes]
+    ) -> None:
         self._roles = {z85.decode(key): role for role, key in public.items()}
         self._num_refused = 0
         self._socket = AsyncSocket(context, zmq.REP)

@@ -1,8 +1,8 @@
 """The broker's loop: bytes -> request -> service -> store -> reply -> bytes, and the one timer.
 
 Envelope of a request: [identity, request id (8 bytes), frame, what is attached to it, if anything];
-of a reply the same. Requests that are there together are handled together and flushed once. No reply
-leaves before its flush.
+of a reply the same. Requests that are there together are handled together and flushed once. No
+reply leaves before its flush.
 """
 
 import asyncio

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from broker.bundling import MOST_GROUPS, Bundler, Outcome
-from broker.protocol import MAX_TOGETHER, Refused, Verdict
+from broker.protocol import Refused, Verdict
 from common.errors import BrokerUnavailable, ProtocolError
 
 

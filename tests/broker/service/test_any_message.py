@@ -97,7 +97,7 @@ def likely(draw: st.DrawFn) -> BaseModel:
             **me, step=1 + draw(small), rank=draw(small), world_size=1 + draw(small), wait_s=0
         ),
         "AckBatch": lambda: p.AckBatch(
-            **me, step=1 + draw(small), taking=draw(small), refused={group: ""}, rank=draw(small)
+            **me, step=1 + draw(small), batch_id=draw(small), refused={group: ""}, rank=draw(small)
         ),
         "Resume": lambda: p.Resume(**me, step=draw(small)),
         "AckWeights": lambda: p.AckWeights(

@@ -37,7 +37,7 @@ def test_a_broker_that_was_killed_knows_everything_it_said(tmp_path: Path) -> No
     assert bench.started_at == pytest.approx(bench.now, abs=0.6)
     # nobody needs to say hello again, and everything goes on
     assert isinstance(bench.ask(p.Heartbeat(**me("r0"))), p.Done)
-    assert bench.ask(p.AckBatch(**me("l0"), step=2, taking=2)).is_complete
+    assert bench.ask(p.AckBatch(**me("l0"), step=2, batch_id=2)).is_complete
 
 
 def test_members_that_do_not_come_back_lapse_after_a_restart(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_the_end_of_a_run_survives_and_an_early_end_does_not(tmp_path: Path) -> 
     assert not bench.ask(p.Heartbeat(**me("r0"))).finished
     bench.rules = make_rules(2, 1, max_steps=2)
     bench.kill()
-    bench.ask(p.AckBatch(**me("l0"), step=2, taking=2))
+    bench.ask(p.AckBatch(**me("l0"), step=2, batch_id=2))
     bench.ask(p.Finish(**me("l0"), reason="done"))
     bench.kill()
     assert bench.ask(p.Heartbeat(**me("r0"))).finished
@@ -76,7 +76,7 @@ def test_the_end_of_a_run_survives_and_an_early_end_does_not(tmp_path: Path) -> 
         bench.ask(p.Goodbye(**leaving))
     assert bench.service.is_over
     bench.kill()
-    assert not bench.service.is_over  # all have left: whoever starts it again wants it open
+    assert not bench.service.is_over  # all have left: a broker that is started again is to be open
 
 
 def test_one_folder_has_one_broker(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_announcements_are_numbered_on_after_a_restart(tmp_path: Path) -> None:
 def test_what_was_not_flushed_was_never_said(tmp_path: Path) -> None:
     bench = busy(tmp_path)
     before = fingerprint(bench.ledger)
-    bench.service.handle(b"peer", b"1", p.AckBatch(**me("l0"), step=2, taking=2), bench.now)
+    bench.service.handle(b"peer", b"1", p.AckBatch(**me("l0"), step=2, batch_id=2), bench.now)
     assert fingerprint(bench.ledger) != before
     bench.kill()
     assert fingerprint(bench.ledger) == before
