@@ -102,7 +102,7 @@ class WatchMembers(HeldRequest[Members], senders=LEARNER, needs_store=False):
     at_least: Count
 
 
-class Finish(MemberRequest[Done], senders=LEARNER, needs_store=False):
+class Finish(MemberRequest[Done], senders=LEARNER):
     """The learner has trained its last step: rollout servers may end."""
 
     reason: Reason

@@ -4,6 +4,8 @@ Holds broker/storage/segments.py, common/journal_file.py.
 """
 
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +288,55 @@ def test_a_full_disk_stops_the_broker_and_loses_nothing(tmp_path: Path, room: in
     before = fingerprint(bench.ledger)
     bench.kill()
     assert fingerprint(bench.ledger) == before
+
+
+def test_the_end_of_a_run_is_not_acknowledged_before_it_is_kept(tmp_path: Path) -> None:
+    bench = busy(tmp_path)
+    bench.store.failure = "the journal cannot be written"
+    finish = p.Finish(**me("l0"), reason="the last step is trained")
+    refused = bench.service.handle(b"", b"1", finish, bench.now)[0].message
+    assert isinstance(refused, p.Refused) and refused.code == "store_failure"
+    assert not bench.service.is_finished
+    bench.store.failure = None
+    assert bench.ask(finish).finished
+
+
+class SlowDisk(FullDisk):
+    """Waits before it takes anything, and then has no room."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.is_asked, self.goes_on = threading.Event(), threading.Event()
+
+    def append(self, name: str, content: bytes) -> None:
+        self.is_asked.set()
+        assert self.goes_on.wait(10)
+        super().append(name, content)
+
+
+def test_what_comes_during_a_flush_in_a_thread_is_kept_whatever_becomes_of_it(
+    tmp_path: Path,
+) -> None:
+    disk = SlowDisk(tmp_path)
+    disk.room = 0
+    store = DurableStore(disk, fsync="interval")
+    store.record(1.0, "finish", ())
+    with ThreadPoolExecutor(1) as pool:
+        flush = pool.submit(store.flush)
+        assert disk.is_asked.wait(10)
+        store.put(("0/0", 1), b"a group")
+        store.must_sync()  # does not wait for the disk
+        assert not flush.done()
+        disk.goes_on.set()
+        with pytest.raises(StoreFailure):
+            flush.result()
+    disk.room = 10**9
+    assert store.is_dirty and store.blocks
+    store.flush()
+    assert not store.is_dirty and store.figures()["syncs"] == 1
+    names = [record.command for record in read_records(disk.read(JOURNAL))]
+    assert names == ["finish", "stored"]
+    store.close()
 
 
 class RestartedDisk(FullDisk):
