@@ -89,7 +89,7 @@ class BrokerClient:
         self._rng = random.SystemRandom() if rng is None else rng
         self._incarnation = self._rng.getrandbits(63)
         self._patience_s = patience_s
-        self._takings: dict[int, int] = {}  # `taking` of the last batch taken, by rank
+        self._batch_ids: dict[int, int] = {}  # `batch_id` of the last batch taken, by rank
         self._exchange = Exchange(
             ZmqLink() if link is None else link,
             address,
@@ -229,22 +229,22 @@ class BrokerClient:
     async def take(self, step: int, wait_s: float, rank: int = 0, world_size: int = 1) -> Taken:
         """Get all of this rank's groups of a step; none when `wait_s` runs out."""
         groups: list[bytes] = []
-        taking = 0
+        batch_id = 0
         while True:
             request = p.TakeBatch(
                 step=step,
                 rank=rank,
                 world_size=world_size,
                 first=len(groups),
-                taking=taking,
+                batch_id=batch_id,
                 wait_s=wait_s,
             )
             page = await self._request(request)
             groups += page.groups
-            taking = self._takings[rank] = page.taking
+            batch_id = self._batch_ids[rank] = page.batch_id
             if not page.groups or len(groups) >= page.num_groups:
                 is_whole = len(groups) == page.num_groups
-                taken = tuple(map(group_batch.read, groups)) if is_whole else ()
+                taken = tuple(map(group_batch.read_again, groups)) if is_whole else ()
                 return Taken(step, taken, page.exhausted)
 
     async def ack(
@@ -253,7 +253,7 @@ class BrokerClient:
         """Say that this rank has trained its groups. Waits up to `wait_s` until all ranks have."""
         request = p.AckBatch(
             step=step,
-            taking=self._takings.get(rank, 0),
+            batch_id=self._batch_ids.get(rank, 0),
             rank=rank,
             refused={group: _as_reason(reason) for group, reason in (refused or {}).items()},
             wait_s=wait_s,

@@ -26,6 +26,10 @@ class MessageTooLarge(ProtocolError):
     """The message cannot be sent; nothing is wrong with the connection."""
 
 
+def _closed() -> BrokerUnavailable:
+    return BrokerUnavailable("this broker client is closed")
+
+
 def _future() -> asyncio.Future[Record]:
     return asyncio.get_running_loop().create_future()
 
@@ -87,6 +91,7 @@ class Exchange:
     def open(self) -> None:
         self._link.open(self._address, self.max_frame_bytes)
         self._receiver = asyncio.create_task(self._receive(), name="broker-replies")
+        self._receiver.add_done_callback(self._give_up)
 
     async def close(self) -> None:
         self._receiver.cancel()
@@ -105,6 +110,8 @@ class Exchange:
             MessageTooLarge: the broker would not take it.
             BrokerUnavailable: no answer to any try, or the exchange was closed.
         """
+        if self._receiver.done():
+            raise _closed()
         sent = _Sent(self._new_id(), request, self._frames_of(request))
         self._sent[sent.request_id] = sent
         try:
@@ -151,17 +158,20 @@ class Exchange:
 
     async def _try(self, sent: _Sent) -> bool:
         """Send once; True when the answer is there, also one to an earlier try."""
-        answer = sent.answer
         try:
             async with asyncio.timeout(sent.wait_s + self._timeout_s):
-                if not answer.done():
+                if not sent.answer.done():
                     await self._link.send([sent.request_id, *sent.frames])
-                await asyncio.wait((answer, self._receiver), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.shield(sent.answer)
         except TimeoutError:
             return False
-        if not answer.done():  # then the receiver has ended
-            raise BrokerUnavailable("this broker client is closed")
         return True
+
+    def _give_up(self, receiver: asyncio.Task[None]) -> None:
+        """No reply is received any more."""
+        for sent in self._sent.values():
+            if not sent.answer.done():
+                sent.answer.set_exception(_closed())
 
     def _frames_of(self, request: p.Request[Record]) -> list[bytes]:
         frames = encode_message(request)
@@ -192,9 +202,8 @@ class Exchange:
             # any other was answered before: this is the reply to a request sent twice
 
     def _read(self, frames: list[bytes]) -> Record:
-        frame, *attachments = frames
         try:
-            reply = decode(frame, p.REPLIES, attachments, max_bytes=self.max_frame_bytes)
+            reply = decode(frames[0], p.REPLIES, *frames[1:2], max_bytes=self.max_frame_bytes)
         except ProtocolError as error:
             return p.Refused(code="malformed", message=f"reply of the broker: {error}")
         assert isinstance(reply, Record)

@@ -5,7 +5,7 @@
   member.json     the rollouts' secret, likewise                   where rollout servers run
   observer.json   the observers' secret, likewise                  where somebody only looks
 
-A key is a role: whoever holds member.json may join as a rollout server, and as nothing else. Keys
+A key is a role: a holder of member.json may join as a rollout server, and as nothing else. Keys
 are Z85 text, as ZeroMQ has it.
 """
 
@@ -69,9 +69,9 @@ def instructions(folder: Path) -> str:
     """What to do with new keys."""
     return (
         f"{folder / SERVER_FILE}     keep it on the broker's machine\n"
-        f"{folder / LEARNER_FILE}    copy it to the learner's machines (scp -p, mode 600); whoever "
-        "holds it decides what is trained\n"
-        f"{folder / MEMBER_FILE}     copy it to the rollout machines; whoever holds it may join\n"
+        f"{folder / LEARNER_FILE}    copy it to the learner's machines (scp -p, mode 600); its "
+        "holder decides what is trained\n"
+        f"{folder / MEMBER_FILE}     copy it to the rollout machines; its holder may join\n"
         f"{folder / OBSERVER_FILE}   for those who only look\n"
         f"broker:  --broker.keys {folder} --broker.address tcp://0.0.0.0:5570\n"
         f"others:  --broker.keys {folder} --broker.address tcp://HOST:5570"
@@ -106,8 +106,8 @@ def make_keys(folder: Path, *, replace: bool = False) -> None:
             "on every machine"
         ) from error
     except OSError as error:
-        mend = "free space there" if is_full(error) else "choose another folder"
-        raise ConfigError(f"{folder}: {error.strerror}. Fix: {mend}") from error
+        fix = "free space there" if is_full(error) else "choose another folder"
+        raise ConfigError(f"{folder}: {error.strerror}. Fix: {fix}") from error
 
 
 def server_keys(folder: Path) -> ServerKeys:

@@ -132,7 +132,7 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def allow_many_connections() -> None:
-    """Take all descriptors that the system lets us: who opens some in silence keeps nobody out."""
+    """Take all descriptors that the system lets us: idle connections then keep no member out."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:

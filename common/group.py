@@ -14,7 +14,7 @@ import numpy as np
 
 from common.types import FinishReason, PolicyVersion, ShownView
 
-_LOWEST = np.finfo(np.float32).min
+_LOWEST = float(np.finfo(np.float32).min)
 _LARGEST = 2**31 - 1  # of a version: the columns are int32
 _HIGHEST = 1e-3  # of a log-prob: rounding may leave it above 0
 
@@ -101,21 +101,27 @@ class Responses:
                 spans that do not cover the response, a negative version.
         """
         n = len(self.finish_reasons)
-        per_row = (self.indices, self.offsets[1:], self.span_offsets[1:], self.cache_versions)
-        if not n or any(len(column) != n for column in per_row):
+        per_row = (self.offsets, self.span_offsets, (*self.indices, 0), (*self.cache_versions, 0))
+        if not n or set(map(len, per_row)) != {n + 1}:
             raise ValueError("columns of different lengths")
         _check_offsets(self.offsets, self.token_ids, self.logprobs)
         _check_offsets(self.span_offsets, self.span_versions, self.span_ends)
         if min(self.lengths) <= 0:
             raise ValueError("empty response")
-        lowest, highest = self.logprobs.min(), self.logprobs.max()
+        lowest = float(np.minimum.reduce(self.logprobs))
+        highest = float(np.maximum.reduce(self.logprobs))
         if not (lowest >= _LOWEST and highest <= _HIGHEST):  # also false for NaN
             raise ValueError("rollout log-probs must be finite and <= 0")
-        for length, (first, last) in zip(self.lengths, pairwise(self.span_offsets), strict=True):
-            _check_cover(self.span_ends[first:last], length)
+        are_single = self.span_offsets == list(range(n + 1))  # a span each, as nearly always
+        if not are_single or self.span_ends != self.lengths:
+            self._check_spans()
         for column in (self.indices, self.cache_versions, self.span_versions):
             if min(column) < 0 or max(column) > _LARGEST:
                 raise ValueError("index, cache_version or version of a span is no int32 >= 0")
+
+    def _check_spans(self) -> None:
+        for length, (first, last) in zip(self.lengths, pairwise(self.span_offsets), strict=True):
+            _check_cover(self.span_ends[first:last], length)
 
     def __len__(self) -> int:
         return len(self.finish_reasons)

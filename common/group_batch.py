@@ -15,8 +15,9 @@ batch has one layout, which a few sizes determine: `read` takes the sizes, write
 
 import functools
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -53,10 +54,12 @@ _COLUMNS = (
 )
 _NUM_PARTS = 27  # of a body
 _NUM_SHARED = 16  # parts of the first ten columns: all but the index follows from the group
-_NUMBERS = ((2, 8), (7, 4), (12, 4), (15, 4), (24, 4))  # parts with a number a row; its bytes
+_NUMBERS = {2: 8, 7: 4, 12: 4, 15: 4, 24: 4}  # parts with a number a row; its bytes
 _OFFSETS = (0, 3, 5, 8, 10, 13, 16, 18, 20, 22, 25)  # parts with one more than rows
+_of_rows = itemgetter(*_OFFSETS, *_NUMBERS)
+_of_tokens = itemgetter(17, 19, 21, 23)
 _PADDING = bytes(8)
-_REASONS = {reason.value: reason for reason in FinishReason}
+_REASONS = {reason.value.encode(): reason for reason in FinishReason}
 _INT32_OF, _INT64_OF = struct.Struct("<i"), struct.Struct("<q")
 
 
@@ -71,15 +74,13 @@ class _Shared(Record):
 
 
 class _Template(NamedTuple):
-    """A head in words of 8 bytes, and what differs between two heads.
+    """A head in words of 8 bytes, and what differs between two heads."""
 
-    `sources` has for each word the place of what is added to it in the numbers of `_numbers`.
-    """
-
-    words: np.ndarray  # int64, 0 where heads differ
-    sources: np.ndarray  # int [words]; 0, the place of a zero, for what is always the same
-    num_rows: int  # word
-    sizes: np.ndarray  # int [parts], words: where the parts' sizes stand
+    packing: struct.Struct  # of all words
+    example: tuple[int, ...]  # the words of one head
+    words: Callable[[Sequence[int]], tuple[int, ...]]  # from the numbers of a head, then an example
+    num_rows: int  # the place of this word
+    sizes: Callable[[Sequence[int]], tuple[int, ...]]  # of the parts, from the words
 
 
 @functools.cache
@@ -112,19 +113,21 @@ def encode(group: Group) -> bytes:
         _packed(responses.cache_versions),
         _packed([0, *accumulate(map(len, reasons))]), b"".join(reasons),
     ]  # fmt: skip
-    sizes = list(map(len, parts))
-    head, _, _ = _head(len(responses), sizes)
+    head, _, _ = _head(len(responses), list(map(len, parts)))
     return b"".join([head, *_padded(parts)])
 
 
 def read(content: bytes) -> Group:
-    """The group in a batch; its arrays are views of `content`.
+    """The group in a batch of a stranger; its arrays are views of `content`.
 
     Raises:
         ProtocolError: not what `encode` makes of a consistent group.
     """
     try:
-        return _read(content)
+        num_rows, sizes, starts = _layout_of(content)
+        group = _unpacked(content, num_rows, sizes, starts)
+        _check(group, content, sizes, starts)
+        return group
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -135,12 +138,13 @@ def read(content: bytes) -> Group:
         raise ProtocolError(f"Group: {error}") from error
 
 
-def _read(content: bytes) -> Group:
-    num_rows, sizes, starts = _layout_of(content)
+def read_again(content: bytes) -> Group:
+    """The group in a batch that the broker has read before, without another check."""
+    num_rows, sizes = _sizes_of(content)
+    return _unpacked(content, num_rows, sizes, _starts_of(sizes))
 
-    def part(number: int) -> bytes:
-        return content[starts[number] : starts[number] + sizes[number]]
 
+def _unpacked(content: bytes, num_rows: int, sizes: list[int], starts: list[int]) -> Group:
     def ints(number: int) -> list[int]:
         return list(struct.unpack_from(f"<{sizes[number] // 4}i", content, starts[number]))
 
@@ -162,9 +166,7 @@ def _read(content: bytes) -> Group:
             "num_prompt_tokens": _INT32_OF.unpack_from(content, starts[15])[0],
         }
     )
-    if part(18) != part(16) or part(22) != part(20):
-        raise ValueError("log-probs or spans have other lengths than what they belong to")
-    group = Group(
+    return Group(
         shared.group_id,
         shared.attempt,
         shared.sample_id,
@@ -180,25 +182,32 @@ def _read(content: bytes) -> Group:
             span_versions=ints(21),
             span_ends=ints(23),
             cache_versions=ints(24),
-            finish_reasons=_reasons(ints(25), part(26).decode()),
+            finish_reasons=_reasons(ints(25), content[starts[26] : starts[26] + sizes[26]]),
         ),
     )
-    group.responses.check()
-    if len(group.responses) != num_rows:
-        raise ValueError("columns of different lengths")
+
+
+def _reasons(offsets: list[int], text: bytes) -> list[FinishReason]:
+    return [_REASONS[text[start:end]] for start, end in pairwise(offsets)]
+
+
+def _check(group: Group, content: bytes, sizes: list[int], starts: list[int]) -> None:
+    """Refuse a batch in which anything is not as `encode` would have it. Raises ValueError."""
+
+    def part(number: int) -> bytes:
+        return content[starts[number] : starts[number] + sizes[number]]
+
+    if part(18) != part(16) or part(22) != part(20):
+        raise ValueError("log-probs or spans have other lengths than what they belong to")
+    responses = group.responses
+    responses.check()
+    if part(25) != _packed([0, *accumulate(map(len, responses.finish_reasons))]):
+        raise ValueError("finish reasons do not fit their offsets")
     parts = _shared_parts(group, part(12))
     if list(map(len, parts)) != sizes[:_NUM_SHARED]:
         raise ValueError("its rows are not of one group")
     if not content.startswith(b"".join(_padded(parts)), starts[0]):
         raise ValueError("its rows are not of one group")
-    return group
-
-
-def _reasons(offsets: list[int], text: str) -> list[FinishReason]:
-    reasons = [_REASONS[text[start:end]] for start, end in pairwise(offsets)]
-    if offsets != [0, *accumulate(map(len, reasons))]:
-        raise ValueError("finish reasons do not fit their offsets")
-    return reasons
 
 
 # ---- layout --------------------------------------------------------------------------------------
@@ -251,11 +260,9 @@ def _padded(parts: Sequence[bytes]) -> list[bytes]:
 
 def _layout_of(content: bytes) -> tuple[int, list[int], list[int]]:
     """Rows, and sizes and starts of the body's parts. Raises ValueError: of another layout."""
-    template = _template()
-    if len(content) < template.words.nbytes:
+    if len(content) < _template().packing.size:
         raise ValueError(f"{len(content)} bytes are no record batch")
-    words = np.frombuffer(content, np.int64, len(template.words))
-    num_rows, sizes = int(words[template.num_rows]), words[template.sizes].tolist()
+    num_rows, sizes = _sizes_of(content)
     if not 0 < num_rows <= MAX_TRAJECTORIES or not 0 <= min(sizes) <= max(sizes) <= len(content):
         raise ValueError("not a record batch of this project")
     head, starts, end = _head(num_rows, sizes)
@@ -265,33 +272,46 @@ def _layout_of(content: bytes) -> tuple[int, list[int], list[int]]:
     return num_rows, sizes, starts
 
 
+def _sizes_of(content: bytes) -> tuple[int, list[int]]:
+    """Rows and sizes of the body's parts, as the head says."""
+    template = _template()
+    words = template.packing.unpack_from(content)
+    return words[template.num_rows], list(template.sizes(words))
+
+
 def _check_sizes(num_rows: int, sizes: Sequence[int]) -> None:
     """Refuse parts that hold other numbers than rows need, or too many.
 
     This comes before they are unpacked: a number of 4 bytes becomes an object of 28.
     """
-    are_offsets = all(sizes[part] == 4 * (num_rows + 1) for part in _OFFSETS)
-    tokens, logprobs, versions, ends = (sizes[part] for part in (17, 19, 21, 23))
-    are_numbers = all(sizes[part] == width * num_rows for part, width in _NUMBERS)
+    tokens, logprobs, versions, ends = _of_tokens(sizes)
     are_alike = (tokens, versions) == (logprobs, ends) and (tokens | versions) % 4 == 0
-    if not (are_offsets and are_numbers and are_alike):
+    if _of_rows(sizes) != _expected_of_rows(num_rows) or not are_alike:
         raise ValueError("offsets do not fit: columns of different lengths")
     if versions > 4 * MAX_SPANS:
         raise ValueError(f"{versions // 4} spans of versions, more than {MAX_SPANS}")
 
 
+@functools.lru_cache(16)
+def _expected_of_rows(num_rows: int) -> tuple[int, ...]:
+    """Sizes of the parts that only the number of rows determines."""
+    offsets = [4 * (num_rows + 1)] * len(_OFFSETS)
+    return (*offsets, *(width * num_rows for width in _NUMBERS.values()))
+
+
 def _head(num_rows: int, sizes: Sequence[int]) -> tuple[bytes, list[int], int]:
     """What describes a body of parts of these sizes; where they start and end in the batch."""
     template = _template()
-    offsets = [0, *accumulate((size + 7) & ~7 for size in sizes)]
-    words = template.words + _numbers(num_rows, offsets, sizes)[template.sources]
-    start = words.nbytes
-    return words.tobytes(), [start + offset for offset in offsets[:-1]], start + offsets[-1]
+    starts = _starts_of(sizes)
+    numbers = (num_rows, *[start - starts[0] for start in starts], *sizes, *[n // 4 for n in sizes])
+    head = template.packing.pack(*template.words((*numbers, *template.example)))
+    end = starts.pop()
+    return head, starts, end
 
 
-def _numbers(num_rows: int, offsets: Sequence[int], sizes: Sequence[int]) -> np.ndarray:
-    """All that a head is made of: int64 [2 + 3 * parts + 1]."""
-    return np.array([0, num_rows, *offsets, *sizes, *[size // 4 for size in sizes]])
+def _starts_of(sizes: Sequence[int]) -> list[int]:
+    """Where parts of these sizes start in the batch, and where the last one ends."""
+    return [*accumulate([(size + 7) & ~7 for size in sizes], initial=_template().packing.size)]
 
 
 @functools.cache
@@ -309,10 +329,10 @@ def _template() -> _Template:
     num_rows = _field(head, batch, 0) // 8
     node, buffer = (_vector(head, _field(head, batch, slot)) for slot in (1, 2))
 
-    of_rows, of_offset = 1, 2  # places in `_numbers`
+    of_rows, of_offset = 0, 1  # places in the numbers of `_head`
     of_size = of_offset + _NUM_PARTS + 1
     of_length = of_size + _NUM_PARTS
-    sources = np.zeros(len(head) // 8, np.int64)
+    sources = list(range(of_length + _NUM_PARTS, of_length + _NUM_PARTS + len(head) // 8))
     sources[num_rows] = of_rows
     sources[_field(head, root, 3) // 8] = of_offset + _NUM_PARTS  # the body's size
     size_words = []
@@ -332,9 +352,9 @@ def _template() -> _Template:
                 size_words.append(buffer + 1)
             buffer += 2
             part += is_part
-    words = np.frombuffer(head, np.int64).copy()
-    words[sources > 0] = 0
-    return _Template(words, sources, num_rows, np.array(size_words))
+    packing = struct.Struct(f"<{len(head) // 8}q")
+    words = packing.unpack(head)
+    return _Template(packing, words, itemgetter(*sources), num_rows, itemgetter(*size_words))
 
 
 def _field(flatbuffer: bytes, table: int, slot: int) -> int:

@@ -3,8 +3,8 @@
 A frame is a map whose first key, "type", names the record's class. NumPy arrays travel as extension
 type 1: MessagePack of [dtype, shape, little-endian bytes], dtypes from a short list.
 
-A record may name a field, `attached`, whose byte strings travel as further frames of its message:
-they are neither packed nor unpacked.
+A record may name a field, `attached`, whose byte strings travel behind the frame as they are: one
+after the other in a second frame, for a frame costs system calls. The first has their lengths.
 
 What a frame makes of itself in memory is bounded before it is read: a byte of MessagePack can
 become an object of 64 bytes, and five bytes that announce an array an allocation of as many places
@@ -13,7 +13,8 @@ as they say. So each kind of message has a size, a longest array and a number of
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import msgpack
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from common.errors import ProtocolError
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 MAX_FRAME_BYTES = 64 * 2**20
 MAX_DEPTH = 16
 MAX_STRING_BYTES = 2**20
@@ -62,20 +63,20 @@ def encode(record: BaseModel) -> bytes:
 
 
 def encode_message(record: BaseModel) -> list[bytes]:
-    """One record as the frames of a message: what its field `attached` holds follows as it is."""
+    """One record as the frames of a message: what its field `attached` holds is the second."""
     field = getattr(record, "attached", None)
-    attachments = () if field is None else getattr(record, field)
-    if field is None or not attachments:
+    attached = () if field is None else getattr(record, field)
+    if not attached:
         return [encode(record)]
-    fields = {"type": type(record).__name__, **record.__dict__}
-    del fields[field]
-    return [msgpack.packb(fields, default=_pack_other), *attachments]
+    fields: dict[str, Any] = {"type": type(record).__name__, **record.__dict__}
+    fields[str(field)] = tuple(map(len, attached))
+    return [msgpack.packb(fields, default=_pack_other), b"".join(attached)]
 
 
 def decode(
     frame: bytes,
     registry: Registry,
-    attachments: Sequence[bytes] = (),
+    attached: bytes | None = None,
     *,
     max_bytes: int = MAX_FRAME_BYTES,
     limits: LimitsOf | None = None,
@@ -83,7 +84,7 @@ def decode(
     """The record in a frame.
 
     Args:
-        attachments: the other frames of its message (`encode_message`).
+        attached: the other frame of its message (`encode_message`); None means that it has none.
         limits: those of each kind of message from strangers; None means a trusted sender.
 
     Raises:
@@ -94,18 +95,34 @@ def decode(
         raise ProtocolError(f"unknown message type {name!r}")
     limit = NO_LIMITS if limits is None else limits[name]
     fields = _unpack(frame, limit._replace(max_bytes=min(max_bytes, limit.max_bytes)))
+    if limits is not None:
+        _check_depth(fields, MAX_DEPTH)
     del fields["type"]
-    if attachments:
+    if attached is not None:
         field = getattr(registry[name], "attached", None)
-        if field is None or field in fields:
-            raise ProtocolError(f"{name} is one frame, not {1 + len(attachments)}")
-        fields[field] = tuple(attachments)
+        if field is None:
+            raise ProtocolError(f"{name} is one frame, not two")
+        fields[field] = _cut(attached, fields.get(field))
     try:
         return registry[name].model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ProtocolError(f"{name}.{where}: {first['msg']}") from error
+
+
+def _cut(attached: bytes, lengths: Any) -> tuple[bytes, ...]:
+    """Byte strings of these lengths, which are all that is attached. Raises ProtocolError."""
+    is_whole = (
+        isinstance(lengths, tuple)
+        and all(type(length) is int and length >= 0 for length in lengths)
+        and sum(lengths) == len(attached)
+    )
+    if not is_whole:
+        raise ProtocolError(f"{len(attached)} bytes are attached, its lengths say otherwise")
+    return tuple(
+        bytes(attached[start:end]) for start, end in pairwise(accumulate(lengths, initial=0))
+    )
 
 
 def kind_of(frame: bytes) -> str:
@@ -149,7 +166,6 @@ def _unpack(frame: bytes, limits: Limits) -> dict[str, Any]:
         raise ProtocolError(f"not a MessagePack frame: {error}") from error
     if not isinstance(value, dict):
         raise ProtocolError(f"a frame is a map, not {type(value).__name__}")
-    _check_depth(value, MAX_DEPTH)
     return value
 
 

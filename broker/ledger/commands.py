@@ -5,7 +5,7 @@ makes the same calls in the same order. So a name, an argument, an order or a ki
 changes what old journals mean: raise `broker.storage.identity.FORMAT` by one with it. (A method of
 the ledger may be renamed freely: the name in the journal is the key of the table.)
 
-To record a further call, add its method to `Ledger` and a line here; `Counter.do` refuses a
+To record a further call, add its method to `Ledger` and a line here; `LedgerRecorder.do` refuses a
 call that is not in the table.
 """
 
@@ -81,7 +81,7 @@ def _wrong(name: str, kind: Kind, value: Any) -> BadArguments:
 
 # ---- kinds of arguments --------------------------------------------------------------------------
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int  # no bool
 
 
 def _is_text(value: Any) -> bool:
@@ -100,9 +100,8 @@ def _is_owner(value: Any) -> bool:
 def _is_receipt(value: Any) -> bool:
     return (
         isinstance(value, Receipt)
-        and all(_is_int(number) for number in value[:3])
         and isinstance(value.lengths, tuple)
-        and all(_is_int(length) for length in value.lengths)
+        and set(map(type, (*value[:3], *value.lengths))) == {int}
     )
 
 

@@ -118,7 +118,7 @@ class Step:
     """The groups that one step trains on, split over the learner's ranks."""
 
     number: int
-    taking: int  # number of this batch in the run: a step that is taken anew is another batch
+    batch_id: int  # number of this batch in the run: a step that is taken anew is another batch
     entries: list[Entry]
     shards: tuple[tuple[int, ...], ...]  # indices of entries, by rank
     holders: dict[int, Owner] = field(default_factory=dict)  # last taker of each rank's shard
@@ -134,5 +134,5 @@ class Shard(NamedTuple):
 
     step: int
     entries: tuple[Entry, ...]
-    taking: int = 0
+    batch_id: int = 0
     exhausted: bool = False  # there will be no such step

@@ -2,8 +2,8 @@
 
     order > OPEN items > leased to servers with that version > answered, in order of arrival > read
 
-An item is one view of one held-out sample. Answers are greedy and of one version, so that whoever
-answers first is as right as anybody: a lease that lapsed is issued again, and what comes twice is
+An item is one view of one held-out sample. Answers are greedy and of one version, so that
+the first answer is as right as any: a lease that lapsed is issued again, and what comes twice is
 passed over. Nothing here is journaled: after a restart of the broker the learner orders again.
 """
 
@@ -71,7 +71,7 @@ class News(NamedTuple):
 @dataclass
 class _Measurement:
     order: Order
-    open: list[int]  # items that nobody has been asked, those asked first last
+    open: list[int]  # items that no server has been asked, those asked first last
     leased: dict[int, tuple[Owner, float]] = field(default_factory=dict)  # item -> who, until when
     answers: dict[int, Answer] = field(default_factory=dict)  # in order of arrival
 
@@ -158,7 +158,7 @@ class Evaluations:
         return news if answers or news.is_pinned != is_pinned else None
 
     def drop(self, number: int) -> None:
-        """It is read, or nobody waits for it any longer."""
+        """It is read, or no request waits for it any longer."""
         self._measurements.pop(number, None)
         self._forget_leases()
 

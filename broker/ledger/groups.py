@@ -11,7 +11,7 @@ Each move moves the amounts in the books too, so that the two can never disagree
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from operator import attrgetter
 
 from broker.ledger.accounts import Amounts, Books, Lengths, Place
@@ -132,21 +132,24 @@ class Groups:
         del self.pending[:size]
         for entry in entries:
             entry.state = State.TAKEN
-            self.books.move(self._amounts(entry), Place.WAITING, Place.IN_FLIGHT)
+        self.books.move(self._amounts(*entries), Place.WAITING, Place.IN_FLIGHT)
         return entries
 
     def untake(self, entries: list[Entry]) -> None:
         for entry in entries:
             entry.state = State.READY
-            self.books.move(self._amounts(entry), Place.IN_FLIGHT, Place.WAITING)
+        self.books.move(self._amounts(*entries), Place.IN_FLIGHT, Place.WAITING)
         self.pending[:0] = entries
 
-    def finish(self, entry: Entry, is_refused: bool) -> None:
-        target = Place.QUARANTINED if is_refused else Place.TRAINED
-        self.books.move(self._amounts(entry), Place.IN_FLIGHT, target)
-        entry.state = State.DONE
-        if not is_refused:
-            self.books.lengths.trained += _lengths(entry)
+    def finish(self, entries: Sequence[Entry], refused: Container[str]) -> None:
+        """End a step: its groups are trained, but for those that were refused."""
+        trained = [entry for entry in entries if entry.group_id not in refused]
+        others = [entry for entry in entries if entry.group_id in refused]
+        for entry in entries:
+            entry.state = State.DONE
+        self.books.move(self._amounts(*trained), Place.IN_FLIGHT, Place.TRAINED)
+        self.books.move(self._amounts(*others), Place.IN_FLIGHT, Place.QUARANTINED)
+        self.books.lengths.trained += _lengths(*trained)
 
     def undo(self, entries: list[Entry], refused: Container[str]) -> None:
         """Undo what a step did to its groups: they come back, at their old place."""
@@ -177,8 +180,10 @@ class Groups:
         assert self.next_order == num_known, "a group was lost"
 
     # ---- inside ----------------------------------------------------------------------------------
-    def _amounts(self, entry: Entry) -> Amounts:
-        return Amounts(1, self._trajectories_per_sample, entry.num_tokens)
+    def _amounts(self, *entries: Entry) -> Amounts:
+        n = len(entries)
+        num_tokens = sum(entry.num_tokens for entry in entries)
+        return Amounts(n, n * self._trajectories_per_sample, num_tokens)
 
     def _unlease(self, entry: Entry) -> None:
         assert entry.owner is not None
@@ -199,5 +204,6 @@ class Groups:
         self.num_returns += 1
 
 
-def _lengths(entry: Entry) -> Counter[int]:
-    return Lengths.of(entry.receipt.lengths if entry.receipt else ())
+def _lengths(*entries: Entry) -> Counter[int]:
+    receipts = (entry.receipt for entry in entries if entry.receipt)
+    return Lengths.of(length for receipt in receipts for length in receipt.lengths)

@@ -14,6 +14,8 @@ def split_by_load(loads: Sequence[int], parts: int) -> tuple[tuple[int, ...], ..
     (Graham 1969). No part is empty as long as there are as many positive loads as parts. The same
     loads always give the same split.
     """
+    if parts == 1:
+        return (tuple(range(len(loads))),)
     order = sorted(range(len(loads)), key=lambda index: (-loads[index], index))
     splits = [_longest_first(loads, order, parts), _largest_differencing(loads, order, parts)]
     best = min(splits, key=lambda split: _heaviest(loads, split))
@@ -39,7 +41,7 @@ def _largest_differencing(loads: Sequence[int], order: Sequence[int], parts: int
     heap = []
     for number, index in enumerate(order):
         split = [(loads[index], [index]), *[(0, list[int]()) for _ in range(parts - 1)]]
-        heap.append((-loads[index] if parts > 1 else 0, number, split))
+        heap.append((-loads[index], number, split))
     heapq.heapify(heap)
     number = len(heap)
     while len(heap) > 1:

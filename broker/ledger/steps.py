@@ -83,7 +83,7 @@ class Steps:
             self.current.holders[rank] = owner
             self.current.acknowledged.discard(rank)
             self.revision += 1
-        return Shard(step, self.current.shard(rank), self.current.taking)
+        return Shard(step, self.current.shard(rank), self.current.batch_id)
 
     def acknowledge(
         self, owner: Owner, step: int, taking: int, refused: Mapping[str, str], rank: int = 0
@@ -103,7 +103,7 @@ class Steps:
             raise Refusal("bad_step", f"step {step} is not taken; {self.version} are acknowledged")
         if self.current.holders.get(rank) != owner:
             raise Refusal("fenced", f"another learner has taken step {step} since")
-        if self.current.taking != taking:
+        if self.current.batch_id != taking:
             raise Refusal("fenced", f"step {step} has been taken anew, with other groups")
         mine = {entry.group_id for entry in self.current.shard(rank)}
         if strangers := refused.keys() - mine:
@@ -285,13 +285,12 @@ class Steps:
         self.revision += 1
 
     def _finish_step(self, step: Step) -> None:
+        self._groups.finish(step.entries, step.refused)
         for entry in step.entries:
-            is_refused = entry.group_id in step.refused
-            self._groups.finish(entry, is_refused)
-            if is_refused:
+            if entry.group_id in step.refused:
                 reason = step.refused[entry.group_id]
                 self._quarantine.give_up(entry, "learner", 1, reason, step.number)
-            if not is_refused and entry.receipt is not None:
+            elif entry.receipt is not None:
                 staleness = step.number - 1 - entry.receipt.oldest_version
                 self.max_staleness_seen = max(self.max_staleness_seen, staleness)
         self.version = step.number

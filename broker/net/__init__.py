@@ -1,6 +1,7 @@
 """Sockets: ZeroMQ links with limits and keys. Nothing here knows what a message means.
 
     transport       the two ends of a link: framed messages, size limits, encryption
+    sockets         a ZeroMQ socket in an event loop
     zap             which public keys may connect, and as what role (ZeroMQ's ZAP)
 
 The wire. One request has one reply, and any number may be under way. An envelope is a list of byte

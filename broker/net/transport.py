@@ -14,15 +14,18 @@ keep it for good. So both ends drop a connection on which data is not acknowledg
 does not answer, for as long as makes a member count as gone. The link then connects anew.
 """
 
+import contextlib
+import ctypes
+import functools
 import ipaddress
 import math
 import socket
 from typing import Any, NamedTuple, Protocol
 
 import zmq
-import zmq.asyncio
 
 from broker.keys import ClientKeys, ServerKeys, client_keys, server_keys
+from broker.net.sockets import AsyncSocket
 from broker.net.zap import ZapAuthenticator, role_of
 from broker.protocol import Role
 from common.addresses import is_ipv6, join_address, split_address
@@ -34,6 +37,8 @@ _REQUESTS_A_PEER = 16  # requests that ZeroMQ buffers for each; more of them wai
 _REPLIES_A_PEER = 256  # replies that it buffers for each; more are dropped, and asked for again
 _CLOSING_S = 0.5  # seconds for the last replies to leave
 _SEAL_BYTES = 64  # room for what encryption adds to a frame (33)
+_KEPT_BYTES = 32 * 2**20  # the largest that glibc takes for _M_MMAP_THRESHOLD
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _EVERYWHERE = ("0.0.0.0", "::")  # as ZeroMQ reports a socket that is bound on all interfaces
 _SILENCE_S = 20.0  # seconds of silence where no configuration says how many
 _CONNECT_S = 2.0  # most seconds for one try to connect
@@ -76,7 +81,7 @@ class Link(Protocol):
     async def send(self, envelope: list[bytes]) -> None: ...
 
     def post(self, envelope: list[bytes]) -> None:
-        """Send without waiting for room; no caller waits for the answer either."""
+        """Send if there is room; no caller waits for the answer either."""
 
     def close(self) -> None: ...
 
@@ -107,62 +112,56 @@ class ZmqListener:
         self._authenticator: ZapAuthenticator | None = None
 
     def open(self) -> str:
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes)
-        self._socket.setsockopt(zmq.RCVHWM, _REQUESTS_A_PEER)
-        self._socket.setsockopt(zmq.SNDHWM, _REPLIES_A_PEER)
-        self._socket.setsockopt(zmq.HANDSHAKE_IVL, int(_HANDSHAKE_S * 1000))
-        _drop_dead_connections(self._socket, self._silence_s)
-        self._socket.setsockopt(zmq.IPV6, is_ipv6(split_address(self._address)[0]))
+        _keep_freed_memory()
+        self._context = zmq.Context()
+        self._socket = AsyncSocket(self._context, zmq.ROUTER)
+        options = self._socket.zmq
+        options.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes)
+        options.setsockopt(zmq.RCVHWM, _REQUESTS_A_PEER)
+        options.setsockopt(zmq.SNDHWM, _REPLIES_A_PEER)
+        options.setsockopt(zmq.HANDSHAKE_IVL, int(_HANDSHAKE_S * 1000))
+        _drop_dead_connections(options, self._silence_s)
+        options.setsockopt(zmq.IPV6, is_ipv6(split_address(self._address)[0]))
         if self._keys is not None:
             self._lock(self._keys)
         try:
-            self._socket.bind(self._address)
+            options.bind(self._address)
         except zmq.ZMQError as error:
             self.close()
             raise ConfigError(
                 f"broker.address = {self._address}: {error.strerror}. Fix: choose another port, or "
                 "0 for a free one, at an address of this machine"
             ) from error
-        bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        bound = options.getsockopt_string(zmq.LAST_ENDPOINT)
         return public_address(bound, self._public_host)
 
     def _lock(self, keys: ServerKeys) -> None:
         self._authenticator = ZapAuthenticator(self._context, keys.public)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes + _SEAL_BYTES)
-        self._socket.setsockopt(zmq.CURVE_SERVER, 1)
-        self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.server_secret)
-        self._socket.setsockopt(zmq.ZAP_DOMAIN, b"broker")
-        self._socket.setsockopt(
-            zmq.ZAP_ENFORCE_DOMAIN, 1
-        )  # without an authenticator no key is let in
+        options = self._socket.zmq
+        options.setsockopt(zmq.MAXMSGSIZE, self._max_frame_bytes + _SEAL_BYTES)
+        options.setsockopt(zmq.CURVE_SERVER, 1)
+        options.setsockopt(zmq.CURVE_SECRETKEY, keys.server_secret)
+        options.setsockopt(zmq.ZAP_DOMAIN, b"broker")
+        options.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without an authenticator no key is let in
 
     async def receive(self) -> Received:
-        return self._received(await self._socket.recv_multipart(copy=not self._has_keys))
+        return self._received(await self._socket.receive())
 
     def receive_now(self) -> Received | None:
-        waiting = self._socket.recv_multipart(zmq.NOBLOCK, copy=not self._has_keys)
         try:
-            return self._received(waiting.result())  # type: ignore[attr-defined]
+            return self._received(self._socket.receive_now())
         except zmq.Again:
             return None
 
-    @property
-    def _has_keys(self) -> bool:
-        return self._keys is not None
-
-    def _received(self, parts: list[Any]) -> Received:
-        """With keys the parts are frames, for only those know whom they are from."""
-        if not self._has_keys:
-            return Received(parts, None)
-        return Received([part.bytes for part in parts], role_of(parts[-1]))
+    def _received(self, frames: list[zmq.Frame]) -> Received:
+        role = None if self._keys is None else role_of(frames[-1])
+        return Received(_parts_of(frames, num_copied=3), role)
 
     async def send(self, envelope: list[bytes]) -> None:
-        await self._socket.send_multipart(envelope)
+        await self._socket.send(envelope)
 
     def close(self) -> None:
-        self._socket.close(linger=int(_CLOSING_S * 1000))
+        self._socket.close(int(_CLOSING_S * 1000))
         if self._authenticator is not None:
             self._authenticator.close()
         self._context.term()
@@ -182,18 +181,20 @@ class ZmqLink:
 
     def open(self, address: str, max_frame_bytes: int) -> None:
         allowed = allowed_address(address, has_keys=self._keys is not None)
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
-        _drop_dead_connections(self._socket, self._silence_s)
-        self._socket.setsockopt(zmq.IPV6, is_ipv6(split_address(allowed)[0]))
+        _keep_freed_memory()
+        self._context = zmq.Context()
+        self._socket = AsyncSocket(self._context, zmq.DEALER)
+        options = self._socket.zmq
+        options.setsockopt(zmq.LINGER, 0)
+        options.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+        _drop_dead_connections(options, self._silence_s)
+        options.setsockopt(zmq.IPV6, is_ipv6(split_address(allowed)[0]))
         connect_s = min(_CONNECT_S, self._silence_s / 4)
-        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, int(connect_s * 1000))
+        options.setsockopt(zmq.CONNECT_TIMEOUT, int(connect_s * 1000))
         if self._keys is not None:
             self._lock(self._keys, max_frame_bytes)
         try:
-            self._socket.connect(allowed)
+            options.connect(allowed)
         except zmq.ZMQError as error:
             self.close()
             raise ConfigError(
@@ -201,23 +202,39 @@ class ZmqLink:
             ) from error
 
     def _lock(self, keys: ClientKeys, max_frame_bytes: int) -> None:
-        self._socket.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes + _SEAL_BYTES)
-        self._socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
-        self._socket.setsockopt(zmq.CURVE_PUBLICKEY, zmq.curve_public(keys.secret))
-        self._socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server_public)
+        options = self._socket.zmq
+        options.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes + _SEAL_BYTES)
+        options.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+        options.setsockopt(zmq.CURVE_PUBLICKEY, zmq.curve_public(keys.secret))
+        options.setsockopt(zmq.CURVE_SERVERKEY, keys.server_public)
 
     async def receive(self) -> list[bytes]:
-        return await self._socket.recv_multipart()
+        return _parts_of(await self._socket.receive(), num_copied=2)
 
     async def send(self, envelope: list[bytes]) -> None:
-        await self._socket.send_multipart(envelope)
+        await self._socket.send(envelope)
 
     def post(self, envelope: list[bytes]) -> None:
-        self._socket.send_multipart(envelope)
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_now(envelope)
 
     def close(self) -> None:
-        self._socket.close(linger=0)
+        self._socket.close(0)
         self._context.term()
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Let glibc keep the memory of messages for the next ones, where it is glibc.
+
+    It would give it back to the system, which clears every page of it before it returns.
+    """
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    set_option(_M_MMAP_THRESHOLD, _KEPT_BYTES)
 
 
 def zmq_listener(config: BrokerSection, address: str) -> ZmqListener:
@@ -243,7 +260,13 @@ def zmq_link(config: BrokerSection, role: Role) -> ZmqLink:
     return ZmqLink(keys, config.member_timeout_s)
 
 
-def _drop_dead_connections(socket: zmq.asyncio.Socket, silence_s: float) -> None:
+def _parts_of(frames: list[zmq.Frame], num_copied: int) -> list[Any]:
+    """Contents of frames; those behind the first few are looked at where ZeroMQ has put them."""
+    parts = [frame.bytes for frame in frames[:num_copied]]
+    return [*parts, *(frame.buffer for frame in frames[num_copied:])]
+
+
+def _drop_dead_connections(socket: zmq.Socket[bytes], silence_s: float) -> None:
     """Let the kernel drop them: to it neither a busy process nor a large frame looks dead."""
     socket.setsockopt(zmq.TCP_MAXRT, int(silence_s * 1000))
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)

@@ -5,9 +5,9 @@ import logging
 from collections.abc import Mapping
 
 import zmq
-import zmq.asyncio
 from zmq.utils import z85
 
+from broker.net.sockets import AsyncSocket
 from broker.protocol import Role
 
 logger = logging.getLogger(__name__)
@@ -21,23 +21,26 @@ class ZapAuthenticator:
     the connection (`role_of`).
     """
 
-    def __init__(self, context: zmq.asyncio.Context, public: Mapping[Role, bytes]) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], public: Mapping[Role, bytes]
+    ) -> None:
         self._roles = {z85.decode(key): role for role, key in public.items()}
         self._num_refused = 0
-        self._socket = context.socket(zmq.REP)
-        self._socket.bind("inproc://zeromq.zap.01")
+        self._socket = AsyncSocket(context, zmq.REP)
+        self._socket.zmq.bind("inproc://zeromq.zap.01")
         self._task = asyncio.create_task(self._answer(), name="zap")
 
     async def _answer(self) -> None:
         while True:
-            version, number, _, peer, _, mechanism, *keys = await self._socket.recv_multipart()
+            parts = [frame.bytes for frame in await self._socket.receive()]
+            version, number, _, peer, _, mechanism, *keys = parts
             role = self._roles.get(keys[0]) if mechanism == b"CURVE" and len(keys) == 1 else None
             if role is None:
                 self._note_refusal(peer)
                 verdict, user = (b"400", b"not a key of this run"), b""
             else:
                 verdict, user = (b"200", b"OK"), role.value.encode()
-            await self._socket.send_multipart([version, number, *verdict, user, b""])
+            await self._socket.send([version, number, *verdict, user, b""])
 
     def _note_refusal(self, peer: bytes) -> None:
         self._num_refused += 1
@@ -50,7 +53,7 @@ class ZapAuthenticator:
 
     def close(self) -> None:
         self._task.cancel()
-        self._socket.close(linger=0)
+        self._socket.close(0)
 
 
 def role_of(frame: zmq.Frame) -> Role:

@@ -16,8 +16,6 @@ To add a request: its class, with its reply before it, in one of the files above
 the classes. tests/broker/test_protocol.py fails while one of the three is missing.
 """
 
-from collections.abc import Sequence
-
 from broker.protocol.evaluation import *  # noqa: F403
 from broker.protocol.learner import *  # noqa: F403
 from broker.protocol.members import *  # noqa: F403
@@ -37,14 +35,14 @@ LIMITS: dict[str, Limits] = {  # what a frame of a client may hold, beside broke
 
 
 def read_request(
-    frame: bytes, attachments: Sequence[bytes] = (), max_bytes: int = MAX_FRAME_BYTES
+    frame: bytes, attached: bytes | None = None, max_bytes: int = MAX_FRAME_BYTES
 ) -> Request[Record]:
     """The request in the frames of a message that a client has sent.
 
     Raises:
         ProtocolError: as `decode`, or the request does not say which member sends it.
     """
-    request = decode(frame, REQUESTS, attachments, max_bytes=max_bytes, limits=LIMITS)
+    request = decode(frame, REQUESTS, attached, max_bytes=max_bytes, limits=LIMITS)
     assert isinstance(request, Request)
     if isinstance(request, MemberRequest) and not {"member_id", "incarnation"} <= (
         request.model_fields_set

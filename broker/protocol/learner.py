@@ -30,7 +30,7 @@ class Batch(Record):
     step: int
     groups: tuple[bytes, ...]  # record batches (common.group_batch)
     num_groups: int = 0  # of this rank in this step
-    taking: int = 0  # which batch this is: the same step taken anew is another one
+    batch_id: int = 0  # which batch this is: the same step taken anew is another one
     exhausted: bool = False
 
 
@@ -44,7 +44,7 @@ class TakeBatch(HeldRequest[Batch], senders=LEARNER):
     rank: Count = 0
     world_size: int = Field(1, ge=1, lt=2**31)
     first: Count = 0  # groups to leave out: a large batch comes in several replies
-    taking: Count = 0  # `taking` of the replies before, where there are any
+    batch_id: Count = 0  # `batch_id` of the replies before, where there are any
 
 
 class Acknowledged(Record):
@@ -64,7 +64,7 @@ class AckBatch(HeldRequest[Acknowledged], senders=LEARNER, limits=_REASONS):
     """
 
     step: int = Field(ge=1, lt=2**31)
-    taking: Count  # `taking` of the batch that it was trained on
+    batch_id: Count  # `batch_id` of the batch that it was trained on
     rank: Count = 0
     refused: dict[Identifier, Reason] = Field(default_factory=dict)  # by group id
     wait_s: WaitS = 0.0  # seconds to wait for the other ranks
@@ -102,7 +102,7 @@ class WatchMembers(HeldRequest[Members], senders=LEARNER, needs_store=False):
     at_least: Count
 
 
-class Finish(MemberRequest[Done], senders=LEARNER, needs_store=False):
+class Finish(MemberRequest[Done], senders=LEARNER):
     """The learner has trained its last step: rollout servers may end."""
 
     reason: Reason

@@ -1,6 +1,6 @@
 """Requests in, replies out: who may ask what, and what the ledger, the store and the polls do.
 
-    bytes --> server --> service --> handler of the role --> counter --> ledger, journal
+    bytes --> server --> service --> handler of the role --> recorder -> ledger, journal
                 ^                        |
                 '---- flush, reply <-----'---> polls: held until there is an answer
 
@@ -15,7 +15,7 @@
     status_requests     the handler of the run's status
     images              the data's picture files, for machines without its folder
     outbox              replies on their way out
-    counter             a ledger command and its journal record, together
+    recorder            a ledger command and its journal record, together
     polls               requests that wait until there is something to answer
     membership          who is there, and since when nothing was heard of them
     handshake           what two sides must agree on before the first request

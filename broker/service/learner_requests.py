@@ -6,8 +6,8 @@ from broker import protocol as p
 from broker.ledger.entry import Shard
 from broker.ledger.evaluations import Evaluations
 from broker.ledger.refusal import Refusal
-from broker.service.counter import Counter, one_line
 from broker.service.handlers import Call, Held, handles
+from broker.service.recorder import LedgerRecorder, one_line
 from broker.storage.store import Damaged
 
 logger = logging.getLogger(__name__)
@@ -17,34 +17,36 @@ _PAGE_SHARE = 0.5  # share of a frame that the groups of one reply may fill
 class LearnerRequests:
     """Handlers of the requests that the learner makes."""
 
-    def __init__(self, counter: Counter, max_frame_bytes: int, evaluations: Evaluations) -> None:
-        self._counter = counter
-        self._ledger = counter.ledger
+    def __init__(
+        self, recorder: LedgerRecorder, max_frame_bytes: int, evaluations: Evaluations
+    ) -> None:
+        self._recorder = recorder
+        self._ledger = recorder.ledger
         self._evaluations = evaluations
         self._max_frame_bytes = max_frame_bytes
 
     @handles(p.Resume)
     def resume(self, request: p.Resume, call: Call) -> p.Resumed:
         before = self._ledger.version
-        history = self._counter.do(self._ledger.rewind, request.owner, request.step)
-        self._counter.store.must_sync()
-        self._counter.is_stopping = False
-        self._counter.ended_because = ""  # if it still holds, it is found again
+        history = self._recorder.do(self._ledger.rewind, request.owner, request.step)
+        self._recorder.store.must_sync()
+        self._recorder.is_stopping = False
+        self._recorder.ended_because = ""  # if it still holds, it is found again
         if self._ledger.version < before:
             logger.warning("steps %d to %d are undone", request.step + 1, before)
-        self._counter.announcements.forget()
+        self._recorder.announcements.forget()
         self._evaluations.drop_all()
         return p.Resumed(history=history, version=self._ledger.version)
 
     @handles(p.TakeBatch)
     def take(self, request: p.TakeBatch, call: Call) -> Held[p.Batch]:
         def answer(now: float) -> p.Batch | None:
-            shard = self._counter.do(
+            shard = self._recorder.do(
                 self._ledger.take, request.owner, request.step, request.rank, request.world_size
             )
             if shard is None:
                 return None
-            if request.first and request.taking != shard.taking:
+            if request.first and request.batch_id != shard.batch_id:
                 raise Refusal("fenced", f"step {request.step} was taken anew between two pages")
             return self._page_of(shard, request.first)
 
@@ -56,10 +58,10 @@ class LearnerRequests:
         left = int(self._max_frame_bytes * _PAGE_SHARE)
         for entry in shard.entries[first:]:
             try:
-                encoded = self._counter.store.get(entry)
+                encoded = self._recorder.store.get(entry)
             except Damaged as error:
                 logger.error("%s is issued again: %s", entry.group_id, error)
-                self._counter.do(self._ledger.lose, entry.group_id, entry.attempt)
+                self._recorder.do(self._ledger.lose, entry.group_id, entry.attempt)
                 return None
             left -= len(encoded)
             if groups and left < 0:
@@ -69,7 +71,7 @@ class LearnerRequests:
             step=shard.step,
             groups=tuple(groups),
             num_groups=len(shard.entries),
-            taking=shard.taking,
+            batch_id=shard.batch_id,
             exhausted=shard.exhausted,
         )
 
@@ -77,16 +79,16 @@ class LearnerRequests:
     def acknowledge(self, request: p.AckBatch, call: Call) -> Held[p.Acknowledged]:
         def acknowledge() -> bool:
             before = self._ledger.version
-            is_complete = self._counter.do(
+            is_complete = self._recorder.do(
                 self._ledger.acknowledge,
                 request.owner,
                 request.step,
-                request.taking,
+                request.batch_id,
                 {group_id: one_line(reason) for group_id, reason in request.refused.items()},
                 request.rank,
             )
             if self._ledger.version > before:
-                self._counter.store.step_ended(self._ledger.needed())
+                self._recorder.store.step_ended(self._ledger.needed())
                 for group_id, reason in request.refused.items():
                     logger.warning("%s quarantined by the learner: %s", group_id, reason)
             return is_complete
@@ -98,27 +100,27 @@ class LearnerRequests:
 
     @handles(p.CommitStep)
     def commit(self, request: p.CommitStep, call: Call) -> p.Done:
-        self._counter.do(self._ledger.commit, request.step, request.oldest)
-        self._counter.store.committed(self._ledger.kept())
-        self._counter.store.must_sync()
-        return p.Done(finished=self._counter.is_finished)
+        self._recorder.do(self._ledger.commit, request.step, request.oldest)
+        self._recorder.store.committed(self._ledger.kept())
+        self._recorder.store.must_sync()
+        return p.Done(finished=self._recorder.is_finished)
 
     @handles(p.AnnounceWeights)
     def announce(self, request: p.AnnounceWeights, call: Call) -> p.Done:
         update = request.update
-        if self._counter.announcements.announce(
-            update, self._counter.membership, self._ledger.history, self._ledger.version
+        if self._recorder.announcements.announce(
+            update, self._recorder.membership, self._ledger.history, self._ledger.version
         ):
-            self._counter.has_news = True
+            self._recorder.has_news = True
             names = ", ".join(update.recipients)
             logger.info("version %d, attempt %d to %s", update.version, update.attempt, names)
-        return p.Done(finished=self._counter.is_finished)
+        return p.Done(finished=self._recorder.is_finished)
 
     @handles(p.WatchMembers)
     def watch_members(self, request: p.WatchMembers, call: Call) -> Held[p.Members]:
         def members() -> p.Members:
             servers = self._ledger.servers.all()
-            found = {owner: self._counter.membership.find(owner) for owner in sorted(servers)}
+            found = {owner: self._recorder.membership.find(owner) for owner in sorted(servers)}
             return p.Members(
                 acknowledged={name: servers[name, life] for name, life in found},
                 ranks={owner[0]: member.ranks if member else 0 for owner, member in found.items()},
@@ -132,9 +134,9 @@ class LearnerRequests:
 
     @handles(p.Finish)
     def finish(self, request: p.Finish, call: Call) -> p.Done:
-        if not self._counter.is_finished:
+        if not self._recorder.is_finished:
             logger.info("finished: %s", request.reason)
-        self._counter.do(self._ledger.finish)
+        self._recorder.do(self._ledger.finish)
         self._evaluations.drop_all()
-        self._counter.is_stopping = self._counter.has_news = True
+        self._recorder.is_stopping = self._recorder.has_news = True
         return p.Done(finished=True)

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 from broker import protocol as p
 from broker.ledger.evaluations import Evaluations
-from broker.service.counter import Counter, one_line
 from broker.service.handlers import Call, handles
 from broker.service.handshake import check_hello
 from broker.service.membership import Member
 from broker.service.outbox import Outbox
+from broker.service.recorder import LedgerRecorder, one_line
 from common.wire import PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class MemberRequests:
 
     def __init__(
         self,
-        counter: Counter,
+        recorder: LedgerRecorder,
         evaluations: Evaluations,
         outbox: Outbox,
         *,
@@ -32,7 +32,7 @@ class MemberRequests:
         max_frame_bytes: int,
         versions: Mapping[str, str],
     ) -> None:
-        self._counter = counter
+        self._recorder = recorder
         self._evaluations = evaluations
         self._outbox = outbox
         self._run_id = run_id
@@ -41,7 +41,11 @@ class MemberRequests:
 
     @handles(p.Hello)
     def hello(self, hello: p.Hello, call: Call) -> p.Welcome:
-        counter, ledger, membership = self._counter, self._counter.ledger, self._counter.membership
+        recorder, ledger, membership = (
+            self._recorder,
+            self._recorder.ledger,
+            self._recorder.membership,
+        )
         remark = check_hello(hello, self._versions, membership.all())
         if hello.role is not p.Role.OBSERVER:
             predecessor = membership.join(hello, call.now)
@@ -49,8 +53,8 @@ class MemberRequests:
                 why = f"{hello.member_id} died: another process took its place"
                 self.part_with(predecessor, "member_lost", why, "superseded")
             if hello.owner not in ledger.members:
-                counter.do(ledger.join, hello.owner, hello.role)
-                counter.store.must_sync()  # a life that was superseded must never come back
+                recorder.do(ledger.join, hello.owner, hello.role)
+                recorder.store.must_sync()  # a life that was superseded must never come back
             logger.info("%s says hello %s", hello.member_id, hello.details)
             if remark:
                 logger.warning("%s has %s", hello.member_id, remark)
@@ -67,29 +71,29 @@ class MemberRequests:
 
     @handles(p.Heartbeat)
     def heartbeat(self, heartbeat: p.Heartbeat, call: Call) -> p.Done:
-        member = self._counter.membership.seen(*heartbeat.owner, call.now)
+        member = self._recorder.membership.seen(*heartbeat.owner, call.now)
         member.gauges, member.ranks = heartbeat.gauges, heartbeat.ranks
         member.versions = heartbeat.versions
-        return p.Done(finished=self._counter.is_finished)
+        return p.Done(finished=self._recorder.is_finished)
 
     @handles(p.Goodbye)
     def goodbye(self, goodbye: p.Goodbye, call: Call) -> p.Done:
-        member = self._counter.membership.leave(goodbye.owner)
+        member = self._recorder.membership.leave(goodbye.owner)
         if member is None:
-            return p.Done(finished=self._counter.is_finished)
+            return p.Done(finished=self._recorder.is_finished)
         failure = one_line(goodbye.failure)
         logger.info("%s says goodbye%s", member.member_id, failure and f": {failure}")
-        quarantine = self._counter.ledger.quarantine
+        quarantine = self._recorder.ledger.quarantine
         num_given_up = len(quarantine.records)
         reason = "engine_lost" if failure else "member_left"
         why = f"{member.member_id}: {failure}" if failure else "its server left in good order"
         self.part_with(member, reason, why, "unknown_member")
         is_explained = len(quarantine.records) > num_given_up
-        return p.Done(finished=self._counter.is_finished, is_explained=is_explained)
+        return p.Done(finished=self._recorder.is_finished, is_explained=is_explained)
 
     def lapse(self, now: float) -> None:
         """Part with the members that have been silent for too long."""
-        for member in self._counter.membership.lapse(now):
+        for member in self._recorder.membership.lapse(now):
             silent_s = now - member.last_seen_s
             logger.warning("%s is gone: silent for %.1f s", member.member_id, silent_s)
             why = f"{member.member_id} was lost: silent for {silent_s:.0f} s"
@@ -97,9 +101,9 @@ class MemberRequests:
 
     def part_with(self, member: Member, reason: str, why: str, code: str) -> None:
         """Take back the leases of a life that is over, and end its held requests."""
-        counter = self._counter
+        recorder = self._recorder
         self._evaluations.leave(member.owner)
-        released = counter.do(counter.ledger.leave, member.owner, reason, why, counter.now)
+        released = recorder.do(recorder.ledger.leave, member.owner, reason, why, recorder.now)
         if released:
             logger.warning("%s gave back %s", member.member_id, ", ".join(released))
         refused = p.Refused(code=code, message=f"{member.member_id}: this process counts as gone")

@@ -8,9 +8,9 @@ from typing import NamedTuple, TypeVar
 from broker.ledger.entry import Owner
 from broker.ledger.refusal import Refusal, refused_for
 from broker.protocol import Refused, Request
-from broker.service.counter import BooksBroken
 from broker.service.handlers import Call
 from broker.service.polls import Poll, Polls
+from broker.service.recorder import BooksBroken
 from common.types import Record
 
 logger = logging.getLogger(__name__)

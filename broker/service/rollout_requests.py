@@ -6,8 +6,8 @@ from broker import protocol as p
 from broker.ledger.entry import Entry, Owner, Receipt, lease_of
 from broker.ledger.evaluations import Evaluations
 from broker.ledger.refusal import Refusal, refused_for
-from broker.service.counter import BooksBroken, Counter, one_line
 from broker.service.handlers import Call, Held, handles
+from broker.service.recorder import BooksBroken, LedgerRecorder, one_line
 from common.errors import ProtocolError
 from common.group import Group
 from common.group_batch import read
@@ -19,17 +19,17 @@ logger = logging.getLogger(__name__)
 class RolloutRequests:
     """Handlers of the requests that rollout servers make."""
 
-    def __init__(self, counter: Counter, evaluations: Evaluations) -> None:
-        self._counter = counter
-        self._ledger = counter.ledger
+    def __init__(self, recorder: LedgerRecorder, evaluations: Evaluations) -> None:
+        self._recorder = recorder
+        self._ledger = recorder.ledger
         self._evaluations = evaluations
 
     @handles(p.LeaseRequest)
     def lease(self, request: p.LeaseRequest, call: Call) -> Held[p.Leases]:
         def answer(now: float) -> p.Leases | None:
-            if self._counter.is_finished:
+            if self._recorder.is_finished:
                 return p.Leases(leases=(), finished=True)
-            entries = self._counter.do(
+            entries = self._recorder.do(
                 self._ledger.lease,
                 request.owner,
                 call.request_id,
@@ -41,7 +41,7 @@ class RolloutRequests:
             leases = tuple(lease_of(entry, self._ledger.rules) for entry in entries)
             return p.Leases(leases=leases) if leases else None
 
-        return Held(answer, lambda: p.Leases(leases=(), finished=self._counter.is_finished))
+        return Held(answer, lambda: p.Leases(leases=(), finished=self._recorder.is_finished))
 
     @handles(p.SubmitGroups)
     def submit(self, request: p.SubmitGroups, call: Call) -> p.Submitted:
@@ -61,7 +61,7 @@ class RolloutRequests:
             return refused_for(error)
 
     def _submit(self, owner: Owner, batch: bytes) -> p.Verdict:
-        ledger, store = self._ledger, self._counter.store
+        ledger, store = self._ledger, self._recorder.store
         group = _read(batch)
         receipt = Receipt.of(group)
         entry = ledger.leased_to(owner, group.group_id, group.attempt)
@@ -72,7 +72,7 @@ class RolloutRequests:
                 raise Refusal("over_capacity", "the broker holds as many trajectories as it may")
             # before the decision: a cut between the two loses neither
             store.put((group.group_id, group.attempt), batch)
-        verdict = self._counter.do(ledger.submit, owner, group.group_id, group.attempt, receipt)
+        verdict = self._recorder.do(ledger.submit, owner, group.group_id, group.attempt, receipt)
         if verdict is not p.Verdict.ACCEPTED:
             logger.warning("%s, attempt %d: %s", group.group_id, group.attempt, verdict)
         return verdict
@@ -88,7 +88,7 @@ class RolloutRequests:
 
     @handles(p.GiveBack)
     def give_back(self, request: p.GiveBack, call: Call) -> p.Done:
-        is_quarantined = self._counter.do(
+        is_quarantined = self._recorder.do(
             self._ledger.give_back,
             request.owner,
             request.group_id,
@@ -99,27 +99,29 @@ class RolloutRequests:
         )
         what = "quarantined" if is_quarantined else "given back"
         logger.warning("%s %s: %s", request.group_id, what, request.reason)
-        return p.Done(finished=self._counter.is_finished)
+        return p.Done(finished=self._recorder.is_finished)
 
     @handles(p.WatchWeights)
     def watch_weights(self, request: p.WatchWeights, call: Call) -> Held[p.Announcement]:
         def announcement(update: WeightUpdate | None) -> p.Announcement:
-            serial = self._counter.announcements.serial
-            return p.Announcement(serial=serial, update=update, finished=self._counter.is_finished)
+            serial = self._recorder.announcements.serial
+            return p.Announcement(serial=serial, update=update, finished=self._recorder.is_finished)
 
         def answer(now: float) -> p.Announcement | None:
-            update = self._counter.announcements.newer_than(request.seen_serial, request.owner)
-            return announcement(update) if update is not None or self._counter.is_finished else None
+            update = self._recorder.announcements.newer_than(request.seen_serial, request.owner)
+            return (
+                announcement(update) if update is not None or self._recorder.is_finished else None
+            )
 
         return Held(answer, lambda: announcement(None))
 
     @handles(p.AckWeights)
     def ack_weights(self, request: p.AckWeights, call: Call) -> p.Done:
         owner = request.owner
-        self._counter.do(self._ledger.serve, owner, request.history, request.version)
-        self._counter.refreshed.add(owner)
+        self._recorder.do(self._ledger.serve, owner, request.history, request.version)
+        self._recorder.refreshed.add(owner)
         self._evaluations.note_push(owner, request.history, request.version, request.is_pinned)
-        return p.Done(finished=self._counter.is_finished)
+        return p.Done(finished=self._recorder.is_finished)
 
 
 def _read(content: bytes) -> Group:

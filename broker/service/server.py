@@ -1,8 +1,8 @@
 """The broker's loop: bytes -> request -> service -> store -> reply -> bytes, and the one timer.
 
-Envelope of a request: [identity, request id (8 bytes), frame, what is attached to it ...]; of a
-reply the same. Requests that are there together are handled together and flushed once. No reply
-leaves before its flush.
+Envelope of a request: [identity, request id (8 bytes), frame, what is attached to it, if anything];
+of a reply the same. Requests that are there together are handled together and flushed once. No
+reply leaves before its flush.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ REQUEST_ID_BYTES = 8
 _NO_REQUEST = b"\0" * REQUEST_ID_BYTES
 _MAX_READS = 64  # waiting or running
 _MAX_TOGETHER = 64  # requests a flush
+_ENOUGH_BYTES = 128 * 2**10  # of requests a flush: beyond this a flush that blocks nothing is cheap
 _MAX_SHUT_OUT = 4096  # connections remembered
 _RETRY_S = 1.0  # between tries of a store that fails
 
@@ -105,11 +106,12 @@ class BrokerServer:
             outgoing: list[Outgoing] = []
             received: Received | None = await self._listener.receive()
             num_handled, num_bytes, was_failing = 0, 0, self._is_failing
+            most_bytes = self._max_frame_bytes if self._service.store.blocks else _ENOUGH_BYTES
             while received is not None:
                 outgoing += self._handle(received, tasks)
                 num_handled += 1
                 num_bytes += sum(map(len, received.envelope))
-                has_room = num_handled < _MAX_TOGETHER and num_bytes < self._max_frame_bytes
+                has_room = num_handled < _MAX_TOGETHER and num_bytes < most_bytes
                 received = self._listener.receive_now() if has_room else None
             await self._deliver(outgoing, was_failing)
 
@@ -123,9 +125,9 @@ class BrokerServer:
         if envelope[0] in self._shut_out:
             return []
         try:
-            peer, request_id, frame, attachments = _opened(envelope, self._max_frame_bytes)
+            peer, request_id, frame, attached = _opened(envelope, self._max_frame_bytes)
             check_right(kind_of(frame), role)
-            request = read_request(frame, attachments, self._max_frame_bytes)
+            request = read_request(frame, attached, self._max_frame_bytes)
         except Refusal as refusal:
             return [Outgoing(peer, request_id, refusal.reply())]
         except Exception as error:  # whatever it is, the sender made it
@@ -277,11 +279,10 @@ class BrokerServer:
             self._is_over.set()
 
 
-def _opened(parts: list[bytes], max_bytes: int) -> tuple[bytes, bytes, bytes, list[bytes]]:
+def _opened(parts: list[bytes], max_bytes: int) -> tuple[bytes, bytes, bytes, bytes | None]:
     """(sender, request id, frame, what is attached to it). Raises ProtocolError."""
-    if len(parts) < 3 or len(parts[1]) != REQUEST_ID_BYTES:
-        raise ProtocolError("an envelope is a request id of 8 bytes and the frames of a message")
+    if len(parts) not in (3, 4) or len(parts[1]) != REQUEST_ID_BYTES:
+        raise ProtocolError("an envelope is a request id of 8 bytes and one frame or two")
     if (num_bytes := sum(map(len, parts))) > max_bytes + len(parts[0]) + REQUEST_ID_BYTES:
         raise ProtocolError(f"an envelope of {num_bytes} bytes is over the limit of {max_bytes}")
-    sender, request_id, frame, *attachments = parts
-    return sender, request_id, frame, attachments
+    return parts[0], parts[1], parts[2], parts[3] if len(parts) == 4 else None

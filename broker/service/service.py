@@ -3,7 +3,7 @@
 `handle`, `tick` and `finish` return the replies to send, once the store has been flushed. A held
 request that a request makes answerable is answered in the same call, so nothing is ever polled for.
 The handlers of each role's requests stand in the `*_requests` modules; every change of the ledger
-goes through their counter, which records it.
+goes through their recorder, which records it.
 """
 
 import logging
@@ -15,7 +15,6 @@ from broker.ledger.ledger import Ledger
 from broker.ledger.quarantine import Quarantined
 from broker.ledger.refusal import Refusal
 from broker.service.announcement import Announcements
-from broker.service.counter import Counter, Outcome, Parameters
 from broker.service.evaluation_requests import EvaluationRequests
 from broker.service.handlers import Call, Held, handlers_of
 from broker.service.learner_requests import LearnerRequests
@@ -23,6 +22,7 @@ from broker.service.member_requests import MemberRequests
 from broker.service.membership import Membership
 from broker.service.outbox import Outbox, Outgoing, answered
 from broker.service.polls import Poll, Polls
+from broker.service.recorder import LedgerRecorder, Outcome, Parameters
 from broker.service.rights import check_befits, check_same, needs_membership
 from broker.service.rollout_requests import RolloutRequests
 from broker.service.status_requests import StatusRequests
@@ -65,7 +65,7 @@ class BrokerService:
         versions: Mapping[str, str] | None = None,
         heldout: Mapping[str, Sample] | None = None,
     ) -> None:
-        self._counter = Counter(ledger, membership, store, Announcements(first_serial))
+        self._recorder = LedgerRecorder(ledger, membership, store, Announcements(first_serial))
         self.ledger = ledger
         self.membership = membership
         self.store = store
@@ -76,7 +76,7 @@ class BrokerService:
         self._outbox = Outbox()
         self._evaluations = Evaluations(heldout or {}, ledger.rules.lease_s)
         self._members = MemberRequests(
-            self._counter,
+            self._recorder,
             self._evaluations,
             self._outbox,
             run_id=run_id,
@@ -85,10 +85,10 @@ class BrokerService:
         )
         self._handlers = handlers_of(
             self._members,
-            StatusRequests(self._counter, run_id, self._rows),
-            RolloutRequests(self._counter, self._evaluations),
-            LearnerRequests(self._counter, max_frame_bytes, self._evaluations),
-            EvaluationRequests(self._counter, self._evaluations),
+            StatusRequests(self._recorder, run_id, self._rows),
+            RolloutRequests(self._recorder, self._evaluations),
+            LearnerRequests(self._recorder, max_frame_bytes, self._evaluations),
+            EvaluationRequests(self._recorder, self._evaluations),
         )
         held = (kind for kind in self._handlers if issubclass(kind, p.HeldRequest))
         self._always_tried = [kind for kind in held if kind not in _TRIED_IN_TURN]
@@ -96,7 +96,7 @@ class BrokerService:
     @property
     def is_finished(self) -> bool:
         """The run is over: members are to drain and leave."""
-        return self._counter.is_finished
+        return self._recorder.is_finished
 
     @property
     def quarantined(self) -> Sequence[Quarantined]:
@@ -126,7 +126,7 @@ class BrokerService:
         Raises:
             BooksBroken: the ledger failed in the middle of a change.
         """
-        self._counter.now = now
+        self._recorder.now = now
         self._carry_out_what_is_due(now)
         call = Call(peer, request_id, now)
         reply = answered(type(request), lambda: self._reply(request, call, role))
@@ -136,7 +136,7 @@ class BrokerService:
 
     def tick(self, now: float) -> list[Outgoing]:
         """Carry out what is due: lapsed leases, silent members, held requests that end."""
-        self._counter.now = now
+        self._recorder.now = now
         self._carry_out_what_is_due(now)
         return self._settle(now)
 
@@ -144,7 +144,7 @@ class BrokerService:
         """End the run: members are told to drain and leave."""
         if not self.is_finished:
             logger.info("finished: %s", reason)
-        self._counter.is_stopping = self._counter.has_news = True
+        self._recorder.is_stopping = self._recorder.has_news = True
         return self._settle(now)
 
     def next_deadline(self) -> float | None:
@@ -164,8 +164,8 @@ class BrokerService:
         **named: Parameters.kwargs,
     ) -> Outcome:
         """Call a method of the ledger from outside a request, and record it."""
-        self._counter.now = now
-        return self._counter.do(call, *arguments, **named)
+        self._recorder.now = now
+        return self._recorder.do(call, *arguments, **named)
 
     # ---- dispatch --------------------------------------------------------------------------------
     def _reply(self, request: p.Request[Record], call: Call, role: p.Role | None) -> Record | None:
@@ -198,7 +198,7 @@ class BrokerService:
 
     def _carry_out_what_is_due(self, now: float) -> None:
         if self.store.failure is None:
-            lapsed = self._counter.do(self.ledger.lapse, now)
+            lapsed = self._recorder.do(self.ledger.lapse, now)
             if lapsed:
                 logger.warning("leases lapsed, issued again: %s", ", ".join(lapsed))
             self._members.lapse(now)
@@ -217,9 +217,9 @@ class BrokerService:
         for kind in self._always_tried:
             if self.store.failure is None or not kind.needs_store:
                 self._try_again(kind, now)
-        if self._counter.has_news:
+        if self._recorder.has_news:
             self._try_again(p.WatchWeights, now)
-        self._counter.has_news = False
+        self._recorder.has_news = False
         if self._checked != self.ledger.revision:
             self.ledger.check()
             self._checked = self.ledger.revision
@@ -234,8 +234,8 @@ class BrokerService:
         if fault is None:
             return
         logger.error("the run ends: %s", fault)
-        self._counter.ended_because = fault
-        self._counter.is_stopping = self._counter.has_news = True
+        self._recorder.ended_because = fault
+        self._recorder.is_stopping = self._recorder.has_news = True
 
     def _answer_lease_requests(self, now: float) -> None:
         """Try all of them when supply has grown; else those of servers that have new weights."""
@@ -247,11 +247,11 @@ class BrokerService:
         else:
             waiting = (
                 poll
-                for owner in self._counter.refreshed
+                for owner in self._recorder.refreshed
                 for poll in polls.of_owner(owner)
                 if poll.kind is p.LeaseRequest
             )
-        self._counter.refreshed = set()
+        self._recorder.refreshed = set()
         if self.ledger.has_work or self.is_finished:
             self._outbox.answer(waiting, now)
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from broker import protocol as p
-from broker.service.counter import Counter
 from broker.service.handlers import Call, handles
 from broker.service.membership import Member
+from broker.service.recorder import LedgerRecorder
 from common.data_health import DataRows, first_lines
 
 
@@ -16,21 +16,25 @@ class StatusRequests:
         rows: of the data set, with those that were refused.
     """
 
-    def __init__(self, counter: Counter, run_id: str, rows: DataRows) -> None:
-        self._counter = counter
+    def __init__(self, recorder: LedgerRecorder, run_id: str, rows: DataRows) -> None:
+        self._recorder = recorder
         self._run_id = run_id
         self._rows = rows
 
     @handles(p.GetStatus)
     def status(self, request: p.GetStatus, call: Call) -> p.Status:
-        counter, ledger, membership = self._counter, self._counter.ledger, self._counter.membership
+        recorder, ledger, membership = (
+            self._recorder,
+            self._recorder.ledger,
+            self._recorder.membership,
+        )
         return p.Status(
             run_id=self._run_id,
             version=ledger.version,
             history=ledger.history,
             committed=ledger.steps.committed,
             total_steps=ledger.steps.total_steps,
-            finished=counter.is_finished,
+            finished=recorder.is_finished,
             counts=ledger.counts(),
             expired_by_reason=dict(ledger.books.trajectories.expired_by_reason),
             trained_lengths=_by_name(ledger.books.lengths.trained),
@@ -38,16 +42,16 @@ class StatusRequests:
             max_staleness_seen=ledger.steps.max_staleness_seen,
             slots_used=ledger.slots_used,
             slots=ledger.rules.slots,
-            storage=counter.store.figures(),
+            storage=recorder.store.figures(),
             data=self._data_status(),
             members=tuple(self._status_of(member, call.now) for member in membership.all()),
             lost=membership.lost(call.now),
-            store_failure=counter.store.failure or "",
+            store_failure=recorder.store.failure or "",
             seconds=call.now,
         )
 
     def _data_status(self) -> p.DataStatus:
-        ledger = self._counter.ledger
+        ledger = self._recorder.ledger
         return p.DataStatus(
             rows=self._rows.total,
             refused_rows=len(self._rows.refused),
@@ -59,7 +63,7 @@ class StatusRequests:
             retried_groups=len(ledger.retried),
             failed_attempts=ledger.num_failures,
             last_failure=ledger.last_failure,
-            ended_because=self._counter.ended_because,
+            ended_because=self._recorder.ended_because,
         )
 
     def _status_of(self, member: Member, now: float) -> p.MemberStatus:
@@ -67,7 +71,7 @@ class StatusRequests:
             member_id=member.member_id,
             role=member.role,
             silent_s=max(0.0, now - member.last_seen_s),
-            acknowledged_version=self._counter.ledger.servers.version_of(member.owner),
+            acknowledged_version=self._recorder.ledger.servers.version_of(member.owner),
             gauges=member.gauges,
             details=member.details,
         )

@@ -111,6 +111,7 @@ class DurableStore:
         self._segment_size = 0
         self._num_syncs = 0
         self._now = 0.0
+        self._appending = threading.RLock()  # held while what is still to be written changes
         self._one_sync_at_a_time = threading.Lock()
 
     # ---- what the service asks -------------------------------------------------------------------
@@ -126,10 +127,11 @@ class DurableStore:
         self, now: float, command: str, arguments: tuple[Any, ...], outcome: Any = None
     ) -> None:
         record = encode_record(self._next_record, now, command, arguments, outcome)
-        self._parts.append((JOURNAL, record))
         self._next_record += 1
-        self._must_sync |= self._fsync == "always"
         self._now = now
+        with self._appending:
+            self._parts.append((JOURNAL, record))
+            self._must_sync |= self._fsync == "always"
 
     def has_room(self, num_bytes: int) -> bool:
         return True  # the disk says when it is full
@@ -138,9 +140,10 @@ class DurableStore:
         if self._segment_size == 0:
             self._append(segment_head())
         place = Place(self._segment, self._segment_size, len(batch), zlib.crc32(batch))
-        self._append(batch)
+        with self._appending:
+            self._append(batch)
+            self._unwritten.add(key)
         self._places[key] = place
-        self._unwritten.add(key)
         self._recent.add(key, batch)
         self._recent.shrink(self._unwritten)
         self.record(self._now, STORED, (*key, *place))  # ahead of its call
@@ -166,7 +169,8 @@ class DurableStore:
         self._recent.keep({(entry.group_id, entry.attempt) for entry in needed} | self._unwritten)
 
     def must_sync(self) -> None:
-        self._must_sync = True
+        with self._appending:
+            self._must_sync = True
 
     def committed(self, kept: Iterable[Entry]) -> None:
         keys = {(entry.group_id, entry.attempt) for entry in kept}
@@ -179,16 +183,18 @@ class DurableStore:
         self._places = {k: place for k, place in self._places.items() if place.segment not in gone}
 
     def flush(self) -> None:
-        must_sync, self._must_sync = self._must_sync, False
-        parts, self._parts = self._parts, []  # the other thread may go on to append
-        written = set(self._unwritten)
+        with self._appending:  # the other thread may go on to append
+            must_sync, self._must_sync = self._must_sync, False
+            parts, self._parts = self._parts, []
+            written = set(self._unwritten)
         try:
             for name in sorted({name for name, _ in parts}, key=lambda name: name == JOURNAL):
                 self._write(name, b"".join(content for file, content in parts if file == name))
                 parts = [part for part in parts if part[0] != name]
         except OSError as error:
-            self._parts[:0] = parts
-            self._must_sync |= must_sync
+            with self._appending:
+                self._parts[:0] = parts
+                self._must_sync |= must_sync
             reason = error.strerror or str(error)
             self.failure = f"the journal cannot be written: {reason}. Fix: free space on its disk"
             raise StoreFailure(self.failure) from error
@@ -242,7 +248,8 @@ class DurableStore:
 
     # ---- inside ----------------------------------------------------------------------------------
     def _append(self, content: bytes) -> None:
-        self._parts.append((self._segment, content))
+        with self._appending:
+            self._parts.append((self._segment, content))
         self._segment_size += len(content)
 
     def _begin_segment(self) -> None:

@@ -206,7 +206,7 @@ class _Run:
         for entry in shard.entries:
             assert entry.receipt is not None
             self._ages.append(shard.step - 1 - entry.receipt.oldest_version)
-        self._ledger.acknowledge(_LEARNER, shard.step, shard.taking, {})
+        self._ledger.acknowledge(_LEARNER, shard.step, shard.batch_id, {})
         for server in self._servers:
             server.advance(self._now)
         busy_s = sum(server.busy_s for server in self._servers)

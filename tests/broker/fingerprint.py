@@ -65,7 +65,7 @@ def _entry(entry: Entry) -> tuple[Any, ...]:
 def _step(step: Step) -> tuple[Any, ...]:
     return (
         step.number,
-        step.taking,
+        step.batch_id,
         tuple(_entry(entry) for entry in step.entries),
         step.shards,
         tuple(sorted(step.holders.items())),

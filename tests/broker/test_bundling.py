@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from broker.bundling import Bundler, Outcome
-from broker.protocol import MAX_TOGETHER, Refused, Verdict
+from broker.bundling import MOST_GROUPS, Bundler, Outcome
+from broker.protocol import Refused, Verdict
 from common.errors import BrokerUnavailable, ProtocolError
 from tests.waiting import LIMIT_S
 
@@ -62,8 +62,8 @@ async def test_a_message_is_bounded_in_bytes_and_groups() -> None:
     sent = [b"1234", b"1234", b"1234", b"x" * 50, b"y"]
     await asyncio.gather(*map(bundler.submit, sent))
     assert broker.messages == [(b"1234", b"1234"), (b"1234",), (b"x" * 50,), (b"y",)]
-    await asyncio.gather(*(Bundler.submit(bundler, b"") for _ in range(MAX_TOGETHER + 1)))
-    assert [len(message) for message in broker.messages[4:]] == [MAX_TOGETHER, 1]
+    await asyncio.gather(*(Bundler.submit(bundler, b"") for _ in range(MOST_GROUPS + 1)))
+    assert [len(message) for message in broker.messages[4:]] == [MOST_GROUPS, 1]
 
 
 async def test_a_failure_is_told_to_all_of_its_message_and_to_no_other() -> None:

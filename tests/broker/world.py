@@ -113,7 +113,7 @@ class World:
             shard = self.ledger.take(self.owner(rank), step, rank, self.ranks)
             assert shard is not None
             mine = {e.group_id: "?" for e in shard.entries if e.group_id in refused}
-            is_done = self.ledger.acknowledge(self.owner(rank), step, shard.taking, mine, rank)
+            is_done = self.ledger.acknowledge(self.owner(rank), step, shard.batch_id, mine, rank)
             assert is_done == (rank == self.ranks - 1)
         self.reference.acknowledge(set(taken[:1] if refuses else []))
         self.weights.append(taken[len(refused) :])

@@ -39,9 +39,9 @@ def test_round_trip(kind: type[BaseModel]) -> None:
     @settings(max_examples=12, derandomize=True)
     @given(MESSAGES[kind])
     def check(message: BaseModel) -> None:
-        frame, *attachments = encode_message(message)
-        assert attachments == list(getattr(message, getattr(kind, "attached", ""), ()))
-        for back in (decode(encode(message), REGISTRY), decode(frame, REGISTRY, attachments)):
+        frame, *attached = encode_message(message)
+        assert b"".join(attached) == b"".join(getattr(message, getattr(kind, "attached", ""), ()))
+        for back in (decode(encode(message), REGISTRY), decode(frame, REGISTRY, *attached)):
             assert type(back) is type(message)
             assert plain(back.model_dump()) == plain(message.model_dump())
 
@@ -116,15 +116,23 @@ def test_a_hostile_frame_is_a_protocol_error(content: bytes) -> None:
 
 def test_only_what_has_a_place_for_them_takes_further_frames() -> None:
     who = {"member_id": "a", "incarnation": 1}
-    with pytest.raises(ProtocolError, match="Done is one frame, not 2"):
-        decode(encode(p.Done()), REGISTRY, [b"more"])
-    both = encode(p.SubmitGroups(**who, groups=(b"x",)))
-    with pytest.raises(ProtocolError, match="SubmitGroups is one frame, not 2"):
-        decode(both, REGISTRY, [b"more"])
+    with pytest.raises(ProtocolError, match="Done is one frame, not two"):
+        decode(encode(p.Done()), REGISTRY, b"more")
     with pytest.raises(ProtocolError, match=r"SubmitGroups\.groups"):
         decode(frame(type="SubmitGroups", **who), REGISTRY)
+    lengths = (1,) * (p.MAX_TOGETHER + 1)
     with pytest.raises(ProtocolError, match=r"SubmitGroups\.groups"):
-        decode(frame(type="SubmitGroups", **who), REGISTRY, [b"x"] * (p.MAX_TOGETHER + 1))
+        many = frame(type="SubmitGroups", **who, groups=lengths)
+        decode(many, REGISTRY, bytes(len(lengths)))
+
+
+@pytest.mark.parametrize(
+    "lengths", [None, 4, (), (3,), (5,), (2, 3), (5, -1), (True, 3), (4.0,), ("4",), (b"more",)]
+)
+def test_what_is_attached_is_as_long_as_its_lengths_say(lengths: Any) -> None:
+    head = frame(type="SubmitGroups", member_id="a", incarnation=1, groups=lengths)
+    with pytest.raises(ProtocolError, match="4 bytes are attached"):
+        decode(head, REGISTRY, b"more")
 
 
 def test_a_frame_over_the_limit_is_refused_unread() -> None:

@@ -124,7 +124,7 @@ def broker_requests() -> list[p.Record]:
         p.LeaseRequest(max_groups=1, history=0, serving_version=0, wait_s=0, **who),
         p.SubmitGroups(groups=(b"",), **who),
         p.GiveBack(group_id="0", attempt=1, reason="", blame=p.Blame.SAMPLE, **who),
-        p.TakeBatch(step=1, wait_s=0, **who), p.AckBatch(step=1, taking=0, **who),
+        p.TakeBatch(step=1, wait_s=0, **who), p.AckBatch(step=1, batch_id=0, **who),
         p.Resume(step=0, **who), p.CommitStep(step=0, oldest=0, **who),
         p.AnnounceWeights(update=update, **who), p.WatchWeights(seen_serial=0, wait_s=0, **who),
         p.AckWeights(history=0, version=0, **who), p.WatchMembers(at_least=0, wait_s=0, **who),

@@ -133,7 +133,7 @@ class Crowd:
             case p.Batch(num_groups=0):
                 self._take()
             case p.Batch():
-                self._post(_LEARNER, p.AckBatch, step=reply.step, taking=reply.taking)
+                self._post(_LEARNER, p.AckBatch, step=reply.step, batch_id=reply.batch_id)
             case p.Acknowledged():
                 self.step = reply.step
                 if self.step % _STEPS_A_WINDOW == 0:

@@ -158,11 +158,11 @@ class Life:
                 break
             self.wait(1.0)  # until what has failed may be tried again
         for rank, name in enumerate(learners):
-            taking = self.take(name, step, rank, len(learners)).taking
+            taking = self.take(name, step, rank, len(learners)).batch_id
             is_last = rank == len(learners) - 1
             acknowledged = self.ask(
                 p.AckBatch(
-                    **self.me(name), step=step, taking=taking, rank=rank,
+                    **self.me(name), step=step, batch_id=taking, rank=rank,
                     refused=(refused or {}) if is_last else {},
                 )
             )  # fmt: skip

@@ -102,7 +102,7 @@ def test_whatever_kills_engines_the_innocent_are_never_given_up(
         shard = ledger.take(LEARNER, ledger.version + 1)
         if shard is not None and not shard.exhausted:
             trained += [entry.assignment.sample.sample_id for entry in shard.entries]
-            ledger.acknowledge(LEARNER, shard.step, shard.taking, {})
+            ledger.acknowledge(LEARNER, shard.step, shard.batch_id, {})
             for name, life in fleet.lives.items():
                 ledger.serve((name, life), ledger.history, ledger.version)
         elif shard is not None:
@@ -246,7 +246,7 @@ def test_later_epochs_leave_out_a_sample_that_was_given_up() -> None:
         if shard.exhausted:
             break
         trained += [entry.assignment.sample.sample_id for entry in shard.entries]
-        ledger.acknowledge(LEARNER, shard.step, shard.taking, {})
+        ledger.acknowledge(LEARNER, shard.step, shard.batch_id, {})
         ledger.serve(server(), 0, ledger.version)
         ledger.check()
     assert broken.sample.sample_id not in trained and len(trained) == 8
@@ -263,7 +263,7 @@ def test_a_rewind_undoes_the_learner_s_refusals_and_none_of_rollout_s() -> None:
     shard = ledger.take(LEARNER, 1)
     assert shard is not None
     refused = {shard.entries[0].group_id: "prompt tokens differ"}
-    ledger.acknowledge(LEARNER, 1, shard.taking, refused)
+    ledger.acknowledge(LEARNER, 1, shard.batch_id, refused)
     assert [r.where for r in ledger.quarantine.records] == ["rollout", "learner"]
     assert ledger.quarantine.records[1].reason == "prompt tokens differ"
     ledger.rewind(("learner", 2), 0)

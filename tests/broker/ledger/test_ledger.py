@@ -376,11 +376,11 @@ def test_another_learner_takes_over_the_batch_and_the_first_is_fenced() -> None:
     ledger.check()
     again = ledger.take(reborn, 1)
     assert first is not None and again is not None
-    assert again.entries == first.entries and again.taking == first.taking + 1
+    assert again.entries == first.entries and again.batch_id == first.batch_id + 1
     with pytest.raises(Refusal) as refused:
-        ledger.acknowledge(LEARNER, 1, first.taking, {})
+        ledger.acknowledge(LEARNER, 1, first.batch_id, {})
     assert refused.value.code == "fenced"
-    ledger.acknowledge(reborn, 1, again.taking, {})
+    ledger.acknowledge(reborn, 1, again.batch_id, {})
     with pytest.raises(Refusal):
         ledger.acknowledge(LEARNER, 1, 1, {})
     assert ledger.version == 1
@@ -573,7 +573,7 @@ def test_damaged_groups_are_generated_again_even_from_a_step_under_way() -> None
     assert again is not None
     with pytest.raises(Refusal, match="taken anew"):  # it was trained on what was lost
         ledger.acknowledge(LEARNER, 1, 1, {})
-    assert ledger.acknowledge(LEARNER, 1, again.taking, {})
+    assert ledger.acknowledge(LEARNER, 1, again.batch_id, {})
 
 
 def test_the_end_moves_when_the_rules_are_amended() -> None:

@@ -53,12 +53,13 @@ async def test_malformed_frames_get_an_error_and_harm_nobody() -> None:
 async def test_malformed_envelopes_get_an_error() -> None:
     good = encode(GetStatus())
     async with running_broker(make_rules(), make_source(4), max_frame_bytes=LIMIT) as broker:
-        large = (b"12345678", good, *[bytes(LIMIT // 2)] * 3)
+        large = (b"12345678", *[bytes(LIMIT * 3 // 4)] * 2)
         for parts, reason in [
             ((good,), "envelope"),
             ((b"short", good), "envelope"),
-            ((b"12345678", good, good), "GetStatus is one frame, not 2"),
+            ((b"12345678", good, good), "GetStatus is one frame, not two"),
             ((b"", b"", b"", b""), "envelope"),
+            ((b"12345678", good, b"", b""), "envelope"),
             (large, "an envelope of 300"),
         ]:
             request_id, reply = await exchange(broker, *parts)

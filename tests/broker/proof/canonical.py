@@ -159,7 +159,7 @@ class _Canon:
 
     def _is_open(self, taking: int) -> bool:
         step = self._state.ledger.steps.current
-        return step is not None and step.taking == taking
+        return step is not None and step.batch_id == taking
 
     # ---- relations -------------------------------------------------------------------------------
     def _view(self, weights: Weights | None) -> int:

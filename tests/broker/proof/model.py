@@ -215,7 +215,7 @@ class Model:
             self._check_fresh(state, attempt, step)
         state.learner = learner._replace(
             shards=_with(learner.shards, rank, groups),
-            takings=_with(learner.takings, rank, shard.taking),
+            takings=_with(learner.takings, rank, shard.batch_id),
         )
         if variant:
             self._leave_on_network(state, ("take", rank, learner.life, step))

@@ -266,7 +266,7 @@ def acknowledged_by_anybody() -> Patches:
         if ledger.steps.current is not None:
             owner, taking = (
                 ledger.steps.current.holders.get(rank, owner),
-                ledger.steps.current.taking,
+                ledger.steps.current.batch_id,
             )
         return original(ledger, owner, step, taking, refused, rank)
 

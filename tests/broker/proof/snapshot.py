@@ -113,7 +113,7 @@ def _copy_entry(entry: Entry) -> Entry:
 def _copy_step(step: Step, entries: dict[int, Entry]) -> Step:
     return Step(
         step.number,
-        step.taking,
+        step.batch_id,
         [entries[entry.order] for entry in step.entries],
         step.shards,
         step.holders.copy(),

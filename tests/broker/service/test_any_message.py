@@ -60,8 +60,8 @@ class Broker:
         received = Received([peer, b"12345678", frame], role)
         outgoing = self.server._handle(received, NoTasks())  # type: ignore[arg-type]
         for one in outgoing:
-            frame, *attachments = self.server._frames_of(one.message)
-            decode(frame, p.REPLIES, attachments)
+            frame, *attached = self.server._frames_of(one.message)
+            decode(frame, p.REPLIES, *attached)
         self.service.ledger.check()
         return [one.message for one in outgoing]
 
@@ -97,7 +97,7 @@ def likely(draw: st.DrawFn) -> BaseModel:
             **me, step=1 + draw(small), rank=draw(small), world_size=1 + draw(small), wait_s=0
         ),
         "AckBatch": lambda: p.AckBatch(
-            **me, step=1 + draw(small), taking=draw(small), refused={group: ""}, rank=draw(small)
+            **me, step=1 + draw(small), batch_id=draw(small), refused={group: ""}, rank=draw(small)
         ),
         "Resume": lambda: p.Resume(**me, step=draw(small)),
         "AckWeights": lambda: p.AckWeights(

@@ -9,10 +9,10 @@ import pytest
 from pydantic import BaseModel
 
 from broker import protocol as p
-from broker.service.counter import BooksBroken
 from broker.service.handlers import handlers_of
 from broker.service.images import DatasetImages
 from broker.service.opening import open_durable
+from broker.service.recorder import BooksBroken
 from broker.service.service import BrokerService
 from broker.storage.disk import FolderDisk
 from common.group import Group

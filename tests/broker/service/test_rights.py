@@ -72,7 +72,7 @@ class World:
     def state(self) -> tuple[Any, ...]:
         """What nobody may change who has not the right."""
         members = [repr(member.owner) for member in self.service.membership.all()]
-        serial = self.service._counter.announcements.serial
+        serial = self.service._recorder.announcements.serial
         measuring = self.service._evaluations.revision
         ledger = fingerprint(self.service.ledger)
         return ledger, self.service.is_finished, members, serial, measuring
@@ -111,7 +111,7 @@ def requests_of(learner: BrokerClient, rollout: BrokerClient) -> Iterator[BaseMo
     yield p.WatchWeights(**is_rollout, seen_serial=0, wait_s=0)
     yield p.AckWeights(**is_rollout, history=0, version=0)
     yield p.TakeBatch(**is_learner, step=1, wait_s=0)
-    yield p.AckBatch(**is_learner, step=1, taking=1)
+    yield p.AckBatch(**is_learner, step=1, batch_id=1)
     yield p.Resume(**is_learner, step=0)
     yield p.CommitStep(**is_learner, step=0, oldest=0)
     yield p.AnnounceWeights(**is_learner, update=make_update(0, "rollout-0"))

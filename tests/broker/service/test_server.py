@@ -422,7 +422,7 @@ class FailsMeanwhile(MemoryStore):
 async def test_a_reply_waits_for_its_flush_if_the_store_failed_while_it_was_handled() -> None:
     service = make_service(make_source(4), make_rules())
     service.store = store = FailsMeanwhile()
-    service._counter.store = store
+    service._recorder.store = store
     async with running_broker(make_rules(), make_source(4), service=service) as broker:
         client = broker.client("rollout-0", request_timeout_s=60.0)
         joining = asyncio.create_task(client.__aenter__())

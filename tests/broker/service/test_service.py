@@ -138,7 +138,7 @@ def test_members_are_watched() -> None:
 
 def train(bench: Bench, step: int) -> None:
     bench.ask(p.TakeBatch(**me("l0"), step=step, wait_s=0))
-    bench.ask(p.AckBatch(**me("l0"), step=step, taking=step))
+    bench.ask(p.AckBatch(**me("l0"), step=step, batch_id=step))
 
 
 def test_every_live_server_must_acknowledge_the_weights_before_slots_are_freed() -> None:
@@ -351,9 +351,9 @@ def test_ranks_wait_for_each_other() -> None:
     for rank in (0, 1):
         take = p.TakeBatch(**me(f"l{rank}"), step=1, rank=rank, world_size=2, wait_s=0)
         assert bench.ask(take).num_groups == 1
-    tag = bench.send(p.AckBatch(**me("l0"), step=1, taking=1, rank=0, wait_s=60))
+    tag = bench.send(p.AckBatch(**me("l0"), step=1, batch_id=1, rank=0, wait_s=60))
     assert bench.reply(tag) is None
-    assert bench.ask(p.AckBatch(**me("l1"), step=1, taking=1, rank=1)).is_complete
+    assert bench.ask(p.AckBatch(**me("l1"), step=1, batch_id=1, rank=1)).is_complete
     assert bench.reply(tag) == p.Acknowledged(step=1, is_complete=True)
 
 
@@ -494,7 +494,7 @@ def test_the_learner_s_refusals_count_towards_the_limit() -> None:
     submit(bench, "r0", leases)
     batch = bench.ask(p.TakeBatch(**me("l0"), step=1, wait_s=0))
     refused = {leases.leases[0].group_id: "prompt tokens differ\nfrom the learner's"}
-    bench.ask(p.AckBatch(**me("l0"), step=1, taking=batch.taking, refused=refused))
+    bench.ask(p.AckBatch(**me("l0"), step=1, batch_id=batch.batch_id, refused=refused))
     data = bench.ask(p.GetStatus()).data
     sample_id = leases.leases[0].sample.sample_id
     line = f"sample {sample_id} quarantined by the learner: prompt tokens differ from the learner's"

@@ -72,7 +72,7 @@ class Bench:
         """One whole step from the leases to the servers' new weights."""
         self.submit(self.lease(version=step - 1), version=step - 1)
         assert self.take(step).groups
-        assert self.ask(p.AckBatch(**me("l0"), step=step, taking=step)).is_complete
+        assert self.ask(p.AckBatch(**me("l0"), step=step, batch_id=step)).is_complete
         self.ask(p.AckWeights(**me("r0"), history=0, version=step))
 
     @property

@@ -4,6 +4,8 @@ Holds broker/storage/segments.py, common/journal_file.py.
 """
 
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ def test_a_broker_that_was_killed_knows_everything_it_said(tmp_path: Path) -> No
     assert bench.started_at == pytest.approx(bench.now, abs=0.6)
     # nobody needs to say hello again, and everything goes on
     assert isinstance(bench.ask(p.Heartbeat(**me("r0"))), p.Done)
-    assert bench.ask(p.AckBatch(**me("l0"), step=2, taking=2)).is_complete
+    assert bench.ask(p.AckBatch(**me("l0"), step=2, batch_id=2)).is_complete
 
 
 def test_members_that_do_not_come_back_lapse_after_a_restart(tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ def test_the_end_of_a_run_survives_and_an_early_end_does_not(tmp_path: Path) -> 
     assert not bench.ask(p.Heartbeat(**me("r0"))).finished
     bench.rules = make_rules(2, 1, max_steps=2)
     bench.kill()
-    bench.ask(p.AckBatch(**me("l0"), step=2, taking=2))
+    bench.ask(p.AckBatch(**me("l0"), step=2, batch_id=2))
     bench.ask(p.Finish(**me("l0"), reason="done"))
     bench.kill()
     assert bench.ask(p.Heartbeat(**me("r0"))).finished
@@ -76,7 +78,7 @@ def test_the_end_of_a_run_survives_and_an_early_end_does_not(tmp_path: Path) -> 
         bench.ask(p.Goodbye(**leaving))
     assert bench.service.is_over
     bench.kill()
-    assert not bench.service.is_over  # all have left: whoever starts it again wants it open
+    assert not bench.service.is_over  # all have left: a broker that is started again is to be open
 
 
 def test_one_folder_has_one_broker(tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_announcements_are_numbered_on_after_a_restart(tmp_path: Path) -> None:
 def test_what_was_not_flushed_was_never_said(tmp_path: Path) -> None:
     bench = busy(tmp_path)
     before = fingerprint(bench.ledger)
-    bench.service.handle(b"peer", b"1", p.AckBatch(**me("l0"), step=2, taking=2), bench.now)
+    bench.service.handle(b"peer", b"1", p.AckBatch(**me("l0"), step=2, batch_id=2), bench.now)
     assert fingerprint(bench.ledger) != before
     bench.kill()
     assert fingerprint(bench.ledger) == before
@@ -286,6 +288,55 @@ def test_a_full_disk_stops_the_broker_and_loses_nothing(tmp_path: Path, room: in
     before = fingerprint(bench.ledger)
     bench.kill()
     assert fingerprint(bench.ledger) == before
+
+
+def test_the_end_of_a_run_is_not_acknowledged_before_it_is_kept(tmp_path: Path) -> None:
+    bench = busy(tmp_path)
+    bench.store.failure = "the journal cannot be written"
+    finish = p.Finish(**me("l0"), reason="the last step is trained")
+    refused = bench.service.handle(b"", b"1", finish, bench.now)[0].message
+    assert isinstance(refused, p.Refused) and refused.code == "store_failure"
+    assert not bench.service.is_finished
+    bench.store.failure = None
+    assert bench.ask(finish).finished
+
+
+class SlowDisk(FullDisk):
+    """Waits before it takes anything, and then has no room."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.is_asked, self.goes_on = threading.Event(), threading.Event()
+
+    def append(self, name: str, content: bytes) -> None:
+        self.is_asked.set()
+        assert self.goes_on.wait(10)
+        super().append(name, content)
+
+
+def test_what_comes_during_a_flush_in_a_thread_is_kept_whatever_becomes_of_it(
+    tmp_path: Path,
+) -> None:
+    disk = SlowDisk(tmp_path)
+    disk.room = 0
+    store = DurableStore(disk, fsync="interval")
+    store.record(1.0, "finish", ())
+    with ThreadPoolExecutor(1) as pool:
+        flush = pool.submit(store.flush)
+        assert disk.is_asked.wait(10)
+        store.put(("0/0", 1), b"a group")
+        store.must_sync()  # does not wait for the disk
+        assert not flush.done()
+        disk.goes_on.set()
+        with pytest.raises(StoreFailure):
+            flush.result()
+    disk.room = 10**9
+    assert store.is_dirty and store.blocks
+    store.flush()
+    assert not store.is_dirty and store.figures()["syncs"] == 1
+    names = [record.command for record in read_records(disk.read(JOURNAL))]
+    assert names == ["finish", "stored"]
+    store.close()
 
 
 class RestartedDisk(FullDisk):

@@ -26,7 +26,7 @@ class BooksBroken(VisionOpdError):
     """
 
 
-class Counter:
+class LedgerRecorder:
     """The ledger, whose every change is recorded, and what else the handlers of requests share.
 
     Args:
