@@ -187,7 +187,7 @@ def item_of(name: str, found: Sequence[dict[str, Any]], scratch: Path) -> Item:
     """The question as our loader reads it."""
     other_file = [cv_bench_row(0, "3D")] if name == "cv-bench" else []
     folder = write_rows(name, scratch / name, [found[0], *other_file])
-    return next(SETS[name].load(folder, limit=1))
+    return next(SETS[name].open(folder, limit=1).items)
 
 
 # ---- the comparison ------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ async def serving_version_3() -> ServingState:
 
 
 async def watch(engine: Engine, serving: ServingState) -> None:
-    """Returns with the error that it finds; reaching the limit is no error of the engine."""
+    """Return with the error that it finds; reaching the limit is no error of the engine."""
     async with asyncio.timeout(LIMIT_S):
         await watch_health(engine, serving, 0.005)
 
