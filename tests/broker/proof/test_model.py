@@ -74,6 +74,7 @@ def test_all_instances_hold(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("ranks", (1, pytest.param(2, marks=pytest.mark.proof)))
+@pytest.mark.timeout(1200)
 def test_repeated_take_of_a_step_that_was_damaged(ranks: int) -> None:
     """A learner that holds the groups of the first taking must not acknowledge the second."""
     explore(Instance(2 * ranks, ranks, 0, faults=2, kinds=(DAMAGE, NET), servers=1, ranks=ranks))
