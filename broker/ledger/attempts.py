@@ -2,15 +2,15 @@
 
 An attempt that ends without a group has one of three causes (`Blame`):
 
-- sample: the engine answered, and its answer to this very request was an error or useless; or the
-  row's picture cannot be read.
-- suspect: there was no answer. The engine died or hung, its process was lost, the lease lapsed. Any
-  group that was under way then may be the cause, so all of them are suspects. Each such attempt
+- `SAMPLE`: the engine answered, and its answer to this very request was an error or useless; or
+  the row's picture cannot be read.
+- `SUSPECT`: there was no answer. The engine died or hung, its process was lost, the lease lapsed.
+  Any group that was under way then may be the cause, so all of them are suspects. Each such attempt
   counts, but the last one of a suspect is made alone, on a server that generates nothing else
   meanwhile: only a group that fails alone is quarantined for it. So an engine that dies with 16
   groups under way costs none of the 15 innocent ones, and the culprit is found by its
   `max_attempts`th death.
-- nobody: a pause cut it short, or steps were undone. It does not count.
+- `NOBODY`: a pause cut it short, or steps were undone. It does not count.
 
 A sample is quarantined with its `max_attempts`th counted attempt. (One more is made when the last
 one was blamed on the sample until then, and is a shared death itself; or when max_attempts is 1.)
