@@ -44,7 +44,8 @@ class Bundler:
             raise BrokerUnavailable("this broker client is closed")
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((batch, outcome))
-        if len(self._senders) < UNDER_WAY:
+        # One that has just ended leaves the set a turn of the loop later.
+        if sum(not sender.done() for sender in self._senders) < UNDER_WAY:
             sender = asyncio.create_task(self._send_all(), name="submit")
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)

@@ -212,7 +212,8 @@ class Exchange:
     def _abandon(self, sent: _Sent, unclaimed: Callable[[Record], None]) -> None:
         """The caller was cancelled: see to what still comes, or has just come."""
         if sent.answer.done():
-            unclaimed(sent.answer.result())
+            if sent.answer.exception() is None:
+                unclaimed(sent.answer.result())
         elif len(self._abandoned) < _MAX_ABANDONED:  # beyond that, leases lapse
             self._abandoned[sent.request_id] = unclaimed
 

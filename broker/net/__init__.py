@@ -7,8 +7,8 @@
 The wire. One request has one reply, and any number may be under way. An envelope is a list of byte
 strings:
 
-    client to broker:   request id | frame                 a DEALER socket
-    broker to client:   request id | frame                 a ROUTER socket, which adds the peer
+    client to broker:   request id | frame [| groups]      a DEALER socket
+    broker to client:   request id | frame [| groups]      a ROUTER socket, which adds the peer
     frame:              MessagePack map; its first key, "type", names the message (`common.wire`)
     array in a frame:   extension type 1: MessagePack of [dtype, shape, little-endian bytes]
 

@@ -32,8 +32,9 @@ class AsyncSocket:
             try:
                 return self.receive_now()
             except zmq.Again:
-                self._message_came = self._loop.create_future()
-                await self._message_came
+                waiting = self._message_came = self._loop.create_future()
+                self._look()  # it may have come while it was read that there is none
+                await waiting
 
     def receive_now(self) -> list[zmq.Frame]:
         """The parts of a message that is here already. Raises zmq.Again: there is none."""
@@ -52,8 +53,9 @@ class AsyncSocket:
             try:
                 return self.send_now(parts)
             except zmq.Again:
-                self._room_came = self._room_came or self._loop.create_future()
-                await asyncio.shield(self._room_came)
+                waiting = self._room_came = self._room_came or self._loop.create_future()
+                self._look()
+                await asyncio.shield(waiting)
 
     def send_now(self, parts: list[bytes]) -> None:
         """Send. Raises zmq.Again: there is no room."""
@@ -66,6 +68,8 @@ class AsyncSocket:
     def close(self, linger_ms: int) -> None:
         self._loop.remove_reader(self._fd)
         self.zmq.close(linger=linger_ms)
+        if self._room_came is not None:
+            _wake(self._room_came)  # to find that it is closed
 
     def _look(self) -> None:
         """See what the socket has to tell, which it tells once, and wake who waits for it."""

@@ -56,6 +56,24 @@ async def test_what_comes_meanwhile_goes_together_and_each_hears_of_its_own() ->
     assert a is c is Verdict.ACCEPTED and isinstance(bad, Refused)
 
 
+async def test_what_comes_as_two_messages_end_together_is_sent() -> None:
+    broker = Broker()
+    bundler = Bundler(broker.send, lambda: 1)
+    broker.goes_on.clear()
+
+    async def submit(*groups: bytes) -> None:
+        for group in groups:
+            assert await bundler.submit(group) is Verdict.ACCEPTED
+
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as tasks:
+        for groups in ((b"a", b"c"), (b"b",)):
+            tasks.create_task(submit(*groups))
+        while len(broker.messages) < 2:
+            await asyncio.sleep(0)
+        broker.goes_on.set()
+    assert broker.messages == [(b"a",), (b"b",), (b"c",)]
+
+
 async def test_a_message_is_bounded_in_bytes_and_groups() -> None:
     broker = Broker()
     bundler = Bundler(broker.send, lambda: 10)

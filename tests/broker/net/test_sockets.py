@@ -1,7 +1,8 @@
 """A ZeroMQ socket in an event loop: what it waits for, and what wakes it."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import zmq
@@ -57,3 +58,65 @@ async def test_a_sender_waits_for_room(context: zmq.Context[zmq.Socket[bytes]]) 
     finally:
         sender.close(0)
         receiver.close(0)
+
+
+class Hooked:
+    """A ZeroMQ socket to which something happens just before it is asked for its events."""
+
+    def __init__(self, socket: zmq.Socket[bytes], happens: Callable[[], None]) -> None:
+        self._socket = socket
+        self._happens: Callable[[], None] | None = happens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def getsockopt(self, option: int) -> Any:
+        if option == zmq.EVENTS and (happens := self._happens) is not None:
+            self._happens = None
+            happens()
+        return self._socket.getsockopt(option)
+
+
+async def test_what_happens_as_a_socket_says_that_there_is_nothing_is_noticed(
+    context: zmq.Context[zmq.Socket[bytes]],
+) -> None:
+    socket, peer = AsyncSocket(context, zmq.PAIR), context.socket(zmq.PAIR)
+    hooked: Any
+    try:
+        socket.zmq.setsockopt(zmq.SNDHWM, 1)
+        peer.setsockopt(zmq.RCVHWM, 1)
+        peer.bind("inproc://peer")
+        socket.zmq.connect("inproc://peer")
+        number = 0
+        with pytest.raises(zmq.Again):
+            while True:
+                socket.send_now([b"full"])
+                number += 1
+
+        def drain() -> None:
+            for _ in range(number):
+                peer.recv()
+
+        plain = socket.zmq
+        socket.zmq = hooked = Hooked(plain, drain)
+        async with asyncio.timeout(20):
+            await socket.send([b"last"])
+        assert hooked._happens is None and peer.recv() == b"last"
+        socket._room_came = asyncio.get_running_loop().create_future()  # of one that gave up
+        socket.zmq = hooked = Hooked(plain, lambda: peer.send(b"news"))
+        async with asyncio.timeout(20):
+            assert (await socket.receive())[0].bytes == b"news"
+        assert hooked._happens is None
+    finally:
+        socket.close(0)
+        peer.close(0)
+
+
+async def test_closing_ends_the_wait_for_room(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    socket = AsyncSocket(context, zmq.PUSH)  # without a peer there is no room
+    waiting = asyncio.create_task(socket.send([b"never"]))
+    await asyncio.sleep(0)
+    socket.close(0)
+    async with asyncio.timeout(20):
+        with pytest.raises(zmq.ZMQError):
+            await waiting
