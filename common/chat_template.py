@@ -84,5 +84,6 @@ def read_template(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"prompt.chat_template = {str(path)!r} cannot be read: {error}. Fix: name a Jinja file"
+            f"the chat template {str(path)!r} cannot be read: {error}. Fix: write it as UTF-8, or "
+            "name another Jinja file by prompt.chat_template"
         ) from error

@@ -6,6 +6,7 @@ loopback where the others are on other machines, may lead nowhere, or show the g
 
 import array
 import contextlib
+import errno
 import ipaddress
 import os
 import random
@@ -56,8 +57,12 @@ def free_port(host: str) -> int:
     vain could even be given that same port, and be connected to itself.
     """
     for port in _ports_not_given_away():
-        with contextlib.suppress(OSError), listening_socket(host, port):
-            return port
+        try:
+            with listening_socket(host, port):
+                return port
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
     with listening_socket(host) as probe:
         chosen: int = probe.getsockname()[1]
         return chosen

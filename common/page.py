@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -12,11 +13,11 @@ _STYLE = Path(__file__).with_name("page.css")
 # The browser itself keeps a page from loading or running what somebody's text asks for.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STARTS = {  # how files begin that browsers show; nothing else goes into a page
-    "png": b"\x89PNG\r\n\x1a\n",
-    "jpeg": b"\xff\xd8\xff",
-    "webp": b"RIFF",
-    "gif": b"GIF8",
-    "bmp": b"BM",
+    "png": rb"\x89PNG\r\n\x1a\n",
+    "jpeg": rb"\xff\xd8\xff",
+    "webp": rb"(?s)RIFF.{4}WEBP",
+    "gif": rb"GIF8[79]a",
+    "bmp": rb"BM",
 }
 
 
@@ -58,7 +59,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def picture_kind(content: bytes) -> str | None:
     """The format of a picture file that browsers show, as media types name it; None for others."""
-    return next((kind for kind, start in _STARTS.items() if content.startswith(start)), None)
+    return next((kind for kind, start in _STARTS.items() if re.match(start, content)), None)
 
 
 def picture_url(content: bytes) -> str | None:

@@ -7,12 +7,14 @@
 
     ENGINES[rollout.engine] -> EngineKind       by whom it is read
       name                                      common.config, common.versions, rollout.evaluation
+      title                                     deploy.preflight, messages of this package
       command, environment, check               rollout.engine_process, deploy.preflight
       serving_flags, check_folder               rollout.serving_checkpoint
-      own, server_gpus                          deploy.cluster, deploy.batch, deploy.launch
+      own                                       deploy.cluster, deploy.batch, deploy.launch
       context_limit                             deploy.preflight
       is_deterministic                          common.config
-      keeps_copies, server_gpus                 deploy.planning
+      keeps_copies                              deploy.planning
+      server_gpus                               common.cluster_config, deploy.planning
 
 To add one:
 

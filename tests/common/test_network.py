@@ -87,6 +87,26 @@ def test_no_port_is_free_at_another_machines_address() -> None:
         network.free_port("192.0.2.1")
 
 
+def test_a_port_that_is_taken_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with network.listening_socket("127.0.0.1") as taken:
+        ports = [taken.getsockname()[1], free := network.free_port("127.0.0.1")]
+        monkeypatch.setattr(network, "_ports_not_given_away", lambda: ports)
+        assert network.free_port("127.0.0.1") == free
+
+
+def test_a_name_that_is_not_known_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fail(host: str, *arguments: object, **named: object) -> None:
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_AGAIN, "no name server answers")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    with pytest.raises(socket.gaierror):
+        network.free_port("somewhere.invalid")
+    assert asked == ["somewhere.invalid"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
 def test_a_client_may_be_given_the_port_that_it_asks_in_vain() -> None:
     """Why a free port is none of those."""

@@ -2,9 +2,10 @@
 
 import io
 
+import pytest
 from PIL import Image
 
-from common.page import page, picture_url, picture_with_box, small_jpeg, table, tile
+from common.page import page, picture_kind, picture_url, picture_with_box, small_jpeg, table, tile
 
 
 def test_texts_are_escaped() -> None:
@@ -18,6 +19,17 @@ def test_a_page_asks_the_browser_to_fetch_and_run_nothing() -> None:
     made = page("a", "<p>b</p>", ".c{}")
     assert "default-src 'none'; img-src data:" in made and "<script" not in made
     assert "url(" not in made and "@import" not in made and made.index(".c{}") < made.index("<p>b")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WebP", "GIF", "BMP"])
+def test_the_kind_of_a_picture_is_told_by_its_beginning(kind: str) -> None:
+    Image.new("RGB", (4, 3)).save(file := io.BytesIO(), kind)
+    assert picture_kind(file.getvalue()) == kind.lower()
+
+
+@pytest.mark.parametrize("content", [b"RIFF\x24\0\0\0WAVEfmt ", b"GIF8xx", b"", b"RIFF"])
+def test_another_file_is_no_picture(content: bytes) -> None:
+    assert picture_kind(content) is None
 
 
 def test_what_is_no_picture_gets_no_url() -> None:

@@ -48,6 +48,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "a box of three": ({"box": [1, 2, 3]}, "box = [1, 2, 3]: not four numbers"),
     "a box of words": ({"box": ["a", 2, 3, 4]}, "box = ['a', 2, 3, 4]: not four numbers"),
     "a box that is no number": ({"box": [float("nan"), 2, 3, 4]}, "box = [nan, 2, 3, 4]: not"),
+    "a box beyond all floats": ({"box": [10**400, 2, 3, 4]}, "box = [10000"),
     "a box outside": ({"box": [10, 10, 101, 50]}, "box = [10.0, 10.0, 101.0, 50.0]: no rect"),
     "a box inside out": ({"box": [40, 10, 20, 50]}, "box = [40.0, 10.0, 20.0, 50.0]: no rect"),
     "a box of shares": ({"box": [0.1, 0.1, 0.5, 0.5]}, "box = [0.1, 0.1, 0.5, 0.5]: shares"),
