@@ -17,6 +17,10 @@
     evaluations     the evaluation requests in work, and their answers
     refusal         a request that cannot be granted, and the error code it carries
 
+A failed attempt is blamed (`attempts`); its group rests and waits again at its place, or its sample
+is quarantined and the groups behind it move up. A group that waits holds up the step it belongs to,
+and a step that is held up pushes no weights: what is to come back later must leave its place.
+
 Invariant: the same commands with the same arguments, in the same order, give the same state. So a
 journal of commands is the whole state, and a test can replay any of them. The table in
 `commands` is the journal's format: see `broker.storage` before you change it.

@@ -13,7 +13,10 @@ durations in seconds; no two machines need agree on the clock.
 To add a request: its class, with its reply before it, in one of the files above; a method marked
 `@handles(TheRequest)` in the `*_requests.py` of the same name in `broker.service`; a method of
 `broker.client.BrokerClient` that sends it. Nothing lists requests: the tables below are made from
-the classes. tests/broker/test_protocol.py fails while one of the three is missing.
+the classes. tests/broker/test_protocol.py fails while one of the three is missing, or while
+PROTOCOL_VERSION stays as it was; tests/common/support.py wants an example, and
+tests/broker/service/test_rights.py the roles. Look first whether `Welcome`, which each member has
+from its hello, tells it already.
 """
 
 from broker.protocol.evaluation import *  # noqa: F403

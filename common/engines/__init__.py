@@ -1,4 +1,4 @@
-"""Engines: what differs from one to the next, a file each, and all else has no name for one.
+"""Engines: what differs from one to the next, a file each; nothing else asks which one it is.
 
     kind        what an engine declares, and what a Python environment of its own is
     sglang, embedded    the engines
@@ -26,7 +26,9 @@ To add one:
    deploy/setup.sh the goal that makes it: tests/deploy/test_setup.py asks for each engine's.
 4. tests/rollout/contract takes the engines from here. That suite is the specification.
 
-deploy.planning counts a server's memory as SGLang divides it, whichever engine is named.
+No test tells of the following, which still fits SGLang alone: the marker of its contract tests
+(tests/rollout/contract/conftest.py), the image in deploy/docker, the key of any engine's port
+(`sglang.api_key_file`), and deploy.planning, which counts a server's memory as SGLang divides it.
 """
 
 from collections.abc import Mapping

@@ -13,6 +13,10 @@
       layer_kinds, fused, has_norms_behind           learner.model
       published, gates_attention, tower_sizes        deploy.planning.shape
 
+A family cannot rename the parts of a model: the learner reaches them as `visual`, `blocks` and
+`language_model` (`common.image_text_model`), in student, sharding, lora, vision and last_layer of
+`learner.model`. One with other names is refused at its start, and needs that changed first.
+
 A family imports neither torch nor transformers, because the launcher and the broker's checks read
 it too. Where it needs a way to compute, it names one that the learner has: a kind of decoder layer
 (`learner.model.delta_net` for "linear_attention"), a fused form (`learner.model.fused`).

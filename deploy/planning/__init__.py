@@ -19,7 +19,9 @@
     accounting          the learner's seconds, which add up
     verdict             what limits a run, and what would help
 
-How to add a GPU: a line with its maker's figures in `devices.GPUS`; no other place knows names.
+How to add a GPU: a line with its maker's figures in `devices.GPUS`. What the driver calls a GPU is
+cut to one word, as Ray labels it (`common.gpus`): one whose name needs more is found by `--gpu`
+alone.
 
 Invariant: admission and staleness are decided by the ledger itself, so a plan cannot disagree with
 a run about them (tests/deploy/planning/test_simulation.py).

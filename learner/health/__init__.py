@@ -20,5 +20,7 @@ the student fix: that gate warns, and stops the run where the action is "stop". 
 single sample is reported at once, with the sample's name, and never does more than warn.
 
 How to add a gate: a `Gate` beside its metric in `common.metrics`, and the key of its bound in
-`common.config.HealthSection`; none there means off. Its ratio is a metric, too.
+`common.config.HealthSection`; none there means off. Its ratio is a metric, too. `health.action` is
+one key for all gates, and a `limit` gate only warns or stops: `gates` decides (`_action`). A new
+one also stands in the list of gates of deploy/README.md, which no test compares.
 """

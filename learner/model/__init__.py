@@ -26,8 +26,9 @@ does every gradient (float32, 1e-5: tests/learner/model/test_packing.py).
 
 How to add a teacher policy: its name in `common.config.objective.TeacherPolicyName`, and what it is
 in `TEACHER_POLICIES` beside it: help, learner, checkpoints and planner go by that. What it does
-after an optimizer step, if no other policy does it, is a case of `Teacher.update`; an option is a
-key of `TeacherSection`. deploy/README.md names it. tests/learner/model/test_teacher.py holds every
+after an optimizer step, if no other policy does it, is a case of `Teacher.update`, which knows the
+step alone (accuracies come steps later, to `Session._take_measurements`); an option is a key of
+`TeacherSection`. deploy/README.md names it. tests/learner/model/test_teacher.py holds every
 policy to what it declares, tests/deploy/planning/test_memory.py the planner.
 
 How to add a model family: `common.families` says it.

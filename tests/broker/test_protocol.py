@@ -1,8 +1,11 @@
 """A request is a class, a handler and a method of the client: one that lacks a part is found."""
 
+import ast
+import hashlib
 import inspect
 import re
 import typing
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -14,10 +17,40 @@ from broker.service.handlers import Call, Held, handlers_of, handles
 from broker.service.images import DatasetImages
 from common.errors import ProtocolError
 from common.types import Record
-from common.wire import encode
+from common.wire import PROTOCOL_VERSION, encode
 from tests.broker.support import make_rules, make_service, make_source
 
 HELLO = p.Hello(member_id="rollout-0", incarnation=1, role=p.Role.ROLLOUT)
+
+
+# What the messages were made of at that version of the wire. Never change it without the version:
+# two sides that read a message differently would not notice.
+PINNED = (8, "eeedd4d4c5b80cf8")
+
+
+def fields_of(path: Path) -> list[str]:
+    """The fields of a file's classes with their types, and the values of its enumerations."""
+    classes = [n for n in ast.parse(path.read_text("utf-8")).body if isinstance(n, ast.ClassDef)]
+    fields = []
+    for node in classes:
+        for part in node.body:
+            if isinstance(part, ast.AnnAssign):
+                fields.append(
+                    f"{node.name}.{ast.unparse(part.target)}: {ast.unparse(part.annotation)}"
+                )
+            elif isinstance(part, ast.Assign):
+                fields.append(f"{node.name}.{ast.unparse(part)}")
+    return fields
+
+
+def test_messages_are_pinned_with_the_version_of_the_wire() -> None:
+    files = [*Path(p.__file__).parent.glob("*.py"), Path(inspect.getfile(Record))]
+    fields = sorted(field for path in files for field in fields_of(path))
+    assert len(fields) > 100
+    digest = hashlib.sha256("\n".join(fields).encode()).hexdigest()[:16]
+    assert (PROTOCOL_VERSION, digest) == PINNED, (
+        "messages have changed. Fix: raise PROTOCOL_VERSION in common/wire.py, and pin both anew"
+    )
 
 
 def handlers() -> dict[type[p.Request[Record]], Any]:
