@@ -38,6 +38,8 @@ class Launched:
                 cwd=ROOT,
                 env={**os.environ, name: value},
                 start_new_session=True,  # a process group of its own, as from a shell
+                # Tests that are run by nohup ignore it, and so would what they start.
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
             )
 
     def output(self) -> str:
