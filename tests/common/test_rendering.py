@@ -112,7 +112,7 @@ def test_another_template_takes_the_place_of_the_checkpoints(checkpoint, tmp_pat
 
 
 def test_a_template_that_is_not_there_is_a_config_error(checkpoint, tmp_path) -> None:
-    with pytest.raises(ConfigError, match=r"prompt\.chat_template = .*none\.jinja"):
+    with pytest.raises(ConfigError, match=r"chat template .*none\.jinja.*prompt\.chat_template"):
         Renderer(str(checkpoint), PromptSection(chat_template=tmp_path / "none.jinja"))
 
 
