@@ -41,11 +41,8 @@ class MemberRequests:
 
     @handles(p.Hello)
     def hello(self, hello: p.Hello, call: Call) -> p.Welcome:
-        recorder, ledger, membership = (
-            self._recorder,
-            self._recorder.ledger,
-            self._recorder.membership,
-        )
+        recorder = self._recorder
+        ledger, membership = recorder.ledger, recorder.membership
         remark = check_hello(hello, self._versions, membership.all())
         if hello.role is not p.Role.OBSERVER:
             predecessor = membership.join(hello, call.now)

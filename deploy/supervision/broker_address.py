@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from common.errors import VisionOpdError
+from common.log_files import identity
 from deploy.cluster.pools import PoolName
 from deploy.supervision.process_table import ProcessTable
 
@@ -23,7 +24,7 @@ class BrokerAddress:
     def __init__(self, run_folder: Path, table: ProcessTable) -> None:
         self._folder = run_folder
         self._table = table
-        self._written: tuple[int, int] | None = None  # by the broker before
+        self._written: tuple[int, int] | None = None  # the file of the broker before
         self.known: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @property
@@ -39,7 +40,7 @@ class BrokerAddress:
         """What processes that start are told: a broker nothing, and what it writes then counts."""
         if pool != "broker":
             return self.known.result()
-        self._written = _writing_of(self._file)
+        self._written = identity(self._file)
         return ""
 
     async def wait(self) -> str:
@@ -53,7 +54,7 @@ class BrokerAddress:
             VisionOpdError: it writes nothing in time.
         """
         latest = time.monotonic() + _TIMEOUT_S
-        while _writing_of(self._file) == self._written:
+        while identity(self._file) == self._written:
             if not self._table.is_up("broker"):
                 return None
             if time.monotonic() > latest:
@@ -63,12 +64,3 @@ class BrokerAddress:
             await asyncio.sleep(_LOOK_S)  # a file has no event
         address: str = json.loads(self._file.read_text(encoding="utf-8"))["address"]
         return address
-
-
-def _writing_of(path: Path) -> tuple[int, int] | None:
-    """Tell one writing of a file that is replaced as a whole from another. None means no file."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_mtime_ns

@@ -8,6 +8,7 @@ import pytest
 import zmq
 
 from broker.net.sockets import AsyncSocket
+from tests.waiting import LIMIT_S
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ async def test_a_receiver_is_woken_though_its_task_sends_meanwhile(
     server, client = AsyncSocket(context, zmq.ROUTER), AsyncSocket(context, zmq.DEALER)
     client.zmq.connect(f"tcp://127.0.0.1:{server.zmq.bind_to_random_port('tcp://127.0.0.1')}")
     try:
-        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as tasks:
             for number in range(300):
                 received = tasks.create_task(server.receive())
                 await client.send([b"%d" % number, b"more"])
@@ -49,7 +50,7 @@ async def test_a_sender_waits_for_room(context: zmq.Context[zmq.Socket[bytes]]) 
         with pytest.raises(zmq.Again):
             for _ in range(10):
                 sender.send_now([b"full"])
-        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as tasks:
             waiting = tasks.create_task(sender.send([b"last"]))
             await asyncio.sleep(0)
             assert not waiting.done()
@@ -99,12 +100,12 @@ async def test_what_happens_as_a_socket_says_that_there_is_nothing_is_noticed(
 
         plain = socket.zmq
         socket.zmq = hooked = Hooked(plain, drain)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             await socket.send([b"last"])
         assert hooked._happens is None and peer.recv() == b"last"
         socket._room_came = asyncio.get_running_loop().create_future()  # of one that gave up
         socket.zmq = hooked = Hooked(plain, lambda: peer.send(b"news"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_S):
             assert (await socket.receive())[0].bytes == b"news"
         assert hooked._happens is None
     finally:
@@ -117,6 +118,6 @@ async def test_closing_ends_the_wait_for_room(context: zmq.Context[zmq.Socket[by
     waiting = asyncio.create_task(socket.send([b"never"]))
     await asyncio.sleep(0)
     socket.close(0)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(LIMIT_S):
         with pytest.raises(zmq.ZMQError):
             await waiting
