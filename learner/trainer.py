@@ -105,7 +105,8 @@ class Trainer:
         """
         assert batch.step == self.version + 1, (batch.step, self.version)
         watch = Stopwatch(self._device)
-        figures = StepFigures(self._config.objective.importance_clip, self._device)
+        clip = self._config.objective.importance_clip
+        figures = StepFigures(clip, self._device, batch.step)
         groups, sequences, tokens = counts_of_step(batch, self.ranks)
         if groups:
             with named_if_too_large(self._config.learner.student_batch_tokens):
