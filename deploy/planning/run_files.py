@@ -3,14 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common.config import RunConfig
 from common.config_cli import load
 from common.errors import ConfigError
-from common.files import whole_lines
-
-Row = dict[str, Any]
+from common.figure_rows import Row, read_rows
 
 
 @dataclass(frozen=True)
@@ -35,18 +32,17 @@ def read_run(folder: Path) -> RunFiles:
     """Read a run, also while it goes on.
 
     Raises:
-        ConfigError: no run is there.
+        ConfigError: no run is there, or a row of it is none.
     """
     config_file = folder / "config.toml"
     if not config_file.is_file():
         raise ConfigError(f"RUN = {str(folder)!r} holds no run. Fix: name a run folder")
-    lines = whole_lines(folder / "metrics.jsonl")
-    rows: list[Row] = [json.loads(line) for line in lines if line.strip()]
+    rows = read_rows(folder / "metrics.jsonl")
     summary = folder / "summary.json"
     return RunFiles(
         folder,
         load(["--config", str(config_file)]),
         [row for row in rows if "learner/step_s" in row],
-        [row for row in rows if "evaluation/seconds" in row],
+        [row for row in rows if "evaluation/stall_s" in row],
         json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else None,
     )
