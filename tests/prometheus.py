@@ -39,6 +39,7 @@ def documented_config(targets: Path, key_file: Path | None = None) -> str:
     for written, meant in [
         ("runs/mine/scrape", str(targets)),
         ("scrape_interval: 5s", "scrape_interval: 200ms"),
+        ("refresh_interval: 10s", "refresh_interval: 1s"),
         ("# authorization", "authorization" if key_file else "# authorization"),
         ("scrape.key", str(key_file)),
     ]:
@@ -67,9 +68,19 @@ class Prometheus:
         except OSError:
             return False
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series that answer an expression now. Raises HTTPError: it cannot be parsed."""
-        return list(self._asked("query", query=expression)["result"])
+    def query(self, expression: str, time_s: float | None = None) -> list[dict[str, Any]]:
+        """The series that answer an expression. Raises HTTPError: it cannot be parsed.
+
+        Args:
+            time_s: seconds since 1970; None means now.
+        """
+        when = {} if time_s is None else {"time": f"{time_s:.3f}"}
+        return list(self._asked("query", query=expression, **when)["result"])
+
+    def scrapes(self, selector: str) -> dict[float, float]:
+        """The values of the one series that is selected, by the time of the scrape."""
+        (series,) = self.query(f"{selector}[1h]")
+        return {float(time_s): float(value) for time_s, value in series["values"]}
 
     def value(self, expression: str) -> float:
         """The one value that answers an expression now."""

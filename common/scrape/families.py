@@ -51,7 +51,6 @@ _BROKER = (
     Family("broker/is_finished", "1 once the run is over"),
     Family("broker/run_s", "how long the run has lasted, over all lives of its broker"),
     Family("broker/slots", "groups that may be between lease and training"),
-    Family("broker/slots_used", "slots that are in use"),
     Family("broker/staleness_max_steps", "greatest staleness of the run"),
     Family("broker/samples", "samples by where they are", "state"),
     Family("broker/trajectories", "trajectories by where they are", "state"),

@@ -16,7 +16,7 @@ def test_a_name_is_made_from_that_of_the_figure() -> None:
         "learner/loss_nats": "vision_opd_learner_loss_nats",
         "learner/step_s": "vision_opd_learner_step_seconds",
         "rollout/tokens_per_s": "vision_opd_rollout_tokens_per_second",
-        "evaluation/seconds": "vision_opd_evaluation_seconds",
+        "evaluation/stall_s": "vision_opd_evaluation_stall_seconds",
     }
     assert {name: Family(name, "").series for name in made} == made
     assert Family("broker/syncs", "", is_counter=True).series == "vision_opd_broker_syncs_total"
