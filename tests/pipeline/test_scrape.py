@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from common.config_cli import build
+from common.metrics import METRICS, OBSERVED
 from common.scrape.families import FAMILIES
 from common.scrape.port import scrape_port
 from tests.broker.support import process
 from tests.deploy.quickstart.support import SMALL, TIMEOUT_S, Launched
-from tests.prometheus import Prometheus, complaints, documented_config, running_prometheus
+from tests.prometheus import ROOT, Prometheus, complaints, documented_config, running_prometheus
 from tests.waiting import until, wait_until
 
 PROCESSES = {"broker", "learner-0", "rollout-0", "rollout-1", "launcher"}
@@ -63,6 +64,7 @@ def test_every_process_of_a_run_is_read_as_its_files_say(tmp_path: Path) -> None
         the_learner_s_figures_are_those_of_its_rows(prometheus, run)
         the_launcher_s_figures_are_its_observations(prometheus, run)
         the_broker_s_books_are_those_of_its_steps(prometheus, run)
+        the_board_shows_the_run(prometheus, run)
 
 
 def exposition(file: Path) -> str:
@@ -102,3 +104,21 @@ def the_broker_s_books_are_those_of_its_steps(prometheus: Prometheus, run: Launc
         s["metric"]["server"] for s in prometheus.query("vision_opd_rollout_tokens_total[1h]")
     }
     assert servers == {"rollout-0", "rollout-1"}
+
+
+def the_board_shows_the_run(prometheus: Prometheus, run: Launched) -> None:
+    """Every figure, but those that the row of the step does not have."""
+    steps = prometheus.scrapes('vision_opd_learner_step{process="learner-0"}')
+    time_s = max(steps)
+    told = {metric.name for metric in OBSERVED}
+    for row in run.metrics():
+        told |= row.keys() if row["step"] == steps[time_s] or "evaluation/version" in row else set()
+    not_told = {FAMILIES[name].series for name in FAMILIES.keys() & METRICS.keys() - told}
+    not_told.add(FAMILIES["broker/trajectories_expired"].series)  # none has
+    board = json.loads((ROOT / "deploy/grafana/vision-opd.json").read_text())
+    asked = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    assert len(asked) > 60
+    for expression in asked:
+        filled = expression.replace("$run", run.folder.name).replace("$__rate_interval", "20s")
+        is_told = not any(series in expression for series in not_told)
+        assert bool(prometheus.query(filled, time_s)) is is_told, expression
