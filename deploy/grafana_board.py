@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from common.metrics import CHARTS, DRIFT, METRICS, OBSERVED, Chart, Metric, lines_of
+from common.metrics import CHARTS, METRICS, OBSERVED, Chart, Metric, lines_of
 from common.output import ends_with_its_reader
 from common.scrape.families import FAMILIES
 from deploy.showing.board_panels import SOURCE, Panel, Query, Row, curves, laid_out, number
@@ -43,7 +43,10 @@ def _rows() -> list[Row]:
     fast = [chart for chart in others if _is_of_time(chart)]
     return [
         Row("Now", (*_numbers(), _of_chart(drift, width=24))),
-        Row("Learning", (*map(_of_chart, learning), _gates(), *_out_of_step())),
+        Row(
+            "Learning",
+            (*map(_of_chart, learning), _of_area("Health gates", "health"), *_in_no_chart()),
+        ),
         Row("Throughput and idle", tuple(map(_of_chart, fast))),
         Row("Queue", _queue()),
         Row("Rollout servers", _servers()),
@@ -84,62 +87,62 @@ def _is_of_time(chart: Chart) -> bool:
 def _of_chart(chart: Chart, width: int = 8) -> Panel:
     lines = lines_of(chart)
     ranges = [line.healthy for line in lines if line.healthy is not None]
-    notes = [chart.note, *(f"{_label(line)}: {line.meaning}." for line in lines)]
-    notes += [f"Healthy: {healthy} ({healthy.why})." for healthy in ranges]
-    return curves(
-        chart.title,
-        lines[0].unit,
-        [Query(_series(line.name), _label(line)) for line in lines],
-        "\n".join(filter(None, notes)),
-        ranges[0] if len(ranges) == 1 else None,
-        width,
-    )
+    queries = [Query(_series(line.name), _label(line)) for line in lines]
+    note = "\n".join((f"In {chart.unit}.", *(f"{_label(m)}: {_note(m)}" for m in lines)))
+    marked = ranges[0] if len(ranges) == 1 else None
+    return curves(chart.title, lines[0].unit, queries, note, marked, width)
 
 
 def _label(metric: Metric) -> str:
+    """What tells a metric from others of its panel."""
     return metric.name if metric.chart is None else metric.chart[1]
 
 
-def _of_metrics(title: str, metrics: Iterable[Metric], note: str = "") -> Panel:
+def _title(metric: Metric) -> str:
+    """What a panel of this metric alone is called."""
+    if metric.chart is not None:
+        return ": ".join(metric.chart)
+    return metric.name if metric.gate is None else metric.gate.label
+
+
+def _note(metric: Metric) -> str:
+    healthy = f" Healthy: {metric.healthy} ({metric.healthy.why})." if metric.healthy else ""
+    return f"{metric.meaning}.{healthy}"
+
+
+def _of_metrics(title: str, metrics: Iterable[Metric]) -> Panel:
     """Metrics of one unit, by their names."""
     found = list(metrics)
-    notes = [note, *(f"{m.name}: {m.meaning}." for m in found)]
-    queries = [Query(_series(m.name), m.name) for m in found]
-    return curves(title, found[0].unit, queries, "\n".join(filter(None, notes)))
+    note = "\n".join(f"{metric.name}: {_note(metric)}" for metric in found)
+    return curves(title, found[0].unit, [Query(_series(m.name), m.name) for m in found], note)
 
 
-def _gates() -> Panel:
-    ratios = [metric for name, metric in METRICS.items() if name.startswith("health/")]
-    note = "Each figure over its baseline, best or bound; health/action is what the gates asked for"
-    return _of_metrics("Health gates", ratios, f"{note}.")
+def _of_area(title: str, area: str) -> Panel:
+    return _of_metrics(title, (m for m in METRICS.values() if m.name.startswith(f"{area}/")))
 
 
-def _out_of_step() -> list[Panel]:
+def _in_no_chart() -> list[Panel]:
     """A panel for each figure with a healthy range that no other panel of the row shows."""
-    shown = {line.name for chart in CHARTS for line in lines_of(chart)}
-    found = [m for m in METRICS.values() if m.healthy is not None and m.name not in shown]
+    found = [m for m in METRICS.values() if m.healthy and not m.chart]
     return [
-        curves(m.name, m.unit, [Query(_series(m.name), m.name)], _note(m), m.healthy)
+        curves(_title(m), m.unit, [Query(_series(m.name), m.name)], _note(m), m.healthy)
         for m in found
         if not m.name.startswith("health/")
     ]
 
 
-def _note(metric: Metric) -> str:
-    assert metric.healthy is not None
-    return f"{metric.meaning}. Healthy: {metric.healthy} ({metric.healthy.why})."
-
-
 def _numbers() -> list[Panel]:
-    """What one looks at first: drift, and every figure that is a gauge with a healthy range."""
+    """What one looks at first: drift, where the run is, and gauges with a healthy range."""
     gauges = [m for m in METRICS.values() if m.gauge and m.healthy is not None]
-    shown = [*(m for m in gauges if m in DRIFT), *(m for m in gauges if m not in DRIFT)]
     panels = [
-        number(m.name, m.unit, Query(_series(m.name), ""), _note(m), m.healthy) for m in shown
+        number(_title(m), m.unit, Query(_series(m.name), ""), _note(m), m.healthy) for m in gauges
     ]
-    for name in ("broker/version", "broker/steps_planned", "broker/staleness_max_steps"):
-        query = Query(_series(name), "")
-        panels.append(number(name, "", query, FAMILIES[name].meaning))
+    for title, name in (
+        ("Step", "broker/version"),
+        ("of steps", "broker/steps_planned"),
+        ("Greatest staleness", "broker/staleness_max_steps"),
+    ):
+        panels.append(number(title, "", Query(_series(name), ""), FAMILIES[name].meaning))
     return panels
 
 
@@ -178,21 +181,17 @@ def _servers() -> tuple[Panel, ...]:
              (_series("broker/version"), "learner")),
         _one("Silence", "s", (_series("broker/member_silent_s"), "{{member}}"),
              note="A heartbeat comes every second or two."),
-        _one("Store", "", (_series("broker/store_failed"), "disk takes nothing"),
+        _one("Broker", "", (_series("broker/store_failed"), "disk takes nothing"),
              (_series("broker/is_finished"), "run is over")),
     )  # fmt: skip
 
 
 def _pushes() -> tuple[Panel, ...]:
-    of_area = {
-        area: [m for m in METRICS.values() if m.name.startswith(f"{area}/")]
-        for area in ("sync", "checkpoint")
-    }
     versions, acknowledged = _series("broker/version"), _series("broker/member_version")
     behind = f"{versions} - on(run) group_right() {acknowledged}"
     return (
-        _of_metrics("Pushes", of_area["sync"]),
-        _of_metrics("Checkpoints", of_area["checkpoint"]),
+        _of_area("Pushes", "sync"),
+        _of_area("Checkpoints", "checkpoint"),
         _one("Versions behind the learner", "", (behind, "{{member}}"),
              note="By what each rollout server has acknowledged; -1 is none."),
     )  # fmt: skip

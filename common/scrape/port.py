@@ -61,7 +61,7 @@ def scrape_key(config: RunConfig) -> str | None:
 
 
 def _run_name(config: RunConfig) -> str:
-    return config.run.name if config.run.folder is None else config.run.folder.name
+    return config.run.name if config.run.folder is None else config.run.folder.resolve().name
 
 
 @contextlib.asynccontextmanager
