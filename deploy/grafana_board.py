@@ -1,6 +1,6 @@
 """The Grafana board of a run: python -m deploy.grafana_board > deploy/grafana/vision-opd.json
 
-Curves, units and healthy ranges are those that `common.metrics` and `common.scrape.families`
+Curves, units and healthy ranges are those that `common.metrics` and `common.scrape.exported`
 declare. The board has two variables: the Prometheus it asks, and the run.
 """
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from common.metrics import CHARTS, METRICS, OBSERVED, Chart, Metric, lines_of
 from common.output import ends_with_its_reader
-from common.scrape.families import FAMILIES
-from deploy.showing.board_panels import SOURCE, Panel, Query, Row, curves, laid_out, number
+from common.scrape.exported import EXPORTED
+from deploy.showing.board_panels import SOURCE, BoardRow, Panel, Query, curves, laid_out, number
 
 _OF_RUN = 'run="$run"'
 _OBSERVED = {metric.name for metric in OBSERVED if not metric.name.startswith("broker/")}
@@ -37,21 +37,21 @@ def board() -> dict[str, Any]:
     }
 
 
-def _rows() -> list[Row]:
+def _rows() -> list[BoardRow]:
     drift, *others = CHARTS
     learning = [chart for chart in others if not _is_of_time(chart)]
     fast = [chart for chart in others if _is_of_time(chart)]
     return [
-        Row("Now", (*_numbers(), _of_chart(drift, width=24))),
-        Row(
+        BoardRow("Now", (*_numbers(), _of_chart(drift, width=24))),
+        BoardRow(
             "Learning",
             (*map(_of_chart, learning), _of_area("Health gates", "health"), *_in_no_chart()),
         ),
-        Row("Throughput and idle", tuple(map(_of_chart, fast))),
-        Row("Queue", _queue()),
-        Row("Rollout servers", _servers()),
-        Row("Pushes and checkpoints", _pushes()),
-        Row("Processes", _processes()),
+        BoardRow("Throughput and idle", tuple(map(_of_chart, fast))),
+        BoardRow("Queue", _queue()),
+        BoardRow("Rollout servers", _servers()),
+        BoardRow("Pushes and checkpoints", _pushes()),
+        BoardRow("Processes", _processes()),
     ]
 
 
@@ -67,7 +67,7 @@ def _series(name: str, role: str = "") -> str:
         role = "launcher"
     of_rows = name in METRICS and area != "broker" and not role
     whom = 'process="learner-0"' if of_rows else f'role="{role or area}"'
-    return f"{FAMILIES[name].series}{{{_OF_RUN}, {whom}}}"
+    return f"{EXPORTED[name].series}{{{_OF_RUN}, {whom}}}"
 
 
 def _rate(name: str) -> str:
@@ -142,7 +142,7 @@ def _numbers() -> list[Panel]:
         ("of steps", "broker/steps_planned"),
         ("Greatest staleness", "broker/staleness_max_steps"),
     ):
-        panels.append(number(title, "", Query(_series(name), ""), FAMILIES[name].meaning))
+        panels.append(number(title, "", Query(_series(name), ""), EXPORTED[name].meaning))
     return panels
 
 
@@ -216,7 +216,7 @@ def _source_variable() -> dict[str, Any]:
 
 
 def _run_variable() -> dict[str, Any]:
-    series = FAMILIES["broker/version"].series
+    series = EXPORTED["broker/version"].series
     return {
         "type": "query",
         "name": "run",

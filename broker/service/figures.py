@@ -1,4 +1,4 @@
-"""The run's status as figures for Prometheus (`common.scrape.families` declares them)."""
+"""The run's status as figures for Prometheus (`common.scrape.exported` declares them)."""
 
 from collections import Counter
 

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from common.scrape.families import FAMILIES, Family
+from common.scrape.exported import EXPORTED, Exported
 
 Readings = Mapping[str, float | Mapping[str, float]]  # by name: a value, or some by the label
 
@@ -15,7 +15,7 @@ def registry_of(read: Callable[[], Readings], labels: Mapping[str, str]) -> Coll
     """A registry of its own with a process's figures, and those of the process itself.
 
     Args:
-        read: current figures by their names in `FAMILIES`; other names are left out.
+        read: current figures by their names in `EXPORTED`; other names are left out.
         labels: that every figure gets.
     """
     registry = CollectorRegistry(auto_describe=False)
@@ -30,7 +30,7 @@ class _Figures(Collector):
 
     def collect(self) -> Iterable[Metric]:
         for name, value in self._read().items():
-            if (family := FAMILIES.get(name)) is not None:
+            if (family := EXPORTED.get(name)) is not None:
                 yield _metric(family, value)
 
 
@@ -48,7 +48,7 @@ class _Labelled(Collector):
             yield metric
 
 
-def _metric(family: Family, value: float | Mapping[str, float]) -> Metric:
+def _metric(family: Exported, value: float | Mapping[str, float]) -> Metric:
     kind = CounterMetricFamily if family.is_counter else GaugeMetricFamily
     if not isinstance(value, Mapping):
         return kind(family.series, family.meaning, value=value)

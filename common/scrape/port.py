@@ -38,7 +38,7 @@ async def scrape_port(
 
     Args:
         process: its name, as in RUN/logs.
-        read: current figures, by name in `common.scrape.families`; called at each scrape.
+        read: current figures, by name in `common.scrape.exported`; called at each scrape.
     """
     async with contextlib.AsyncExitStack() as stack:
         if config.scrape.enabled:

@@ -31,7 +31,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Row:
+class BoardRow:
     """A headline and the panels below it."""
 
     title: str
@@ -80,7 +80,7 @@ def number(title: str, unit: str, query: Query, note: str, healthy: Range | None
     return panel
 
 
-def laid_out(rows: Sequence[Row]) -> list[Panel]:
+def laid_out(rows: Sequence[BoardRow]) -> list[Panel]:
     """All panels with their places and numbers, row after row."""
     placed: list[Panel] = []
     top = 0

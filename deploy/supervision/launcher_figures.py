@@ -8,7 +8,7 @@ from deploy.supervision.process_table import Entry
 
 
 def launcher_figures(observed: Mapping[str, float], processes: Iterable[Entry]) -> Readings:
-    """Figures by their names in `common.scrape.families`.
+    """Figures by their names in `common.scrape.exported`.
 
     Args:
         observed: the figures of the last line of RUN/observations.jsonl.

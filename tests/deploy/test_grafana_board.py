@@ -15,7 +15,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from common.config_cli import build
 from common.metrics import CHARTS, METRICS, lines_of
-from common.scrape.families import FAMILIES
+from common.scrape.exported import EXPORTED
 from common.scrape.port import scrape_port
 from deploy.grafana_board import board
 from tests.prometheus import Prometheus, documented_config, running_prometheus
@@ -83,7 +83,7 @@ def test_every_chart_and_every_healthy_range_is_on_it() -> None:
     asked = "\n".join(expression for found in expressions().values() for expression in found)
     for metric in METRICS.values():
         if metric.chart or metric.healthy:
-            assert FAMILIES[metric.name].series in asked, metric.name
+            assert EXPORTED[metric.name].series in asked, metric.name
     assert [p["title"] for p in panels() if p["gridPos"]["w"] == 24] == [CHARTS[0].title]
     (drift,) = [p for p in panels() if p["title"] == CHARTS[0].title]
     (healthy,) = [line.healthy for line in lines_of(CHARTS[0]) if line.healthy]
@@ -94,7 +94,7 @@ def test_every_chart_and_every_healthy_range_is_on_it() -> None:
 
 
 def test_names_in_expressions_are_declared() -> None:
-    known = {family.series for family in FAMILIES.values()}
+    known = {family.series for family in EXPORTED.values()}
     for found in expressions().values():
         for expression in found:
             names = re.findall(r"\b(\w+)\{", expression)
@@ -102,8 +102,8 @@ def test_names_in_expressions_are_declared() -> None:
 
 
 async def test_prometheus_answers_every_panel(tmp_path: Path) -> None:
-    readings = {f.name: {"rollout-0": 1.0} if f.label else 1.0 for f in FAMILIES.values()}
-    observed = {name: 1.0 for name in METRICS if name in FAMILIES}
+    readings = {f.name: {"rollout-0": 1.0} if f.label else 1.0 for f in EXPORTED.values()}
+    observed = {name: 1.0 for name in METRICS if name in EXPORTED}
     config = build({"run": {"folder": tmp_path / "run"}})
     (tmp_path / "prometheus").mkdir()
     documented = documented_config(tmp_path / "run" / "scrape")

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from common.config import WeightsSection
 from common.errors import BrokerUnavailable
 from common.metrics import METRICS, OBSERVED
-from common.scrape.families import FAMILIES
+from common.scrape.exported import EXPORTED
 from common.types import WeightBucket
 from learner.checkpoint import list_checkpoints
 from learner.feed import Feed
@@ -214,7 +214,7 @@ def told_to_prometheus(file: Path) -> dict[str, float]:
 def assert_are_a_row(told: dict[str, float], run) -> None:
     step = told["vision_opd_learner_step"]
     (row,) = [row for row in run.steps() if row["step"] == step]
-    figures = {FAMILIES[name].series: row[name] for name in row.keys() & FAMILIES.keys()}
+    figures = {EXPORTED[name].series: row[name] for name in row.keys() & EXPORTED.keys()}
     assert len(figures) > 30
     assert {name: told[name] for name in figures} == figures
 

@@ -9,7 +9,7 @@ import pytest
 
 from common.config_cli import build
 from common.metrics import METRICS, OBSERVED
-from common.scrape.families import FAMILIES
+from common.scrape.exported import EXPORTED
 from common.scrape.port import scrape_port
 from tests.broker.support import process
 from tests.deploy.quickstart.support import SMALL, TIMEOUT_S, Launched
@@ -79,8 +79,8 @@ def the_learner_s_figures_are_those_of_its_rows(prometheus: Prometheus, run: Lau
     steps = prometheus.scrapes('vision_opd_learner_step{process="learner-0"}')
     assert len(set(steps.values())) > 2, "scraped at several steps"
     compared = 0
-    for name in FAMILIES.keys() & rows[2].keys():
-        told = prometheus.scrapes(f'{FAMILIES[name].series}{{process="learner-0"}}')
+    for name in EXPORTED.keys() & rows[2].keys():
+        told = prometheus.scrapes(f'{EXPORTED[name].series}{{process="learner-0"}}')
         for time_s, value in told.items():
             if name in (row := rows[int(steps[time_s])]):
                 assert value == row[name], (name, row["step"])
@@ -92,7 +92,7 @@ def the_launcher_s_figures_are_its_observations(prometheus: Prometheus, run: Lau
     lines = (run.folder / "observations.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     for name in rows[-1].keys() - {"step", "time_s"}:
-        told = prometheus.scrapes(f'{FAMILIES[name].series}{{role="launcher"}}')
+        told = prometheus.scrapes(f'{EXPORTED[name].series}{{role="launcher"}}')
         assert set(told.values()) <= {row[name] for row in rows if name in row}
 
 
@@ -113,8 +113,8 @@ def the_board_shows_the_run(prometheus: Prometheus, run: Launched) -> None:
     told = {metric.name for metric in OBSERVED}
     for row in run.metrics():
         told |= row.keys() if row["step"] == steps[time_s] or "evaluation/version" in row else set()
-    not_told = {FAMILIES[name].series for name in FAMILIES.keys() & METRICS.keys() - told}
-    not_told.add(FAMILIES["broker/trajectories_expired"].series)  # none has
+    not_told = {EXPORTED[name].series for name in EXPORTED.keys() & METRICS.keys() - told}
+    not_told.add(EXPORTED["broker/trajectories_expired"].series)  # none has
     board = json.loads((ROOT / "deploy/grafana/vision-opd.json").read_text())
     asked = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
     assert len(asked) > 60

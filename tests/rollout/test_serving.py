@@ -1,6 +1,6 @@
 """A rollout server's gauges."""
 
-from common.scrape.families import FAMILIES
+from common.scrape.exported import EXPORTED
 from rollout.serving import Figures, by_server
 
 
@@ -24,4 +24,4 @@ def test_gauges_of_several_servers_are_told_by_server_and_declared() -> None:
     told = by_server({"rollout-0.0": first.take(1), "rollout-0.1": second.take(2)})
     assert told["rollout/groups_in_flight"] == {"rollout-0.0": 0, "rollout-0.1": 1}
     assert told["rollout/serving_version"] == {"rollout-0.0": 1, "rollout-0.1": 2}
-    assert all(FAMILIES[name].label == "server" for name in told)
+    assert all(EXPORTED[name].label == "server" for name in told)

@@ -9,7 +9,7 @@ from broker.service.figures import figures_of
 from broker.service.opening import open_broker
 from common.config_cli import build
 from common.scrape.collector import registry_of
-from common.scrape.families import FAMILIES
+from common.scrape.exported import EXPORTED
 from common.training_data import open_source
 from tests.broker.support import make_group, make_rules, make_source, running_broker, write_dataset
 from tests.prometheus import complaints
@@ -53,7 +53,7 @@ async def test_all_of_them_are_declared_also_those_of_a_store_on_disk(tmp_path: 
     on_disk = figures_of(opened.service.status(1.0))
     opened.service.store.close()
     assert on_disk["broker/journal_records"] >= 1
-    assert (figures.keys() | on_disk.keys()) - FAMILIES.keys() == set()
+    assert (figures.keys() | on_disk.keys()) - EXPORTED.keys() == set()
     text = generate_latest(registry_of(lambda: {**on_disk, **figures}, {})).decode()
     assert 'vision_opd_broker_trajectories{state="trained"} 2.0' in text
     assert complaints(text) == ""

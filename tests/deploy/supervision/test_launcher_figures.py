@@ -1,7 +1,7 @@
 """What the launcher tells Prometheus."""
 
 from common.metrics import OBSERVED
-from common.scrape.families import FAMILIES
+from common.scrape.exported import EXPORTED
 from deploy.supervision.launcher_figures import launcher_figures
 from deploy.supervision.process_table import Entry
 
@@ -17,4 +17,4 @@ def test_the_last_look_and_the_processes_are_told() -> None:
     assert figures["launcher/processes"] == {"up": 2, "silent": 1}
     assert figures["launcher/restarts"] == {"broker": 0, "rollout-0": 2, "rollout-1": 0}
     assert observed.items() <= figures.items()
-    assert figures.keys() <= FAMILIES.keys()
+    assert figures.keys() <= EXPORTED.keys()
