@@ -10,9 +10,10 @@ from statistics import fmean, linear_regression, median
 from typing import Any
 
 from common.errors import ConfigError
+from common.figure_rows import Row
 from deploy.planning.journal_facts import Generation, JournalFacts, read_journal
 from deploy.planning.rates import STEP_PARTS, Rate, Rates
-from deploy.planning.run_files import Row, RunFiles
+from deploy.planning.run_files import RunFiles
 
 _AT_ONCE_S = 0.02  # between a step and taking the next batch, if that had been waiting
 _FEW = 3  # waits or groups, below which a median says little
