@@ -53,12 +53,14 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
     A run folder that holds a journal is gone on with where the journal ends.
     """
     from broker.net.transport import zmq_listener
+    from broker.service.figures import figures_of
     from broker.service.heldout import heldout_samples
     from broker.service.images import DatasetImages
     from broker.service.opening import open_broker
     from broker.service.quarantine_file import QuarantineFile
     from broker.service.server import BrokerServer
     from common.images import ImageStore
+    from common.scrape.port import scrape_port
     from common.training_data import open_source
 
     source = open_source(config)
@@ -83,8 +85,9 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
         started_at=opened.started_at,
         quarantine_file=quarantine_file,
     )
+    port = scrape_port(config, "broker", "broker", lambda: figures_of(server.status()))
     try:
-        async with server, asyncio.TaskGroup() as tasks:
+        async with server, port, asyncio.TaskGroup() as tasks:
             if folder is not None:
                 write_address(folder, server.address, opened.run_id)
             logger.info(

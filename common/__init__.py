@@ -70,6 +70,7 @@ Pages and figures:
     statistics          intervals and tests of accuracies
 
     views/              how a sample is shown to a model
+    scrape/             GET /metrics, for Prometheus
     scoring/            what a response says, and whether it is right
     prepare/            python -m common.prepare: makes a dataset
     look/               a dataset as one HTML sheet

@@ -18,6 +18,8 @@ from pathlib import Path
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 _ANY_PORT = 9  # nothing is sent there
+_ELSEWHERE = "192.0.2.1"  # an address that no machine has (RFC 5737)
+_ELSEWHERE_IPV6 = "2001:db8::1"  # an IPv6 address that no machine has (RFC 3849)
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")  # Linux: first and last
 _CHOSEN_PORTS = (20_000, 30_000)  # from there on, Kubernetes gives them away
 _FEWEST_PORTS = 1000  # to choose one from
@@ -47,6 +49,15 @@ def local_address_towards(host: str) -> str | None:
             address: str = probe.getsockname()[0]
             return address
     return None
+
+
+def primary_host() -> str:
+    """The address from which this machine reaches others; its name if it reaches none."""
+    return (
+        local_address_towards(_ELSEWHERE)
+        or local_address_towards(_ELSEWHERE_IPV6)
+        or socket.gethostname()
+    )
 
 
 def free_port(host: str) -> int:

@@ -9,6 +9,7 @@
     exit_codes      what the launcher's exit code says
     status, logs, scale    a running run: who is up, merged logs, more or fewer servers
     plan, explain   how to divide machines; where a run's time went
+    grafana_board   makes deploy/grafana/vision-opd.json of the declared figures
     check_gpu, check_push  what this machine's GPU does with our kernels, and with a push
 
     cluster/        machines, pools, processes

@@ -25,6 +25,7 @@ from common.config import RunConfig
 from common.errors import BrokerUnavailable
 from common.full_disk import WAITS_FOR_ROOM, waits_for_room
 from common.kernels import Kernels, pushes_over_nccl
+from common.scrape.port import scrape_port
 from common.versions import versions
 from learner.agreement import check_agreement
 from learner.interrupt import Interrupted
@@ -80,6 +81,7 @@ class Feed:
             if kernels.nccl and pushes_over_nccl(config, on_gpu=True):
                 self._versions["nccl"] = kernels.nccl
         self._gauges: dict[str, float] = {}
+        self._figures: dict[str, float] = {}
         # SimpleQueue: `interrupt` is called by a signal handler, which may break into a get().
         self._queue: queue.SimpleQueue[PreparedBatch | BaseException | _End] = queue.SimpleQueue()
         self._begun: set[concurrent.futures.Future[Any]] = set()
@@ -229,6 +231,10 @@ class Feed:
         """Set what the next heartbeats tell; the mapping must not change afterwards."""
         self._gauges = gauges
 
+    def set_figures(self, figures: dict[str, float]) -> None:
+        """Set what Prometheus is told; the mapping must not change afterwards."""
+        self._figures = figures
+
     @property
     def request_timeout_s(self) -> float:
         """Seconds; longer than the client's own tries take, and its patience with a full disk."""
@@ -251,7 +257,8 @@ class Feed:
         self._steps: asyncio.Queue[int] = asyncio.Queue(maxsize=1)
         self._steps.put_nowait(self._step + 1)
         limit = self._config.broker.max_frame_mib * 2**20
-        async with BrokerClient(
+        port = scrape_port(self._config, "learner", self._member_id, lambda: self._figures)
+        client = BrokerClient(
             self._address,
             self._member_id,
             Role.LEARNER,
@@ -260,7 +267,8 @@ class Feed:
             request_timeout_s=self._request_timeout_s,
             max_frame_bytes=limit,
             link=zmq_link(self._config.broker, Role.LEARNER),
-        ) as broker:
+        )
+        async with client as broker, port:
             self._broker = broker
             check_agreement(broker.welcome, self._config)
             resumed = await broker.resume(self._step) if self._rank == 0 else None

@@ -67,6 +67,8 @@ class Progress:
         self._trained = trained
         self._began = began
         self._gauges: dict[str, float] = {"phase": Phase.STARTING, "step": version}
+        self._step_figures: dict[str, float] = {}  # of the last step, for Prometheus
+        self._accuracy_figures: dict[str, float] = {}  # of the last measurement
         self._pushing_s = 0.0  # total seconds in pushes up to the last step
         self._saving_s = 0.0  # total seconds in checkpoints up to the last step
         self._recent_s: deque[float] = deque(maxlen=_RECENT_STEPS)  # a step, with its wait
@@ -93,6 +95,9 @@ class Progress:
             step_s: that it took from then on, without pauses and waits for measurements.
         """
         row = self._row(result, wait_s, step_s)
+        known = {"learner/step": result.version, "learner/time_s": self.seconds}
+        self._step_figures = {**row, **known}
+        self._tell_figures()
         if self._log is not None:
             worst = result.worst_sample
             self._log.write(result.version, self.seconds, row, mismatch_worst_sample=worst)
@@ -135,6 +140,8 @@ class Progress:
             "evaluation/duration_s": measured.seconds,
             **health,
         }
+        self._accuracy_figures = figures
+        self._tell_figures()
         if self._log is not None:
             self._log.write(measured.version, self.seconds, figures)
         if measured.when == "before":
@@ -154,6 +161,9 @@ class Progress:
                 100 * accuracy.crop_cut,
                 self._config.evaluation.max_response_tokens,
             )
+
+    def _tell_figures(self) -> None:
+        self._feed.set_figures({**self._accuracy_figures, **self._step_figures})
 
     def _row(self, result: StepResult, wait_s: float, step_s: float) -> dict[str, float]:
         """A step's figures with the seconds that only the order of events knows."""

@@ -57,16 +57,25 @@ async def serve(config: RunConfig, index: int, stop: asyncio.Event) -> None:
     """Run all that one rollout process does."""
     from broker.net.transport import zmq_link
     from broker.protocol import Role
+    from common.scrape.port import scrape_port
     from rollout.pool import ServerPool
     from rollout.rollout_server import RolloutServer
+    from rollout.serving import by_server
 
-    async with asyncio.TaskGroup() as tasks:
+    members: dict[str, RolloutServer] = {}
+
+    def figures() -> dict[str, dict[str, float]]:
+        return by_server({name: member.gauges() for name, member in members.items()})
+
+    port = scrape_port(config, "rollout", f"rollout-{index}", figures)
+    async with port, asyncio.TaskGroup() as tasks:
         # What is wrong with it shows before the engine starts.
         zmq_link(config.broker, Role.ROLLOUT)
         renderer = tasks.create_task(asyncio.to_thread(_load_renderer, config))
         pool, finished = ServerPool(), asyncio.Event()
         for member_id, started in _engines(config, index, stop).items():
             member = RolloutServer(config, member_id, started, pool, renderer, stop, finished)
+            members[member_id] = member
             tasks.create_task(member.live(), name=member_id)
 
 

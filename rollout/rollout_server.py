@@ -90,6 +90,7 @@ class RolloutServer:
         self._renderer = renderer
         self._stop = stop
         self._finished = finished
+        self.gauges: Callable[[], dict[str, float]] = dict  # of the engine that serves, if one does
 
     async def live(self) -> None:
         """Serve until the run is finished or `stop` is set.
@@ -134,6 +135,7 @@ class RolloutServer:
         async with http_engine(config, running.url, running.api_key) as engine:
             info = await engine.info()
             serving, figures = ServingState(self._pool.changed), Figures()
+            self.gauges = lambda: figures.now(serving.version)
             server = Server(self._member_id, engine, serving, capacity(config, info))
             async with self._broker(running.url, info) as broker, asyncio.TaskGroup() as tasks:
                 pins = Pins(engine, server)

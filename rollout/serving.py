@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -93,6 +93,7 @@ class Figures:
         self.groups_in_flight = 0
         self.trajectories_total = 0
         self.tokens_total = 0
+        self._rates: dict[str, float] = {}  # of the last interval; empty before its end
         self._idle_s = 0.0
         self._last_change = self._last_take = time.monotonic()
         self._tokens_at_take = 0
@@ -114,19 +115,34 @@ class Figures:
         self._account_idle()
         now = time.monotonic()
         elapsed_s = max(now - self._last_take, 1e-9)
-        gauges = {
+        self._rates = {
             "tokens_per_s": (self.tokens_total - self._tokens_at_take) / elapsed_s,
-            "groups_in_flight": float(self.groups_in_flight),
             "idle_share": float(np.clip(self._idle_s / elapsed_s, 0, 1)),
+        }
+        self._last_take, self._tokens_at_take, self._idle_s = now, self.tokens_total, 0.0
+        return self.now(serving_version)
+
+    def now(self, serving_version: int | None) -> dict[str, float]:
+        """The gauges without a new interval: counts of now, rates of the last one."""
+        return {
+            **self._rates,
+            "groups_in_flight": float(self.groups_in_flight),
             "serving_version": float(-1 if serving_version is None else serving_version),
             "trajectories_total": float(self.trajectories_total),
             "tokens_total": float(self.tokens_total),
         }
-        self._last_take, self._tokens_at_take, self._idle_s = now, self.tokens_total, 0.0
-        return gauges
 
     def _account_idle(self) -> None:
         now = time.monotonic()
         if self.groups_in_flight == 0:
             self._idle_s += now - self._last_change
         self._last_change = now
+
+
+def by_server(gauges: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Gauges of several servers as figures for Prometheus: by name, then by server."""
+    figures: dict[str, dict[str, float]] = {}
+    for server, values in gauges.items():
+        for name, value in values.items():
+            figures.setdefault(f"rollout/{name}", {})[server] = value
+    return figures

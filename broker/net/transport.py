@@ -19,7 +19,6 @@ import ctypes
 import functools
 import ipaddress
 import math
-import socket
 from typing import Any, NamedTuple, Protocol
 
 import zmq
@@ -31,7 +30,7 @@ from broker.protocol import Role
 from common.addresses import is_ipv6, join_address, split_address
 from common.config import BrokerSection
 from common.errors import ConfigError
-from common.network import local_address_towards
+from common.network import primary_host
 
 _REQUESTS_A_PEER = 16  # requests that ZeroMQ buffers for each; more of them wait in the peer
 _REPLIES_A_PEER = 256  # replies that it buffers for each; more are dropped, and asked for again
@@ -44,8 +43,6 @@ _SILENCE_S = 20.0  # seconds of silence where no configuration says how many
 _CONNECT_S = 2.0  # most seconds for one try to connect
 _SCHEME = "tcp://"
 _HANDSHAKE_S = 5.0  # a client that connects and says nothing costs a descriptor no longer
-_ELSEWHERE = "192.0.2.1"  # an address that no machine has (RFC 5737)
-_ELSEWHERE_IPV6 = "2001:db8::1"  # an IPv6 address that no machine has (RFC 3849)
 
 
 class Received(NamedTuple):
@@ -307,12 +304,3 @@ def public_address(bound: str, public_host: str | None) -> str:
         return bound
     assert port is not None, f"{bound} is no bound address"
     return _SCHEME + join_address(public_host or primary_host(), port)
-
-
-def primary_host() -> str:
-    """The address from which this machine reaches others; its name if it reaches none."""
-    return (
-        local_address_towards(_ELSEWHERE)
-        or local_address_towards(_ELSEWHERE_IPV6)
-        or socket.gethostname()
-    )

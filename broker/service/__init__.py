@@ -13,6 +13,7 @@
     learner_requests    handlers: batches, checkpoints, pushes, the end
     evaluation_requests  handlers: held-out samples, ordered and answered
     status_requests     the handler of the run's status
+    figures             that status as figures for Prometheus
     images              the data's picture files, for machines without its folder
     outbox              replies on their way out
     recorder            a ledger command and its journal record, together

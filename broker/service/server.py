@@ -13,7 +13,7 @@ from typing import Self
 
 from broker.ledger.refusal import Refusal, refused_for
 from broker.net.transport import Listener, Received
-from broker.protocol import Refused, Request, read_request
+from broker.protocol import Refused, Request, Status, read_request
 from broker.service.handlers import Call, handlers_of
 from broker.service.images import DatasetImages
 from broker.service.outbox import Outgoing, answered
@@ -94,6 +94,10 @@ class BrokerServer:
             await self._is_over.wait()
             for task in running:
                 task.cancel()
+
+    def status(self) -> Status:
+        """The run's status now."""
+        return self._service.status(self._now())
 
     def _now(self) -> float:
         """Seconds on the service's clock, which never goes back."""

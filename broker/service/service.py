@@ -83,9 +83,10 @@ class BrokerService:
             max_frame_bytes=max_frame_bytes,
             versions=versions or {},
         )
+        self._status = StatusRequests(self._recorder, run_id, self._rows)
         self._handlers = handlers_of(
             self._members,
-            StatusRequests(self._recorder, run_id, self._rows),
+            self._status,
             RolloutRequests(self._recorder, self._evaluations),
             LearnerRequests(self._recorder, max_frame_bytes, self._evaluations),
             EvaluationRequests(self._recorder, self._evaluations),
@@ -107,6 +108,10 @@ class BrokerService:
     def is_over(self) -> bool:
         """The run is finished and all members have left."""
         return self.is_finished and len(self.membership) == 0
+
+    def status(self, now: float) -> p.Status:
+        """The run's status. Nothing changes by it."""
+        return self._status.at(now)
 
     def handle(
         self,

@@ -23,6 +23,10 @@ class StatusRequests:
 
     @handles(p.GetStatus)
     def status(self, request: p.GetStatus, call: Call) -> p.Status:
+        return self.at(call.now)
+
+    def at(self, now: float) -> p.Status:
+        """The run's status at a time of the service's clock."""
         recorder, ledger, membership = (
             self._recorder,
             self._recorder.ledger,
@@ -44,10 +48,10 @@ class StatusRequests:
             slots=ledger.rules.slots,
             storage=recorder.store.figures(),
             data=self._data_status(),
-            members=tuple(self._status_of(member, call.now) for member in membership.all()),
-            lost=membership.lost(call.now),
+            members=tuple(self._status_of(member, now) for member in membership.all()),
+            lost=membership.lost(now),
             store_failure=recorder.store.failure or "",
-            seconds=call.now,
+            seconds=now,
         )
 
     def _data_status(self) -> p.DataStatus:

@@ -14,7 +14,7 @@ from common.config.learner import CheckpointSection, LearnerSection, OptimizerSe
 from common.config.model import ModelSection, PromptSection
 from common.config.objective import ObjectiveSection, StudentSection, TeacherSection
 from common.config.rollout import RolloutSection, SglangSection
-from common.config.watching import EvaluationSection, HealthSection
+from common.config.watching import EvaluationSection, HealthSection, ScrapeSection
 from common.config.weights import WeightsSection
 from common.section import Section
 
@@ -47,6 +47,7 @@ class RunConfig(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     health: HealthSection = HealthSection()
     evaluation: EvaluationSection = EvaluationSection()
+    scrape: ScrapeSection = ScrapeSection()
     cluster: ClusterSection = ClusterSection()
     broker_pool: PoolSection = PoolSection()
     rollout_pool: PoolSection = PoolSection()

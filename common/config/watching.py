@@ -1,9 +1,11 @@
-"""Sections of what is measured while a run goes on, and of what the figures decide."""
+"""Sections of what is measured while a run goes on, who reads it, and what the figures decide."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from common.network import is_loopback
 from common.section import Section
 
 if TYPE_CHECKING:
@@ -65,6 +67,23 @@ class EvaluationSection(Section):
     shown: int = Field(12, ge=0, description="Held-out scenes kept for the report.")
 
 
+class ScrapeSection(Section):
+    """Where Prometheus reads figures: each process has a port of its own for GET /metrics."""
+
+    enabled: bool = Field(True, description="Whether the processes have such ports.")
+    host: str = Field(
+        "127.0.0.1", description="Address that they listen on; off loopback key_file is needed."
+    )
+    port: int = Field(
+        0, ge=0, lt=65536, description="First of 64 ports that each tries; 0 takes a free one."
+    )
+    key_file: Path | None = Field(
+        None,
+        description="File with the key that Prometheus must send (credentials_file); none: on "
+        "loopback every user of the machine may read the figures.",
+    )
+
+
 def _held_out_samples_are_named(config: "RunConfig") -> None:
     if config.evaluation.every_steps and config.data.heldout is None:
         raise ValueError(
@@ -83,4 +102,18 @@ def _roll_back_has_a_checkpoint(config: "RunConfig") -> None:
         )
 
 
-CHECKS = (_held_out_samples_are_named, _roll_back_has_a_checkpoint)
+def _figures_off_loopback_need_a_key(config: "RunConfig") -> None:
+    scrape = config.scrape
+    if scrape.enabled and scrape.key_file is None and not is_loopback(scrape.host):
+        raise ValueError(
+            f"scrape.host = {scrape.host!r} shows the figures to the network, and scrape.key_file "
+            "is not set. Fix: name a file with a key, e.g. (umask 077; openssl rand -hex 32 > "
+            'FILE), or scrape.host = "127.0.0.1"'
+        )
+
+
+CHECKS = (
+    _held_out_samples_are_named,
+    _roll_back_has_a_checkpoint,
+    _figures_off_loopback_need_a_key,
+)

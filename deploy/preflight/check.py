@@ -13,6 +13,7 @@ from common.engines.keys import check_engine
 from common.errors import ConfigError
 from common.model_folder import with_local_models, with_pinned_models
 from common.reading import Reading
+from common.scrape.port import scrape_key
 from common.source import SampleSource
 from common.training_data import open_source
 from deploy.cluster.pools import pools_of
@@ -36,6 +37,7 @@ def check_run(config: RunConfig, folder: Path) -> Checked:
     """
     zmq_link(config.broker, Role.OBSERVER)
     check_engine(config)
+    scrape_key(config)
     _check_file("data.train", config.data.train)
     _check_file("data.heldout", config.data.heldout)
     config = with_pinned_models(config)

@@ -6,6 +6,7 @@ observations            RUN/observations.jsonl
 data_notes, data_lines  lines on rows and samples
 outcome, kept           what is said at the end, and how to go on
 report, scene_cards, charts, column_tables    RUN/report.html
+board_panels            panels of the Grafana board (`deploy.grafana_board`)
 log_reading             a process's log, line by line
 columns                 text that lines up
 

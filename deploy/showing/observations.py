@@ -22,6 +22,7 @@ class Observations:
         self._version = 0
         self._unwritten = b""
         self._seen: dict[str, list[float]] = {}
+        self.latest: dict[str, float] = {}  # the figures of the last line
 
     def update(self, status: Status, elapsed_s: float) -> None:
         if status.version != self._version:
@@ -40,7 +41,8 @@ class Observations:
     def _write(self, elapsed_s: float) -> None:
         if self._version > 0:  # before step 1 there is only the start
             row = {"step": self._version, "time_s": round(elapsed_s, 3)}
-            row |= {key: round(fmean(values), 6) for key, values in self._seen.items()}
+            self.latest = {key: round(fmean(values), 6) for key, values in self._seen.items()}
+            row |= self.latest
             self._unwritten += (json.dumps(row) + "\n").encode()
             self._append()
         self._seen.clear()

@@ -17,6 +17,7 @@
     process_table       RUN/processes.json
     silence             which processes the broker has lost although they run
     launcher_api        the running launcher's HTTP server on loopback
+    launcher_figures    what the launcher tells Prometheus
     room                whether the disk still takes anything
     run_folder          RUN: its name, its files, who runs it
     begun_run           a refusal leaves RUN as it was

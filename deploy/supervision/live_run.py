@@ -17,6 +17,8 @@ from common.kept_reading import keep
 from common.log_files import LogStream, RotatingLog
 from common.logs import LineHandler, log_formatter
 from common.reading import Reading
+from common.scrape.collector import Readings
+from common.scrape.port import scrape_port
 from deploy.cluster.clusters import nodes_from_ray, this_machine
 from deploy.cluster.fit import fit
 from deploy.cluster.nodes import Node
@@ -31,6 +33,7 @@ from deploy.showing.situation import RunWaits
 from deploy.showing.terminal import show_progress
 from deploy.supervision.begun_run import Footprint, begun
 from deploy.supervision.launcher_api import listening
+from deploy.supervision.launcher_figures import launcher_figures
 from deploy.supervision.placement import Placement
 from deploy.supervision.ray_connection import connected_ray
 from deploy.supervision.room import RoomWatch
@@ -170,9 +173,15 @@ async def _watched(
         members = () if supervisor.status is None else supervisor.status.members
         return any(member.gauges.get(WAITS_FOR_ROOM) for member in members)
 
-    views = (supervisor, waits, Observations(folder / "observations.jsonl"))
+    observations = Observations(folder / "observations.jsonl")
+    views = (supervisor, waits, observations)
+
+    def figures() -> Readings:
+        return launcher_figures(observations.latest, supervisor.table.entries())
+
     link = zmq_link(config.broker, Role.OBSERVER)
-    async with listening(folder, status, lambda wish: scale_supervisor(supervisor, wish)):
+    api = listening(folder, status, lambda wish: scale_supervisor(supervisor, wish))
+    async with api, scrape_port(config, "launcher", "launcher", figures):
         view = asyncio.create_task(
             show_progress(supervisor.broker_address, *views, link=link, waits=waits)
         )

@@ -13,7 +13,7 @@ import pytest
 
 from broker.journal import main as journal
 from common.config_cli import build, dump_toml
-from tests.hosts.listening import LOOPBACK, listening
+from tests.hosts.listening import LOOPBACK, Listening, listening
 from tests.hosts.namespaces import Hosts, hosts_or_skip
 from tests.tiny_model import make_tiny_checkpoint
 from tests.tiny_world import make_dataset
@@ -167,6 +167,11 @@ def assert_books_balance(counts: dict[str, int], epochs: int = 1) -> None:
         assert counts[f"{unit}_in_flight"] == counts[f"{unit}_waiting"] == 0, counts
 
 
+def off_loopback(hosts: Hosts, host: str) -> list[Listening]:
+    """Where others reach a host: the ports for Prometheus are on loopback."""
+    return [one for one in listening(hosts, host) if one.address != LOOPBACK]
+
+
 def test_three_hosts_by_hand(
     hosts: Hosts,
     tmp_path: Path,
@@ -181,9 +186,9 @@ def test_three_hosts_by_hand(
     rollout = run.start_with_keys("b", "rollout")
     run.wait_until(lambda: run.steps() >= 2, "trained two steps")
 
-    (at_the_broker,) = listening(hosts, "a")
+    (at_the_broker,) = off_loopback(hosts, "a")
     assert at_the_broker[:2] == (a, PORT)
-    on_b, on_c = listening(hosts, "b"), listening(hosts, "c")
+    on_b, on_c = listening(hosts, "b"), off_loopback(hosts, "c")
     assert {one.address for one in on_b} <= {LOOPBACK, hosts.address("b")}, on_b
     assert any("rollout.embedded" in one.command for one in on_b if one.address == LOOPBACK), on_b
     assert {one.address for one in on_c} == {c}, on_c
@@ -215,7 +220,7 @@ def test_learner_ranks_on_two_hosts(
     ]  # fmt: skip
     rollout = run.start_with_keys("b", "rollout")
     run.wait_until(lambda: run.steps() >= 2, "trained two steps")
-    on_c = listening(hosts, "c")
+    on_c = off_loopback(hosts, "c")
     assert {one.address for one in on_c} == {c}, on_c
     assert MEETING_PORT in {one.port for one in on_c}
     assert {one.address for one in listening(hosts, "b")} <= {LOOPBACK, b}

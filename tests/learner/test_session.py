@@ -12,14 +12,17 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
+from prometheus_client.parser import text_string_to_metric_families
 
 from common.config import WeightsSection
 from common.errors import BrokerUnavailable
 from common.metrics import METRICS, OBSERVED, Over, names_over
+from common.scrape.exported import EXPORTED
 from common.types import WeightBucket
 from learner.checkpoint import list_checkpoints
 from learner.feed import Feed
@@ -190,14 +193,32 @@ def test_stopped_learner_saves_what_it_has_and_ends_the_run(start):
     run = start(evaluation={"samples": 2}, learner={"groups_per_step": 1}, data={"epochs": 500})
     learner, rollout = run.start_learner(), run.start_rollout()
     run.wait_for_step(1, learner)
+    told = told_to_prometheus(run.folder / "scrape/learner-0.json")
     os.kill(learner.pid, signal.SIGTERM)
     assert run.finish(learner) == 0, run.output()
     assert run.finish(rollout) == 0, run.output()
+    assert_are_a_row(told, run)
     summary = run.summary()
     assert summary["interrupted"] is True and summary["full_accuracy_after"] is None
     assert summary["steps"] >= 1
     (checkpoint,) = list_checkpoints(run.folder / "checkpoints")
     assert int(checkpoint.name[-6:]) == summary["steps"]
+
+
+def told_to_prometheus(file: Path) -> dict[str, float]:
+    """The figures of the process that a file of RUN/scrape names, without their labels."""
+    (entry,) = json.loads(file.read_text())
+    with urllib.request.urlopen(f"http://{entry['targets'][0]}/metrics", timeout=30) as reply:
+        families = text_string_to_metric_families(reply.read().decode())
+        return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+def assert_are_a_row(told: dict[str, float], run) -> None:
+    step = told["vision_opd_learner_step"]
+    (row,) = [row for row in run.steps() if row["step"] == step]
+    figures = {EXPORTED[name].series: row[name] for name in row.keys() & EXPORTED.keys()}
+    assert len(figures) > 30
+    assert {name: told[name] for name in figures} == figures
 
 
 def test_a_server_that_dies_in_a_push_is_left_out_of_the_next_try(start):

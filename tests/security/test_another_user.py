@@ -14,6 +14,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 
@@ -35,6 +36,7 @@ from tests.security.wishes import (
 )
 
 EAR = [("GET", "/status"), ("POST", "/scale"), ("GET", "/")]
+SCRAPE = [("GET", "/metrics"), ("GET", "/")]
 RAY = ("gcs_server", "raylet", "ray::", "/ray/")  # parts of its command lines
 NO_WAY = {"PermissionError", "FileNotFoundError"}
 
@@ -58,8 +60,12 @@ def open_folder() -> Iterator[Path]:
 def run(open_folder: Path) -> Iterator[Launched]:
     """A quickstart that is at its first steps."""
     before = os.umask(0o022)
+    key = open_folder / "scrape.key"
+    key.touch(0o600)
+    key.write_text(token_hex(32))
     try:
         options = ("--learner.max_steps", "1000", "--evaluation.every_steps", "0")
+        options += ("--scrape.key_file", str(key))
         run = Launched(open_folder / "run", *SMALL, *options)
     finally:
         os.umask(before)
@@ -79,6 +85,7 @@ def test_he_is_turned_away_everywhere_and_the_run_goes_on(run: Launched) -> None
     ports = by_protocol(run, tcp_ports(pids))
     assert all(port.is_on_loopback for kind in ports.values() for port in kind)
     assert len(ports["engine"]) == len(ports["launcher"]) == len(ports["broker"]) == 1
+    assert len(ports["scrape"]) == 4
 
     tried = try_all([*port_wishes(ports), *other_wishes(run, pids)])
     print(table(tried))
@@ -101,14 +108,17 @@ def test_he_is_turned_away_everywhere_and_the_run_goes_on(run: Launched) -> None
 def by_protocol(run: Launched, ports: list[Port]) -> dict[str, list[Port]]:
     """Every port that listens, by who speaks there. "push" is torch's rendezvous, and gloo."""
     ear = json.loads((run.folder / "launcher.json").read_text())["address"]
+    scraped = "".join(file.read_text() for file in (run.folder / "scrape").iterdir())
     found: dict[str, list[Port]] = {
-        kind: [] for kind in ("engine", "launcher", "broker", "ray", "push")
+        kind: [] for kind in ("engine", "launcher", "scrape", "broker", "ray", "push")
     }
     for port in ports:
         if "rollout.embedded" in port.command and f"--port {port.port} " in port.command:
             kind = "engine"
         elif ear.endswith(f":{port.port}"):
             kind = "launcher"
+        elif f':{port.port}"' in scraped:
+            kind = "scrape"
         elif "broker.main" in port.command:
             kind = "broker"
         elif port.pid == run.process.pid or any(part in port.command for part in RAY):
@@ -124,6 +134,7 @@ def port_wishes(ports: dict[str, list[Port]]) -> list[tuple[str, Wish]]:
     asked = {
         "engine": lambda port: http_wishes(port, embedded_routes()),
         "launcher": lambda port: http_wishes(port, EAR),
+        "scrape": lambda port: http_wishes(port, SCRAPE),
         "broker": lambda port: [broker_wish(port)],
         "ray": ray_wishes,
         "push": lambda port: [listen_wish(port)],
@@ -170,6 +181,7 @@ def no_secret_is_told(run: Launched, pids: list[int]) -> None:
 def secrets_of(run: Launched) -> set[str]:
     """Whatever would let somebody in."""
     found = {json.loads((run.folder / "launcher.json").read_text())["token"]}
+    found.add((run.folder.parent / "scrape.key").read_text())
     for path in (run.folder / "keys").glob("*"):
         found.update(re.findall(r'[^\s"]{32,}', path.read_text()))
     return found
