@@ -26,12 +26,13 @@ def likeliest_tokens(
     """The likeliest tokens at the sampling temperature; banned ids are among them (equation 1).
 
     Args:
-        k: at most the vocabulary.
+        k: a smaller vocabulary has no more than all its tokens.
         chunk_elements: as in `learner.objective.loss.objective`.
     """
     heads = tuple((weight, without_grad(head)) for weight, head in heads)
     first = heads[0][1]
     num_rows, vocabulary = len(first.hidden_TD), first.weight_VD.shape[0]
+    k = min(k, vocabulary)
     plan = plan_chunks(num_rows, vocabulary, first.hidden_TD.device, chunk_elements)
     buffer = first.hidden_TD.new_empty(plan.rows, vocabulary, dtype=wide_dtype(first))
     ids_TK = torch.empty(num_rows, k, dtype=torch.int64, device=buffer.device)
