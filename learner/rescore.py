@@ -41,7 +41,6 @@ from common.dataset_lookup import find_sample
 from common.errors import ConfigError, DataError
 from common.files import replace_text
 from common.gpus import idle_gpu
-from common.lifecycle import die_with_parent
 from common.model_folder import with_local_models
 from common.rendering import Renderer
 from common.types import Count, Identifier, PositiveCount, Record
@@ -73,7 +72,6 @@ class RescoreRequest(Record):
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = _arguments(argv)
-    die_with_parent()
     os.nice(19)
     torch.set_num_threads(options.threads)
     with refusing("rescore"):
