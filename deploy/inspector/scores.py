@@ -64,11 +64,11 @@ class _Request(NamedTuple):
         return cls(run, folder / name, text)
 
 
-class Scores:
+class TokenScores:
     """Scores of groups. A context, which ends with its processes; for one event loop.
 
     Args:
-        device: "cuda" takes a GPU that nobody uses, where there is one.
+        device: "cuda" takes an idle GPU, where there is one.
         command: computes. None means `learner.rescore`, by the Python that learners have.
         clock: seconds.
     """

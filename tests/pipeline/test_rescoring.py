@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.trained import FOLDER, TrainedStream, trained_files
-from deploy.inspector.scores import Scores
+from deploy.inspector.scores import TokenScores
 from tests.pipeline.support import STEPS, make_config, run_processes
 from tests.waiting import until
 
@@ -41,7 +41,7 @@ async def test_scores_at_the_weights_of_a_step_are_those_that_it_recorded(
     await asyncio.to_thread(run_processes, config.changed(checkpoint=kept))
     groups = recorded(run)
     assert sorted(groups) == list(range(1, STEPS + 1))
-    async with Scores() as scores:
+    async with TokenScores() as scores:
         for step, group in groups.items():
             for trajectory in group["trajectories"]:
                 found: dict[str, Any] = {}

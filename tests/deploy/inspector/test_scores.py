@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.lifecycle import is_alive
-from deploy.inspector.scores import Scores
+from deploy.inspector.scores import TokenScores
 from tests.waiting import until
 
 # Stands for learner.rescore: says that it is there, waits to be let go, and answers.
@@ -77,7 +77,7 @@ def asked(run: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-async def answer(scores: Scores, run: Path, of: dict, index: int = 0) -> dict:
+async def answer(scores: TokenScores, run: Path, of: dict, index: int = 0) -> dict:
     """The first answer that is not "working"."""
     found: dict = {}
 
@@ -90,7 +90,7 @@ async def answer(scores: Scores, run: Path, of: dict, index: int = 0) -> dict:
 
 
 async def test_a_group_is_computed_once_for_all_its_trajectories(run, program):
-    async with Scores(command=program) as scores:
+    async with TokenScores(command=program) as scores:
         (run / "wait").touch()
         assert await scores.scores(run, run / "scores", group(), 0) == {"state": "working"}
         await until(lambda: bool(asked(run)))
@@ -103,7 +103,7 @@ async def test_a_group_is_computed_once_for_all_its_trajectories(run, program):
         }  # fmt: skip
         other = await answer(scores, run, group(), 2)
         assert [position["student"][0][0] for position in other["positions"]] == ["7"]
-    async with Scores(command=program) as scores:  # the file outlives the server
+    async with TokenScores(command=program) as scores:  # the file outlives the server
         assert (await scores.scores(run, run / "scores", group(), 0))["state"] == "done"
         # Of a step that was undone and trained again.
         again = await answer(scores, run, group(first=8))
@@ -117,7 +117,7 @@ async def test_a_group_is_computed_once_for_all_its_trajectories(run, program):
 async def test_one_process_computes_at_a_time(run, program):
     """The program fails if another one is at work."""
     groups = [group(f"0/{number}") for number in range(3)]
-    async with Scores("cuda", command=program) as scores:
+    async with TokenScores("cuda", command=program) as scores:
         for one in groups:
             assert (await scores.scores(run, run / "scores", one, 0))["state"] == "working"
         assert [(await answer(scores, run, one))["state"] for one in groups] == ["done"] * 3
@@ -126,7 +126,7 @@ async def test_one_process_computes_at_a_time(run, program):
 
 async def test_what_is_impossible_is_told_in_words_and_tried_again_later(run, program):
     clock = Clock()
-    async with Scores(command=program, clock=clock) as scores:
+    async with TokenScores(command=program, clock=clock) as scores:
         (run / "refuse").touch()
         found = await answer(scores, run, group())
         reason = "cannot rescore: it is gone. Fix: bring it back"
@@ -144,20 +144,20 @@ async def test_what_is_impossible_is_told_in_words_and_tried_again_later(run, pr
 
 async def test_a_folder_that_cannot_be_written_and_a_missing_program_are_reasons(run, program):
     (run / "scores").touch()
-    async with Scores(command=program) as scores:
+    async with TokenScores(command=program) as scores:
         found = await answer(scores, run, group())
         assert found["state"] == "impossible" and "File exists" in found["reason"]
         (run / "scores").unlink()
-    async with Scores(command=[str(run / "none")]) as scores:
+    async with TokenScores(command=[str(run / "none")]) as scores:
         assert "No such file" in (await answer(scores, run, group()))["reason"]
     (run / "config.toml").write_text("[no_such_section]\nkey = 1\n")
-    async with Scores() as scores:
+    async with TokenScores() as scores:
         assert "no_such_section" in (await answer(scores, run, group()))["reason"]
 
 
 async def test_the_process_ends_with_the_server_and_when_it_takes_too_long(run, program):
     (run / "wait").touch()
-    async with Scores(command=program) as scores:
+    async with TokenScores(command=program) as scores:
         await scores.scores(run, run / "scores", group(), 0)
         await scores.scores(run, run / "scores", group("0/8"), 0)  # waits for its turn
         await until(lambda: bool(asked(run)))
@@ -165,14 +165,14 @@ async def test_the_process_ends_with_the_server_and_when_it_takes_too_long(run, 
         assert is_alive(pid)
     assert not is_alive(pid) and len(asked(run)) == 1
     os.unlink(run / "alone")
-    async with Scores(command=program, timeout_s=0.5) as scores:
+    async with TokenScores(command=program, timeout_s=0.5) as scores:
         found = await answer(scores, run, group())
     assert found["reason"] == "the scores were not there within 0.5 s"
 
 
 async def test_no_more_is_begun_than_a_bound_and_the_oldest_files_go(run, program):
     (run / "wait").touch()
-    async with Scores(command=program) as scores:
+    async with TokenScores(command=program) as scores:
         for number in range(40):
             await scores.scores(run, run / "scores", group(f"0/{number}"), 0)
         assert len(asyncio.all_tasks()) < 12
@@ -182,7 +182,7 @@ async def test_no_more_is_begun_than_a_bound_and_the_oldest_files_go(run, progra
         path = run / "scores" / f"{number}.json"
         path.write_text("{}")
         os.utime(path, (number, number))
-    async with Scores(command=program) as scores:
+    async with TokenScores(command=program) as scores:
         await answer(scores, run, group())
     names = {path.name for path in (run / "scores").iterdir()}
     assert len(names) == 400 and "409.json" in names and "0.json" not in names
