@@ -1,5 +1,7 @@
-"""What kept weights make of a group, against what the step found. Holds
-learner/checkpoint/nearest.py."""
+"""What kept weights make of a group, against what the step found.
+
+Holds learner/rescoring.py and learner/checkpoint/nearest.py.
+"""
 
 import functools
 import json
@@ -22,7 +24,7 @@ from learner.checkpoint.nearest import KeptWeights, nearest_kept
 from learner.loading import load_models
 from learner.model.student import prompt_positions
 from learner.ranks import Ranks
-from learner.rescore import RescoreRequest, rescore
+from learner.rescoring import RescoreRequest, rescore
 from learner.trainer import Trainer
 from learner.views.preparation import Preparation
 from learner.views.training import open_training_views
@@ -103,8 +105,14 @@ def figures(answer: dict) -> np.ndarray:
         ({}, 1e-4),
         ({"model": {"dtype": "bfloat16"}}, 0.05),
         ({"model": {"lora_rank": 2}}, 1e-4),
-        ({"teacher": {"policy": "trust_region"}, "objective": {"divergence": "jsd"}}, 1e-4),
-        ({"objective": {"token_weights": "visual_advantage"}}, 1e-4),
+        pytest.param(
+            {"teacher": {"policy": "trust_region"}, "objective": {"divergence": "jsd"}},
+            1e-4,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"objective": {"token_weights": "visual_advantage"}}, 1e-4, marks=pytest.mark.slow
+        ),
     ],
     ids=["plain", "bfloat16", "adapters", "trust_region", "visual_advantage"],
 )
