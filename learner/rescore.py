@@ -13,7 +13,7 @@ The answer, one JSON object in the file --out:
      "responses": [{
          "student_logprob": [float, ...],   of the sampled tokens, in nats; without the banned ids
          "teacher_logprob": [...], "divergence": [...], "entropy": [...],
-         "positions": [{"student": [[text, probability], ...], "teacher": [...]}, ...]
+         "positions": [{"student": [[text, probability, id], ...], "teacher": [...]}, ...]
      }, ...]}
 
 Views, packing, forward passes and heads are those of a step. It is polite: the lowest priority, a

@@ -4,6 +4,7 @@ Views, packing, forward passes and heads are those of a step.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -32,6 +33,7 @@ from learner.views.training import open_training_views
 
 _MOST_TOP = 100
 Json = dict[str, Any]
+Likely = tuple[str, float | None, int]
 TokenIds = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
@@ -166,7 +168,7 @@ def _shown(found: Sequence[Found]) -> PromptView:
 def _responses(look: Inspection, group: PreparedGroup, renderer: Renderer) -> list[Json]:
     students, teachers = (_named(side, renderer) for side in (look.student, look.teacher))
     figures = {
-        name: getattr(look.tokens, name).tolist()
+        name: [_finite(value) for value in getattr(look.tokens, name).tolist()]
         for name in ("student_logprob", "teacher_logprob", "divergence", "entropy")
     }
     found, start = [], 0
@@ -180,13 +182,18 @@ def _responses(look: Inspection, group: PreparedGroup, renderer: Renderer) -> li
     return found
 
 
-def _named(side: Likeliest, renderer: Renderer) -> list[list[tuple[str, float]]]:
-    """Text and probability of the likeliest tokens, by position."""
+def _named(side: Likeliest, renderer: Renderer) -> list[list[Likely]]:
+    """Text, probability and id of the likeliest tokens, by position."""
     return [
-        list(zip(renderer.token_texts(ids), _rounded(probabilities), strict=True))
+        list(zip(renderer.token_texts(ids), _rounded(probabilities), ids, strict=True))
         for ids, probabilities in zip(side.ids_TK.tolist(), side.probabilities_TK, strict=True)
     ]
 
 
-def _rounded(probabilities_K: Tensor) -> list[float]:
-    return [float(f"{value:.4g}") for value in probabilities_K.tolist()]
+def _rounded(probabilities_K: Tensor) -> list[float | None]:
+    return [_finite(float(f"{value:.4g}")) for value in probabilities_K.tolist()]
+
+
+def _finite(value: float) -> float | None:
+    """What JSON can hold; None of weights that give no number."""
+    return value if math.isfinite(value) else None
