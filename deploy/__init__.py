@@ -9,6 +9,7 @@
     exit_codes      what the launcher's exit code says
     status, logs, scale    a running run: who is up, merged logs, more or fewer servers
     plan, explain   how to divide machines; where a run's time went
+    trace           what each process did when, for Perfetto
     check_gpu, check_push  what this machine's GPU does with our kernels, and with a push
 
     cluster/        machines, pools, processes
@@ -17,6 +18,7 @@
     showing/        what people see
     batch/          Slurm and Kubernetes
     planning/       predicts a run, explains one
+    tracing/        a run as a trace: python -m deploy.trace
     study/          configurations times seeds
     quickstart/     the quickstart's world and its model
 

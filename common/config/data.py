@@ -16,6 +16,12 @@ class RunSection(Section):
     resume: bool = Field(
         False, description="Go on with the run in run.folder, from its newest checkpoint."
     )
+    spans_mib: int = Field(
+        64,
+        ge=0,
+        description="Most MiB of marks for deploy.trace that each process keeps in RUN/spans; 0: "
+        "none.",
+    )
 
 
 class DataSection(Section):
