@@ -79,4 +79,4 @@ def _draw_lease(trace: TraceFile, found: Overview, life: GroupLife) -> None:
     track = trace.track(life.server, f"slot {life.lane}")
     trace.slice(track, "generation", begin, end, group=life.group_id, ending=life.ending)
     if life.submitted_s is not None:
-        trace.arrow_from(track, life.key, end)
+        trace.arrow_from(track, life.key, begin)

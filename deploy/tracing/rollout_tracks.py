@@ -1,5 +1,6 @@
 """What a rollout process noted: generations in lanes, weight updates in a row of their own."""
 
+import itertools
 from collections.abc import Iterator
 
 from deploy.tracing.marks import Mark, read_marks
@@ -7,6 +8,7 @@ from deploy.tracing.overview import Overview
 from deploy.tracing.trace_file import TraceFile
 
 _OF_PROCESS = ("process", "full")
+_STAGES = ("shown_s", "sent_s", "answered_s")  # since its beginning
 
 
 def draw_rollout(trace: TraceFile, found: Overview, role: str, offset_s: float) -> None:
@@ -46,9 +48,9 @@ def _draw_generation(
     row = trace.track(server, lanes.of(server, begin, end))
     group, attempt = mark.facts.get("group"), mark.facts.get("attempt")
     trace.slice(row, "generation", begin, end, group=group, attempt=attempt)
+    trace.arrow_from(row, f"{group}#{attempt}", begin)
     for name, since, until in inside(mark):
         trace.slice(row, name, since + offset_s, until + offset_s, group=group)
-    trace.arrow_from(row, f"{group}#{attempt}", end)
 
 
 def inside(mark: Mark) -> Iterator[tuple[str, float, float]]:
@@ -57,17 +59,16 @@ def inside(mark: Mark) -> Iterator[tuple[str, float, float]]:
     An engine that does not tell when its first token came has no prefill and no decode, only the
     whole. The responses begin together, with the first token of any.
     """
-    shown, sent, answered = (
-        min(mark.end, mark.begin + _number(mark, name))
-        for name in ("shown_s", "sent_s", "answered_s")
+    shown, sent, answered = itertools.accumulate(
+        (min(mark.end, mark.begin + _number(mark, name)) for name in _STAGES), max
     )
-    yield "picture", mark.begin, shown
+    # Later than the whole by what the trace can tell apart: the arrow begins at the whole alone.
+    yield "picture", min(shown, mark.begin + 2e-6), shown
     yield "wait_slot", shown, sent
     yield "generate", sent, answered
-    first = mark.facts.get("first_token_s")
-    if not isinstance(first, int | float):
+    if not isinstance(mark.facts.get("first_token_s"), int | float):
         return
-    came = min(answered, sent + first)
+    came = min(answered, sent + _number(mark, "first_token_s"))
     computed = min(came, sent + _number(mark, "queue_s"))
     yield "engine_queue", sent, computed
     yield "prefill", computed, came

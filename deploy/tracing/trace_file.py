@@ -85,18 +85,19 @@ class TraceFile:
             while open_parts and open_parts[-1].end <= part.begin:
                 self._end_part(track, kind, key, open_parts.pop())
             at = self._us(part.begin)
-            self._event("b", track, part.name, at, cat=kind, id=key, args=part.about)
+            of_process = {"local": key}
+            self._event("b", track, part.name, at, cat=kind, id2=of_process, args=part.about)
             open_parts.append(part)
         while open_parts:
             self._end_part(track, kind, key, open_parts.pop())
 
     def arrow_from(self, track: Track, key: str, at: float) -> None:
-        """Begin an arrow at what is open in a row at that time."""
+        """Begin an arrow at the slice that was written last, which began in a row at that time."""
         if self._is_shown(at, at):
-            self._event("s", track, "trained", max(0, self._us(at) - 1), cat="flow", id=_id(key))
+            self._event("s", track, "trained", self._us(at), cat="flow", id=_id(key))
 
     def arrow_to(self, track: Track, key: str, at: float) -> None:
-        """End it at what begins in a row at that time."""
+        """End it at the slice that begins in a row at that time."""
         if self._is_shown(at, at):
             self._event("f", track, "trained", self._us(at) + 1, cat="flow", id=_id(key), bp="e")
 
@@ -116,7 +117,7 @@ class TraceFile:
         return round((seconds - self.origin) * 1e6)
 
     def _end_part(self, track: Track, kind: str, key: str, part: "Part") -> None:
-        self._event("e", track, part.name, self._us(part.end), cat=kind, id=key)
+        self._event("e", track, part.name, self._us(part.end), cat=kind, id2={"local": key})
 
     def _describe(self, what: str, track: Track, **about: Any) -> None:
         self._event("M", track, what, 0, args=about)
