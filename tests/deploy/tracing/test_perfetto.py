@@ -88,7 +88,8 @@ def test_an_arrow_leads_from_each_trained_group_to_its_step(perfetto: Perfetto):
     assert found == [["generation", "step", step + 1, GROUPS, 1] for step in range(STEPS)]
     of_groups = perfetto.ask(
         "select extract_arg(arg_set_id, 'args.step') step, count(1) from slice "
-        "where name = 'group' and extract_arg(arg_set_id, 'args.ending') = 'trained' group by 1 order by 1"
+        "where name = 'group' and extract_arg(arg_set_id, 'args.ending') = 'trained' "
+        "group by 1 order by 1"
     )
     assert sum(number for _, number in of_groups) == GROUPS * (STEPS + UNDONE)
 
