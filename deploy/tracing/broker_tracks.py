@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from broker.storage.frames import CorruptJournal
-from deploy.tracing.lives import GroupLife, Lives, Phase
+from deploy.tracing.lives import GroupLife, LifePhase, Lives
 from deploy.tracing.overview import Overview
 from deploy.tracing.trace_file import Part, TraceFile
 
@@ -64,9 +64,9 @@ def _draw_life(trace: TraceFile, found: Overview, life: GroupLife) -> None:
     parts = [Part("group", begin, end, about)]
     bounds = [begin, *(t for t in (submitted, taken) if t is not None), end]
     if not life.server:  # what was undone waits again, without another lease
-        bounds, phases = bounds[1:], list(Phase)[1:]
+        bounds, phases = bounds[1:], list(LifePhase)[1:]
     else:
-        phases = list(Phase)
+        phases = list(LifePhase)
     for phase, since, until in zip(phases, bounds, bounds[1:], strict=False):
         parts.append(Part(phase.value, since, until, {}))
     trace.life(trace.track(_BROKER, "groups"), "group", life.key, parts)

@@ -14,7 +14,7 @@ from broker.storage.frames import Record
 from broker.storage.recovery import arguments_of
 
 
-class Phase(StrEnum):
+class LifePhase(StrEnum):
     """What a group is in."""
 
     LEASE = "lease"
@@ -40,10 +40,10 @@ class GroupLife:
     oldest_version: int | None = None
 
     @property
-    def phase(self) -> Phase:
+    def phase(self) -> LifePhase:
         if self.taken_s is not None:
-            return Phase.TRAIN
-        return Phase.LEASE if self.submitted_s is None else Phase.QUEUE
+            return LifePhase.TRAIN
+        return LifePhase.LEASE if self.submitted_s is None else LifePhase.QUEUE
 
     @property
     def key(self) -> str:
@@ -68,7 +68,7 @@ class Lives:
         self._serving: dict[str, int] = {}
         self._newest = 0  # step that was trained
         self._lanes: defaultdict[str, set[int]] = defaultdict(set)  # in use, by server
-        self.counts = dict.fromkeys(Phase, 0)
+        self.counts = dict.fromkeys(LifePhase, 0)
         self.now = 0.0
         self.acknowledged: int | None = None
         self.served: tuple[str, int] | None = None
@@ -133,7 +133,7 @@ class Lives:
 
     def _on_submit(self, told: Mapping[str, Any], outcome: Any) -> None:
         life = self._open.get(told["group_id"])
-        if life is None or life.attempt != told["attempt"] or life.phase is not Phase.LEASE:
+        if life is None or life.attempt != told["attempt"] or life.phase is not LifePhase.LEASE:
             return
         if outcome == "accepted":
             self._leave_lane(life)
@@ -144,7 +144,7 @@ class Lives:
 
     def _on_give_back(self, told: Mapping[str, Any], outcome: Any) -> None:
         life = self._open.get(told["group_id"])
-        if life is not None and life.attempt == told["attempt"] and life.phase is Phase.LEASE:
+        if life is not None and life.attempt == told["attempt"] and life.phase is LifePhase.LEASE:
             self._end(life, f"given back: {told['why']}")
 
     def _on_lapse(self, told: Mapping[str, Any], outcome: Any) -> None:
@@ -212,7 +212,7 @@ class Lives:
 
     def _end(self, life: GroupLife, ending: str) -> None:
         life.ending, life.end_s = ending, self.now
-        if life.phase is Phase.LEASE:
+        if life.phase is LifePhase.LEASE:
             self._leave_lane(life)
         if life.step is not None and life in (taken := self._taken.get(life.step, [])):
             taken.remove(life)
@@ -223,7 +223,7 @@ class Lives:
     def _end_leases(self, ending: str, server: str | None = None) -> None:
         """End those of one server; None means all."""
         for life in list(self._open.values()):
-            if life.phase is Phase.LEASE and server in (None, life.server):
+            if life.phase is LifePhase.LEASE and server in (None, life.server):
                 self._end(life, ending)
 
     def _untake(self) -> None:

@@ -246,7 +246,7 @@ def _step_row(row: dict[str, Any]) -> StepRow:
         if name.startswith("time/") and value is not None
     }
     curves = {
-        curve: {name: row[name] for name in names if row.get(name) is not None}
+        curve: {name.rpartition("/")[2]: row[name] for name in names if row.get(name) is not None}
         for curve, names in _CURVES.items()
     }
     step_s, wait_s = float(row["learner/step_s"]), float(row.get("learner/wait_batch_s") or 0.0)

@@ -1,7 +1,7 @@
 import pytest
 
 from broker.storage.frames import Record
-from deploy.tracing.lives import GroupLife, Lives, Phase
+from deploy.tracing.lives import GroupLife, LifePhase, Lives
 
 A, B, L = ("rollout-0", 1), ("rollout-1", 1), ("learner-0", 1)
 
@@ -54,7 +54,7 @@ def test_a_group_is_leased_queued_and_trained():
 def test_leases_that_come_to_nothing(call, ending):
     (life,), lives = lived(lease(1.0, A, "g"), call)
     assert life.ending.startswith(ending) and life.end_s == 3.0 and life.submitted_s is None
-    assert lives.counts[Phase.LEASE] == len(lives.close())
+    assert lives.counts[LifePhase.LEASE] == len(lives.close())
 
 
 def test_a_learner_that_goes_back_trains_the_same_groups_again():
@@ -66,7 +66,7 @@ def test_a_learner_that_goes_back_trains_the_same_groups_again():
     assert [(life.group_id, life.ending, life.end_s) for life in ended] == [
         ("g", "trained", 3.0), ("h", "a learner went back", 4.0), ("g", "trained", 6.0),
     ]  # fmt: skip
-    assert ended[2].server == "" and ended[2].phase is Phase.TRAIN
+    assert ended[2].server == "" and ended[2].phase is LifePhase.TRAIN
     assert lives.slots == 1  # of the step, whose weights no server serves
 
 
