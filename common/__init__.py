@@ -63,6 +63,7 @@ Processes and files:
     files, locks        files that are whole or absent; locks on them
     full_disk           what waits for room, and how
     journal_file        where the journal of a run lies
+    trained             RUN/trained: every trajectory that was trained, token by token
 
 Pages and figures:
     page, chart_axes, histograms    self-contained HTML, charts in inline SVG

@@ -10,6 +10,7 @@ from common.metrics import EVALUATION, LEARNER, PARTS
 from learner.checkpoint import Checkpointer
 from learner.feed import Feed
 from learner.figures.metrics import MetricsLog
+from learner.figures.trained import TrainedLog
 from learner.measuring.evaluation import Accuracy
 from learner.measuring.heldout import Measured
 from learner.push.pusher import Pusher
@@ -43,6 +44,7 @@ class Progress:
     Args:
         version: that training goes on from.
         log: None on ranks that write nothing.
+        trained: None means that no tokens are kept.
         began: when the run did, on time.monotonic's clock.
     """
 
@@ -54,6 +56,7 @@ class Progress:
         checkpointer: Checkpointer,
         version: int,
         log: MetricsLog | None,
+        trained: TrainedLog | None,
         began: float,
     ) -> None:
         self._config = config
@@ -61,6 +64,7 @@ class Progress:
         self._pusher = pusher
         self._checkpointer = checkpointer
         self._log = log
+        self._trained = trained
         self._began = began
         self._gauges: dict[str, float] = {"phase": Phase.STARTING, "step": version}
         self._pushing_s = 0.0  # total seconds in pushes up to the last step
@@ -93,6 +97,8 @@ class Progress:
             worst = result.worst_sample
             self._log.write(result.version, self.seconds, row, mismatch_worst_sample=worst)
             self._log.write_groups(result.version, result.groups)
+        if self._trained is not None and result.rows is not None:
+            self._trained.write(result.version, result.rows)
         self._recent_s.append(wait_s + step_s)
         mean_s = sum(self._recent_s) / len(self._recent_s)
         total_steps = self._feed.welcome.total_steps

@@ -22,6 +22,12 @@ class RunSection(Section):
         description="Most MiB of marks for deploy.trace that each process keeps in RUN/spans; 0: "
         "none.",
     )
+    trained_gib: float = Field(
+        8.0,
+        ge=0,
+        description="GiB that RUN/trained may take: every trained trajectory, token by token, for "
+        "deploy.inspect. What comes later is left out. 0: none is kept.",
+    )
 
 
 class DataSection(Section):

@@ -3,6 +3,7 @@
     step_figures    the figures of one step, over tokens, micro-batches and ranks
     stopwatch       seconds by part of a step
     metrics         RUN/metrics.jsonl, TensorBoard, RUN/groups.jsonl
+    trained         RUN/trained: the tokens of each step, in the background
     tensorboard     TensorBoard's file format
 
 RUN/metrics.jsonl has one JSON object a step and one a measurement; RUN/groups.jsonl one a trained
