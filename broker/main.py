@@ -5,6 +5,7 @@ import json
 import logging
 import resource
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from common.addresses import split_address
@@ -13,6 +14,7 @@ from common.config_cli import exit_with, load_or_exit
 from common.errors import FINAL_EXIT_CODE, ConfigError, DataError, VisionOpdError
 from common.files import replace_json
 from common.network import listening_socket
+from common.spans import recorded
 
 logger = logging.getLogger(__name__)
 _AS_SOCKETS_NAME = {"*": "0.0.0.0", "localhost": "127.0.0.1"}  # what ZeroMQ binds
@@ -87,7 +89,11 @@ async def serve(config: RunConfig, stop: asyncio.Event) -> None:
     )
     port = scrape_port(config, "broker", "broker", lambda: figures_of(server.status()))
     try:
-        async with server, port, asyncio.TaskGroup() as tasks:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(recorded(folder, "broker", config.run.spans_mib))
+            await stack.enter_async_context(server)
+            await stack.enter_async_context(port)
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
             if folder is not None:
                 write_address(folder, server.address, opened.run_id)
             logger.info(

@@ -57,6 +57,7 @@ Machines:
 
 Processes and files:
     lifecycle           start, signals, stop
+    spans               marks of what a process did when: RUN/spans
     restart_budget      how often something may be started again
     logs, log_files     the form of a line; files that are begun anew when full
     command_line        how a command is described, and how it refuses

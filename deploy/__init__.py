@@ -10,6 +10,7 @@
     status, logs, scale    a running run: who is up, merged logs, more or fewer servers
     plan, explain   how to divide machines; where a run's time went
     grafana_board   makes deploy/grafana/vision-opd.json of the declared figures
+    trace           what each process did when, for Perfetto
     check_gpu, check_push  what this machine's GPU does with our kernels, and with a push
 
     cluster/        machines, pools, processes
@@ -19,6 +20,7 @@
     inspector/      a run as a page: every figure, sample and token
     batch/          Slurm and Kubernetes
     planning/       predicts a run, explains one
+    tracing/        a run as a trace: python -m deploy.trace
     study/          configurations times seeds
     quickstart/     the quickstart's world and its model
 

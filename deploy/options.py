@@ -27,6 +27,9 @@ Options of the launcher:
                         --dry-run print its script instead.
   --kuberay             Print a KubeRay manifest of the run.
 
+Of a run that is under way or over, python -m deploy.status, deploy.logs, deploy.explain and
+deploy.trace RUN tell more.
+
 Options of the configuration:"""
 _SWITCHES = ("--dry-run", "--slurm", "--kuberay")
 _VALUES = {"--address": "HOST:PORT", "--cluster": "FILE"}

@@ -3,12 +3,14 @@
 import functools
 import gc
 import logging
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from common import spans
 from common.config import RunConfig
 from common.dataset import read_columns
 from common.image_text_model import ImageTextModel
@@ -84,7 +86,11 @@ def run(config: RunConfig, began: float) -> None:
         shard_ranks=config.learner.shard_ranks,
     )
     try:
-        with rank_failures(ranks, "training"):
+        folder, most_mib = config.run.folder, config.run.spans_mib
+        with (
+            spans.recorded(folder, f"learner-{ranks.rank}", most_mib),
+            rank_failures(ranks, "training"),
+        ):
             monitor = HealthMonitor(config, ranks)
             process = _Process(monitor, Signals(monitor.resume), began, kernels)
             while (decision := _live(config, ranks, process)) is not None:
@@ -126,7 +132,9 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
     checkpoint = find_checkpoint(config.run.folder / "checkpoints", config, ranks)
     step = 0 if checkpoint is None else checkpoint.version
     process.monitor.goes_on_from(step)
-    model, teacher = load_models(config, ranks, step)
+    spans.note("goes_on", time.monotonic(), step=step)
+    with spans.span("load_models"):
+        model, teacher = load_models(config, ranks, step)
     renderer = Renderer(config.model.path, config.prompt)
     positions = functools.partial(prompt_positions, model)
     with ExitStack() as stack:

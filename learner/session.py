@@ -3,6 +3,7 @@
 import logging
 import time
 
+from common import spans
 from common.config import RunConfig
 from common.errors import VisionOpdError, WeightSyncError
 from learner.batches import Batches
@@ -91,7 +92,9 @@ class Session:
         while self._trainer.version < self._total_steps:
             waited_from = time.monotonic()
             self._progress.show(doing=Doing.AWAITING_BATCH)
-            batch = self._batches.next(self._trainer.version + 1)
+            step = self._trainer.version + 1
+            with spans.span("wait_batch", step=step):
+                batch = self._batches.next(step)
             waited_s = time.monotonic() - waited_from
             self._progress.show(doing=Doing.COMPUTING)
             if batch is None:
@@ -99,14 +102,20 @@ class Session:
                 return
             self._heldout.show(self._trainer, "before")
             started, stood_s = time.monotonic(), self._stood_s
-            gradient = self._trainer.accumulate(batch)  # beside the push of the version before
-            self._publisher.wait_for_snapshot()  # before the weights change
-            result = self._trainer.update(gradient)
+            with spans.span("gradient", step=step):
+                gradient = self._trainer.accumulate(batch)  # beside the push before
+            with spans.span("wait_snapshot", step=step):
+                self._publisher.wait_for_snapshot()  # before the weights change
+            with spans.span("update", step=step):
+                result = self._trainer.update(gradient)
             verdict = self._monitor.look(result.version, result.metrics, result.worst_sample)
             result.metrics.update(verdict.figures)
             self._obey(verdict, judged=-1)
-            self._feed.acknowledge(batch)
+            with spans.span("acknowledge", step=step):
+                self._feed.acknowledge(batch)
             self._push()
+            spans.note("step", started, time.monotonic(), step=step)
+            spans.flush()
             step_s = time.monotonic() - started - (self._stood_s - stood_s)
             self._progress.note_step(result, waited_s, step_s)
             self._save_if_due(result.version)
@@ -122,7 +131,8 @@ class Session:
             self._wait_for_push()  # what follows takes all ranks, or none
         is_measured = not is_last and self._heldout.is_due(version)
         self._stood_s += self._heldout.wait_for_push(is_measured)
-        self._publisher.push(version, is_measured)
+        with spans.span("begin_push", version=version):
+            self._publisher.push(version, is_measured)
         self._heldout.note_push(version)
         self._pushed = version
         if is_measured:
@@ -183,7 +193,8 @@ class Session:
         # A learner that goes on from here has not the weights before training any more.
         self._heldout.wait_for("before")
         self._take_measurements("before")  # others are of versions that have no checkpoint yet
-        self._checkpointer.save(is_measured=self._heldout.is_due(step))
+        with spans.span("begin_checkpoint", step=step):
+            self._checkpointer.save(is_measured=self._heldout.is_due(step))
 
     def _take_measurements(self, only: When | None = None) -> None:
         """Judge and report the measurements that have come. Raises as `_obey`."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from common import spans
 from common.config import RunConfig
 from common.image_text_model import ImageTextModel
 from learner.figures.step_figures import Row, StepFigures, counts_of_step, worst_sample
@@ -159,6 +160,7 @@ class Trainer:
             "learner/skipped_steps": self.optimizer.skipped_steps,
             **{f"time/{name}_s": seconds for name, seconds in watch.seconds.items()},
         }
+        self._note_parts(gradient)
         return StepResult(
             self.version,
             is_updated,
@@ -167,6 +169,12 @@ class Trainer:
             gradient.groups,
             gradient.rows,
         )
+
+    def _note_parts(self, gradient: Gradient) -> None:
+        """Note when each part was computed: by the device, where that is not the host."""
+        where = {} if self._device.type == "cpu" else {"thread": "device"}
+        for name, began, ended in gradient.watch.spans():
+            spans.note(name, began, ended, step=gradient.step, **where)
 
     @torch.no_grad()
     def token_divergences(

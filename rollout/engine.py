@@ -44,12 +44,22 @@ class GroupRequest:
 
 
 @dataclass(frozen=True)
+class Latencies:
+    """Seconds from the arrival of a request at its engine."""
+
+    queue_s: float | None = None  # until it was computed; None means that the engine does not say
+    first_token_s: float | None = None  # of the first response to have one; None: as above
+    response_s: tuple[float, ...] = ()  # until the last token of each response; empty: as above
+
+
+@dataclass(frozen=True)
 class GroupResult:
     """What came back."""
 
     num_prompt_tokens: int  # placeholders expanded
     responses: Responses | None  # in the order asked for, without aborted ones; None if all were
     num_aborted: int  # cut by a pause; the group must be generated again
+    latencies: Latencies = Latencies()
 
     @property
     def trajectories(self) -> tuple[Trajectory, ...]:

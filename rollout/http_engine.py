@@ -23,6 +23,7 @@ from rollout.engine import (
     EngineInfo,
     GroupRequest,
     GroupResult,
+    Latencies,
     RequestFailed,
     RequestRejected,
     Scores,
@@ -374,7 +375,25 @@ def parse_group(
         responses = Responses.of(kept) if kept else None
     except _USELESS as error:
         raise RequestFailed(f"/generate: useless answer: {_told(error)}") from error
-    return GroupResult(num_prompt_tokens, responses, len(results) - len(kept))
+    return GroupResult(
+        num_prompt_tokens, responses, len(results) - len(kept), latencies_of(results)
+    )
+
+
+def latencies_of(results: list[dict[str, Any]]) -> Latencies:
+    """What the engine tells of its times: SGLang with --enable-metrics and the embedded one, all.
+
+    SGLang alone tells only when each response was whole. Anything else in these fields is no fault
+    of the answer.
+    """
+
+    def seconds(name: str) -> list[float]:
+        found = [result["meta_info"].get(name) for result in results]
+        is_known = all(type(value) in (int, float) and 0 <= value < 1e6 for value in found)
+        return [float(value) for value in found] if is_known else []
+
+    queued, first, whole = map(seconds, ("queue_time", "first_token_latency", "e2e_latency"))
+    return Latencies(min(queued, default=None), min(first, default=None), tuple(whole))
 
 
 def _trajectory(index: int, result: dict[str, Any], cache_version: int) -> Trajectory:

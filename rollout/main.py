@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.config import RunConfig
 from common.config_cli import exit_with, load_or_exit
+from common.spans import recorded
 
 if TYPE_CHECKING:  # imported late at run time: --help answers at once
     from common.rendering import Renderer
@@ -55,6 +56,11 @@ def main() -> None:
 
 async def serve(config: RunConfig, index: int, stop: asyncio.Event) -> None:
     """Run all that one rollout process does."""
+    with recorded(config.run.folder, f"rollout-{index}", config.run.spans_mib):
+        await _serve(config, index, stop)
+
+
+async def _serve(config: RunConfig, index: int, stop: asyncio.Event) -> None:
     from broker.net.transport import zmq_link
     from broker.protocol import Role
     from common.scrape.port import scrape_port

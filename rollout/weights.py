@@ -10,12 +10,14 @@ that no longer answers is given up: it is started again and joins with the next 
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from broker.client import BrokerClient
+from common import spans
 from common.config import RunConfig
 from common.errors import EngineError
 from common.files import sha256_of_file
@@ -85,8 +87,10 @@ class WeightReceiver:
             EngineGone: it does not answer any more.
         """
         try:
-            await self._take_weights(update)
-            await self._verify(update)
+            with self.span("take_weights", update):
+                await self._take_weights(update)
+            with self.span("verify", update):
+                await self._verify(update)
         except EngineGone:  # not recovered: while it is a member, the next push would wait for it
             raise
         except EngineError as error:
@@ -96,19 +100,28 @@ class WeightReceiver:
         self._is_touched = self._is_in_doubt = False
         if self._pin is None or not update.is_measured:
             return False
-        return await self._pin(Served(update.history, update.version))
+        with self.span("pin", update):
+            return await self._pin(Served(update.history, update.version))
+
+    def span(self, name: str, update: WeightUpdate) -> contextlib.AbstractContextManager[None]:
+        """Mark a phase of a push."""
+        return spans.span(name, version=update.version, server=self._member_id)
 
     async def _take_weights(self, update: WeightUpdate) -> None:
         """Take all weights; the engine is then still paused."""
         source = update.source
         if isinstance(source, GroupAddress):
-            await self._join(source, update.recipients[self._member_id])
-        await self._pause(await self._pause_mode(update))
+            with self.span("join", update):
+                await self._join(source, update.recipients[self._member_id])
+        with self.span("pause", update):
+            await self._pause(await self._pause_mode(update))
         await self._end_session()  # one that a failed push has left, perhaps in an earlier life
         if isinstance(source, GroupAddress):
-            await self._take_buckets(update, source)
+            with self.span("receive", update):
+                await self._take_buckets(update, source)
         else:
-            await self._take_files(update, source)
+            with self.span("read_files", update):
+                await self._take_files(update, source)
         served = await self._engine.version()
         if served != update.version:
             raise EngineError(f"after the push of version {update.version} it reports {served}")
@@ -147,11 +160,14 @@ class WeightReceiver:
         if self._is_in_doubt and not update.probes:
             raise EngineError("it failed a verification before, and this push brings none")
         if update.checksums is not None:
-            await check_checksums(self._engine, self._info, update.checksums)
+            with self.span("check_checksums", update):
+                await check_checksums(self._engine, self._info, update.checksums)
         async with self._serving.held_back():
-            await self._resume()
+            with self.span("continue", update):
+                await self._resume()
             for probe in update.probes:
-                difference = await check_probe(self._engine, probe)
+                with self.span("check_probe", update):
+                    difference = await check_probe(self._engine, probe)
                 logger.info("the probe agrees to %.2g nats", difference)
             await self._serving.set(Served(update.history, update.version))
 
@@ -297,8 +313,10 @@ async def follow_weights(
 
 async def _receive(broker: BrokerClient, receiver: WeightReceiver, update: WeightUpdate) -> None:
     started = time.monotonic()
-    is_pinned = await receiver.receive(update)
-    await broker.ack_weights(update.version, update.history, is_pinned)
+    with receiver.span("update", update):
+        is_pinned = await receiver.receive(update)
+        await broker.ack_weights(update.version, update.history, is_pinned)
+    spans.flush()
     logger.info(
         "serving version %d after %.2f s (%d buckets)",
         update.version, time.monotonic() - started, len(update.buckets),

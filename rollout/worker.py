@@ -9,11 +9,14 @@ member's goodbye says so for all groups at once.
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from broker.client import BrokerClient, MessageTooLarge, RequestRefused
 from broker.protocol import Blame, Verdict
+from common import spans
 from common.config import RunConfig
 from common.errors import DataError, EngineError
 from common.group import Group
@@ -131,18 +134,21 @@ class RolloutWorker:
 
     async def _fulfil(self, lease: GroupLease, served: Served) -> None:
         is_reserved = True
+        began = time.monotonic()
         try:
             view = await self._engine_view(lease)
             request = self._request(lease, view)
+            shown = time.monotonic()
             server = await self._choose(lease, served)
             self._server.reserved -= 1
             is_reserved = False
-            result = await self._generate(request, server, lease, served)
+            result, server, sent = await self._generate(request, server, lease, served)
         finally:
             if is_reserved:
                 self._server.reserved -= 1
                 await self._pool.notify()
         assert result.responses is not None, "none of them was aborted"
+        answered = time.monotonic()
         group = Group(
             group_id=lease.group_id,
             attempt=lease.attempt,
@@ -153,6 +159,11 @@ class RolloutWorker:
             responses=result.responses,
         )
         verdict = await self._broker.submit(group)
+        spans.note(
+            "generation", began, time.monotonic(), group=lease.group_id, attempt=lease.attempt,
+            server=server.name, shown_s=round(shown - began, 6), sent_s=round(sent - began, 6),
+            answered_s=round(answered - began, 6), **asdict(result.latencies),
+        )  # fmt: skip
         if verdict is Verdict.ACCEPTED:
             self._figures.group_submitted(group)
         else:
@@ -160,12 +171,17 @@ class RolloutWorker:
 
     async def _generate(
         self, request: GroupRequest, server: Server, lease: GroupLease, served: Served
-    ) -> GroupResult:
-        """Starts on `server`, whose slot is taken; frees it."""
+    ) -> tuple[GroupResult, Server, float]:
+        """Starts on `server`, whose slot is taken; frees it.
+
+        Returns:
+            What came back, from which server, and when (time.monotonic) it was sent there.
+        """
         tries = 1
         while True:
+            sent = time.monotonic()
             try:
-                return await self._try(request, server)
+                return await self._try(request, server), server, sent
             except CutShort as error:
                 if tries == _MAX_TRIES:
                     raise

@@ -192,6 +192,10 @@ RUNS = {
     KUBERAY: KUBERAY,
     f"{PYTHON} -m deploy.status runs/mine": f"{PYTHON} -m deploy.status --help",
     f"{PYTHON} -m deploy.logs runs/mine --follow": f"{PYTHON} -m deploy.logs --help",
+    f"{PYTHON} -m deploy.trace runs/mine": (
+        'bash -c "cp -r tests/deploy/tracing/recorded {folder}/run'
+        f' && {PYTHON} -m deploy.trace {{folder}}/run"'
+    ),
     # tests/deploy/quickstart/test_quickstart.py does these three with a run
     f"{PYTHON} -m deploy.scale runs/mine rollout=6": f"{PYTHON} -m deploy.scale --help",
     f"{PLAN} --config deploy/configs/vision_opd_qwen3_5_4b.toml --gpus 8": (
@@ -216,7 +220,10 @@ RUNS = {
         ".venv/bin/python -m deploy.quickstart.pretrain --help"  # whole: minutes on two cores
     ),
 }
-QUICK = ("pydoc", "--help", "--collect-only", "bash -n", "--dry-run", "--kuberay", "--gpus")
+QUICK = (
+    *("pydoc", "--help", "--collect-only", "bash -n", "--dry-run", "--kuberay", "--gpus"),
+    "tests/deploy/tracing/recorded",
+)
 
 
 def commands(readme: str) -> set[str]:

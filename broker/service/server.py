@@ -21,6 +21,7 @@ from broker.service.quarantine_file import QuarantineFile
 from broker.service.rights import check_right
 from broker.service.service import BrokerService
 from broker.storage.store import StoreFailure
+from common import spans
 from common.errors import ProtocolError
 from common.types import Record
 from common.wire import encode_message, kind_of
@@ -71,7 +72,11 @@ class BrokerServer:
         self.address = ""  # as bound
 
     async def __aenter__(self) -> Self:
-        self._offset = self._clock - asyncio.get_running_loop().time()
+        loop_s = asyncio.get_running_loop().time()
+        self._offset = self._clock - loop_s
+        # Where the journal's clock stands: the loop's is the system's steady one.
+        spans.note("clock", loop_s, clock_s=self._clock)
+        spans.flush()
         self.address = self._listener.open()
         return self
 

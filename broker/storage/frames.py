@@ -8,6 +8,7 @@ read. Damage with a whole record behind it is something else (a failing disk, an
 behind was acknowledged, so reading refuses to drop it.
 """
 
+import mmap
 import struct
 import zlib
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def encode_record(
     return _HEAD.pack(_MARK, len(body), _checksum(number, body)) + body
 
 
-def read_records(content: bytes) -> Iterator[Record]:
+def read_records(content: bytes | mmap.mmap) -> Iterator[Record]:
     """Read the records from the start of a journal to its end, or to where it is torn.
 
     Raises:
@@ -59,7 +60,7 @@ def read_records(content: bytes) -> Iterator[Record]:
         offset, number = record.end, number + 1
 
 
-def _record_at(content: bytes, offset: int, number: int) -> Record | None:
+def _record_at(content: bytes | mmap.mmap, offset: int, number: int) -> Record | None:
     """The record at `offset` if it is whole and has this number; None otherwise."""
     start = offset + _HEAD.size
     if start > len(content):
@@ -73,7 +74,7 @@ def _record_at(content: bytes, offset: int, number: int) -> Record | None:
     return Record(number, seconds, command, arguments, outcome, start + length)
 
 
-def _check_torn(content: bytes, damaged: int, number: int) -> None:
+def _check_torn(content: bytes | mmap.mmap, damaged: int, number: int) -> None:
     """Raise if a whole later record lies behind the damage."""
     at = content.find(_MARK, damaged + 1)
     while at != -1:
@@ -85,7 +86,7 @@ def _check_torn(content: bytes, damaged: int, number: int) -> None:
         at = content.find(_MARK, at + 1)
 
 
-def _any_record_at(content: bytes, offset: int) -> int | None:
+def _any_record_at(content: bytes | mmap.mmap, offset: int) -> int | None:
     """The number of a whole record at `offset`; None means that there is none."""
     start = offset + _HEAD.size
     if start > len(content):

@@ -22,6 +22,12 @@ class RunSection(Section):
         description="Where figures go beside RUN/metrics.jsonl; wandb and mlflow are programs of "
         "their own, which a run can do without.",
     )
+    spans_mib: int = Field(
+        64,
+        ge=0,
+        description="Most MiB of marks for deploy.trace that each process keeps in RUN/spans; 0: "
+        "none.",
+    )
     trained_gib: float = Field(
         8.0,
         ge=0,

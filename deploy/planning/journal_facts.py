@@ -1,8 +1,9 @@
 """What a run's journal tells of its rollout side: generations, busy servers, served weights."""
 
 import itertools
+import mmap
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,21 @@ class JournalFacts:
 def read_journal(run: Path) -> JournalFacts | None:
     """Read the journal of a run; None means that the run has kept none."""
     path = run / "journal" / JOURNAL
-    if not path.is_file():
-        return None
-    return facts_of(read_records(path.read_bytes()))
+    return facts_of(journal_records(path)) if path.is_file() else None
+
+
+def journal_records(path: Path) -> Iterator[Record]:
+    """Read a journal record by record, without holding it in memory.
+
+    Raises:
+        CorruptJournal: it is damaged before its end.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:  # nothing can be mapped
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            yield from read_records(content)
 
 
 def facts_of(records: Iterable[Record]) -> JournalFacts:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from common import spans
 from common.config import RunConfig
 from common.errors import CheckpointError
 from common.files import sync
@@ -206,7 +207,8 @@ class Checkpointer:
         """Copy what is not yet written: the weights are about to change."""
         if self._cut is not None:
             began = time.monotonic()
-            self._cut.live.secure()
+            with spans.span("copy_for_checkpoint", step=self._cut.version):
+                self._cut.live.secure()
             self.stall_s += time.monotonic() - began
             self._cut = None
 
@@ -227,7 +229,9 @@ class Checkpointer:
             self._error = error
             self._saved_version = _NEVER
         else:
-            seconds = time.monotonic() - began
+            now = time.monotonic()
+            spans.note("checkpoint", began, now, step=cut.version)
+            seconds = now - began
             logger.info("checkpoint of step %d written in %.2f s", cut.version, seconds)
         finally:
             cut.live.release()

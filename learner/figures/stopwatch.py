@@ -7,9 +7,9 @@ are read when the seconds are asked for: the host never waits for the device to 
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -22,6 +22,9 @@ class Clock(Protocol):
 
     def seconds(self, earlier: Any, later: Any) -> float:
         """Seconds between two marks. May wait until the device has passed them."""
+
+    def moments(self, marks: Sequence[Any]) -> list[float]:
+        """When each mark was passed, on time.monotonic's clock; the device has passed them all."""
 
 
 class Stopwatch:
@@ -40,6 +43,16 @@ class Stopwatch:
         for name, earlier, later in self._spans:
             found[name] += self._clock.seconds(earlier, later)
         return dict(found)
+
+    def spans(self) -> list[tuple[str, float, float]]:
+        """The parts as they followed one another: name, begin, end, on time.monotonic's clock.
+
+        Ask after `seconds`, which has waited for the device.
+        """
+        marks = [mark for _, earlier, later in self._spans for mark in (earlier, later)]
+        times = self._clock.moments(marks)
+        names = (name for name, _, _ in self._spans)
+        return list(zip(names, times[::2], times[1::2], strict=True))
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -61,10 +74,18 @@ class Stopwatch:
 
 class _HostClock:
     def mark(self) -> float:
-        return time.perf_counter()
+        return time.monotonic()
 
     def seconds(self, earlier: float, later: float) -> float:
         return later - earlier
+
+    def moments(self, marks: Sequence[float]) -> list[float]:
+        return list(marks)
+
+
+class _StreamMark(NamedTuple):
+    event: torch.cuda.Event
+    asked: float  # when the host put it into the stream, on time.monotonic's clock
 
 
 class _StreamClock:
@@ -73,12 +94,33 @@ class _StreamClock:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def mark(self) -> torch.cuda.Event:
+    def mark(self) -> _StreamMark:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        asked = time.monotonic()
         event.record(torch.cuda.current_stream(self._device))
-        return event
+        return _StreamMark(event, asked)
 
-    def seconds(self, earlier: torch.cuda.Event, later: torch.cuda.Event) -> float:
-        later.synchronize()
-        milliseconds: float = earlier.elapsed_time(later)
+    def seconds(self, earlier: _StreamMark, later: _StreamMark) -> float:
+        later.event.synchronize()
+        milliseconds: float = earlier.event.elapsed_time(later.event)
         return milliseconds / 1000
+
+    def moments(self, marks: Sequence[_StreamMark]) -> list[float]:
+        first = marks[0].event
+        since = [first.elapsed_time(mark.event) / 1000 for mark in marks]
+        return anchored([mark.asked for mark in marks], since)
+
+
+def anchored(asked: Sequence[float], since: Sequence[float]) -> list[float]:
+    """Times of a stream's events on the host's clock, without waiting for any.
+
+    The device passes no event before the host has put it into the stream: that bounds when the
+    first was passed, and the bound is met by each event that finds the stream empty. The first of a
+    step does, as the step before ended with a wait for the device.
+
+    Args:
+        asked: when the host put each into the stream.
+        since: seconds from the first event to each, on the device's clock.
+    """
+    began = max(host - device for host, device in zip(asked, since, strict=True))
+    return [began + device for device in since]

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from broker.client import CALL_TIMEOUT_S, BrokerClient
 from broker.protocol import Status
+from common import spans
 from common.config import WeightsSection
 from common.errors import VisionOpdError, WeightSyncError
 from common.types import GroupAddress, WeightChecksums, WeightFiles, WeightProbe, WeightUpdate
@@ -120,18 +121,20 @@ class Publisher(Pusher):
 
     def push(self, version: int, is_measured: bool = False) -> None:
         started = time.monotonic()
-        self.wait()
+        with spans.span("wait_push"):
+            self.wait()
         probes: tuple[WeightProbe, ...] = ()
         if self._checks is not None and (
             self._is_shared or self._checks.is_due(self._num_pushes) or self._is_anyone_behind()
         ):
-            probes = self._checks.probes()
+            with spans.span("make_probes", version=version):
+                probes = self._checks.probes()
         before = self._content
         num_announced = before.num_announced if before.version == version else 0
         self._content = _Content(version, is_measured, probes, num_announced=num_announced)
         self._num_pushes += 1
         self._snapshot.begin()
-        self._gathering = self._gatherer.submit(self._snapshot.gather)
+        self._gathering = self._gatherer.submit(self._gather, version)
         self._push = self._publisher.submit(self._push_until_done, self._content)
         self.stall_s += time.monotonic() - started
 
@@ -161,6 +164,10 @@ class Publisher(Pusher):
                 content.probes = self._checks.probes()  # a server that comes late is verified, too
             self._push = self._publisher.submit(self._push_until_done, content)
 
+    def _gather(self, version: int) -> None:
+        with spans.span("gather", version=version):
+            self._snapshot.gather()
+
     # ---- the publisher's thread, or the main one while that has nothing to do --------------------
     def _is_anyone_behind(self) -> bool:
         """Whether a server is new or failed in the last push: such a one is verified at once."""
@@ -182,7 +189,8 @@ class Publisher(Pusher):
     def _push_until_done(self, content: _Content) -> None:
         started, version = time.monotonic(), content.version
         for attempt in range(self._config.max_attempts):
-            peers = self._wait_for_return(version) if attempt else self._wait_for_peers()
+            with spans.span("wait_servers", version=version):
+                peers = self._wait_for_return(version) if attempt else self._wait_for_peers()
             try:
                 with self._snapshot.sending.entered():
                     self._push_once(content, peers, is_retry=attempt > 0)
@@ -202,6 +210,8 @@ class Publisher(Pusher):
             now = time.monotonic()
             self._roster.note_pushed(version, now)
             self.publish_s = now - started
+            spans.note("push", started, now, version=version, servers=len(peers))
+            spans.flush()
             return
         raise WeightSyncError(
             f"version {version} could not be pushed to {', '.join(peers)} in "
@@ -212,7 +222,8 @@ class Publisher(Pusher):
     def _push_once(self, content: _Content, peers: Peers, is_retry: bool) -> None:
         self._roster.note_begun(peers)
         if content.probes and content.checksums is None and self._checks is not None:
-            content.checksums = self._checks.checksums(self._snapshot)
+            with spans.span("make_checksums", version=content.version):
+                content.checksums = self._checks.checksums(self._snapshot)
         before = self._roster.pushed_version
         is_current = not is_retry and all(peer.served == before for peer in peers.values())
         self._route.send(
@@ -233,7 +244,8 @@ class Publisher(Pusher):
             is_measured=content.is_measured,
         )
         content.num_announced += 1
-        self._line.call(lambda broker: broker.announce(update), _CALL_S)
+        with spans.span("announce", version=content.version):
+            self._line.call(lambda broker: broker.announce(update), _CALL_S)
 
     # ---- what the broker tells of servers --------------------------------------------------------
     def _wait_for_peers(self) -> Peers:

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Callable
 from typing import Literal
 
+from common import spans
 from common.config import WeightsSection
 from common.push_groups import PREFIX
 from common.types import GroupAddress, WeightFiles
@@ -51,9 +52,11 @@ class GroupRoute:
         else:
             group = self._make_group(peers)
             announce(self._address(group))
-            group.join()
-        for content in self._snapshot.ready():
-            group.broadcast(content)
+            with spans.span("join", version=version):
+                group.join()
+        with spans.span("broadcast", version=version):
+            for content in self._snapshot.ready():
+                group.broadcast(content)
 
     def close(self, is_broken: bool = False) -> None:
         """Forget the recipients, and leave their group.
@@ -112,7 +115,9 @@ class FileRoute:
         self.recipients = dict.fromkeys(peers, 0)
         name = f"version-{version:06d}-{self._num_written}"
         self._num_written += 1
-        announce(self._folder.write(name, self._snapshot))
+        with spans.span("write_files", version=version):
+            files = self._folder.write(name, self._snapshot)
+        announce(files)
 
     def close(self, is_broken: bool = False) -> None:
         self.recipients = {}

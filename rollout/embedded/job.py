@@ -1,6 +1,7 @@
 """Requests under way: what is known of one, and how several are computed together."""
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -29,7 +30,18 @@ class Job:
     pinned: str | None = None  # version of the copy that computes it; None means the served weights
     done: Future[None] = field(default_factory=Future)
     prompt_logprobs: list[float] = field(default_factory=list)  # computed with the first token
+    began: float | None = None  # when it was first computed, on time.monotonic's clock; None: not
+    first_token: float | None = None
+    ended: dict[int, float] = field(default_factory=dict)  # by sequence: when it was finished
     after_step: list[Callable[[], None]] = field(default_factory=list)  # on the compute thread
+
+    def note_step(self) -> None:
+        """Note when a step was computed for it."""
+        now = time.monotonic()
+        self.first_token = self.first_token or now
+        for index, sequence in enumerate(self.sequences):
+            if sequence.finish_reason is not None:
+                self.ended.setdefault(index, now)
 
     @property
     def unfinished(self) -> list[Sequence]:
@@ -61,6 +73,8 @@ def compute(jobs: list[Job], step: Callable[[], None]) -> int | None:
         How many tokens came. None means that the step failed: its error is that of the jobs.
     """
     before = _num_tokens(jobs)
+    for job in jobs:
+        job.began = job.began or time.monotonic()
     try:
         step()
     except Exception as error:
@@ -69,6 +83,8 @@ def compute(jobs: list[Job], step: Callable[[], None]) -> int | None:
             if not job.done.done():
                 job.done.set_exception(error)
         return None
+    for job in jobs:
+        job.note_step()
     return _num_tokens(jobs) - before
 
 

@@ -127,14 +127,12 @@ class EngineServer:
                 sequence.finish_reason = {"type": "length", "length": 0}
         else:
             await finished(self._scheduler, job)
-        results = [
-            self._result(body, job, index, time.monotonic() - started) for index in range(body.n)
-        ]
+        results = [self._result(body, job, index, started) for index in range(body.n)]
         return web.json_response(results if body.n > 1 or body.is_batch else results[0])
 
-    def _result(self, body: GenerateBody, job: Job, index: int, latency_s: float) -> dict[str, Any]:
+    def _result(self, body: GenerateBody, job: Job, index: int, started: float) -> dict[str, Any]:
         sequence = job.sequences[index]
-        versions = sequence.versions
+        versions, now = sequence.versions, time.monotonic()
         meta: dict[str, Any] = {
             "id": job.rid if body.n == 1 else f"{job.rid}_{index}",
             "finish_reason": sequence.finish_reason,
@@ -144,7 +142,9 @@ class EngineServer:
             "weight_version": versions[-1] if versions else self._scheduler.version,
             "weight_versions": sequence.version_spans,
             "num_retractions": sequence.num_retractions,
-            "e2e_latency": latency_s,
+            "e2e_latency": job.ended.get(index, now) - started,
+            "queue_time": (job.began or now) - started,
+            "first_token_latency": (job.first_token or now) - started,
         }
         if body.return_logprob:
             meta["input_token_logprobs"] = _scores(job)

@@ -3,11 +3,14 @@
 import asyncio
 import copy
 import hashlib
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -19,6 +22,8 @@ from common.images import ImageStore
 from common.rendering import RenderedPrompt, Renderer
 from common.types import Sample
 from deploy.supervision.supervisor import Supervisor
+from deploy.trace import draw
+from deploy.tracing.overview import look_at
 from learner.model.packing import pack
 from learner.model.sharding import clip_gradients
 from learner.model.student import prepare_to_train, prompt_positions, response_hidden_states
@@ -81,6 +86,29 @@ def run_processes(config: RunConfig) -> tuple[Weights, Weights]:
     return load_file(last / "model.safetensors"), load_file(
         last / "teacher" / "weights.safetensors"
     )
+
+
+def assert_traced(run: Path) -> None:
+    """Each step's parts and groups are in the trace of a run that nothing has interrupted."""
+    out = io.StringIO()
+    found = look_at(run)
+    draw(found, out)
+    assert found.notes == []
+    events = json.loads(out.getvalue())["traceEvents"]
+    steps = [event for event in events if event["ph"] == "X" and event["name"] == "step"]
+    arrows = [event["ts"] for event in events if event["ph"] == "f"]
+    within = [sum(step["ts"] <= at <= step["ts"] + step["dur"] for at in arrows) for step in steps]
+    assert within == [GROUPS] * STEPS
+    for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
+        for part in ("teacher_forward", "student_forward", "objective", "backward", "optimizer"):
+            lasted_us = sum(
+                event["dur"]
+                for event in events
+                if event["name"] == part and event["args"]["step"] == row["step"]
+            )
+            assert lasted_us == pytest.approx(row[f"time/{part}_s"] * 1e6, abs=20), (row, part)
+    names = {event["name"] for event in events}
+    assert {"prefill", "decode", "push", "gather", "broadcast", "update", "checkpoint"} <= names
 
 
 def assert_same_bits(ours: Weights, theirs: Weights) -> None:

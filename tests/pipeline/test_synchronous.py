@@ -23,6 +23,7 @@ from tests.pipeline.support import (
     Views,
     assert_close,
     assert_same_bits,
+    assert_traced,
     make_config,
     plain_loop,
     run_processes,
@@ -44,6 +45,7 @@ def test_processes_equal_a_plain_loop(
     )
     for ours, theirs in zip(one, again, strict=True):
         assert_same_bits(ours, theirs)
+    assert_traced(tmp_path / "servers-2")
 
     config = make_config(tmp_path, checkpoint, dataset, 1)
     student, teacher = plain_loop(config, sample_group, shared_prefix_loss)

@@ -13,8 +13,8 @@ from aiohttp import web
 
 from common.errors import EngineError
 from common.types import FinishReason, WeightBucket
-from rollout.engine import EngineGone, GroupRequest, RequestFailed, RequestRejected
-from rollout.http_engine import HttpEngine, generate_body, parse_group
+from rollout.engine import EngineGone, GroupRequest, Latencies, RequestFailed, RequestRejected
+from rollout.http_engine import HttpEngine, generate_body, latencies_of, parse_group
 from tests.rollout.support import png
 from tests.tiny_model import PROBLEM
 
@@ -256,3 +256,24 @@ async def test_no_server_and_a_silent_server_are_engine_errors(unused_tcp_port):
     async with serving(app, unused_tcp_port), client(url, 0.2) as engine:
         with pytest.raises(EngineError, match=r"/generate: no answer within 0.2 s"):
             await engine.generate(request())
+
+
+def test_the_times_of_an_engine_that_tells_all():
+    answers = [
+        response(0, queue_time=0.25, first_token_latency=1.5, e2e_latency=4.0),
+        response(1, queue_time=0.5, first_token_latency=2, e2e_latency=6.0),
+    ]
+    assert latencies_of(answers) == Latencies(0.25, 1.5, (4.0, 6.0))
+
+
+def test_the_times_of_an_engine_that_tells_the_whole_or_nothing():
+    """SGLang without --enable-metrics tells e2e_latency alone."""
+    assert latencies_of([response(e2e_latency=4.0)]) == Latencies(None, None, (4.0,))
+    assert latencies_of([response()]) == Latencies()
+    assert parse_group([response(), response(1)], 2, 3, 4).latencies == Latencies()
+
+
+@pytest.mark.parametrize("value", [None, "soon", -1.0, float("nan"), True, [1.0]])
+def test_times_that_make_no_sense_are_no_fault_of_the_answer(value):
+    answers = [response(first_token_latency=value), response(1, first_token_latency=1.0)]
+    assert parse_group(answers, 2, 3, 4).latencies == Latencies()

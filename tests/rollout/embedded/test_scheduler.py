@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import time
 from collections import deque
 from contextlib import closing
 
@@ -58,6 +59,16 @@ def test_one_job_a_batch_is_bit_equal_under_any_load(model):
         finally:
             scheduler.close()
         assert results(watched) == expected
+
+
+def test_a_job_knows_when_it_was_computed(scheduler):
+    asked = time.monotonic()
+    each = job(tokens=5, n=3)
+    scheduler.submit(each)
+    each.done.result(60)
+    assert each.began is not None and each.first_token is not None
+    assert asked <= each.began < each.first_token <= min(each.ended.values())
+    assert each.ended.keys() == {0, 1, 2} and max(each.ended.values()) <= time.monotonic()
 
 
 def test_jobs_of_equal_length_share_a_batch_and_stay_exact(scheduler, model):
