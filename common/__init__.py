@@ -7,6 +7,7 @@ Records and the wire:
     versions            what a process is made of, as far as two of them must agree on it
     errors              the exceptions that callers tell apart
     metrics             every figure that a run writes: name, unit, meaning, gate, chart
+    figure_rows         rows of a run's figures, also as older versions named them
 
 Configuration:
     config/, section    the typed tree; its defaults are the published run
@@ -62,6 +63,7 @@ Processes and files:
     files, locks        files that are whole or absent; locks on them
     full_disk           what waits for room, and how
     journal_file        where the journal of a run lies
+    trained             RUN/trained: every trajectory that was trained, token by token
 
 Pages and figures:
     page, chart_axes, histograms    self-contained HTML, charts in inline SVG

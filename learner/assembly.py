@@ -18,6 +18,7 @@ from common.training_data import foreseen_source
 from learner.checkpoint import discard_after, find_checkpoint, restore
 from learner.feed import Feed
 from learner.figures.metrics import MetricsLog
+from learner.figures.trained import TrainedLog, keep_tokenizer
 from learner.health.monitor import HealthMonitor, RollBack
 from learner.loading import load_models
 from learner.measuring.heldout import Heldout
@@ -154,6 +155,10 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
             columns = read_columns(config.data.train, config.data.keep_columns)
             metrics = MetricsLog(config.run.folder, step, lambda: feed.is_interrupted, columns)
             stack.callback(metrics.close)
+            keep_tokenizer(config.run.folder, renderer.tokenizer)
+        trained = _trained_log(config, step, ranks)
+        if trained is not None:
+            stack.callback(trained.close)
         if process.past_s is None:
             process.past_s = metrics.time_s if metrics else 0.0
         trainer = Trainer(
@@ -164,6 +169,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
             renderer.vision_token_ids,
             ranks,
             _filler(renderer, positions, model) if ranks.world_size > 1 else None,
+            keeps_tokens=trained is not None,
         )
         trainer.optimizer.lr_factor = process.monitor.lr_factor
         if checkpoint is not None:
@@ -181,12 +187,19 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
             config.run.folder / "checkpoints", trainer, renderer, config, feed
         )
         began = process.began - process.past_s
-        progress = Progress(config, feed, publisher, checkpointer, step, metrics, began)
+        progress = Progress(config, feed, publisher, checkpointer, step, metrics, trained, began)
         session = Session(
             config, ranks, trainer, feed, publisher, heldout, checkpointer, progress,
             process.monitor,
         )  # fmt: skip
         session.run()
+
+
+def _trained_log(config: RunConfig, step: int, ranks: Ranks) -> TrainedLog | None:
+    """None means that nothing is to be kept."""
+    assert config.run.folder is not None
+    share = config.run.trained_gib * 2**30 / ranks.world_size
+    return TrainedLog(config.run.folder, step, ranks.rank, share) if share else None
 
 
 def _enter_in_turn(stack: ExitStack, feed: Feed, ranks: Ranks) -> None:

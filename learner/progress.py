@@ -6,10 +6,11 @@ import time
 from collections import deque
 
 from common.config import RunConfig
-from common.metrics import EVALUATION, LEARNER, PARTS
+from common.metrics import DRIFT, EVALUATION, LEARNER, PARTS
 from learner.checkpoint import Checkpointer
 from learner.feed import Feed
 from learner.figures.metrics import MetricsLog
+from learner.figures.trained import TrainedLog
 from learner.measuring.evaluation import Accuracy
 from learner.measuring.heldout import Measured
 from learner.push.pusher import Pusher
@@ -43,6 +44,7 @@ class Progress:
     Args:
         version: that training goes on from.
         log: None on ranks that write nothing.
+        trained: None means that no tokens are kept.
         began: when the run did, on time.monotonic's clock.
     """
 
@@ -54,6 +56,7 @@ class Progress:
         checkpointer: Checkpointer,
         version: int,
         log: MetricsLog | None,
+        trained: TrainedLog | None,
         began: float,
     ) -> None:
         self._config = config
@@ -61,6 +64,7 @@ class Progress:
         self._pusher = pusher
         self._checkpointer = checkpointer
         self._log = log
+        self._trained = trained
         self._began = began
         self._gauges: dict[str, float] = {"phase": Phase.STARTING, "step": version}
         self._pushing_s = 0.0  # total seconds in pushes up to the last step
@@ -93,13 +97,15 @@ class Progress:
             worst = result.worst_sample
             self._log.write(result.version, self.seconds, row, mismatch_worst_sample=worst)
             self._log.write_groups(result.version, result.groups)
+        if self._trained is not None and result.rows is not None:
+            self._trained.write(result.version, result.rows)
         self._recent_s.append(wait_s + step_s)
         mean_s = sum(self._recent_s) / len(self._recent_s)
         total_steps = self._feed.welcome.total_steps
         self.show(
             step=result.version,
             eta_s=mean_s * (total_steps - result.version),
-            **{m.gauge: row.get(m.name, 0.0) for m in (*LEARNER, *PARTS) if m.gauge},
+            **{m.gauge: row.get(m.name, 0.0) for m in (*DRIFT, *LEARNER, *PARTS) if m.gauge},
         )
         logger.info(
             "step %d/%d: loss %.4f, grad norm %.2f, lr %.1e, staleness %d, %d trajectories of "
@@ -107,7 +113,7 @@ class Progress:
             result.version, total_steps, row.get("learner/loss_nats", float("nan")),
             row.get("learner/grad_norm", float("nan")), row.get("learner/lr", 0.0),
             row.get("staleness/max_steps", 0), row["learner/trajectories"],
-            row["learner/response_tokens_mean"], step_s, wait_s,
+            row["learner/response_mean_tokens"], step_s, wait_s,
         )  # fmt: skip
 
     def note_accuracy(
@@ -125,7 +131,7 @@ class Progress:
             "evaluation/full_cut_share": accuracy.full_cut,
             "evaluation/crop_cut_share": accuracy.crop_cut,
             "evaluation/samples": accuracy.samples,
-            "evaluation/seconds": measured.waited_s,
+            "evaluation/stall_s": measured.waited_s,
             "evaluation/duration_s": measured.seconds,
             **health,
         }

@@ -14,6 +14,7 @@ from common.config import RunConfig
 from common.image_text_model import ImageTextModel
 from learner.figures.step_figures import Row, StepFigures, counts_of_step, worst_sample
 from learner.figures.stopwatch import Stopwatch
+from learner.figures.trained import StepRows, StepTokens
 from learner.micro_batches import micro_batches, named_if_too_large
 from learner.model.held import held, held_over
 from learner.model.packing import pack
@@ -44,6 +45,7 @@ class Gradient:
     metrics: dict[str, float]  # keys as in `common.metrics`
     worst_sample: str  # id of the sample with the largest mismatch; empty without a token
     groups: list[Row]  # as `StepFigures.of_groups` makes them
+    rows: StepRows | None  # this rank's tokens; None: there is none, or none are kept
     watch: Stopwatch  # has timed the first half of the step, and times the second
 
 
@@ -54,6 +56,7 @@ class StepResult:
     metrics: dict[str, float]  # keys as in `common.metrics`
     worst_sample: str = ""  # as in `Gradient`
     groups: Sequence[Row] = ()  # as in `Gradient`
+    rows: StepRows | None = None  # as in `Gradient`
 
 
 class Trainer:
@@ -69,6 +72,7 @@ class Trainer:
         banned_token_ids: what rollout may not sample.
         ranks: the others that train the same model, each on groups of its own.
         filler: a small group for passes that only other ranks need; with ranks alone.
+        keeps_tokens: results have the figures of each token; groups have their trajectories then.
     """
 
     def __init__(
@@ -80,8 +84,10 @@ class Trainer:
         banned_token_ids: Sequence[int] = (),
         ranks: Ranks | None = None,
         filler: PreparedGroup | None = None,
+        keeps_tokens: bool = False,
     ) -> None:
         self._config = config
+        self._keeps_tokens = keeps_tokens
         self._dtype = DTYPES[config.model.dtype]
         self._device = ranks.device if ranks else next(model.parameters()).device
         self.ranks = ranks or Ranks(0, 1, self._device, timeout_s=0.0)
@@ -105,11 +111,13 @@ class Trainer:
         """
         assert batch.step == self.version + 1, (batch.step, self.version)
         watch = Stopwatch(self._device)
-        figures = StepFigures(self._config.objective.importance_clip, self._device)
+        clip = self._config.objective.importance_clip
+        figures = StepFigures(clip, self._device, batch.step)
+        kept = StepTokens() if self._keeps_tokens else None
         groups, sequences, tokens = counts_of_step(batch, self.ranks)
         if groups:
             with named_if_too_large(self._config.learner.student_batch_tokens):
-                self._backward(batch.groups, (sequences, tokens), figures, watch)
+                self._backward(batch.groups, (sequences, tokens), figures, kept, watch)
         metrics = figures.metrics(batch, self.ranks)
         metrics["learner/skipped_steps"] = self.optimizer.skipped_steps
         rows = figures.of_groups(self.ranks)
@@ -117,7 +125,8 @@ class Trainer:
         if groups:
             metrics["learner/mismatch_kl_worst_nats"] = worst.mismatch_kl
             metrics["learner/mismatch_kl_outlier_nats"] = worst.outlier_kl
-        return Gradient(batch.step, not groups, metrics, worst.sample_id, rows, watch)
+        token_rows = None if kept is None else kept.rows()
+        return Gradient(batch.step, not groups, metrics, worst.sample_id, rows, token_rows, watch)
 
     def update(self, gradient: Gradient) -> StepResult:
         """Clip, step the optimizer, move the teacher: version `step - 1` becomes version `step`.
@@ -140,7 +149,14 @@ class Trainer:
             "learner/skipped_steps": self.optimizer.skipped_steps,
             **{f"time/{name}_s": seconds for name, seconds in watch.seconds.items()},
         }
-        return StepResult(self.version, is_updated, metrics, gradient.worst_sample, gradient.groups)
+        return StepResult(
+            self.version,
+            is_updated,
+            metrics,
+            gradient.worst_sample,
+            gradient.groups,
+            gradient.rows,
+        )
 
     @torch.no_grad()
     def token_divergences(
@@ -166,6 +182,7 @@ class Trainer:
         groups: Sequence[PreparedGroup],
         denominators: tuple[int, int],
         figures: StepFigures,
+        kept: StepTokens | None,
         watch: Stopwatch,
     ) -> None:
         """Run the teacher, then the student by micro-batches, forward and backward."""
@@ -187,6 +204,8 @@ class Trainer:
                 torch.autograd.backward(result.loss * (0.0 if is_filler else 1.0))
             if not is_filler:
                 figures.add(result.loss, result.tokens, responses.rollout_logprobs_T, part)
+                if kept is not None:
+                    kept.add(result.tokens, part)
 
     def _rounds(self, parts: list[list[PreparedGroup]]) -> list[list[PreparedGroup]]:
         """Add fillers up to the rank with most micro-batches: collectives take all ranks."""

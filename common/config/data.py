@@ -16,6 +16,12 @@ class RunSection(Section):
     resume: bool = Field(
         False, description="Go on with the run in run.folder, from its newest checkpoint."
     )
+    trained_gib: float = Field(
+        8.0,
+        ge=0,
+        description="GiB that RUN/trained may take: every trained trajectory, token by token, for "
+        "deploy.inspect. What comes later is left out. 0: none is kept.",
+    )
 
 
 class DataSection(Section):

@@ -13,9 +13,10 @@ from statistics import fmean
 
 from broker.protocol import Role, Status
 from common.config import RunConfig
+from common.figure_rows import Row
 from common.full_disk import WAITS_FOR_ROOM
 from deploy.planning.rates import WORK_PARTS
-from deploy.planning.run_files import Row, RunFiles
+from deploy.planning.run_files import RunFiles
 from deploy.planning.tables import percent
 from deploy.planning.verdict import knob
 
@@ -58,7 +59,7 @@ def window_of(run: RunFiles, status: Status | None) -> Window | None:
     begin = rows[0]["time_s"] - _spent(rows[0])
     end = math.inf if run.is_over else rows[-1]["time_s"]
     measured = sum(
-        row["evaluation/seconds"] for row in run.measurements if begin < row["time_s"] <= end
+        row["evaluation/stall_s"] for row in run.measurements if begin < row["time_s"] <= end
     )
     total = measured + sum(map(_spent, rows)) or 1.0
     parts = {part.name: _sum(rows, part.metric) for part in WORK_PARTS}
@@ -66,7 +67,7 @@ def window_of(run: RunFiles, status: Status | None) -> Window | None:
     first, last = rows[0]["step"], rows[-1]["step"]
     observed = [row for row in run.observations if first <= row["step"] <= last]
     slots = run.config.learner.groups_per_step * (run.config.broker.max_staleness + 1)
-    used = _mean(observed, "slots_used")
+    used = _mean(observed, "broker/slots_used")
     return Window(
         run.config,
         run.is_over,

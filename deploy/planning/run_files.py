@@ -3,13 +3,11 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common.config import RunConfig
 from common.config_cli import load
 from common.errors import ConfigError
-
-Row = dict[str, Any]
+from common.figure_rows import Row, read_rows
 
 
 @dataclass(frozen=True)
@@ -44,45 +42,23 @@ def read_run(folder: Path, last_bytes: int | None = None) -> RunFiles:
     if not config_file.is_file():
         raise ConfigError(f"RUN = {str(folder)!r} holds no run. Fix: name a run folder")
     config = load(["--config", str(config_file)])
-    rows = _rows(folder / "metrics.jsonl", last_bytes)
+    rows = _steps_of(folder / "metrics.jsonl", last_bytes)
     return RunFiles(
         folder,
         config,
         [row for row in rows if "learner/step_s" in row],
-        [row for row in rows if "evaluation/seconds" in row],
+        [row for row in rows if "evaluation/stall_s" in row],
         _summary(folder / "summary.json"),
-        _rows(folder / "observations.jsonl", last_bytes),
+        _steps_of(folder / "observations.jsonl", last_bytes),
     )
 
 
-def _rows(path: Path, last_bytes: int | None) -> list[Row]:
-    """The rows of a file, without one that is half written at its end; none if there is no file."""
-    try:
-        with path.open("rb") as file:
-            begin = max(0, path.stat().st_size - last_bytes) if last_bytes is not None else 0
-            file.seek(begin)
-            *lines, _ = file.read().split(b"\n")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}. Fix: make it readable") from None
-    if begin:
-        del lines[:1]  # its beginning was left out
-    return [_row(line, path) for line in lines if line.strip()]
-
-
-def _row(line: bytes, path: Path) -> Row:
-    try:
-        row = json.loads(line)
-        if not isinstance(row["step"], int) or not isinstance(row["time_s"], int | float):
-            raise ValueError("step and time_s are no numbers")
-    except (ValueError, KeyError, TypeError) as error:
-        shown = line[:60].decode(errors="replace")
-        raise ConfigError(
-            f"{path}: {shown!r} is no row of a run ({type(error).__name__}: {error}). "
-            "Fix: remove that line, or name another run"
-        ) from None
-    return dict(row)
+def _steps_of(path: Path, last_bytes: int | None) -> list[Row]:
+    rows = read_rows(path, last_bytes)
+    for row in rows:
+        if not all(isinstance(row.get(key), int | float) for key in ("step", "time_s")):
+            raise ConfigError(f"{path}: {str(row)[:60]} has no step and time_s. Fix: remove it")
+    return rows
 
 
 def _summary(path: Path) -> Row | None:

@@ -14,5 +14,5 @@ RUN/observations.jsonl. The learner writes what it measured itself into metrics.
 servers' side of the same steps is known to the launcher alone, which asks the broker. Values are
 means over the looks at one version:
 
-    {"step": 3, "time_s": 21.0, "slots_used": 61.5, "rollout/idle_share": 0.12, ...}
+    {"step": 3, "time_s": 21.0, "broker/slots_used": 61.5, "rollout/idle_share": 0.12, ...}
 """

@@ -3,7 +3,6 @@
 python -m deploy.showing.report RUN makes it anew.
 """
 
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -14,8 +13,9 @@ from typing import Any
 
 from common.config_cli import exit_with
 from common.errors import ConfigError
-from common.files import json_object_or_empty, whole_lines
-from common.metrics import METRICS, OBSERVED, Metric
+from common.figure_rows import Row, read_rows
+from common.files import json_object_or_empty
+from common.metrics import CHARTS, OBSERVED, Chart, Metric, lines_of
 from common.output import ends_with_its_reader
 from common.page import page as html_page
 from common.page import tile
@@ -24,23 +24,7 @@ from deploy.showing.column_tables import column_tables
 from deploy.showing.data_lines import data_lines
 from deploy.showing.scene_cards import scene_cards
 
-Row = dict[str, Any]
 _NOTHING = "\N{EN DASH}"
-_SMOOTHED = "Rollout servers tell it now and then: a running mean over nine steps."
-_CHARTS = {  # unit in words and note, by title; their order
-    "Accuracy": (
-        "share of held-out answers",
-        "By the step whose weights answered, on rollout servers. Points in between are measured on "
-        "fewer scenes than the first and the last.",
-    ),
-    "Loss": ("nats", ""),
-    "Staleness": ("steps", ""),
-    "Student against rollout": ("probability ratio of sampled tokens", ""),
-    "Throughput": ("response tokens a second", _SMOOTHED),
-    "Idle": ("share of time", _SMOOTHED),
-    "A step's parts": ("seconds", ""),
-    "Gradient norm": ("before clipping", ""),
-}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -49,8 +33,8 @@ def write_report(run_folder: Path) -> Path:
     What a run did not get to is left out of the page.
     """
     summary = json_object_or_empty(run_folder / "summary.json")
-    rows = _read_rows(run_folder / "metrics.jsonl") + _read_rows(run_folder / "observations.jsonl")
-    groups = _read_rows(run_folder / "groups.jsonl")
+    rows = read_rows(run_folder / "metrics.jsonl") + read_rows(run_folder / "observations.jsonl")
+    groups = read_rows(run_folder / "groups.jsonl")
     scenes = json_object_or_empty(run_folder / "scenes.json").get("scenes", [])
     path = run_folder / "report.html"
     path.write_text(page(run_folder.name, summary, rows, groups, scenes), encoding="utf-8")
@@ -59,7 +43,8 @@ def write_report(run_folder: Path) -> Path:
 
 def page(name: str, summary: Row, rows: list[Row], groups: list[Row], scenes: list[Row]) -> str:
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    charts = f'<section class="charts">{_charts(rows)}</section>'
+    drawn = "".join(_chart(chart, rows) for chart in CHARTS)
+    charts = f'<section class="charts">{drawn}</section>'
     body = f"{_headline(summary)}{charts}{column_tables(groups)}{scene_cards(scenes)}"
     return html_page(name, body, style)
 
@@ -101,20 +86,11 @@ def _cut_remark(summary: Row, view: str) -> str:
     return f"; cut at the length limit: {', '.join(told)}" if any(shares.values()) else ""
 
 
-def _charts(rows: list[Row]) -> str:
-    """The charts of `_CHARTS`, then those that only `common.metrics` names."""
-    lines: dict[str, list[Metric]] = {title: [] for title in _CHARTS}
-    for metric in METRICS.values():
-        if metric.chart is not None:
-            lines.setdefault(metric.chart[0], []).append(metric)
-    return "".join(_chart(title, metrics, rows) for title, metrics in lines.items())
-
-
-def _chart(title: str, metrics: Sequence[Metric], rows: list[Row]) -> str:
-    unit, note = _CHARTS.get(title, (metrics[0].unit, ""))
+def _chart(chart: Chart, rows: list[Row]) -> str:
+    metrics = lines_of(chart)
     is_share = metrics[0].unit == "share"
     series = [_series(metric, rows) for metric in metrics]
-    return line_chart(title, unit, series, is_share=is_share, note=note)
+    return line_chart(chart.title, chart.unit, series, is_share=is_share, note=chart.note)
 
 
 def _series(metric: Metric, rows: list[Row]) -> Series:
@@ -131,10 +107,6 @@ def _running_mean(points: Sequence[tuple[float, float]]) -> list[tuple[float, fl
     """Each point with the mean of itself and up to four on either side."""
     nearby = [points[max(0, i - 4) : i + 5] for i in range(len(points))]
     return [(x, fmean(y for _, y in near)) for (x, _), near in zip(points, nearby, strict=True)]
-
-
-def _read_rows(path: Path) -> list[Row]:
-    return [json.loads(line) for line in whole_lines(path) if line.strip()]
 
 
 def _is_number(value: Any) -> bool:
@@ -160,7 +132,10 @@ def main() -> None:
     folder = Path(sys.argv[1])
     if not folder.is_dir():
         exit_with(ConfigError(f"RUN = {str(folder)!r}: no such folder. Fix: name a run folder"))
-    print(write_report(folder))
+    try:
+        print(write_report(folder))
+    except ConfigError as error:
+        exit_with(error)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Figures of a step: its parts in seconds, means over its tokens, and the files they go to.
 
     step_figures    the figures of one step, over tokens, micro-batches and ranks
+    drift           rollout's log-probs against the learner's: quantiles, and means by age
     stopwatch       seconds by part of a step
     metrics         RUN/metrics.jsonl, TensorBoard, RUN/groups.jsonl
+    trained         RUN/trained: the tokens of each step, in the background
     tensorboard     TensorBoard's file format
 
 RUN/metrics.jsonl has one JSON object a step and one a measurement; RUN/groups.jsonl one a trained

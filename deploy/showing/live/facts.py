@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.protocol import Gauges, MemberStatus, Role, Status
+from common.figure_rows import Row
 from common.metrics import METRICS
-from deploy.planning.run_files import Row
 from deploy.showing.picture import learner_of, phase_of
 from deploy.showing.situation import DRAINING
 from deploy.supervision.process_table import Entry

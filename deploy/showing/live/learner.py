@@ -13,7 +13,8 @@ _PARTS = (("waiting", "learner/wait_batch_s"), *((part.name, part.metric) for pa
 # Metric, and how its last value is written.
 CURVES = (
     ("loss", "learner/loss_nats", "{:.4f}"),
-    ("drift", "learner/logprob_difference_mean_nats", "{:.4f}"),
+    ("drift", "drift/mean_nats", "{:.4f}"),
+    ("drift, p99", "drift/p99_nats", "{:.3f}"),
     ("grad norm", "learner/grad_norm", "{:.2f}"),
     ("staleness", "staleness/mean_steps", "{:.1f}"),
     ("tokens/s", "learner/tokens_per_s", "{:.0f}"),

@@ -69,6 +69,10 @@ def _bands(pairs: Sequence[tuple[str, str]], width: int) -> Iterator[list[tuple[
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[Text]:
     """A title line and a line a row. Names are elided, then columns of a rank left out."""
+    rows = [
+        [printable(cell) if c.is_name else cell for c, cell in zip(columns, row, strict=True)]
+        for row in rows
+    ]
     keep = list(range(len(columns)))
     sizes = [max(cell_len(c.title), *(cell_len(r[i]) for r in rows), 0)
              for i, c in enumerate(columns)]  # fmt: skip
