@@ -142,6 +142,8 @@ async def shown(watch: Watch, first: str, stop: asyncio.Event) -> int:
             drawing = draw_forever(view, lambda: watch.now.elapsed_s, keyboard)
             tasks.create_task(drawing, name="draw")
 
+    await watch.look()
+    view.mark = watch.mark
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as shown:
         shown.enter_context(lifecycle.before_a_hard_exit(live.stop))

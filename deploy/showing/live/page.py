@@ -30,10 +30,11 @@ class Blocks:
     name: str
     left: tuple[Block, ...]
     right: tuple[Block, ...]
+    extra: tuple[Block, ...] = ()  # below those to the right, where there are two columns
 
 
 VIEWS = {
-    "1": Blocks("overview", overview.LEFT, overview.RIGHT),
+    "1": Blocks("overview", overview.LEFT, overview.RIGHT, learner.RIGHT),
     "2": Blocks("servers", servers.LEFT, servers.RIGHT),
     "3": Blocks("queue", queue.LEFT, queue.RIGHT),
     "4": Blocks("learner", learner.LEFT, learner.RIGHT),
@@ -95,7 +96,9 @@ def _body(view: Blocks, facts: Facts, columns: int, rows: int) -> RenderableType
     grid = Table.grid(padding=(0, _GAP, 0, 0))
     for _ in range(2):
         grid.add_column(width=half, no_wrap=True)
-    grid.add_row(_stack(view.left, facts, half, rows), _stack(view.right, facts, half, rows))
+    grid.add_row(
+        _stack(view.left, facts, half, rows), _stack((*view.right, *view.extra), facts, half, rows)
+    )
     return grid
 
 
@@ -103,7 +106,7 @@ def _stack(blocks: Sequence[Block], facts: Facts, columns: int, rows: int) -> Re
     """Blocks one below the other, a free line between them while there is room for it."""
     least = [block(facts, columns, 1) for block in blocks]  # what they cannot do without
     spare = rows - sum(map(len, least))
-    has_gaps = spare >= 2 * len(blocks)
+    has_gaps = spare >= len(blocks)
     spare -= len(blocks) - 1 if has_gaps else 0
     lines: list[Text] = []
     for block, short in zip(blocks, least, strict=True):
@@ -130,7 +133,12 @@ def _footer(keys: Keys, facts: Facts, columns: int) -> Text | None:
     """The keys: as many words as there is room for."""
     ending = "" if DRAINING in facts.waits and not keys.ending.startswith("q") else keys.ending
     short = {key: view.name for key, view in VIEWS.items()}
-    for gap, help_word, last in (("  ", "? help", ending), (" ", "?", ending), (" ", "?", "")):
+    for gap, help_word, last in (
+        ("  ", "? help", ending),
+        (" ", "?", ending),
+        (" ", "?", ending.split(" ")[0]),
+        (" ", "?", ""),
+    ):
         words = [f"{key} {name}" for key, name in short.items()] + [help_word]
         words = [*(words if keys.has_views else []), *([last] if last else [])]
         if sum(map(len, words)) + len(gap) * len(words) <= columns - 2:

@@ -3,9 +3,10 @@
 from rich.text import Text
 
 from deploy.showing.live.facts import Facts
-from deploy.showing.live.text import DIM, WARNING, cells, curve, wrapped
+from deploy.showing.live.text import DIM, WARNING, Column, cells, curve, table, wrapped
 
-_ACCOUNTS = ("issued", "in_flight", "waiting", "trained", "expired", "quarantined")
+_PLACES = ("in_flight", "waiting", "trained", "expired", "quarantined", "issued")
+_UNITS = {"groups": "samples", "trajectories": "trajectories", "tokens": "tokens"}
 _AGES = ("staleness/mean_steps", "staleness/max_steps")
 
 
@@ -30,16 +31,17 @@ def groups(facts: Facts, width: int, rows: int) -> list[Text]:
 
 
 def accounts(facts: Facts, width: int, rows: int) -> list[Text]:
-    """Trajectories and tokens by where they are."""
+    """Everything that was issued, by where it is: in exactly one place."""
     if facts.status is None:
         return wrapped("The queue is not known: the broker was not heard.", width, DIM)
-    lines: list[Text] = []
-    for unit in ("trajectories", "tokens"):
-        pairs = [(key, facts.status.counts.get(f"{unit}_{key}")) for key in _ACCOUNTS]
-        shown = [(key.replace("_", " "), f"{n:,}") for key, n in pairs if n is not None]
-        if shown:
-            lines += [Text(unit, "bold"), *cells(shown, width)]
-    return lines
+    counts = facts.status.counts
+    told = [
+        (place.replace("_", " "), *(f"{counts.get(f'{u}_{place}', 0):,}" for u in _UNITS.values()))
+        for place in _PLACES
+    ]
+    used = f"slots {facts.status.slots_used}/{facts.status.slots}"
+    columns = (Column(used, is_name=True), *(Column(unit) for unit in _UNITS))
+    return table(columns, told, width)
 
 
 def staleness(facts: Facts, width: int, rows: int) -> list[Text]:
@@ -91,5 +93,5 @@ def quarantined(facts: Facts, width: int, rows: int) -> list[Text]:
     return lines
 
 
-LEFT = (groups, accounts, staleness)
+LEFT = (accounts, staleness)
 RIGHT = (expired, lengths, quarantined)

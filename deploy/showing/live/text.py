@@ -1,11 +1,11 @@
 """Lines of text that fit a width: names give way in their middle, figures are never cut."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from rich.cells import cell_len, set_cell_size
+from rich.console import Console
 from rich.text import Text
 
 from common.logs import printable
@@ -14,6 +14,7 @@ _GAP = 2  # columns between two cells
 _BARS = [chr(0x2581 + height) for height in range(8)]  # from an eighth of a line to all of it
 _MARK = ".."  # in place of the middle of a name
 _SHORTEST_NAME = 12
+_RULER = Console(quiet=True)  # it measures only
 DIM, WARNING = "dim", "yellow"
 
 
@@ -38,19 +39,31 @@ def elided(name: str, width: int) -> str:
 
 
 def wrapped(text: str, width: int, style: str = "") -> list[Text]:
-    """Foreign text on as many lines as it needs."""
-    return [Text(line, style) for line in textwrap.wrap(printable(text), max(8, width))]
+    """Foreign text on as many lines as it needs; none for an empty one."""
+    whole = Text(printable(text), style)
+    return [line for line in whole.wrap(_RULER, max(8, width), overflow="fold") if line.plain]
 
 
 def cells(pairs: Sequence[tuple[str, str]], width: int) -> list[Text]:
     """Titles with their figures below, in as many bands as needed."""
     lines: list[Text] = []
-    for band in _bands(pairs, width):
+    for band in _even_bands(pairs, width):
         sizes = [max(map(cell_len, pair)) for pair in band]
         for part, style in ((0, DIM), (1, "")):
             row = (pair[part].rjust(size) for pair, size in zip(band, sizes, strict=True))
             lines.append(Text((" " * _GAP).join(row), style))
     return lines
+
+
+def _even_bands(pairs: Sequence[tuple[str, str]], width: int) -> list[list[tuple[str, str]]]:
+    """As few bands as fit the width, none much longer than the others."""
+    bands = list(_bands(pairs, width))
+    for narrower in range(width, 0, -1):
+        tried = list(_bands(pairs, narrower))
+        if len(tried) > len(bands):
+            break
+        bands = tried
+    return bands
 
 
 def _bands(pairs: Sequence[tuple[str, str]], width: int) -> Iterator[list[tuple[str, str]]]:
