@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     watch = Watch(folder)
     if arguments.once:
         code = asyncio.run(once(watch, arguments.view))
-    elif arguments.plain or not sys.stdout.isatty():
+    elif arguments.plain or not sys.stdout.isatty() or Console().is_dumb_terminal:
         code = lifecycle.run(lambda stop: told(watch, stop))
     else:
         code = lifecycle.run(lambda stop: shown(watch, arguments.view, stop))

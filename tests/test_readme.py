@@ -188,6 +188,8 @@ RUNS = {
     DESCRIBED: DESCRIBED,
     SLURM: SLURM,
     KUBERAY: KUBERAY,
+    # tests/deploy/test_top.py watches a run
+    f"{PYTHON} -m deploy.top runs/mine": f"{PYTHON} -m deploy.top --help",
     f"{PYTHON} -m deploy.status runs/mine": f"{PYTHON} -m deploy.status --help",
     f"{PYTHON} -m deploy.logs runs/mine --follow": f"{PYTHON} -m deploy.logs --help",
     # tests/deploy/quickstart/test_quickstart.py does these three with a run

@@ -29,7 +29,7 @@ _PAUSED, _PAUSE_ASKED = 5.0, 2  # as the learner's phase and the metric health/a
 
 
 @dataclass(frozen=True)
-class Window:
+class Stretch:
     """A stretch of training: shares of the learner's time, and what the servers did meanwhile."""
 
     config: RunConfig
@@ -51,7 +51,7 @@ class Window:
         return "the run" if self.is_over else f"the last {self.steps} steps"
 
 
-def window_of(run: RunFiles, status: Status | None) -> Window | None:
+def window_of(run: RunFiles, status: Status | None) -> Stretch | None:
     """The last steps of a run that goes on, or all of one that is over; None: too few."""
     rows = _steady(run)
     if len(rows) < _FEWEST:
@@ -68,7 +68,7 @@ def window_of(run: RunFiles, status: Status | None) -> Window | None:
     observed = [row for row in run.observations if first <= row["step"] <= last]
     slots = run.config.learner.groups_per_step * (run.config.broker.max_staleness + 1)
     used = _mean(observed, "broker/slots_used")
-    return Window(
+    return Stretch(
         run.config,
         run.is_over,
         len(rows),
@@ -133,7 +133,7 @@ def _halt(run: RunFiles, status: Status | None) -> str | None:
 
 
 # ---- what slows it -------------------------------------------------------------------------------
-def _sentence(window: Window) -> str:
+def _sentence(window: Stretch) -> str:
     causes = {
         _waiting: window.waited,
         _pushing: window.pushed,
@@ -144,12 +144,12 @@ def _sentence(window: Window) -> str:
     return cause(window) if causes[cause] >= _MUCH else _learner(window)
 
 
-def _limits(window: Window, what: str, are_many: bool = False) -> str:
+def _limits(window: Stretch, what: str, are_many: bool = False) -> str:
     now = "limit" if are_many else "limits"
     return f"{what} {'limited' if window.is_over else now} it: "
 
 
-def _waiting(window: Window) -> str:
+def _waiting(window: Stretch) -> str:
     waited = f"the learner waited {percent(window.waited)} of {window.span} for batches"
     if window.idle is None or window.idle < _IDLE:
         return _limits(window, "Rollout") + f"{waited}; {_more_servers(window)}."
@@ -175,7 +175,7 @@ def _waiting(window: Window) -> str:
     )
 
 
-def _more_servers(window: Window) -> str:
+def _more_servers(window: Stretch) -> str:
     """The number with which nothing would be waited for, at most twice as many."""
     count = max(1, window.servers)
     wanted = min(2 * count, max(count + 1, math.ceil(count / (1 - min(window.waited, 0.99)))))
@@ -185,7 +185,7 @@ def _more_servers(window: Window) -> str:
     return f"add {noun} (rollout.servers {count} > {wanted})"
 
 
-def _pushing(window: Window) -> str:
+def _pushing(window: Stretch) -> str:
     config = window.config
     groups = config.learner.groups_per_step
     turn = f"push less often: learner.groups_per_step {groups} > {2 * groups}"
@@ -197,7 +197,7 @@ def _pushing(window: Window) -> str:
     return _limits(window, "Weight pushes", are_many=True) + f"{told}; {turn}."
 
 
-def _measuring(window: Window) -> str:
+def _measuring(window: Stretch) -> str:
     section = window.config.evaluation
     key, now, then = "samples", section.samples, max(1, section.samples // 2)
     if section.every_steps:
@@ -210,7 +210,7 @@ def _measuring(window: Window) -> str:
     )
 
 
-def _saving(window: Window) -> str:
+def _saving(window: Stretch) -> str:
     every = window.config.checkpoint.every_steps
     return (
         _limits(window, "Saving checkpoints")
@@ -219,22 +219,22 @@ def _saving(window: Window) -> str:
     )
 
 
-def _learner(window: Window) -> str:
+def _learner(window: Stretch) -> str:
     ranks = window.config.learner.ranks
-    waited = f"the learner waited {percent(window.waited)} of {window.span}"
-    turn = f"learner.ranks {ranks} > {2 * ranks}, on as many GPUs or cores"
+    turn = f"learner.ranks {ranks} > {2 * ranks}"
     if window.idle is not None and window.idle < _MUCH:
         return (
-            f"It {'was' if window.is_over else 'is'} balanced: {waited}, the servers had nothing "
-            f"to do {percent(window.idle)}; only more of both is faster (rollout.servers "
+            f"It {'was' if window.is_over else 'is'} balanced: the learner waited "
+            f"{percent(window.waited)} of {window.span}, the servers had nothing to do "
+            f"{percent(window.idle)}; only more of both is faster (rollout.servers "
             f"{window.servers} > {2 * window.servers} and {turn})."
         )
-    idle = "" if window.idle is None else f", the servers had no work {percent(window.idle)}"
+    idle = f" while the servers had no work {percent(window.idle)}" if window.idle else ""
     return (
         _limits(window, "The learner")
         + f"{window.largest} is {percent(window.largest_share)} of its work, and it waited only "
-        f"{percent(window.waited)} of {window.span}{idle}; at the next start {turn}"
-        f"{knob(window.largest, window.config)}."
+        f"{percent(window.waited)} of {window.span}{idle}; raise {turn} at the next start, on as "
+        f"many GPUs or cores{knob(window.largest, window.config)}."
     )
 
 

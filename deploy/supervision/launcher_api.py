@@ -104,6 +104,8 @@ async def ask(run_folder: Path, wish: dict[str, Any] | None = None) -> dict[str,
             method = "GET" if wish is None else "POST"
             async with session.request(method, path, json=wish) as reply:
                 answer = await reply.json()
+                if not isinstance(answer, dict):
+                    raise ValueError("no JSON object")
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise VisionOpdError(
             f"the launcher of {run_folder} does not answer ({type(error).__name__}). Fix: ask on "
@@ -112,7 +114,7 @@ async def ask(run_folder: Path, wish: dict[str, Any] | None = None) -> dict[str,
         ) from error
     if "error" in answer:
         raise VisionOpdError(str(answer["error"]))
-    return dict(answer)
+    return answer
 
 
 async def ask_status(run_folder: Path) -> LauncherStatus:

@@ -13,7 +13,7 @@ from deploy.supervision.process_table import Entry
 
 
 @dataclass(frozen=True)
-class Quarantine:
+class UnusableSamples:
     """What no step will train."""
 
     total: int = 0
@@ -27,7 +27,7 @@ class FolderFacts:
     steps: tuple[Row, ...] = ()  # the last training rows
     measurements: tuple[Row, ...] = ()
     sentence: str = ""  # what limits the run; empty: not known
-    quarantine: Quarantine = Quarantine()
+    quarantine: UnusableSamples = UnusableSamples()
     processes: tuple[Entry, ...] = ()
     log_lines: tuple[tuple[str, str], ...] = ()  # process and its last warnings, the latest last
     problem: str = ""  # why some of it cannot be read; empty: all can

@@ -14,7 +14,7 @@ from common.files import whole_lines
 from common.log_files import processes_in
 from deploy.planning.explain_text import sentence
 from deploy.planning.run_files import RunFiles, read_run
-from deploy.showing.live.facts import FolderFacts, Quarantine
+from deploy.showing.live.facts import FolderFacts, UnusableSamples
 from deploy.showing.log_reading import LogSource, harmless, merged
 from deploy.supervision.process_table import read_processes
 
@@ -58,14 +58,14 @@ def _run_of(folder: Path, problems: list[str]) -> RunFiles | None:
         return None
 
 
-def quarantine_of(folder: Path) -> Quarantine:
+def quarantine_of(folder: Path) -> UnusableSamples:
     """The samples of RUN/quarantine.jsonl; lines that are no such thing are left out."""
     try:
         lines = whole_lines(folder / "quarantine.jsonl")
     except (OSError, UnicodeDecodeError):
-        return Quarantine()
+        return UnusableSamples()
     chosen = lines if len(lines) <= _TOLD else [*lines[:_FIRST], *lines[_FIRST - _TOLD :]]
-    return Quarantine(len(lines), tuple(filter(None, map(_told, chosen))))
+    return UnusableSamples(len(lines), tuple(filter(None, map(_told, chosen))))
 
 
 def _told(line: str) -> str:

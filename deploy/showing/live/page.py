@@ -20,7 +20,7 @@ from deploy.showing.situation import DRAINING
 Block = Callable[[Facts, int, int], list[Text]]  # of columns and rows that it may have
 WIDE = 120
 _FRAME_COLUMNS, _FRAME_ROWS, _GAP = 4, 2, 3
-_ENOUGH_ROWS = 60  # where nobody scrolls: in a file or a pipe
+_ENOUGH_ROWS = 60  # in a file or a pipe, where there is no terminal to fill
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def cells(pairs: Sequence[tuple[str, str]], width: int) -> list[Text]:
 
 
 def _even_bands(pairs: Sequence[tuple[str, str]], width: int) -> list[list[tuple[str, str]]]:
-    """As few bands as fit the width, none much longer than the others."""
+    """The fewest bands that fit the width, none much longer than the others."""
     bands = list(_bands(pairs, width))
     for narrower in range(width, 0, -1):
         tried = list(_bands(pairs, narrower))

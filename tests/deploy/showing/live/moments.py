@@ -1,7 +1,7 @@
 """A realistic moment of a run, as the views get it."""
 
 from broker.protocol import DataStatus, Role
-from deploy.showing.live.facts import Facts, FolderFacts, Quarantine
+from deploy.showing.live.facts import Facts, FolderFacts, UnusableSamples
 from deploy.supervision.process_table import End, Entry
 from tests.deploy.showing.support import GAUGES, status
 from tests.deploy.statuses import member
@@ -62,7 +62,7 @@ def moment(servers: int = 2, **changes: object) -> Facts:
         rows(),
         ({"step": 30, "evaluation/full_accuracy": 0.61, "evaluation/crop_accuracy": 0.95},),
         SENTENCE,
-        Quarantine(2, (REASON, "s-18 (rollout): HTTP 500")),
+        UnusableSamples(2, (REASON, "s-18 (rollout): HTTP 500")),
         tuple(entries),
         (("rollout-0", "12:00:01 WARNING rollout-0 slow"), ("broker", "12:00:02 ERROR broker bad")),
     )
