@@ -18,7 +18,6 @@ from tests.waiting import LIMIT_S
 
 ROOT = Path(__file__).resolve().parents[2]
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_HOME = "\x1b[H"
 
 
 class Terminal:
@@ -40,16 +39,6 @@ class Terminal:
     @property
     def text(self) -> str:
         return _ANSI.sub("", self.raw)
-
-    def picture(self, *parts: str) -> str:
-        """The first whole picture with all parts, with its colours."""
-        deadline = time.monotonic() + LIMIT_S
-        while True:
-            for frame in self.raw.split(_HOME)[1:-1]:
-                if all(part in _ANSI.sub("", frame) for part in parts):
-                    self.raw = ""
-                    return frame
-            assert time.monotonic() < deadline and self._read(), f"{parts} not in {self.text}"
 
     def press(self, keys: str) -> None:
         os.write(self._number, keys.encode())

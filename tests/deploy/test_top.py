@@ -1,45 +1,59 @@
 """deploy.top as a person has it: on a terminal, in a pipe, beside a launcher's API."""
 
-import asyncio
 import contextlib
 import json
 import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from common.config_cli import build, dump_toml
+from common.files import replace_json
 from deploy import top
-from deploy.supervision.launcher_api import listening
 from deploy.supervision.process_table import ProcessTable
 from tests.deploy.on_a_terminal import ROOT, on_a_terminal
 from tests.deploy.showing.support import GAUGES, status
 
 COMMAND = (sys.executable, "-m", "deploy.top")
+VIEWS = {
+    "2": "2 rollout servers",
+    "3": "lease lapsed",
+    "4": "seconds of",
+    "5": "it is hot",
+    "?": "restarts and why",
+    "1": "evidence crop",
+}  # a word that only it has
 ROW = {"step": 12, "time_s": 50.0, "learner/step_s": 1.0, "learner/wait_batch_s": 0.25,
        "learner/loss_nats": 0.25}  # fmt: skip
 
 
-@dataclass
-class Launcher:
-    """A launcher's API on a run folder, without a run: what it says is set."""
+def answer(folder: Path, version: int) -> None:
+    """Let the launcher say that the run is so far."""
+    told = {
+        "broker": status(GAUGES, version).model_dump_json(),
+        "elapsed_s": 61.0,
+        "waits": ["rollout-0: silent, since 21 s"],
+    }
+    replace_json(folder / "answer.json", told)
 
-    folder: Path
-    version: int = 12
-    waits: list[str] = field(default_factory=lambda: ["rollout-0: silent, since 21 s"])
 
-    def __call__(self) -> dict[str, Any]:
-        broker = status(GAUGES, self.version).model_dump_json()
-        return {"broker": broker, "elapsed_s": 61.0, "waits": self.waits}
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        async with listening(self.folder, self, lambda wish: wish):
+@contextlib.contextmanager
+def launcher(folder: Path) -> Iterator[None]:
+    """A launcher whose run is at step 12, until the block ends."""
+    answer(folder, 12)
+    program = ROOT / "tests/deploy/recorded_launcher.py"
+    process = subprocess.Popen([sys.executable, program, folder], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == b"listens\n"
+        try:
             yield
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
 
 
 @pytest.fixture
@@ -62,36 +76,31 @@ def end(folder: Path) -> None:
     (folder / "summary.json").write_text('{"interrupted": false, "seconds": 70, "steps": 12}')
 
 
-async def test_keys_sizes_and_the_end_of_the_run_are_followed_and_the_terminal_comes_back(
+def test_keys_sizes_and_the_end_of_the_run_are_followed_and_the_terminal_comes_back(
     folder: Path,
 ) -> None:
-    launcher = Launcher(folder)
     with on_a_terminal([*COMMAND, str(folder)], 80, 30) as terminal:
-        see, later = terminal.picture, asyncio.to_thread
-        async with launcher.running():
-            await later(see, "step 12/60", "rollout-0: silent, since 21 s", "q quit")
+        with launcher(folder):
+            terminal.see("step 12/60", "rollout-0: silent, since 21 s", "q quit")
             assert not terminal.is_line_mode()
-            for key, words in (("2", "2 rollout servers"), ("3", "lease lapsed"),
-                               ("4", "seconds of"), ("5", "it is hot"), ("?", "restarts and why"),
-                               ("1", "evidence crop")):  # fmt: skip
+            for key, words in VIEWS.items():
                 terminal.press(key)
-                await later(see, words)
+                terminal.see(words)
             terminal.resize(160, 40)
-            wide = await later(see, "the last 12 steps")
-            assert "evidence crop" in wide
-            launcher.version = 13
-            await later(see, "step 13/60")
-        await later(see, "this is how it was when last written", "no launcher runs")
+            terminal.see("the last 12 steps", "evidence crop")
+            answer(folder, 13)
+            terminal.see("step 13/60")
+        terminal.see("this is how it was when last written", "no launcher runs")
         end(folder)
-        await later(see, "the run has ended", "kept: no checkpoint", "not running")
+        terminal.see("the run has ended", "kept: no checkpoint", "not running")
         terminal.press("q")
-        assert await later(terminal.end) == 0 and terminal.is_line_mode()
+        assert terminal.end() == 0 and terminal.is_line_mode()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_and_the_terminal_comes_back(folder: Path, number: signal.Signals) -> None:
     with on_a_terminal([*COMMAND, str(folder)]) as terminal:
-        terminal.picture("step 12")
+        terminal.see("step 12")
         assert not terminal.is_line_mode()
         if number is signal.SIGINT:
             terminal.press("\x03")
@@ -101,26 +110,22 @@ def test_a_signal_ends_it_and_the_terminal_comes_back(folder: Path, number: sign
         assert "\x1b[?25h" in terminal.raw and "\x1b[?1049l" in terminal.raw  # cursor and screen
 
 
-async def test_in_a_pipe_it_prints_lines_and_ends_with_the_run(folder: Path) -> None:
-    launcher = Launcher(folder)
-    async with launcher.running():
-        process = await asyncio.create_subprocess_exec(
-            *COMMAND, str(folder), stdout=asyncio.subprocess.PIPE, cwd=ROOT
-        )
+def test_in_a_pipe_it_prints_lines_and_ends_with_the_run(folder: Path) -> None:
+    with launcher(folder):
+        process = subprocess.Popen([*COMMAND, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        async with asyncio.timeout(60):
-            assert b"1:01  training  step 12/60" in await process.stdout.readline()
-            launcher.version = 13
-            told = b""
-            while b"step 13/60" not in told:
-                told += await process.stdout.readline()
+        told = [process.stdout.readline()]
+        answer(folder, 13)
+        while "step 13/60" not in told[-1]:
+            told.append(process.stdout.readline())
+            assert told[-1], told
     end(folder)
-    async with asyncio.timeout(60):
-        rest = (await process.stdout.read()).decode()
-        assert await process.wait() == 0
-    assert b"rollout-0: silent, since 21 s" in told
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    assert told[0].startswith("1:01  training  step 12/60")
+    assert "1:01  rollout-0: silent, since 21 s\n" in told
     assert rest.splitlines()[-2:] == ["the run has ended", "kept: no checkpoint yet"]
-    assert "\x1b" not in rest + told.decode()
+    assert "\x1b" not in "".join([*told, rest])
 
 
 def test_lines_end_when_the_launcher_has_gone_without_an_end(
