@@ -127,23 +127,25 @@ async def shown(watch: Watch, first: str, stop: asyncio.Event) -> int:
         view.press(key)
 
     async def look() -> None:
+        await watch.look()
+        view.mark = watch.mark
+        if watch.now.broker is not None:
+            view.update(watch.now.broker, watch.now.elapsed_s)
+        view.redraw.set()
+
+    async def look_forever() -> None:
         while True:
-            await watch.look()
-            view.mark = watch.mark
-            if watch.now.broker is not None:
-                view.update(watch.now.broker, watch.now.elapsed_s)
-            view.redraw.set()
             await asyncio.sleep(_LOOK_S)  # the pace of the picture
+            await look()
 
     async def work() -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(look(), name="look")
+            tasks.create_task(look_forever(), name="look")
             tasks.create_task(view.follow_folder(), name="folder")
             drawing = draw_forever(view, lambda: watch.now.elapsed_s, keyboard)
             tasks.create_task(drawing, name="draw")
 
-    await watch.look()
-    view.mark = watch.mark
+    await look()
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as shown:
         shown.enter_context(lifecycle.before_a_hard_exit(live.stop))

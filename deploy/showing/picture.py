@@ -57,8 +57,10 @@ def change_text(learner: Gauges, key: str) -> str:
 
 
 def clock(seconds: float) -> str:
+    """Minutes and seconds, from an hour on with hours: 2:05, 1:12:01."""
     minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours}:{minutes_left:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def duration(seconds: float) -> str:

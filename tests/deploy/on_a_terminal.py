@@ -1,5 +1,6 @@
 """A program on a terminal of its own, as a person has it: seen, typed at, resized."""
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -26,6 +27,7 @@ class Terminal:
     def __init__(self, process: subprocess.Popen[bytes], number: int) -> None:
         self.process = process
         self._number = number
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.raw = ""
 
     def see(self, *parts: str) -> str:
@@ -67,7 +69,7 @@ class Terminal:
                 content = os.read(self._number, 2**16)
             except OSError:
                 return False
-            self.raw += content.decode(errors="replace")
+            self.raw += self._decoder.decode(content)
         return True
 
 

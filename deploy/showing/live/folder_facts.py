@@ -15,12 +15,13 @@ from common.log_files import processes_in
 from deploy.planning.explain_text import sentence
 from deploy.planning.run_files import RunFiles, read_run
 from deploy.showing.live.facts import FolderFacts, UnusableSamples
-from deploy.showing.log_reading import LogSource, harmless, merged
+from deploy.showing.log_reading import Line, LogSource, harmless, merged
 from deploy.supervision.process_table import read_processes
 
 _RECENT_BYTES = 512 * 2**10  # of a file of rows: some hundred steps
 _LOG_LINES = 200  # of each process that are looked through
 _WORTH_A_LOOK = re.compile(rb"\b(WARNING|ERROR|CRITICAL)\b|^Traceback|^\w*(Error|Exception)\b")
+_DATE = re.compile(r"^\[?\d{4}-\d\d-\d\d[ T](\d\d:\d\d:\d\d)[.,\d]*(?:Z|[+-]\d\d:?\d\d)?")
 _TOLD = 200  # log lines, and samples
 _FIRST = 3
 
@@ -92,4 +93,10 @@ def warnings_of(logs: Path) -> tuple[tuple[str, str], ...]:
     finally:
         for source in sources:
             source.close()
-    return tuple((line.name, harmless(line.text).decode(errors="replace")) for line in last)
+    return tuple((line.name, _short(line)) for line in last)
+
+
+def _short(line: Line) -> str:
+    """A line without its date and the name that stands before it anyway."""
+    text = harmless(line.text).decode(errors="replace")
+    return _DATE.sub(r"\1", text, count=1).replace(f" {line.name} ", " ", 1)

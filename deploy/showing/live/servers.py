@@ -105,7 +105,7 @@ def processes(facts: Facts, width: int, rows: int) -> list[Text]:
     if len(bad) > room:
         lines.append(Text(f"and {len(bad) - room} more", DIM))
     ends = sorted(((end.time, e.name, end.why) for e in entries for end in e.ends), reverse=True)
-    for when, name, why in ends[: max(0, rows - len(lines))]:
+    for when, name, why in ends[: max(1, rows - len(lines))]:
         lines += wrapped(f"{name}: {why}, {duration(now - when)} ago", width, DIM)
     return lines
 

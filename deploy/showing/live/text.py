@@ -129,7 +129,8 @@ def curve(values: Sequence[float], width: int) -> str:
     edges = [len(values) * k // count for k in range(count + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, high = min(means), max(means)
-    span = (high - low) or 1.0
+    is_flat = high - low <= 1e-9 * max(abs(low), abs(high))  # but for rounding
+    span = 1.0 if is_flat else high - low
     return "".join(_BARS[min(7, int(8 * (value - low) / span))] for value in means)
 
 

@@ -70,6 +70,7 @@ def test_plain_lines_tell_long_waits_and_repeat_them_ever_less(
 def test_the_views_work_before_there_is_a_learner() -> None:
     assert "starting" in drawn(status(None, version=0))
     assert plain_line(status(None, version=0), 3.0) == "0:03  starting"
+    assert plain_line(status(None, version=0), 4321.0) == "1:12:01  starting"
 
 
 @pytest.mark.parametrize("name", ["x[/b]", "[link=http://x]y", "\x1b]0;title\x07", "[bold]z"])

@@ -41,7 +41,8 @@ def test_the_last_warnings_of_all_processes_come_by_their_times(tmp_path: Path) 
     assert [name for name, _ in warnings_of(tmp_path)][-1] == "broker"
     text = "\n".join(line for _, line in warnings_of(tmp_path))
     assert text.index("boom") < text.index("Traceback") < text.index("ValueError: x")
-    assert "late red?]0;t?" in text and "no WARNINGS" not in text
+    assert ("broker", "12:00:03 WARNING a: late red?]0;t?") in warnings_of(tmp_path)
+    assert "no WARNINGS" not in text
     assert warnings_of(tmp_path / "none") == ()
 
 

@@ -34,6 +34,7 @@ def test_a_curve_goes_from_the_lowest_to_the_highest_value() -> None:
     low, high = chr(0x2581), chr(0x2588)
     assert curve([0.0, 1.0], 10) == low + high
     assert curve([5.0] * 3, 10) == low * 3
+    assert curve([0.09] * 40, 13) == low * 13  # their means differ by rounding
     assert curve([0, 0, 8, 8], 2) == low + high and len(curve(list(range(1000)), 40)) == 40
     assert curve([], 10) == ""
 
