@@ -147,6 +147,15 @@ def test_of_a_step_that_was_undone_the_last_figures_count(run_folder: Path) -> N
     assert resumed == write_report(run_folder).read_text() != straight
 
 
+def test_drift_comes_first_also_of_a_run_that_gave_it_another_name(run_folder: Path) -> None:
+    rows = [{"step": step, "learner/logprob_difference_mean_nats": 0.01} for step in (1, 2)]
+    with (run_folder / "metrics.jsonl").open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    text = write_report(run_folder).read_text()
+    places = [text.index(title) for title in ("Drift of rollout against learner", "Accuracy")]
+    assert places == sorted(places) and text.count("step 2: 0.01") == 1
+
+
 def test_a_run_that_got_nowhere_has_a_page_too(tmp_path: Path) -> None:
     assert "<h1>" in write_report(tmp_path).read_text()
 

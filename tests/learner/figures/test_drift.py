@@ -100,3 +100,12 @@ def test_tokens_without_trajectories_have_quantiles_and_no_age():
     found = figures_of(totals_of([(np.full(3, 0.1, np.float32), [unknown])]), 0.1)
     assert found.keys() == QUANTILES.keys()
     assert found["drift/p50_nats"] == pytest.approx(0.1, rel=0.03)
+
+
+def test_a_micro_batch_asks_the_device_for_no_value():
+    """Tensors of the meta device have none: a question, for which a GPU is waited for, fails."""
+    meta = torch.device("meta")
+    drift = Drift(STEP, meta)
+    drift.add(torch.zeros(5, device=meta), [group([(7, 2), (6, 1)], [(3, 2)])])
+    with pytest.raises(NotImplementedError):
+        drift.totals()
