@@ -81,7 +81,7 @@ def test_keys_sizes_and_the_end_of_the_run_are_followed_and_the_terminal_comes_b
 ) -> None:
     with on_a_terminal([*COMMAND, str(folder)], 80, 30) as terminal:
         with launcher(folder):
-            terminal.see("step 12/60", "rollout-0: silent, since 21 s", "q quit")
+            terminal.see("step 12/60", "Rollout limits it: ", "silent, since 21 s", "q quit")
             assert not terminal.is_line_mode()
             for key, words in VIEWS.items():
                 terminal.press(key)
