@@ -20,14 +20,17 @@ RENAMED = {  # names of earlier versions
 }
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path, last_bytes: int | None = None) -> list[Row]:
     """The whole rows of a file, in its order; none if there is no file.
+
+    Args:
+        last_bytes: only so many bytes from its end, lines numbered from there; None reads all.
 
     Raises:
         ConfigError: a line is no row, or the file cannot be read.
     """
     try:
-        lines = whole_lines(path)
+        lines = whole_lines(path, last_bytes)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}. Fix: see who may read it") from error
     return [row_of(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]

@@ -253,6 +253,7 @@ EVALUATION = (
 )  # fmt: skip
 OBSERVED = (
     Metric("broker/slots_used", "", Over.LOOKS, "slots of the broker that are in use"),
+    Metric("broker/groups_ready", "", Over.LOOKS, "groups that wait for the learner"),
     Metric("rollout/idle_share", "share", Over.SERVERS, "time without a group",
            chart=("Idle", "rollout servers")),
     Metric("rollout/tokens_per_s", "tokens/s", Over.SERVERS_TOTAL, "tokens generated",

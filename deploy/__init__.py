@@ -7,8 +7,9 @@
     launch          one run from start to end: python -m deploy.launch
     options         the launcher's own options
     exit_codes      what the launcher's exit code says
+    top             the live view of a run from another terminal
     status, logs, scale    a running run: who is up, merged logs, more or fewer servers
-    plan, explain   how to divide machines; where a run's time went
+    plan, explain   how to divide machines; what limits a run
     grafana_board   makes deploy/grafana/vision-opd.json of the declared figures
     trace           what each process did when, for Perfetto
     check_gpu, check_push  what this machine's GPU does with our kernels, and with a push

@@ -190,6 +190,8 @@ RUNS = {
     DESCRIBED: DESCRIBED,
     SLURM: SLURM,
     KUBERAY: KUBERAY,
+    # tests/deploy/test_top.py watches a run
+    f"{PYTHON} -m deploy.top runs/mine": f"{PYTHON} -m deploy.top --help",
     f"{PYTHON} -m deploy.status runs/mine": f"{PYTHON} -m deploy.status --help",
     f"{PYTHON} -m deploy.logs runs/mine --follow": f"{PYTHON} -m deploy.logs --help",
     f"{PYTHON} -m deploy.trace runs/mine": (

@@ -1,6 +1,7 @@
 """What people are shown of a run: live, in logs, and in a report.
 
 terminal, picture       a live view or plain lines; a status as people read it
+live/                   the live view's pages and keys
 situation               what a run waits for, and since when
 observations            RUN/observations.jsonl
 data_notes, data_lines  lines on rows and samples

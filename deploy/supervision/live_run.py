@@ -183,7 +183,7 @@ async def _watched(
     api = listening(folder, status, lambda wish: scale_supervisor(supervisor, wish))
     async with api, scrape_port(config, "launcher", "launcher", figures):
         view = asyncio.create_task(
-            show_progress(supervisor.broker_address, *views, link=link, waits=waits)
+            show_progress(supervisor.broker_address, *views, link=link, waits=waits, folder=folder)
         )
         room = asyncio.create_task(RoomWatch(folder, _report, learner_waits).keep_looking())
         try:
