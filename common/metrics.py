@@ -1,8 +1,9 @@
 """Every figure that a run writes, declared once: python -m common.metrics prints the list.
 
-A figure is written under its name into RUN/metrics.jsonl or RUN/observations.jsonl and goes to the
-trackers (`learner.figures`). Gauges of heartbeats, charts and health gates are made from these
-declarations, and so is common/METRICS.md. `common.figure_rows` reads rows, also of older runs.
+The learner writes a figure under its name into RUN/metrics.jsonl and to the trackers
+(`learner.figures`), the launcher into RUN/observations.jsonl. Gauges of heartbeats, charts, health
+gates and common/METRICS.md are made from these declarations. `common.figure_rows` reads rows, also
+of older runs.
 
 Names are area/name_unit: a figure that has a unit ends with one of the unit's ENDINGS.
 """
@@ -300,7 +301,10 @@ def lines_of(chart: Chart) -> tuple[Metric, ...]:
 
 
 def is_healthy(name: str, value: float | None) -> bool:
-    """Whether a figure lies in its healthy range. None, as rows have it, was not finite."""
+    """Whether a figure lies in its healthy range. None, as rows have it, was not finite.
+
+    Raises KeyError for what is no figure.
+    """
     if value is None or not math.isfinite(value):
         return False
     healthy = METRICS[name].healthy

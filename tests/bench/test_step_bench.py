@@ -51,7 +51,7 @@ def test_both_ways_compute_the_same_gradient(family: str) -> None:
     model.zero_grad()
     tokens = sum(group.num_response_tokens for group in groups)
     figures = StepFigures(None, cpu, step=1)
-    trainer._backward(groups, (len(sequences), tokens), figures, Stopwatch(cpu))
+    trainer._backward(groups, (len(sequences), tokens), figures, None, Stopwatch(cpu))
     assert isinstance(trainer.ranks, Ranks)
     scale = max(gradient.abs().max().item() for gradient in published.values())
     for name, expected in published.items():
