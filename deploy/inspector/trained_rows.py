@@ -1,0 +1,44 @@
+"""Single trajectories out of RUN/trained, by memory map: only what is asked for is read."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from common.trained import FOLDER, TrainedStream
+
+Where = tuple[str, int, int]  # file, where its batch starts, row in the batch
+_LISTED = ("group_id", "sample_id", "finish_reason", "token_ids")
+
+
+class TrainedRows:
+    """Reads rows of a run's files. Any thread may ask."""
+
+    def __init__(self, run: Path) -> None:
+        self._folder = run / FOLDER
+
+    def rows(self, where: Sequence[Where]) -> list[dict[str, Any]]:
+        """What a list of trajectories shows of each. Raises OSError, ValueError: not there."""
+        found: dict[Where, dict[str, Any]] = {}
+        with contextlib.ExitStack() as stack:
+            streams: dict[str, TrainedStream] = {}
+            for name, offset, row in sorted(set(where)):
+                if name not in streams:
+                    streams[name] = stack.enter_context(
+                        contextlib.closing(TrainedStream(self._folder / name))
+                    )
+                batch = streams[name].batch(offset)
+                found[name, offset, row] = {key: batch.column(key)[row].as_py() for key in _LISTED}
+        return [found[place] for place in where]
+
+    def group(self, where: Sequence[tuple[str, int]], group_id: str) -> list[dict[str, Any]]:
+        """All rows of a group with all columns, out of batches that may hold it, by index."""
+        found: list[dict[str, Any]] = []
+        for name, offset in where:
+            with contextlib.closing(TrainedStream(self._folder / name)) as stream:
+                batch = stream.batch(offset)
+                is_meant = pa.compute.equal(batch.column("group_id"), group_id)
+                found += batch.filter(is_meant).to_pylist()
+        return sorted(found, key=lambda row: row["index"])
