@@ -92,6 +92,8 @@ class TrainedLog:
         self._schema = schema_of_life(step)
         self._rank = rank
         self._left_bytes = max_bytes
+        # All ranks begin before any of them has trained a step: they count alike.
+        self._life = 1 + max((file.life for file in trained_files(self._folder)), default=0)
         self._path: Path | None = None
         self._pending: list[Future[None]] = []
         self._left_out = 0  # steps
@@ -130,8 +132,7 @@ class TrainedLog:
         """The file of this life, with the schema in it; its elders count against the limit."""
         elders = [file for file in trained_files(self._folder) if file.rank == self._rank]
         self._left_bytes -= sum(file.path.stat().st_size for file in elders)
-        life = 1 + max((file.life for file in elders), default=0)
-        path = TrainedFile.named(self._folder, life, self._rank).path
+        path = TrainedFile.named(self._folder, self._life, self._rank).path
         self._folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as unfinished:
             unfinished.write_bytes(self._schema.serialize())

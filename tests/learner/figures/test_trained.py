@@ -58,6 +58,17 @@ def test_files_end_at_their_limit_over_all_lives(tmp_path: Path, caplog) -> None
     assert "run.trained_gib" in told[0] and "2 steps are left out" in told[1] and len(told) == 2
 
 
+def test_ranks_count_lives_alike_though_one_wrote_nothing_in_its_life(tmp_path: Path) -> None:
+    for from_step, ranks in ((0, (0, 1)), (1, (0,)), (2, (0, 1))):
+        logs = {rank: TrainedLog(tmp_path, from_step, rank, LARGE) for rank in (0, 1)}
+        for rank in ranks:  # in the second life the other one was killed before
+            logs[rank].write(from_step + 1, rows(from_step + 1))
+        for log in logs.values():
+            log.close()
+    files = trained_files(tmp_path / FOLDER)
+    assert [(file.life, file.rank) for file in files] == [(1, 0), (1, 1), (2, 0), (3, 0), (3, 1)]
+
+
 def test_a_folder_that_cannot_be_written_costs_a_run_nothing(tmp_path: Path, caplog) -> None:
     (tmp_path / FOLDER).write_text("in the way")
     with caplog.at_level(logging.WARNING):
