@@ -6,12 +6,14 @@ from typing import Any
 from common.errors import ConfigError, DataError
 from common.page import picture_kind
 from deploy.inspector.inspected_run import InspectedRun
+from deploy.inspector.pictures import picture
 from deploy.inspector.scenes import scene_picture, scenes
 from deploy.showing.column_tables import column_tables
+from deploy.showing.data_lines import data_lines
 
 Answer = dict[str, Any]
 Parameters = Mapping[str, str]
-
+_LONGEST_SIDE = 1600  # pixels: larger pictures are made smaller
 _QUESTIONS: dict[str, Callable[[InspectedRun, Parameters], Answer]] = {
     "curves": lambda run, _: run.curves(),
     "histograms": lambda run, _: run.histograms(),
@@ -43,9 +45,9 @@ class Answers:
             ConfigError, DataError: a parameter that will not do, or nothing to show.
         """
         if name == "runs":
-            return {"runs": [run.describe() for run in self._runs.values()]}
+            return {"runs": [_described(run) for run in self._runs.values()]}
         question = _QUESTIONS.get(name)
-        return question and question(self._run(parameters), parameters)
+        return question and question(self.run(parameters), parameters)
 
     def picture(self, parameters: Parameters) -> tuple[bytes, str]:
         """A picture file and its kind, e.g. "png".
@@ -53,18 +55,34 @@ class Answers:
         Raises:
             ConfigError, DataError: as above; also a file that is no picture.
         """
-        run, view = self._run(parameters), parameters.get("view", "full")
+        run, view = self.run(parameters), parameters.get("view", "full")
         if "scene" in parameters:
             content = scene_picture(run.folder, parameters["scene"], view)
+        elif view in ("full", "student", "teacher"):
+            sample, group = parameters.get("sample", ""), parameters.get("group")
+            content, _ = picture(run.folder, sample, view, group, _LONGEST_SIDE)
         else:
-            content = b""
+            raise ConfigError(f"view = {view!r}: none. Fix: full, student or teacher")
         kind = picture_kind(content)
         if kind is None:  # nothing else leaves this machine, whatever a run folder names
             raise DataError("the file is no picture that browsers show")
         return content, kind
 
-    def _run(self, parameters: Parameters) -> InspectedRun:
+    def until_indexed(self, limit_s: float) -> None:
+        """Wait until all trajectories are indexed, for so long at most a run."""
+        for run in self._runs.values():
+            run.until_indexed(limit_s)
+
+    def run(self, parameters: Parameters) -> InspectedRun:
+        """The run that a question is about. Raises ConfigError."""
         key = parameters.get("run", "a")
         if key not in self._runs:
             raise ConfigError(f"run = {key!r}: none. Fix: {' or '.join(self._runs)}")
         return self._runs[key]
+
+
+def _described(run: InspectedRun) -> Answer:
+    """Its entry in `runs`, with a line on the data that could not be used."""
+    told = run.describe()
+    lines = data_lines(told["summary"]) if "data_rows" in told["summary"] else []
+    return {**told, "notes": [*told["notes"], *lines]}

@@ -18,6 +18,8 @@ from aiohttp import web
 from common.errors import VisionOpdError
 from common.http_gate import Gate, GateRefusal
 from deploy.inspector.answers import Answers
+from deploy.inspector.query import number_of
+from deploy.inspector.scores import Scores
 from deploy.inspector.web_files import web_files
 
 logger = logging.getLogger(__name__)
@@ -55,8 +57,9 @@ async def serving(
     Raises:
         OSError: it cannot listen there.
     """
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="answer") as pool:
-        pages = _Pages(answers, Gate(host, None), Gate(host, token), token, pool, limit_s)
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="answer")
+    async with Scores() as scores:
+        pages = _Pages(answers, scores, (Gate(host, None), Gate(host, token)), token, pool, limit_s)
         runner = web.AppRunner(pages.app(), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         try:
@@ -71,20 +74,20 @@ class _Pages:
     """The handlers.
 
     Args:
-        door: who may have the page's own files.
-        gate: who may have answers.
+        gates: who may have the page's own files, and who answers.
     """
 
     def __init__(
         self,
         answers: Answers,
-        door: Gate,
-        gate: Gate,
+        scores: Scores,
+        gates: tuple[Gate, Gate],
         token: str | None,
         pool: ThreadPoolExecutor,
         limit_s: float,
     ) -> None:
-        self._answers, self._door, self._gate = answers, door, gate
+        self._answers, self._scores = answers, scores
+        self._door, self._gate = gates
         self._token, self._pool, self._limit_s = token, pool, limit_s
         self._files = {file.name: file for file in web_files()}
 
@@ -93,6 +96,7 @@ class _Pages:
         app.router.add_get("/", self._on_file)
         app.router.add_get("/{file}", self._on_file)
         app.router.add_get("/api/picture", self._on_picture)
+        app.router.add_get("/api/scores", self._on_scores)
         app.router.add_get("/api/{question}", self._on_question)
         return app
 
@@ -112,7 +116,12 @@ class _Pages:
         return response
 
     def _refusal(self, request: web.Request) -> GateRefusal | None:
-        head = [(name, value) for name, value in request.headers.items()]
+        own = f"{request.scheme}://{request.host}"  # the gate looks at the Host itself
+        head = [
+            (name, value)
+            for name, value in request.headers.items()
+            if (name.lower(), value) != ("origin", own)  # browsers send it for our own modules
+        ]
         if request.path.startswith("/api/"):
             return self._gate.refusal([*head, *_shown_token(request)])
         if request.headers.get("Sec-Fetch-Mode") == "navigate" and (
@@ -161,6 +170,20 @@ class _Pages:
             return self._failed("picture", error)
         headers = {"Cache-Control": "private, max-age=600"}
         return web.Response(body=content, content_type=f"image/{kind}", headers=headers)
+
+    async def _on_scores(self, request: web.Request) -> web.Response:
+        """What is kept, or that it is being computed: the page asks again."""
+        parameters = dict(request.query)
+        try:
+            index = number_of("index", parameters.get("index", ""))
+            run = self._answers.run(parameters)
+            group = await self._in_thread(lambda: run.group(parameters))
+            async with asyncio.timeout(self._limit_s):
+                folder = run.index_folder / "scores"
+                answer = await self._scores.scores(run.folder, folder, group, index)
+        except (VisionOpdError, OSError, TimeoutError) as error:
+            return self._failed("scores", error)
+        return await self._packed(json.dumps(answer).encode(), "application/json", {})
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         async with asyncio.timeout(self._limit_s):

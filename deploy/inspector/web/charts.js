@@ -29,6 +29,7 @@ export function lineChart(chart, series, isLog, pick) {
   const values = some.flatMap((one) => one.points.map(([, y]) => y));
   const across = linearAxis(steps[0], steps.at(-1), LEFT, WIDTH - RIGHT, 1);
   const up = isLog ? logAxis(values) : linearAxis(Math.min(0, ...values), Math.max(...values), HEIGHT - BOTTOM, TOP, 0);
+  const labels = [...new Set(some.map((one) => one.label))];
   const cursor = h("g", { class: "cursor" });
   const svg = h(
     "svg",
@@ -45,7 +46,7 @@ export function lineChart(chart, series, isLog, pick) {
     const near = step === null ? null : nearest(steps, step);
     cursor.replaceChildren(...(near === null ? [] : marks(near, some, across, up)));
     stepLabel.textContent = near === null ? "" : `step ${near}`;
-    legend.replaceChildren(...some.map((one) => key(one, near, format)));
+    legend.replaceChildren(...labels.map((label) => key(some.filter((one) => one.label === label), near, format)));
   };
   show(null);
   const box = h("figure", { class: "chart" }, head, svg, legend, chart.note && h("small", {}, chart.note), tableOf(some, steps, format));
@@ -99,9 +100,13 @@ function marks(step, series, across, up) {
   return [line, ...found.map(([one, y]) => h("circle", { class: `dot c${one.color % COLORS}`, cx: across.at(step), cy: up.at(y), r: 3.6 }))];
 }
 
-function key(one, step, format) {
-  const value = step === null ? one.points.at(-1)[1] : valueAt(one, step);
-  return h("span", { class: `key c${one.color % COLORS}${one.isSecond ? " second" : ""}` }, h("i", {}, one.label), " ", h("b", {}, value === null ? "\u2013" : format(value)));
+/** A line's name with its values: of one run, or of both. */
+function key(lines, step, format) {
+  const values = lines.map((one) => {
+    const value = step === null ? one.points.at(-1)[1] : valueAt(one, step);
+    return h("b", { class: one.isSecond ? "second" : "" }, value === null ? "\u2013" : format(value));
+  });
+  return h("span", { class: `key c${lines[0].color % COLORS}` }, h("i", {}, lines[0].label), values.map((value) => [" ", value]));
 }
 
 function valueAt(one, step) {
@@ -137,10 +142,11 @@ export function histogram(title, unit, series) {
   const some = series.filter((one) => one.bars.length);
   const head = h("figcaption", {}, h("b", {}, title), " ", h("span", { class: "unit" }, unit));
   if (!some.length) return h("figure", { class: "chart" }, head, h("p", { class: "empty" }, "Nothing has been trained yet."));
-  const low = Math.min(...some.flatMap((one) => one.bars.map((bar) => bar.from)));
-  const high = Math.max(...some.flatMap((one) => one.bars.map((bar) => bar.to)));
+  // Values are whole, and both ends of a bar belong to it.
+  const low = Math.min(...some.flatMap((one) => one.bars.map((bar) => bar.from))) - 0.5;
+  const high = Math.max(...some.flatMap((one) => one.bars.map((bar) => bar.to))) + 0.5;
   const shares = some.map((one) => ({ ...one, total: one.bars.reduce((sum, bar) => sum + bar.count, 0) || 1 }));
-  const across = linearAxis(low, high, LEFT, WIDTH - RIGHT, 1, true);
+  const across = linearAxis(low, high, LEFT, WIDTH - RIGHT, 1);
   const up = linearAxis(0, Math.max(...shares.flatMap((one) => one.bars.map((bar) => bar.count / one.total))), HEIGHT - BOTTOM, TOP, 0);
   const bars = shares.flatMap((one, place) => one.bars.map((bar) => barOf(bar, one, place, shares.length, across, up)));
   const svg = h(
@@ -157,25 +163,25 @@ export function histogram(title, unit, series) {
 }
 
 function barOf(bar, one, place, number, across, up) {
-  const left = across.at(bar.from);
-  const width = (across.at(bar.to) - left) / number;
+  const left = across.at(bar.from - 0.5);
+  const width = (across.at(bar.to + 0.5) - left) / number;
   const gap = Math.min(1, width / 6);
   const top = up.at(bar.count / one.total);
   return h("rect", { class: `bar c${one.color}`, x: left + place * width + gap, width: Math.max(0.5, width - 2 * gap), y: top, height: HEIGHT - BOTTOM - top }, h("title", {}, `${one.label}, ${span(bar)}: ${bar.count} (${percent(bar.count / one.total)})`));
 }
 
 function span(bar) {
-  return bar.to - bar.from === 1 ? String(bar.from) : `${figure(bar.from)} to ${figure(bar.to)}`;
+  return bar.to === bar.from ? String(bar.from) : `${figure(bar.from)} to ${figure(bar.to)}`;
 }
 
-function linearAxis(low, high, start, end, leastStep, isTight = false) {
+function linearAxis(low, high, start, end, leastStep) {
   const step = Math.max(leastStep, roundStep((high - low) / 4 || Math.abs(high) / 2 || 1));
   const first = Math.floor(low / step + 1e-9);
   const last = Math.max(first + 1, Math.ceil(high / step - 1e-9));
   const ticks = Array.from({ length: last - first + 1 }, (_, index) => Number(((first + index) * step).toPrecision(12)));
   const isAcross = end > start;
   const from = isAcross ? low : ticks[0];
-  const to = isAcross ? Math.max(high, low + (isTight ? 0 : 1)) : ticks.at(-1);
+  const to = isAcross ? Math.max(high, low + 1) : ticks.at(-1);
   const at = (value) => round(start + ((value - from) / (to - from || 1)) * (end - start));
   return { at, from: (place) => from + ((place - start) / (end - start)) * (to - from), ticks: ticks.filter((tick) => !isAcross || (tick >= low && tick <= to)) };
 }

@@ -25,7 +25,7 @@ export function percent(share) {
 
 /** Nats with the same number of decimals in a column. */
 export function nats(value, digits = 3) {
-  return isNumber(value) ? value.toFixed(digits) : NOTHING;
+  return isNumber(value) ? value.toFixed(digits).replace(/^-(0\.0*)$/, "$1") : NOTHING;
 }
 
 export function probability(share) {

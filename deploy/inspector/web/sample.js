@@ -25,7 +25,7 @@ export async function sample(params, runs) {
     header(params, run, group, runs.length > 1, neighbours),
     h("div", { class: "of-sample" }, about(run, group), h("section", { class: "responses", "aria-label": "Responses" }, colorChoice(color, full, choose), responses), panel.element),
   );
-  queueMicrotask(() => showAsked(params, group, panel, place));
+  setTimeout(() => showAsked(params, group, panel, place)); // when it is in the page
   return view;
 }
 
@@ -36,6 +36,7 @@ function showAsked(params, group, panel, place) {
   if (trajectory && isSaid(params.token) && trajectory.tokens[at]) {
     const element = document.querySelector(`#response-${trajectory.index} [data-at="${at}"]`);
     panel.show({ trajectory, at, place, element }, true);
+    element?.scrollIntoView({ block: "center" });
   }
 }
 

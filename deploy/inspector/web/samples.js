@@ -87,7 +87,7 @@ function form(params) {
     h(
       "span",
       { class: "pair", title: "samples trained at both steps whose answers differ" },
-      input("changed_from", "Answer changed from step", { inputmode: "numeric", value: first ?? "" }),
+      input("changed_from", "Changed from step", { inputmode: "numeric", value: first ?? "" }),
       input("changed_to", "to", { inputmode: "numeric", value: second ?? "" }),
     ),
     h("button", { type: "submit" }, "Filter"),

@@ -13,6 +13,12 @@ export const METRICS = {
   entropy: { title: "Entropy", value: (token) => token.entropy, least: 0.2, help: "of the student, nats" },
 };
 
+const MEANINGS = {
+  ...Object.fromEntries(Object.entries(METRICS).map(([name, { help }]) => [name, help])),
+  weight: "importance weight: exp(learner's - rollout's log-prob), truncated as configured",
+  version: "step of the weights that this token was sampled from",
+};
+
 export function driftOf(token) {
   return isNumber(token.student) && isNumber(token.rollout) ? Math.abs(token.student - token.rollout) : null;
 }
@@ -125,26 +131,21 @@ function figuresOf({ trajectory, at, place }, redraw) {
   const token = trajectory.tokens[at];
   const span = (trajectory.spans ?? []).find(([, start, end]) => at >= start && at < end);
   const age = span && isNumber(place.step) ? place.step - 1 - span[0] : null;
-  const rows = [
-    ["rollout", logprob(token.rollout)],
-    ["learner", logprob(token.student)],
-    ["teacher", logprob(token.teacher)],
-    ["drift", `${nats(driftOf(token), 4)} nats`],
-    ["gain", `${nats(gainOf(token))} nats`],
-    ["divergence", `${nats(token.divergence, 4)} nats`],
-    ["entropy", `${nats(token.entropy)} nats`],
-    ["importance weight", nats(token.weight)],
-    ["weights of step", span ? `${span[0]}${age === null ? "" : ` (${age} old)`}` : "\u2013"],
+  const sides = [["rollout", token.rollout], ["learner", token.student], ["teacher", token.teacher]];
+  const figures = [
+    ["drift", nats(driftOf(token), 4)],
+    ["gain", nats(gainOf(token))],
+    ["divergence", nats(token.divergence, 4)],
+    ["entropy", nats(token.entropy)],
+    ["weight", nats(token.weight)],
+    ["version", span ? `${span[0]}${age > 0 ? ` (${age} old)` : ""}` : "\u2013"],
   ];
   return [
     h("h3", {}, h("code", {}, visible(token.text) || "\u2205"), h("small", {}, `token ${at} of #${trajectory.index}, id ${token.id}`)),
-    h("dl", {}, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+    h("table", {}, h("tbody", {}, sides.map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, h("b", {}, probability(Math.exp(value ?? NaN)))), h("td", {}, `${nats(value)} nats`))))),
+    h("dl", {}, figures.map(([name, value]) => h("div", { title: MEANINGS[name] }, h("dt", {}, name), h("dd", {}, value)))),
     topTokens({ trajectory, at, place }, redraw),
   ];
-}
-
-function logprob(value) {
-  return isNumber(value) ? [h("b", {}, probability(Math.exp(value))), ` ${nats(value)}`] : "\u2013";
 }
 
 // ---- top tokens: computed when they are asked for, kept while the page is open --------------------
