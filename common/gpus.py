@@ -56,7 +56,7 @@ def visible_gpus() -> list[str] | None:
 
 
 def idle_gpu() -> str | None:
-    """A GPU of ours that nobody uses now, as CUDA_VISIBLE_DEVICES names it; None without one.
+    """A GPU of ours that is idle, as CUDA_VISIBLE_DEVICES names it; None without one.
 
     Raises:
         ConfigError: nvidia-smi does not answer.

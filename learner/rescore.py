@@ -17,7 +17,7 @@ The answer, one JSON object in the file --out:
      }, ...]}
 
 Views, packing, forward passes and heads are those of a step. It is polite: the lowest priority, a
-thread or two, and a GPU only if it is asked for one and nobody uses it.
+thread or two, and a GPU only if it is asked for one that is idle.
 """
 
 import argparse
@@ -41,7 +41,6 @@ from common.dataset_lookup import find_sample
 from common.errors import ConfigError, DataError
 from common.files import replace_text
 from common.gpus import idle_gpu
-from common.lifecycle import die_with_parent
 from common.model_folder import with_local_models
 from common.rendering import Renderer
 from common.types import Count, Identifier, PositiveCount, Record
@@ -51,7 +50,7 @@ from learner.loading import load_models
 from learner.model.student import choose_device, prompt_positions
 from learner.objective.likeliest import Likeliest
 from learner.ranks import Ranks
-from learner.trainer import Look, Trainer
+from learner.trainer import Inspection, Trainer
 from learner.views.inputs import PreparedGroup, PromptView
 from learner.views.prompts import Found
 from learner.views.training import open_training_views
@@ -73,7 +72,6 @@ class RescoreRequest(Record):
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = _arguments(argv)
-    die_with_parent()
     os.nice(19)
     torch.set_num_threads(options.threads)
     with refusing("rescore"):
@@ -190,7 +188,7 @@ def _shown(found: Sequence[Found]) -> PromptView:
 
 
 # ---- the answer ----------------------------------------------------------------------------------
-def _responses(look: Look, group: PreparedGroup, renderer: Renderer) -> list[Json]:
+def _responses(look: Inspection, group: PreparedGroup, renderer: Renderer) -> list[Json]:
     students, teachers = (_named(side, renderer) for side in (look.student, look.teacher))
     figures = {
         name: getattr(look.tokens, name).tolist()
@@ -230,7 +228,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu",
-        help="cuda: a GPU that nobody uses, if there is one; else CPUs (default: cpu)",
+        help="cuda: an idle GPU, if there is one; else CPUs (default: cpu)",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     return parser.parse_args(argv)

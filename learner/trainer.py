@@ -61,7 +61,7 @@ class StepResult:
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """What student and teacher, as they are, make of a group. T are all its response tokens."""
 
     tokens: TokenFigures
@@ -187,7 +187,7 @@ class Trainer:
         return found
 
     @torch.no_grad()
-    def look(self, group: PreparedGroup, k: int) -> Look:
+    def look(self, group: PreparedGroup, k: int) -> Inspection:
         """What a step would find about each token of a group, and the `k` likeliest in its place.
 
         Nothing is trained. There is one rank.
@@ -199,7 +199,7 @@ class Trainer:
         responses = self._responses([group], scores, denominators)
         result = objective(student, teacher, responses, self._config.objective, self._law)
         temperature = self._law.temperature
-        return Look(
+        return Inspection(
             result.tokens,
             likeliest_tokens(((1.0, student),), k, temperature),
             likeliest_tokens(teacher, k, temperature),
