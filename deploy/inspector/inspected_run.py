@@ -148,7 +148,7 @@ class InspectedRun:
         notes = self._files.notes(step) + self._figures.notes()
         if self._files.has()["trajectories"]:
             notes += filter(None, (self._texts.note(), self._worker.note()))
-            notes += self._reader.now().manifest.problems
+            notes += [file.problem for file in self._reader.now().manifest.files if file.problem]
             if self._index_folder != self.folder / FOLDER:
                 notes.append(
                     f"the run folder cannot be written: its index is in {self._index_folder}"
