@@ -54,11 +54,11 @@ class IndexWriter:
         """Index what is there now. Raises OSError where the index cannot be written."""
         texts = self._texts.digest()
         manifest = self._usable(texts) or Manifest(texts=texts)
-        remove_others(self._folder, manifest)
         for file in trained_files(self._run / TRAINED):
             manifest = self._index(file, manifest)
         if manifest != self._written:
             self._write(manifest)
+        remove_others(self._folder, manifest)
         return manifest
 
     def _usable(self, texts: str) -> Manifest | None:

@@ -78,31 +78,35 @@ class InspectedRun:
         return curves.curves(self._figures)
 
     def histograms(self) -> Answer:
-        self._worker.wake()
         return histograms.histograms(self._reader.now())
 
     def trajectories(self, parameters: Parameters) -> Answer:
         """Raises ConfigError: a parameter that will not do."""
         query = TrajectoryQuery.of(parameters)
-        self._worker.wake()
         found = _again(
             lambda: queries.trajectories(query, self._reader, self._trained, self._texts)
         )
-        return {**found, "indexed": self.indexed()}
+        return {**found, "indexed": self._indexed()}
 
-    def indexed(self) -> Answer:
-        """How far the trajectories are indexed: bytes of RUN/trained, of_bytes in all."""
+    def _indexed(self) -> Answer:
+        """How far the trajectories are indexed: bytes of RUN/trained, of_bytes in all.
+
+        What is missing is asked for.
+        """
         manifest = self._reader.now().manifest
         sizes = {}
         for file in trained_files(self.folder / TRAINED):
             with contextlib.suppress(OSError):
                 sizes[file.path.name] = file.path.stat().st_size
         seen = {file.name: file.seen_bytes for file in manifest.files}
+        is_complete = all(seen.get(name) == size for name, size in sizes.items())
+        if not is_complete:
+            self._worker.wake()
         return {
             "rows": manifest.rows,
             "bytes": sum(file.offset for file in manifest.files),
             "of_bytes": sum(sizes.values()),
-            "is_complete": all(seen.get(name) == size for name, size in sizes.items()),
+            "is_complete": is_complete,
         }
 
     def quarantined(self, parameters: Parameters) -> Answer:
