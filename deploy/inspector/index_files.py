@@ -142,7 +142,7 @@ def _write(path: Path, table: pa.Table, compression: str | None) -> None:
 def remove_others(folder: Path, kept: Manifest) -> None:
     """Remove parts that do not count, whole or not. Only the writer that holds the lock may."""
     names = {path.name for p in kept.parts for path in (p.numbers(folder), p.texts(folder))}
-    for path in (*folder.glob("part-*.arrow"), *folder.glob(".*.part")):
+    for path in (*folder.glob("part-*.arrow"), *folder.glob(".part-*.part")):
         if path.name not in names:
             path.unlink(missing_ok=True)
 
