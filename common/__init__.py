@@ -16,6 +16,7 @@ Configuration:
 Data:
     dataset, dataset_columns, dataset_paths    rows from Parquet, and what a cell may hold
     dataset_files       writes such a file
+    dataset_lookup      one row by its name
     parquet_rows        rows a batch at a time
     bad_rows            why a row cannot be used
     reading             a dataset, read with all that can be known before generation

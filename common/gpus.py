@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from common.errors import ConfigError
 
 _FIELDS = ("name", "memory.total", "driver_version")
+_IDLE_MIB = 1024  # memory in use of a GPU that no program computes on; drivers keep some
 _PATIENCE_S = 20.0  # nvidia-smi starts the driver
 _MIB_A_GIB = 1024
 _NO_DEVICES = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; Slurm says the last one
@@ -54,6 +55,23 @@ def visible_gpus() -> list[str] | None:
     return [gpu.strip() for gpu in named.split(",") if gpu.strip() not in _NO_DEVICES]
 
 
+def idle_gpu() -> str | None:
+    """A GPU of ours that is idle, as CUDA_VISIBLE_DEVICES names it; None without one.
+
+    Raises:
+        ConfigError: nvidia-smi does not answer.
+    """
+    tool, visible = shutil.which("nvidia-smi"), visible_gpus()
+    answer = "" if tool is None else _answer(tool, ("index", "uuid", "memory.used"))
+    for line in answer.splitlines():
+        index, name, used, *_ = [part.strip() for part in line.split(",")] + ["", ""]
+        is_ours = visible is None or index in visible or any(map(name.startswith, visible))
+        mib = re.match(r"(\d+) MiB", used)
+        if is_ours and mib and int(mib[1]) < _IDLE_MIB:
+            return name
+    return None
+
+
 def parse_gpus(answer: str) -> tuple[Gpu, ...]:
     """Read lines such as `NVIDIA H100 80GB HBM3, 81559 MiB, 580.65.06`."""
     return tuple(_gpu(line) for line in answer.splitlines() if line.strip())
@@ -82,7 +100,12 @@ def refuse_idle_gpus(torch_version: str) -> None:
 @functools.cache
 def _ask(tool: str) -> tuple[Gpu, ...]:
     """Ask nvidia-smi, once a process: it takes up to seconds, and its answer stays the same."""
-    query = (tool, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader")
+    return parse_gpus(_answer(tool, _FIELDS))
+
+
+def _answer(tool: str, fields: tuple[str, ...]) -> str:
+    """A line a GPU, these fields divided by commas; empty where nvidia-smi fails."""
+    query = (tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader")
     try:
         done = subprocess.run(
             query, capture_output=True, text=True, check=False, timeout=_PATIENCE_S
@@ -93,8 +116,8 @@ def _ask(tool: str) -> tuple[Gpu, ...]:
             "or set CUDA_VISIBLE_DEVICES to nothing to run on CPUs"
         ) from None
     except OSError:
-        return ()
-    return parse_gpus(done.stdout) if done.returncode == 0 else ()
+        return ""
+    return done.stdout if done.returncode == 0 else ""
 
 
 def _gpu(line: str) -> Gpu:

@@ -15,6 +15,7 @@
     preflight/      what can be known before a start
     supervision/    places processes, keeps them alive, ends them
     showing/        what people see
+    inspector/      a run as a page: every figure, sample and token
     batch/          Slurm and Kubernetes
     planning/       predicts a run, explains one
     study/          configurations times seeds

@@ -179,7 +179,7 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
         checks = Expectations(config, model, renderer, positions, ranks.device)
         publisher = _publisher(config, ranks, feed, model, checks)
         stack.enter_context(publisher)
-        heldout = Heldout(config, feed, positions, ranks, lambda: feed.is_over, publisher)
+        heldout = Heldout(config, feed, positions, ranks, lambda: feed.is_over, publisher, step)
         stack.callback(heldout.abandon)
         if metrics:
             heldout.recall(metrics, feed.welcome.total_steps)

@@ -21,9 +21,10 @@ from learner.model.packing import pack
 from learner.model.student import response_hidden_states
 from learner.model.teacher import Teacher
 from learner.model.transfer import sent
-from learner.objective.head import head_of
+from learner.objective.head import HeadInputs, MixedHeads, head_of
+from learner.objective.likeliest import Likeliest, likeliest_tokens
 from learner.objective.loss import ObjectiveResult, objective
-from learner.objective.tokens import ResponseTokens, SamplingLaw, token_shares
+from learner.objective.tokens import ResponseTokens, SamplingLaw, TokenFigures, token_shares
 from learner.optim import Optimizer
 from learner.ranks import Ranks
 from learner.scoring import Score, Scorer, multipliers_of
@@ -57,6 +58,15 @@ class StepResult:
     worst_sample: str = ""  # as in `Gradient`
     groups: Sequence[Row] = ()  # as in `Gradient`
     rows: StepRows | None = None  # as in `Gradient`
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What student and teacher, as they are, make of a group. T are all its response tokens."""
+
+    tokens: TokenFigures
+    student: Likeliest
+    teacher: Likeliest
 
 
 class Trainer:
@@ -176,6 +186,25 @@ class Trainer:
             found.append(result.tokens.divergence.tolist())
         return found
 
+    @torch.no_grad()
+    def look(self, group: PreparedGroup, k: int) -> Inspection:
+        """What a step would find about each token of a group, and the `k` likeliest in its place.
+
+        Nothing is trained. There is one rank.
+        """
+        watch = Stopwatch(self._device)
+        scores = self._scorer.scores([group], watch)
+        student, teacher = self._heads([group], scores, watch)
+        denominators = (len(group.responses), group.num_response_tokens)
+        responses = self._responses([group], scores, denominators)
+        result = objective(student, teacher, responses, self._config.objective, self._law)
+        temperature = self._law.temperature
+        return Inspection(
+            result.tokens,
+            likeliest_tokens(((1.0, student),), k, temperature),
+            likeliest_tokens(teacher, k, temperature),
+        )
+
     def _backward(
         self,
         groups: Sequence[PreparedGroup],
@@ -222,6 +251,16 @@ class Trainer:
         watch: Stopwatch,
     ) -> tuple[ObjectiveResult, ResponseTokens]:
         """The objective of some groups; sequences and tokens of the step are its denominators."""
+        student, teacher = self._heads(groups, scores, watch)
+        with watch.part("objective"):
+            responses = self._responses(groups, scores, denominators)
+            result = objective(student, teacher, responses, self._config.objective, self._law)
+        return result, responses
+
+    def _heads(
+        self, groups: Sequence[PreparedGroup], scores: Mapping[str, Score], watch: Stopwatch
+    ) -> tuple[HeadInputs, MixedHeads]:
+        """The student, run on some groups, and the teacher, which has been."""
         share_prefix = self._config.model.share_prefix
         with watch.part("student_forward"):
             row = pack([g.student for g in groups], [g.responses for g in groups], share_prefix)
@@ -229,15 +268,8 @@ class Trainer:
             vision = watch.part("vision")  # taken out of the student's part
             hidden_TD = response_hidden_states(self.model, row, self._dtype, vision)
         with watch.part("objective"):
-            responses = self._responses(groups, scores, denominators)
-            result = objective(
-                head_of(self.model, hidden_TD),
-                self._scorer.heads([scores[group.group_id] for group in groups]),
-                responses,
-                self._config.objective,
-                self._law,
-            )
-        return result, responses
+            student = head_of(self.model, hidden_TD)
+            return student, self._scorer.heads([scores[group.group_id] for group in groups])
 
     def _responses(
         self,

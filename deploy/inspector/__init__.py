@@ -9,7 +9,9 @@
     query, queries, changed, histograms   questions to the index
     groups, samples   a group token by token; its row of the data
     heldout, quarantined, explanations   other answers
+    scores          what student and teacher hold likely at each token, computed when asked for
+    pictures        pictures of samples as student and teacher saw them
 
-It reads a run and changes nothing of it: RUN/inspector alone is written, by a process of low
+It reads a run and changes nothing of it: RUN/inspector alone is written, by processes of low
 priority that may die at any time.
 """

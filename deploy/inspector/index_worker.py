@@ -21,6 +21,7 @@ class IndexWorker:
     def __init__(self, run: Path, folder: Path) -> None:
         self._command = [sys.executable, "-m", "deploy.inspector.indexing", str(run), str(folder)]
         self._lock = threading.Lock()
+        self._round_ended = threading.Condition(self._lock)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._starts = 0
@@ -42,6 +43,11 @@ class IndexWorker:
                 self._is_working = True
             except OSError:
                 pass  # it has just died: its reader will say so
+
+    def wait(self, limit_s: float) -> None:
+        """Wait until no round is under way, for so long at most."""
+        with self._round_ended:
+            self._round_ended.wait_for(lambda: not self._is_working, limit_s)
 
     @property
     def is_working(self) -> bool:
@@ -87,9 +93,11 @@ class IndexWorker:
             with self._lock:
                 self._is_working = False
                 self._error = why if told == "error" else None
+                self._round_ended.notify_all()
         process.wait()
         process.stdout.close()
         with self._lock:
             with contextlib.suppress(OSError):
                 process.stdin.close()
             self._process, self._is_working = None, False
+            self._round_ended.notify_all()

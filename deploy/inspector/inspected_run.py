@@ -46,9 +46,9 @@ class InspectedRun:
         self._figures = RunFigures(folder)
         self._texts = TokenTexts(folder)
         self._trained = TrainedRows(folder)
-        self._index_folder = index_folder(folder, cache or cache_folder())
-        self._reader = IndexReader(self._index_folder)
-        self._worker = IndexWorker(folder, self._index_folder)
+        self.index_folder = index_folder(folder, cache or cache_folder())
+        self._reader = IndexReader(self.index_folder)
+        self._worker = IndexWorker(folder, self.index_folder)
 
     def __enter__(self) -> "InspectedRun":
         self._worker.wake()
@@ -56,6 +56,11 @@ class InspectedRun:
 
     def __exit__(self, *_: object) -> None:
         self._worker.close()
+
+    def until_indexed(self, limit_s: float) -> None:
+        """Wait until what is there is indexed, for so long at most."""
+        self._worker.wake()
+        self._worker.wait(limit_s)
 
     def describe(self) -> Answer:
         """The run's entry in `runs`."""
@@ -153,9 +158,9 @@ class InspectedRun:
         if self._files.has()["trajectories"]:
             notes += filter(None, (self._texts.note(), self._worker.note()))
             notes += [file.problem for file in self._reader.now().manifest.files if file.problem]
-            if self._index_folder != self.folder / FOLDER:
+            if self.index_folder != self.folder / FOLDER:
                 notes.append(
-                    f"the run folder cannot be written: its index is in {self._index_folder}"
+                    f"the run folder cannot be written: its index is in {self.index_folder}"
                 )
         return notes
 

@@ -83,6 +83,7 @@ tensor at a time. OUT is written under another name and then renamed, so it is w
     start, names, side_files, templates, config_dtype    what the start has beside the weights
     folder              which checkpoints are complete, kept, removed
     restore             back into a trainer
+    nearest             the kept weights nearest to those that a step began from
     export_settings, export_dtypes, export_teacher       what learner.export makes of one
     generation_config, thinking_default, local_traces    what an export says and leaves out
 """

@@ -3,6 +3,7 @@
     heldout         the held-out samples: what is measured on them, and when
     measurement     one measurement by the rollout servers, beside training
     evaluation      accuracy from answers
+    items           the answers behind an accuracy: RUN/heldout/*.jsonl
     scenes          what the report shows of a dozen held-out scenes
 
 A measurement (`measurement`):

@@ -6,14 +6,16 @@ teacher reads labels for training: `learner.views.training`.)
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from broker.protocol import Answer, EvaluationView
 from common.rendering import Renderer
 from common.scoring.answers import is_correct
 from common.types import Sample
+from common.views.texts import IMAGE_PLACEHOLDER
+from learner.measuring.items import Item, ItemFiles
 
 logger = logging.getLogger(__name__)
 VIEWS = len(EvaluationView)  # items a sample: the full image, then the crop
@@ -70,16 +72,37 @@ class Questions:
         return full, crop
 
 
+@dataclass
+class _Tally:
+    """Counts of a measurement, by view where there are two."""
+
+    right: list[int] = field(default_factory=lambda: [0] * VIEWS)
+    cut: list[int] = field(default_factory=lambda: [0] * VIEWS)
+    measured: int = 0
+
+    def add(self, answers: Sequence[Answer], parts: Sequence[Item | None]) -> None:
+        self.measured += 1
+        for view, (answer, part) in enumerate(zip(answers, parts, strict=True)):
+            self.right[view] += part is not None and bool(part["is_correct"])
+            self.cut[view] += answer.is_cut
+
+
 class Evaluation:
     """A judge of answers to held-out samples.
 
     Args:
         answers: sample id -> reference answer; samples without one are not measured.
+        files: get the items of each measurement; None means that they are not kept.
     """
 
     def __init__(
-        self, renderer: Renderer, samples: Sequence[Sample], answers: Mapping[str, str]
+        self,
+        renderer: Renderer,
+        samples: Sequence[Sample],
+        answers: Mapping[str, str],
+        files: ItemFiles | None = None,
     ) -> None:
+        self._files = files
         self._renderer = renderer
         self._answers = answers
         self._left_out: set[str] = set()  # ids that have been told
@@ -105,27 +128,51 @@ class Evaluation:
         Args:
             answers: by item.
         """
-        right, cut, measured = [0, 0], [0, 0], 0
+        tally = _Tally()
+        items = self._judged_items(questions, answers, tally)
+        if self._files is not None:
+            self._files.write(version, items)
+        for _ in items:  # those that are not written count as much
+            pass
+        if not tally.measured:
+            return None
+        shares = (count / tally.measured for count in (*tally.right, *tally.cut))
+        full, crop, full_cut, crop_cut = shares
+        return Accuracy(full, crop, tally.measured, full_cut, crop_cut, version)
+
+    def judged(self, sample: Sample, response: Any) -> Item:
+        """The text of a response, and whether it is right; None without a reference answer."""
+        text = self._renderer.decode(response)
+        reference = self._answers.get(sample.sample_id)
+        return {
+            "text": text,
+            "is_correct": None if reference is None else is_correct(text, reference),
+        }
+
+    def _judged_items(
+        self, questions: Questions, answers: Mapping[int, Answer], tally: _Tally
+    ) -> Iterator[Item]:
+        """Each sample with what was answered, counted; None where a view could not be asked."""
         for number, sample in enumerate(questions.samples):
+            given = (answers.get(VIEWS * number + view) for view in range(VIEWS))
+            parts = [self._part(sample, answer) for answer in given]
             pair = questions.pair(number, answers)
             if pair is None:
                 self._leave_out(sample, number, answers)
             elif sample.sample_id in questions.counted:
-                measured += 1
-                for view, answer in enumerate(pair):
-                    right[view] += self.is_correct(sample, answer.token_ids)
-                    cut[view] += answer.is_cut
-        if not measured:
+                tally.add(pair, parts)
+            yield {
+                "sample_id": sample.sample_id,
+                "question": question_of(sample),
+                "answer": self._answers.get(sample.sample_id),
+                "full": parts[0],
+                "crop": parts[1],
+            }
+
+    def _part(self, sample: Sample, answer: Answer | None) -> Item | None:
+        if answer is None or answer.error:
             return None
-        full, crop, full_cut, crop_cut = (count / measured for count in (*right, *cut))
-        return Accuracy(full, crop, measured, full_cut, crop_cut, version)
-
-    def is_correct(self, sample: Sample, response: Any) -> bool:
-        return is_correct(self._renderer.decode(response), self._answers[sample.sample_id])
-
-    def is_known(self, sample: Sample) -> bool:
-        """Whether there is a reference answer."""
-        return sample.sample_id in self._answers
+        return self.judged(sample, answer.token_ids)
 
     def _leave_out(self, sample: Sample, number: int, answers: Mapping[int, Answer]) -> None:
         if sample.sample_id in self._left_out:
@@ -134,3 +181,8 @@ class Evaluation:
         items = (answers.get(VIEWS * number + view) for view in range(VIEWS))
         reason = next((item.error for item in items if item is not None and item.error), "")
         logger.warning("held-out sample %s left out: %s", sample.sample_id, reason or "no answer")
+
+
+def question_of(sample: Sample) -> str:
+    """The question as people read it, without the place of the picture."""
+    return sample.problem.replace(IMAGE_PLACEHOLDER, "").strip()

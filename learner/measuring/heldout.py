@@ -20,6 +20,7 @@ from common.rendering import Renderer
 from common.views.settings import ViewSettings
 from learner.figures.metrics import MetricsLog
 from learner.measuring.evaluation import Accuracy, Evaluation
+from learner.measuring.items import ItemFiles
 from learner.measuring.measurement import Line, Measurement
 from learner.measuring.scenes import Responses, Scenes
 from learner.push.pusher import Pusher
@@ -65,6 +66,7 @@ class Heldout:
 
     Args:
         is_over: whether the run is over; asked now and then while waiting.
+        step: that the run goes on from.
         pusher: brings weights to servers that have lost them, while training waits for servers.
     """
 
@@ -76,6 +78,7 @@ class Heldout:
         ranks: Ranks,
         is_over: Callable[[], bool],
         pusher: Pusher,
+        step: int,
     ) -> None:
         self._pusher = pusher
         self._config = config.evaluation
@@ -88,7 +91,7 @@ class Heldout:
         self.before: Accuracy | None = None  # training; None until it is measured
         self.after: Accuracy | None = None  # the last step; None until it is measured
         if config.data.heldout is not None:
-            self._open(config, positions)
+            self._open(config, positions, step)
 
     @property
     def is_measured(self) -> bool:
@@ -247,7 +250,7 @@ class Heldout:
             found.append(pair if is_there else None)
         return found
 
-    def _open(self, config: RunConfig, positions: PromptPositions) -> None:
+    def _open(self, config: RunConfig, positions: PromptPositions, step: int) -> None:
         path, folder = config.data.heldout, config.run.folder
         assert path is not None and folder is not None
         samples, bad_rows = read_samples(path)
@@ -259,7 +262,8 @@ class Heldout:
         settings = ViewSettings.of(config).measuring()
         views = PromptViews(renderer, ImageStore(path.parent), settings, positions, _CACHE_BYTES)
         answers = read_answers(path)
-        self._evaluation = Evaluation(renderer, samples, answers)
+        files = ItemFiles(folder, step, path) if self._ranks.writes else None
+        self._evaluation = Evaluation(renderer, samples, answers, files)
         self._scenes = Scenes(
             folder,
             shown,

@@ -13,8 +13,7 @@ from common.rendering import Renderer
 from common.types import Sample
 from common.views.kinds.crop import region
 from common.views.settings import ViewSettings
-from common.views.texts import IMAGE_PLACEHOLDER
-from learner.measuring.evaluation import Evaluation
+from learner.measuring.evaluation import Evaluation, question_of
 from learner.ranks import Ranks
 from learner.trainer import Trainer
 from learner.views.inputs import PromptView
@@ -111,7 +110,7 @@ class Scenes:
         when_there_is_room(lambda: _save(picture, path), path)
         return {
             "sample_id": sample.sample_id,
-            "question": sample.problem.replace(IMAGE_PLACEHOLDER, "").strip(),
+            "question": question_of(sample),
             "reference_answer": self._answers.get(sample.sample_id),
             "image": str((self._images / sample.image.path).absolute()),
             "image_size": [sample.image.width, sample.image.height],
@@ -132,14 +131,12 @@ class Scenes:
     ) -> Json:
         return {
             "version": version,
-            "full": {**self._text(sample, full), "tokens": self._tokens(full, nats)},
-            "crop": self._text(sample, crop),
+            "full": {
+                **self._evaluation.judged(sample, full),
+                "tokens": self._tokens(full, nats),
+            },
+            "crop": self._evaluation.judged(sample, crop),
         }
-
-    def _text(self, sample: Sample, ids: Any) -> Json:
-        is_known = self._evaluation.is_known(sample)
-        correct = self._evaluation.is_correct(sample, ids) if is_known else None
-        return {"text": self._renderer.decode(ids), "is_correct": correct}
 
     def _tokens(self, ids: Any, nats: Sequence[float]) -> list[Json]:
         texts = self._renderer.token_texts(ids)

@@ -9,6 +9,7 @@
     head               the output head: from hidden states to logits, a slice at a time
     normaliser         log-probabilities over the whole vocabulary from logits that come in pieces
     top_k              the K largest of very many columns
+    likeliest          the likeliest tokens, for people
     divergence         the divergences and their derivatives, over buckets
     tokens             what is known about each response token; weights and shares
     visual_advantage   multipliers of tokens (VA-OPD), with its own equations

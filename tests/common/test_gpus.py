@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
-from common.gpus import Gpu, machine_gpus, parse_gpus, refuse_idle_gpus, told, usable_gpus
+from common.gpus import Gpu, idle_gpu, machine_gpus, parse_gpus, refuse_idle_gpus, told, usable_gpus
 from tests.common.support import H100, nvidia_smi
 
 
@@ -40,6 +40,20 @@ def test_only_gpus_that_are_visible_are_usable(
         assert len(usable_gpus()) == count
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert len(usable_gpus()) == len(machine_gpus()) == 3
+
+
+def test_an_idle_gpu_is_one_of_ours_that_holds_next_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert idle_gpu() is None  # no driver
+    lines = ("0, GPU-aa, 70000 MiB", "1, GPU-bb, 4 MiB", "2, GPU-cc, 4 MiB")
+    nvidia_smi(tmp_path, "; ".join(f"echo '{line}'" for line in lines), monkeypatch)
+    for visible, name in (("0,2", "GPU-cc"), ("GPU-b", "GPU-bb"), ("0", None), ("", None)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert idle_gpu() == name
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert idle_gpu() == "GPU-bb"
 
 
 def test_a_torch_that_finds_no_gpu_where_there_are_some_is_refused_with_the_driver(

@@ -78,6 +78,13 @@ def test_a_whole_run_trains_pushes_measures_and_reports(start):
         assert Path(scene["image"]).is_file() and Path(scene["crop"]).is_file()
         assert scene["before"]["version"] == 0 and scene["after"]["version"] == 3
         assert scene["after"]["full"]["tokens"][0]["divergence_nats"] >= -1e-6
+    for version, number in ((0, 12), (2, 5), (3, 12)):  # the answers behind the accuracies
+        path = run.folder / "heldout" / f"step-{version:06d}.jsonl"
+        items = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(items) == number and {item["set"] for item in items} == {"samples"}
+        right = [item["full"]["is_correct"] for item in items]
+        (row,) = (r for r in measuring_rows(run) if r["evaluation/version"] == version)
+        assert row["evaluation/full_accuracy"] == sum(right) / number
     assert list((run.folder / "tensorboard").iterdir())
 
 

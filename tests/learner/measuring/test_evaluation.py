@@ -67,7 +67,8 @@ def test_shown_samples_come_first_and_count_only_if_they_have_an_answer(world):
     answers = {index: answer(world, index, "7") for index in range(6)}
     found = evaluation.accuracy(questions, answers, 0)
     assert found is not None and found.samples == 2
-    assert not evaluation.is_known(world.samples[0])
+    no_tokens = np.zeros(0, dtype=np.int32)
+    assert evaluation.judged(world.samples[0], no_tokens)["is_correct"] is None
 
 
 def test_samples_without_answers_are_not_measured(world):
