@@ -30,7 +30,7 @@ def group(
 
     Args:
         train: the data of the run, for question and box.
-        importance_clip: objective.importance_clip. None means that it is not known.
+        importance_clip: objective.importance_clip. None means no weights, or that it is not known.
 
     Raises:
         DataError: there is no such group, as far as it is indexed.
@@ -123,11 +123,11 @@ def _trajectory(
 
 
 def weight_of(student: float, rollout: float, importance_clip: float | None) -> float | None:
-    """The importance weight of a token; without a known limit, before truncation."""
-    if not math.isfinite(student - rollout):
+    """The importance weight of a token. None means that it had none, or that it is not known."""
+    if importance_clip is None or not math.isfinite(student - rollout):
         return None
     ratio = math.exp(min(max(student - rollout, -_LARGEST_RATIO), _LARGEST_RATIO))
-    return round(ratio if importance_clip is None else min(ratio, importance_clip), 6)
+    return round(min(ratio, importance_clip), 6)
 
 
 def _finite(value: float) -> float | None:

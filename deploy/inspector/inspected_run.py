@@ -83,31 +83,35 @@ class InspectedRun:
         return curves.curves(self._figures)
 
     def histograms(self) -> Answer:
-        self._worker.wake()
         return histograms.histograms(self._reader.now())
 
     def trajectories(self, parameters: Parameters) -> Answer:
         """Raises ConfigError: a parameter that will not do."""
         query = TrajectoryQuery.of(parameters)
-        self._worker.wake()
         found = _again(
             lambda: queries.trajectories(query, self._reader, self._trained, self._texts)
         )
-        return {**found, "indexed": self.indexed()}
+        return {**found, "indexed": self._indexed()}
 
-    def indexed(self) -> Answer:
-        """How far the trajectories are indexed: bytes of RUN/trained, of_bytes in all."""
+    def _indexed(self) -> Answer:
+        """How far the trajectories are indexed: bytes of RUN/trained, of_bytes in all.
+
+        What is missing is asked for.
+        """
         manifest = self._reader.now().manifest
         sizes = {}
         for file in trained_files(self.folder / TRAINED):
             with contextlib.suppress(OSError):
                 sizes[file.path.name] = file.path.stat().st_size
         seen = {file.name: file.seen_bytes for file in manifest.files}
+        is_complete = all(seen.get(name) == size for name, size in sizes.items())
+        if not is_complete:
+            self._worker.wake()
         return {
             "rows": manifest.rows,
             "bytes": sum(file.offset for file in manifest.files),
             "of_bytes": sum(sizes.values()),
-            "is_complete": all(seen.get(name) == size for name, size in sizes.items()),
+            "is_complete": is_complete,
         }
 
     def quarantined(self, parameters: Parameters) -> Answer:
@@ -153,7 +157,7 @@ class InspectedRun:
         notes = self._files.notes(step) + self._figures.notes()
         if self._files.has()["trajectories"]:
             notes += filter(None, (self._texts.note(), self._worker.note()))
-            notes += self._reader.now().manifest.problems
+            notes += [file.problem for file in self._reader.now().manifest.files if file.problem]
             if self.index_folder != self.folder / FOLDER:
                 notes.append(
                     f"the run folder cannot be written: its index is in {self.index_folder}"
