@@ -17,8 +17,7 @@ export async function overview(params, runs) {
 }
 
 async function runPart(run, isOneOfTwo) {
-  const [explained, quarantined, curves, scenes] = await Promise.all([
-    ask("explain", { run: run.key }).catch((error) => ({ sentence: error.message })),
+  const [quarantined, curves, scenes] = await Promise.all([
     ask("quarantined", { run: run.key }).catch(() => ({ total: 0, rows: [] })),
     isOneOfTwo ? { charts: [] } : ask("curves", { run: run.key }),
     ask("scenes", { run: run.key }).catch(() => ({ scenes: [] })),
@@ -28,13 +27,29 @@ async function runPart(run, isOneOfTwo) {
     { class: "run" },
     isOneOfTwo && h("h2", { class: `key ${run.color}` }, run.name),
     progress(run),
-    explained.sentence && h("p", { class: "sentence" }, explained.sentence, " ", h("a", { href: link("explain", { run: run.key }) }, "why")),
+    sentence(run),
     h("div", { class: "tiles" }, tiles(run)),
     run.notes.map((line) => h("p", { class: "note" }, line)),
     quarantinedPart(run, quarantined),
     curves.charts.length ? h("div", { class: "charts" }, chosen(curves.charts).map((chart) => chartOf(chart, run))) : null,
     sceneCards(run, scenes.scenes),
   );
+}
+
+const sentences = new Map(); // what limits a run, as last told: it takes seconds to find out
+
+function sentence(run) {
+  const box = h("p", { class: "sentence" });
+  const fill = (text) => box.replaceChildren(text, " ", text && h("a", { href: link("explain", { run: run.key }) }, "why"));
+  fill(sentences.get(run.key) ?? "");
+  ask("explain", { run: run.key }).then(
+    (answer) => {
+      sentences.set(run.key, answer.sentence);
+      fill(answer.sentence);
+    },
+    (error) => fill(error.message),
+  );
+  return box;
 }
 
 function progress(run) {
