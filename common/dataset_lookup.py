@@ -4,7 +4,6 @@ Only the column of names is read whole, once for each state of the file; of the 
 than its row group. `common.dataset` says what a row is.
 """
 
-import contextlib
 import functools
 from pathlib import Path
 
@@ -14,12 +13,13 @@ import pyarrow.parquet as pq
 
 from common.bad_rows import BadField
 from common.dataset import sample_of
-from common.dataset_columns import KINDS, sample_id_of, words_of
+from common.dataset_columns import KINDS, sample_id_of
 from common.errors import DataError
 from common.parquet_rows import READ_ERRORS, Row, cells_of
 from common.types import Sample
 
 _FILES = 4  # whose names are kept
+_BATCH_ROWS = 4096
 
 
 def find_row(path: Path, sample_id: str, further: tuple[str, ...] = ()) -> Row | None:
@@ -60,13 +60,6 @@ def find_sample(path: Path, sample_id: str) -> Sample | None:
         raise DataError(f"dataset {path}: sample {sample_id}: {error}") from error
 
 
-def answer_of(row: Row) -> str | None:
-    """The reference answer in a row that was read with its column "answer". None: there is none."""
-    with contextlib.suppress(BadField):
-        return words_of(row, "answer")
-    return None
-
-
 @functools.lru_cache(maxsize=_FILES)
 def _names(path: Path, mtime_ns: int, size: int) -> pa.ChunkedArray:
     """All names, as text. The file's time and size tell a file that was replaced."""
@@ -81,12 +74,13 @@ def _names(path: Path, mtime_ns: int, size: int) -> pa.ChunkedArray:
 
 def _row(path: Path, number: int, columns: tuple[str, ...]) -> Row:
     with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if number < rows:
-                there = [name for name in columns if name in file.schema_arrow.names]
-                part = file.read_row_group(group, there).slice(number, 1).combine_chunks()
-                found = {name: cells_of(part.column(name).chunk(0))[0] for name in there}
-                return {name: found.get(name) for name in columns}
-            number -= rows
+        there = [name for name in columns if name in file.schema_arrow.names]
+        group = 0
+        while number >= (rows := file.metadata.row_group(group).num_rows):
+            number, group = number - rows, group + 1
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=there):
+            if number < batch.num_rows:
+                cells = {name: cells_of(batch.column(name).slice(number, 1)) for name in there}
+                return {name: cells[name][0] if name in cells else None for name in columns}
+            number -= batch.num_rows
     raise LookupError("it has changed")

@@ -21,6 +21,7 @@ from common.output import ends_with_its_reader
 from deploy.inspector.answers import Answers
 from deploy.inspector.export import write_export
 from deploy.inspector.inspected_run import InspectedRun
+from deploy.inspector.scores import TokenScores
 from deploy.inspector.server import serving
 
 _PORT = 8017
@@ -47,11 +48,20 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for key, folder in zip(_KEYS, folders, strict=False)
             ]
             if given.export is not None:
-                print(write_export(Answers(runs), given.export))
+                print(_exported(Answers(runs), given.export))
             else:
                 serve(Answers(runs), given.host, given.port)
     except ConfigError as error:
         exit_with(error)
+
+
+def _exported(answers: Answers, path: Path) -> Path:
+    try:
+        return write_export(answers, path)
+    except OSError as error:
+        raise ConfigError(
+            f"--export {path}: it cannot be written: {error.strerror}. Fix: name another file"
+        ) from None
 
 
 def serve(answers: Answers, host: str, port: int) -> None:
@@ -63,7 +73,7 @@ def serve(answers: Answers, host: str, port: int) -> None:
     token = None if _is_loopback(host) else secrets.token_urlsafe(24)
 
     async def until_stopped(stop: asyncio.Event) -> None:
-        async with serving(answers, host, port, token) as found:
+        async with TokenScores() as scores, serving(answers, scores, host, port, token) as found:
             name = f"[{host}]" if ":" in host else host
             print(f"http://{name}:{found}/{f'?token={token}' if token else ''}", flush=True)
             await stop.wait()

@@ -26,7 +26,7 @@
     signals         what SIGTERM, SIGINT and SIGUSR1 ask
     data_summary    what became of the data, for summary.json
     export          python -m learner.export: a folder that transformers and SGLang load
-    rescore         python -m learner.rescore: what kept weights make of a group
+    rescore, rescoring    python -m learner.rescore: what kept weights make of a group
 
     objective/      the loss and its gradient; has the equations
     model/          the student as it trains, packed and sharded; the teacher

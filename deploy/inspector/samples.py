@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
+from common.dataset_lookup import find_row
+from common.errors import DataError
 
-_COLUMNS = ("sample_id", "problem", "answer", "box", "width", "height")
 _PLACEHOLDER = "<image>"
 
 
@@ -31,10 +29,6 @@ def sample_of(train: Path | None, sample_id: str) -> dict[str, Any]:
 
 def _row(train: Path, sample_id: str) -> dict[str, Any]:
     try:
-        data = ds.dataset(train, format="parquet")
-        columns = [name for name in _COLUMNS if name in data.schema.names]
-        is_meant = pc.field("sample_id").cast(pa.string()) == sample_id
-        found = data.head(1, columns=columns, filter=is_meant).to_pylist()
-    except (OSError, ValueError, pa.ArrowException):
+        return find_row(train, sample_id, ("answer",)) or {}
+    except DataError:
         return {}
-    return found[0] if found else {}

@@ -19,7 +19,7 @@ from common.errors import VisionOpdError
 from common.http_gate import Gate, GateRefusal
 from deploy.inspector.answers import Answers
 from deploy.inspector.query import number_of
-from deploy.inspector.scores import Scores
+from deploy.inspector.scores import TokenScores
 from deploy.inspector.web_files import web_files
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @contextlib.asynccontextmanager
 async def serving(
-    answers: Answers, host: str, port: int, token: str | None, limit_s: float = LIMIT_S
+    answers: Answers,
+    scores: TokenScores,
+    host: str,
+    port: int,
+    token: str | None,
+    limit_s: float = LIMIT_S,
 ) -> AsyncIterator[int]:
     """Serve for as long as the block runs; gives the port.
 
@@ -58,16 +63,15 @@ async def serving(
         OSError: it cannot listen there.
     """
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="answer")
-    async with Scores() as scores:
-        pages = _Pages(answers, scores, (Gate(host, None), Gate(host, token)), token, pool, limit_s)
-        runner = web.AppRunner(pages.app(), access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, host, port).start()
-            yield runner.addresses[0][1]
-        finally:
-            await runner.cleanup()
-            pool.shutdown(wait=False, cancel_futures=True)
+    pages = _Pages(answers, scores, (Gate(host, None), Gate(host, token)), token, pool, limit_s)
+    runner = web.AppRunner(pages.app(), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Pages:
@@ -80,7 +84,7 @@ class _Pages:
     def __init__(
         self,
         answers: Answers,
-        scores: Scores,
+        scores: TokenScores,
         gates: tuple[Gate, Gate],
         token: str | None,
         pool: ThreadPoolExecutor,

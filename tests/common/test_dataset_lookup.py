@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.dataset import read_samples
-from common.dataset_lookup import answer_of, find_row, find_sample
+from common.dataset_lookup import find_row, find_sample
 from common.errors import DataError
 from tests.tiny_world import make_dataset
 
@@ -29,7 +29,7 @@ def test_each_sample_is_found_as_the_reader_of_all_rows_has_it(dataset):
         assert find_sample(dataset, sample.sample_id) == sample
     assert find_sample(dataset, "s7") is None and find_row(dataset, "s7") is None
     row = find_row(dataset, "s4", ("answer", "no_such_column"))
-    assert row is not None and answer_of(row) == "4" and row["no_such_column"] is None
+    assert row is not None and row["answer"] == "4" and row["no_such_column"] is None
 
 
 @pytest.mark.parametrize("names", [[17, 4, 5], [17.0, 4.0, 5.0]])

@@ -1,5 +1,7 @@
-"""What kept weights make of a group, against what the step found. Holds
-learner/checkpoint/nearest.py."""
+"""What kept weights make of a group, against what the step found.
+
+Holds learner/rescoring.py and learner/checkpoint/nearest.py.
+"""
 
 import functools
 import json
@@ -16,17 +18,19 @@ import torch
 from common.config import RunConfig
 from common.config_cli import dump_toml
 from common.errors import CheckpointError, ConfigError, DataError
+from common.rendering import Renderer
 from common.trained import TOKEN_FIGURES, TrainedGroup
 from learner.checkpoint import Checkpointer
 from learner.checkpoint.nearest import KeptWeights, nearest_kept
 from learner.loading import load_models
 from learner.model.student import prompt_positions
 from learner.ranks import Ranks
-from learner.rescore import RescoreRequest, rescore
+from learner.rescoring import RescoreRequest, rescore
 from learner.trainer import Trainer
 from learner.views.preparation import Preparation
 from learner.views.training import open_training_views
-from tests.learner.conftest import World
+from tests.learner.conftest import World, make_world
+from tests.tiny_model import FAMILIES, make_tiny_checkpoint
 
 CPU = torch.device("cpu")
 LENGTHS = [(3, 1, 2), (1, 4, 1)]
@@ -103,8 +107,14 @@ def figures(answer: dict) -> np.ndarray:
         ({}, 1e-4),
         ({"model": {"dtype": "bfloat16"}}, 0.05),
         ({"model": {"lora_rank": 2}}, 1e-4),
-        ({"teacher": {"policy": "trust_region"}, "objective": {"divergence": "jsd"}}, 1e-4),
-        ({"objective": {"token_weights": "visual_advantage"}}, 1e-4),
+        pytest.param(
+            {"teacher": {"policy": "trust_region"}, "objective": {"divergence": "jsd"}},
+            1e-4,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"objective": {"token_weights": "visual_advantage"}}, 1e-4, marks=pytest.mark.slow
+        ),
     ],
     ids=["plain", "bfloat16", "adapters", "trust_region", "visual_advantage"],
 )
@@ -120,21 +130,34 @@ def test_the_weights_that_a_step_began_from_find_what_the_step_found(world, sect
     assert differs.max() > 10 * tolerance  # the figures tell one step from the other
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_families_find_again_what_the_step_found(family, dataset, tmp_path):
+    checkpoint = make_tiny_checkpoint(tmp_path / family, family=family)
+    renderer = Renderer(str(checkpoint))
+    run = trained(make_world(dataset, checkpoint, renderer, tmp_path))
+    for step in (1, 2):
+        np.testing.assert_allclose(
+            figures(run.answer(step)), run.steps[step][1], atol=1e-4, rtol=1e-4
+        )
+
+
 def test_the_likeliest_tokens_are_told_by_their_texts_and_agree_with_the_sampled_one(world):
     run = trained(world)
     answer = run.answer(2, top_k=100)  # more than all tokens
     group, _ = run.steps[2]
     for trajectory, response in zip(group.trajectories, answer["responses"], strict=True):
         assert len(response["positions"]) == trajectory.num_tokens
-        texts = world.renderer.token_texts(trajectory.response_token_ids)
-        rows = zip(texts, response["positions"], response["teacher_logprob"], strict=True)
-        for text, position, logprob in rows:
+        ids = trajectory.response_token_ids.tolist()
+        rows = zip(ids, response["positions"], response["teacher_logprob"], strict=True)
+        for number, position, logprob in rows:
             for side in ("student", "teacher"):
-                values = [value for _, value in position[side]]
+                values = [value for _, value, _ in position[side]]
                 assert values == sorted(values, reverse=True)
                 assert sum(values) == pytest.approx(1.0, abs=1e-3)
-            same = [value for name, value in position["teacher"] if name == text]
-            assert any(value == pytest.approx(np.exp(logprob), rel=1e-3) for value in same)
+            (same,) = (found for found in position["teacher"] if found[2] == number)
+            assert same[1] == pytest.approx(np.exp(logprob), rel=1e-3)
+            assert same[0] == world.renderer.token_texts([number])[0]
     assert answer["banned_token_ids"] == list(world.renderer.vision_token_ids)
     assert len(run.answer(2)["responses"][0]["positions"][0]["student"]) == 10
 

@@ -37,6 +37,9 @@ def test_a_whole_run_trains_pushes_measures_and_reports(start):
         evaluation={"every_steps": 2},
         weights={"bucket_mib": 1},
     )
+    undone = run.folder / "heldout" / "step-000099.jsonl"
+    undone.parent.mkdir()
+    undone.touch()
     learner, rollout = run.start_learner(), run.start_rollout()
     assert run.finish(learner) == 0, run.output()
     assert run.finish(rollout) == 0, run.output()
@@ -85,6 +88,7 @@ def test_a_whole_run_trains_pushes_measures_and_reports(start):
         right = [item["full"]["is_correct"] for item in items]
         (row,) = (r for r in measuring_rows(run) if r["evaluation/version"] == version)
         assert row["evaluation/full_accuracy"] == sum(right) / number
+    assert not undone.exists()
     assert list((run.folder / "tensorboard").iterdir())
 
 

@@ -2,6 +2,7 @@
 
 import { histogram } from "./charts.js";
 import { h } from "./dom.js";
+import { indexNote, listQuery } from "./samples.js";
 import { ask } from "./source.js";
 
 const CHARTS = [
@@ -12,12 +13,13 @@ const CHARTS = [
 export async function distributions(params, runs) {
   const found = await Promise.all(runs.map((run) => ask("histograms", { run: run.key })));
   const columns = await Promise.all(runs.map((run) => ask("columns", { run: run.key })));
+  const lists = await Promise.all(runs.map((run) => ask("trajectories", listQuery({ run: run.key }))));
   const charts = CHARTS.map(([name, title, unit]) => {
     const series = runs.map((run, place) => ({ label: run.name, color: place, bars: found[place][name] ?? [] }));
     return histogram(title, unit, series);
   });
   const tables = runs.map((run, place) => columns[place].tables.map((table) => columnTable(table, runs.length > 1 ? run : null)));
-  return h("div", {}, h("h1", {}, "Distributions"), h("div", { class: "charts" }, charts), tables);
+  return h("div", {}, h("h1", {}, "Distributions"), lists.map(indexNote), h("div", { class: "charts" }, charts), tables);
 }
 
 function columnTable(table, run) {

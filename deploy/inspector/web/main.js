@@ -26,6 +26,7 @@ const VIEWS = { // name: title, what makes it, whether it takes both runs and ch
 const NAMES = Object.keys(VIEWS).filter((name) => name !== "sample"); // those in the menu
 const GOING_ON = ["starting", "training"];
 const REFRESH_MS = 5000;
+const SOON_MS = 1000; // while trajectories are being indexed
 const KEYS = [
   ["1 \u2026 8", "the views, in the order of the menu"],
   ["j  k", "the next and the previous row of a list, or response"],
@@ -66,8 +67,9 @@ async function show(isRefresh) {
   if (!isRefresh || hasChanged) put(content, name, isRefresh);
   seenChanges = numChanges();
   document.title = [title, ...runs.map((run) => run.name)].join(" \u00b7 ");
-  const goesOn = !recorded && kind.live && (runs.length === 0 || runs.some((run) => GOING_ON.includes(run.state)));
-  if (goesOn) timer = setTimeout(refresh, REFRESH_MS);
+  const isUnfinished = runs.length === 0 || content.querySelector(".unfinished") !== null;
+  const goesOn = !recorded && (isUnfinished || (kind.live && runs.some((run) => GOING_ON.includes(run.state))));
+  if (goesOn) timer = setTimeout(refresh, isUnfinished ? SOON_MS : REFRESH_MS);
 }
 
 /** Show what is new, unless someone points at a chart, selects text or looks at a picture. */

@@ -2,17 +2,18 @@
 
 import { h } from "./dom.js";
 import { picture } from "./pictures.js";
-import { listQuery, sampleLink } from "./samples.js";
-import { ask, PAGE } from "./source.js";
+import { indexNote, listQuery, sampleLink } from "./samples.js";
+import { ask, PAGE, recorded } from "./source.js";
 import { go, isSaid, link, readState } from "./state.js";
 import { colorChoice, fullColor, METRICS, response, tokenPanel } from "./tokens.js";
 
 export async function sample(params, runs) {
   const run = runs[0];
   const [group, neighbours] = await Promise.all([
-    ask("group", { run: run.key, step: params.step, group: params.group }),
+    ask("group", { run: run.key, step: params.step, group: params.group }).catch((error) => missing(run, error)),
     besides(params).catch(() => ({})),
   ]);
+  if (group instanceof Node) return h("div", {}, group);
   const color = params.color in METRICS ? params.color : "divergence";
   const panel = tokenPanel();
   const full = fullColor(color, group.trajectories);
@@ -29,13 +30,20 @@ export async function sample(params, runs) {
   return view;
 }
 
+/** A word that it may come, where the index is being made. Throws the error where it will not. */
+async function missing(run, error) {
+  const note = recorded ? null : indexNote(await ask("trajectories", listQuery({ run: run.key })));
+  if (!note) throw error;
+  return note;
+}
+
 /** The token that the address names, or the response. */
 function showAsked(params, group, panel, place) {
   const trajectory = group.trajectories.find((one) => String(one.index) === params.index);
   const at = Number(params.token);
   if (trajectory && isSaid(params.token) && trajectory.tokens[at]) {
     const element = document.querySelector(`#response-${trajectory.index} [data-at="${at}"]`);
-    panel.show({ trajectory, at, place, element }, true);
+    panel.show({ trajectory, at, place, element });
     element?.scrollIntoView({ block: "center" });
   }
 }

@@ -96,18 +96,23 @@ function form(params) {
 }
 
 function table(params, query, answer) {
-  const indexed = answer.indexed;
-  const building = indexed && !indexed.is_complete ? ` The index is being made: ${whole(indexed.rows)} rows so far.` : "";
-  if (!answer.rows.length) return empty(`No trajectory is like that.${building}`);
+  const building = indexNote(answer);
+  if (!answer.rows.length) return [empty("No trajectory is like that."), building];
   const most = (name) => Math.max(...answer.rows.map((row) => row[name] ?? 0), 1e-9);
   const scales = Object.fromEntries(COLUMNS.filter(([, , , name]) => name).map(([, , , name]) => [name, most(name)]));
   const head = h("tr", {}, h("th", { scope: "col" }, "answer"), COLUMNS.map((column) => heading(params, query, column)));
   const rows = answer.rows.map((row, number) => line(params, query, scales, row, number));
   return [
-    h("p", { class: "count", role: "status" }, range(query.offset, answer.rows.length, answer.total, "trajectories"), building),
+    h("p", { class: "count", role: "status" }, range(query.offset, answer.rows.length, answer.total, "trajectories")),
+    building,
     h("table", { class: "list" }, h("thead", {}, head), h("tbody", {}, rows)),
     pager("samples", params, query.offset, answer.total, recorded ? answer.rows.length : null),
   ];
+}
+
+/** A word on trajectories that are not in the lists yet; the page then looks again. */
+export function indexNote({ indexed }) {
+  return indexed.is_complete ? null : h("p", { class: "unfinished empty" }, `The trajectories are being indexed: ${whole(indexed.rows)} so far.`);
 }
 
 function heading(params, query, [title, sort]) {

@@ -56,9 +56,9 @@ export function response(trajectory, metric, full, panel, place, isOpen) {
   const starts = new Map((trajectory.spans ?? []).map(([version, start]) => [start, version]));
   elements.forEach((element, at) => text.append(...(starts.has(at) ? [versionMark(starts.get(at))] : []), element));
   if (!elements.length) text.append(trajectory.text || "\u2205");
-  const look = (at, isPinned) => {
-    panel.show({ trajectory, at, place, element: elements[at] }, isPinned);
-    if (isPinned) note({ ...readState().params, index: trajectory.index, token: at });
+  const look = (at, isChosen) => {
+    panel.show({ trajectory, at, place, element: elements[at] });
+    if (isChosen) note({ ...readState().params, index: trajectory.index, token: at });
   };
   listen(text, elements, look);
   elements[0]?.setAttribute("tabindex", 0);
@@ -115,14 +115,12 @@ function listen(text, elements, look) {
 /** The place where a token's figures are shown: {element, show}. */
 export function tokenPanel() {
   const element = h("aside", { class: "panel", "aria-label": "Token", "aria-live": "polite" }, h("p", { class: "empty" }, "Point at a token, or tap it: its log-probs, weight and version are shown here."));
-  let pinned = null; // what is shown when nothing is pointed at
-  let marked = null;
-  const show = (looked, isPinned) => {
-    if (isPinned) pinned = looked;
-    marked?.classList.remove("looked");
-    marked = looked.element;
-    marked?.classList.add("looked");
-    element.replaceChildren(...figuresOf(looked, () => (pinned === looked || !pinned ? show(looked, false) : null)));
+  let shown = null;
+  const show = (looked) => {
+    shown?.element?.classList.remove("looked");
+    shown = looked;
+    looked.element?.classList.add("looked");
+    element.replaceChildren(...figuresOf(looked, () => show(shown)).flat());
   };
   return { element, show };
 }
@@ -165,7 +163,7 @@ function topTokens(looked, redraw) {
   if (!position) return h("p", { class: "empty" }, "nothing was computed for this token");
   return [
     h("div", { class: "tops" }, topList("student", position.student, trajectory.tokens[at].text), topList("teacher", position.teacher, trajectory.tokens[at].text)),
-    h("small", {}, `computed from the checkpoint of step ${found.checkpoint_step}`),
+    h("small", {}, `by the ${found.is_exact ? "very weights of this step" : "nearest kept weights, of step " + found.checkpoint_step}`),
   ];
 }
 

@@ -37,6 +37,21 @@ with open(out, "w") as file:
 """  # noqa: E501
 
 
+SERVER = """
+import asyncio, json, sys
+from pathlib import Path
+from deploy.inspector.scores import TokenScores
+
+async def main():
+    run, group, *command = sys.argv[1:]
+    async with TokenScores(command=command) as scores:
+        await scores.scores(Path(run), Path(run) / "scores", json.loads(Path(group).read_text()), 0)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
 class Clock:
     now_s = 0.0
 
@@ -168,6 +183,20 @@ async def test_the_process_ends_with_the_server_and_when_it_takes_too_long(run, 
     async with TokenScores(command=program, timeout_s=0.5) as scores:
         found = await answer(scores, run, group())
     assert found["reason"] == "the scores were not there within 0.5 s"
+
+
+async def test_a_server_that_is_killed_leaves_no_process(run, program, tmp_path):
+    (run / "wait").touch()
+    (tmp_path / "group.json").write_text(json.dumps(group()))
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVER, str(run), str(tmp_path / "group.json"), *program
+    )
+    await until(lambda: bool(asked(run)))
+    pid = asked(run)[0]["pid"]
+    assert is_alive(pid)
+    server.kill()
+    await server.wait()
+    await until(lambda: not is_alive(pid))
 
 
 async def test_no_more_is_begun_than_a_bound_and_the_oldest_files_go(run, program):
