@@ -9,7 +9,7 @@ import numpy as np
 
 from common.errors import DataError
 from deploy.inspector.index import Index
-from deploy.inspector.samples import sample_of
+from deploy.inspector.samples import shown_sample
 from deploy.inspector.tokens import TokenTexts
 from deploy.inspector.trained_rows import TrainedRows
 
@@ -47,7 +47,7 @@ def group(
     return {
         "step": step,
         "group_id": group_id,
-        "sample": sample_of(train, sample_id),
+        "sample": shown_sample(train, sample_id),
         "trajectories": [_trajectory(row, texts, importance_clip) for row in rows],
         "others": _others(sample_id, (step, group_id), index, trained),
     }

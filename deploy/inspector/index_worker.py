@@ -6,7 +6,6 @@ import sys
 import threading
 from pathlib import Path
 
-
 _ROOT = Path(__file__).resolve().parents[2]
 _MAX_STARTS = 3
 _END_S = 5.0

@@ -80,7 +80,9 @@ def _add(name: str, texts: dict[str, str], done: dict[str, str]) -> None:
             _add(needed, texts, done)
     names = [found for _, found in _EXPORT.findall(source)]
     body = _EXPORT.sub(r"\1 \2", _IMPORT.sub(r'const \1 = modules["\2"];', source))
-    done[name] = f'modules["{name}"] = (() => {{\n{body}\nreturn {{ {", ".join(names)} }};\n}})();\n'
+    done[name] = (
+        f'modules["{name}"] = (() => {{\n{body}\nreturn {{ {", ".join(names)} }};\n}})();\n'
+    )
 
 
 def _hash(text: str) -> str:

@@ -5,7 +5,6 @@ Holds deploy/inspector/answers.py, deploy/inspector/scenes.py, deploy/inspector/
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
