@@ -65,7 +65,7 @@ def _others(
     sample_id: str, shown: tuple[int, str], index: Index, trained: TrainedRows
 ) -> list[dict[str, Any]]:
     """The other groups of the sample, by step."""
-    code = index.samples.get(sample_id, -1)
+    code = index.code_of(sample_id)
     places = np.flatnonzero(index.is_valid() & (index.sample_codes == code))
     steps = index.columns["step"][places]
     _, first = np.unique(steps, return_index=True)
