@@ -18,7 +18,7 @@ from common.config_cli import exit_with
 from common.errors import ConfigError
 from common.lifecycle import run as run_until_stopped
 from common.output import ends_with_its_reader
-from deploy.inspector.answers import Answers
+from deploy.inspector.answers import InspectorAnswers
 from deploy.inspector.export import write_export
 from deploy.inspector.inspected_run import InspectedRun
 from deploy.inspector.scores import TokenScores
@@ -48,14 +48,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for key, folder in zip(_KEYS, folders, strict=False)
             ]
             if given.export is not None:
-                print(_exported(Answers(runs), given.export))
+                print(_exported(InspectorAnswers(runs), given.export))
             else:
-                serve(Answers(runs), given.host, given.port)
+                serve(InspectorAnswers(runs), given.host, given.port)
     except ConfigError as error:
         exit_with(error)
 
 
-def _exported(answers: Answers, path: Path) -> Path:
+def _exported(answers: InspectorAnswers, path: Path) -> Path:
     try:
         return write_export(answers, path)
     except OSError as error:
@@ -64,7 +64,7 @@ def _exported(answers: Answers, path: Path) -> Path:
         ) from None
 
 
-def serve(answers: Answers, host: str, port: int) -> None:
+def serve(answers: InspectorAnswers, host: str, port: int) -> None:
     """Serve until a signal comes.
 
     Raises:

@@ -6,6 +6,7 @@ from typing import Any
 from common.errors import ConfigError, DataError
 from common.page import picture_kind
 from deploy.inspector.inspected_run import InspectedRun
+from deploy.inspector.pictures import Name as ViewName
 from deploy.inspector.pictures import picture
 from deploy.inspector.scenes import scene_picture, scenes
 from deploy.showing.column_tables import column_tables
@@ -13,6 +14,7 @@ from deploy.showing.data_lines import data_lines
 
 Answer = dict[str, Any]
 Parameters = Mapping[str, str]
+_VIEWS: dict[str, ViewName] = {"full": "full", "student": "student", "teacher": "teacher"}
 _LONGEST_SIDE = 1600  # pixels: larger pictures are made smaller
 _QUESTIONS: dict[str, Callable[[InspectedRun, Parameters], Answer]] = {
     "curves": lambda run, _: run.curves(),
@@ -28,7 +30,7 @@ _QUESTIONS: dict[str, Callable[[InspectedRun, Parameters], Answer]] = {
 }
 
 
-class Answers:
+class InspectorAnswers:
     """Answers about one run or two. Any thread may ask.
 
     Args:
@@ -58,11 +60,11 @@ class Answers:
         run, view = self.run(parameters), parameters.get("view", "full")
         if "scene" in parameters:
             content = scene_picture(run.folder, parameters["scene"], view)
-        elif view in ("full", "student", "teacher"):
-            sample, group = parameters.get("sample", ""), parameters.get("group")
-            content, _ = picture(run.folder, sample, view, group, _LONGEST_SIDE)
         else:
-            raise ConfigError(f"view = {view!r}: none. Fix: full, student or teacher")
+            if view not in _VIEWS:
+                raise ConfigError(f"view = {view!r}: none. Fix: {' or '.join(_VIEWS)}")
+            sample, group = parameters.get("sample", ""), parameters.get("group")
+            content, _ = picture(run.folder, sample, _VIEWS[view], group, _LONGEST_SIDE)
         kind = picture_kind(content)
         if kind is None:  # nothing else leaves this machine, whatever a run folder names
             raise DataError("the file is no picture that browsers show")

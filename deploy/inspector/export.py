@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from common.errors import VisionOpdError
 from common.files import replace_text
 from common.page import picture_url, small_jpeg
-from deploy.inspector.answers import Answer, Answers, Parameters
+from deploy.inspector.answers import Answer, InspectorAnswers, Parameters
 from deploy.inspector.web_files import document
 
 _PAGE = 50  # rows of a list, as the page asks for them (web/source.js)
@@ -32,7 +32,7 @@ _NOTE = (
 )
 
 
-def write_export(answers: Answers, path: Path) -> Path:
+def write_export(answers: InspectorAnswers, path: Path) -> Path:
     """Write the file; returns its path. What a run did not get to is left out.
 
     Raises:
@@ -50,7 +50,7 @@ def write_export(answers: Answers, path: Path) -> Path:
 class _Recording:
     """Answers by question, and pictures as data URLs, until there are enough."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: InspectorAnswers) -> None:
         self._source = answers
         self._answers: dict[str, Answer] = {}
         self._pictures: dict[str, str] = {}

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from common.errors import VisionOpdError
 from common.http_gate import Gate, GateRefusal
-from deploy.inspector.answers import Answers
+from deploy.inspector.answers import InspectorAnswers
 from deploy.inspector.query import number_of
 from deploy.inspector.scores import TokenScores
 from deploy.inspector.web_files import web_files
@@ -44,7 +44,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @contextlib.asynccontextmanager
 async def serving(
-    answers: Answers,
+    answers: InspectorAnswers,
     scores: TokenScores,
     host: str,
     port: int,
@@ -83,7 +83,7 @@ class _Pages:
 
     def __init__(
         self,
-        answers: Answers,
+        answers: InspectorAnswers,
         scores: TokenScores,
         gates: tuple[Gate, Gate],
         token: str | None,

@@ -35,10 +35,11 @@ def _table(column: str, groups: Sequence[Row]) -> dict[str, Any]:
     middle = (groups[0]["step"] + groups[-1]["step"]) / 2
     left = len(found) - _VALUES
     rest = f" {left} values with fewer groups are left out." if left > 0 else ""
+    names = [f"{m.name} ({m.unit})" if m.unit else m.name for m in _SHOWN]
     return {
         "title": f"By {column}",
         "note": f"Means over the first half of the steps and over the second.{rest}",
-        "header": [column, "groups", *(f"{m.name} ({m.unit})" if m.unit else m.name for m in _SHOWN)],
+        "header": [column, "groups", *names],
         "rows": [
             [value, f"{len(own)}", *(_change(metric, own, middle) for metric in _SHOWN)]
             for value, own in found[:_VALUES]

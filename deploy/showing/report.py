@@ -10,7 +10,7 @@ from pathlib import Path
 from common.config_cli import exit_with
 from common.errors import ConfigError
 from common.output import ends_with_its_reader
-from deploy.inspector.answers import Answers
+from deploy.inspector.answers import InspectorAnswers
 from deploy.inspector.export import write_export
 from deploy.inspector.inspected_run import InspectedRun
 
@@ -27,7 +27,7 @@ def write_report(run_folder: Path) -> Path:
         OSError: it cannot be written.
     """
     with InspectedRun("a", run_folder) as run:
-        return write_export(Answers([run]), run_folder / FILE)
+        return write_export(InspectorAnswers([run]), run_folder / FILE)
 
 
 def main() -> None:

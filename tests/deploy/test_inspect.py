@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.inspector.runs import batch_of
+from common.trained import record_batch
 from tests.deploy.inspector.served import Inspector, inspecting
-from tests.deploy.inspector.whole_run import NUM_STEPS, groups_of, write_run
+from tests.deploy.inspector.whole_run import NUM_STEPS, step_of, write_run
 from tests.waiting import wait_until
 
 
@@ -32,8 +32,7 @@ def test_it_is_killed_and_started_again_while_a_run_goes_on(tmp_path: Path) -> N
     inspector.process.kill()
     inspector.end()
     with next((run / "trained").iterdir()).open("ab") as file:  # the learner's next step
-        step = NUM_STEPS + 1
-        file.write(batch_of(step, groups_of(step), seed=0).serialize())
+        file.write(record_batch(*step_of(NUM_STEPS + 1, seed=0)).serialize())
     before = files_of(run)
     with inspecting(run) as again:
         wait_until(lambda: again.ask("trajectories", run="a")["total"] == 108)

@@ -162,14 +162,14 @@ function topTokens(looked, redraw) {
   const position = found.positions[at];
   if (!position) return h("p", { class: "empty" }, "nothing was computed for this token");
   return [
-    h("div", { class: "tops" }, topList("student", position.student, trajectory.tokens[at].text), topList("teacher", position.teacher, trajectory.tokens[at].text)),
+    h("div", { class: "tops" }, topList("student", position.student, trajectory.tokens[at]), topList("teacher", position.teacher, trajectory.tokens[at])),
     h("small", {}, `by the ${found.is_exact ? "very weights of this step" : "nearest kept weights, of step " + found.checkpoint_step}`),
   ];
 }
 
 function topList(name, tokens, sampled) {
-  const rows = tokens.map(([text, share]) =>
-    h("li", { class: text === sampled ? "sampled" : "", style: { "--share": `${(100 * share).toFixed(1)}%` } }, h("code", {}, visible(text)), h("span", {}, probability(share))),
+  const rows = tokens.map(([text, share, id]) =>
+    h("li", { class: id === sampled.id ? "sampled" : "", style: { "--share": `${(100 * share).toFixed(1)}%` } }, h("code", {}, visible(text)), h("span", {}, probability(share))),
   );
   return h("section", {}, h("h4", {}, name), h("ol", {}, rows));
 }

@@ -1,20 +1,18 @@
 """The page as one file, which opens without a server and without a network."""
 
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from deploy.inspector.answers import Answers
+from deploy.inspector.answers import InspectorAnswers
 from deploy.inspector.export import write_export
 from deploy.inspector.inspected_run import InspectedRun
 from tests.browser import chromium
 from tests.deploy.inspector.whole_run import EVIL, write_run
+from tests.recorded_page import recorded
 
 expect.set_options(timeout=30_000)
 
@@ -32,15 +30,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         InspectedRun("a", write_run(folder / "first")) as first,
         InspectedRun("b", write_run(folder / "second", seed=7)) as second,
     ):
-        return write_export(Answers([first, second]), folder / "page.html")
-
-
-def recorded(page: Path) -> dict[str, Any]:
-    """What a page holds beside its code."""
-    text = page.read_text(encoding="utf-8")
-    (block,) = re.findall(r'<script type="application/json" id="recorded">(.*?)</script>', text)
-    found: dict[str, Any] = json.loads(block)
-    return found
+        return write_export(InspectorAnswers([first, second]), folder / "page.html")
 
 
 @pytest.fixture
@@ -110,12 +100,12 @@ def test_the_file_holds_what_it_says_and_lets_no_text_out_of_its_place(exported:
     assert all(url.startswith("data:image/") for url in held["pictures"].values())
 
 
-def test_large_pictures_are_made_smaller_and_do_not_fill_the_file(tmp_path: Path) -> None:
+def test_a_large_picture_is_made_smaller(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     noise = Image.effect_noise((800, 700), 90).convert("RGB")
     noise.save(folder / "scenes" / "full.png")
     assert (folder / "scenes" / "full.png").stat().st_size > 1_000_000
     with InspectedRun("a", folder) as run:
-        page = write_export(Answers([run]), tmp_path / "page.html")
+        page = write_export(InspectorAnswers([run]), tmp_path / "page.html")
     shown = recorded(page)["pictures"]["picture?run=a&scene=0&view=full"]
-    assert shown.startswith("data:image/jpeg;base64,") and page.stat().st_size < 600_000
+    assert shown.startswith("data:image/jpeg;base64,") and len(shown) < 400_000

@@ -38,7 +38,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of two runs."""
+    """Where two runs are shown."""
     folder = tmp_path_factory.mktemp("inspected")
     runs = write_run(folder / "first"), write_run(folder / "second", seed=7)
     with inspecting(*runs) as inspector:
@@ -104,6 +104,7 @@ def test_overview_tells_of_both_runs_and_of_what_was_left_out(watched: Watched) 
     expect(page.locator("section.run")).to_have_count(2)
     first = page.locator("section.run").first
     expect(first).to_contain_text("step 8 of 8")
+    expect(first).to_contain_text("cut at the length limit: 25.0% before, 0.0% after")
     expect(first).to_contain_text("of 16 rows 1 refused when they were read")
     expect(first.locator(".quarantined summary")).to_have_text("2 samples quarantined")
     scene = first.locator(".scenes article").first
@@ -224,6 +225,8 @@ def test_a_sample_shows_pictures_and_tokens(watched: Watched) -> None:
     panel.get_by_role("button", name="Compute the top tokens").click()
     expect(panel.locator(".tops section").first).to_contain_text("61.0%")
     expect(panel.locator(".tops section").last).to_contain_text("97.0%")
+    expect(panel.locator(".tops .sampled")).to_have_count(2)
+    expect(panel).to_contain_text("by the nearest kept weights, of step 6")
     page.locator(".about .open").first.click()
     expect(page.locator("#large img")).to_be_visible()
     page.keyboard.press("Escape")

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from deploy.inspector.answers import Answer, Answers
+from deploy.inspector.answers import Answer, InspectorAnswers
 from deploy.inspector.inspected_run import InspectedRun
 from deploy.inspector.scores import TokenScores
 from deploy.inspector.server import serving
@@ -21,10 +21,10 @@ TOKEN = "a-token-of-the-tests"
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InspectorAnswers]:
     folder = write_run(tmp_path_factory.mktemp("served") / "run")
     with InspectedRun("a", folder) as run:
-        found = Answers([run])
+        found = InspectorAnswers([run])
         found.until_indexed(60.0)
         yield found
 
@@ -54,7 +54,10 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def client(
-    answers: Answers, host: str = "127.0.0.1", token: str | None = None, limit_s: float = 60.0
+    answers: InspectorAnswers,
+    host: str = "127.0.0.1",
+    token: str | None = None,
+    limit_s: float = 60.0,
 ) -> AsyncIterator[Client]:
     jar = aiohttp.CookieJar(unsafe=True)  # keeps cookies of addresses, too
     async with (
@@ -65,7 +68,9 @@ async def client(
         yield Client(session, f"http://127.0.0.1:{port}")
 
 
-async def test_page_and_answers_come_with_headers_that_keep_them_apart(answers: Answers) -> None:
+async def test_page_and_answers_come_with_headers_that_keep_them_apart(
+    answers: InspectorAnswers,
+) -> None:
     async with client(answers) as mine:
         page = await mine.ask("/")
         assert page.status == 200 and "text/html" in page.headers["Content-Type"]
@@ -87,7 +92,7 @@ async def test_page_and_answers_come_with_headers_that_keep_them_apart(answers: 
         assert picture.body.startswith(b"\x89PNG")
 
 
-async def test_another_host_or_site_is_turned_away(answers: Answers) -> None:
+async def test_another_host_or_site_is_turned_away(answers: InspectorAnswers) -> None:
     async with client(answers) as mine:
         own = mine.url
         turned_away = (
@@ -111,7 +116,7 @@ async def test_another_host_or_site_is_turned_away(answers: Answers) -> None:
         assert (await mine.ask("/api/runs", **followed, Sec_Fetch_Dest="document")).status == 403
 
 
-async def test_nothing_can_be_changed(answers: Answers) -> None:
+async def test_nothing_can_be_changed(answers: InspectorAnswers) -> None:
     async with client(answers) as mine:
         for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
             for path in ("/", "/main.js", "/api/runs", "/api/scores", "/api/picture"):
@@ -119,7 +124,7 @@ async def test_nothing_can_be_changed(answers: Answers) -> None:
         assert (await mine.ask("/api/runs", "HEAD")).status == 200
 
 
-async def test_off_loopback_answers_need_the_token(answers: Answers) -> None:
+async def test_off_loopback_answers_need_the_token(answers: InspectorAnswers) -> None:
     async with client(answers, "0.0.0.0", TOKEN) as mine:
         assert (await mine.ask("/main.js")).status == 200  # holds nothing of a run
         for head in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": "inspector-token=wrong"}):
@@ -154,7 +159,7 @@ async def test_off_loopback_answers_need_the_token(answers: Answers) -> None:
     ],
 )
 async def test_what_cannot_be_answered_is_said(
-    answers: Answers, path: str, status: int, words: str
+    answers: InspectorAnswers, path: str, status: int, words: str
 ) -> None:
     async with client(answers) as mine:
         reply = await mine.ask(path)
@@ -162,7 +167,7 @@ async def test_what_cannot_be_answered_is_said(
 
 
 async def test_a_file_that_is_no_picture_does_not_leave_the_machine(
-    answers: Answers, tmp_path: Path
+    answers: InspectorAnswers, tmp_path: Path
 ) -> None:
     """scenes.json may be somebody else's."""
     secret = tmp_path / "secret"
@@ -172,13 +177,13 @@ async def test_a_file_that_is_no_picture_does_not_leave_the_machine(
     scene = {"image": str(secret), "crop": str(tmp_path / "gone")}
     (folder / "scenes.json").write_text(json.dumps({"scenes": [scene]}))
     with InspectedRun("a", folder) as run:
-        async with client(Answers([run])) as mine:
+        async with client(InspectorAnswers([run])) as mine:
             for view, words in (("full", "no picture"), ("crop", "cannot be read")):
                 reply = await mine.ask(f"/api/picture?run=a&scene=0&view={view}")
                 assert reply.status == 400 and words in reply.error()
 
 
-class Stuck(Answers):
+class Stuck(InspectorAnswers):
     """Its answers come when they are let go."""
 
     def __init__(self) -> None:

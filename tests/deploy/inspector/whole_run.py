@@ -3,9 +3,9 @@
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -15,12 +15,13 @@ from tokenizers.models import WordLevel
 
 from common.config import RunConfig
 from common.config_cli import dump_toml
-from common.trained import FOLDER as TRAINED
-from common.trained import TrainedFile, schema_of_life
+from common.group import Trajectory, VersionSpan
+from common.trained import TOKEN_FIGURES, TrainedGroup
 from common.types import FinishReason
 from deploy.inspector.heldout import FOLDER as HELDOUT
-from tests.deploy.inspector.runs import Answer, Trained, batch_of, write_lines
+from tests.deploy.inspector.runs import write_lines
 from tests.tiny_world import make_dataset
+from tests.trained_rows import Step, write_trained
 
 EVIL = '<img src=x onerror="window.hacked=1">'
 WORDS = ["The", " tag", " shows", " 3", " 4", ".", EVIL, "\n"]
@@ -30,6 +31,8 @@ SUMMARY = {
     "full_accuracy_after": 0.869,
     "crop_accuracy_before": 0.941,
     "crop_accuracy_after": 0.947,
+    "full_cut_share_before": 0.25,
+    "full_cut_share_after": 0.0,
     "version_before": 0,
     "version_after": NUM_STEPS,
     "gap_closed": 0.825,
@@ -49,10 +52,11 @@ SUMMARY = {
 RESCORING = f"""#!{sys.executable}
 import json, sys
 request = json.load(sys.stdin)
-tops = {{"student": [[" 3", 0.61], [" 4", 0.29]], "teacher": [[" 4", 0.97], [" 3", 0.02]]}}
+student, teacher = [[" 3", 0.61, 3], [" 4", 0.29, 4]], [[" 4", 0.97, 4], [" 3", 0.02, 3]]
+tops = {{"student": student, "teacher": teacher}}
 responses = [{{"positions": [tops] * len(ids)}} for ids in request["responses"]]
 with open(sys.argv[sys.argv.index("--out") + 1], "w") as file:
-    json.dump({{"checkpoint_step": 6, "responses": responses}}, file)
+    json.dump({{"checkpoint_step": 6, "is_exact": False, "responses": responses}}, file)
 """
 
 
@@ -62,7 +66,7 @@ def write_run(folder: Path, seed: int = 0, is_over: bool = True) -> Path:
     (folder / "config.toml").write_text(dump_toml(_config(folder)))
     _write_tokenizer(folder / "tokenizer")
     steps = range(1, NUM_STEPS + 1)
-    _write_trained(folder, [batch_of(step, groups_of(step), seed + step) for step in steps])
+    write_trained(folder, [step_of(step, seed) for step in steps])
     write_lines(folder / "metrics.jsonl", [_metrics(step, seed) for step in steps])
     write_lines(folder / "groups.jsonl", [_columns(step) for step in steps])
     write_lines(folder / "quarantine.jsonl", [_quarantined(number) for number in range(2)])
@@ -75,28 +79,35 @@ def write_run(folder: Path, seed: int = 0, is_over: bool = True) -> Path:
     return folder
 
 
-def _write_trained(folder: Path, batches: Sequence[pa.RecordBatch]) -> None:
-    """A stream without an end, to which a learner may still append."""
-    path = TrainedFile.named(folder / TRAINED, life=1, rank=0).path
-    path.parent.mkdir()
-    parts = [schema_of_life(0).serialize(), *(batch.serialize() for batch in batches)]
-    path.write_bytes(b"".join(bytes(part) for part in parts))
+def step_of(step: int, seed: int) -> Step:
+    """A step: each sample comes again after two steps, with another answer."""
+    random = np.random.default_rng(seed + step)
+    groups = [_group(step, number, random) for number in range(GROUPS_PER_STEP)]
+    size = sum(trajectory.num_tokens for group in groups for trajectory in group.trajectories)
+    figures = -random.exponential(1.0, (len(TOKEN_FIGURES), size)).astype(np.float32)
+    figures[2:] *= -1  # divergence and entropy
+    return step, groups, figures
 
 
-def groups_of(step: int) -> list[Trained]:
-    """Those of a step: each sample comes again after two steps, with another answer."""
-    return [_group(step, number) for number in range(GROUPS_PER_STEP)]
-
-
-def _group(step: int, number: int) -> Trained:
+def _group(step: int, number: int, random: np.random.Generator) -> TrainedGroup:
+    """Two answers, and one that the length limit cut."""
+    staleness = (step + number) % 2
+    rows = [[0, 1, 2, 3 + (step // 4 + index) % 2, 5] for index in range(NUM_ANSWERS - 1)]
+    rows.append([0, 6, *[7] * (step % 3), 2])
+    trajectories = [
+        Trajectory(
+            index,
+            np.array(ids, np.int32),
+            -random.exponential(1.0, len(ids)).astype(np.float32),
+            (VersionSpan(step - 1 - staleness, 0, 2), VersionSpan(step - 1, 2, len(ids))),
+            step - 1 - staleness,
+            FinishReason.LENGTH if 6 in ids else FinishReason.STOP,
+        )
+        for index, ids in enumerate(rows)
+    ]
     sample = (step * GROUPS_PER_STEP + number) % (2 * GROUPS_PER_STEP)
-    answers = [Answer(_ids(step, index), (step + number) % 2) for index in range(NUM_ANSWERS - 1)]
-    cut = Answer([0, 6, *[7] * (step % 3), 2], finish=FinishReason.LENGTH)
-    return Trained(f"{step}/{number}", f"s{sample}", [*answers, cut])
-
-
-def _ids(step: int, index: int) -> Sequence[int]:
-    return [0, 1, 2, 3 + (step // 4 + index) % 2, 5]
+    ages = [staleness] * NUM_ANSWERS
+    return TrainedGroup(f"{step}/{number}", f"s{sample}", trajectories, ages, 10, 12)
 
 
 def _config(folder: Path) -> RunConfig:
