@@ -7,6 +7,7 @@ Records and the wire:
     versions            what a process is made of, as far as two of them must agree on it
     errors              the exceptions that callers tell apart
     metrics             every figure that a run writes: name, unit, meaning, gate, chart
+    figure_rows         rows of a run's figures, also as older versions named them
 
 Configuration:
     config/, section    the typed tree; its defaults are the published run

@@ -16,15 +16,23 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def whole_lines(path: Path) -> list[str]:
+def whole_lines(path: Path, last_bytes: int | None = None) -> list[str]:
     """The lines of a file that others append to, with their ends; none if there is no file.
 
     Not the last one where it is half written: its writer is still at it, or was killed.
     Raises OSError.
+
+    Args:
+        last_bytes: the lines that lie whole within so many bytes of its end; None: all.
     """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    with path.open("rb") as file:
+        begin = 0 if last_bytes is None else max(0, path.stat().st_size - last_bytes)
+        file.seek(max(0, begin - 1))  # a line begins after the end of another
+        if begin:
+            file.readline()
+        lines = file.read().decode().splitlines(keepends=True)
     return [line for line in lines if line.endswith("\n")]
 
 

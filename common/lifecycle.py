@@ -21,6 +21,7 @@ import uvloop
 logger = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 T = TypeVar("T")
+_last_acts: list[Callable[[], None]] = []  # before a signal ends this process at once
 
 
 def run(main: Callable[[asyncio.Event], Awaitable[T]]) -> T:
@@ -46,6 +47,8 @@ def set_on_signals(stop: asyncio.Event, at_once: asyncio.Event | None = None) ->
 
     def on_signal(number: int) -> None:
         if stop.is_set() and (at_once is None or at_once.is_set()):
+            for act in _last_acts:
+                act()
             os._exit(128 + number)
         if stop.is_set() and at_once is not None:
             at_once.set()
@@ -57,6 +60,19 @@ def set_on_signals(stop: asyncio.Event, at_once: asyncio.Event | None = None) ->
         numbers.append(signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, on_signal, number)
+
+
+@contextlib.contextmanager
+def before_a_hard_exit(act: Callable[[], None]) -> Iterator[None]:
+    """Do something short before a signal ends the process at once, for as long as the block runs.
+
+    A terminal's mode outlives the process: no `finally` brings it back then.
+    """
+    _last_acts.append(act)
+    try:
+        yield
+    finally:
+        _last_acts.remove(act)
 
 
 @contextlib.contextmanager

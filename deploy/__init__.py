@@ -7,9 +7,10 @@
     launch          one run from start to end: python -m deploy.launch
     options         the launcher's own options
     exit_codes      what the launcher's exit code says
+    top             the live view of a run from another terminal
     inspect         a run as a page: curves, samples, tokens
     status, logs, scale    a running run: who is up, merged logs, more or fewer servers
-    plan, explain   how to divide machines; where a run's time went
+    plan, explain   how to divide machines; what limits a run
     check_gpu, check_push  what this machine's GPU does with our kernels, and with a push
 
     cluster/        machines, pools, processes

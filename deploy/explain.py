@@ -1,20 +1,23 @@
-"""Where a run's time went: python -m deploy.explain RUN [--plan FILE]
+"""What limits a run, and where its time went: python -m deploy.explain RUN [--plan FILE]
 
-During a run or after it: the learner's seconds by part, what the rollout servers did, how that
-compares with the plan (RUN/plan.json, or --plan FILE, as deploy.plan --json wrote it), what limits
-the run, and the command that would help.
+First, in one sentence, what limits it and which key to turn: now, by the last 20 steps, or as a
+whole if it is over. Then the learner's seconds by part, what the rollout servers did, how that
+compares with the plan (RUN/plan.json, or --plan FILE, as deploy.plan --json wrote it), and the
+command that would help.
 """
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.config_cli import exit_with
-from common.errors import ConfigError
+from common.errors import ConfigError, VisionOpdError
 from common.output import ends_with_its_reader
 from deploy.planning.explain_text import page, read_plan
-from deploy.planning.run_files import read_run
+from deploy.planning.run_files import RunFiles, read_run
+from deploy.supervision.launcher_api import LauncherStatus, ask_status
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,10 +30,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--plan", type=Path, help="JSON of deploy.plan; none: RUN/plan.json")
     arguments = parser.parse_args(argv)
     try:
-        text = page(read_run(arguments.run), read_plan(arguments.run, arguments.plan))
+        run = read_run(arguments.run)
+        plan = read_plan(arguments.run, arguments.plan)
+        now = _asked(run)
+        text = page(run, plan, now.broker, now.waits)
     except ConfigError as error:
         exit_with(error)
     sys.stdout.write(text)
+
+
+def _asked(run: RunFiles) -> LauncherStatus:
+    """What the launcher says of a run that goes on; nothing where there is none to ask."""
+    if run.is_over:
+        return LauncherStatus()
+    try:
+        return asyncio.run(ask_status(run.folder))
+    except VisionOpdError:
+        return LauncherStatus()
 
 
 if __name__ == "__main__":

@@ -17,14 +17,13 @@ from typing import BinaryIO, Self
 from common.errors import ConfigError
 from common.log_files import identity, processes_in
 from common.output import ends_with_its_reader
-from deploy.showing.log_reading import Line, LogSource, merged
+from deploy.showing.log_reading import Line, LogSource, harmless, merged
 
 _LOOK_S = 0.2  # between two looks at the files, which have no event that all file systems tell
 _QUIET_S = 2.0  # that follow the end of a run before we end
 _ROUND_LINES = 10_000  # before the next look at who else has written
 _SHOWN_WHEN_FOLLOWING = 50  # lines of before
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_CONTROL = re.compile(rb"\x1b\[[0-9;]*m|[\x00-\x08\x0a-\x1f\x7f]|\xc2[\x80-\x9f]")
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94)
 
 
@@ -89,7 +88,7 @@ class Printer:
     def print(self, line: Line) -> None:
         text = line.text.rstrip(b"\r")
         # Of a progress bar, that overwrites itself, what was to be seen in the end.
-        shown = _harmless(text[text.rfind(b"\r") + 1 :])
+        shown = harmless(text[text.rfind(b"\r") + 1 :])
         self._out.write(self._prefix(line.name) + shown + b"\n")
 
     def flush(self) -> None:
@@ -103,11 +102,6 @@ class Printer:
                 shown = f"\x1b[{_COLOURS[sum(name.encode()) % len(_COLOURS)]}m{shown}\x1b[0m"
             prefix = self._prefixes[name] = f"{shown} ".encode()
         return prefix
-
-
-def _harmless(text: bytes) -> bytes:
-    """Without what a terminal would obey: engines' colours left out, other controls as a mark."""
-    return _CONTROL.sub(lambda found: b"" if len(found[0]) > 2 else b"?", text)
 
 
 def history(logs: RunLogs, lines: int | None, since: float | None) -> Iterator[Line]:

@@ -15,8 +15,8 @@ from deploy.showing.columns import aligned
 from deploy.showing.data_notes import retry_text
 from deploy.showing.kept import kept_text
 from deploy.showing.outcome import read_summary
-from deploy.showing.picture import plain_line
-from deploy.supervision.launcher_api import ask
+from deploy.showing.picture import duration, plain_line
+from deploy.supervision.launcher_api import ask_status
 from deploy.supervision.process_table import Entry, read_processes
 
 _ENDS_SHOWN = 10
@@ -62,30 +62,17 @@ def text(entries: Sequence[Entry], now: float) -> str:
     return "\n\n".join(parts)
 
 
-def duration(seconds: float) -> str:
-    """Short, for people: 42 s, 3 min, 2 h 10 min, 3 d 4 h."""
-    minutes, hours = int(seconds // 60), int(seconds // 3600)
-    if seconds < 90:
-        return f"{max(0, round(seconds))} s"
-    if minutes < 90:
-        return f"{minutes} min"
-    if hours < 48:
-        return f"{hours} h {minutes % 60} min"
-    return f"{hours // 24} d {hours % 24} h"
-
-
 async def progress(folder: Path) -> str:
     """How far the run is, what it waits for, what is wrong with its data; or its end."""
     try:
-        answer = await ask(folder)
+        now = await ask_status(folder)
     except VisionOpdError as error:
-        return _without_launcher(folder, str(error))
-    waits = [str(wait) for wait in answer.get("waits", [])]
-    if not answer["broker"]:
-        return "\n".join(["the broker has not been heard yet", *waits])
-    status = Status.model_validate_json(answer["broker"])
-    line = plain_line(status, answer["elapsed_s"])
-    told = [line, kernels_text(status), *waits, retry_text(status.data), *status.data.first]
+        return without_launcher(folder, str(error))
+    if now.broker is None:
+        return "\n".join(["the broker has not been heard yet", *now.waits])
+    status = now.broker
+    line = plain_line(status, now.elapsed_s)
+    told = [line, kernels_text(status), *now.waits, retry_text(status.data), *status.data.first]
     return "\n".join(filter(None, told))
 
 
@@ -96,14 +83,19 @@ def kernels_text(status: Status) -> str:
     return f"kernels: {found}" if found else ""
 
 
-def _without_launcher(folder: Path, error: str) -> str:
+def without_launcher(folder: Path, error: str) -> str:
     """A run that has ended, with what it has kept, or whose launcher was killed."""
-    summary = read_summary(folder)
-    has_ended = all(entry.state in ("ended", "given up") for entry in read_processes(folder))
-    if summary is None and not has_ended:
+    if not has_ended(folder):
         return f"this is how it was when last written: {error}"
+    summary = read_summary(folder)
     is_complete = summary is not None and not summary.get("interrupted")
     return f"the run has ended\n{kept_text(folder, is_complete)}"
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether a run without a launcher is over: it has a summary, or no process is left."""
+    states = [entry.state for entry in read_processes(folder)]
+    return read_summary(folder) is not None or all(s in ("ended", "given up") for s in states)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from common.training_data import foreseen_source
 from learner.checkpoint import discard_after, find_checkpoint, restore
 from learner.feed import Feed
 from learner.figures.metrics import MetricsLog
+from learner.figures.trackers import open_trackers
 from learner.figures.trained import TrainedLog, keep_tokenizer
 from learner.health.monitor import HealthMonitor, RollBack
 from learner.loading import load_models
@@ -155,6 +156,8 @@ def _run_once(config: RunConfig, ranks: Ranks, process: _Process) -> None:
             columns = read_columns(config.data.train, config.data.keep_columns)
             metrics = MetricsLog(config.run.folder, step, lambda: feed.is_interrupted, columns)
             stack.callback(metrics.close)
+            for tracker in open_trackers(config, step, lambda: feed.is_interrupted):
+                metrics.add(tracker)
             keep_tokenizer(config.run.folder, renderer.tokenizer)
         trained = _trained_log(config, step, ranks)
         if trained is not None:

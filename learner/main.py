@@ -52,9 +52,11 @@ def check_process(config: RunConfig) -> None:
         )
     from broker.net.transport import zmq_link
     from broker.protocol import Role
+    from learner.figures.trackers import check_trackers
 
-    # What is wrong with it shows now, not after the model is loaded.
+    # What is wrong with them shows now, not after the model is loaded.
     zmq_link(config.broker, Role.LEARNER)
+    check_trackers(config.run.trackers)
     _check_addresses(config)
 
 

@@ -6,7 +6,7 @@ import time
 from collections import deque
 
 from common.config import RunConfig
-from common.metrics import EVALUATION, LEARNER, PARTS
+from common.metrics import DRIFT, EVALUATION, LEARNER, PARTS
 from learner.checkpoint import Checkpointer
 from learner.feed import Feed
 from learner.figures.metrics import MetricsLog
@@ -105,7 +105,7 @@ class Progress:
         self.show(
             step=result.version,
             eta_s=mean_s * (total_steps - result.version),
-            **{m.gauge: row.get(m.name, 0.0) for m in (*LEARNER, *PARTS) if m.gauge},
+            **{m.gauge: row.get(m.name, 0.0) for m in (*DRIFT, *LEARNER, *PARTS) if m.gauge},
         )
         logger.info(
             "step %d/%d: loss %.4f, grad norm %.2f, lr %.1e, staleness %d, %d trajectories of "
@@ -113,7 +113,7 @@ class Progress:
             result.version, total_steps, row.get("learner/loss_nats", float("nan")),
             row.get("learner/grad_norm", float("nan")), row.get("learner/lr", 0.0),
             row.get("staleness/max_steps", 0), row["learner/trajectories"],
-            row["learner/response_tokens_mean"], step_s, wait_s,
+            row["learner/response_mean_tokens"], step_s, wait_s,
         )  # fmt: skip
 
     def note_accuracy(
@@ -131,7 +131,7 @@ class Progress:
             "evaluation/full_cut_share": accuracy.full_cut,
             "evaluation/crop_cut_share": accuracy.crop_cut,
             "evaluation/samples": accuracy.samples,
-            "evaluation/seconds": measured.waited_s,
+            "evaluation/stall_s": measured.waited_s,
             "evaluation/duration_s": measured.seconds,
             **health,
         }

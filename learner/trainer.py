@@ -121,7 +121,8 @@ class Trainer:
         """
         assert batch.step == self.version + 1, (batch.step, self.version)
         watch = Stopwatch(self._device)
-        figures = StepFigures(self._config.objective.importance_clip, self._device)
+        clip = self._config.objective.importance_clip
+        figures = StepFigures(clip, self._device, batch.step)
         kept = StepTokens() if self._keeps_tokens else None
         groups, sequences, tokens = counts_of_step(batch, self.ranks)
         if groups:

@@ -63,6 +63,8 @@ RUNS = {
         f" && {LAUNCH} --config {{folder}}/run/config.toml --run.resume true --learner.max_steps 3"
         ' && .venv/bin/python -m broker.journal {folder}/run replay"'
     ),
+    # tests/learner/figures/test_trackers.py writes to W&B
+    f"{LAUNCH} --run.trackers tensorboard,wandb": f"{LAUNCH} --help",
     ".venv/bin/python -m broker.journal runs/mine": ".venv/bin/python -m broker.journal --help",
     # test_the_row_of_the_readme_can_be_trained_on
     f"{LAUNCH} --data.train data/train.parquet --learner.groups_per_step 1": f"{LAUNCH} --help",
@@ -188,6 +190,8 @@ RUNS = {
     DESCRIBED: DESCRIBED,
     SLURM: SLURM,
     KUBERAY: KUBERAY,
+    # tests/deploy/test_top.py watches a run
+    f"{PYTHON} -m deploy.top runs/mine": f"{PYTHON} -m deploy.top --help",
     f"{PYTHON} -m deploy.status runs/mine": f"{PYTHON} -m deploy.status --help",
     f"{PYTHON} -m deploy.logs runs/mine --follow": f"{PYTHON} -m deploy.logs --help",
     # tests/deploy/quickstart/test_quickstart.py does these three with a run

@@ -1,6 +1,7 @@
 """Sections that say what run this is, and which rows it trains on."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -15,6 +16,11 @@ class RunSection(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of data order, sampling and views.")
     resume: bool = Field(
         False, description="Go on with the run in run.folder, from its newest checkpoint."
+    )
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        ("tensorboard",),
+        description="Where figures go beside RUN/metrics.jsonl; wandb and mlflow are programs of "
+        "their own, which a run can do without.",
     )
     trained_gib: float = Field(
         8.0,

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.errors import DataError
 from deploy.inspector.index import Index
-from deploy.inspector.samples import sample_of
+from deploy.inspector.samples import shown_sample
 from deploy.inspector.tokens import TokenTexts
 from deploy.inspector.trained_rows import TrainedRows
 
@@ -47,7 +47,7 @@ def group(
     return {
         "step": step,
         "group_id": group_id,
-        "sample": sample_of(train, sample_id),
+        "sample": shown_sample(train, sample_id),
         "trajectories": [_trajectory(row, texts, importance_clip) for row in rows],
         "others": _others(sample_id, (step, group_id), index, trained),
     }
@@ -65,7 +65,7 @@ def _others(
     sample_id: str, shown: tuple[int, str], index: Index, trained: TrainedRows
 ) -> list[dict[str, Any]]:
     """The other groups of the sample, by step."""
-    code = index.samples.get(sample_id, -1)
+    code = index.code_of(sample_id)
     places = np.flatnonzero(index.is_valid() & (index.sample_codes == code))
     steps = index.columns["step"][places]
     _, first = np.unique(steps, return_index=True)

@@ -25,11 +25,15 @@ class Index:
     manifest: Manifest
     columns: dict[str, np.ndarray]  # [N] by name, as `NUMBERS` says
     sample_codes: np.ndarray  # int32 [N]: places in `samples`
-    samples: dict[str, int]  # sample_id -> code
+    samples: pa.Array  # sample_ids by their codes
 
     @property
     def size(self) -> int:
         return len(self.sample_codes)
+
+    def code_of(self, sample_id: str) -> int:
+        """A sample's place in `samples`; -1 if it was never trained."""
+        return int(pc.index(self.samples, sample_id).as_py())
 
     def is_valid(self) -> np.ndarray:
         """bool [N]: the rows of steps that no later life of the learner has undone."""
@@ -49,7 +53,7 @@ _EMPTY = Index(
     Manifest(),
     {name: np.empty(0, kind) for name, kind in NUMBERS.items()},
     np.empty(0, np.int32),
-    {},
+    pa.array([], pa.string()),
 )
 
 
@@ -108,27 +112,25 @@ class IndexReader:
                 break
             same += 1
         kept = sum(part.rows for part in manifest.parts[:same])
-        samples = dict(before.samples) if kept else {}
-        new_parts = [self._read(part, samples) for part in manifest.parts[same:]]
+        tables = [self._read(part) for part in manifest.parts[same:]]
         columns = {
-            name: np.concatenate([before.columns[name][:kept], *(p[name] for p in new_parts)])
+            name: np.concatenate(
+                [before.columns[name][:kept], *(t.column(name).to_numpy() for t in tables)]
+            )
             for name in NUMBERS
         }
-        codes = [before.sample_codes[:kept], *(part[SAMPLE] for part in new_parts)]
-        return Index(manifest, columns, np.concatenate(codes), samples)
+        known = pa.DictionaryArray.from_arrays(before.sample_codes[:kept], before.samples)
+        chunks = [known, *(c for table in tables for c in table.column(SAMPLE).chunks)]
+        coded = pa.chunked_array(chunks).unify_dictionaries().combine_chunks()
+        return Index(manifest, columns, coded.indices.to_numpy(), coded.dictionary)
 
-    def _read(self, part: IndexPart, samples: dict[str, int]) -> dict[str, np.ndarray]:
-        """The numbers of a part, and codes of its samples; new samples are added."""
+    def _read(self, part: IndexPart) -> pa.Table:
+        """The numbers of a part, mapped."""
         with pa.memory_map(str(part.numbers(self.folder))) as file:
             table = pa.ipc.open_file(file).read_all()
-            if table.num_rows != part.rows:
-                raise OSError(f"{part.name} has {table.num_rows} rows, not {part.rows}")
-            found = {name: table.column(name).to_numpy().copy() for name in NUMBERS}
-            coded = table.column(SAMPLE).combine_chunks()
-            names = coded.dictionary.to_pylist()
-            code_of = np.array([samples.setdefault(n, len(samples)) for n in names], np.int32)
-            found[SAMPLE] = code_of[coded.indices.to_numpy()]
-        return found
+        if table.num_rows != part.rows:
+            raise OSError(f"{part.name} has {table.num_rows} rows, not {part.rows}")
+        return table
 
 
 def _hits(path: Path, pattern: str) -> np.ndarray:

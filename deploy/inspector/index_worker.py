@@ -6,8 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
-from deploy.cluster.process_specs import ROOT
-
+_ROOT = Path(__file__).resolve().parents[2]
 _MAX_STARTS = 3
 _END_S = 5.0
 
@@ -79,7 +78,7 @@ class IndexWorker:
             return False
         self._starts += 1
         process = subprocess.Popen(
-            self._command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            self._command, cwd=_ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._process = process
         self._reader = threading.Thread(target=self._follow, args=(process,), name="index-worker")

@@ -47,7 +47,7 @@ def _wanted(query: TrajectoryQuery, index: Index) -> np.ndarray:
     if query.staleness_min is not None:
         wanted &= columns["staleness"] >= query.staleness_min
     if query.sample is not None:
-        wanted &= index.sample_codes == index.samples.get(query.sample, -1)
+        wanted &= index.sample_codes == index.code_of(query.sample)
     if query.finish is not None:
         known = FINISHES.index(query.finish) if query.finish in FINISHES else -1
         wanted &= columns["finish"] == known

@@ -17,7 +17,8 @@
     plan_text, explain_text, tables    pages of text
     run_files, journal_facts    what a run folder and its journal tell
     accounting          the learner's seconds, which add up
-    verdict             what limits a run, and what would help
+    limit               what limits a run now and what to turn, in a sentence
+    verdict             what would help, by a run's rates
 
 How to add a GPU: a line with its maker's figures in `devices.GPUS`. What the driver calls a GPU is
 cut to one word, as Ray labels it (`common.gpus`): one whose name needs more is found by `--gpu`

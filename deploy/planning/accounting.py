@@ -49,7 +49,7 @@ def account_of(run: RunFiles) -> Account:
     parts = {"start-up": startup_of(run) or 0.0}
     for name, key in _METRICS.items():
         parts[name] = sum(row.get(key) or 0.0 for row in run.steps)
-    parts["evaluation"] = sum(row["evaluation/seconds"] for row in run.measurements)
+    parts["evaluation"] = sum(row["evaluation/stall_s"] for row in run.measurements)
     parts["other"] = max(0.0, wall_s - sum(parts.values()))
     journal = read_journal(run.folder)
     rollout = None if journal is None else _rollout(journal, run)

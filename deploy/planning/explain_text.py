@@ -1,29 +1,57 @@
-"""What happened in a run as a page of text: where the time went, against the plan, what to do."""
+"""What happened in a run as a page of text: its limit, where the time went, the plan, advice."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from broker.protocol import Status
 from common.errors import ConfigError
 from deploy.planning.accounting import Account, account_of, measured_figures
+from deploy.planning.limit import limit
 from deploy.planning.run_files import RunFiles
 from deploy.planning.tables import duration, percent, seconds, table
 from deploy.planning.verdict import verdict
 
 
-def page(run: RunFiles, plan: Mapping[str, Any] | None) -> str:
-    """The page that says where a run's time went.
+def sentence(run: RunFiles, status: Status | None = None, waits: Sequence[str] = ()) -> str:
+    """What limits a run now (a run that is over: as a whole) and what to turn, in one sentence.
+
+    Pure, and cheap where `read_run` read only the end of the run's files.
+
+    Args:
+        status: the broker's, of a run that goes on; None where it cannot be asked.
+        waits: lines on what it waits for, as the launcher tells them.
+    """
+    return limit(run, status, waits)
+
+
+def page(
+    run: RunFiles,
+    plan: Mapping[str, Any] | None,
+    status: Status | None = None,
+    waits: Sequence[str] = (),
+) -> str:
+    """The page that says what limits a run and where its time went.
 
     Args:
         plan: as `deploy.plan --json` wrote it; None means that there is none.
+        status, waits: as for `sentence`.
     """
     account = account_of(run)
-    lines = [_headline(run, account), "", "Where the learner's time went", *_where(account), ""]
+    lines = [
+        sentence(run, status, waits),
+        "",
+        _headline(run, account),
+        "",
+        "Where the learner's time went",
+        *_where(account),
+        "",
+    ]
     lines += ["What the rollout servers did", *_rollout(account), ""]
     if plan is not None:
         lines += ["Against the plan", *_against(run, account, plan), ""]
-    lines += ["What limits it", *(f"  {line}" for line in verdict(run, account))]
+    lines += ["What would help, by its rates", *(f"  {line}" for line in verdict(run, account))]
     return "\n".join(lines) + "\n"
 
 

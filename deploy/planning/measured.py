@@ -10,9 +10,10 @@ from statistics import fmean, linear_regression, median
 from typing import Any
 
 from common.errors import ConfigError
+from common.figure_rows import Row
 from deploy.planning.journal_facts import Generation, JournalFacts, read_journal
 from deploy.planning.rates import STEP_PARTS, Rate, Rates
-from deploy.planning.run_files import Row, RunFiles
+from deploy.planning.run_files import RunFiles
 
 _AT_ONCE_S = 0.02  # between a step and taking the next batch, if that had been waiting
 _FEW = 3  # waits or groups, below which a median says little
@@ -99,7 +100,7 @@ def _measurements(run: RunFiles) -> dict[str, Rate]:
     found: dict[str, Rate] = {}
     if run.measurements:
         row = run.measurements[-1]
-        value = row["evaluation/seconds"] / max(1, row["evaluation/samples"])
+        value = row["evaluation/stall_s"] / max(1, row["evaluation/samples"])
         note = f"{row['evaluation/samples']} samples"
         found["evaluation_sample_s"] = Rate(value, "measured", note)
     saved = [r["checkpoint/stall_s"] for r in run.steps if r.get("checkpoint/stall_s", 0) > 0]
@@ -114,7 +115,7 @@ def startup_of(run: RunFiles) -> float | None:
     if not rows:
         return None
     first = rows[0]
-    spent = first.get("evaluation/seconds", 0.0) + first.get("learner/step_s", 0.0)
+    spent = first.get("evaluation/stall_s", 0.0) + first.get("learner/step_s", 0.0)
     waited = first.get("learner/wait_batch_s", 0.0)
     return max(0.0, float(first["time_s"] - spent - waited))
 

@@ -124,12 +124,12 @@ def _learner(case: _Case) -> list[str]:
         )
     lines.append(
         f"More of it would help: --learner.ranks {2 * case.config.learner.ranks} at the next "
-        f"start, on as many GPUs or cores{_knob(largest, case.config)}."
+        f"start, on as many GPUs or cores{knob(largest, case.config)}."
     )
     return lines
 
 
-def _knob(part: str, config: RunConfig) -> str:
+def knob(part: str, config: RunConfig) -> str:
     """What else makes a part of the learner's work cheaper, if it is not set yet."""
     model = config.model
     knobs = {

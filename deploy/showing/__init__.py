@@ -1,6 +1,7 @@
 """What people are shown of a run: live, in logs, and in a report.
 
 terminal, picture       a live view or plain lines; a status as people read it
+live/                   the live view's pages and keys
 situation               what a run waits for, and since when
 observations            RUN/observations.jsonl
 data_notes, data_lines  lines on rows and samples
@@ -14,5 +15,5 @@ RUN/observations.jsonl. The learner writes what it measured itself into metrics.
 servers' side of the same steps is known to the launcher alone, which asks the broker. Values are
 means over the looks at one version:
 
-    {"step": 3, "time_s": 21.0, "slots_used": 61.5, "rollout/idle_share": 0.12, ...}
+    {"step": 3, "time_s": 21.0, "broker/slots_used": 61.5, "rollout/idle_share": 0.12, ...}
 """

@@ -19,6 +19,7 @@ from common.log_files import identity, identity_of, process_of, segments
 _BLOCK_BYTES = 64 * 2**10
 _MAX_LINE_BYTES = 64 * 2**10  # longer ones come in pieces
 _TRIES = 5  # to open a file that is renamed meanwhile
+_CONTROL = re.compile(rb"\x1b\[[0-9;]*m|[\x00-\x08\x0a-\x1f\x7f]|\xc2[\x80-\x9f]")
 _STAMP = re.compile(  # ours and logging's: date, time, zone; SGLang's in brackets, maybe coloured
     rb"(?:\x1b\[[0-9;]*m)*\[?(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,](\d{1,6}))?"
     rb"(Z|[+-]\d\d:?\d\d)?(?![\d:])"
@@ -201,6 +202,11 @@ def merged(sources: Iterable[LogSource], limit: int | None = None) -> Iterator[L
             heappop(heap)
         if num_left is not None:
             num_left -= 1
+
+
+def harmless(text: bytes) -> bytes:
+    """A line without what a terminal obeys: engines' colours left out, other controls as a mark."""
+    return _CONTROL.sub(lambda found: b"" if len(found[0]) > 2 else b"?", text)
 
 
 def time_of(text: bytes) -> float | None:

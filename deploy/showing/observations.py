@@ -27,7 +27,8 @@ class Observations:
         if status.version != self._version:
             self._write(elapsed_s)
             self._version = status.version
-        self._note("slots_used", float(status.slots_used))
+        self._note("broker/slots_used", float(status.slots_used))
+        self._note("broker/groups_ready", float(status.counts.get("samples_waiting", 0)))
         rollouts = [m.gauges for m in status.members if m.role is Role.ROLLOUT]
         for name in (*_SHARES, *_TOTALS):
             key = name.removeprefix("rollout/")

@@ -1,17 +1,7 @@
-"""A status as people read it: one line, or a panel of at most 100 columns."""
+"""A status as people read it: one line, and how its figures are written."""
 
-from collections.abc import Mapping
-
-from rich.console import Group, RenderableType
-from rich.panel import Panel
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
-
-from broker.protocol import Gauges, MemberStatus, Role, Status
-from common.logs import printable
-from deploy.showing.data_notes import counts_text, retry_text
-from deploy.showing.situation import DRAINING
+from broker.protocol import Gauges, Role, Status
+from deploy.showing.data_notes import counts_text
 
 PHASES = ("starting", "measuring before", "training", "measuring after", "done", "paused")
 SHOWN = (  # in a line: name, gauge (`common.metrics`), form
@@ -40,124 +30,6 @@ def plain_line(status: Status, elapsed_s: float) -> str:
     return "  ".join(parts)
 
 
-def panel(
-    status: Status | None,
-    elapsed_s: float,
-    waits: Mapping[str, str] | None = None,
-    width: int = 100,
-) -> Panel:
-    """The whole picture: progress, learning, the queue, who takes part, and what is waited for.
-
-    Args:
-        status: None means that the broker has not been heard yet.
-        waits: lines by key.
-        width: characters.
-    """
-    waits = waits or {}
-    lines = [Text(printable(line), style="yellow") for line in waits.values()]
-    hint = "" if DRAINING in waits else " - Ctrl-C drains and ends"
-    if status is None:
-        starting = lines or [Text("the broker starts")]
-        return Panel(
-            Group(*starting), title="starting", subtitle=f"{clock(elapsed_s)}{hint}", width=width
-        )
-    learner = learner_of(status)
-    phase = DRAINING if DRAINING in waits else phase_of(learner)
-    left = f", {clock(learner['eta_s'])} left" if learner.get("eta_s", 0) > 0 else ""
-    if DRAINING in waits:
-        left = ""
-    parts: tuple[RenderableType, ...] = (
-        _progress(status, width),
-        _learning(learner),
-        _queue(status),
-        *_data(status),
-        _members(status),
-    )
-    return Panel(
-        Group(*parts, *lines),
-        title=_plain(f"{status.run_id} - {phase}"),
-        subtitle=f"{clock(elapsed_s)}{left}{hint}",
-        width=width,
-    )
-
-
-def _progress(status: Status, width: int) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    bar = ProgressBar(
-        total=max(1, status.total_steps), completed=status.version, width=max(10, width - 40)
-    )
-    grid.add_row("step", f"{status.version}/{status.total_steps}", bar)
-    return grid
-
-
-def _learning(learner: Gauges) -> Table:
-    table = Table(box=None, padding=(0, 2), show_header=True, header_style="dim")
-    names = ["loss", "grad norm", "lr", "full image", "evidence crop"]
-    if "accuracy_version" in learner:
-        names.append("of step")
-    for name in names:
-        table.add_column(name, justify="right")
-    table.add_row(
-        _text(learner, "loss_nats", "{:.4f}"),
-        _text(learner, "grad_norm", "{:.2f}"),
-        _text(learner, "lr", "{:.1e}"),
-        _change(learner, "full_accuracy"),
-        _change(learner, "crop_accuracy"),
-        *([_text(learner, "accuracy_version", "{:.0f}")] if "accuracy_version" in learner else ()),
-    )
-    return table
-
-
-def _queue(status: Status) -> Table:
-    """Groups, one a sample and epoch, by where they are; and the staleness of what was trained."""
-    counts = status.counts
-    given_back = status.data.given_back_groups
-    table = Table(box=None, padding=(0, 1), show_header=True, header_style="dim")
-    columns = {
-        "": "groups",
-        "slots": f"{status.slots_used}/{status.slots}",
-        "in flight": str(counts.get("samples_in_flight", 0)),
-        "waiting": str(counts.get("samples_waiting", 0)),
-        "trained": str(counts.get("samples_trained", 0)),
-        "expired": str(counts.get("samples_expired", 0) - given_back),
-        "quarantined": str(counts.get("samples_quarantined", 0)),
-        "stale": f"{status.max_staleness_seen} seen",
-    }
-    for name in columns:
-        table.add_column(name, justify="right")
-    table.add_row(*columns.values())
-    return table
-
-
-def _data(status: Status) -> list[Text]:
-    """Lines on what cannot be used and on what is tried again, if any."""
-    lines = (counts_text(status.data), retry_text(status.data))
-    return [_plain(f" {line}") for line in lines if line]
-
-
-def _members(status: Status) -> Table:
-    table = Table(box=None, padding=(0, 2), show_header=True, header_style="dim")
-    for name in ("process", "version", "tokens/s", "idle", "last heard"):
-        table.add_column(name, justify="left" if name == "process" else "right")
-    for member in status.members:
-        if member.role is Role.OBSERVER:
-            continue
-        table.add_row(
-            _plain(member.member_id),
-            _version(member, status),
-            _text(member.gauges, "tokens_per_s", "{:.0f}"),
-            _text(member.gauges, "idle_share", "{:.0%}"),
-            f"{member.silent_s:.0f} s",
-        )
-    return table
-
-
-def _version(member: MemberStatus, status: Status) -> str:
-    if member.role is Role.LEARNER:
-        return str(status.version)
-    return "none yet" if member.acknowledged_version < 0 else str(member.acknowledged_version)
-
-
 def learner_of(status: Status) -> Gauges:
     for member in status.members:
         if member.role is Role.LEARNER:
@@ -171,16 +43,13 @@ def phase_of(learner: Gauges) -> str:
     return PHASES[int(number)] if is_known else PHASES[-1]
 
 
-def _plain(text: str) -> Text:
-    """Text as it is: the names of peers are neither markup nor commands."""
-    return Text(printable(text))
-
-
-def _text(gauges: Gauges, key: str, form: str) -> str:
+def figure_text(gauges: Gauges, key: str, form: str) -> str:
+    """A gauge, or "-" where there is none."""
     return form.format(gauges[key]) if key in gauges else "-"
 
 
-def _change(learner: Gauges, key: str) -> str:
+def change_text(learner: Gauges, key: str) -> str:
+    """A share, and what it was before training."""
     if key not in learner:
         return "-"
     before = learner.get(f"{key}_before")
@@ -188,5 +57,19 @@ def _change(learner: Gauges, key: str) -> str:
 
 
 def clock(seconds: float) -> str:
+    """Minutes and seconds, from an hour on with hours: 2:05, 1:12:01."""
     minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours}:{minutes_left:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def duration(seconds: float) -> str:
+    """Short, for people: 42 s, 3 min, 2 h 10 min, 3 d 4 h."""
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    if seconds < 90:
+        return f"{max(0, round(seconds))} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    if hours < 48:
+        return f"{hours} h {minutes % 60} min"
+    return f"{hours // 24} d {hours % 24} h"

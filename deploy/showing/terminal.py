@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -15,16 +16,22 @@ from broker.client import BrokerClient
 from broker.net.transport import Link
 from broker.protocol import Role, Status
 from common.errors import BrokerUnavailable, ProtocolError
+from common.lifecycle import set_or_after
 from deploy.showing.data_notes import DataNotes
-from deploy.showing.picture import clock, learner_of, panel, phase_of, plain_line
+from deploy.showing.live.facts import Facts, FolderFacts
+from deploy.showing.live.folder_facts import read_folder
+from deploy.showing.live.keyboard import Keyboard
+from deploy.showing.live.page import VIEWS, Keys, picture
+from deploy.showing.picture import clock, learner_of, phase_of, plain_line
 from deploy.showing.situation import DRAINING
 
 logger = logging.getLogger(__name__)
 _REFRESH_S = 1.0
 _REQUEST_TIMEOUT_S = 5.0
 _SHORT_S, _LONG_S = 2.0, 10.0  # waits that a picture, and a log, tell of
+_ENDING = "Ctrl-C drains and ends"
 _URGENT = (DRAINING, "silent", "disk")  # kinds that are told at once
-_WIDTH = 100
+_FOLDER_S = 3.0  # between two looks at the run folder
 
 
 class View(Protocol):
@@ -33,6 +40,8 @@ class View(Protocol):
 
 class Screen(View, Protocol):
     """What a person looks at; it is drawn anew also when the broker does not answer."""
+
+    redraw: asyncio.Event  # set when it is to be drawn at once
 
     def draw(self, elapsed_s: float) -> None: ...
 
@@ -52,6 +61,7 @@ async def show_progress(
     *others: View,
     link: Link | None = None,
     waits: Waits = no_waits,
+    folder: Path | None = None,
 ) -> None:
     """Follow a run until this task is cancelled, also through the broker's restarts.
 
@@ -60,28 +70,46 @@ async def show_progress(
         others: get every look at the status as well.
         link: needed for a broker with keys.
         waits: what the run waits for, asked for at each picture.
+        folder: the run's; None: what it says is not shown.
     """
     console = Console()
     began = time.monotonic()
     with contextlib.ExitStack() as shown:
         screen: Screen = PlainView(waits)
         notes = DataNotes(lambda line: print(line, flush=True))
+        keyboard: Keyboard | None = None
         if console.is_terminal:
             live = Live(console=console, auto_refresh=False, transient=True)
-            screen = LiveView(shown.enter_context(live), waits)
+            view = LiveView(shown.enter_context(live), waits, folder)
+            keyboard = shown.enter_context(Keyboard(view.press))
+            view.keys = Keys(has_views=keyboard.is_there, ending=_ENDING)
             notes = DataNotes(console.out)
+            screen = view
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_draw_forever(screen, began), name="draw")
+            if isinstance(screen, LiveView):
+                tasks.create_task(screen.follow_folder(), name="folder")
+            drawing = draw_forever(screen, lambda: time.monotonic() - began, keyboard)
+            tasks.create_task(drawing, name="draw")
             await _follow_all(address, (screen, notes, *others), began, link)
 
 
-async def _draw_forever(screen: Screen, began: float) -> None:
+async def draw_forever(
+    screen: Screen, elapsed_s: Callable[[], float], keyboard: Keyboard | None = None
+) -> None:
+    """Draw each second, and at once where something has changed.
+
+    Args:
+        keyboard: looks anew whether it has the terminal; None: there are no keys.
+    """
     while True:
         try:
-            screen.draw(time.monotonic() - began)
+            if keyboard is not None:
+                keyboard.look()
+            screen.draw(elapsed_s())
         except Exception as error:  # as in `_follow`
             logger.warning("%s: %s: %s", type(screen).__name__, type(error).__name__, error)
-        await asyncio.sleep(_REFRESH_S)  # the pace of the picture
+        await set_or_after(screen.redraw, _REFRESH_S)  # the pace of the picture
+        screen.redraw.clear()
 
 
 async def _follow_all(
@@ -121,6 +149,7 @@ class PlainView:
     """A line for each phase, each step and each long wait, for logs and pipes."""
 
     def __init__(self, waits: Waits = no_waits) -> None:
+        self.redraw = asyncio.Event()
         self._waits = waits
         self._last: tuple[str, int] = ("", -1)
         self._told: dict[str, int] = {}  # how often, by wait
@@ -147,15 +176,63 @@ class PlainView:
 
 
 class LiveView:
-    def __init__(self, live: Live, waits: Waits = no_waits) -> None:
+    """The picture of `deploy.showing.live`, with its keys.
+
+    Args:
+        folder: the run's.
+        keys: what is shown at first, and how a person leaves.
+        is_whole_screen: whether the terminal is this picture's alone.
+    """
+
+    def __init__(
+        self,
+        live: Live,
+        waits: Waits = no_waits,
+        folder: Path | None = None,
+        keys: Keys = Keys(),  # noqa: B008 - frozen
+        is_whole_screen: bool = False,
+    ) -> None:
+        self.mark = ""  # why the picture is not the present; empty: it is
+        self.redraw = asyncio.Event()  # set when the picture is to be drawn now
         self._live = live
         self._waits = waits
+        self._folder = folder
+        self.keys = keys
+        self._margin = 0 if is_whole_screen else 1
         self._status: Status | None = None
+        self._said = FolderFacts()
+        self._is_other_view = asyncio.Event()
 
     def update(self, status: Status, elapsed_s: float) -> None:
         self._status = status
 
+    def press(self, key: str) -> None:
+        """Show what a key asks for."""
+        self.keys = self.keys.pressed(key)
+        self._is_other_view.set()
+        self.redraw.set()
+
     def draw(self, elapsed_s: float) -> None:
-        width = min(_WIDTH, self._live.console.width)
-        waits = self._waits(_SHORT_S)
-        self._live.update(panel(self._status, elapsed_s, waits, width), refresh=True)
+        facts = Facts(
+            self._status,
+            elapsed_s,
+            self._waits(_SHORT_S),
+            self._said,
+            self.mark,
+            "" if self._folder is None else self._folder.name,
+        )
+        width, height = self._live.console.size
+        shown = picture(facts, self.keys, width, height - self._margin)
+        self._live.update(shown, refresh=True)
+
+    async def follow_folder(self) -> None:
+        """Read the run folder, in a thread, for as long as this task lives."""
+        while self._folder is not None:
+            self._is_other_view.clear()
+            view = VIEWS[self.keys.view].name
+            try:
+                self._said = await asyncio.to_thread(read_folder, self._folder, view, self._status)
+            except Exception as error:  # the picture goes on with what it has
+                logger.warning("%s: %s: %s", self._folder, type(error).__name__, error)
+            self.redraw.set()
+            await set_or_after(self._is_other_view, _FOLDER_S)

@@ -10,12 +10,14 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
+from broker.protocol import Status
 from common.errors import VisionOpdError
 from common.files import replace_private
 from common.http_gate import Gate
@@ -24,6 +26,15 @@ FILE = "launcher.json"
 _HOST = "127.0.0.1"
 _TIMEOUT_S = 10.0
 _MAX_BYTES = 64 * 2**10
+
+
+@dataclass(frozen=True)
+class LauncherStatus:
+    """What the launcher knows of its run."""
+
+    broker: Status | None = None  # the broker's last answer; None: it has not been heard
+    elapsed_s: float = 0.0  # since the launcher began
+    waits: tuple[str, ...] = ()  # lines on what the run waits for
 
 
 @contextlib.asynccontextmanager
@@ -93,6 +104,8 @@ async def ask(run_folder: Path, wish: dict[str, Any] | None = None) -> dict[str,
             method = "GET" if wish is None else "POST"
             async with session.request(method, path, json=wish) as reply:
                 answer = await reply.json()
+                if not isinstance(answer, dict):
+                    raise ValueError("no JSON object")
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise VisionOpdError(
             f"the launcher of {run_folder} does not answer ({type(error).__name__}). Fix: ask on "
@@ -101,7 +114,26 @@ async def ask(run_folder: Path, wish: dict[str, Any] | None = None) -> dict[str,
         ) from error
     if "error" in answer:
         raise VisionOpdError(str(answer["error"]))
-    return dict(answer)
+    return answer
+
+
+async def ask_status(run_folder: Path) -> LauncherStatus:
+    """The launcher's status.
+
+    Raises:
+        VisionOpdError: as `ask`; or it is of another version.
+    """
+    answer = await ask(run_folder)
+    try:
+        broker = answer["broker"] and Status.model_validate_json(answer["broker"])
+        return LauncherStatus(
+            broker or None, float(answer["elapsed_s"]), tuple(map(str, answer.get("waits", ())))
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise VisionOpdError(
+            f"the launcher of {run_folder} answers what is not understood here: "
+            f"{str(error).partition(chr(10))[0]}. Fix: ask from the checkout that it was started in"
+        ) from error
 
 
 def _read(run_folder: Path) -> dict[str, str]:

@@ -174,7 +174,7 @@ async def _watched(
     link = zmq_link(config.broker, Role.OBSERVER)
     async with listening(folder, status, lambda wish: scale_supervisor(supervisor, wish)):
         view = asyncio.create_task(
-            show_progress(supervisor.broker_address, *views, link=link, waits=waits)
+            show_progress(supervisor.broker_address, *views, link=link, waits=waits, folder=folder)
         )
         room = asyncio.create_task(RoomWatch(folder, _report, learner_waits).keep_looking())
         try:

@@ -1,20 +1,17 @@
-"""The files that figures go to: RUN/metrics.jsonl, RUN/tensorboard and RUN/groups.jsonl."""
+"""The rows of figures, RUN/metrics.jsonl and RUN/groups.jsonl, and the trackers that get them."""
 
 import io
 import json
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.figure_rows import Row, row_of
 from common.files import replace_text, whole_lines
 from common.full_disk import append_whole, when_there_is_room
 from common.metrics import METRICS
-from learner.figures.tensorboard import TensorboardFile
-
-logger = logging.getLogger(__name__)
-Row = dict[str, Any]
+from learner.figures.trackers import Tracker
 
 
 class RowFile:
@@ -38,7 +35,7 @@ class RowFile:
 
 
 class MetricsLog:
-    """The log of a run's figures: RUN/metrics.jsonl, and the same in RUN/tensorboard.
+    """The log of a run's figures: RUN/metrics.jsonl, and the same in trackers.
 
     Args:
         step: that the run goes on from; rows of later steps are removed.
@@ -64,7 +61,11 @@ class MetricsLog:
         self._measured = {row["step"]: row for row in rows if "evaluation/full_accuracy" in row}
         self._columns = columns or {}
         self._groups = RowFile(groups, is_over) if columns or groups.exists() else None
-        self._tensorboard = _open_tensorboard(run_folder / "tensorboard", step, is_over)
+        self._trackers: list[Tracker] = []
+
+    def add(self, tracker: Tracker) -> None:
+        """Give a tracker all that is written from now on; `close` closes it."""
+        self._trackers.append(tracker)
 
     def measured_at(self, step: int) -> Row | None:
         """The measurement of that version by an earlier life of the run, if it was made."""
@@ -81,8 +82,8 @@ class MetricsLog:
         undeclared = (figures | named).keys() - METRICS.keys()
         assert not undeclared, f"declare them in common.metrics: {undeclared}"
         self._file.append([{"step": step, "time_s": round(time_s, 3), **figures, **named}])
-        if self._tensorboard is not None:
-            self._tensorboard.write(step, figures)
+        for tracker in self._trackers:
+            tracker.write(step, figures)
 
     def write_groups(self, step: int, rows: Sequence[Row]) -> None:
         """Append rows of `StepFigures.of_groups`, with the kept columns of their samples."""
@@ -98,8 +99,8 @@ class MetricsLog:
         self._file.close()
         if self._groups is not None:
             self._groups.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def _finite(figures: Mapping[str, Any]) -> Row:
@@ -111,16 +112,7 @@ def _keep_rows(path: Path, step: int) -> list[Row]:
     """Leave only whole rows of steps up to `step` in the file, and return them."""
     if not path.exists():
         return []
-    kept = [(line, row) for line in whole_lines(path) if (row := json.loads(line))["step"] <= step]
+    rows = [(line, row_of(line, path, n)) for n, line in enumerate(whole_lines(path), 1)]
+    kept = [(line, row) for line, row in rows if row["step"] <= step]
     replace_text(path, "".join(line for line, _ in kept))
     return [row for _, row in kept]
-
-
-def _open_tensorboard(
-    folder: Path, step: int, is_over: Callable[[], bool]
-) -> TensorboardFile | None:
-    try:
-        return TensorboardFile(folder, step, is_over)
-    except ImportError:
-        logger.info("tensorboard is not installed: metrics.jsonl only")
-        return None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from common.metrics import Over, names_over
+from learner.figures.drift import Drift, figures_of
 from learner.objective.tokens import LOG_RATIO_LIMIT, TokenFigures
 from learner.ranks import Ranks
 from learner.views.inputs import PreparedBatch, PreparedGroup
@@ -44,11 +45,12 @@ class WorstSample(NamedTuple):
 class StepFigures:
     """What is added up over a step's micro-batches, each as `common.metrics` declares it."""
 
-    def __init__(self, clip: float | None, device: torch.device) -> None:
+    def __init__(self, clip: float | None, device: torch.device, step: int) -> None:
         self._clip = math.inf if clip is None else clip
         self._sums = torch.zeros(len(_MEANS), dtype=torch.float64, device=device)
         self._greatest = torch.zeros(len(_GREATEST), device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._drift = Drift(step, device)
         self._groups: list[PreparedGroup] = []
         self._means_of_groups: list[Tensor] = []  # of `_MEANS`, on the device
 
@@ -70,22 +72,23 @@ class StepFigures:
         greatest = torch.stack([columns[name].max() for name in _GREATEST])
         self._greatest = torch.maximum(self._greatest, greatest)
         self._loss += loss.detach()
+        self._drift.add(columns["drift/mean_nats"], groups)
         sizes = [group.num_response_tokens for group in groups]
         self._means_of_groups += [part.mean(dim=1) for part in torch.split(means_FT, sizes, dim=1)]
         self._groups += groups
 
     def _of_tokens(self, tokens: TokenFigures, rollout_logprobs_T: Tensor) -> dict[str, Tensor]:
         """Figures of each response token, float32 [T], by the metric that they are taken over."""
-        log_ratio_T = (tokens.student_logprob - rollout_logprobs_T).clamp(
-            -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT
-        )
+        difference_T = tokens.student_logprob - rollout_logprobs_T
+        drift_T = difference_T.abs().float()
+        log_ratio_T = difference_T.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         ratio_T = log_ratio_T.exp()
         return {
             "learner/divergence_nats": tokens.divergence,
             "learner/entropy_nats": tokens.entropy,
             "learner/mismatch_kl_nats": ratio_T - 1 - log_ratio_T,
-            "learner/logprob_difference_mean_nats": log_ratio_T.abs(),
-            "learner/logprob_difference_max_nats": log_ratio_T.abs(),
+            "drift/mean_nats": drift_T,
+            "drift/max_nats": drift_T,
             "learner/ratio_mean": ratio_T,
             "learner/ratio_max": ratio_T,
             "learner/ratio_clipped_share": (ratio_T > self._clip).float(),
@@ -105,16 +108,18 @@ class StepFigures:
         totals = tuple(sums)
         sums |= {name: sum(of_trajectories[name]) for name in _MEANS_OF_TRAJECTORIES}
         sums |= zip(_MEANS, self._sums.tolist(), strict=True)
-        metrics = dict(zip(sums, ranks.sum(list(sums.values())), strict=True))
+        summed = ranks.sum([*sums.values(), *self._drift.totals()])
+        metrics = dict(zip(sums, summed[: len(sums)], strict=True))
         if not (tokens := metrics["learner/tokens"]):
             counts = {name: metrics[name] for name in totals if name != "learner/loss_nats"}
-            return counts | {"learner/response_tokens_mean": 0.0}
+            return counts | {"learner/response_mean_tokens": 0.0}
         metrics |= {name: metrics[name] / tokens for name in _MEANS}
         trajectories = metrics["learner/trajectories"]
         metrics |= {name: metrics[name] / trajectories for name in _MEANS_OF_TRAJECTORIES}
         greatest = [max(of_trajectories[n], default=0.0) for n in _GREATEST_OF_TRAJECTORIES]
         greatest = ranks.greatest([*greatest, *self._greatest.tolist()])
-        return metrics | dict(zip((*_GREATEST_OF_TRAJECTORIES, *_GREATEST), greatest, strict=True))
+        metrics |= zip((*_GREATEST_OF_TRAJECTORIES, *_GREATEST), greatest, strict=True)
+        return metrics | figures_of(summed[len(sums) :], metrics["drift/max_nats"])
 
     def of_groups(self, ranks: Ranks) -> list[Row]:
         """A row for each group of all ranks, who all call it: its ids and its own figures."""
@@ -134,7 +139,7 @@ def _of_trajectories(groups: Sequence[PreparedGroup]) -> dict[str, list[float]]:
     """Figures of each trajectory, by the metric that they are taken over."""
     ages = [float(age) for group in groups for age in group.staleness]
     return {
-        "learner/response_tokens_mean": [float(len(r)) for g in groups for r in g.responses],
+        "learner/response_mean_tokens": [float(len(r)) for g in groups for r in g.responses],
         "staleness/mean_steps": ages,
         "staleness/max_steps": ages,
     }

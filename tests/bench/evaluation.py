@@ -28,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)  # beside this file the packages `broker` and `rollout` would be benchmarks
 
+from common.figure_rows import read_rows  # noqa: E402
 from tests.bench.figures import machine, spread  # noqa: E402
 
 COMMIT = "5a52a04"
@@ -95,9 +96,8 @@ def quickstart(build: Path, folder: Path, arguments: list[str]) -> dict[str, Any
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} in {build} failed:\n{done.stdout[-3000:]}")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if "evaluation/seconds" in row]
-    by_step = {str(row["step"]): row["evaluation/seconds"] for row in rows}
+    rows = [row for row in read_rows(folder / "metrics.jsonl") if "evaluation/stall_s" in row]
+    by_step = {str(row["step"]): row["evaluation/stall_s"] for row in rows}
     return {
         "seconds": summary["seconds"],
         "measuring_s": sum(by_step.values()),

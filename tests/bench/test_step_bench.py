@@ -50,8 +50,8 @@ def test_both_ways_compute_the_same_gradient(family: str) -> None:
     published = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     tokens = sum(group.num_response_tokens for group in groups)
-    figures = StepFigures(None, cpu)
-    trainer._backward(groups, (len(sequences), tokens), figures, Stopwatch(cpu))
+    figures = StepFigures(None, cpu, step=1)
+    trainer._backward(groups, (len(sequences), tokens), figures, None, Stopwatch(cpu))
     assert isinstance(trainer.ranks, Ranks)
     scale = max(gradient.abs().max().item() for gradient in published.values())
     for name, expected in published.items():

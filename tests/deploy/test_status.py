@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 import deploy.status
-from deploy.status import duration, main, text
+from deploy.showing.picture import duration
+from deploy.status import main, text
 from deploy.supervision.launcher_api import listening
 from deploy.supervision.process_table import End as TableEnd
 from deploy.supervision.process_table import Entry, ProcessTable

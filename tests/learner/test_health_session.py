@@ -153,7 +153,7 @@ def test_a_run_that_rolls_back_does_its_bad_steps_again(start, patience: int, ex
     steps = run.steps()
     assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
     assert [row["learner/lr"] for row in steps] == [LR] * 2 + [LR * FACTOR] * 4
-    assert [row["learner/response_tokens_mean"] for row in steps] == [SHORT] * 6
+    assert [row["learner/response_mean_tokens"] for row in steps] == [SHORT] * 6
     assert [row["step"] for row in run.rows() if "evaluation/samples" in row] == [0, 6]
     times = [row["time_s"] for row in run.rows()]
     assert times == sorted(times) and times[-1] <= summary["seconds"]

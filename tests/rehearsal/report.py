@@ -56,8 +56,8 @@ class Report:
 # Of a step's row in metrics.jsonl, and what it is called on the page. A key may be missing.
 STEP_COLUMNS = (
     ("step", "step"),
-    ("learner/logprob_difference_mean_nats", "mean nats"),
-    ("learner/logprob_difference_max_nats", "largest nats"),
+    ("drift/mean_nats", "mean nats"),
+    ("drift/max_nats", "largest nats"),
     ("learner/mismatch_kl_nats", "KL nats"),
     ("learner/mismatch_kl_worst_nats", "KL of the worst sample"),
     ("learner/mismatch_worst_sample", "worst sample"),

@@ -142,7 +142,7 @@ def check_run(plan: Plan, report: Report) -> None:
 
 
 def _check_logprobs(plan: Plan, report: Report) -> None:
-    key = "learner/logprob_difference_mean_nats"
+    key = "drift/mean_nats"
     means = [row[key] for row in report.steps if key in row]
     report.check(
         "log-probs of rollout and learner agree",

@@ -72,7 +72,7 @@ def _rows(steps: int):
     yield {
         "step": 0,
         "time_s": STARTUP_S + EVALUATION_S,
-        "evaluation/seconds": EVALUATION_S,
+        "evaluation/stall_s": EVALUATION_S,
         "evaluation/samples": 40,
         "evaluation/full_accuracy": 0.5,
     }

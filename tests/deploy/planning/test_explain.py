@@ -1,13 +1,16 @@
 """Holds deploy/planning/explain_text.py, deploy/planning/verdict.py."""
 
+import asyncio
 import json
 import re
 
 import pytest
 
 from deploy import explain
+from deploy.supervision.launcher_api import listening
 from tests.deploy.planning import made_up_run as made_up
 from tests.deploy.planning.made_up_run import make_run, tiny_model
+from tests.deploy.showing.support import status
 
 
 @pytest.fixture(scope="session")
@@ -95,3 +98,21 @@ def test_no_run_is_a_config_error(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         explain.main([str(tmp_path)])
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_the_page_begins_with_what_limits_the_run(tmp_path, model, capsys):
+    text = explained(capsys, make_run(tmp_path / "run", model))
+    first = text.splitlines()[0]
+    assert first.startswith("Rollout limited it: the learner waited 20 % of the run")
+    assert text.splitlines()[2].startswith("run: 6 steps")
+
+
+async def test_what_only_a_running_launcher_knows_is_asked_for(tmp_path, model, capsys):
+    run = make_run(tmp_path / "run", model, is_over=False)
+    full = status({}).model_copy(update={"store_failure": "No space left on device"})
+    answer = {"broker": full.model_dump_json(), "elapsed_s": 3.0, "waits": []}
+    async with listening(run, lambda: answer, lambda wish: wish):
+        await asyncio.to_thread(explain.main, [str(run)])
+    assert capsys.readouterr().out.startswith("The broker's disk stops it (No space left")
+    await asyncio.to_thread(explain.main, [str(run)])
+    assert capsys.readouterr().out.startswith("Rollout limits it")

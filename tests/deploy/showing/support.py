@@ -3,9 +3,11 @@
 import io
 
 from rich.console import Console
+from rich.panel import Panel
 
 from broker.protocol import Role, Status
-from deploy.showing.picture import panel
+from deploy.showing.live.facts import Facts
+from deploy.showing.live.page import Keys, picture
 from tests.deploy.statuses import member
 
 SUMMARY = {
@@ -68,6 +70,12 @@ def status(gauges: dict[str, float] | None = None, version: int = 12) -> Status:
 
 
 def drawn(state: Status | None, waits: dict[str, str] | None = None, width: int = 100) -> str:
+    """The overview as the launcher shows it."""
+    keys = Keys(ending="Ctrl-C drains and ends")
+    return drawn_picture(picture(Facts(state, 125.0, waits or {}), keys, width), width)
+
+
+def drawn_picture(shown: Panel, width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
-    console.print(panel(state, 125.0, waits, width))
+    console.print(shown)
     return console.file.getvalue()  # type: ignore[attr-defined]

@@ -47,11 +47,17 @@ def test_observations_are_one_line_a_step_with_means(tmp_path: Path) -> None:
     assert first == {
         "step": 1,
         "time_s": 3.0,
-        "slots_used": 6.0,
+        "broker/slots_used": 6.0,
+        "broker/groups_ready": 0.0,
         "rollout/idle_share": 0.5,
         "rollout/tokens_per_s": 200.0,
     }
-    assert second == {"step": 3, "time_s": 4.0, "slots_used": 0.0}
+    assert second == {
+        "step": 3,
+        "time_s": 4.0,
+        "broker/slots_used": 0.0,
+        "broker/groups_ready": 0.0,
+    }
 
 
 def test_on_a_full_disk_lines_are_kept_for_later(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
 import asyncio
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,7 @@ from common.logs import printable
 from deploy.showing.picture import plain_line
 from deploy.showing.terminal import PlainView, show_progress
 from tests.broker.support import make_rules, make_source, running_broker
+from tests.deploy.on_a_terminal import on_a_terminal
 from tests.deploy.showing.support import GAUGES, drawn, status
 from tests.waiting import until
 
@@ -67,6 +70,7 @@ def test_plain_lines_tell_long_waits_and_repeat_them_ever_less(
 def test_the_views_work_before_there_is_a_learner() -> None:
     assert "starting" in drawn(status(None, version=0))
     assert plain_line(status(None, version=0), 3.0) == "0:03  starting"
+    assert plain_line(status(None, version=0), 4321.0) == "1:12:01  starting"
 
 
 @pytest.mark.parametrize("name", ["x[/b]", "[link=http://x]y", "\x1b]0;title\x07", "[bold]z"])
@@ -153,3 +157,46 @@ async def test_the_view_follows_a_broker_that_comes_back(
         view.cancel()
         with pytest.raises(asyncio.CancelledError):
             await view
+
+
+LAUNCHER = """
+import asyncio, sys
+from pathlib import Path
+from common import lifecycle
+from deploy.showing.terminal import show_progress
+from tests.broker.support import make_rules, make_source, running_broker
+
+async def main(stop):
+    async with running_broker(make_rules(), make_source(8)) as broker:
+        async def address():
+            return broker.address
+        view = asyncio.create_task(show_progress(address, folder=Path(sys.argv[1])))
+        await stop.wait()
+        print("drains", flush=True)
+        if sys.argv[2:]:
+            await asyncio.Event().wait()
+        view.cancel()
+        await asyncio.gather(view, return_exceptions=True)
+
+lifecycle.run(main)
+print("over", flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["in good order", "at once"])
+def test_the_launcher_s_terminal_has_the_same_views_and_comes_back(
+    tmp_path: Path, how: str
+) -> None:
+    hangs = ["hangs"] if how == "at once" else []
+    command = [sys.executable, "-c", LAUNCHER, str(tmp_path), *hangs]
+    with on_a_terminal(command, 80, 30) as terminal:
+        terminal.see("step 0/4", "5 logs", "Ctrl-C drains")
+        assert not terminal.is_line_mode()
+        terminal.press("q3")  # it is no key here: the run goes on
+        terminal.see("trajectories")
+        terminal.press("\x03")
+        terminal.see("drains")
+        if hangs:
+            terminal.press("\x03")
+        assert terminal.end() == (130 if hangs else 0)
+        assert terminal.is_line_mode()

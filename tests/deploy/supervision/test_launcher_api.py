@@ -12,7 +12,7 @@ import pytest
 
 import deploy.supervision.launcher_api
 from common.errors import ConfigError, VisionOpdError
-from deploy.supervision.launcher_api import ask, listening
+from deploy.supervision.launcher_api import LauncherStatus, ask, ask_status, listening
 
 STATUS = {"broker": None, "elapsed_s": 1.5}
 
@@ -150,3 +150,18 @@ async def test_a_launcher_that_hangs_is_a_clear_error(
         (tmp_path / "launcher.json").write_text(json.dumps(known))
         with pytest.raises(VisionOpdError, match="does not answer"):
             await ask(tmp_path)
+
+
+@pytest.mark.parametrize("answer", [{}, {"broker": "{", "elapsed_s": 1}, {"broker": None}, [1]])
+async def test_an_answer_of_another_program_or_version_is_a_clear_error(
+    tmp_path: Path, answer: Any
+) -> None:
+    async with listening(tmp_path, lambda: answer, scale):
+        with pytest.raises(VisionOpdError, match=r"not understood here|does not answer"):
+            await ask_status(tmp_path)
+
+
+async def test_a_status_is_typed(tmp_path: Path) -> None:
+    answer = {"broker": None, "elapsed_s": 2, "waits": ["for the broker"]}
+    async with listening(tmp_path, lambda: answer, scale):
+        assert await ask_status(tmp_path) == LauncherStatus(None, 2.0, ("for the broker",))

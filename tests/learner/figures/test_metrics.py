@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from common import full_disk
 from learner.figures.metrics import MetricsLog
+from learner.figures.tensorboard import TensorboardFile
 from tests.small_disk import small_disk
 
 LOSS, GRAD_NORM, RATIO = "learner/loss_nats", "learner/grad_norm", "learner/ratio_max"
@@ -17,6 +18,7 @@ LOSS, GRAD_NORM, RATIO = "learner/loss_nats", "learner/grad_norm", "learner/rati
 def write_rows(folder: Path) -> Path:
     """A measurement, four steps, and half a row, as a killed learner leaves them."""
     metrics = MetricsLog(folder)
+    metrics.add(TensorboardFile(folder / "tensorboard", 0))
     metrics.write(0, 1.5, {"evaluation/full_accuracy": 0.1, "evaluation/samples": 8})
     for step in range(1, 5):
         metrics.write(step, step + 1.5, {"learner/loss_nats": 0.5 / step})
@@ -75,6 +77,7 @@ def test_on_a_full_disk_it_waits_and_loses_nothing(
             return False
 
         metrics = MetricsLog(disk.folder / "run", is_over=is_over)
+        metrics.add(TensorboardFile(disk.folder / "run" / "tensorboard", 0, is_over))
         figures = {"learner/loss_nats": 0.5, "learner/grad_norm": float("nan")}
         metrics.write(1, 1.0, figures)
         disk.fill()
@@ -101,6 +104,7 @@ def test_tensorboard_reads_its_file_and_forgets_undone_steps(tmp_path: Path) -> 
         pytest.approx(0.1),
     )
     metrics = MetricsLog(tmp_path, step=2)
+    metrics.add(TensorboardFile(tmp_path / "tensorboard", 2))
     metrics.write(3, 9.0, {"learner/loss_nats": 7.0})
     metrics.close()
     seen = EventAccumulator(str(tmp_path / "tensorboard"))

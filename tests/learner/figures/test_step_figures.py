@@ -39,7 +39,7 @@ def tokens(student: torch.Tensor) -> TokenFigures:
 
 
 def test_the_sample_that_differs_most_is_named() -> None:
-    figures = StepFigures(None, CPU)
+    figures = StepFigures(None, CPU, step=1)
     first, second, third = group("a", 2, 1), group("b", 1), group("c", 4)
     rollout = torch.full((4,), -1.0)
     figures.add(torch.zeros(()), tokens(rollout + torch.tensor([0, 0.1, 0, 0.5])), rollout,
@@ -53,11 +53,11 @@ def test_the_sample_that_differs_most_is_named() -> None:
     assert worst.outlier_kl == 0
     rows = figures.of_groups(ALONE)
     assert [row["sample_id"] for row in rows] == ["a", "b", "c"]
-    assert [row["learner/response_tokens_mean"] for row in rows] == [1.5, 1, 4]
+    assert [row["learner/response_mean_tokens"] for row in rows] == [1.5, 1, 4]
     assert rows[0]["learner/mismatch_kl_nats"] == pytest.approx(of_a, rel=1e-4)
     metrics = figures.metrics(PreparedBatch(1, (first, second, third)), ALONE)
-    assert metrics["learner/logprob_difference_max_nats"] == pytest.approx(0.6, rel=1e-5)
-    assert metrics["learner/logprob_difference_mean_nats"] == pytest.approx(1.2 / 8, rel=1e-5)
+    assert metrics["drift/max_nats"] == pytest.approx(0.6, rel=1e-5)
+    assert metrics["drift/mean_nats"] == pytest.approx(1.2 / 8, rel=1e-5)
 
 
 def test_only_what_exceeds_the_others_by_far_stands_out() -> None:
@@ -67,7 +67,7 @@ def test_only_what_exceeds_the_others_by_far_stands_out() -> None:
 
 
 def test_a_sample_without_a_number_is_the_worst() -> None:
-    figures = StepFigures(None, CPU)
+    figures = StepFigures(None, CPU, step=1)
     rollout = torch.tensor([-1.0, -1.0])
     student = torch.tensor([-1.0, float("nan")])
     figures.add(torch.zeros(()), tokens(student), rollout, [group("a", 1), group("b", 1)])
@@ -75,7 +75,9 @@ def test_a_sample_without_a_number_is_the_worst() -> None:
 
 
 def test_a_step_without_tokens_names_nothing() -> None:
-    assert worst_sample(StepFigures(None, CPU).of_groups(ALONE)) == WorstSample(0.0, "", 0.0)
+    assert worst_sample(StepFigures(None, CPU, step=1).of_groups(ALONE)) == WorstSample(
+        0.0, "", 0.0
+    )
 
 
 def test_a_sample_of_which_the_engine_saw_another_picture_stands_out(world) -> None:

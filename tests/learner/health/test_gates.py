@@ -11,7 +11,7 @@ from learner.health.gates import ACTIONS, HealthGates, Verdict
 
 DIVERGENCE = "learner/divergence_nats"
 ENTROPY = "learner/entropy_nats"
-LENGTH = "learner/response_tokens_mean"
+LENGTH = "learner/response_mean_tokens"
 MISMATCH = "learner/mismatch_kl_nats"
 ACCURACY = "evaluation/full_accuracy"
 HEALTHY = {DIVERGENCE: 0.1, ENTROPY: 1.0, LENGTH: 160.0, MISMATCH: 0.001}

@@ -69,7 +69,7 @@ def test_a_new_watch_remembers_what_the_one_before_has_seen(tmp_path: Path) -> N
     config = config_in(tmp_path)
     first = HealthMonitor(config, ALONE)
     for step, tokens in enumerate((2.0, 2.0, 9.0), start=1):
-        action = first.look(step, {"learner/response_tokens_mean": tokens}).action
+        action = first.look(step, {"learner/response_mean_tokens": tokens}).action
     assert action == "roll_back" and first.num_alarms == 1 and first.lr_factor == 0.5
     second = HealthMonitor(config, ALONE)
     assert (second.num_alarms, second.lr_factor) == (1, 0.5)
@@ -80,7 +80,7 @@ def test_a_new_watch_remembers_what_the_one_before_has_seen(tmp_path: Path) -> N
 
 def test_only_the_first_rank_writes_it(tmp_path: Path) -> None:
     second = replace(ALONE, rank=1, world_size=2)
-    HealthMonitor(config_in(tmp_path), second).look(1, {"learner/response_tokens_mean": 2.0})
+    HealthMonitor(config_in(tmp_path), second).look(1, {"learner/response_mean_tokens": 2.0})
     assert not (tmp_path / "health.json").exists()
 
 
