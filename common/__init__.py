@@ -81,8 +81,8 @@ How to add a configuration key: `common.config` says it. What a run may not chan
 resumed is also in `broker.storage.identity`.
 
 How to add a field of a row that people use (its source, say): no code, `data.keep_columns` names
-its column. RUN/groups.jsonl and the report have it beside the figures of what was trained: in the
-report those that a gate bounds (`deploy.showing.column_tables`).
+its column. RUN/groups.jsonl and the report have it beside the figures of what was trained: on the
+inspector's page those that a gate bounds (`deploy.showing.column_tables`).
 
 How to add a field that models are shown: its column in `dataset_columns` (KINDS), its reading in
 `dataset`, its field in `types.Sample`. A sample is part of what a run is and travels to rollout, so

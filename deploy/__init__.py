@@ -8,6 +8,7 @@
     options         the launcher's own options
     exit_codes      what the launcher's exit code says
     top             the live view of a run from another terminal
+    inspect         a run as a page: curves, samples, tokens
     status, logs, scale    a running run: who is up, merged logs, more or fewer servers
     plan, explain   how to divide machines; what limits a run
     grafana_board   makes deploy/grafana/vision-opd.json of the declared figures

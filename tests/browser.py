@@ -1,45 +1,49 @@
-"""A page as a real browser shows it. Without one a test is skipped."""
+"""A real browser, Chromium, driven by Playwright. Without one a test is skipped."""
 
+import contextlib
 import os
 import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 _FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     "--hide-scrollbars",
 )
 
 
-def document_of(page: Path, folder: Path) -> str:
-    """The document that the browser made of a page.
-
-    Args:
-        folder: for the browser's own files.
-    """
-    return _browse(page, folder, "--dump-dom")
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser for as long as the block runs; no event loop may run beside it in this thread."""
+    path = _browser()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=_FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
 
 
 def screenshot_of(page: Path, folder: Path, size: tuple[int, int]) -> Image.Image:
-    """Its upper part, RGB.
+    """The upper part of a page, RGB.
 
     Args:
+        folder: for the picture's file.
         size: of the window, in pixels.
     """
     shot = folder / f"{page.stem}.png"
-    _browse(page, folder, f"--window-size={size[0]},{size[1]}", f"--screenshot={shot}")
+    width, height = size
+    with chromium() as browser:
+        shown = browser.new_page(viewport={"width": width, "height": height})
+        shown.goto(page.as_uri())
+        shown.screenshot(path=shot)
     with Image.open(shot) as picture:
         return picture.convert("RGB")
-
-
-def _browse(page: Path, folder: Path, *arguments: str) -> str:
-    profile = f"--user-data-dir={folder / 'profile'}"
-    command = [_browser(), *_FLAGS, profile, *arguments, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
 
 
 def _browser() -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.errors import DataError
 from deploy.inspector.index import Index
-from deploy.inspector.samples import sample_of
+from deploy.inspector.samples import shown_sample
 from deploy.inspector.tokens import TokenTexts
 from deploy.inspector.trained_rows import TrainedRows
 
@@ -30,7 +30,7 @@ def group(
 
     Args:
         train: the data of the run, for question and box.
-        importance_clip: objective.importance_clip. None means that it is not known.
+        importance_clip: objective.importance_clip. None means no weights, or that it is not known.
 
     Raises:
         DataError: there is no such group, as far as it is indexed.
@@ -47,7 +47,7 @@ def group(
     return {
         "step": step,
         "group_id": group_id,
-        "sample": sample_of(train, sample_id),
+        "sample": shown_sample(train, sample_id),
         "trajectories": [_trajectory(row, texts, importance_clip) for row in rows],
         "others": _others(sample_id, (step, group_id), index, trained),
     }
@@ -65,7 +65,7 @@ def _others(
     sample_id: str, shown: tuple[int, str], index: Index, trained: TrainedRows
 ) -> list[dict[str, Any]]:
     """The other groups of the sample, by step."""
-    code = index.samples.get(sample_id, -1)
+    code = index.code_of(sample_id)
     places = np.flatnonzero(index.is_valid() & (index.sample_codes == code))
     steps = index.columns["step"][places]
     _, first = np.unique(steps, return_index=True)
@@ -123,11 +123,11 @@ def _trajectory(
 
 
 def weight_of(student: float, rollout: float, importance_clip: float | None) -> float | None:
-    """The importance weight of a token; without a known limit, before truncation."""
-    if not math.isfinite(student - rollout):
+    """The importance weight of a token. None means that it had none, or that it is not known."""
+    if importance_clip is None or not math.isfinite(student - rollout):
         return None
     ratio = math.exp(min(max(student - rollout, -_LARGEST_RATIO), _LARGEST_RATIO))
-    return round(ratio if importance_clip is None else min(ratio, importance_clip), 6)
+    return round(min(ratio, importance_clip), 6)
 
 
 def _finite(value: float) -> float | None:

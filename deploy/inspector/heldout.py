@@ -44,7 +44,7 @@ def heldout(
         for _, item in sorted(items.items())
         if set_name in (None, item["set"])
         and change in ("all", _change_of(item))
-        and (text is None or _holds(item, text.lower()))
+        and (text is None or _holds(item, text.casefold()))
     ]
     return {
         "versions": list(versions),
@@ -84,4 +84,4 @@ def _change_of(item: Mapping[str, Any]) -> str:
 def _holds(item: Mapping[str, Any], text: str) -> bool:
     parts = [part for answer in item["answers"].values() for part in answer.values()]
     told = [part.get("text") for part in parts if isinstance(part, dict)]
-    return any(text in str(words).lower() for words in (item["question"], *told) if words)
+    return any(text in str(words).casefold() for words in (item["question"], *told) if words)

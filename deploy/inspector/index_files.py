@@ -1,8 +1,9 @@
-"""The index of a run's trajectories on disk: Parquet parts, and a manifest that names them.
+"""The index of a run's trajectories on disk: parts, and a manifest that names those that count.
 
-    RUN/inspector/manifest.json   which parts count, and how far each file of RUN/trained is in them
-    RUN/inspector/part-*.parquet  rows of `deploy.inspector.index_rows.SCHEMA`
-    RUN/inspector/lock            held by the process that writes
+    RUN/inspector/manifest.json         parts, and how far each file of RUN/trained is in them
+    RUN/inspector/part-*.numbers.arrow  what is held in memory, read by memory map
+    RUN/inspector/part-*.texts.arrow    texts, compressed: searches read them block by block
+    RUN/inspector/lock                  held by the process that writes
 
 It is derived: it may be deleted at any time, also while it is used. A part is never changed, and
 the manifest is replaced as a whole, so that a reader sees one state, and a writer that is killed
@@ -13,21 +14,21 @@ import hashlib
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from common.files import replace_json
-from deploy.inspector.index_rows import SCHEMA
+from common.files import replace_json, replacing
+from deploy.inspector.index_rows import IN_MEMORY, SEARCHED
 
 FOLDER, MANIFEST, LOCK = "inspector", "manifest.json", "lock"
 FORMAT = 1
-_GROUP_ROWS = 16_384  # what a search holds in memory at once
+_BLOCK_ROWS = 16_384  # what a search holds in memory at once
 _MAX_ROWS = 131_072  # of a part
 _HEAD_BYTES = 2**16
+_NEVER = 2**31 - 1  # a step that no run comes to
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,26 @@ class IndexedFile:
     offset: int  # of the first batch that is not indexed
     seen_bytes: int  # size of the file when it was looked at last
     head: str  # digest of its first bytes: is it the same file?
+    problem: str = ""  # why it is not indexed
+
+    @classmethod
+    def unreadable(cls, name: str, life: int, seen_bytes: int, problem: str) -> Self:
+        """A file that cannot be indexed, until it changes."""
+        return cls(name, life, _NEVER, 0, seen_bytes, _head(b""), problem)
 
 
 @dataclass(frozen=True)
 class IndexPart:
+    """Rows in two files, which are never changed."""
+
     name: str
     rows: int
+
+    def numbers(self, folder: Path) -> Path:
+        return folder / f"{self.name}.numbers.arrow"
+
+    def texts(self, folder: Path) -> Path:
+        return folder / f"{self.name}.texts.arrow"
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,6 @@ class Manifest:
     files: tuple[IndexedFile, ...] = ()
     parts: tuple[IndexPart, ...] = ()
     texts: str = ""  # tells one tokenizer from another
-    problems: tuple[str, ...] = field(default=())  # files that cannot be indexed
 
     @property
     def rows(self) -> int:
@@ -72,7 +86,6 @@ def read_manifest(folder: Path) -> Manifest | None:
             tuple(IndexedFile(**found) for found in document["files"]),
             tuple(IndexPart(**found) for found in document["parts"]),
             str(document["texts"]),
-            tuple(map(str, document["problems"])),
         )
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -86,40 +99,50 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def with_rows(folder: Path, parts: tuple[IndexPart, ...], new: pa.Table) -> tuple[IndexPart, ...]:
     """Write rows, together with those of small parts at the end: few parts remain. Raises OSError.
 
-    The parts that it replaces are still there.
+    The parts that it replaces are still there: somebody may read them.
     """
     kept, tables = list(parts), [new]
     rows = new.num_rows
     while kept and kept[-1].rows <= 2 * rows and rows + kept[-1].rows <= _MAX_ROWS:
         part = kept.pop()
         rows += part.rows
-        tables.insert(0, pq.read_table(folder / part.name, schema=SCHEMA))
-    name = f"part-{secrets.token_hex(6)}.parquet"
-    _write(folder / name, pa.concat_tables(tables).unify_dictionaries())
-    return (*kept, IndexPart(name, rows))
+        tables.insert(0, _read(folder, part))
+    part = IndexPart(f"part-{secrets.token_hex(6)}", rows)
+    table = pa.concat_tables(tables).combine_chunks().unify_dictionaries()
+    _write(part.numbers(folder), table.select(IN_MEMORY.names), None)
+    _write(part.texts(folder), table.select(SEARCHED.names), "lz4")
+    return (*kept, part)
 
 
-def _write(path: Path, table: pa.Table) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        pq.write_table(
-            table,
-            part,
-            compression="lz4",
-            use_dictionary=["sample"],
-            row_group_size=_GROUP_ROWS,
-            write_statistics=False,
-        )
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+def _read(folder: Path, part: IndexPart) -> pa.Table:
+    with (
+        pa.OSFile(str(part.numbers(folder))) as numbers,
+        pa.OSFile(str(part.texts(folder))) as text,
+    ):
+        table = pa.ipc.open_file(numbers).read_all()
+        texts = pa.ipc.open_file(text).read_all()
+    for name in SEARCHED.names:
+        table = table.append_column(name, texts.column(name))
+    return table
+
+
+def check_part(folder: Path, part: IndexPart) -> None:
+    """Raise OSError or ArrowException where a part is not whole."""
+    for path in (part.numbers(folder), part.texts(folder)):
+        with pa.memory_map(str(path)) as file:
+            pa.ipc.open_file(file)  # it looks for the end
+
+
+def _write(path: Path, table: pa.Table, compression: str | None) -> None:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with replacing(path) as part, pa.ipc.new_file(str(part), table.schema, options=options) as file:
+        file.write_table(table, max_chunksize=_BLOCK_ROWS if compression else None)
 
 
 def remove_others(folder: Path, kept: Manifest) -> None:
     """Remove parts that do not count, whole or not. Only the writer that holds the lock may."""
-    names = {part.name for part in kept.parts}
-    for path in (*folder.glob("part-*.parquet"), *folder.glob(".*.part")):
+    names = {path.name for p in kept.parts for path in (p.numbers(folder), p.texts(folder))}
+    for path in (*folder.glob("part-*.arrow"), *folder.glob(".part-*.part")):
         if path.name not in names:
             path.unlink(missing_ok=True)
 
@@ -127,7 +150,11 @@ def remove_others(folder: Path, kept: Manifest) -> None:
 def head_of(path: Path, offset: int) -> str:
     """A digest of a file's first bytes, up to `offset`. Raises OSError."""
     with path.open("rb") as file:
-        return hashlib.sha256(file.read(min(offset, _HEAD_BYTES))).hexdigest()
+        return _head(file.read(min(offset, _HEAD_BYTES)))
+
+
+def _head(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def index_folder(run: Path, cache: Path) -> Path:

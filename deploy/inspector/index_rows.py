@@ -25,14 +25,15 @@ NUMBERS = {  # columns that are held in memory, with their types
     "answer": np.int64,  # digest of the text that the group gave most often
 }
 FINISHES = ("stop", "length", "abort", "")  # the last one: another
-SAMPLE, TEXT = "sample", "text"  # sample_id; the whole text in lower case, for searching
-SCHEMA = pa.schema(
+SAMPLE, TEXT = "sample", "text"  # sample_id; the whole text, case-folded, for searching
+IN_MEMORY = pa.schema(
     [
         *(pa.field(name, pa.from_numpy_dtype(np.dtype(kind))) for name, kind in NUMBERS.items()),
         pa.field(SAMPLE, pa.dictionary(pa.int32(), pa.string())),
-        pa.field(TEXT, pa.string()),
     ]
 )
+SEARCHED = pa.schema([pa.field(TEXT, pa.string())])
+SCHEMA = pa.schema([*IN_MEMORY, *SEARCHED])
 TextsOf = Callable[[Sequence[Sequence[int]]], list[str]]
 
 
@@ -85,7 +86,7 @@ def index_rows(batch: pa.RecordBatch, file: int, offset: int, texts_of: TextsOf)
     }
     arrays = [pa.array(columns[name].astype(kind)) for name, kind in NUMBERS.items()]
     samples = batch.column("sample_id").dictionary_encode()
-    arrays += [samples, pa.array([text.lower() for text in texts], pa.string())]
+    arrays += [samples, pa.array([text.casefold() for text in texts], pa.string())]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 

@@ -6,8 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
-from deploy.cluster.process_specs import ROOT
-
+_ROOT = Path(__file__).resolve().parents[2]
 _MAX_STARTS = 3
 _END_S = 5.0
 
@@ -21,6 +20,7 @@ class IndexWorker:
     def __init__(self, run: Path, folder: Path) -> None:
         self._command = [sys.executable, "-m", "deploy.inspector.indexing", str(run), str(folder)]
         self._lock = threading.Lock()
+        self._round_ended = threading.Condition(self._lock)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._starts = 0
@@ -42,6 +42,11 @@ class IndexWorker:
                 self._is_working = True
             except OSError:
                 pass  # it has just died: its reader will say so
+
+    def wait(self, limit_s: float) -> None:
+        """Wait until no round is under way, for so long at most."""
+        with self._round_ended:
+            self._round_ended.wait_for(lambda: not self._is_working, limit_s)
 
     @property
     def is_working(self) -> bool:
@@ -73,7 +78,7 @@ class IndexWorker:
             return False
         self._starts += 1
         process = subprocess.Popen(
-            self._command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            self._command, cwd=_ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._process = process
         self._reader = threading.Thread(target=self._follow, args=(process,), name="index-worker")
@@ -87,9 +92,11 @@ class IndexWorker:
             with self._lock:
                 self._is_working = False
                 self._error = why if told == "error" else None
+                self._round_ended.notify_all()
         process.wait()
         process.stdout.close()
         with self._lock:
             with contextlib.suppress(OSError):
                 process.stdin.close()
             self._process, self._is_working = None, False
+            self._round_ended.notify_all()

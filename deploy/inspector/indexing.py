@@ -7,10 +7,10 @@ its input does, so with the inspector. Killed at any time, it goes on from its l
 """
 
 import contextlib
-import hashlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +22,7 @@ from deploy.inspector.index_files import (
     LOCK,
     IndexedFile,
     Manifest,
+    check_part,
     head_of,
     read_manifest,
     remove_others,
@@ -29,45 +30,46 @@ from deploy.inspector.index_files import (
     write_manifest,
 )
 from deploy.inspector.index_rows import index_rows
-from deploy.inspector.tokens import FILE as TOKENIZER
 from deploy.inspector.tokens import TokenTexts
 
-_ROWS_A_COMMIT = 65_536
-_NICE = 15
+_ROWS_A_BLOCK = 65_536
+_NICE = 19
 
 
 class IndexWriter:
     """Brings an index up to date. Only one process at a time does: `writing`.
 
     Args:
-        rows_a_commit: after so many rows the index is written, so that they can be seen.
+        rows_a_block: after so many rows the index is written, so that they can be seen.
     """
 
-    def __init__(self, run: Path, folder: Path, rows_a_commit: int = _ROWS_A_COMMIT) -> None:
+    def __init__(self, run: Path, folder: Path, rows_a_block: int = _ROWS_A_BLOCK) -> None:
         self._run = run
         self._folder = folder
         self._texts = TokenTexts(run)
-        self._rows_a_commit = rows_a_commit
+        self._rows_a_block = rows_a_block
+        self._written: Manifest | None = None  # by this process
 
     def round(self) -> Manifest:
         """Index what is there now. Raises OSError where the index cannot be written."""
-        manifest = self._usable() or Manifest(texts=self._texts_id())
-        remove_others(self._folder, manifest)
+        texts = self._texts.digest()
+        manifest = self._usable(texts) or Manifest(texts=texts)
         for file in trained_files(self._run / TRAINED):
             manifest = self._index(file, manifest)
-        if manifest != read_manifest(self._folder):
-            write_manifest(self._folder, manifest)
+        if manifest != self._written:
+            self._write(manifest)
+        remove_others(self._folder, manifest)
         return manifest
 
-    def _usable(self) -> Manifest | None:
+    def _usable(self, texts: str) -> Manifest | None:
         """The index as it is on disk. None means that it is to be made anew."""
         manifest = read_manifest(self._folder)
-        if manifest is None or manifest.texts != self._texts_id():
+        if manifest is None or manifest.texts != texts:
             return None
         try:
             for part in manifest.parts:
-                pa.parquet.read_metadata(self._folder / part.name)
-            for file in manifest.files:
+                check_part(self._folder, part)
+            for file in () if manifest == self._written else manifest.files:
                 path = self._run / TRAINED / file.name
                 if path.stat().st_size < file.offset or head_of(path, file.offset) != file.head:
                     return None
@@ -75,54 +77,52 @@ class IndexWriter:
             return None
         return manifest
 
-    def _texts_id(self) -> str:
-        try:
-            return hashlib.sha256((self._run / TOKENIZER).read_bytes()).hexdigest()
-        except OSError:
-            return ""
-
     def _index(self, file: TrainedFile, manifest: Manifest) -> Manifest:
-        """The manifest with what is new in a file."""
-        known = {found.name: (number, found) for number, found in enumerate(manifest.files)}
-        number, before = known.get(file.path.name, (len(known), None))
-        size = file.path.stat().st_size
-        if before is not None and before.seen_bytes == size:
-            return manifest
+        """The manifest with what is new in a file; it is written as it grows."""
+        while True:
+            known = {found.name: place for place, found in enumerate(manifest.files)}
+            place = known.get(file.path.name, len(known))
+            before = manifest.files[place] if place < len(known) else None
+            size = file.path.stat().st_size
+            if before is not None and before.seen_bytes == size:
+                return manifest
+            entry, table = self._block(file, place, before, size)
+            parts = manifest.parts
+            if table is not None:
+                parts = with_rows(self._folder, parts, table)
+            files = (*manifest.files[:place], entry, *manifest.files[place + 1 :])
+            manifest = replace(manifest, files=files, parts=parts)
+            self._write(manifest)
+
+    def _write(self, manifest: Manifest) -> None:
+        write_manifest(self._folder, manifest)
+        self._written = manifest
+
+    def _block(
+        self, file: TrainedFile, place: int, before: IndexedFile | None, size: int
+    ) -> tuple[IndexedFile, pa.Table | None]:
+        """How far the file is indexed after the next rows, and these; None means no rows.
+
+        The file is mapped anew for each block: what was read of it does not stay in memory.
+        """
         try:
             stream = TrainedStream(file.path)
-        except (OSError, ValueError):
-            return manifest
+        except (OSError, ValueError) as error:
+            return IndexedFile.unreadable(file.path.name, file.life, size, str(error)), None
         with contextlib.closing(stream):
             offset = stream.start if before is None else before.offset
-            waiting: list[pa.RecordBatch] = []
-            rows = 0
+            batches: list[pa.RecordBatch] = []
+            rows, seen = 0, size
             for begin, end, batch in stream.batches(offset):
                 if batch.num_rows:
-                    waiting.append(index_rows(batch, number, begin, self._texts.texts))
+                    batches.append(index_rows(batch, place, begin, self._texts.texts))
                 rows, offset = rows + batch.num_rows, end
-                if rows >= self._rows_a_commit:
-                    manifest = self._with(manifest, file, stream, number, offset, 0, waiting)
-                    write_manifest(self._folder, manifest)
-                    waiting, rows = [], 0
-            return self._with(manifest, file, stream, number, offset, size, waiting)
-
-    def _with(
-        self,
-        manifest: Manifest,
-        file: TrainedFile,
-        stream: TrainedStream,
-        number: int,
-        offset: int,
-        seen_bytes: int,
-        waiting: list[pa.RecordBatch],
-    ) -> Manifest:
-        head = head_of(file.path, offset)
-        entry = IndexedFile(file.path.name, file.life, stream.from_step, offset, seen_bytes, head)
-        files = (*manifest.files[:number], entry, *manifest.files[number + 1 :])
-        parts = manifest.parts
-        if waiting:
-            parts = with_rows(self._folder, parts, pa.Table.from_batches(waiting))
-        return Manifest(files, parts, manifest.texts, manifest.problems)
+                if rows >= self._rows_a_block:
+                    seen = offset  # there may be more
+                    break
+            head = head_of(file.path, offset)
+            entry = IndexedFile(file.path.name, file.life, stream.from_step, offset, seen, head)
+        return entry, pa.Table.from_batches(batches) if batches else None
 
 
 @contextlib.contextmanager

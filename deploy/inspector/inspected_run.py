@@ -46,9 +46,9 @@ class InspectedRun:
         self._figures = RunFigures(folder)
         self._texts = TokenTexts(folder)
         self._trained = TrainedRows(folder)
-        self._index_folder = index_folder(folder, cache or cache_folder())
-        self._reader = IndexReader(self._index_folder)
-        self._worker = IndexWorker(folder, self._index_folder)
+        self.index_folder = index_folder(folder, cache or cache_folder())
+        self._reader = IndexReader(self.index_folder)
+        self._worker = IndexWorker(folder, self.index_folder)
 
     def __enter__(self) -> "InspectedRun":
         self._worker.wake()
@@ -56,6 +56,11 @@ class InspectedRun:
 
     def __exit__(self, *_: object) -> None:
         self._worker.close()
+
+    def until_indexed(self, limit_s: float) -> None:
+        """Wait until what is there is indexed, for so long at most."""
+        self._worker.wake()
+        self._worker.wait(limit_s)
 
     def describe(self) -> Answer:
         """The run's entry in `runs`."""
@@ -78,31 +83,35 @@ class InspectedRun:
         return curves.curves(self._figures)
 
     def histograms(self) -> Answer:
-        self._worker.wake()
         return histograms.histograms(self._reader.now())
 
     def trajectories(self, parameters: Parameters) -> Answer:
         """Raises ConfigError: a parameter that will not do."""
         query = TrajectoryQuery.of(parameters)
-        self._worker.wake()
         found = _again(
             lambda: queries.trajectories(query, self._reader, self._trained, self._texts)
         )
-        return {**found, "indexed": self.indexed()}
+        return {**found, "indexed": self._indexed()}
 
-    def indexed(self) -> Answer:
-        """How far the trajectories are indexed: bytes of RUN/trained, of_bytes in all."""
+    def _indexed(self) -> Answer:
+        """How far the trajectories are indexed: bytes of RUN/trained, of_bytes in all.
+
+        What is missing is asked for.
+        """
         manifest = self._reader.now().manifest
         sizes = {}
         for file in trained_files(self.folder / TRAINED):
             with contextlib.suppress(OSError):
                 sizes[file.path.name] = file.path.stat().st_size
         seen = {file.name: file.seen_bytes for file in manifest.files}
+        is_complete = all(seen.get(name) == size for name, size in sizes.items())
+        if not is_complete:
+            self._worker.wake()
         return {
             "rows": manifest.rows,
             "bytes": sum(file.offset for file in manifest.files),
             "of_bytes": sum(sizes.values()),
-            "is_complete": all(seen.get(name) == size for name, size in sizes.items()),
+            "is_complete": is_complete,
         }
 
     def quarantined(self, parameters: Parameters) -> Answer:
@@ -148,10 +157,10 @@ class InspectedRun:
         notes = self._files.notes(step) + self._figures.notes()
         if self._files.has()["trajectories"]:
             notes += filter(None, (self._texts.note(), self._worker.note()))
-            notes += self._reader.now().manifest.problems
-            if self._index_folder != self.folder / FOLDER:
+            notes += [file.problem for file in self._reader.now().manifest.files if file.problem]
+            if self.index_folder != self.folder / FOLDER:
                 notes.append(
-                    f"the run folder cannot be written: its index is in {self._index_folder}"
+                    f"the run folder cannot be written: its index is in {self.index_folder}"
                 )
         return notes
 

@@ -32,7 +32,7 @@ def trajectories(
     if query.text is not None:
         wanted = reader.matching(index, query.text, wanted)
     places = np.flatnonzero(wanted)
-    shown = in_order(index, places, query)[query.offset : query.offset + query.limit]
+    shown = in_order(index, places, query)[query.offset :]
     return {"total": len(places), "rows": _rows(index, shown.tolist(), trained, texts)}
 
 
@@ -47,7 +47,7 @@ def _wanted(query: TrajectoryQuery, index: Index) -> np.ndarray:
     if query.staleness_min is not None:
         wanted &= columns["staleness"] >= query.staleness_min
     if query.sample is not None:
-        wanted &= index.sample_codes == index.samples.get(query.sample, -1)
+        wanted &= index.sample_codes == index.code_of(query.sample)
     if query.finish is not None:
         known = FINISHES.index(query.finish) if query.finish in FINISHES else -1
         wanted &= columns["finish"] == known
@@ -57,9 +57,20 @@ def _wanted(query: TrajectoryQuery, index: Index) -> np.ndarray:
 
 
 def in_order(index: Index, places: np.ndarray, query: TrajectoryQuery) -> np.ndarray:
-    """Places in the order that is asked for; equals as they were trained, NaN last."""
+    """The first places, up to the page's end, in the order that is asked for.
+
+    Equals are as they were trained, values that are NaN come last.
+    """
     values = index.columns[SORTS[query.sort]][places]
-    return places[np.argsort(-values if query.order == "desc" else values, kind="stable")]
+    if query.order == "desc":
+        values = -values
+    end = query.offset + query.limit
+    if end < len(places):
+        last = np.partition(values, end)[end]
+        if not np.isnan(last):
+            is_before = values <= last
+            places, values = places[is_before], values[is_before]
+    return places[np.argsort(values, kind="stable")][:end]
 
 
 def _rows(

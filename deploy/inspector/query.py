@@ -19,6 +19,7 @@ SORTS = {  # the column of the index, by the word of the request
 }
 MAX_LIMIT = 1000
 _LARGEST = 2**53
+_MAX_CHARACTERS = 1000
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class TrajectoryQuery:
         """
         given = {key: value for key, value in parameters.items() if value != ""}
         fields: dict[str, Any] = {
-            name: given[name] for name in ("sample", "text", "finish") if name in given
+            name: given[name] for name in ("sample", "finish") if name in given
         }
+        if "text" in given:  # what no text can hold is found in none
+            fields["text"] = given["text"].encode("utf-8", "replace").decode()[:_MAX_CHARACTERS]
         if "sort" in given:
             fields["sort"] = _one_of("sort", given["sort"], tuple(SORTS))
         if "order" in given:

@@ -9,26 +9,31 @@ from common.errors import DataError
 _PLACEHOLDER = "<image>"
 
 
-def sample_of(train: Path | None, sample_id: str) -> dict[str, Any]:
-    """What the data file says of a sample; what it does not say is None.
+def shown_sample(train: Path | None, sample_id: str) -> dict[str, Any]:
+    """What the data file says of a sample; what it does not say, or not any more, is None.
 
     Args:
         train: the run's data.train. None means that the run does not say.
     """
-    row = _row(train, sample_id) if train is not None and train.is_file() else {}
+    try:
+        row = (train and find_row(train, sample_id, ("answer",))) or {}
+    except DataError:  # it was moved since
+        row = {}
     problem, answer, box = row.get("problem"), row.get("answer"), row.get("box")
-    size = [row[side] for side in ("width", "height") if row.get(side) is not None]
+    size = [row.get(side) for side in ("width", "height")]
     return {
         "sample_id": sample_id,
-        "question": None if problem is None else str(problem).replace(_PLACEHOLDER, "").strip(),
-        "answer": None if answer is None else str(answer),
-        "box": [int(edge) for edge in box] if box is not None and len(box) == 4 else None,
-        "image_size": [int(side) for side in size] if len(size) == 2 else None,
+        "question": problem.replace(_PLACEHOLDER, "").strip() if isinstance(problem, str) else None,
+        "answer": str(answer) if isinstance(answer, str | int) else None,
+        "box": _whole(box, 4),
+        "image_size": _whole(size, 2),
     }
 
 
-def _row(train: Path, sample_id: str) -> dict[str, Any]:
-    try:
-        return find_row(train, sample_id, ("answer",)) or {}
-    except DataError:
-        return {}
+def _whole(numbers: Any, count: int) -> list[int] | None:
+    """So many whole numbers. None means that they are others, or none."""
+    if not isinstance(numbers, list) or len(numbers) != count:
+        return None
+    if not all(isinstance(number, int | float) for number in numbers):
+        return None
+    return [int(number) for number in numbers]

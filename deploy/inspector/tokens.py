@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from common.files import sha256_of_file
+
 FILE = Path("tokenizer") / "tokenizer.json"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -19,6 +21,7 @@ class TokenTexts:
         self._path = run_folder / FILE
         self._lock = threading.Lock()
         self._tokenizer: Any = None
+        self._digest = ""
         self._looked_at: tuple[int, int] | None = None
 
     def note(self) -> str | None:
@@ -28,6 +31,10 @@ class TokenTexts:
         if self._loaded() is None:
             return f"{FILE} is damaged: answers are shown as token ids"
         return None
+
+    def digest(self) -> str:
+        """Tells one tokenizer from another; empty without a usable one."""
+        return "" if self._loaded() is None else self._digest
 
     def texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row of ids, without special tokens."""
@@ -59,6 +66,7 @@ class TokenTexts:
             now = (status.st_mtime_ns, status.st_size)
             if self._looked_at != now:
                 self._looked_at, self._tokenizer = now, _load(self._path)
+                self._digest = sha256_of_file(self._path)
             return self._tokenizer
 
 

@@ -6,7 +6,8 @@ situation               what a run waits for, and since when
 observations            RUN/observations.jsonl
 data_notes, data_lines  lines on rows and samples
 outcome, kept           what is said at the end, and how to go on
-report, scene_cards, charts, column_tables    RUN/report.html
+report                  RUN/report.html, by `deploy.inspector.export`
+charts, column_tables   charts and tables of pages
 board_panels            panels of the Grafana board (`deploy.grafana_board`)
 log_reading             a process's log, line by line
 columns                 text that lines up

@@ -1,13 +1,14 @@
 """Figures by the values of the columns that data.keep_columns names, from RUN/groups.jsonl."""
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from html import escape
+from pathlib import Path
 from typing import Any
 
+from common.files import whole_lines
 from common.metrics import GATED, Metric, Over
-from common.page import table
 
 Row = dict[str, Any]
 _VALUES = 30  # shown of a column, those with most groups
@@ -16,27 +17,34 @@ _SHOWN = [metric for metric in GATED if metric.over in _WEIGHTS]
 _NOTHING = "\N{EN DASH}"
 
 
-def column_tables(groups: Sequence[Row]) -> str:
-    """A table for each column; nothing without groups. They say how figures went for each value."""
+def column_tables(run: Path) -> list[dict[str, Any]]:
+    """A table for each column, {"title", "note", "header", "rows"} of texts; none without groups.
+
+    They say how figures went for each value.
+    """
+    groups = [json.loads(line) for line in whole_lines(run / "groups.jsonl") if line.strip()]
     columns = dict.fromkeys(name for group in groups for name in group["columns"])
-    return "".join(_section(column, groups) for column in columns)
+    return [_table(column, groups) for column in columns]
 
 
-def _section(column: str, groups: Sequence[Row]) -> str:
+def _table(column: str, groups: Sequence[Row]) -> dict[str, Any]:
     by_value: defaultdict[str, list[Row]] = defaultdict(list)
     for group in groups:
         by_value[group["columns"].get(column) or "(empty)"].append(group)
     found = sorted(by_value.items(), key=lambda item: (-len(item[1]), item[0]))
     middle = (groups[0]["step"] + groups[-1]["step"]) / 2
-    header = [column, "groups", *(f"{m.name} ({m.unit})" if m.unit else m.name for m in _SHOWN)]
-    lines = [
-        [value, f"{len(own)}", *(_change(metric, own, middle) for metric in _SHOWN)]
-        for value, own in found[:_VALUES]
-    ]
-    left = len(found) - len(lines)
+    left = len(found) - _VALUES
     rest = f" {left} values with fewer groups are left out." if left > 0 else ""
-    note = f"Means over the first half of the steps and over the second.{rest}"
-    return f"<section><h2>By {escape(column)}</h2><p>{note}</p>{table(header, lines)}</section>"
+    names = [f"{m.name} ({m.unit})" if m.unit else m.name for m in _SHOWN]
+    return {
+        "title": f"By {column}",
+        "note": f"Means over the first half of the steps and over the second.{rest}",
+        "header": [column, "groups", *names],
+        "rows": [
+            [value, f"{len(own)}", *(_change(metric, own, middle) for metric in _SHOWN)]
+            for value, own in found[:_VALUES]
+        ],
+    }
 
 
 def _change(metric: Metric, groups: Sequence[Row], middle: float) -> str:

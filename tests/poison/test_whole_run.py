@@ -5,7 +5,6 @@
 prints the table: kind, what became of it, and the reason that is shown.
 """
 
-import html
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from common.data_health import NUM_FIRST
 from deploy.exit_codes import ExitCode
 from tests.poison.harness import Ended, run_on
 from tests.poison.kinds import KINDS, Kind, Outcome, build
+from tests.recorded_page import run_of
 
 MAX_ATTEMPTS = 3
 NUM_TRAJECTORIES = 4
@@ -128,7 +128,7 @@ def test_counts_of_summary_report_and_terminal_are_those_of_the_file(
     assert len(first) == NUM_FIRST
     told = zip(first, ended.quarantine[:NUM_FIRST], strict=True)
     assert all(line.endswith(entry["reason"]) for line, entry in told)
-    report = html.unescape((folder / "report.html").read_text(encoding="utf-8"))
+    report = "\n".join(run_of(folder / "report.html")["notes"])
     counts = (
         f"of {NUM_ROWS} rows {COUNTS[Outcome.AT_READING]} refused when they were read, "
         f"{NUM_QUARANTINED} quarantined since"

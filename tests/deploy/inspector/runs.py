@@ -1,86 +1,51 @@
-"""Run folders with trajectories, as a learner leaves them."""
+"""Run folders as learners leave them, for the tests of the inspector."""
 
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from common.group import Trajectory, VersionSpan
-from common.trained import (
-    FOLDER,
-    TOKEN_FIGURES,
-    TrainedFile,
-    TrainedGroup,
-    record_batch,
-    schema_of_life,
-)
+from common.trained import TrainedGroup
 from common.types import FinishReason
+from deploy.cluster.process_specs import ROOT
+from deploy.inspector.index import IndexReader
+from deploy.inspector.index_files import FOLDER
+from deploy.inspector.indexing import IndexWriter
+from tests.trained_rows import Step, token_figures
 
-TOKENIZER = Path("deploy/quickstart/checkpoint/tokenizer.json")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A trajectory that a test asks for."""
-
-    ids: Sequence[int]
-    staleness: int = 0
-    finish: FinishReason = FinishReason.STOP
+TOKENIZER = ROOT / "deploy" / "quickstart" / "checkpoint" / "tokenizer.json"
+THE, TAG, SHOWS, RED, GREEN, ZERO, ONE, END = 24, 23, 25, 26, 27, 34, 35, 2  # of its vocabulary
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A group of a step."""
-
-    group_id: str
-    sample_id: str
-    answers: Sequence[Answer]
-
-
-def batch_of(step: int, groups: Sequence[Trained], seed: int) -> pa.RecordBatch:
-    """The batch of a step with figures drawn from a seed."""
-    random = np.random.default_rng(seed)
-    made = [_group(step, group, random) for group in groups]
-    size = sum(len(answer.ids) for group in groups for answer in group.answers)
-    figures = -random.exponential(1.0, (len(TOKEN_FIGURES), size)).astype(np.float32)
-    figures[2:] *= -1  # divergence and entropy
-    return record_batch(step, made, figures)
-
-
-def _group(step: int, group: Trained, random: np.random.Generator) -> TrainedGroup:
+def answered(
+    group_id: str,
+    sample_id: str,
+    answers: Sequence[Sequence[int]],
+    version: int = 0,
+    staleness: int = 0,
+    finish: FinishReason = FinishReason.STOP,
+) -> TrainedGroup:
+    """A group with these answers, token by token, of one version's weights."""
     trajectories = [
         Trajectory(
             index,
-            np.array(answer.ids, np.int32),
-            -random.exponential(1.0, len(answer.ids)).astype(np.float32),
-            (VersionSpan(step - 1 - answer.staleness, 0, len(answer.ids)),),
-            step - 1 - answer.staleness,
-            answer.finish,
+            np.array(ids, np.int32),
+            -np.linspace(0.1, 1.0, len(ids), dtype=np.float32),
+            (VersionSpan(version, 0, len(ids)),),
+            version,
+            finish,
         )
-        for index, answer in enumerate(group.answers)
+        for index, ids in enumerate(answers)
     ]
-    ages = [answer.staleness for answer in group.answers]
-    return TrainedGroup(group.group_id, group.sample_id, trajectories, ages, 10, 12)
+    return TrainedGroup(group_id, sample_id, trajectories, [staleness] * len(answers), 20, 10)
 
 
-def write_life(
-    run: Path,
-    batches: Iterable[pa.RecordBatch],
-    life: int = 1,
-    rank: int = 0,
-    from_step: int = 0,
-) -> Path:
-    """A whole file of RUN/trained; returns its path."""
-    (run / FOLDER).mkdir(parents=True, exist_ok=True)
-    path = TrainedFile.named(run / FOLDER, life, rank).path
-    with path.open("wb") as file, pa.ipc.new_stream(file, schema_of_life(from_step)) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return path
+def step_of(step: int, groups: Sequence[TrainedGroup]) -> Step:
+    """A step with figures drawn from its number."""
+    return step, groups, token_figures(groups, step)
 
 
 def with_tokenizer(run: Path) -> Path:
@@ -88,6 +53,14 @@ def with_tokenizer(run: Path) -> Path:
     (run / "tokenizer").mkdir(parents=True, exist_ok=True)
     shutil.copy(TOKENIZER, run / "tokenizer" / "tokenizer.json")
     return run
+
+
+def indexed(run: Path, rows_a_block: int = 1000) -> IndexReader:
+    """A reader of the run's index, which is brought up to date."""
+    folder = run / FOLDER
+    folder.mkdir(exist_ok=True)
+    IndexWriter(run, folder, rows_a_block).round()
+    return IndexReader(folder)
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:

@@ -1,0 +1,71 @@
+"""python -m deploy.inspect as people start it, beside a run that goes on."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.trained import record_batch
+from tests.deploy.inspector.served import Inspector, inspecting
+from tests.deploy.inspector.whole_run import NUM_STEPS, step_of, write_run
+from tests.waiting import wait_until
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    """All files but the inspector's own, with what is in them."""
+    paths = [path for path in run.rglob("*") if path.is_file()]
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in paths
+        if not path.is_relative_to(run / "inspector")
+    }
+
+
+def test_it_is_killed_and_started_again_while_a_run_goes_on(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", is_over=False)
+    inspector = Inspector(run, "--port", "0")
+    wait_until(lambda: inspector.ask("trajectories", run="a")["total"] == 96)
+    inspector.process.kill()
+    inspector.end()
+    with next((run / "trained").iterdir()).open("ab") as file:  # the learner's next step
+        file.write(record_batch(*step_of(NUM_STEPS + 1, seed=0)).serialize())
+    before = files_of(run)
+    with inspecting(run) as again:
+        wait_until(lambda: again.ask("trajectories", run="a")["total"] == 108)
+        rows = again.ask("trajectories", run="a", sort="step")["rows"]
+        assert rows[0]["step"] == NUM_STEPS + 1
+        again.ask("group", run="a", step=rows[0]["step"], group=rows[0]["group_id"])
+        again.ask("curves", run="a")
+    assert files_of(run) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    inspector = Inspector(tmp_path, "--port", "0")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", inspector.url)
+    inspector.process.send_signal(number)
+    assert inspector.end() == "" and inspector.process.returncode == 0
+
+
+def test_off_loopback_the_address_carries_a_token(tmp_path: Path) -> None:
+    with inspecting(tmp_path, "--host", "0.0.0.0") as inspector:
+        assert re.fullmatch(r"http://0\.0\.0\.0:\d+/\?token=[\w-]{30,}", inspector.url)
+
+
+def test_what_cannot_be_served_is_said_in_a_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        cases = (
+            ([tmp_path / "gone"], "gone': no such folder. Fix: name a run folder"),
+            ([tmp_path, "--port", port], f"--port {port}: "),
+            ([tmp_path, "--export", tmp_path / "no" / "file"], "cannot be written"),
+        )
+        for arguments, words in cases:
+            command = [sys.executable, "-m", "deploy.inspect", *map(str, arguments)]
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            assert ended.returncode == 2 and words in ended.stderr, ended.stderr
+            assert ended.stderr.count("\n") == 1
