@@ -70,6 +70,9 @@ def test_the_quickstart_runs_from_start_to_report(tmp_path: Path) -> None:
     # Which steps the view shows depends on when it looks (its own tests cover it).
     for part in ("held-out accuracy", "gap closed", "4 steps in", "report.html"):
         assert part in run.output()
+    limited = run.ask("deploy.explain").splitlines()[0]
+    assert re.match(r"(.* limited it: |It was balanced: )", limited), limited
+    assert limited[:20] in run.ask("deploy.top", "--once")
     run.assert_nothing_is_left()
 
 
@@ -83,6 +86,8 @@ def test_a_signal_drains_and_leaves_nothing(tmp_path: Path, sender: str) -> None
     run = Launched(tmp_path / "run", *SMALL)
     run.wait_for_step(1)
     assert "0100007F" in run.listens_on() <= LOOPBACK, run.listens_on()
+    seen = run.ask("deploy.top", "--once")
+    assert "training" in seen and "rollout-0" in seen and "no launcher" not in seen, seen
     if sender == "kill":
         run.process.send_signal(signal.SIGTERM)
     else:  # Ctrl-C, or the end of the terminal, reaches every process of the group, Ray's own too
