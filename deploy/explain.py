@@ -30,13 +30,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--plan", type=Path, help="JSON of deploy.plan; none: RUN/plan.json")
     arguments = parser.parse_args(argv)
     try:
-        run = read_run(arguments.run)
-        plan = read_plan(arguments.run, arguments.plan)
-        now = _asked(run)
-        text = page(run, plan, now.broker, now.waits)
+        _, text = explained(arguments.run, arguments.plan)
     except ConfigError as error:
         exit_with(error)
     sys.stdout.write(text)
+
+
+def explained(folder: Path, plan_file: Path | None = None) -> tuple[str, str]:
+    """The sentence of a run, and the page that begins with it.
+
+    Args:
+        plan_file: None means RUN/plan.json, if there is one.
+
+    Raises:
+        ConfigError: no run is there, or the plan is none.
+    """
+    run = read_run(folder)
+    plan = read_plan(folder, plan_file)
+    now = _asked(run)
+    text = page(run, plan, now.broker, now.waits)
+    return text.partition("\n")[0], text
 
 
 def _asked(run: RunFiles) -> LauncherStatus:

@@ -146,6 +146,10 @@ RUNS = {
     ".venv/bin/python tests/bench/evaluation.py --json evaluation.json": (
         ".venv/bin/python tests/bench/evaluation.py --help"  # tests/bench/test_evaluation_bench.py
     ),
+    ".venv/bin/python tests/bench/inspector.py --json inspector.json": (
+        ".venv/bin/python tests/bench/inspector.py --trajectories 600 --repeats 1 --runs 0 "
+        "--json {folder}/inspector.json"
+    ),
     PREPARE.format("DOWNLOADED", "data"): (
         f'bash -c "{PYTHON} -m tests.rehearsal.photographs {{folder}}/published'
         f' && {PREPARE.format("{folder}/published", "{folder}/data")}"'

@@ -1,57 +1,27 @@
 """The curves of a run: the charts that `common.metrics` declares, in few enough points to draw."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from common.metrics import METRICS, OBSERVED, Metric
+from common.metrics import CHARTS, OBSERVED, Chart, lines_of
 from deploy.inspector.figures import Points, RunFigures
 
 MAX_POINTS = 600  # of a line
-_SMOOTHED = "Rollout servers tell it now and then: a running mean over nine steps."
-_CHARTS = {  # unit in words and note, by title; the first in their order, others follow
-    "Student against rollout": ("probability ratio of sampled tokens", ""),
-    "Accuracy": (
-        "share of held-out answers",
-        "By the step whose weights answered, on rollout servers. Points in between are measured on "
-        "fewer scenes than the first and the last.",
-    ),
-    "Loss": ("nats", ""),
-    "Staleness": ("steps", ""),
-    "Throughput": ("response tokens a second", _SMOOTHED),
-    "Idle": ("share of time", _SMOOTHED),
-    "A step's parts": ("seconds", ""),
-    "Gradient norm": ("before clipping", ""),
-}
 
 
 def curves(figures: RunFigures) -> dict[str, Any]:
-    """The answer of `curves`: charts that have a point, drift first."""
+    """The answer of `curves`: the charts that have a point, in their declared order."""
     figures.look()
-    lines: dict[str, list[Metric]] = {}
-    for metric in METRICS.values():
-        if metric.chart is not None:
-            lines.setdefault(metric.chart[0], []).append(metric)
-    charts = [_chart(title, lines[title], figures) for title in _in_order(lines)]
+    charts = [_chart(chart, figures) for chart in CHARTS]
     return {"charts": [chart for chart in charts if chart["lines"]]}
 
 
-def _in_order(titles: Sequence[str] | dict[str, list[Metric]]) -> list[str]:
-    known = list(_CHARTS)
-
-    def place(title: str) -> tuple[bool, int]:
-        return "drift" not in title.lower(), known.index(title) if title in known else len(known)
-
-    return sorted(titles, key=place)
-
-
-def _chart(title: str, metrics: Sequence[Metric], figures: RunFigures) -> dict[str, Any]:
-    unit, note = _CHARTS.get(title, (metrics[0].unit, ""))
+def _chart(chart: Chart, figures: RunFigures) -> dict[str, Any]:
     lines = []
-    for metric in metrics:
+    for metric in lines_of(chart):
         points = figures.points(metric.name)
         if metric in OBSERVED:
             points = _running_mean(points)
@@ -59,8 +29,9 @@ def _chart(title: str, metrics: Sequence[Metric], figures: RunFigures) -> dict[s
             assert metric.chart is not None
             shown = [list(point) for point in decimated(points)]
             lines.append({"metric": metric.name, "label": metric.chart[1], "points": shown})
-    is_share = metrics[0].unit == "share"
-    return {"title": title, "unit": unit, "note": note, "is_share": is_share, "lines": lines}
+    is_share = lines_of(chart)[0].unit == "share"
+    words = {"title": chart.title, "unit": chart.unit, "note": chart.note}
+    return {**words, "is_share": is_share, "lines": lines}
 
 
 def _running_mean(points: Points) -> Points:

@@ -10,17 +10,13 @@ _ERRORS = (VisionOpdError, OSError, ValueError, LookupError, TypeError, Arithmet
 
 def explanation(run: Path) -> dict[str, Any]:
     """The answer of `explain`: what limits the run, and the page of deploy.explain."""
-    from deploy.planning.accounting import account_of
-    from deploy.planning.explain_text import page, read_plan
-    from deploy.planning.run_files import read_run
-    from deploy.planning.verdict import verdict
+    from deploy.explain import explained
 
     try:
-        files = read_run(run)
-        sentence = verdict(files, account_of(files))[0]
-        return {"sentence": sentence, "text": page(files, read_plan(run, None))}
+        sentence, text = explained(run)
     except _ERRORS as error:  # a run of an older format, or half of one
         return {"sentence": "", "text": f"not known: {error or type(error).__name__}"}
+    return {"sentence": sentence, "text": text}
 
 
 def plan(run: Path) -> dict[str, Any]:
@@ -30,8 +26,8 @@ def plan(run: Path) -> dict[str, Any]:
     try:
         found = read_plan(run, None)
         if found is None:
-            return {"text": f"no plan was kept. Fix: deploy.plan --json {run}/plan.json",
-                    "plan": None}  # fmt: skip
+            text = f"no plan was kept. Fix: deploy.plan --json {run}/plan.json"
+            return {"text": text, "plan": None}
         return {"text": _table(found["predictions"]), "plan": dict(found)}
     except _ERRORS as error:
         return {"text": f"not known: {error or type(error).__name__}", "plan": None}

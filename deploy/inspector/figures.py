@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from common.figure_rows import RENAMED
 from common.metrics import METRICS
 from deploy.inspector.followed import FollowedRows, Row
 
@@ -24,7 +25,8 @@ class _Columns:
         step = row.get("step")
         if not isinstance(step, int) or abs(step) >= 2**62:
             return
-        for name, value in row.items():
+        for given, value in row.items():
+            name = RENAMED.get(given, given)
             if name in METRICS and _is_number(value):
                 self.steps.setdefault(name, array("q")).append(step)
                 self.values.setdefault(name, array("d")).append(value)
@@ -114,7 +116,8 @@ class _Observed:
     def points(self, name: str, newest: int) -> dict[int, float]:
         """Points up to the newest step: of later ones, which were undone, nothing came yet."""
         rows = (row for row in self._rows if row["step"] <= newest)
-        return {row["step"]: row[name] for row in rows if _is_number(row.get(name))}
+        names = [name, *(old for old, new in RENAMED.items() if new == name)]
+        return {row["step"]: row[n] for row in rows for n in names if _is_number(row.get(n))}
 
 
 def _is_number(value: Any) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import DataError
 from deploy.inspector.index import Index
 from deploy.inspector.samples import shown_sample
-from deploy.inspector.tokens import TokenTexts
+from deploy.inspector.tokens import TokenDecoder
 from deploy.inspector.trained_rows import TrainedRows
 
 _MAX_OTHERS = 50
@@ -22,7 +22,7 @@ def group(
     group_id: str,
     index: Index,
     trained: TrainedRows,
-    texts: TokenTexts,
+    texts: TokenDecoder,
     train: Path | None,
     importance_clip: float | None,
 ) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def _others(
 
 
 def _trajectory(
-    row: Mapping[str, Any], texts: TokenTexts, importance_clip: float | None
+    row: Mapping[str, Any], texts: TokenDecoder, importance_clip: float | None
 ) -> dict[str, Any]:
     ids = row["token_ids"]
     columns = zip(

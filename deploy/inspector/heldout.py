@@ -70,7 +70,7 @@ def _add(items: dict[tuple[str, str], dict[str, Any]], step: int, row: Row) -> N
 
 
 def _change_of(item: Mapping[str, Any]) -> str:
-    """Of the full image, between the first and the last measurement that asked about it."""
+    """What became of the full image from the first to the last measurement that asked about it."""
     judged = [
         bool(answer["full"].get("is_correct"))
         for answer in item["answers"].values()

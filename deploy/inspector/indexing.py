@@ -30,7 +30,7 @@ from deploy.inspector.index_files import (
     write_manifest,
 )
 from deploy.inspector.index_rows import index_rows
-from deploy.inspector.tokens import TokenTexts
+from deploy.inspector.tokens import TokenDecoder
 
 _ROWS_A_BLOCK = 65_536
 _NICE = 19
@@ -46,7 +46,7 @@ class IndexWriter:
     def __init__(self, run: Path, folder: Path, rows_a_block: int = _ROWS_A_BLOCK) -> None:
         self._run = run
         self._folder = folder
-        self._texts = TokenTexts(run)
+        self._texts = TokenDecoder(run)
         self._rows_a_block = rows_a_block
         self._written: Manifest | None = None  # by this process
 

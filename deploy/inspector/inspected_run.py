@@ -15,7 +15,7 @@ from deploy.inspector.index_files import FOLDER, cache_folder, index_folder
 from deploy.inspector.index_worker import IndexWorker
 from deploy.inspector.query import MAX_LIMIT, TrajectoryQuery, number_of
 from deploy.inspector.run_folder import RunFolder
-from deploy.inspector.tokens import TokenTexts
+from deploy.inspector.tokens import TokenDecoder
 from deploy.inspector.trained_rows import TrainedRows
 
 Parameters = Mapping[str, str]
@@ -44,7 +44,7 @@ class InspectedRun:
         self.folder = folder
         self._files = RunFolder(folder)
         self._figures = RunFigures(folder)
-        self._texts = TokenTexts(folder)
+        self._texts = TokenDecoder(folder)
         self._trained = TrainedRows(folder)
         self.index_folder = index_folder(folder, cache or cache_folder())
         self._reader = IndexReader(self.index_folder)
@@ -86,7 +86,7 @@ class InspectedRun:
         return histograms.histograms(self._reader.now())
 
     def trajectories(self, parameters: Parameters) -> Answer:
-        """Raises ConfigError: a parameter that will not do."""
+        """A page of trajectories. Raises ConfigError: a parameter that will not do."""
         query = TrajectoryQuery.of(parameters)
         found = _again(
             lambda: queries.trajectories(query, self._reader, self._trained, self._texts)
@@ -115,7 +115,7 @@ class InspectedRun:
         }
 
     def quarantined(self, parameters: Parameters) -> Answer:
-        """Raises ConfigError: a parameter that will not do."""
+        """A page of quarantined samples. Raises ConfigError: a parameter that will not do."""
         return quarantined.quarantined(self.folder, *_page(parameters))
 
     def group(self, parameters: Parameters) -> Answer:
@@ -140,7 +140,7 @@ class InspectedRun:
         )
 
     def heldout(self, parameters: Parameters) -> Answer:
-        """Raises ConfigError: a parameter that will not do."""
+        """A page of held-out items. Raises ConfigError: a parameter that will not do."""
         change = parameters.get("change") or "all"
         if change not in heldout.CHANGES:
             raise ConfigError(f"change = {change!r}: not known. Fix: {', '.join(heldout.CHANGES)}")

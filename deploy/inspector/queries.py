@@ -9,7 +9,7 @@ from deploy.inspector.changed import of_changed
 from deploy.inspector.index import Index, IndexReader
 from deploy.inspector.index_rows import FINISHES
 from deploy.inspector.query import SORTS, TrajectoryQuery
-from deploy.inspector.tokens import TokenTexts
+from deploy.inspector.tokens import TokenDecoder
 from deploy.inspector.trained_rows import TrainedRows
 
 SHOWN_CHARACTERS = 200
@@ -20,7 +20,7 @@ _SHOWN = (
 
 
 def trajectories(
-    query: TrajectoryQuery, reader: IndexReader, trained: TrainedRows, texts: TokenTexts
+    query: TrajectoryQuery, reader: IndexReader, trained: TrainedRows, texts: TokenDecoder
 ) -> dict[str, Any]:
     """The answer of `trajectories`, without `indexed`.
 
@@ -74,7 +74,7 @@ def in_order(index: Index, places: np.ndarray, query: TrajectoryQuery) -> np.nda
 
 
 def _rows(
-    index: Index, places: Sequence[int], trained: TrainedRows, texts: TokenTexts
+    index: Index, places: Sequence[int], trained: TrainedRows, texts: TokenDecoder
 ) -> list[dict[str, Any]]:
     files = index.manifest.files
     where = [

@@ -14,7 +14,7 @@ FILE = Path("tokenizer") / "tokenizer.json"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-class TokenTexts:
+class TokenDecoder:
     """Decodes; without a usable tokenizer a text is its ids. Any thread may ask."""
 
     def __init__(self, run_folder: Path) -> None:

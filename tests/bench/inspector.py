@@ -48,6 +48,7 @@ _SEED = 0
 _POLL_S = 5.0  # as the page does
 _WARM_UP = 3  # steps that do not count
 _LIMIT_S = 900.0
+_NO_SPANS = ("--run.spans_mib", "0") if "spans_mib" in RunSection.model_fields else ()
 _MIB = 2**20
 
 
@@ -200,8 +201,7 @@ def launch(run: Path, steps: int, is_inspected: bool) -> float:
     words = ["--run.folder", str(run), "--learner.max_steps", str(steps), "--data.heldout", "none"]
     words += ["--evaluation.every_steps", "0"]
     if not is_inspected:
-        kept = [name for name in ("trained_gib", "spans_mib") if name in RunSection.model_fields]
-        words += [word for name in kept for word in (f"--run.{name}", "0")]
+        words += ["--run.trained_gib", "0", *_NO_SPANS]
     command = [str(ROOT / "deploy" / "launch_cluster.sh"), *words]
     log = run.with_suffix(".log")
     began = time.monotonic()

@@ -98,9 +98,13 @@ def test_drift_is_drawn_first_and_every_declared_chart_is_there(tmp_path: Path) 
     titles = [chart["title"] for chart in curves(RunFigures(tmp_path))["charts"]]
     declared = {metric.chart[0] for metric in METRICS.values() if metric.chart is not None}
     assert set(titles) == declared and len(titles) == len(declared)
-    drifts = [title for title in titles if "drift" in title.lower()]
-    assert titles[: len(drifts)] == drifts
-    assert drifts or titles[0] == "Student against rollout"
+    assert titles[0] == "Drift of rollout against learner"
+
+
+def test_figures_of_an_older_version_are_drawn_under_today_s_names(tmp_path: Path) -> None:
+    old = {"step": 1, "learner/step_s": 1.0, "learner/logprob_difference_mean_nats": 0.02}
+    write_lines(tmp_path / "metrics.jsonl", [old])
+    assert line_of(curves(RunFigures(tmp_path)), "drift/mean_nats") == [[1, 0.02]]
 
 
 def test_what_is_no_figure_is_not_drawn(tmp_path: Path) -> None:

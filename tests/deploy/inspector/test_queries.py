@@ -19,7 +19,7 @@ from common.trained import FOLDER, TrainedStream, trained_files
 from common.types import FinishReason
 from deploy.inspector.queries import SHOWN_CHARACTERS, trajectories
 from deploy.inspector.query import SORTS, TrajectoryQuery
-from deploy.inspector.tokens import TokenTexts
+from deploy.inspector.tokens import TokenDecoder
 from deploy.inspector.trained_rows import TrainedRows
 from tests.deploy.inspector.runs import answered, indexed, step_of, with_tokenizer
 from tests.trained_rows import write_trained
@@ -71,7 +71,7 @@ QUERIES = st.fixed_dictionaries(
 )
 
 
-def plain_rows(run: Path, texts: TokenTexts) -> list[dict]:
+def plain_rows(run: Path, texts: TokenDecoder) -> list[dict]:
     """Every row that no later life undid, with its figures, in plain Python."""
     files = []
     for file in trained_files(run / FOLDER):
@@ -88,7 +88,7 @@ def plain_rows(run: Path, texts: TokenTexts) -> list[dict]:
     return found
 
 
-def plain_figures(row: dict, texts: TokenTexts) -> dict:
+def plain_figures(row: dict, texts: TokenDecoder) -> dict:
     def mean(values: list[float]) -> float:
         return sum(values) / len(values) if values else math.nan
 
@@ -144,7 +144,7 @@ def plain_changed(rows: list[dict], steps: tuple[int, int] | None) -> set | None
 
 
 def last_answer(rows: list[dict], step: int) -> str:
-    """Of the sample's groups of a step the last one."""
+    """What the last of the sample's groups of a step answered."""
     return [row["answer"] for row in rows if row["step"] == step][-1]
 
 
@@ -157,7 +157,7 @@ def test_an_answer_is_that_of_a_plain_reference(written, asked, rows_a_block) ->
         run = with_tokenizer(Path(folder))
         for life, begin, steps in written:
             write_trained(run, steps, life, from_step=begin)
-        texts, trained, reader = TokenTexts(run), TrainedRows(run), indexed(run, rows_a_block)
+        texts, trained, reader = TokenDecoder(run), TrainedRows(run), indexed(run, rows_a_block)
         rows = plain_rows(run, texts)
         for parameters in asked:
             query = TrajectoryQuery.of(parameters)
