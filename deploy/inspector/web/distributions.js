@@ -6,8 +6,8 @@ import { indexNote, listQuery } from "./samples.js";
 import { ask } from "./source.js";
 
 const CHARTS = [
-  ["staleness", "Staleness", "share of trajectories, by steps"],
-  ["length", "Length", "share of trajectories, by response tokens"],
+  ["staleness", "Staleness in steps", "share of trajectories"],
+  ["length", "Response tokens", "share of trajectories"],
 ];
 
 export async function distributions(params, runs) {

@@ -47,7 +47,7 @@ function controls(params, answer) {
   };
   const form = h(
     "form",
-    { class: "filters", role: "search", onsubmit: apply, onchange: (event) => event.currentTarget.requestSubmit() },
+    { class: "filters", role: "search", onsubmit: apply, onchange: (event) => event.target.tagName === "SELECT" && event.currentTarget.requestSubmit() },
     answer.sets.length > 1 && sets,
     h("input", { type: "search", name: "text", id: "heldout-text", placeholder: "in question or answers", "aria-label": "Text", value: params.text ?? "", class: "long" }),
   );

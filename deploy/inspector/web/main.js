@@ -39,6 +39,7 @@ const KEYS = [
   ["?", "this list"],
 ];
 const main = document.getElementById("view");
+const source = document.getElementById("source"); // a line at the foot: where this comes from
 let turn = 0; // of showing; what an older one finds is dropped
 let shown = ""; // name of the view
 let seenChanges = -1;
@@ -52,19 +53,25 @@ async function show(isRefresh) {
   const [title, make, kind] = VIEWS[name];
   const slow = isRefresh ? 0 : setTimeout(() => main.classList.add("waiting"), 200);
   let content;
+  let fault = "";
   let runs = [];
   try {
     runs = await askRuns();
     content = await make(params, kind.both ? wanted(runs, params) : [chosen(runs, params)], runs);
   } catch (error) {
     content = errorBox(error, () => show(false));
+    fault = error.message;
   }
   clearTimeout(slow);
   if (mine !== turn) return;
   main.classList.remove("waiting");
+  if (!recorded) source.textContent = isRefresh && fault ? `Not up to date: ${fault}` : "";
+  if (isRefresh && fault) { // what was shown stays
+    timer = setTimeout(refresh, REFRESH_MS);
+    return;
+  }
   header(runs, name, params);
-  const hasChanged = numChanges() !== seenChanges || content.classList.contains("error");
-  if (!isRefresh || hasChanged) put(content, name, isRefresh);
+  if (!isRefresh || numChanges() !== seenChanges) put(content, name, isRefresh);
   seenChanges = numChanges();
   document.title = [title, ...runs.map((run) => run.name)].join(" \u00b7 ");
   const isUnfinished = runs.length === 0 || content.querySelector(".unfinished") !== null;
@@ -222,5 +229,5 @@ addEventListener("hashchange", () => show(false));
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 }
-if (recorded) document.getElementById("source").textContent = recorded.note;
+if (recorded) source.textContent = recorded.note;
 show(false);

@@ -78,7 +78,7 @@ function form(params) {
   const isFiltered = FILTERS.some((name) => isSaid(params[name]));
   return h(
     "form",
-    { class: "filters", onsubmit: apply, onchange: (event) => event.currentTarget.requestSubmit(), role: "search" },
+    { class: "filters", onsubmit: apply, onchange: (event) => event.target.tagName === "SELECT" && event.currentTarget.requestSubmit(), role: "search" },
     input("text", "Text", { type: "search", placeholder: "in the answer", class: "long" }),
     input("sample", "Sample", { placeholder: "its id", class: "medium" }),
     h("span", { class: "pair" }, input("step_from", "Steps from", { inputmode: "numeric" }), input("step_to", "to", { inputmode: "numeric" })),

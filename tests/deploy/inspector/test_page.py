@@ -3,15 +3,20 @@
 Holds deploy/inspector/answers.py, deploy/inspector/scenes.py, deploy/inspector/web_files.py.
 """
 
+import json
+import os
 import re
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
+from common.trained import record_batch
 from tests.browser import chromium
 from tests.deploy.inspector.served import inspecting
-from tests.deploy.inspector.whole_run import EVIL, write_run
+from tests.deploy.inspector.whole_run import EVIL, NUM_STEPS, step_of, write_run
 from tests.waiting import wait_until
 
 expect.set_options(timeout=30_000)
@@ -20,7 +25,7 @@ PHONE = {"width": 390, "height": 844}
 VIEWS = {  # what each one has when it is there
     "overview": "52.7% \u2192 86.9%",
     "curves": "Student against rollout",
-    "distributions": "share of trajectories, by steps",
+    "distributions": "Staleness in steps",
     "samples": "1 to 50 of 96 trajectories",
     "heldout": "12 items, before: the weights of step 0, after: of step 8",
     "compare": "Where the teacher disagreed most",
@@ -299,3 +304,31 @@ def test_a_phone_shows_each_view_without_scrolling_sideways(
         page.locator("#response-0 .token").first.tap()
         expect(page.locator(".panel")).to_contain_text("token 0 of #0")
         assert watched.errors == [] and watched.elsewhere == []
+
+
+def test_a_run_that_goes_on_is_shown_anew_without_losing_the_place(
+    browser: Browser, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", is_over=False)
+    launcher = {"host": socket.gethostname(), "pid": os.getpid()}
+    (run / "launcher.json").write_text(json.dumps(launcher))
+    with inspecting(run) as inspector, browser.new_context(viewport=PHONE) as context:  # type: ignore[arg-type]
+        wait_until(lambda: inspector.ask("trajectories", run="a")["total"] == 96)
+        page = context.new_page()
+        page.clock.install()
+        page.goto(f"{inspector.url}#samples")
+        expect(page.locator(".count")).to_have_text("1 to 50 of 96 trajectories")
+        expect(page.locator("#runs")).to_contain_text("training")
+        page.locator("#filter-text").type("half a w")
+        page.evaluate("scrollTo(0, 700)")
+        with next((run / "trained").iterdir()).open("ab") as file:
+            file.write(record_batch(*step_of(NUM_STEPS + 1, seed=0)).serialize())
+
+        def is_shown() -> bool:
+            page.clock.run_for(1000)
+            return "of 108" in page.locator(".count").inner_text()
+
+        wait_until(is_shown, report=lambda: page.locator("body").inner_text())
+        expect(page.locator("#filter-text")).to_be_focused()
+        expect(page.locator("#filter-text")).to_have_value("half a w")
+        assert page.evaluate("scrollY") == 700
