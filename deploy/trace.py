@@ -109,7 +109,8 @@ def _offset(found: Overview, role: str) -> float:
     if found.begun_s is None or not found.anchors:
         return 0.0
     bounds = found.bounds_of(role)
-    if said := bounds.said(role):
+    hosts = found.hosts
+    if said := bounds.said(role, hosts.get(role) != hosts.get("broker", hosts.get(role))):
         found.notes.append(said)
     return bounds.offset_s
 

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Coroutine
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from broker.client import BrokerClient, MessageTooLarge, RequestRefused
 from broker.protocol import Blame, Verdict
@@ -53,6 +53,15 @@ class PromptRenderer(ImageMaker, Protocol):
     end_token_ids: list[int]
 
     def prompt_token_ids(self, problem: str) -> Any: ...
+
+
+class _Generated(NamedTuple):
+    """What a server answered, and when (time.monotonic) it was asked and answered."""
+
+    result: GroupResult
+    server: Server
+    sent: float
+    answered: float
 
 
 class RolloutWorker:
@@ -142,13 +151,13 @@ class RolloutWorker:
             server = await self._choose(lease, served)
             self._server.reserved -= 1
             is_reserved = False
-            result, server, sent = await self._generate(request, server, lease, served)
+            generated = await self._generate(request, server, lease, served)
         finally:
             if is_reserved:
                 self._server.reserved -= 1
                 await self._pool.notify()
+        result = generated.result
         assert result.responses is not None, "none of them was aborted"
-        answered = time.monotonic()
         group = Group(
             group_id=lease.group_id,
             attempt=lease.attempt,
@@ -159,29 +168,33 @@ class RolloutWorker:
             responses=result.responses,
         )
         verdict = await self._broker.submit(group)
-        spans.note(
-            "generation", began, time.monotonic(), group=lease.group_id, attempt=lease.attempt,
-            server=server.name, shown_s=round(shown - began, 6), sent_s=round(sent - began, 6),
-            answered_s=round(answered - began, 6), **asdict(result.latencies),
-        )  # fmt: skip
+        self._note(generated, began, shown, lease)
         if verdict is Verdict.ACCEPTED:
             self._figures.group_submitted(group)
         else:
             logger.info("group %s: %s", group.group_id, verdict)
 
+    def _note(self, done: _Generated, began: float, shown: float, lease: GroupLease) -> None:
+        moments = {"shown_s": shown, "sent_s": done.sent, "answered_s": done.answered}
+        spans.note(
+            "generation",
+            began,
+            time.monotonic(),
+            group=lease.group_id,
+            attempt=lease.attempt,
+            server=done.server.name,
+            **{name: round(at - began, 6) for name, at in moments.items()},
+            **asdict(done.result.latencies),
+        )
+
     async def _generate(
         self, request: GroupRequest, server: Server, lease: GroupLease, served: Served
-    ) -> tuple[GroupResult, Server, float]:
-        """Starts on `server`, whose slot is taken; frees it.
-
-        Returns:
-            What came back, from which server, and when (time.monotonic) it was sent there.
-        """
+    ) -> _Generated:
+        """Starts on `server`, whose slot is taken; frees it."""
         tries = 1
         while True:
-            sent = time.monotonic()
             try:
-                return await self._try(request, server), server, sent
+                return await self._try(request, server)
             except CutShort as error:
                 if tries == _MAX_TRIES:
                     raise
@@ -210,7 +223,7 @@ class RolloutWorker:
             raise CutShort("a resumed learner has undone the steps that it was leased for")
         return server
 
-    async def _try(self, request: GroupRequest, server: Server) -> GroupResult:
+    async def _try(self, request: GroupRequest, server: Server) -> _Generated:
         """Generate once, on one server.
 
         Raises:
@@ -218,7 +231,7 @@ class RolloutWorker:
             EngineGone: it does not answer this request, or not at all.
         """
         losses, pauses = server.serving.losses, server.serving.pauses
-        was_paused = server.serving.is_paused
+        was_paused, sent = server.serving.is_paused, time.monotonic()
         try:
             result = await server.engine.generate(request)
         except EngineGone as error:
@@ -227,6 +240,7 @@ class RolloutWorker:
             if server.serving.is_paused:
                 raise CutShort(f"{server.name}: paused for too long: {error}") from error
             raise
+        answered = time.monotonic()
         if result.num_aborted:
             cut = f"{server.name}: {result.num_aborted} responses were cut short"
             if was_paused or server.serving.pauses > pauses:
@@ -234,7 +248,7 @@ class RolloutWorker:
             raise EngineError(f"{cut} by the engine itself")  # it may do so with this one for ever
         if await server.serving.settled() is None or server.serving.losses > losses:
             raise CutShort(f"{server.name}: its weights turned out to be wrong")
-        return result
+        return _Generated(result, server, sent, answered)
 
     def _request(self, lease: GroupLease, view: EngineView) -> GroupRequest:
         return GroupRequest(

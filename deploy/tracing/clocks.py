@@ -36,10 +36,16 @@ class Bounds:
             return self.most if math.isinf(self.least) else self.least
         return (self.least + self.most) / 2
 
-    def said(self, role: str) -> str:
-        """A line on what was moved, and how exactly; empty where nothing was."""
+    def said(self, role: str, is_elsewhere: bool = False) -> str:
+        """A line on what was moved, and how exactly; empty where nothing is to be said.
+
+        Args:
+            is_elsewhere: on another machine than the broker, so that the clocks are two.
+        """
         if not self.offset_s:
-            return ""
+            unknown = f"({self.least * 1000:+.3g} to {self.most * 1000:+.3g} ms would fit as well)"
+            told = f"the clock of {role}, on another machine, fits the broker's as it is {unknown}"
+            return told if is_elsewhere else ""
         if self.least > self.most:
             how = "its clock was set, or runs at another speed: some arrows go back in time"
         elif math.isinf(self.most - self.least):

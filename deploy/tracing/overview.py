@@ -54,7 +54,7 @@ class Overview:
     undone: dict[str, Undone] = field(default_factory=dict)  # by learner
     steps: dict[int, tuple[float, float]] = field(default_factory=dict)  # rank 0's, that count
     first: dict[str, float] = field(default_factory=dict)  # first mark by role
-    hosts: set[str] = field(default_factory=set)
+    hosts: dict[str, str] = field(default_factory=dict)  # by role
     _rows_s: float = 0.0  # when the rows' time was 0
 
     @property
@@ -149,7 +149,7 @@ class Overview:
         for mark in read_marks(path):
             self.first[role] = min(self.first.get(role, mark.begin), mark.begin)
             if mark.name == "process":
-                self.hosts.add(str(mark.facts.get("host")))
+                self.hosts[role] = str(mark.facts.get("host"))
             elif mark.name == "clock":
                 self.anchors.append((_seconds(mark, "clock_s"), mark.begin))
             elif mark.name == "full":

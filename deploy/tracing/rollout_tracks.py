@@ -68,13 +68,17 @@ def inside(mark: Mark) -> Iterator[tuple[str, float, float]]:
     yield "generate", sent, answered
     if not isinstance(mark.facts.get("first_token_s"), int | float):
         return
-    came = min(answered, sent + _number(mark, "first_token_s"))
-    computed = min(came, sent + _number(mark, "queue_s"))
-    yield "engine_queue", sent, computed
-    yield "prefill", computed, came
     told = mark.facts.get("response_s")
-    ends = told if isinstance(told, list) else []
-    whole = [min(answered, max(came, sent + each)) for each in ends]
+    told = told if isinstance(told, list) else []
+    ends = [max(0.0, end) for end in told if isinstance(end, int | float)]
+    # The engine counts from its own arrival; SGLang's is late: it computes what n responses share
+    # before it counts for any. So the longest response tells when that was.
+    arrived = max(sent, answered - max(ends, default=answered - sent))
+    came = min(answered, arrived + _number(mark, "first_token_s"))
+    computed = min(came, arrived + _number(mark, "queue_s"))
+    yield "engine_queue", arrived, computed
+    yield "prefill", computed, came
+    whole = [min(answered, max(came, arrived + each)) for each in ends]
     yield "decode", came, max(whole, default=answered)
     for number in sorted(range(len(whole)), key=lambda number: -whole[number]):
         yield f"response {number}", came, whole[number]

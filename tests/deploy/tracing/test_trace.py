@@ -146,6 +146,16 @@ def test_the_clock_of_another_machine_is_brought_to_the_broker_s(run: Path, ahea
         assert event["ts"] == pytest.approx(exact[group(event)], abs=150_000)
 
 
+def test_another_machine_whose_clock_fits_is_told_with_what_is_not_known(run: Path, capsys):
+    path = run / "spans" / "rollout-1.jsonl"
+    content = path.read_text()
+    path.write_text(content.replace('"host": "vm"', '"host": "other"'))
+    assert content != path.read_text()
+    traced(run)
+    told = r"the clock of rollout-1, on another machine, fits the broker's as it is \(-\S+ to \+"
+    assert re.search(told, capsys.readouterr().out)
+
+
 def group(event: dict) -> tuple[str, int]:
     return event["args"]["group"], event["args"]["attempt"]
 

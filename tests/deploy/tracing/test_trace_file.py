@@ -116,9 +116,9 @@ def test_an_engine_that_tells_its_times_has_prefill_decode_and_responses():
         "queue_s": 0.5, "first_token_s": 1.5, "response_s": [4.0, 6.0],
     }  # fmt: skip
     assert list(inside(Mark("generation", 0.0, 9.5, facts)))[1:] == [
-        ("wait_slot", 1.0, 2.0), ("generate", 2.0, 9.0), ("engine_queue", 2.0, 2.5),
-        ("prefill", 2.5, 3.5), ("decode", 3.5, 8.0), ("response 1", 3.5, 8.0),
-        ("response 0", 3.5, 6.0),
+        ("wait_slot", 1.0, 2.0), ("generate", 2.0, 9.0), ("engine_queue", 3.0, 3.5),
+        ("prefill", 3.5, 4.5), ("decode", 4.5, 9.0), ("response 1", 4.5, 9.0),
+        ("response 0", 4.5, 7.0),
     ]  # fmt: skip
     whole = list(inside(Mark("generation", 0.0, 9.5, {**facts, "first_token_s": None})))
     assert [name for name, _, _ in whole] == ["picture", "wait_slot", "generate"]
