@@ -151,6 +151,9 @@ def served(request, checkpoint_of, tmp_path_factory) -> Iterator[Served]:
     first, other = checkpoint_of(family, 0, dtype), checkpoint_of(family, 1, dtype)
     log = tmp_path_factory.mktemp("engine") / f"{engine}-{family}-{dtype}.log"
     config = run_config(first, timeout_s=GROUP_TIMEOUT_S, dtype=dtype, engine=engine)
+    if engine == "sglang":  # as deploy/README.md says, for deploy.trace
+        section = config.sglang.model_copy(update={"extra_flags": ("--enable-metrics",)})
+        config = config.model_copy(update={"sglang": section})
     pixel_log = log.with_suffix(".pixels") if engine == "sglang" else None
     with pytest.MonkeyPatch.context() as patch:
         if pixel_log is not None:

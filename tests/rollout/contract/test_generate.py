@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rollout.http_engine import latencies_of
 from tests.rollout.support import data_url, png, reference_logprobs
 from tests.tiny_model import PROBLEM
 from tests.waiting import LIMIT_S
@@ -43,6 +44,12 @@ async def test_one_response_is_an_object_and_several_are_a_list(api, renderer):
     assert len(several) == 3
     assert len({tuple(result["output_ids"]) for result in several}) == 3
     assert len({result["meta_info"]["id"] for result in several}) == 3
+
+
+async def test_an_answer_tells_when_its_first_token_came(api):
+    told = latencies_of(await api.generate({"text": "which digit"}, n=2, ignore_eos=True))
+    assert told.queue_s is not None and told.first_token_s is not None and len(told.response_s) == 2
+    assert 0 <= told.queue_s <= told.first_token_s <= min(told.response_s)
 
 
 async def test_logprobs_come_only_when_asked_for(api):
