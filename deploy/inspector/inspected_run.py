@@ -83,6 +83,7 @@ class InspectedRun:
         return curves.curves(self._figures)
 
     def histograms(self) -> Answer:
+        self._indexed()
         return histograms.histograms(self._reader.now())
 
     def trajectories(self, parameters: Parameters) -> Answer:
