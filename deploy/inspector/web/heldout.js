@@ -128,7 +128,7 @@ function items(run, answer) {
       h(
         "div",
         {},
-        h("h3", {}, item.question.trim()),
+        h("h3", {}, String(item.question ?? "").trim()),
         h(
           "small",
           {},

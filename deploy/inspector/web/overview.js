@@ -195,7 +195,7 @@ function sceneCard(run, scene, number) {
     "article",
     {},
     shots,
-    h("h3", {}, scene.question.trim()),
+    h("h3", {}, String(scene.question ?? "").trim()),
     h("dl", {}, answers("before", scene.before), answers("after", scene.after)),
   );
 }
