@@ -176,8 +176,8 @@ def _responses(look: Inspection, group: PreparedGroup, renderer: Renderer) -> li
         rows = slice(start, start + len(ids))
         pairs = zip(students[rows], teachers[rows], strict=True)
         positions = [{"student": student, "teacher": teacher} for student, teacher in pairs]
-        found.append({name: values[rows] for name, values in figures.items()})
-        found[-1]["positions"] = positions
+        own = {name: values[rows] for name, values in figures.items()}
+        found.append({**own, "positions": positions})
         start = rows.stop
     return found
 

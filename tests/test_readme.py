@@ -63,6 +63,11 @@ RUNS = {
         f" && {LAUNCH} --config {{folder}}/run/config.toml --run.resume true --learner.max_steps 3"
         ' && .venv/bin/python -m broker.journal {folder}/run replay"'
     ),
+    # tests/deploy/test_inspect.py serves
+    f"{PYTHON} -m deploy.inspect runs/mine": f"{PYTHON} -m deploy.inspect --help",
+    f"{PYTHON} -m deploy.inspect runs/mine runs/other --export both.html": (
+        f"{PYTHON} -m deploy.inspect {{folder}} {{folder}} --export {{folder}}/both.html"
+    ),
     # tests/learner/figures/test_trackers.py writes to W&B
     f"{LAUNCH} --run.trackers tensorboard,wandb": f"{LAUNCH} --help",
     ".venv/bin/python -m broker.journal runs/mine": ".venv/bin/python -m broker.journal --help",

@@ -12,7 +12,7 @@
     scores          what student and teacher hold likely at each token, computed when asked for
     pictures        pictures of samples as student and teacher saw them
     scenes          RUN/scenes.json, before and after
-    answers         what the page may ask, by name
+    answers, kept_answers   what the page may ask, by name; what costs seconds is kept
     server          serves page and answers to those who may ask
     web_files, export   the files of the page (web/); the page as one file
 

@@ -1,11 +1,14 @@
 """What the page may ask: each question by its name, of one of the inspected runs."""
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common.errors import ConfigError, DataError
 from common.page import picture_kind
 from deploy.inspector.inspected_run import InspectedRun
+from deploy.inspector.kept_answers import KeptAnswer
 from deploy.inspector.pictures import Name as ViewName
 from deploy.inspector.pictures import picture
 from deploy.inspector.scenes import scene_picture, scenes
@@ -23,7 +26,6 @@ _QUESTIONS: dict[str, Callable[[InspectedRun, Parameters], Answer]] = {
     "quarantined": lambda run, given: run.quarantined(given),
     "group": lambda run, given: run.group(given),
     "heldout": lambda run, given: run.heldout(given),
-    "explain": lambda run, _: run.explain(),
     "plan": lambda run, _: run.plan(),
     "scenes": lambda run, _: scenes(run.folder),
     "columns": lambda run, _: {"tables": column_tables(run.folder)},
@@ -39,6 +41,7 @@ class InspectorAnswers:
 
     def __init__(self, runs: Sequence[InspectedRun]) -> None:
         self._runs = {run.key: run for run in runs}
+        self._explained = {run.key: KeptAnswer(run.folder, run.explain) for run in runs}
 
     def to(self, name: str, parameters: Parameters) -> Answer | None:
         """The answer to a question. None means that there is no such question.
@@ -48,6 +51,8 @@ class InspectorAnswers:
         """
         if name == "runs":
             return {"runs": [_described(run) for run in self._runs.values()]}
+        if name == "explain":
+            return self._explained[self.run(parameters).key]()
         question = _QUESTIONS.get(name)
         return question and question(self.run(parameters), parameters)
 
@@ -81,6 +86,22 @@ class InspectorAnswers:
         if key not in self._runs:
             raise ConfigError(f"run = {key!r}: none. Fix: {' or '.join(self._runs)}")
         return self._runs[key]
+
+
+def as_json(answer: Any, **layout: Any) -> str:
+    """JSON that browsers read: what is no finite number is null there."""
+    try:
+        return json.dumps(answer, allow_nan=False, **layout)
+    except ValueError:
+        return json.dumps(_finite(answer), allow_nan=False, **layout)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _described(run: InspectedRun) -> Answer:

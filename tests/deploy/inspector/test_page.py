@@ -3,15 +3,20 @@
 Holds deploy/inspector/answers.py, deploy/inspector/scenes.py, deploy/inspector/web_files.py.
 """
 
+import json
+import os
 import re
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
+from common.trained import record_batch
 from tests.browser import chromium
 from tests.deploy.inspector.served import inspecting
-from tests.deploy.inspector.whole_run import EVIL, write_run
+from tests.deploy.inspector.whole_run import EVIL, NUM_STEPS, step_of, write_run
 from tests.waiting import wait_until
 
 expect.set_options(timeout=30_000)
@@ -20,7 +25,7 @@ PHONE = {"width": 390, "height": 844}
 VIEWS = {  # what each one has when it is there
     "overview": "52.7% \u2192 86.9%",
     "curves": "Student against rollout",
-    "distributions": "share of trajectories, by steps",
+    "distributions": "Staleness in steps",
     "samples": "1 to 50 of 96 trajectories",
     "heldout": "12 items, before: the weights of step 0, after: of step 8",
     "compare": "Where the teacher disagreed most",
@@ -125,7 +130,7 @@ def test_curves_of_both_runs_lie_over_each_other_and_lead_to_a_step(watched: Wat
         expect(chart.locator(".step")).to_have_text(re.compile(r"step [45]"))
     page.get_by_role("switch", name="Logarithmic").click()
     expect(page.get_by_role("switch", name="Logarithmic")).to_have_attribute("aria-checked", "true")
-    page.locator("#find-chart").fill("loss")
+    page.locator("#find-chart").press_sequentially("loss")
     expect(page.locator("figure.chart")).to_have_count(1)
     assert "q=loss" in page.url and "scale=log" in page.url
     page.locator("figure.chart details").click()
@@ -160,7 +165,6 @@ def test_filters_sort_and_pages_are_in_the_address(watched: Watched) -> None:
     page.locator("#filter-finish").select_option("length")
     expect(status).to_have_text("32 trajectories")
     page.locator("#filter-text").fill("onerror")
-    page.keyboard.press("Enter")
     page.locator("#filter-step_from").fill("3")
     page.keyboard.press("Enter")
     expect(status).to_have_text("24 trajectories")
@@ -259,8 +263,12 @@ def test_two_runs_side_by_side_on_one_sample(watched: Watched) -> None:
     expect(page.locator("#side-right option:checked")).to_have_text("second, step 8")
     page.locator("#side-left").select_option("first, step 8")
     expect(page).to_have_url(re.compile("left=a%3A8"))
-    page.locator(".sides > section").last.locator(".token").first.hover()
-    expect(page.locator(".panel")).to_contain_text("token 0 of #0")
+
+    def is_shown() -> bool:  # once the other step is there
+        page.locator(".sides > section").last.locator(".token").first.hover()
+        return "token 0 of #0" in page.locator(".panel").inner_text()
+
+    wait_until(is_shown)
 
 
 def test_what_goes_wrong_is_said_in_words(watched: Watched) -> None:
@@ -299,3 +307,31 @@ def test_a_phone_shows_each_view_without_scrolling_sideways(
         page.locator("#response-0 .token").first.tap()
         expect(page.locator(".panel")).to_contain_text("token 0 of #0")
         assert watched.errors == [] and watched.elsewhere == []
+
+
+def test_a_run_that_goes_on_is_shown_anew_without_losing_the_place(
+    browser: Browser, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", is_over=False)
+    launcher = {"host": socket.gethostname(), "pid": os.getpid()}
+    (run / "launcher.json").write_text(json.dumps(launcher))
+    with inspecting(run) as inspector, browser.new_context(viewport=PHONE) as context:  # type: ignore[arg-type]
+        wait_until(lambda: inspector.ask("trajectories", run="a")["total"] == 96)
+        page = context.new_page()
+        page.clock.install()
+        page.goto(f"{inspector.url}#samples")
+        expect(page.locator(".count")).to_have_text("1 to 50 of 96 trajectories")
+        expect(page.locator("#runs")).to_contain_text("training")
+        page.locator("#filter-text").type("half a w")
+        page.evaluate("scrollTo(0, 700)")
+        with next((run / "trained").iterdir()).open("ab") as file:
+            file.write(record_batch(*step_of(NUM_STEPS + 1, seed=0)).serialize())
+
+        def is_shown() -> bool:
+            page.clock.run_for(1000)
+            return "of 108" in page.locator(".count").inner_text()
+
+        wait_until(is_shown, report=lambda: page.locator("body").inner_text())
+        expect(page.locator("#filter-text")).to_be_focused()
+        expect(page.locator("#filter-text")).to_have_value("half a w")
+        assert page.evaluate("scrollY") == 700

@@ -123,7 +123,8 @@ def _config(folder: Path) -> RunConfig:
         {
             "run": {"folder": folder},
             "data": {"train": train, "heldout": heldout},
-            "learner": {"max_steps": NUM_STEPS},
+            "learner": {"max_steps": NUM_STEPS, "groups_per_step": GROUPS_PER_STEP},
+            "rollout": {"trajectories_per_sample": NUM_ANSWERS},
             "learner_pool": {"python": python},
         }
     )
