@@ -135,7 +135,7 @@ class InspectedRun:
                 self._reader.now(),
                 self._trained,
                 self._texts,
-                self._files.data_file("train"),
+                self._files.train_file(),
                 float(clip) if isinstance(clip, int | float) else None,
             )
         )
