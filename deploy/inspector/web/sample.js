@@ -10,7 +10,7 @@ import { colorChoice, fullColor, METRICS, response, tokenPanel } from "./tokens.
 export async function sample(params, runs) {
   const run = runs[0];
   const [group, neighbours] = await Promise.all([
-    ask("group", { run: run.key, step: params.step, group: params.group }).catch((error) =>
+    groupOf({ run: run.key, step: params.step, group: params.group }).catch((error) =>
       missing(run, error),
     ),
     besides(params).catch(() => ({})),
@@ -43,6 +43,14 @@ export async function sample(params, runs) {
   );
   setTimeout(() => showAsked(params, group, panel, place)); // when it is in the page
   return view;
+}
+
+let last = {}; // a group is long, and what was trained does not change: other colours need no new one
+
+async function groupOf(query) {
+  const key = JSON.stringify(query);
+  if (last.key !== key) last = { key, group: await ask("group", query) };
+  return last.group;
 }
 
 /** A word that it may come, where the index is being made. Throws the error where it will not. */

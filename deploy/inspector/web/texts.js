@@ -8,7 +8,7 @@ export async function explain(params, runs) {
   const parts = answers.map(({ sentence, text }, place) => [
     named(runs, place),
     sentence && h("p", { class: "sentence" }, sentence),
-    text && h("pre", { class: "wide", tabindex: 0 }, text),
+    text && h("pre", { class: "wide", tabindex: 0 }, withoutStart(text, sentence)),
   ]);
   return h(
     "div",
@@ -20,6 +20,11 @@ export async function explain(params, runs) {
       parts.map((part) => h("section", {}, part)),
     ),
   );
+}
+
+/** The text without the sentence that stands above it. */
+function withoutStart(text, sentence) {
+  return text.startsWith(sentence) ? text.slice(sentence.length).trimStart() : text;
 }
 
 export async function plan(params, runs) {

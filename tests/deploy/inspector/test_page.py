@@ -177,7 +177,7 @@ def test_filters_sort_and_pages_are_in_the_address(watched: Watched) -> None:
     page.get_by_role("link", name="sort by tokens").click()
     expect(page.locator("th[aria-sort=descending]")).to_have_text("tokens \u2193")
     watched.open("samples?run=a&changed=3,7")
-    expect(status).to_have_text("24 trajectories")  # of steps 3 and 7, and of 2 and 6
+    expect(status).to_have_text("48 trajectories")  # of steps 3 and 7, and of 2 and 6
     watched.open("samples?run=a&list=quarantined")
     expect(page.locator("table.reasons")).to_contain_text(f"cannot be decoded {EVIL}")
 
