@@ -20,7 +20,7 @@ from deploy.inspector.heldout import heldout_files
 from deploy.supervision.process_table import read_processes
 
 State = Literal["starting", "training", "finished", "interrupted", "stopped"]
-_LAUNCHER = "launcher.json"  # as `deploy.supervision.launcher_api` has it, which takes 0.1 s to load
+_LAUNCHER = "launcher.json"  # as `deploy.supervision.launcher_api` has it; that loads for 0.1 s
 _OVER = ("ended", "given up")
 
 
