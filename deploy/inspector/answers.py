@@ -1,5 +1,7 @@
 """What the page may ask: each question by its name, of one of the inspected runs."""
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -84,6 +86,22 @@ class InspectorAnswers:
         if key not in self._runs:
             raise ConfigError(f"run = {key!r}: none. Fix: {' or '.join(self._runs)}")
         return self._runs[key]
+
+
+def as_json(answer: Any, **layout: Any) -> str:
+    """JSON that browsers read: what is no finite number is null there."""
+    try:
+        return json.dumps(answer, allow_nan=False, **layout)
+    except ValueError:
+        return json.dumps(_finite(answer), allow_nan=False, **layout)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _described(run: InspectedRun) -> Answer:

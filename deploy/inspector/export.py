@@ -5,6 +5,7 @@ trajectories of each list, and the groups where teacher and student differ most,
 """
 
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from urllib.parse import urlencode
 
 from PIL import Image, UnidentifiedImageError
 
-from common.errors import VisionOpdError
 from common.files import replace_text
 from common.page import picture_url, small_jpeg
 from deploy.inspector.answers import Answer, InspectorAnswers, Parameters
 from deploy.inspector.web_files import document
 
+logger = logging.getLogger(__name__)
 _PAGE = 50  # rows of a list, as the page asks for them (web/source.js)
 _SORTS = ("divergence", "divergence_max", "drift_max", "staleness", "length", "step")
 _CHANGES = ("all", "gained", "lost", "same")
@@ -63,7 +64,8 @@ class _Recording:
         """The answer, which is recorded; {} if there is none, and then the page says so."""
         try:
             answer = self._source.to(name, parameters) or {}
-        except (VisionOpdError, OSError):
+        except Exception as error:  # whatever a damaged run folder does to one answer
+            logger.warning("%s is left out: %s: %s", name, type(error).__name__, error)
             return {}
         self._answers[_question(name, parameters)] = answer
         return answer
@@ -102,8 +104,9 @@ class _Recording:
         try:
             content, _ = self._source.picture(parameters)
             url = picture_url(_smaller(content))
-        except (VisionOpdError, OSError):
-            return  # the page says that it is not there
+        except Exception as error:  # the page says that it is not there
+            logger.info("a picture is left out: %s: %s", type(error).__name__, error)
+            return
         if url is not None and len(url) <= self._room:
             self._room -= len(url)
             self._pictures[_question("picture", parameters)] = url

@@ -18,7 +18,8 @@ class IndexWorker:
     """
 
     def __init__(self, run: Path, folder: Path) -> None:
-        self._command = [sys.executable, "-m", "deploy.inspector.indexing", str(run), str(folder)]
+        places = [str(path.absolute()) for path in (run, folder)]  # it works in another folder
+        self._command = [sys.executable, "-m", "deploy.inspector.indexing", *places]
         self._lock = threading.Lock()
         self._round_ended = threading.Condition(self._lock)
         self._process: subprocess.Popen[str] | None = None

@@ -83,6 +83,7 @@ class InspectedRun:
         return curves.curves(self._figures)
 
     def histograms(self) -> Answer:
+        self._indexed()
         return histograms.histograms(self._reader.now())
 
     def trajectories(self, parameters: Parameters) -> Answer:
@@ -134,7 +135,7 @@ class InspectedRun:
                 self._reader.now(),
                 self._trained,
                 self._texts,
-                self._files.data_file("train"),
+                self._files.train_file(),
                 float(clip) if isinstance(clip, int | float) else None,
             )
         )

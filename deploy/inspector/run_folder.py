@@ -12,14 +12,15 @@ from typing import Any, Literal
 from common.errors import VisionOpdError
 from common.files import json_object_or_empty
 from common.journal_file import has_journal
+from common.kept_reading import FILE as READING
 from common.lifecycle import is_alive
 from common.trained import FOLDER as TRAINED
 from common.trained import trained_files
 from deploy.inspector.heldout import heldout_files
-from deploy.supervision.launcher_api import FILE as LAUNCHER
 from deploy.supervision.process_table import read_processes
 
 State = Literal["starting", "training", "finished", "interrupted", "stopped"]
+_LAUNCHER = "launcher.json"  # as `deploy.supervision.launcher_api` has it; that loads for 0.1 s
 _OVER = ("ended", "given up")
 
 
@@ -44,7 +45,7 @@ class RunFolder:
 
     def _may_go_on(self) -> bool:
         """Whether a launcher is there, or, where none has left a word, processes by hand may be."""
-        launcher = json_object_or_empty(self.path / LAUNCHER)
+        launcher = json_object_or_empty(self.path / _LAUNCHER)
         if launcher:
             is_here = launcher.get("host") == socket.gethostname()
             pid = launcher.get("pid")
@@ -64,15 +65,19 @@ class RunFolder:
         found = self._config().get(section)
         return found.get(key) if isinstance(found, dict) else None
 
-    def data_file(self, key: str) -> Path | None:
-        """data.train or data.heldout. None means that the run names none."""
-        name = self.setting("data", key)
+    def train_file(self) -> Path | None:
+        """The data that is trained on. None means that the folder names none.
+
+        data.train may be relative to where the launcher was started; the reading is not.
+        """
+        read = json_object_or_empty(self.path / READING).get("dataset")
+        name = read or self.setting("data", "train")
         return Path(name) if isinstance(name, str) else None
 
     def total_steps(self) -> int | None:
         """How many steps the run is to have. None means that its folder does not say."""
         most = self.setting("learner", "max_steps")
-        reading = json_object_or_empty(self.path / "reading.json")
+        reading = json_object_or_empty(self.path / READING)
         rows, bad = reading.get("num_rows"), reading.get("bad_rows")
         groups = self.setting("learner", "groups_per_step")
         if not (isinstance(rows, int) and isinstance(bad, list) and isinstance(groups, int)):

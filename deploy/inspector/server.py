@@ -7,7 +7,6 @@ and the browser keeps it as a cookie. The page itself holds nothing of a run and
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from aiohttp import web
 
 from common.errors import VisionOpdError
 from common.http_gate import Gate, GateRefusal
-from deploy.inspector.answers import InspectorAnswers
+from deploy.inspector.answers import InspectorAnswers, as_json
 from deploy.inspector.query import number_of
 from deploy.inspector.scores import TokenScores
 from deploy.inspector.web_files import web_files
@@ -115,6 +114,10 @@ class _Pages:
                 response = await handler(request)
             except web.HTTPException as error:
                 response = _error(error.status, f"{request.method} {request.path}: {error.reason}")
+            except Exception as error:  # whatever a damaged run folder does to one answer
+                logger.exception("%s", request.path_qs)
+                what = f"{type(error).__name__}: {error}"
+                response = _error(500, f"{request.path}: {what}. Is a file of the run damaged?")
         response.headers.update(_HEADERS)
         response.headers.setdefault("Cache-Control", "no-store")
         return response
@@ -164,7 +167,7 @@ class _Pages:
             return self._failed(name, error)
         if answer is None:
             raise web.HTTPNotFound
-        return await self._packed(json.dumps(answer).encode(), "application/json", {})
+        return await self._packed(as_json(answer).encode(), "application/json", {})
 
     async def _on_picture(self, request: web.Request) -> web.Response:
         parameters = dict(request.query)
@@ -187,7 +190,7 @@ class _Pages:
                 answer = await self._scores.scores(run.folder, folder, group, index)
         except (VisionOpdError, OSError, TimeoutError) as error:
             return self._failed("scores", error)
-        return await self._packed(json.dumps(answer).encode(), "application/json", {})
+        return await self._packed(as_json(answer).encode(), "application/json", {})
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         async with asyncio.timeout(self._limit_s):

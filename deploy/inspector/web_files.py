@@ -2,12 +2,13 @@
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from deploy.inspector.answers import as_json
 
 _FOLDER = Path(__file__).with_name("web")
 _COMMON_STYLE = Path(__file__).parents[2] / "common" / "page.css"
@@ -52,7 +53,7 @@ def document(recorded: dict[str, Any]) -> str:
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:"
     )
     # Data that stands in a page: "<" could end it.
-    block = json.dumps(recorded, separators=(",", ":")).replace("<", "\\u003c")
+    block = as_json(recorded, separators=(",", ":")).replace("<", "\\u003c")
     head = (
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>\n'
     )

@@ -1,14 +1,13 @@
 """Figures by the values of the columns that data.keep_columns names, from RUN/groups.jsonl."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.files import whole_lines
 from common.metrics import GATED, Metric, Over
+from deploy.inspector.followed import FollowedRows
 
 Row = dict[str, Any]
 _VALUES = 30  # shown of a column, those with most groups
@@ -22,7 +21,8 @@ def column_tables(run: Path) -> list[dict[str, Any]]:
 
     They say how figures went for each value.
     """
-    groups = [json.loads(line) for line in whole_lines(run / "groups.jsonl") if line.strip()]
+    rows = FollowedRows(run / "groups.jsonl").look().rows
+    groups = [row for row in rows if isinstance(row.get("columns"), dict)]
     columns = dict.fromkeys(name for group in groups for name in group["columns"])
     return [_table(column, groups) for column in columns]
 

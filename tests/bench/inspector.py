@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="inspector-") as name:
         found = measure(Path(name) / "made", options.trajectories, options.repeats)
         if options.runs:
-            found |= overhead(Path(name), options.runs, options.steps)
+            found |= overhead(Path(name), options)
     found["machine"] = machine()
     print(json.dumps(found, indent=1))
     if options.json is not None:
@@ -71,6 +71,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="of each question (default 3)")
     parser.add_argument("--runs", type=int, default=3, help="pairs of real runs (default 3)")
     parser.add_argument("--steps", type=int, default=20, help="of a real run (default 20)")
+    parser.add_argument("--groups", type=int, default=32, help="of a step (default 32)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
     return parser.parse_args(argv)
 
@@ -176,13 +177,13 @@ def memory(pid: int, name: str) -> float:
 
 
 # ---- the run -------------------------------------------------------------------------------------
-def overhead(folder: Path, runs: int, steps: int) -> dict[str, Any]:
+def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Pairs of runs, in an order that is turned round each time."""
     with_s, without_s, cpu_shares = [], [], []
-    for number in range(runs):
+    for number in range(options.runs):
         for is_inspected in (True, False) if number % 2 else (False, True):
             run = folder / f"run-{number}-{is_inspected}"
-            cpu_share = launch(run, steps, is_inspected)
+            cpu_share = launch(run, options, is_inspected)
             (with_s if is_inspected else without_s).append(seconds_a_step(run))
             if is_inspected:
                 cpu_shares.append(cpu_share)
@@ -196,10 +197,11 @@ def overhead(folder: Path, runs: int, steps: int) -> dict[str, Any]:
     }
 
 
-def launch(run: Path, steps: int, is_inspected: bool) -> float:
+def launch(run: Path, options: argparse.Namespace, is_inspected: bool) -> float:
     """One whole run; returns CPU seconds of its inspector over its seconds."""
-    words = ["--run.folder", str(run), "--learner.max_steps", str(steps), "--data.heldout", "none"]
-    words += ["--evaluation.every_steps", "0"]
+    words = ["--run.folder", str(run), "--data.heldout", "none", "--evaluation.every_steps", "0"]
+    words += ["--learner.max_steps", str(options.steps)]
+    words += ["--learner.groups_per_step", str(options.groups)]
     if not is_inspected:
         words += ["--run.trained_gib", "0", *_NO_SPANS]
     command = [str(ROOT / "deploy" / "launch_cluster.sh"), *words]
@@ -212,10 +214,13 @@ def launch(run: Path, steps: int, is_inspected: bool) -> float:
         watcher = threading.Thread(target=look_at, args=(run, ended, cpu_s))
         if is_inspected:
             watcher.start()
-        code = process.wait(_LIMIT_S)
-        ended.set()
-        if is_inspected:
-            watcher.join()
+        try:
+            code = process.wait(_LIMIT_S)
+        finally:
+            process.terminate()
+            ended.set()
+            if is_inspected:
+                watcher.join()
     assert code == 0, log.read_text()[-2000:]
     return sum(cpu_s) / (time.monotonic() - began)
 

@@ -10,7 +10,8 @@ from tests.bench.written import figures_of
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_inspector_bench_writes_its_figures(tmp_path: Path) -> None:
-    found = figures_of("inspector", tmp_path, "--trajectories 3000 --repeats 1 --runs 1 --steps 6")
+    small = "--trajectories 3000 --repeats 1 --runs 1 --steps 5 --groups 4"
+    found = figures_of("inspector", tmp_path, small)
     assert found["trajectories"] == 5 * 512
     assert 0 < found["start_s"] < found["first_page_s"]
     assert found["filter_s"] == max(found["filters"].values()) > 0

@@ -3,13 +3,12 @@
 import re
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from common.trained import record_batch
+from deploy.inspect import main
 from tests.deploy.inspector.served import Inspector, inspecting
 from tests.deploy.inspector.whole_run import NUM_STEPS, step_of, write_run
 from tests.waiting import wait_until
@@ -43,20 +42,26 @@ def test_it_is_killed_and_started_again_while_a_run_goes_on(tmp_path: Path) -> N
     assert files_of(run) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
-    inspector = Inspector(tmp_path, "--port", "0")
-    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", inspector.url)
+@pytest.mark.parametrize(
+    ("number", "options", "address"),
+    [
+        (signal.SIGTERM, (), r"http://127\.0\.0\.1:\d+/"),
+        # Off loopback the address carries a token.
+        (signal.SIGINT, ("--host", "0.0.0.0"), r"http://0\.0\.0\.0:\d+/\?token=[\w-]{30,}"),
+    ],
+)
+def test_it_says_where_it_is_and_a_signal_ends_it_cleanly(
+    tmp_path: Path, number: signal.Signals, options: tuple[str, ...], address: str
+) -> None:
+    inspector = Inspector(tmp_path, "--port", "0", *options)
+    assert re.fullmatch(address, inspector.url)
     inspector.process.send_signal(number)
     assert inspector.end() == "" and inspector.process.returncode == 0
 
 
-def test_off_loopback_the_address_carries_a_token(tmp_path: Path) -> None:
-    with inspecting(tmp_path, "--host", "0.0.0.0") as inspector:
-        assert re.fullmatch(r"http://0\.0\.0\.0:\d+/\?token=[\w-]{30,}", inspector.url)
-
-
-def test_what_cannot_be_served_is_said_in_a_line(tmp_path: Path) -> None:
+def test_what_cannot_be_served_is_said_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         cases = (
@@ -65,7 +70,7 @@ def test_what_cannot_be_served_is_said_in_a_line(tmp_path: Path) -> None:
             ([tmp_path, "--export", tmp_path / "no" / "file"], "cannot be written"),
         )
         for arguments, words in cases:
-            command = [sys.executable, "-m", "deploy.inspect", *map(str, arguments)]
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-            assert ended.returncode == 2 and words in ended.stderr, ended.stderr
-            assert ended.stderr.count("\n") == 1
+            with pytest.raises(SystemExit, match="2"):
+                main([str(argument) for argument in arguments])
+            told = capsys.readouterr().err
+            assert words in told and told.count("\n") == 1

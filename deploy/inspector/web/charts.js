@@ -20,22 +20,62 @@ const movers = new WeakMap(); // chart > how it shows a step
  * pick: called with the step that was clicked; null: nothing can be clicked.
  */
 export function lineChart(chart, series, isLog, pick) {
-  const drawn = series.map((one) => ({ ...one, points: one.points.filter(([, y]) => isNumber(y) && !(isLog && y <= 0)) }));
+  const drawn = series.map((one) => ({
+    ...one,
+    points: one.points.filter(([, y]) => isNumber(y) && !(isLog && y <= 0)),
+  }));
   const some = drawn.filter((one) => one.points.length);
   const format = chart.is_share ? percent : figure;
-  const head = h("figcaption", {}, h("b", {}, chart.title), " ", h("span", { class: "unit" }, chart.unit));
-  if (!some.length) return h("figure", { class: "chart" }, head, h("p", { class: "empty" }, isLog ? "No values above 0." : "No values yet."));
-  const steps = [...new Set(some.flatMap((one) => one.points.map(([x]) => x)))].sort((one, other) => one - other);
+  const head = h(
+    "figcaption",
+    {},
+    h("b", {}, chart.title),
+    " ",
+    h("span", { class: "unit" }, chart.unit),
+  );
+  if (!some.length)
+    return h(
+      "figure",
+      { class: "chart" },
+      head,
+      h("p", { class: "empty" }, isLog ? "No values above 0." : "No values yet."),
+    );
+  const steps = [...new Set(some.flatMap((one) => one.points.map(([x]) => x)))].sort(
+    (one, other) => one - other,
+  );
   const values = some.flatMap((one) => one.points.map(([, y]) => y));
   const across = linearAxis(steps[0], steps.at(-1), LEFT, WIDTH - RIGHT, 1);
-  const up = isLog ? logAxis(values) : linearAxis(Math.min(0, ...values), Math.max(...values), HEIGHT - BOTTOM, TOP, 0);
+  const up = isLog
+    ? logAxis(values)
+    : linearAxis(Math.min(0, ...values), Math.max(...values), HEIGHT - BOTTOM, TOP, 0);
   const labels = [...new Set(some.map((one) => one.label))];
   const cursor = h("g", { class: "cursor" });
   const svg = h(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", tabindex: 0, "aria-label": summary(chart, some, format), class: pick ? "picks" : "" },
-    up.ticks.map((tick) => h("g", {}, h("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: up.at(tick), y2: up.at(tick) }), h("text", { x: LEFT - 6, y: up.at(tick) + 4, "text-anchor": "end" }, axisLabel(tick, chart.is_share)))),
-    across.ticks.filter((tick) => tick >= steps[0] && tick <= steps.at(-1)).map((tick) => h("text", { x: across.at(tick), y: HEIGHT - 6, "text-anchor": "middle" }, figure(tick))),
+    {
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      role: "img",
+      tabindex: 0,
+      "aria-label": summary(chart, some, format),
+      class: pick ? "picks" : "",
+    },
+    up.ticks.map((tick) =>
+      h(
+        "g",
+        {},
+        h("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: up.at(tick), y2: up.at(tick) }),
+        h(
+          "text",
+          { x: LEFT - 6, y: up.at(tick) + 4, "text-anchor": "end" },
+          axisLabel(tick, chart.is_share),
+        ),
+      ),
+    ),
+    across.ticks
+      .filter((tick) => tick >= steps[0] && tick <= steps.at(-1))
+      .map((tick) =>
+        h("text", { x: across.at(tick), y: HEIGHT - 6, "text-anchor": "middle" }, figure(tick)),
+      ),
     some.map((one) => lineOf(one, across, up)),
     cursor,
   );
@@ -46,10 +86,26 @@ export function lineChart(chart, series, isLog, pick) {
     const near = step === null ? null : nearest(steps, step);
     cursor.replaceChildren(...(near === null ? [] : marks(near, some, across, up)));
     stepLabel.textContent = near === null ? "" : `step ${near}`;
-    legend.replaceChildren(...labels.map((label) => key(some.filter((one) => one.label === label), near, format)));
+    legend.replaceChildren(
+      ...labels.map((label) =>
+        key(
+          some.filter((one) => one.label === label),
+          near,
+          format,
+        ),
+      ),
+    );
   };
   show(null);
-  const box = h("figure", { class: "chart" }, head, svg, legend, chart.note && h("small", {}, chart.note), tableOf(some, steps, format));
+  const box = h(
+    "figure",
+    { class: "chart" },
+    head,
+    svg,
+    legend,
+    chart.note && h("small", {}, chart.note),
+    tableOf(some, steps, format),
+  );
   movers.set(box, show);
   follow(svg, steps, across, pick);
   return box;
@@ -90,23 +146,58 @@ function follow(svg, steps, across, pick) {
 function lineOf(one, across, up) {
   const style = `line c${one.color % COLORS}${one.isSecond ? " second" : ""}`;
   const points = one.points.map(([x, y]) => `${across.at(x)},${up.at(y)}`);
-  const dots = one.points.length <= 25 ? one.points.map(([x, y]) => h("circle", { class: `dot c${one.color % COLORS}`, cx: across.at(x), cy: up.at(y), r: 2.2 })) : [];
+  const dots =
+    one.points.length <= 25
+      ? one.points.map(([x, y]) =>
+          h("circle", {
+            class: `dot c${one.color % COLORS}`,
+            cx: across.at(x),
+            cy: up.at(y),
+            r: 2.2,
+          }),
+        )
+      : [];
   return h("g", {}, h("polyline", { class: style, points: points.join(" ") }), dots);
 }
 
 function marks(step, series, across, up) {
-  const line = h("line", { class: "at", x1: across.at(step), x2: across.at(step), y1: TOP, y2: HEIGHT - BOTTOM });
+  const line = h("line", {
+    class: "at",
+    x1: across.at(step),
+    x2: across.at(step),
+    y1: TOP,
+    y2: HEIGHT - BOTTOM,
+  });
   const found = series.map((one) => [one, valueAt(one, step)]).filter(([, y]) => y !== null);
-  return [line, ...found.map(([one, y]) => h("circle", { class: `dot c${one.color % COLORS}`, cx: across.at(step), cy: up.at(y), r: 3.6 }))];
+  return [
+    line,
+    ...found.map(([one, y]) =>
+      h("circle", {
+        class: `dot c${one.color % COLORS}`,
+        cx: across.at(step),
+        cy: up.at(y),
+        r: 3.6,
+      }),
+    ),
+  ];
 }
 
 /** A line's name with its values: of one run, or of both. */
 function key(lines, step, format) {
   const values = lines.map((one) => {
     const value = step === null ? one.points.at(-1)[1] : valueAt(one, step);
-    return h("b", { class: one.isSecond ? "second" : "" }, value === null ? "\u2013" : format(value));
+    return h(
+      "b",
+      { class: one.isSecond ? "second" : "" },
+      value === null ? "\u2013" : format(value),
+    );
   });
-  return h("span", { class: `key c${lines[0].color % COLORS}` }, h("i", {}, lines[0].label), values.map((value) => [" ", value]));
+  return h(
+    "span",
+    { class: `key c${lines[0].color % COLORS}` },
+    h("i", {}, lines[0].label),
+    values.map((value) => [" ", value]),
+  );
 }
 
 function valueAt(one, step) {
@@ -119,7 +210,9 @@ function nearest(steps, step) {
 }
 
 function summary(chart, series, format) {
-  const ends = series.map((one) => `${one.label} from ${format(one.points[0][1])} to ${format(one.points.at(-1)[1])}`);
+  const ends = series.map(
+    (one) => `${one.label} from ${format(one.points[0][1])} to ${format(one.points.at(-1)[1])}`,
+  );
   return `${chart.title} (${chart.unit}): ${ends.join("; ")}. Arrow keys move through the steps.`;
 }
 
@@ -129,9 +222,29 @@ function tableOf(series, steps, format) {
   const fill = (event) => {
     if (event.target.open && event.target.children.length === 1) {
       const rows = steps.filter((_, index) => index % every === 0 || index === steps.length - 1);
-      const head = h("tr", {}, h("th", { scope: "col" }, "step"), series.map((one) => h("th", { scope: "col" }, one.label)));
-      const body = rows.map((step) => h("tr", {}, h("th", { scope: "row" }, step), series.map((one) => h("td", {}, valueAt(one, step) === null ? "" : format(valueAt(one, step))))));
-      event.target.append(h("div", { class: "wide", tabindex: 0 }, h("table", {}, h("thead", {}, head), h("tbody", {}, body))));
+      const head = h(
+        "tr",
+        {},
+        h("th", { scope: "col" }, "step"),
+        series.map((one) => h("th", { scope: "col" }, one.label)),
+      );
+      const body = rows.map((step) =>
+        h(
+          "tr",
+          {},
+          h("th", { scope: "row" }, step),
+          series.map((one) =>
+            h("td", {}, valueAt(one, step) === null ? "" : format(valueAt(one, step))),
+          ),
+        ),
+      );
+      event.target.append(
+        h(
+          "div",
+          { class: "wide", tabindex: 0 },
+          h("table", {}, h("thead", {}, head), h("tbody", {}, body)),
+        ),
+      );
     }
   };
   return h("details", { ontoggle: fill }, h("summary", {}, "Table"));
@@ -141,24 +254,77 @@ function tableOf(series, steps, format) {
 export function histogram(title, unit, series) {
   const some = series.filter((one) => one.bars.length);
   const head = h("figcaption", {}, h("b", {}, title), " ", h("span", { class: "unit" }, unit));
-  if (!some.length) return h("figure", { class: "chart" }, head, h("p", { class: "empty" }, "Nothing has been trained yet."));
+  if (!some.length)
+    return h(
+      "figure",
+      { class: "chart" },
+      head,
+      h("p", { class: "empty" }, "Nothing has been trained yet."),
+    );
   // Values are whole, and both ends of a bar belong to it.
   const low = Math.min(...some.flatMap((one) => one.bars.map((bar) => bar.from))) - 0.5;
   const high = Math.max(...some.flatMap((one) => one.bars.map((bar) => bar.to))) + 0.5;
-  const shares = some.map((one) => ({ ...one, total: one.bars.reduce((sum, bar) => sum + bar.count, 0) || 1 }));
+  const shares = some.map((one) => ({
+    ...one,
+    total: one.bars.reduce((sum, bar) => sum + bar.count, 0) || 1,
+  }));
   const across = linearAxis(low, high, LEFT, WIDTH - RIGHT, 1);
-  const up = linearAxis(0, Math.max(...shares.flatMap((one) => one.bars.map((bar) => bar.count / one.total))), HEIGHT - BOTTOM, TOP, 0);
-  const bars = shares.flatMap((one, place) => one.bars.map((bar) => barOf(bar, one, place, shares.length, across, up)));
+  const up = linearAxis(
+    0,
+    Math.max(...shares.flatMap((one) => one.bars.map((bar) => bar.count / one.total))),
+    HEIGHT - BOTTOM,
+    TOP,
+    0,
+  );
+  const bars = shares.flatMap((one, place) =>
+    one.bars.map((bar) => barOf(bar, one, place, shares.length, across, up)),
+  );
   const svg = h(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}: ${shares.map((one) => `${one.label}, ${one.total} trajectories`).join("; ")}` },
-    up.ticks.map((tick) => h("g", {}, h("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: up.at(tick), y2: up.at(tick) }), h("text", { x: LEFT - 6, y: up.at(tick) + 4, "text-anchor": "end" }, axisLabel(tick, true)))),
-    across.ticks.map((tick) => h("text", { x: across.at(tick), y: HEIGHT - 6, "text-anchor": "middle" }, figure(tick))),
+    {
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      role: "img",
+      "aria-label": `${title}: ${shares.map((one) => `${one.label}, ${one.total} trajectories`).join("; ")}`,
+    },
+    up.ticks.map((tick) =>
+      h(
+        "g",
+        {},
+        h("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: up.at(tick), y2: up.at(tick) }),
+        h("text", { x: LEFT - 6, y: up.at(tick) + 4, "text-anchor": "end" }, axisLabel(tick, true)),
+      ),
+    ),
+    across.ticks.map((tick) =>
+      h("text", { x: across.at(tick), y: HEIGHT - 6, "text-anchor": "middle" }, figure(tick)),
+    ),
     bars,
   );
-  const legend = shares.map((one) => h("span", { class: `key c${one.color}` }, h("i", {}, one.label), " ", h("b", {}, `${figure(one.total)} trajectories`)));
-  const rows = shares.flatMap((one) => one.bars.map((bar) => h("tr", {}, h("th", { scope: "row" }, one.label), h("td", {}, span(bar)), h("td", {}, bar.count))));
-  const table = h("details", {}, h("summary", {}, "Table"), h("div", { class: "wide", tabindex: 0 }, h("table", {}, h("tbody", {}, rows))));
+  const legend = shares.map((one) =>
+    h(
+      "span",
+      { class: `key c${one.color}` },
+      h("i", {}, one.label),
+      " ",
+      h("b", {}, `${figure(one.total)} trajectories`),
+    ),
+  );
+  const rows = shares.flatMap((one) =>
+    one.bars.map((bar) =>
+      h(
+        "tr",
+        {},
+        h("th", { scope: "row" }, one.label),
+        h("td", {}, span(bar)),
+        h("td", {}, bar.count),
+      ),
+    ),
+  );
+  const table = h(
+    "details",
+    {},
+    h("summary", {}, "Table"),
+    h("div", { class: "wide", tabindex: 0 }, h("table", {}, h("tbody", {}, rows))),
+  );
   return h("figure", { class: "chart" }, head, svg, h("div", { class: "legend" }, legend), table);
 }
 
@@ -167,7 +333,17 @@ function barOf(bar, one, place, number, across, up) {
   const width = (across.at(bar.to + 0.5) - left) / number;
   const gap = Math.min(1, width / 6);
   const top = up.at(bar.count / one.total);
-  return h("rect", { class: `bar c${one.color}`, x: left + place * width + gap, width: Math.max(0.5, width - 2 * gap), y: top, height: HEIGHT - BOTTOM - top }, h("title", {}, `${one.label}, ${span(bar)}: ${bar.count} (${percent(bar.count / one.total)})`));
+  return h(
+    "rect",
+    {
+      class: `bar c${one.color}`,
+      x: left + place * width + gap,
+      width: Math.max(0.5, width - 2 * gap),
+      y: top,
+      height: HEIGHT - BOTTOM - top,
+    },
+    h("title", {}, `${one.label}, ${span(bar)}: ${bar.count} (${percent(bar.count / one.total)})`),
+  );
 }
 
 function span(bar) {
@@ -178,20 +354,32 @@ function linearAxis(low, high, start, end, leastStep) {
   const step = Math.max(leastStep, roundStep((high - low) / 4 || Math.abs(high) / 2 || 1));
   const first = Math.floor(low / step + 1e-9);
   const last = Math.max(first + 1, Math.ceil(high / step - 1e-9));
-  const ticks = Array.from({ length: last - first + 1 }, (_, index) => Number(((first + index) * step).toPrecision(12)));
+  const ticks = Array.from({ length: last - first + 1 }, (_, index) =>
+    Number(((first + index) * step).toPrecision(12)),
+  );
   const isAcross = end > start;
   const from = isAcross ? low : ticks[0];
   const to = isAcross ? Math.max(high, low + 1) : ticks.at(-1);
   const at = (value) => round(start + ((value - from) / (to - from || 1)) * (end - start));
-  return { at, from: (place) => from + ((place - start) / (end - start)) * (to - from), ticks: ticks.filter((tick) => !isAcross || (tick >= low && tick <= to)) };
+  return {
+    at,
+    from: (place) => from + ((place - start) / (end - start)) * (to - from),
+    ticks: ticks.filter((tick) => !isAcross || (tick >= low && tick <= to)),
+  };
 }
 
 function logAxis(values) {
   const first = Math.floor(Math.log10(Math.min(...values)) + 1e-9);
   const last = Math.max(first + 1, Math.ceil(Math.log10(Math.max(...values)) - 1e-9));
   const every = Math.ceil((last - first) / 5);
-  const ticks = Array.from({ length: last - first + 1 }, (_, index) => 10 ** (first + index)).filter((_, index) => index % every === 0);
-  const at = (value) => round(HEIGHT - BOTTOM + ((Math.log10(value) - first) / (last - first)) * (TOP - HEIGHT + BOTTOM));
+  const ticks = Array.from(
+    { length: last - first + 1 },
+    (_, index) => 10 ** (first + index),
+  ).filter((_, index) => index % every === 0);
+  const at = (value) =>
+    round(
+      HEIGHT - BOTTOM + ((Math.log10(value) - first) / (last - first)) * (TOP - HEIGHT + BOTTOM),
+    );
   return { at, ticks };
 }
 

@@ -20,12 +20,41 @@ export async function curves(params, runs) {
     h(
       "div",
       { class: "bar-of-controls" },
-      h("input", { id: "find-chart", type: "search", placeholder: "Find a chart", "aria-label": "Find a chart", value: params.q ?? "", oninput: (event) => retitle(event.target.value) }),
-      h("a", { class: "button", href: link("curves", { ...params, scale: isLog ? "" : "log" }), role: "switch", "aria-checked": String(isLog) }, "Logarithmic"),
-      runs.length > 1 && h("span", { class: "legend" }, runs.map((run, place) => h("span", { class: `key plain${place ? " second" : ""}` }, run.name))),
+      h("input", {
+        id: "find-chart",
+        type: "search",
+        placeholder: "Find a chart",
+        "aria-label": "Find a chart",
+        value: params.q ?? "",
+        oninput: (event) => retitle(event.target.value),
+      }),
+      h(
+        "a",
+        {
+          class: "button",
+          href: link("curves", { ...params, scale: isLog ? "" : "log" }),
+          role: "switch",
+          "aria-checked": String(isLog),
+        },
+        "Logarithmic",
+      ),
+      runs.length > 1 &&
+        h(
+          "span",
+          { class: "legend" },
+          runs.map((run, place) =>
+            h("span", { class: `key plain${place ? " second" : ""}` }, run.name),
+          ),
+        ),
       h("small", {}, "A click on a step shows what it was trained on."),
     ),
-    charts.length ? h("div", { class: "charts" }, charts.map((chart) => lineChart(chart, chart.series, isLog, pick))) : empty("There is no such chart yet."),
+    charts.length
+      ? h(
+          "div",
+          { class: "charts" },
+          charts.map((chart) => lineChart(chart, chart.series, isLog, pick)),
+        )
+      : empty("There is no such chart yet."),
   );
 }
 
@@ -40,11 +69,20 @@ function overlaid(answers) {
   const charts = new Map();
   answers.forEach((answer, place) => {
     for (const chart of answer.charts) {
-      const known = charts.get(chart.title) ?? { ...chart, lines: undefined, series: [], labels: [] };
+      const known = charts.get(chart.title) ?? {
+        ...chart,
+        lines: undefined,
+        series: [],
+        labels: [],
+      };
       charts.set(chart.title, known);
       for (const line of chart.lines) {
         if (!known.labels.includes(line.label)) known.labels.push(line.label);
-        known.series.push({ ...line, color: known.labels.indexOf(line.label) % COLORS, isSecond: place > 0 });
+        known.series.push({
+          ...line,
+          color: known.labels.indexOf(line.label) % COLORS,
+          isSecond: place > 0,
+        });
       }
     }
   });

@@ -48,6 +48,8 @@ export function empty(text) {
 /** A tick or a cross; nothing where no verdict is known. */
 export function mark(isCorrect) {
   if (isCorrect === null || isCorrect === undefined) return null;
-  const [style, sign, word] = isCorrect ? ["right", "\u2713", "right"] : ["wrong", "\u2717", "wrong"];
+  const [style, sign, word] = isCorrect
+    ? ["right", "\u2713", "right"]
+    : ["wrong", "\u2717", "wrong"];
   return h("b", { class: style, role: "img", "aria-label": word, title: word }, sign);
 }

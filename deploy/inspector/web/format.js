@@ -40,7 +40,9 @@ export function duration(seconds) {
   const minutes = Math.floor(seconds / 60);
   if (minutes < 90) return `${minutes} min ${Math.round(seconds % 60)} s`;
   const hours = Math.floor(minutes / 60);
-  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
+  return hours < 48
+    ? `${hours} h ${minutes % 60} min`
+    : `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
 /** The value below which so large a share of the values lies; 0 without any. */

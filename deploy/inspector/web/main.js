@@ -12,7 +12,8 @@ import { ask, numChanges, recorded } from "./source.js";
 import { link, readState } from "./state.js";
 import { explain, plan } from "./texts.js";
 
-const VIEWS = { // name: title, what makes it, whether it takes both runs and changes while they go on
+const VIEWS = {
+  // name: title, what makes it, whether it takes both runs and changes while they go on
   overview: ["Overview", overview, { both: true, live: true }],
   curves: ["Curves", curves, { both: true, live: true }],
   distributions: ["Distributions", distributions, { both: true, live: true }],
@@ -66,7 +67,8 @@ async function show(isRefresh) {
   if (mine !== turn) return;
   main.classList.remove("waiting");
   if (!recorded) source.textContent = isRefresh && fault ? `Not up to date: ${fault}` : "";
-  if (isRefresh && fault) { // what was shown stays
+  if (isRefresh && fault) {
+    // what was shown stays
     timer = setTimeout(refresh, REFRESH_MS);
     return;
   }
@@ -75,13 +77,17 @@ async function show(isRefresh) {
   seenChanges = numChanges();
   document.title = [title, ...runs.map((run) => run.name)].join(" \u00b7 ");
   const isUnfinished = runs.length === 0 || content.querySelector(".unfinished") !== null;
-  const goesOn = !recorded && (isUnfinished || (kind.live && runs.some((run) => GOING_ON.includes(run.state))));
+  const goesOn =
+    !recorded && (isUnfinished || (kind.live && runs.some((run) => GOING_ON.includes(run.state))));
   if (goesOn) timer = setTimeout(refresh, isUnfinished ? SOON_MS : REFRESH_MS);
 }
 
 /** Show what is new, unless someone points at a chart, selects text or looks at a picture. */
 function refresh() {
-  const isBusy = document.hidden || main.querySelector(".chart svg:hover") || document.querySelector("dialog[open]");
+  const isBusy =
+    document.hidden ||
+    main.querySelector(".chart svg:hover") ||
+    document.querySelector("dialog[open]");
   if (isBusy || !getSelection().isCollapsed) timer = setTimeout(refresh, REFRESH_MS);
   else show(true);
 }
@@ -101,14 +107,17 @@ function chosen(runs, params) {
   return runs.find((run) => run.key === params.run) ?? runs[0];
 }
 
-/** Put what is new in the place of the old; a refresh leaves scroll, focus and open parts as they are. */
+/**
+ * Put what is new in the place of the old. A refresh leaves scroll, focus, what is being typed and
+ * open parts as they are; another address of the same view leaves the focus where it is.
+ */
 function put(content, name, isRefresh) {
-  const kept = isRefresh ? remembered() : null;
+  const kept = name === shown ? remembered() : null;
   main.replaceChildren(content);
-  if (kept) restore(kept);
-  else if (name !== shown) {
+  if (isRefresh && kept) restore(kept);
+  else if (!kept || !refocus(kept.focus, false)) {
     scrollTo(0, 0);
-    if (shown) main.focus({ preventScroll: true });
+    if (shown && !kept) main.focus({ preventScroll: true });
   }
   shown = name;
 }
@@ -117,7 +126,9 @@ function remembered() {
   const { activeElement } = document;
   const open = [...main.querySelectorAll("details")].map((one) => one.open);
   const isInside = main.contains(activeElement) && activeElement !== main;
-  const focus = isInside ? { key: keyOf(activeElement), value: activeElement.value, at: activeElement.selectionStart } : null;
+  const focus = isInside
+    ? { key: keyOf(activeElement), value: activeElement.value, at: activeElement.selectionStart }
+    : null;
   const picked = [...main.querySelectorAll(".picked")].map(keyOf)[0];
   return { open, focus, picked, top: scrollY };
 }
@@ -125,21 +136,37 @@ function remembered() {
 function restore({ open, focus, picked, top }) {
   main.querySelectorAll("details").forEach((one, place) => (one.open = open[place] ?? false));
   if (picked) find(picked)?.classList.add("picked");
-  const element = focus && find(focus.key);
-  if (element) {
-    if (typeof focus.value === "string" && "value" in element) element.value = focus.value;
-    element.focus({ preventScroll: true });
-    if (typeof focus.at === "number") element.setSelectionRange(focus.at, focus.at);
-  }
+  refocus(focus, true);
   scrollTo(0, top);
 }
 
+/** Whether what had the focus is there again, and has it. */
+function refocus(focus, keepsValue) {
+  const element = focus && find(focus.key);
+  if (!element) return false;
+  if (keepsValue && typeof focus.value === "string" && "value" in element)
+    element.value = focus.value;
+  element.focus({ preventScroll: true });
+  if (typeof focus.at === "number") element.setSelectionRange(focus.at, focus.at);
+  return true;
+}
+
 function keyOf(element) {
-  return element.id || element.getAttribute("href") || element.dataset.href || element.getAttribute("aria-label");
+  return (
+    element.id ||
+    element.getAttribute("href") ||
+    element.dataset.href ||
+    element.getAttribute("aria-label")
+  );
 }
 
 function find(key) {
-  return key && [...main.querySelectorAll("[id], [href], [data-href], [aria-label]")].find((one) => keyOf(one) === key);
+  return (
+    key &&
+    [...main.querySelectorAll("[id], [href], [data-href], [aria-label]")].find(
+      (one) => keyOf(one) === key,
+    )
+  );
 }
 
 // ---- the top of the page -------------------------------------------------------------------------
@@ -149,19 +176,42 @@ function header(runs, name, params) {
   const toggles = runs.map((run) => {
     const isOn = current === run.key || (both && !params.run);
     const next = both && current === run.key ? "" : run.key; // off: both again
-    const to = name === "sample" ? link("samples", { run: run.key }) : link(name, { ...params, run: next, offset: "" });
-    const label = [h("span", { class: `key ${run.color}` }, run.name), " ", h("small", { class: `state ${run.state}` }, run.state)];
-    return runs.length > 1 ? h("a", { href: to, class: isOn ? "on" : "off", "aria-pressed": String(isOn), role: "button" }, label) : h("span", {}, label);
+    const to =
+      name === "sample"
+        ? link("samples", { run: run.key })
+        : link(name, { ...params, run: next, offset: "" });
+    const label = [
+      h("span", { class: `key ${run.color}` }, run.name),
+      " ",
+      h("small", { class: `state ${run.state}` }, run.state),
+    ];
+    return runs.length > 1
+      ? h(
+          "a",
+          { href: to, class: isOn ? "on" : "off", "aria-pressed": String(isOn), role: "button" },
+          label,
+        )
+      : h("span", {}, label);
   });
   document.getElementById("runs").replaceChildren(...toggles);
   const kept = params.run ? { run: params.run } : {};
-  const views = NAMES.map((one) => h("a", { href: link(one, kept), "aria-current": one === name || (one === "samples" && name === "sample") ? "page" : null }, VIEWS[one][0]));
+  const views = NAMES.map((one) =>
+    h(
+      "a",
+      {
+        href: link(one, kept),
+        "aria-current": one === name || (one === "samples" && name === "sample") ? "page" : null,
+      },
+      VIEWS[one][0],
+    ),
+  );
   const bar = document.getElementById("views");
   const { scrollLeft } = bar;
   bar.replaceChildren(...views);
   bar.scrollLeft = scrollLeft;
   const active = bar.querySelector("[aria-current]");
-  if (active && name !== shown) bar.scrollLeft = active.offsetLeft - bar.clientWidth / 2 + active.clientWidth / 2;
+  if (active && name !== shown)
+    bar.scrollLeft = active.offsetLeft - bar.clientWidth / 2 + active.clientWidth / 2;
 }
 
 // ---- keys ----------------------------------------------------------------------------------------
@@ -179,10 +229,17 @@ function onKey(event) {
 
 function act(key) {
   const number = "12345678".indexOf(key);
-  if (number >= 0) location.hash = link(NAMES[number], readState().params.run ? { run: readState().params.run } : {});
+  if (number >= 0)
+    location.hash = link(
+      NAMES[number],
+      readState().params.run ? { run: readState().params.run } : {},
+    );
   else if (key === "j" || key === "k") pick(key === "j" ? 1 : -1);
   else if (key === "Enter") return follow(main.querySelector(".picked")?.dataset.href);
-  else if (key === "[" || key === "]") return follow(main.querySelector(`[rel=${key === "[" ? "prev" : "next"}]`)?.getAttribute("href"));
+  else if (key === "[" || key === "]")
+    return follow(
+      main.querySelector(`[rel=${key === "[" ? "prev" : "next"}]`)?.getAttribute("href"),
+    );
   else if (key === "u") return follow(document.getElementById("to-list")?.getAttribute("href"));
   else if (key === "/") main.querySelector("input[type=search], input")?.focus();
   else if (key === "?") document.getElementById("help").showModal();
@@ -213,13 +270,30 @@ function pick(way) {
 }
 
 function helpPage() {
-  const rows = KEYS.map(([keys, what]) => h("tr", {}, h("th", { scope: "row" }, keys.split("  ").map((one) => [h("kbd", {}, one), " "])), h("td", {}, what)));
+  const rows = KEYS.map(([keys, what]) =>
+    h(
+      "tr",
+      {},
+      h(
+        "th",
+        { scope: "row" },
+        keys.split("  ").map((one) => [h("kbd", {}, one), " "]),
+      ),
+      h("td", {}, what),
+    ),
+  );
   const dialog = document.getElementById("help");
-  dialog.replaceChildren(h("h2", {}, "Keys"), h("table", {}, h("tbody", {}, rows)), h("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close"));
+  dialog.replaceChildren(
+    h("h2", {}, "Keys"),
+    h("table", {}, h("tbody", {}, rows)),
+    h("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close"),
+  );
 }
 
 helpPage();
-document.getElementById("show-keys").addEventListener("click", () => document.getElementById("help").showModal());
+document
+  .getElementById("show-keys")
+  .addEventListener("click", () => document.getElementById("help").showModal());
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address is the state
   main.focus();

@@ -31,7 +31,13 @@ async function runPart(run, isOneOfTwo) {
     h("div", { class: "tiles" }, tiles(run)),
     run.notes.map((line) => h("p", { class: "note" }, line)),
     quarantinedPart(run, quarantined),
-    curves.charts.length ? h("div", { class: "charts" }, chosen(curves.charts).map((chart) => chartOf(chart, run))) : null,
+    curves.charts.length
+      ? h(
+          "div",
+          { class: "charts" },
+          chosen(curves.charts).map((chart) => chartOf(chart, run)),
+        )
+      : null,
     sceneCards(run, scenes.scenes),
   );
 }
@@ -40,7 +46,12 @@ const sentences = new Map(); // what limits a run, as last told: it takes second
 
 function sentence(run) {
   const box = h("p", { class: "sentence" });
-  const fill = (text) => box.replaceChildren(text, " ", text && h("a", { href: link("explain", { run: run.key }) }, "why"));
+  const fill = (text) =>
+    box.replaceChildren(
+      text,
+      " ",
+      text && h("a", { href: link("explain", { run: run.key }) }, "why"),
+    );
   fill(sentences.get(run.key) ?? "");
   ask("explain", { run: run.key }).then(
     (answer) => {
@@ -72,25 +83,45 @@ function tiles(run) {
     accuracyTile("full image", summary, "full", "accuracy on held-out samples"),
     accuracyTile("evidence crop", summary, "crop", "what the teacher can read"),
     ["gap closed", percent(summary.gap_closed), "of crop minus full, before"],
-    ["steps", whole(summary.steps ?? run.step), isNumber(run.seconds) ? `in ${duration(run.seconds)}` : ""],
-    ["trajectories trained", whole(summary.trajectories_trained), `${whole(summary.trajectories_expired)} expired`],
-    ["staleness", whole(summary.max_staleness_seen), `steps at most; ${whole(summary.max_staleness)} allowed`],
+    [
+      "steps",
+      whole(summary.steps ?? run.step),
+      isNumber(run.seconds) ? `in ${duration(run.seconds)}` : "",
+    ],
+    [
+      "trajectories trained",
+      whole(summary.trajectories_trained),
+      `${whole(summary.trajectories_expired)} expired`,
+    ],
+    [
+      "staleness",
+      whole(summary.max_staleness_seen),
+      `steps at most; ${whole(summary.max_staleness)} allowed`,
+    ],
   ];
-  return found.map(([name, value, remark]) => h("div", {}, h("h2", {}, name), h("strong", {}, value), h("small", {}, remark)));
+  return found.map(([name, value, remark]) =>
+    h("div", {}, h("h2", {}, name), h("strong", {}, value), h("small", {}, remark)),
+  );
 }
 
 function accuracyTile(name, summary, view, remark) {
   const [before, after] = ["before", "after"].map((when) => summary[`${view}_accuracy_${when}`]);
   const steps = ["before", "after"].map((when) => summary[`version_${when}`]);
   const ofSteps = steps.every(isNumber) ? `, steps ${steps[0]} and ${steps[1]}` : "";
-  return [name, `${percent(before)} \u2192 ${percent(after)}`, `${remark}${ofSteps}${cutRemark(summary, view)}`];
+  return [
+    name,
+    `${percent(before)} \u2192 ${percent(after)}`,
+    `${remark}${ofSteps}${cutRemark(summary, view)}`,
+  ];
 }
 
 /** A remark on answers that the length limit cut, if any was. */
 function cutRemark(summary, view) {
   const shares = ["before", "after"].map((when) => [when, summary[`${view}_cut_share_${when}`]]);
   if (!shares.some(([, share]) => share)) return "";
-  const told = shares.filter(([, share]) => isNumber(share)).map(([when, share]) => `${percent(share)} ${when}`);
+  const told = shares
+    .filter(([, share]) => isNumber(share))
+    .map(([when, share]) => `${percent(share)} ${when}`);
   return `; cut at the length limit: ${told.join(", ")}`;
 }
 
@@ -100,9 +131,21 @@ function quarantinedPart(run, quarantined) {
   return h(
     "details",
     { class: "quarantined" },
-    h("summary", {}, `${whole(quarantined.total)} sample${quarantined.total === 1 ? "" : "s"} quarantined`),
-    h("ul", {}, rows.map((row) => h("li", {}, h("code", {}, row.sample_id ?? ""), " ", row.reason))),
-    h("a", { href: link("samples", { run: run.key, list: "quarantined" }) }, "all with their reasons"),
+    h(
+      "summary",
+      {},
+      `${whole(quarantined.total)} sample${quarantined.total === 1 ? "" : "s"} quarantined`,
+    ),
+    h(
+      "ul",
+      {},
+      rows.map((row) => h("li", {}, h("code", {}, row.sample_id ?? ""), " ", row.reason)),
+    ),
+    h(
+      "a",
+      { href: link("samples", { run: run.key, list: "quarantined" }) },
+      "all with their reasons",
+    ),
   );
 }
 
@@ -113,7 +156,12 @@ function chosen(charts) {
 
 function chartOf(chart, run) {
   const series = chart.lines.map((line, color) => ({ ...line, color, isSecond: false }));
-  return lineChart(chart, series, false, (step) => (location.hash = link("samples", { run: run.key, step_from: step, step_to: step })));
+  return lineChart(
+    chart,
+    series,
+    false,
+    (step) => (location.hash = link("samples", { run: run.key, step_from: step, step_to: step })),
+  );
 }
 
 function sceneCards(run, scenes) {
@@ -122,8 +170,17 @@ function sceneCards(run, scenes) {
     "section",
     { class: "scenes-part" },
     h("h2", {}, "Held-out scenes"),
-    h("p", {}, "What the student answers, greedily, and where the teacher, looking at the crop, disagrees with each token: ", h("span", { class: "scale" }, h("i", {}, "not at all"), h("b", {}), h("i", {}, "strongly"))),
-    h("div", { class: "scenes" }, scenes.map((scene, number) => sceneCard(run, scene, number))),
+    h(
+      "p",
+      {},
+      "What the student answers, greedily, and where the teacher, looking at the crop, disagrees with each token: ",
+      h("span", { class: "scale" }, h("i", {}, "not at all"), h("b", {}), h("i", {}, "strongly")),
+    ),
+    h(
+      "div",
+      { class: "scenes" },
+      scenes.map((scene, number) => sceneCard(run, scene, number)),
+    ),
   );
 }
 
@@ -134,14 +191,28 @@ function sceneCard(run, scene, number) {
     picture({ run: run.key, scene: number, view: "full" }, "the full image with the box", scene),
     picture({ run: run.key, scene: number, view: "crop" }, "the evidence crop"),
   );
-  return h("article", {}, shots, h("h3", {}, scene.question.trim()), h("dl", {}, answers("before", scene.before), answers("after", scene.after)));
+  return h(
+    "article",
+    {},
+    shots,
+    h("h3", {}, String(scene.question ?? "").trim()),
+    h("dl", {}, answers("before", scene.before), answers("after", scene.after)),
+  );
 }
 
 function answers(name, given) {
   if (!given) return [h("dt", {}, name), h("dd", {}, h("em", {}, "not measured"))];
   const tokens = given.full.tokens.map((token) => {
     const strength = Math.min(1, Math.max(0, token.divergence_nats / FULL_COLOR_NATS)).toFixed(2);
-    return h("span", { class: "token", style: { "--strength": strength }, title: `${token.divergence_nats.toFixed(3)} nats` }, visible(token.text));
+    return h(
+      "span",
+      {
+        class: "token",
+        style: { "--strength": strength },
+        title: `${token.divergence_nats.toFixed(3)} nats`,
+      },
+      visible(token.text),
+    );
   });
   const text = h("span", { class: "tokens" }, tokens.length ? tokens : given.full.text);
   const crop = h("small", {}, "from the crop: ", mark(given.crop.is_correct), " ", given.crop.text);

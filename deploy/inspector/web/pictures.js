@@ -13,9 +13,16 @@ export function picture(params, caption, sample = null) {
   const foot = h("figcaption", {}, caption);
   if (url === null) return h("figure", { class: "shot" }, missing("not in this file"), foot);
   const frame = h("div", { class: "frame" });
-  frame.append(image(url, caption, () => frame.replaceWith(gone(url))), boxOf(sample) ?? "");
+  frame.append(
+    image(url, caption, () => frame.replaceWith(gone(url))),
+    boxOf(sample) ?? "",
+  );
   const enlarge = () => showLarge(url, caption, sample);
-  const button = h("button", { type: "button", class: "open", "aria-label": `${caption}, enlarge`, onclick: enlarge }, frame);
+  const button = h(
+    "button",
+    { type: "button", class: "open", "aria-label": `${caption}, enlarge`, onclick: enlarge },
+    frame,
+  );
   return h("figure", { class: "shot" }, button, foot);
 }
 
@@ -23,7 +30,12 @@ export function picture(params, caption, sample = null) {
 export function thumbnail(params, caption) {
   const url = pictureUrl(params);
   if (url === null) return null;
-  const button = h("button", { type: "button", class: "thumb", "aria-label": `${caption}, enlarge`, onclick: () => showLarge(url, caption, null) });
+  const button = h("button", {
+    type: "button",
+    class: "thumb",
+    "aria-label": `${caption}, enlarge`,
+    onclick: () => showLarge(url, caption, null),
+  });
   button.append(image(url, "", () => button.remove()));
   return button;
 }
@@ -47,13 +59,22 @@ function boxOf(sample) {
   const [width, height] = sample.image_size;
   const [x1, y1, x2, y2] = sample.box;
   const share = (part, of) => `${((100 * part) / of).toFixed(3)}%`;
-  const style = { left: share(x1, width), top: share(y1, height), width: share(x2 - x1, width), height: share(y2 - y1, height) };
+  const style = {
+    left: share(x1, width),
+    top: share(y1, height),
+    width: share(x2 - x1, width),
+    height: share(y2 - y1, height),
+  };
   return h("div", { class: "evidence", style });
 }
 
 function showLarge(url, caption, sample) {
   const dialog = document.getElementById("large");
   const frame = h("div", { class: "frame" }, image(url, caption), boxOf(sample));
-  dialog.replaceChildren(h("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close"), frame, h("p", {}, caption));
+  dialog.replaceChildren(
+    h("button", { type: "button", class: "close", onclick: () => dialog.close() }, "Close"),
+    frame,
+    h("p", {}, caption),
+  );
   dialog.showModal();
 }

@@ -10,7 +10,9 @@ import { colorChoice, fullColor, METRICS, response, tokenPanel } from "./tokens.
 export async function sample(params, runs) {
   const run = runs[0];
   const [group, neighbours] = await Promise.all([
-    ask("group", { run: run.key, step: params.step, group: params.group }).catch((error) => missing(run, error)),
+    groupOf({ run: run.key, step: params.step, group: params.group }).catch((error) =>
+      missing(run, error),
+    ),
     besides(params).catch(() => ({})),
   ]);
   if (group instanceof Node) return h("div", {}, group);
@@ -18,16 +20,37 @@ export async function sample(params, runs) {
   const panel = tokenPanel();
   const full = fullColor(color, group.trajectories);
   const place = { run: run.key, step: group.step, group: group.group_id };
-  const responses = group.trajectories.map((one) => response(one, color, full, panel, place, String(one.index) === params.index));
+  const responses = group.trajectories.map((one) =>
+    response(one, color, full, panel, place, String(one.index) === params.index),
+  );
   const choose = (name) => go("sample", { ...readState().params, color: name });
   const view = h(
     "div",
     { class: "sample" },
     header(params, run, group, runs.length > 1, neighbours),
-    h("div", { class: "of-sample" }, about(run, group), h("section", { class: "responses", "aria-label": "Responses" }, colorChoice(color, full, choose), responses), panel.element),
+    h(
+      "div",
+      { class: "of-sample" },
+      about(run, group),
+      h(
+        "section",
+        { class: "responses", "aria-label": "Responses" },
+        colorChoice(color, full, choose),
+        responses,
+      ),
+      panel.element,
+    ),
   );
   setTimeout(() => showAsked(params, group, panel, place)); // when it is in the page
   return view;
+}
+
+let last = {}; // a group is long, and what was trained does not change: other colours need no new one
+
+async function groupOf(query) {
+  const key = JSON.stringify(query);
+  if (last.key !== key) last = { key, group: await ask("group", query) };
+  return last.group;
 }
 
 /** A word that it may come, where the index is being made. Throws the error where it will not. */
@@ -49,21 +72,54 @@ function showAsked(params, group, panel, place) {
 }
 
 function header(params, run, group, hasTwo, { before, after }) {
-  const back = link("samples", { run: run.key, ...Object.fromEntries(new URLSearchParams(params.list ?? "")), offset: pageOf(params) || "" });
-  const others = group.others.filter((one) => one.step !== group.step || one.group_id !== group.group_id);
+  const back = link("samples", {
+    run: run.key,
+    ...Object.fromEntries(new URLSearchParams(params.list ?? "")),
+    offset: pageOf(params) || "",
+  });
+  const others = group.others.filter(
+    (one) => one.step !== group.step || one.group_id !== group.group_id,
+  );
   const compared = hasTwo || others.length > 0;
   return h(
     "header",
     { class: "of-page" },
-    h("nav", { class: "crumbs", "aria-label": "Where this is" },
+    h(
+      "nav",
+      { class: "crumbs", "aria-label": "Where this is" },
       h("a", { href: back, id: "to-list" }, "Samples"),
       before && h("a", { href: before, rel: "prev", id: "to-prev" }, "\u2190 previous"),
       after && h("a", { href: after, rel: "next", id: "to-next" }, "next \u2192"),
     ),
     h("h1", {}, group.sample.sample_id, h("small", {}, ` at step ${group.step}`)),
-    h("div", { class: "links" },
-      others.length > 0 && h("span", {}, "also trained at step ", others.map((one) => [h("a", { href: link("sample", { run: run.key, step: one.step, group: one.group_id }) }, one.step), " "])),
-      compared && h("a", { href: link("compare", { sample: group.sample.sample_id, left: `${run.key}:${group.step}:${group.group_id}` }) }, "side by side"),
+    h(
+      "div",
+      { class: "links" },
+      others.length > 0 &&
+        h(
+          "span",
+          {},
+          "also trained at step ",
+          others.map((one) => [
+            h(
+              "a",
+              { href: link("sample", { run: run.key, step: one.step, group: one.group_id }) },
+              one.step,
+            ),
+            " ",
+          ]),
+        ),
+      compared &&
+        h(
+          "a",
+          {
+            href: link("compare", {
+              sample: group.sample.sample_id,
+              left: `${run.key}:${group.step}:${group.group_id}`,
+            }),
+          },
+          "side by side",
+        ),
     ),
   );
 }
@@ -74,9 +130,25 @@ function about(run, group) {
   return h(
     "section",
     { class: "about", "aria-label": "The sample" },
-    picture(of("full"), sample.box ? "the whole picture, with the box of the evidence" : "the whole picture", sample),
-    h("div", { class: "views" }, picture(of("student"), "as the student saw it"), picture(of("teacher"), "as the teacher saw it")),
-    h("dl", {}, h("dt", {}, "question"), h("dd", { class: "question" }, sample.question), sample.answer !== null && sample.answer !== undefined && [h("dt", {}, "reference"), h("dd", {}, sample.answer)]),
+    picture(
+      of("full"),
+      sample.box ? "the whole picture, with the box of the evidence" : "the whole picture",
+      sample,
+    ),
+    h(
+      "div",
+      { class: "views" },
+      picture(of("student"), "as the student saw it"),
+      picture(of("teacher"), "as the teacher saw it"),
+    ),
+    h(
+      "dl",
+      {},
+      h("dt", {}, "question"),
+      h("dd", { class: "question" }, sample.question),
+      sample.answer !== null &&
+        sample.answer !== undefined && [h("dt", {}, "reference"), h("dd", {}, sample.answer)],
+    ),
   );
 }
 
@@ -88,7 +160,10 @@ function pageOf(params) {
 async function besides(params) {
   if (!isSaid(params.at)) return {};
   const at = Number(params.at);
-  const list = { run: params.run || "a", ...Object.fromEntries(new URLSearchParams(params.list ?? "")) };
+  const list = {
+    run: params.run || "a",
+    ...Object.fromEntries(new URLSearchParams(params.list ?? "")),
+  };
   const rowAt = async (place) => {
     if (place < 0) return undefined;
     const query = listQuery({ ...list, offset: Math.floor(place / PAGE) * PAGE });

@@ -7,10 +7,30 @@ import { note, readState } from "./state.js";
 
 /** What tokens can be coloured by: title, value, the value of full colour at the least, help. */
 export const METRICS = {
-  divergence: { title: "Divergence", value: (token) => token.divergence, least: 0.05, help: "teacher against student, nats" },
-  drift: { title: "Drift", value: driftOf, least: 0.02, help: "|learner's - rollout's log-prob|, nats" },
-  gain: { title: "Gain", value: gainOf, least: 0.2, help: "teacher's minus student's log-prob of the token, nats: blue where the teacher likes it better" },
-  entropy: { title: "Entropy", value: (token) => token.entropy, least: 0.2, help: "of the student, nats" },
+  divergence: {
+    title: "Divergence",
+    value: (token) => token.divergence,
+    least: 0.05,
+    help: "teacher against student, nats",
+  },
+  drift: {
+    title: "Drift",
+    value: driftOf,
+    least: 0.02,
+    help: "|learner's - rollout's log-prob|, nats",
+  },
+  gain: {
+    title: "Gain",
+    value: gainOf,
+    least: 0.2,
+    help: "teacher's minus student's log-prob of the token, nats: blue where the teacher likes it better",
+  },
+  entropy: {
+    title: "Entropy",
+    value: (token) => token.entropy,
+    least: 0.2,
+    help: "of the student, nats",
+  },
 };
 
 const MEANINGS = {
@@ -20,7 +40,9 @@ const MEANINGS = {
 };
 
 export function driftOf(token) {
-  return isNumber(token.student) && isNumber(token.rollout) ? Math.abs(token.student - token.rollout) : null;
+  return isNumber(token.student) && isNumber(token.rollout)
+    ? Math.abs(token.student - token.rollout)
+    : null;
 }
 
 export function gainOf(token) {
@@ -30,18 +52,42 @@ export function gainOf(token) {
 /** The value that gets the strongest colour in some responses. */
 export function fullColor(metric, trajectories) {
   const { value, least } = METRICS[metric];
-  const sizes = trajectories.flatMap((one) => one.tokens.map((token) => Math.abs(value(token) ?? 0)));
+  const sizes = trajectories.flatMap((one) =>
+    one.tokens.map((token) => Math.abs(value(token) ?? 0)),
+  );
   return Math.max(least, quantile(sizes, 0.98));
 }
 
 /** The choice of the colours' figure, and their scale. choose: called with the name. */
 export function colorChoice(chosen, full, choose) {
   const buttons = Object.entries(METRICS).map(([name, { title, help }]) =>
-    h("button", { type: "button", id: `color-${name}`, "aria-pressed": String(name === chosen), title: help, onclick: () => choose(name) }, title),
+    h(
+      "button",
+      {
+        type: "button",
+        id: `color-${name}`,
+        "aria-pressed": String(name === chosen),
+        title: help,
+        onclick: () => choose(name),
+      },
+      title,
+    ),
   );
   const signs = chosen === "gain" ? [`\u2212${figure(full)}`, figure(full)] : ["0", figure(full)];
-  const scale = h("span", { class: `scale ${chosen}` }, h("i", {}, signs[0]), h("b", {}), h("i", {}, `${signs[1]} nats`));
-  return h("div", { class: "choice", role: "group", "aria-label": "Colour tokens by" }, h("span", { class: "label" }, "Colour"), buttons, scale);
+  const scale = h(
+    "span",
+    { class: `scale ${chosen}` },
+    h("i", {}, signs[0]),
+    h("b", {}),
+    h("i", {}, `${signs[1]} nats`),
+  );
+  return h(
+    "div",
+    { class: "choice", role: "group", "aria-label": "Colour tokens by" },
+    h("span", { class: "label" }, "Colour"),
+    buttons,
+    scale,
+  );
 }
 
 /**
@@ -51,10 +97,16 @@ export function colorChoice(chosen, full, choose) {
  * isOpen: it is the one that was asked for.
  */
 export function response(trajectory, metric, full, panel, place, isOpen) {
-  const text = h("div", { class: "tokens", role: "group", "aria-label": `Tokens of response ${trajectory.index}; arrow keys move` });
+  const text = h("div", {
+    class: "tokens",
+    role: "group",
+    "aria-label": `Tokens of response ${trajectory.index}; arrow keys move`,
+  });
   const elements = trajectory.tokens.map((token, at) => tokenOf(token, at, metric, full));
   const starts = new Map((trajectory.spans ?? []).map(([version, start]) => [start, version]));
-  elements.forEach((element, at) => text.append(...(starts.has(at) ? [versionMark(starts.get(at))] : []), element));
+  elements.forEach((element, at) =>
+    text.append(...(starts.has(at) ? [versionMark(starts.get(at))] : []), element),
+  );
   if (!elements.length) text.append(trajectory.text || "\u2205");
   const look = (at, isChosen) => {
     panel.show({ trajectory, at, place, element: elements[at] });
@@ -66,13 +118,22 @@ export function response(trajectory, metric, full, panel, place, isOpen) {
     "header",
     {},
     h("b", {}, `#${trajectory.index}`),
-    h("span", { class: trajectory.finish === "length" ? "wrong" : "" }, trajectory.finish === "length" ? "cut at the length limit" : trajectory.finish),
+    h(
+      "span",
+      { class: trajectory.finish === "length" ? "wrong" : "" },
+      trajectory.finish === "length" ? "cut at the length limit" : trajectory.finish,
+    ),
     h("span", {}, `${trajectory.tokens.length} tokens`),
     h("span", {}, `staleness ${figure(trajectory.staleness)}`),
     h("span", {}, `divergence ${nats(mean(trajectory, METRICS.divergence.value))}`),
     h("span", {}, `drift ${nats(mean(trajectory, driftOf), 4)}`),
   );
-  return h("article", { class: `response${isOpen ? " asked" : ""}`, id: `response-${trajectory.index}` }, head, text);
+  return h(
+    "article",
+    { class: `response${isOpen ? " asked" : ""}`, id: `response-${trajectory.index}` },
+    head,
+    text,
+  );
 }
 
 function mean(trajectory, value) {
@@ -84,22 +145,42 @@ function tokenOf(token, at, metric, full) {
   const value = METRICS[metric].value(token) ?? 0;
   const strength = Math.min(1, Math.abs(value) / full).toFixed(2);
   const tone = metric === "gain" && value > 0 ? "liked" : "";
-  return h("span", { class: `token ${tone}`, "data-at": at, tabindex: -1, style: { "--strength": strength } }, visible(token.text));
+  return h(
+    "span",
+    { class: `token ${tone}`, "data-at": at, tabindex: -1, style: { "--strength": strength } },
+    visible(token.text),
+  );
 }
 
 function versionMark(version) {
-  return h("span", { class: "version", title: `from here on by the weights of step ${version}` }, `v${version}`);
+  return h(
+    "span",
+    { class: "version", title: `from here on by the weights of step ${version}` },
+    `v${version}`,
+  );
 }
 
 function listen(text, elements, look) {
   const at = (event) => event.target.closest?.(".token")?.dataset.at;
-  text.addEventListener("pointerover", (event) => at(event) !== undefined && event.pointerType === "mouse" && look(Number(at(event)), false));
-  text.addEventListener("focusin", (event) => at(event) !== undefined && look(Number(at(event)), false));
-  text.addEventListener("click", (event) => at(event) !== undefined && look(Number(at(event)), true));
+  text.addEventListener(
+    "pointerover",
+    (event) =>
+      at(event) !== undefined && event.pointerType === "mouse" && look(Number(at(event)), false),
+  );
+  text.addEventListener(
+    "focusin",
+    (event) => at(event) !== undefined && look(Number(at(event)), false),
+  );
+  text.addEventListener(
+    "click",
+    (event) => at(event) !== undefined && look(Number(at(event)), true),
+  );
   text.addEventListener("keydown", (event) => {
     if (at(event) === undefined) return;
     const here = Number(at(event));
-    const to = { ArrowLeft: here - 1, ArrowRight: here + 1, Home: 0, End: elements.length - 1 }[event.key];
+    const to = { ArrowLeft: here - 1, ArrowRight: here + 1, Home: 0, End: elements.length - 1 }[
+      event.key
+    ];
     if (event.key === "Enter" || event.key === " ") look(here, true);
     else if (to === undefined || !elements[to]) return;
     else {
@@ -114,7 +195,15 @@ function listen(text, elements, look) {
 
 /** The place where a token's figures are shown: {element, show}. */
 export function tokenPanel() {
-  const element = h("aside", { class: "panel", "aria-label": "Token", "aria-live": "polite" }, h("p", { class: "empty" }, "Point at a token, or tap it: its log-probs, weight and version are shown here."));
+  const element = h(
+    "aside",
+    { class: "panel", "aria-label": "Token", "aria-live": "polite" },
+    h(
+      "p",
+      { class: "empty" },
+      "Point at a token, or tap it: its log-probs, weight and version are shown here.",
+    ),
+  );
   let shown = null;
   const show = (looked) => {
     shown?.element?.classList.remove("looked");
@@ -129,7 +218,11 @@ function figuresOf({ trajectory, at, place }, redraw) {
   const token = trajectory.tokens[at];
   const span = (trajectory.spans ?? []).find(([, start, end]) => at >= start && at < end);
   const age = span && isNumber(place.step) ? place.step - 1 - span[0] : null;
-  const sides = [["rollout", token.rollout], ["learner", token.student], ["teacher", token.teacher]];
+  const sides = [
+    ["rollout", token.rollout],
+    ["learner", token.student],
+    ["teacher", token.teacher],
+  ];
   const figures = [
     ["drift", nats(driftOf(token), 4)],
     ["gain", nats(gainOf(token))],
@@ -139,9 +232,36 @@ function figuresOf({ trajectory, at, place }, redraw) {
     ["version", span ? `${span[0]}${age > 0 ? ` (${age} old)` : ""}` : "\u2013"],
   ];
   return [
-    h("h3", {}, h("code", {}, visible(token.text) || "\u2205"), h("small", {}, `token ${at} of #${trajectory.index}, id ${token.id}`)),
-    h("table", {}, h("tbody", {}, sides.map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, h("b", {}, probability(Math.exp(value ?? NaN)))), h("td", {}, `${nats(value)} nats`))))),
-    h("dl", {}, figures.map(([name, value]) => h("div", { title: MEANINGS[name] }, h("dt", {}, name), h("dd", {}, value)))),
+    h(
+      "h3",
+      {},
+      h("code", {}, visible(token.text) || "\u2205"),
+      h("small", {}, `token ${at} of #${trajectory.index}, id ${token.id}`),
+    ),
+    h(
+      "table",
+      {},
+      h(
+        "tbody",
+        {},
+        sides.map(([name, value]) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, name),
+            h("td", {}, h("b", {}, probability(Math.exp(value ?? NaN)))),
+            h("td", {}, `${nats(value)} nats`),
+          ),
+        ),
+      ),
+    ),
+    h(
+      "dl",
+      {},
+      figures.map(([name, value]) =>
+        h("div", { title: MEANINGS[name] }, h("dt", {}, name), h("dd", {}, value)),
+      ),
+    ),
     topTokens({ trajectory, at, place }, redraw),
   ];
 }
@@ -156,20 +276,47 @@ function topTokens(looked, redraw) {
   const key = JSON.stringify(params);
   const found = scores.get(key);
   const compute = () => fetchScores(key, params, redraw);
-  if (!found) return h("button", { type: "button", class: "compute", onclick: compute }, "Compute the top tokens");
-  if (found.state === "working") return h("p", { class: "working" }, "Computing the top tokens of this response ...");
-  if (found.state !== "done") return [h("p", { class: "empty" }, found.reason ?? "not possible"), h("button", { type: "button", class: "compute", onclick: compute }, "Try again")];
+  if (!found)
+    return h(
+      "button",
+      { type: "button", class: "compute", onclick: compute },
+      "Compute the top tokens",
+    );
+  if (found.state === "working")
+    return h("p", { class: "working" }, "Computing the top tokens of this response ...");
+  if (found.state !== "done")
+    return [
+      h("p", { class: "empty" }, found.reason ?? "not possible"),
+      h("button", { type: "button", class: "compute", onclick: compute }, "Try again"),
+    ];
   const position = found.positions[at];
   if (!position) return h("p", { class: "empty" }, "nothing was computed for this token");
   return [
-    h("div", { class: "tops" }, topList("student", position.student, trajectory.tokens[at]), topList("teacher", position.teacher, trajectory.tokens[at])),
-    h("small", {}, `by the ${found.is_exact ? "very weights of this step" : "nearest kept weights, of step " + found.checkpoint_step}`),
+    h(
+      "div",
+      { class: "tops" },
+      topList("student", position.student, trajectory.tokens[at]),
+      topList("teacher", position.teacher, trajectory.tokens[at]),
+    ),
+    h(
+      "small",
+      {},
+      `by the ${found.is_exact ? "very weights of this step" : "nearest kept weights, of step " + found.checkpoint_step}`,
+    ),
   ];
 }
 
 function topList(name, tokens, sampled) {
   const rows = tokens.map(([text, share, id]) =>
-    h("li", { class: id === sampled.id ? "sampled" : "", style: { "--share": `${(100 * share).toFixed(1)}%` } }, h("code", {}, visible(text)), h("span", {}, probability(share))),
+    h(
+      "li",
+      {
+        class: id === sampled.id ? "sampled" : "",
+        style: { "--share": `${(100 * share).toFixed(1)}%` },
+      },
+      h("code", {}, visible(text)),
+      h("span", {}, probability(share)),
+    ),
   );
   return h("section", {}, h("h4", {}, name), h("ol", {}, rows));
 }
@@ -179,7 +326,10 @@ async function fetchScores(key, params, redraw) {
   redraw();
   let answer;
   do {
-    answer = await ask("scores", params).catch((error) => ({ state: "impossible", reason: error.message }));
+    answer = await ask("scores", params).catch((error) => ({
+      state: "impossible",
+      reason: error.message,
+    }));
     if (answer.state === "working") await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   } while (answer.state === "working" && readState().view !== "");
   scores.set(key, answer);

@@ -109,3 +109,23 @@ def test_a_large_picture_is_made_smaller(tmp_path: Path) -> None:
         page = write_export(InspectorAnswers([run]), tmp_path / "page.html")
     shown = recorded(page)["pictures"]["picture?run=a&scene=0&view=full"]
     assert shown.startswith("data:image/jpeg;base64,") and len(shown) < 400_000
+
+
+def test_whatever_is_damaged_costs_its_own_answer_alone(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    for name, text in (
+        ("groups.jsonl", '{"columns": {"source": "web"}}\n[]\n{"half'),
+        ("scenes.json", '{"scenes": [{"question": 1}, 2]}'),
+        ("quarantine.jsonl", "no JSON\n"),
+        ("plan.json", "[1]"),
+        ("summary.json", '{"gap_closed": NaN, "seconds": "long"}'),
+        ("heldout/step-000004.jsonl", '{"sample_id": 3, "full": 4}\n'),
+        ("observations.jsonl", "\0\0"),
+    ):
+        (folder / name).write_text(text)
+    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+    with InspectedRun("a", folder) as run:
+        page = write_export(InspectorAnswers([run]), tmp_path / "page.html")
+    answers = recorded(page)["answers"]
+    assert answers["runs"]["runs"][0]["summary"] == {"gap_closed": None, "seconds": "long"}
+    assert "curves?run=a" in answers and any(name.startswith("group?") for name in answers)

@@ -154,6 +154,12 @@ def test_two_inspectors_of_a_run_share_one_index(run: Path) -> None:
     assert len(list((run / FOLDER).glob("*.numbers.arrow"))) == 1
 
 
+def test_a_run_may_be_named_from_where_one_is(run: Path, monkeypatch) -> None:
+    monkeypatch.chdir(run.parent)
+    with InspectedRun("a", Path("run")) as inspected:
+        assert complete(inspected)["total"] == 30
+
+
 def test_many_threads_may_ask_at_once(run: Path) -> None:
     found: list[int] = []
     with InspectedRun("a", run) as inspected:

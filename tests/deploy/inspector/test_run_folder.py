@@ -72,12 +72,14 @@ def test_what_a_folder_lacks_is_said(tmp_path: Path) -> None:
     notes = run.notes(7)
     assert notes[0].startswith("config.toml cannot be read: ") and "older version" in notes[1]
     assert notes[2:] == ["summary.json is damaged"]
-    assert run.setting("learner", "max_steps") is None and run.data_file("train") is None
+    assert run.setting("learner", "max_steps") is None and run.train_file() is None
     write(tmp_path / "config.toml", 'learner = 3\n[data]\ntrain = "a.parquet"\nof_a_later = 1\n')
     (tmp_path / "summary.json").unlink()
     write_trained(tmp_path, [])
-    assert run.notes(7) == [] and run.data_file("train") == Path("a.parquet")
+    assert run.notes(7) == [] and run.train_file() == Path("a.parquet")
     assert run.setting("learner", "max_steps") is None
+    write(tmp_path / "reading.json", {"dataset": "/data/a.parquet"})
+    assert run.train_file() == Path("/data/a.parquet")
 
 
 def test_parts_that_have_something_to_show(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ Holds deploy/showing/column_tables.py.
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from deploy.showing.charts import Series, line_chart
 from deploy.showing.column_tables import column_tables
 from deploy.showing.outcome import outcome_text
-from deploy.showing.report import write_report
+from deploy.showing.report import main, write_report
 from tests.deploy.showing.support import SUMMARY
 from tests.recorded_page import recorded, run_of
 
@@ -35,14 +34,16 @@ def test_a_run_that_got_nowhere_has_a_page_too(tmp_path: Path) -> None:
     assert run_of(write_report(tmp_path))["step"] == 0
 
 
-def test_the_command_names_the_report_or_the_mistake(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "deploy.showing.report"]
-    for folder, code, words in (
-        (tmp_path, 0, f"{tmp_path}/report.html"),
-        (tmp_path / "gone", 2, "no such folder. Fix: name a run folder"),
-    ):
-        ended = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=120)
-        assert ended.returncode == code and words in ended.stdout + ended.stderr
+def test_the_command_names_the_report_or_the_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    main()
+    assert capsys.readouterr().out == f"{tmp_path}/report.html\n"
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "gone")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "no such folder. Fix: name a run folder" in capsys.readouterr().err
 
 
 def test_answers_that_were_cut_are_told_apart() -> None:
