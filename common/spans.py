@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 _TOGETHER = 64  # marks that are written at once
 _MOST_WAITING = 20_000  # marks that wait for a disk that hangs
 _CLOSING_S = 2.0  # that the end of a process may wait for one
+# These say which steps of earlier lives count, and when the journal was: room is kept for them.
+_LASTING = ("goes_on", "clock")
+_RESERVED_BYTES = 2**14  # of the bound, some 200 of them
 
 
 class _Noted(NamedTuple):
@@ -44,7 +47,10 @@ class SpanFile:
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self._path = path
-        self._left_bytes = max_bytes
+        self._max_bytes = max_bytes
+        self._file: io.FileIO | None = None  # None means that it is still to be opened
+        self._left_bytes = 0  # once it is open
+        self._is_full = False  # and says so
         self._offset_s = time.time() - time.monotonic()
         self._waiting: deque[_Noted] = deque()
         self._wake = threading.Event()
@@ -85,48 +91,75 @@ class SpanFile:
 
     # ---- the thread ------------------------------------------------------------------------------
     def _run(self) -> None:
-        file: io.FileIO | None = None
-        while not self._is_closing or self._waiting:
+        is_last = False
+        while not is_last:
             self._wake.wait()
-            if not self._is_closing:
-                self._wake.clear()
-            marks = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            if not marks:
-                continue
-            try:
-                file = file or self._opened()
-                self._write(file, marks)
-            except OSError as error:
-                self._drop(len(marks), error.strerror or str(error))
-        if file is not None:
-            file.close()
+            self._wake.clear()
+            # `close` sets this before `_wake`, and it is read after that is cleared: it is seen
+            # here, or there is another round.
+            is_last = self._is_closing
+            while self._waiting:
+                self._write_waiting()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+    def _write_waiting(self) -> None:
+        marks = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        lines = [(mark.name in _LASTING, line) for mark in marks if (line := self._line(mark))]
+        try:
+            if self._file is None:
+                self._file = self._opened()
+            self._write(self._file, lines)
+        except Exception as error:  # the boundary of this thread, which goes on
+            self._drop(len(lines), f"{type(error).__name__}: {error}")
 
     def _opened(self) -> io.FileIO:
         self._path.parent.mkdir(exist_ok=True)
         file = io.FileIO(self._path, "a+")
-        size = file.seek(0, os.SEEK_END)
-        self._left_bytes -= size
-        if size:  # an earlier life may have been killed within a line
-            append_whole(file, b"\n")
+        try:
+            if file.seek(0, os.SEEK_END):  # an earlier life may have been killed within a line
+                append_whole(file, b"\n")
+            self._left_bytes = self._max_bytes - file.tell()
+        except BaseException:
+            file.close()
+            raise
+        self._is_full = self._left_bytes <= _RESERVED_BYTES
         return file
 
-    def _write(self, file: io.FileIO, marks: list[_Noted]) -> None:
-        if self._left_bytes <= 0:
-            self._drop(len(marks), "run.spans_mib is reached")
-            return
-        lines = "".join(map(self._line, marks)).encode()
-        append_whole(file, lines)
-        self._left_bytes -= len(lines)
-        if self._left_bytes <= 0:
-            now = time.monotonic()
-            append_whole(file, self._line(_Noted("full", now, now, {})).encode())
+    def _write(self, file: io.FileIO, lines: list[tuple[bool, bytes]]) -> None:
+        """Add what there is room for. Raises OSError: nothing is added.
 
-    def _line(self, mark: _Noted) -> str:
-        times = {
-            "begin_s": round(mark.begin + self._offset_s, 6),
-            "end_s": round(mark.end + self._offset_s, 6),
-        }
-        return json.dumps({"name": mark.name, **times, **mark.facts}) + "\n"
+        Args:
+            lines: each after whether it is of `_LASTING`.
+        """
+        content, num_beyond = bytearray(), 0
+        for is_lasting, line in lines:
+            room = self._left_bytes - len(content) - (0 if is_lasting else _RESERVED_BYTES)
+            if len(line) <= room:
+                content += line
+            else:
+                num_beyond += 1
+        if num_beyond and not self._is_full:
+            now = time.monotonic()
+            content += self._line(_Noted("full", now, now, {}))
+        append_whole(file, bytes(content))
+        self._left_bytes -= len(content)
+        if num_beyond:
+            self._is_full = True
+            self._drop(num_beyond, "run.spans_mib is reached")
+
+    def _line(self, mark: _Noted) -> bytes:
+        """Empty where JSON does not hold a fact: the mark is dropped."""
+        try:
+            times = {
+                "begin_s": round(mark.begin + self._offset_s, 6),
+                "end_s": round(mark.end + self._offset_s, 6),
+            }
+            return json.dumps({"name": mark.name, **times, **mark.facts}).encode() + b"\n"
+        except Exception as error:  # whatever a caller gave
+            self._drop(1, f"{mark.name}: {type(error).__name__}: {error}")
+            return b""
 
     def _drop(self, number: int, reason: str) -> None:
         if not self._num_dropped:

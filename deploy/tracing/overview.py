@@ -1,16 +1,14 @@
 """One look at all that a run has kept, before anything is drawn."""
 
-import json
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from broker.storage.frames import CorruptJournal, Record
 from common.errors import ConfigError
-from common.files import whole_lines
+from common.figure_rows import Row, read_rows
 from common.journal_file import JOURNAL
 from deploy.planning.journal_facts import journal_records
 from deploy.tracing.clocks import Bounds
@@ -21,7 +19,7 @@ _SAMPLES = 5000  # groups by which clocks are compared
 _ROLE_0 = "learner-0"
 _CURVES = {  # metrics that are drawn as counters, by the counter's name
     "staleness": ("staleness/max_steps", "staleness/mean_steps"),
-    "drift": ("learner/mismatch_kl_nats", "learner/logprob_difference_mean_nats"),
+    "drift": ("learner/mismatch_kl_nats", "drift/mean_nats"),
 }
 
 
@@ -208,7 +206,7 @@ def look_at(run: Path) -> Overview:
     """Look at a run, also while it goes on.
 
     Raises:
-        ConfigError: no run is there, or none that has begun.
+        ConfigError: no run is there, none that has begun, or its metrics.jsonl cannot be read.
     """
     if not run.is_dir():
         raise ConfigError(f"RUN = {str(run)!r} is no folder. Fix: name a run folder")
@@ -228,18 +226,10 @@ def _seconds(mark: Mark, name: str) -> float:
 
 
 def _step_rows(path: Path) -> dict[int, StepRow]:
-    found = {}
-    for line in whole_lines(path):
-        try:
-            row: dict[str, Any] = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and "learner/step_s" in row:
-            found[int(row["step"])] = _step_row(row)
-    return found
+    return {int(row["step"]): _step_row(row) for row in read_rows(path) if "learner/step_s" in row}
 
 
-def _step_row(row: dict[str, Any]) -> StepRow:
+def _step_row(row: Row) -> StepRow:
     parts = {
         name.removeprefix("time/").removesuffix("_s"): value
         for name, value in row.items()

@@ -92,8 +92,14 @@ class TrainedLog:
         self._schema = schema_of_life(step)
         self._rank = rank
         self._left_bytes = max_bytes
-        # All ranks begin before any of them has trained a step: they count alike.
-        self._life = 1 + max((file.life for file in trained_files(self._folder)), default=0)
+        self._refused = ""  # why this life keeps nothing; empty means that it does
+        self._life = 0
+        try:
+            # All ranks begin before any of them has trained a step: they count alike. One that
+            # cannot look has no number to count by; the others', and later lives', stay theirs.
+            self._life = 1 + max((file.life for file in trained_files(self._folder)), default=0)
+        except OSError as error:
+            self._refused = f"it could not be looked at: {error}"
         self._path: Path | None = None
         self._pending: list[Future[None]] = []
         self._left_out = 0  # steps
@@ -102,7 +108,9 @@ class TrainedLog:
     def write(self, step: int, rows: StepRows) -> None:
         """Have the rows of a step written; returns at once."""
         self._pending = [future for future in self._pending if not future.done()]
-        if len(self._pending) >= _UNDER_WAY:
+        if self._refused:
+            self._leave_out(self._refused)
+        elif len(self._pending) >= _UNDER_WAY:
             self._leave_out("the disk is too slow")
         else:
             self._pending.append(self._writer.submit(self._write, step, rows))
@@ -131,11 +139,12 @@ class TrainedLog:
     def _begun(self) -> Path:
         """The file of this life, with the schema in it; its elders count against the limit."""
         elders = [file for file in trained_files(self._folder) if file.rank == self._rank]
-        self._left_bytes -= sum(file.path.stat().st_size for file in elders)
+        elder_bytes = sum(file.path.stat().st_size for file in elders)
         path = TrainedFile.named(self._folder, self._life, self._rank).path
         self._folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as unfinished:
             unfinished.write_bytes(self._schema.serialize())
+        self._left_bytes -= elder_bytes  # once, though it may have failed before
         return path
 
     def _leave_out(self, reason: str) -> None:

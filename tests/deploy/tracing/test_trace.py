@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from common.journal_file import JOURNAL
+from common.metrics import METRICS
 from deploy import trace
+from deploy.tracing.overview import _CURVES
 from tests.deploy.planning.made_up_run import STEP_S, WAIT_S, make_run, tiny_model
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -185,6 +187,28 @@ def test_a_file_that_was_full_is_told(run: Path, capsys):
         file.write('{"name": "full", "begin_s": 1796068300.0, "end_s": 1796068300.0}\n')
     traced(run)
     assert "rollout-0.jsonl is full (run.spans_mib)" in capsys.readouterr().out
+
+
+def test_what_is_drawn_as_a_curve_is_a_figure_of_a_run():
+    assert {name for names in _CURVES.values() for name in names} <= METRICS.keys()
+
+
+@pytest.mark.parametrize("name", ["drift/mean_nats", "learner/logprob_difference_mean_nats"])
+def test_drift_is_drawn_under_the_names_of_any_version(run: Path, name: str):
+    path = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [row for row in rows if "learner/step_s" in row]
+    drifts = [row.pop("learner/logprob_difference_mean_nats") for row in rows]
+    written = (row | {name: drift} for row, drift in zip(rows, drifts, strict=True))
+    path.write_text("".join(json.dumps(row) + "\n" for row in written))
+    drawn = {event["args"]["mean_nats"]: event["ts"] for event in of(traced(run), "C", "drift")}
+    assert set(drawn) == set(drifts) and len(drifts) >= 7
+
+
+def test_a_line_of_metrics_that_is_no_row_is_named(run: Path, capsys):
+    path = run / "metrics.jsonl"
+    path.write_text("[1]\n" + path.read_text())
+    assert "metrics.jsonl, line 1: '[1]' is no row of figures. Fix:" in refusal(capsys, str(run))
 
 
 def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path, capsys):

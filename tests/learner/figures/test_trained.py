@@ -1,5 +1,6 @@
 """What a learner keeps of the tokens that it trains."""
 
+import errno
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +77,48 @@ def test_a_folder_that_cannot_be_written_costs_a_run_nothing(tmp_path: Path, cap
         (tmp_path / "tokenizer").write_text("in the way")
         keep_tokenizer(tmp_path, None)
     assert "2 steps are left out" in caplog.text and "tokenizer.json is not written" in caplog.text
+
+
+def test_a_folder_that_cannot_be_looked_at_costs_this_rank_a_life(
+    tmp_path: Path, caplog, monkeypatch
+) -> None:
+    def refused(folder: Path) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    written(tmp_path, 0, [1, 2])
+    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
+        other = TrainedLog(tmp_path, 1, 1, LARGE)
+        patched.setattr("learner.figures.trained.trained_files", refused)
+        own = TrainedLog(tmp_path, 1, 0, LARGE)
+        patched.undo()
+        for step in (2, 3):
+            own.write(step, rows(step))
+            other.write(step, rows(step))
+        own.close()
+        other.close()
+    first, last = caplog.messages
+    assert "Stale file handle" in first and "2 steps are left out" in last
+    written(tmp_path, 3, [4])
+    assert kept_steps(tmp_path) == [(1, 0, [1, 2]), (2, 1, [2, 3]), (3, 3, [4])]
+
+
+def test_a_disk_that_was_full_takes_no_room(tmp_path: Path, monkeypatch) -> None:
+    written(tmp_path, 0, [1, 2, 3])
+    size = sum(file.path.stat().st_size for file in trained_files(tmp_path / FOLDER))
+
+    def refused(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = TrainedLog(tmp_path, 3, 0, 2.5 * size, ThreadPoolExecutor(1))
+    with monkeypatch.context() as patched:
+        patched.setattr("learner.figures.trained.replacing", refused)
+        for step in (4, 5, 6):
+            log.write(step, rows(step))
+        for future in log._pending:
+            future.result()
+    log.write(7, rows(7))
+    log.close()
+    assert kept_steps(tmp_path)[1:] == [(2, 3, [7])]
 
 
 def test_steps_are_left_out_while_the_disk_is_behind(tmp_path: Path, caplog) -> None:
