@@ -53,7 +53,7 @@ Machines:
     cpu_threads         how threads of one computation wait
     torchvision_compat  torchvision beside a CPU build of torch
     network, addresses, proxies    interfaces, HOST:PORT, HTTP proxies
-    http_gate           who may use an HTTP port of ours
+    http_gate, http_port    who may use an HTTP port of ours; how much of it one may take
 
 Processes and files:
     lifecycle           start, signals, stop

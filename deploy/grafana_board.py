@@ -193,7 +193,7 @@ def _pushes() -> tuple[Panel, ...]:
         _of_area("Pushes", "sync"),
         _of_area("Checkpoints", "checkpoint"),
         _one("Versions behind the learner", "", (behind, "{{member}}"),
-             note="By what each rollout server has acknowledged; -1 is none."),
+             note="By what each rollout server has acknowledged; one that has none is not shown."),
     )  # fmt: skip
 
 

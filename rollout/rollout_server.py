@@ -105,7 +105,10 @@ class RolloutServer:
                 async with self._started() as engine:
                     has_been_up = True
                     if not self._stop.is_set():
-                        await self._serve(engine)
+                        try:
+                            await self._serve(engine)
+                        finally:
+                            self.gauges = dict
                 return
             except (EngineError, BaseExceptionGroup) as errors:
                 error = first_error(errors)

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from broker.ledger.accounts import Amounts, Place
-from broker.protocol import Status
+from broker.protocol import Role, Status
 from common.scrape.collector import Readings
 
 
@@ -24,7 +24,11 @@ def figures_of(status: Status) -> Readings:
         "broker/members": Counter(member.role.value for member in members),
         "broker/members_lost": len(status.lost),
         "broker/member_silent_s": {m.member_id: m.silent_s for m in members} | status.lost,
-        "broker/member_version": {m.member_id: m.acknowledged_version for m in members},
+        "broker/member_version": {
+            m.member_id: m.acknowledged_version
+            for m in members
+            if m.role is Role.ROLLOUT and m.acknowledged_version >= 0
+        },
         "broker/rows_refused": status.data.refused_rows,
         "broker/samples_quarantined": status.data.quarantined_samples,
         "broker/attempts_failed": status.data.failed_attempts,

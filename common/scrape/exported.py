@@ -64,7 +64,7 @@ _BROKER = (
     Exported("broker/members", "processes that take part", "kind"),
     Exported("broker/members_lost", "processes that are silent and count as gone"),
     Exported("broker/member_silent_s", "since a member was last heard", "member"),
-    Exported("broker/member_version", "newest version that a member has acknowledged", "member"),
+    Exported("broker/member_version", "newest version that a rollout server serves", "member"),
     Exported("broker/rows_refused", "rows of the data that cannot be used"),
     Exported("broker/samples_quarantined", "different samples that no step will train"),
     Exported("broker/attempts_failed", "failed attempts at a group", is_counter=True),

@@ -16,6 +16,8 @@ from aiohttp import web
 
 from common.errors import VisionOpdError
 from common.http_gate import Gate, GateRefusal
+from common.http_port import http_port
+from common.network import listening_socket
 from deploy.inspector.answers import InspectorAnswers, as_json
 from deploy.inspector.query import number_of
 from deploy.inspector.scores import TokenScores
@@ -24,6 +26,7 @@ from deploy.inspector.web_files import web_files
 logger = logging.getLogger(__name__)
 LIMIT_S = 60.0  # for one answer
 _THREADS = 4  # questions that are worked on at once
+_CONNECTIONS = 64  # at once; a browser opens some six for a page
 _SMALL_BYTES = 1024  # what is not worth compressing
 _COOKIE = "inspector-token"
 _POLICY = (
@@ -63,13 +66,11 @@ async def serving(
     """
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="answer")
     pages = _Pages(answers, scores, (Gate(host, None), Gate(host, token)), token, pool, limit_s)
-    runner = web.AppRunner(pages.app(), access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
-        yield runner.addresses[0][1]
+        listener = listening_socket(host, port)
+        async with http_port(pages.app(), listener, _CONNECTIONS):
+            yield listener.getsockname()[1]
     finally:
-        await runner.cleanup()
         pool.shutdown(wait=False, cancel_futures=True)
 
 

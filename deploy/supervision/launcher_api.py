@@ -21,6 +21,8 @@ from broker.protocol import Status
 from common.errors import VisionOpdError
 from common.files import replace_private
 from common.http_gate import Gate
+from common.http_port import http_port
+from common.network import listening_socket
 
 FILE = "launcher.json"
 _HOST = "127.0.0.1"
@@ -73,20 +75,16 @@ async def listening(
     app = web.Application(middlewares=[for_the_owner], client_max_size=_MAX_BYTES)
     app.router.add_get("/status", on_status)
     app.router.add_post("/scale", on_scale)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, _HOST, 0)
-        await site.start()
-        port = runner.addresses[0][1]
-        address = f"http://{_HOST}:{port}"
-        where = {"address": address, "token": token, "host": socket.gethostname()}
-        document = json.dumps({**where, "pid": os.getpid()}, indent=1)
-        replace_private(run_folder / FILE, document.encode())
-        yield
-    finally:
-        (run_folder / FILE).unlink(missing_ok=True)
-        await runner.cleanup()
+    listener = listening_socket(_HOST)
+    address = f"http://{_HOST}:{listener.getsockname()[1]}"
+    where = {"address": address, "token": token, "host": socket.gethostname()}
+    document = json.dumps({**where, "pid": os.getpid()}, indent=1)
+    async with http_port(app, listener):
+        try:
+            replace_private(run_folder / FILE, document.encode())
+            yield
+        finally:
+            (run_folder / FILE).unlink(missing_ok=True)
 
 
 async def ask(run_folder: Path, wish: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from common.config import RunConfig
 from common.errors import ConfigError, VisionOpdError
 from common.lifecycle import set_or_after
 from common.restart_budget import RestartBudget
+from common.scrape.port import forget_target
 from deploy.cluster.pools import Pool, PoolName, pools_of, process_name
 from deploy.cluster.process_specs import Location
 from deploy.showing.outcome import read_summary
@@ -197,7 +198,7 @@ class Supervisor:
         if after is not None:
             await asyncio.wait([after])  # it had the same name
         try:
-            await loop.run()
+            await self._lives_of(loop)
         except VisionOpdError as error:
             self._give_up(rank, error)
         if rank >= self.servers:
@@ -245,10 +246,18 @@ class Supervisor:
     async def _keep(self, loop: RestartLoop) -> None:
         """Broker or learner: the run cannot be without it."""
         try:
-            await loop.run()
+            await self._lives_of(loop)
         except VisionOpdError as error:
             self._report(f"{str(error).partition('. ')[0]}; ending the others")
             self._settle(error)
+
+    async def _lives_of(self, loop: RestartLoop) -> None:
+        """All of them; then Prometheus looks for the processes no more. Raises as the loop does."""
+        try:
+            await loop.run()
+        finally:
+            for name in loop.names:
+                forget_target(self._folder, name)
 
     def _settle(self, how: Ended | VisionOpdError) -> None:
         if self._verdict.done() or self._is_closing:

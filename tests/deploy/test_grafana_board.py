@@ -102,7 +102,10 @@ def test_names_in_expressions_are_declared() -> None:
 
 
 async def test_prometheus_answers_every_panel(tmp_path: Path) -> None:
-    readings = {f.name: {"rollout-0": 1.0} if f.label else 1.0 for f in EXPORTED.values()}
+    readings: dict[str, Any] = {
+        f.name: {"rollout-0": 1.0} if f.label else 1.0 for f in EXPORTED.values()
+    }
+    readings |= {"broker/version": 5, "broker/member_version": {"rollout-0": 5, "rollout-1": 4}}
     observed = {name: 1.0 for name in METRICS if name in EXPORTED}
     config = build({"run": {"folder": tmp_path / "run"}})
     (tmp_path / "prometheus").mkdir()
@@ -116,10 +119,17 @@ async def test_prometheus_answers_every_panel(tmp_path: Path) -> None:
         ):
             await until(lambda: prometheus.scraped() == set(ROLES.values()))
             await until(lambda: unanswered(prometheus) == [])
+            (behind,) = expressions()["Versions behind the learner"]
+            found = prometheus.query(filled(behind))
+            values = {one["metric"]["member"]: float(one["value"][1]) for one in found}
+            assert values == {"rollout-0": 0, "rollout-1": 1}
+
+
+def filled(expression: str) -> str:
+    return expression.replace("$run", "run").replace("$__rate_interval", "1m")
 
 
 def unanswered(prometheus: Prometheus) -> list[str]:
     """Expressions that find nothing. Raises HTTPError: one cannot be parsed."""
     asked = [expression for found in expressions().values() for expression in found]
-    filled = [e.replace("$run", "run").replace("$__rate_interval", "1m") for e in asked]
-    return [expression for expression in filled if not prometheus.query(expression)]
+    return [expression for expression in asked if not prometheus.query(filled(expression))]

@@ -4,6 +4,7 @@ import json
 import math
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,7 @@ def test_every_process_of_a_run_is_read_as_its_files_say(tmp_path: Path) -> None
         the_launcher_s_figures_are_its_observations(prometheus, run)
         the_broker_s_books_are_those_of_its_steps(prometheus, run)
         the_board_shows_the_run(prometheus, run)
+        the_board_s_servers_are_one_version_behind_at_most(prometheus, run)
 
 
 def exposition(file: Path) -> str:
@@ -115,10 +117,29 @@ def the_board_shows_the_run(prometheus: Prometheus, run: Launched) -> None:
         told |= row.keys() if row["step"] == steps[time_s] or "evaluation/version" in row else set()
     not_told = {EXPORTED[name].series for name in EXPORTED.keys() & METRICS.keys() - told}
     not_told.add(EXPORTED["broker/trajectories_expired"].series)  # none has
-    board = json.loads((ROOT / "deploy/grafana/vision-opd.json").read_text())
-    asked = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    asked = [expression for panel in board_panels() for expression in asked_by(panel)]
     assert len(asked) > 60
     for expression in asked:
         filled = expression.replace("$run", run.folder.name).replace("$__rate_interval", "20s")
         is_told = not any(series in expression for series in not_told)
         assert bool(prometheus.query(filled, time_s)) is is_told, expression
+
+
+def the_board_s_servers_are_one_version_behind_at_most(
+    prometheus: Prometheus, run: Launched
+) -> None:
+    """What the run's max_staleness = 1 means, from the first push to the end."""
+    titled = {panel["title"]: panel for panel in board_panels()}
+    (behind,) = asked_by(titled["Versions behind the learner"])
+    found = prometheus.query(f"({behind.replace('$run', run.folder.name)})[1h:200ms]")
+    assert {series["metric"]["member"] for series in found} == {"rollout-0", "rollout-1"}
+    values = [float(value) for series in found for _, value in series["values"]]
+    assert len(values) > 20 and set(values) <= {0, 1}, values
+
+
+def board_panels() -> list[dict[str, Any]]:
+    return list(json.loads((ROOT / "deploy/grafana/vision-opd.json").read_text())["panels"])
+
+
+def asked_by(panel: dict[str, Any]) -> list[str]:
+    return [target["expr"] for target in panel.get("targets", ())]

@@ -1,12 +1,17 @@
 """When an engine counts as lost, and how often it is started again."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from common.errors import EngineError
+from common.restart_budget import RestartBudget
 from rollout.engine import EngineInfo
-from rollout.rollout_server import capacity, watch_health
+from rollout.pool import ServerPool
+from rollout.rollout_server import RolloutServer, RunningEngine, capacity, watch_health
 from rollout.serving import Served, ServingState
 from tests.rollout.support import run_config
 from tests.waiting import LIMIT_S, until
@@ -108,3 +113,29 @@ async def test_weights_under_verification_are_no_trouble():
         await assert_left_alone(engine, serving)
         await serving.set(Served(0, 4))
     await assert_left_alone(engine, serving)
+
+
+class Dying(RolloutServer):
+    """Its engine dies as soon as it serves."""
+
+    async def _serve(self, running: RunningEngine) -> None:
+        self.gauges = lambda: {"serving_version": 3.0}
+        raise EngineError("it died")
+
+
+async def test_an_engine_that_has_died_is_told_of_no_more(tmp_path: Path) -> None:
+    told: list[dict[str, float]] = []
+
+    @contextlib.asynccontextmanager
+    async def started() -> AsyncIterator[RunningEngine]:
+        told.append(member.gauges())
+        yield RunningEngine("http://127.0.0.1:1")
+
+    renderer = asyncio.get_running_loop().create_future()
+    member = Dying(
+        run_config(tmp_path), "rollout-0", started, ServerPool(), renderer, asyncio.Event(),
+        asyncio.Event(), RestartBudget(1, first_pause_s=0.0),
+    )  # fmt: skip
+    with pytest.raises(EngineError, match="died more than 1 times"):
+        await member.live()
+    assert told == [{}, {}] and member.gauges() == {}

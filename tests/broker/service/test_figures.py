@@ -41,7 +41,25 @@ async def test_the_books_are_told_by_place_and_balance() -> None:
     assert isinstance(expired, dict) and sum(expired.values()) == trajectories["expired"] == 2
     assert figures["broker/version"] == 1 and figures["broker/slots"] == 3
     assert figures["broker/members"] == {"rollout": 1, "learner": 1}
-    assert figures["broker/member_version"] == {"rollout-0": -1, "learner-0": -1}
+    assert figures["broker/member_version"] == {}, "no server has weights yet"
+
+
+async def test_versions_are_those_that_servers_have_acknowledged() -> None:
+    rules = make_rules(groups_per_step=1, max_staleness=1)
+    async with (
+        running_broker(rules, make_source(8)) as broker,
+        broker.client("rollout-0") as rollout,
+        broker.client("rollout-1"),
+        broker.client("learner-0") as learner,
+    ):
+        await rollout.ack_weights(0)
+        (lease,) = (await rollout.lease(1, 0, wait_s=0)).leases
+        await rollout.submit(make_group(lease, 0))
+        await learner.take(1, wait_s=5)
+        await learner.ack(1)
+        figures = figures_of(broker.server.status())
+    assert figures["broker/version"] == 1
+    assert figures["broker/member_version"] == {"rollout-0": 0}
 
 
 async def test_all_of_them_are_declared_also_those_of_a_store_on_disk(tmp_path: Path) -> None:

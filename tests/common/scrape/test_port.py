@@ -1,8 +1,11 @@
 """The port for Prometheus, asked by an HTTP client. Holds common/scrape/collector.py."""
 
+import asyncio
+import contextlib
 import json
 import logging
 import math
+import socket
 import stat
 import threading
 from collections.abc import Callable
@@ -13,11 +16,12 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import common.scrape.port
 from common.config import RunConfig
 from common.config_cli import build
 from common.errors import ConfigError
 from common.network import listening_socket
-from common.scrape.port import scrape_key, scrape_port
+from common.scrape.port import forget_target, scrape_key, scrape_port
 
 KEY = "0123456789abcdef"
 OPENMETRICS = {"Accept": "application/openmetrics-text;version=1.0.0"}
@@ -156,6 +160,106 @@ async def test_the_first_free_port_of_those_configured_is_taken(tmp_path: Path) 
         port = taken.getsockname()[1]
         async with scrape_port(configured(tmp_path, port=port), "learner", "learner-0", dict):
             assert port < int(target(tmp_path).rpartition(":")[2]) < port + 64
+
+
+async def test_a_host_is_looked_up_once_and_beside_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, asked_by = socket.getaddrinfo, []
+
+    def counted(host: Any, *args: Any, **options: Any) -> Any:
+        if host == "no-such-host.invalid":
+            asked_by.append(threading.current_thread())
+        return real(host, *args, **options)
+
+    with listening_socket("127.0.0.1") as taken:
+        port = taken.getsockname()[1]
+    host = "no-such-host.invalid"
+    config = configured(tmp_path, host=host, port=port, key_file=key_file(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", counted)
+    async with scrape_port(config, "learner", "learner-0", dict):
+        pass
+    assert len(asked_by) == 1 and asked_by[0] is not threading.main_thread()
+    assert "scrape.host = 'no-such-host.invalid': " in caplog.text
+
+
+async def test_a_host_that_is_not_found_in_time_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = configured(tmp_path, host="localhost")
+    is_over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: is_over.wait(60))
+    monkeypatch.setattr(common.scrape.port, "_LOOKUP_S", 0.05)
+    async with scrape_port(config, "learner", "learner-0", dict):
+        assert "scrape.host = 'localhost': not looked up within 0.05 s" in caplog.text
+        is_over.set()
+    assert not file_of(tmp_path).exists()
+
+
+async def test_a_name_is_listened_on_too(tmp_path: Path) -> None:
+    async with scrape_port(configured(tmp_path, host="localhost"), "learner", "learner-0", dict):
+        assert target(tmp_path).startswith("localhost:")
+        assert (await asked(target(tmp_path)))[0] == 200
+
+
+async def test_only_a_port_that_others_have_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def listen(host: str, port: int = 0) -> socket.socket:
+        tried.append(port)
+        return listening_socket(host, port)
+
+    monkeypatch.setattr(common.scrape.port, "listening_socket", listen)
+    config = configured(tmp_path, host="192.0.2.1", port=20_000, key_file=key_file(tmp_path))
+    async with scrape_port(config, "learner", "learner-0", dict):
+        assert tried == [20_000]
+
+
+async def test_those_who_only_connect_are_few(tmp_path: Path) -> None:
+    async with scrape_port(configured(tmp_path), "learner", "learner-0", dict):
+        host, port = target(tmp_path).split(":")
+        async with contextlib.AsyncExitStack() as silent, asyncio.timeout(60):
+            readers = []
+            for _ in range(16 + 8):
+                reader, writer = await asyncio.open_connection(host, int(port))
+                silent.callback(writer.close)
+                readers.append(reader)
+            for reader in readers[16:]:
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+            assert not any(reader.at_eof() for reader in readers[:16])
+
+
+async def test_those_who_ask_often_get_the_same_answer(tmp_path: Path) -> None:
+    now_s, num_reads = 0.0, 0
+
+    def read() -> dict[str, float]:
+        nonlocal num_reads
+        num_reads += 1
+        return {"learner/step": num_reads}
+
+    async def steps() -> float:
+        found = samples((await asked(target(tmp_path)))[1])
+        return float(found["vision_opd_learner_step"].value)
+
+    config = configured(tmp_path)
+    async with scrape_port(config, "learner", "learner-0", read, lambda: now_s):
+        assert [await steps() for _ in range(5)] == [1] * 5
+        now_s = 0.49
+        assert await steps() == 1
+        assert "# EOF" in (await asked(target(tmp_path), **OPENMETRICS))[1], "another form"
+        now_s = 0.51
+        assert [await steps(), await steps(), num_reads] == [3, 3, 3]
+
+
+async def test_what_a_killed_process_left_can_be_removed(tmp_path: Path) -> None:
+    forget_target(tmp_path, "learner-0")
+    file_of(tmp_path).parent.mkdir()
+    file_of(tmp_path).touch()
+    forget_target(tmp_path, "learner-0")
+    assert not file_of(tmp_path).exists()
 
 
 def without_key(folder: Path) -> RunConfig:

@@ -1,5 +1,6 @@
 """The inspector's server: who is answered, with what headers, and what goes wrong in words."""
 
+import asyncio
 import contextlib
 import json
 import threading
@@ -202,3 +203,13 @@ async def test_an_answer_that_takes_too_long_is_given_up() -> None:
         assert reply.status == 503 and "Fix: try again" in reply.error()
         assert (await mine.ask("/")).status == 200  # the others go on
         stuck.let_go.set()
+
+
+async def test_those_who_only_connect_are_few(answers: InspectorAnswers) -> None:
+    async with client(answers) as mine, contextlib.AsyncExitStack() as silent, asyncio.timeout(60):
+        host, port = mine.url.removeprefix("http://").split(":")
+        for _ in range(64 + 1):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            silent.callback(writer.close)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""

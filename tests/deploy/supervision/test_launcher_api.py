@@ -1,5 +1,7 @@
 """The launcher's ear and its client, over real HTTP."""
 
+import asyncio
+import contextlib
 import json
 import socket
 import stat
@@ -116,6 +118,16 @@ async def test_a_client_that_stays_connected_does_not_keep_the_run_from_its_end(
                 assert reply.status == 401
             kept = await session.request("GET", address + "/status")
         kept.close()
+
+
+async def test_those_who_only_connect_are_few(where: dict[str, str]) -> None:
+    host, port = where["address"].removeprefix("http://").split(":")
+    async with contextlib.AsyncExitStack() as silent, asyncio.timeout(60):
+        for _ in range(16 + 1):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            silent.callback(writer.close)
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
 
 
 async def test_a_folder_without_a_launcher_is_a_clear_error(tmp_path: Path) -> None:

@@ -34,7 +34,11 @@ async def test_a_run_ends_when_its_processes_have(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = Stage(tmp_path, monkeypatch, servers=2, ranks=2)
+    (tmp_path / "scrape").mkdir()
+    for name in ("broker", "learner-1", "rollout-1", "launcher"):  # the launcher lives
+        (tmp_path / "scrape" / f"{name}.json").touch()
     assert await stage.run() is True
+    assert [left.name for left in (tmp_path / "scrape").iterdir()] == ["launcher.json"]
     assert await stage.supervisor.broker_address() == "tcp://127.0.0.1:1"
     assert stage.alive() == []
     names = [entry.name for entry in read_processes(tmp_path)]
