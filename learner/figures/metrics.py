@@ -4,6 +4,8 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +98,14 @@ class MetricsLog:
         )
 
     def close(self) -> None:
-        self._file.close()
-        if self._groups is not None:
-            self._groups.close()
-        for tracker in self._trackers:
-            tracker.close()
+        """Close all, the trackers at the same time: each may take as long as one may."""
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor())
+            for tracker in self._trackers:
+                stack.callback(pool.submit(tracker.close).result)
+            if self._groups is not None:
+                stack.callback(self._groups.close)
+            stack.callback(self._file.close)
 
 
 def _finite(figures: Mapping[str, Any]) -> Row:

@@ -1,16 +1,22 @@
 """Gives the rows of RUN/metrics.jsonl to W&B or MLflow: a program beside the learner.
 
-    python -m learner.figures.tracker_program wandb|mlflow RUN ABOUT
+    python -m learner.figures.tracker_program wandb|mlflow RUN ABOUT SECONDS
 
 It begins with the rows that are there. A byte on its standard input says that there are more, the
-end of it that there are no more. ABOUT is JSON (`learner.figures.trackers.about`).
+end of it that there are no more; it then takes at most SECONDS, also if no learner is left to end
+it. A SIGTERM, which Slurm sends to all processes, is the learner's: its last rows are still to
+come. It leads a process group. ABOUT is JSON (`learner.figures.trackers.about`).
 """
 
 import json
 import logging
 import math
 import os
+import select
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +50,16 @@ def follow(path: Path, tracker: Tracker, told: int) -> None:
             is_open = bool(os.read(told, _AT_ONCE))
 
 
+def end_after(told: int, seconds: float) -> None:
+    """Wait for the end of a pipe without reading it, then kill this process group after a while."""
+    end = select.poll()
+    end.register(told, 0)  # what it always tells of: that there is no writer any more
+    end.poll()
+    time.sleep(seconds)
+    logger.error("not all figures are out %g s after the learner's last: given up", seconds)
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+
 def _figures(row: dict[str, Any]) -> dict[str, float | None]:
     """What of a row is a finite number, time_s with it."""
     numbers = {k: v for k, v in row.items() if isinstance(v, int | float) and k != "step"}
@@ -51,8 +67,11 @@ def _figures(row: dict[str, Any]) -> dict[str, float | None]:
 
 
 def main() -> None:
-    name, folder, told = sys.argv[1:]
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    name, folder, told, seconds = sys.argv[1:]
     configure_logging(name)
+    bound = (sys.stdin.fileno(), float(seconds))
+    threading.Thread(target=end_after, args=bound, daemon=True).start()
     try:
         kind = WandbRun if name == "wandb" else MlflowRun
         tracker: Tracker = kind(Path(folder), json.loads(told))

@@ -7,9 +7,12 @@ learner/figures/wandb_run.py.
 import json
 import logging
 import os
+import signal
+import socket
+import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -22,8 +25,11 @@ from learner.figures.tensorboard import TensorboardFile
 from learner.figures.tracker_program import follow
 from learner.figures.trackers import TrackerProcess, about, check_trackers, open_trackers
 from tests.learner.figures import wandb_file
+from tests.waiting import LIMIT_S, wait_until
 
 LOSS, ACCURACY = "learner/loss_nats", "evaluation/full_accuracy"
+MLFLOW = [sys.executable, "-m", "learner.figures.tracker_program", "mlflow"]
+TOLD = json.dumps({"project": "p", "group": "g", "name": "n", "config": {}})
 
 
 def config_of(folder: Path, trackers: str) -> RunConfig:
@@ -130,8 +136,8 @@ def test_rows_are_followed_until_there_are_no_more(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_ends_is_told_of_once_and_the_run_goes_on(tmp_path, caplog) -> None:
-    tracker = TrackerProcess("wandb", [sys.executable, "-c", "raise SystemExit(3)"])
-    tracker._process.wait(30)
+    tracker = python("raise SystemExit(3)", tmp_path)
+    tracker._watch.join(LIMIT_S)
     log = MetricsLog(tmp_path)
     log.add(tracker)
     for step in (1, 2, 3):
@@ -140,28 +146,138 @@ def test_a_tracker_that_ends_is_told_of_once_and_the_run_goes_on(tmp_path, caplo
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert "wandb has not all figures: it ended with code 3. The run goes on" in record.message
+    where = tmp_path / "logs" / "wandb.log"
+    said = f"wandb has not all figures: it ended with code 3, see {where}. The run goes on"
+    assert said in record.message
 
 
-def test_a_tracker_that_reads_nothing_holds_no_step_up_and_is_ended(caplog) -> None:
-    code = "import time; time.sleep(600)"
-    tracker = TrackerProcess("mlflow", [sys.executable, "-c", code], close_s=0.1)
+def python(code: str, folder: Path, close_s: float = LIMIT_S) -> TrackerProcess:
+    command = [sys.executable, "-c", code]
+    return TrackerProcess("wandb", command, folder / "logs" / "wandb.log", close_s)
+
+
+def test_helpers_of_an_ended_tracker_end_and_no_later_group_of_its_id(
+    tmp_path, monkeypatch
+) -> None:
+    kill, is_own = os.killpg, []
+
+    def killpg(group: int, number: int) -> None:
+        try:
+            os.waitid(os.P_PID, group, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            is_own.append(True)
+        except ChildProcessError:  # by now it may be anyone's
+            is_own.append(False)
+        kill(group, number)
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    helper = (
+        f"import subprocess; subprocess.Popen(['sleep', '600'], stdout=open({str(held)!r}, 'w'))"
+    )
+    tracker = python(helper, tmp_path)
+    assert held.read_bytes() == b""  # ends with the last of its writers
+    tracker.write(1, {})
+    tracker.close()
+    tracker.close()
+    assert is_own == [True]
+
+
+def test_trackers_are_closed_at_the_same_time(tmp_path, caplog) -> None:
+    """The first ends only when the second is being closed."""
+    meeting = tmp_path / "meeting"
+    os.mkfifo(meeting)
+    log = MetricsLog(tmp_path)
+    for mode in "rw":
+        log.add(python(f"import sys; sys.stdin.read(); open({str(meeting)!r}, {mode!r})", tmp_path))
+    log.close()
+    assert caplog.messages == []
+
+
+def test_trackers_are_closed_when_the_file_cannot_be(tmp_path: Path) -> None:
+    log, tracker = MetricsLog(tmp_path), python("input()", tmp_path)
+    log.add(tracker)
+    os.close(log._file._file.fileno())
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        log.close()
+    assert tracker._process.returncode is not None
+
+
+LEARNER = """
+import sys, time
+from pathlib import Path
+from learner.figures.trackers import TrackerProcess
+
+log, *command = sys.argv[1:]
+tracker = TrackerProcess("mlflow", command, Path(log))
+print(tracker._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def killed_learner(folder: Path, command: list[str], until_begun: Callable[[], object]) -> int:
+    """Kill a learner with a tracker and read the rest of its output; the tracker's pid."""
+    program = [sys.executable, "-c", LEARNER, str(folder / "mlflow.log"), *command]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as learner:
+        assert learner.stdout is not None
+        tracker = int(learner.stdout.readline())
+        until_begun()
+        learner.kill()
+        assert learner.communicate(timeout=LIMIT_S) == (b"", None)
+    return tracker
+
+
+def test_the_output_of_a_killed_learner_ends_with_it(tmp_path: Path) -> None:
+    tracker = killed_learner(tmp_path, ["sleep", "600"], lambda: None)
+    os.killpg(tracker, signal.SIGKILL)  # it is there
+
+
+def test_a_tracker_that_hangs_without_a_learner_ends(tmp_path, monkeypatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(LIMIT_S)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        (tmp_path / "metrics.jsonl").touch()
+        asked: list[socket.socket] = []
+        command = [*MLFLOW, str(tmp_path), TOLD, "0.1"]
+        killed_learner(tmp_path, command, lambda: asked.append(silent.accept()[0]))
+        with asked[0] as connection:
+            connection.settimeout(LIMIT_S)
+            while connection.recv(4096):
+                pass  # its question, and in the end its own end
+    assert "given up" in (tmp_path / "mlflow.log").read_text()
+
+
+def test_the_last_rows_come_after_a_sigterm_to_all(tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    log = MetricsLog(tmp_path)
+    (tracker,) = open_trackers(config_of(tmp_path, "mlflow"), 0)
+    assert isinstance(tracker, TrackerProcess)
+    log.add(tracker)
+    wait_until((tmp_path / "mlflow").exists)
+    os.kill(tracker._process.pid, signal.SIGTERM)
+    log.write(1, 1.0, {LOSS: 0.5})
+    log.close()
+    assert caplog.messages == []
+    (points,) = tmp_path.glob(f"mlflow/*/*/metrics/{LOSS}")
+    assert points.read_text().split()[1:] == ["0.5", "1"]
+
+
+def test_a_tracker_that_reads_nothing_holds_no_step_up_and_is_ended(tmp_path, caplog) -> None:
+    tracker = python("import time; time.sleep(600)", tmp_path, close_s=0.1)
     for step in range(100_000):  # more than a pipe takes
         tracker.write(step, {})
     tracker.close()
     assert tracker._process.returncode is not None
     assert [record.message.split(".")[0] for record in caplog.records] == [
-        "mlflow has not all figures: it did not end within 0"
+        "wandb has not all figures: it did not end within 0"
     ]
 
 
-def test_a_tracker_that_does_not_work_says_why_in_one_line(tmp_path, capfd) -> None:
-    told = json.dumps({"project": "p", "group": "g", "name": "n", "config": {}})
-    command = [sys.executable, "-m", "learner.figures.tracker_program", "mlflow"]
+def test_a_tracker_that_does_not_work_says_why_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "mlflow").write_text("in the way")
-    tracker = TrackerProcess("mlflow", [*command, str(tmp_path), told])
-    tracker.close()
-    said = capfd.readouterr().err
+    log = tmp_path / "logs" / "mlflow.log"
+    TrackerProcess("mlflow", [*MLFLOW, str(tmp_path), TOLD, "60"], log).close()
+    said = log.read_text()
     assert " ERROR   mlflow " in said and len(said.splitlines()) == 1
 
 
