@@ -3,8 +3,8 @@
 import { h } from "./dom.js";
 import { figure, isNumber, percent } from "./format.js";
 
-const WIDTH = 420;
-const HEIGHT = 190;
+const WIDTH = 340;
+const HEIGHT = 170;
 const LEFT = 46;
 const RIGHT = 10;
 const TOP = 10;

@@ -363,6 +363,7 @@ def test_a_phone_shows_each_view_without_scrolling_sideways(
             expect(page.locator("#view")).to_contain_text(text)
             width = page.evaluate("document.documentElement.scrollWidth")
             assert width <= PHONE["width"], address
+        expect(page.locator("#response-1 [data-at='1']")).to_be_in_viewport()
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert ground == {"light": "rgb(251, 250, 247)", "dark": "rgb(23, 25, 28)"}[scheme]
         page.locator("#response-0 .token").first.tap()
