@@ -30,7 +30,7 @@ export async function compare(params, runs, allRuns) {
 }
 
 async function choice(runs) {
-  if (recorded) return [figures(runs), empty(recorded.note)];
+  if (recorded) return runs.length > 1 ? figures(runs) : empty(recorded.note);
   const query = { run: runs[0].key, sort: "divergence", order: "desc", limit: PAGE, offset: 0 };
   const { rows } = await ask("trajectories", query);
   const names = [...new Set(rows.map((row) => row.sample_id))];

@@ -124,7 +124,7 @@ function items(run, answer) {
     return h(
       "article",
       { class: "item" },
-      shot ?? h("span", { class: "thumb none" }),
+      shot,
       h(
         "div",
         {},

@@ -71,6 +71,8 @@ def test_each_view_opens_from_the_file(page: Page) -> None:
     page.get_by_role("link", name="Held-out", exact=True).click()
     page.get_by_role("link", name="Gained").click()
     expect(page.locator(".item")).to_have_count(5)
+    text = page.locator(".item > div").first  # has the place of the picture, which is not there
+    assert text.evaluate("text => text.clientWidth > 0.9 * text.parentElement.clientWidth - 26")
 
 
 def test_a_group_of_the_list_is_there_and_others_are_said_to_be_missing(page: Page) -> None:
