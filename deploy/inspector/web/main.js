@@ -48,6 +48,7 @@ let turn = 0; // of showing; what an older one finds is dropped
 let shown = ""; // name of the view
 let seenChanges = -1;
 let timer = 0;
+let renewHeader = () => {}; // its links keep what the address says
 
 async function show(isRefresh) {
   clearTimeout(timer);
@@ -75,7 +76,8 @@ async function show(isRefresh) {
     timer = setTimeout(refresh, REFRESH_MS);
     return;
   }
-  header(runs, name, params);
+  renewHeader = () => header(runs, name, readState().params);
+  renewHeader();
   if (!isRefresh || numChanges() !== seenChanges) put(content, name, isRefresh);
   seenChanges = numChanges();
   document.title = [title, ...runs.map((run) => run.name)].join(" \u00b7 ");
@@ -319,6 +321,7 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 });
 addEventListener("keydown", onKey);
 addEventListener("hashchange", () => show(false));
+addEventListener("noted", () => renewHeader());
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 }

@@ -138,6 +138,7 @@ def test_curves_of_both_runs_lie_over_each_other_and_lead_to_a_step(watched: Wat
     page.locator("#find-chart").press_sequentially("loss")
     expect(page.locator("figure.chart:visible")).to_have_count(1)
     expect(page.locator("#find-chart")).to_be_focused()
+    expect(page.locator("#runs a").first).to_have_attribute("href", re.compile("q=loss"))
     page.unroute("**/api/*")
     page.get_by_role("switch", name="Logarithmic").click()
     expect(page.get_by_role("switch", name="Logarithmic")).to_have_attribute("aria-checked", "true")
