@@ -1,12 +1,13 @@
 """The curves of a run: the charts that `common.metrics` declares, in few enough points to draw."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from common.metrics import CHARTS, OBSERVED, Chart, lines_of
+from common.metrics import CHARTS, OBSERVED, Chart, Metric, lines_of
 from deploy.inspector.figures import Points, RunFigures
 
 MAX_POINTS = 600  # of a line
@@ -20,18 +21,31 @@ def curves(figures: RunFigures) -> dict[str, Any]:
 
 
 def _chart(chart: Chart, figures: RunFigures) -> dict[str, Any]:
-    lines = []
+    lines: list[tuple[Metric, Points]] = []
     for metric in lines_of(chart):
         points = figures.points(metric.name)
         if metric in OBSERVED:
             points = _running_mean(points)
         if points:
-            assert metric.chart is not None
-            shown = [list(point) for point in decimated(points)]
-            lines.append({"metric": metric.name, "label": metric.chart[1], "points": shown})
+            lines.append((metric, points))
+    steps = _kept_steps([points for _, points in lines])
+    shown = [_line(metric, points, steps) for metric, points in lines]
     is_share = lines_of(chart)[0].unit == "share"
     words = {"title": chart.title, "unit": chart.unit, "note": chart.note}
-    return {**words, "is_share": is_share, "lines": lines}
+    return {**words, "is_share": is_share, "lines": shown}
+
+
+def _line(metric: Metric, points: Points, steps: set[int]) -> dict[str, Any]:
+    assert metric.chart is not None
+    shown = [[x, y] for x, y in points if x in steps]
+    return {"metric": metric.name, "label": metric.chart[1], "points": shown}
+
+
+def _kept_steps(lines: Sequence[Points]) -> set[int]:
+    """The steps that a chart shows, of all its lines: who points at one sees all values."""
+    is_long = any(len(points) > MAX_POINTS for points in lines)
+    kept = [decimated(points, MAX_POINTS // len(lines)) if is_long else points for points in lines]
+    return {x for points in kept for x, _ in points}
 
 
 def _running_mean(points: Points) -> Points:

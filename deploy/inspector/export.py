@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from PIL import Image, UnidentifiedImageError
 
@@ -117,9 +117,10 @@ def _first() -> dict[str, str]:
 
 
 def _question(name: str, parameters: Parameters) -> str:
-    """A question as web/source.js writes it."""
+    """A question as web/source.js writes it, to the letter."""
     said = sorted((key, value) for key, value in parameters.items() if value != "")
-    return f"{name}?{urlencode(said)}" if said else name
+    query = urlencode(said, safe="!'()*", quote_via=quote)  # as encodeURIComponent of browsers
+    return f"{name}?{query}" if said else name
 
 
 def _smaller(content: bytes) -> bytes:

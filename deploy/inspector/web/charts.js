@@ -3,8 +3,8 @@
 import { h } from "./dom.js";
 import { figure, isNumber, percent } from "./format.js";
 
-const WIDTH = 420;
-const HEIGHT = 190;
+const WIDTH = 340;
+const HEIGHT = 170;
 const LEFT = 46;
 const RIGHT = 10;
 const TOP = 10;
@@ -168,13 +168,13 @@ function marks(step, series, across, up) {
     y1: TOP,
     y2: HEIGHT - BOTTOM,
   });
-  const found = series.map((one) => [one, valueAt(one, step)]).filter(([, y]) => y !== null);
+  const found = series.map((one) => [one, pointAt(one, step)]).filter(([, point]) => point);
   return [
     line,
-    ...found.map(([one, y]) =>
+    ...found.map(([one, [x, y]]) =>
       h("circle", {
         class: `dot c${one.color % COLORS}`,
-        cx: across.at(step),
+        cx: across.at(x),
         cy: up.at(y),
         r: 3.6,
       }),
@@ -185,12 +185,8 @@ function marks(step, series, across, up) {
 /** A line's name with its values: of one run, or of both. */
 function key(lines, step, format) {
   const values = lines.map((one) => {
-    const value = step === null ? one.points.at(-1)[1] : valueAt(one, step);
-    return h(
-      "b",
-      { class: one.isSecond ? "second" : "" },
-      value === null ? "\u2013" : format(value),
-    );
+    const point = step === null ? one.points.at(-1) : pointAt(one, step);
+    return h("b", { class: one.isSecond ? "second" : "" }, point ? format(point[1]) : "\u2013");
   });
   return h(
     "span",
@@ -200,9 +196,9 @@ function key(lines, step, format) {
   );
 }
 
-function valueAt(one, step) {
-  const found = one.points.find(([x]) => x === step);
-  return found ? found[1] : null;
+/** A line's last point up to a step: not each step has one. Undefined before it begins and after its end. */
+function pointAt(one, step) {
+  return step > one.points.at(-1)[0] ? undefined : one.points.findLast(([x]) => x <= step);
 }
 
 function nearest(steps, step) {
@@ -233,9 +229,10 @@ function tableOf(series, steps, format) {
           "tr",
           {},
           h("th", { scope: "row" }, step),
-          series.map((one) =>
-            h("td", {}, valueAt(one, step) === null ? "" : format(valueAt(one, step))),
-          ),
+          series.map((one) => {
+            const point = pointAt(one, step);
+            return h("td", {}, point?.[0] === step ? format(point[1]) : "");
+          }),
         ),
       );
       event.target.append(

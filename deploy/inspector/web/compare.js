@@ -3,7 +3,7 @@
 import { empty, h } from "./dom.js";
 import { percent, whole } from "./format.js";
 import { picture } from "./pictures.js";
-import { ask, PAGE } from "./source.js";
+import { ask, PAGE, recorded } from "./source.js";
 import { go, isSaid, link, readState } from "./state.js";
 import { colorChoice, fullColor, METRICS, response, tokenPanel } from "./tokens.js";
 
@@ -30,6 +30,7 @@ export async function compare(params, runs, allRuns) {
 }
 
 async function choice(runs) {
+  if (recorded) return runs.length > 1 ? figures(runs) : empty(recorded.note);
   const query = { run: runs[0].key, sort: "divergence", order: "desc", limit: PAGE, offset: 0 };
   const { rows } = await ask("trajectories", query);
   const names = [...new Set(rows.map((row) => row.sample_id))];

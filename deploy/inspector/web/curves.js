@@ -2,17 +2,26 @@
 
 import { lineChart } from "./charts.js";
 import { empty, h } from "./dom.js";
-import { ask } from "./source.js";
-import { go, link, readState } from "./state.js";
+import { ask, recorded } from "./source.js";
+import { go, note, readState } from "./state.js";
 
 const COLORS = 6;
 
 export async function curves(params, runs) {
   const found = await Promise.all(runs.map((run) => ask("curves", { run: run.key })));
-  const wanted = (params.q ?? "").toLowerCase();
-  const charts = overlaid(found).filter((chart) => chart.title.toLowerCase().includes(wanted));
+  const charts = overlaid(found);
   const isLog = params.scale === "log";
-  const pick = (step) => go("samples", { run: params.run, step_from: step, step_to: step });
+  const pick = recorded
+    ? null
+    : (step) => go("samples", { run: params.run, step_from: step, step_to: step });
+  const figures = charts.map((chart) => lineChart(chart, chart.series, isLog, pick));
+  const none = empty("There is no such chart yet.");
+  const find = (wanted) => {
+    const isFound = ({ title }) => title.toLowerCase().includes(wanted.toLowerCase());
+    charts.forEach((chart, place) => (figures[place].hidden = !isFound(chart)));
+    none.hidden = charts.some(isFound);
+  };
+  find(params.q ?? "");
   return h(
     "div",
     {},
@@ -26,15 +35,19 @@ export async function curves(params, runs) {
         placeholder: "Find a chart",
         "aria-label": "Find a chart",
         value: params.q ?? "",
-        oninput: (event) => retitle(event.target.value),
+        oninput: ({ target }) => {
+          find(target.value);
+          note({ ...readState().params, q: target.value });
+        },
       }),
       h(
-        "a",
+        "button",
         {
-          class: "button",
-          href: link("curves", { ...params, scale: isLog ? "" : "log" }),
+          type: "button",
+          id: "log-scale",
           role: "switch",
           "aria-checked": String(isLog),
+          onclick: () => go("curves", { ...readState().params, scale: isLog ? "" : "log" }),
         },
         "Logarithmic",
       ),
@@ -46,22 +59,11 @@ export async function curves(params, runs) {
             h("span", { class: `key plain${place ? " second" : ""}` }, run.name),
           ),
         ),
-      h("small", {}, "A click on a step shows what it was trained on."),
+      pick && h("small", {}, "A click on a step shows what it was trained on."),
     ),
-    charts.length
-      ? h(
-          "div",
-          { class: "charts" },
-          charts.map((chart) => lineChart(chart, chart.series, isLog, pick)),
-        )
-      : empty("There is no such chart yet."),
+    h("div", { class: "charts" }, figures),
+    none,
   );
-}
-
-function retitle(q) {
-  const { params } = readState();
-  history.replaceState(null, "", link("curves", { ...params, q }));
-  dispatchEvent(new HashChangeEvent("hashchange"));
 }
 
 /** Charts by title, in the order of the first run; the second run's lines are dashed. */

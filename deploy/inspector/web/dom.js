@@ -41,6 +41,17 @@ export function errorBox(error, retry) {
   );
 }
 
+/** An element an item; where one cannot be made of it, a word on that, and the others are there. */
+export function each(items, make) {
+  return items.map((item, place) => {
+    try {
+      return make(item, place);
+    } catch (error) {
+      return h("article", {}, empty(`This one is damaged: ${error.message}`));
+    }
+  });
+}
+
 export function empty(text) {
   return h("p", { class: "empty" }, text);
 }

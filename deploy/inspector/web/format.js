@@ -53,5 +53,5 @@ export function quantile(values, share) {
 
 /** A token or text with its white space made visible. */
 export function visible(text) {
-  return text.replace(/\n/g, "\u23ce").replace(/\t/g, "\u21e5");
+  return String(text ?? "").replace(/\n/g, "\u23ce").replace(/\t/g, "\u21e5");
 }

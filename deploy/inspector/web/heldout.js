@@ -1,6 +1,6 @@
 // Held-out samples: what the student answered before and after, by set.
 
-import { empty, h, mark } from "./dom.js";
+import { each, empty, h, mark } from "./dom.js";
 import { thumbnail } from "./pictures.js";
 import { pager, range } from "./samples.js";
 import { ask, PAGE, recorded } from "./source.js";
@@ -109,7 +109,7 @@ function controls(params, answer) {
 
 function items(run, answer) {
   const [before, after] = [answer.versions[0], answer.versions.at(-1)];
-  const cards = answer.items.map((item) => {
+  const cards = each(answer.items, (item) => {
     const shot = thumbnail(
       { run: run.key, sample: item.sample_id, view: "full" },
       `picture of ${item.sample_id}`,
@@ -124,7 +124,7 @@ function items(run, answer) {
     return h(
       "article",
       { class: "item" },
-      shot ?? h("span", { class: "thumb none" }),
+      shot,
       h(
         "div",
         {},

@@ -24,12 +24,15 @@ const VIEWS = {
   plan: ["Plan", plan, { both: true }],
   sample: ["Sample", sample, {}],
 };
-const NAMES = Object.keys(VIEWS).filter((name) => name !== "sample"); // those in the menu
+const isOneRecorded = recorded?.answers.runs?.runs.length === 1; // then nothing can be compared
+const NAMES = Object.keys(VIEWS).filter(
+  (name) => name !== "sample" && !(isOneRecorded && name === "compare"),
+); // those in the menu
 const GOING_ON = ["starting", "training"];
 const REFRESH_MS = 5000;
 const SOON_MS = 1000; // while trajectories are being indexed
 const KEYS = [
-  ["1 \u2026 8", "the views, in the order of the menu"],
+  [`1 \u2026 ${NAMES.length}`, "the views, in the order of the menu"],
   ["j  k", "the next and the previous row of a list, or response"],
   ["Enter", "open it"],
   ["[  ]", "the previous and the next page of a list, or sample"],
@@ -45,6 +48,7 @@ let turn = 0; // of showing; what an older one finds is dropped
 let shown = ""; // name of the view
 let seenChanges = -1;
 let timer = 0;
+let renewHeader = () => {}; // its links keep what the address says
 
 async function show(isRefresh) {
   clearTimeout(timer);
@@ -72,7 +76,8 @@ async function show(isRefresh) {
     timer = setTimeout(refresh, REFRESH_MS);
     return;
   }
-  header(runs, name, params);
+  renewHeader = () => header(runs, name, readState().params);
+  renewHeader();
   if (!isRefresh || numChanges() !== seenChanges) put(content, name, isRefresh);
   seenChanges = numChanges();
   document.title = [title, ...runs.map((run) => run.name)].join(" \u00b7 ");
@@ -108,14 +113,14 @@ function chosen(runs, params) {
 }
 
 /**
- * Put what is new in the place of the old. A refresh leaves scroll, focus, what is being typed and
- * open parts as they are; another address of the same view leaves the focus where it is.
+ * Put what is new in the place of the old. A refresh leaves scroll, focus, what is filled in and open
+ * parts as they are; another address of the same view leaves the focus where it is.
  */
 function put(content, name, isRefresh) {
   const kept = name === shown ? remembered() : null;
   main.replaceChildren(content);
   if (isRefresh && kept) restore(kept);
-  else if (!kept || !refocus(kept.focus, false)) {
+  else if (!kept || !refocus(kept.focus)) {
     scrollTo(0, 0);
     if (shown && !kept) main.focus({ preventScroll: true });
   }
@@ -127,25 +132,33 @@ function remembered() {
   const open = [...main.querySelectorAll("details")].map((one) => one.open);
   const isInside = main.contains(activeElement) && activeElement !== main;
   const focus = isInside
-    ? { key: keyOf(activeElement), value: activeElement.value, at: activeElement.selectionStart }
+    ? { key: keyOf(activeElement), at: activeElement.selectionStart }
     : null;
+  const filled = [...main.querySelectorAll("input, select")]
+    .filter(isFilledIn)
+    .map((one) => [keyOf(one), one.value]);
   const picked = [...main.querySelectorAll(".picked")].map(keyOf)[0];
-  return { open, focus, picked, top: scrollY };
+  return { open, focus, filled, picked, top: scrollY };
 }
 
-function restore({ open, focus, picked, top }) {
+/** Whether a reader has changed it since it was made. */
+function isFilledIn(input) {
+  if (input.matches("select")) return !input.selectedOptions[0]?.defaultSelected;
+  return input.value !== input.defaultValue;
+}
+
+function restore({ open, focus, filled, picked, top }) {
   main.querySelectorAll("details").forEach((one, place) => (one.open = open[place] ?? false));
   if (picked) find(picked)?.classList.add("picked");
-  refocus(focus, true);
+  for (const [key, value] of filled) Object.assign(find(key) ?? {}, { value });
+  refocus(focus);
   scrollTo(0, top);
 }
 
 /** Whether what had the focus is there again, and has it. */
-function refocus(focus, keepsValue) {
+function refocus(focus) {
   const element = focus && find(focus.key);
   if (!element) return false;
-  if (keepsValue && typeof focus.value === "string" && "value" in element)
-    element.value = focus.value;
   element.focus({ preventScroll: true });
   if (typeof focus.at === "number") element.setSelectionRange(focus.at, focus.at);
   return true;
@@ -229,13 +242,13 @@ function onKey(event) {
 
 function act(key) {
   const number = "12345678".indexOf(key);
-  if (number >= 0)
+  if (NAMES[number])
     location.hash = link(
       NAMES[number],
       readState().params.run ? { run: readState().params.run } : {},
     );
   else if (key === "j" || key === "k") pick(key === "j" ? 1 : -1);
-  else if (key === "Enter") return follow(main.querySelector(".picked")?.dataset.href);
+  else if (key === "Enter") return openPicked();
   else if (key === "[" || key === "]")
     return follow(
       main.querySelector(`[rel=${key === "[" ? "prev" : "next"}]`)?.getAttribute("href"),
@@ -245,6 +258,14 @@ function act(key) {
   else if (key === "?") document.getElementById("help").showModal();
   else return press({ d: "divergence", r: "drift", g: "gain", e: "entropy" }[key]);
   return true;
+}
+
+/** Follow the row that was picked, unless something elsewhere has the focus: Enter is for that. */
+function openPicked() {
+  const picked = main.querySelector(".picked");
+  const { activeElement } = document;
+  const isFree = [document.body, main].includes(activeElement) || picked?.contains(activeElement);
+  return isFree && follow(picked?.dataset.href);
 }
 
 function follow(href) {
@@ -300,6 +321,7 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 });
 addEventListener("keydown", onKey);
 addEventListener("hashchange", () => show(false));
+addEventListener("noted", () => renewHeader());
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
 }

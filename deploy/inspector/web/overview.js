@@ -1,11 +1,11 @@
 // What a run is, how far it is, what came of it.
 
 import { lineChart } from "./charts.js";
-import { h, mark } from "./dom.js";
-import { duration, isNumber, percent, visible, whole } from "./format.js";
+import { each, h, mark } from "./dom.js";
+import { duration, isNumber, nats, percent, visible, whole } from "./format.js";
 import { picture } from "./pictures.js";
-import { ask } from "./source.js";
-import { link } from "./state.js";
+import { ask, recorded } from "./source.js";
+import { go, link } from "./state.js";
 
 const FIRST_CHARTS = ["Accuracy", "Loss"]; // shown here beside the first of all
 const FULL_COLOR_NATS = 0.35; // divergence of a scene's token that gets the strongest colour
@@ -160,7 +160,7 @@ function chartOf(chart, run) {
     chart,
     series,
     false,
-    (step) => (location.hash = link("samples", { run: run.key, step_from: step, step_to: step })),
+    recorded ? null : (step) => go("samples", { run: run.key, step_from: step, step_to: step }),
   );
 }
 
@@ -179,7 +179,7 @@ function sceneCards(run, scenes) {
     h(
       "div",
       { class: "scenes" },
-      scenes.map((scene, number) => sceneCard(run, scene, number)),
+      each(scenes, (scene, number) => sceneCard(run, scene, number)),
     ),
   );
 }
@@ -202,19 +202,21 @@ function sceneCard(run, scene, number) {
 
 function answers(name, given) {
   if (!given) return [h("dt", {}, name), h("dd", {}, h("em", {}, "not measured"))];
-  const tokens = given.full.tokens.map((token) => {
+  const tokens = (given.full?.tokens ?? []).map((token) => {
     const strength = Math.min(1, Math.max(0, token.divergence_nats / FULL_COLOR_NATS)).toFixed(2);
     return h(
       "span",
       {
         class: "token",
         style: { "--strength": strength },
-        title: `${token.divergence_nats.toFixed(3)} nats`,
+        title: `${nats(token.divergence_nats)} nats`,
       },
       visible(token.text),
     );
   });
-  const text = h("span", { class: "tokens" }, tokens.length ? tokens : given.full.text);
-  const crop = h("small", {}, "from the crop: ", mark(given.crop.is_correct), " ", given.crop.text);
-  return [h("dt", {}, name), h("dd", {}, mark(given.full.is_correct), " ", text, crop)];
+  const text = h("span", { class: "tokens" }, tokens.length ? tokens : given.full?.text);
+  const crop =
+    given.crop &&
+    h("small", {}, "from the crop: ", mark(given.crop.is_correct), " ", given.crop.text);
+  return [h("dt", {}, name), h("dd", {}, mark(given.full?.is_correct), " ", text, crop)];
 }

@@ -2,8 +2,8 @@
 
 import { h } from "./dom.js";
 import { picture } from "./pictures.js";
-import { indexNote, listQuery, sampleLink } from "./samples.js";
-import { ask, PAGE, recorded } from "./source.js";
+import { indexNote, isHeld, listQuery, sampleLink } from "./samples.js";
+import { ask, holds, PAGE, recorded } from "./source.js";
 import { go, isSaid, link, readState } from "./state.js";
 import { colorChoice, fullColor, METRICS, response, tokenPanel } from "./tokens.js";
 
@@ -78,9 +78,11 @@ function header(params, run, group, hasTwo, { before, after }) {
     offset: pageOf(params) || "",
   });
   const others = group.others.filter(
-    (one) => one.step !== group.step || one.group_id !== group.group_id,
+    (one) =>
+      (one.step !== group.step || one.group_id !== group.group_id) &&
+      holds("group", { run: run.key, step: one.step, group: one.group_id }),
   );
-  const compared = hasTwo || others.length > 0;
+  const compared = !recorded && (hasTwo || others.length > 0);
   return h(
     "header",
     { class: "of-page" },
@@ -168,7 +170,7 @@ async function besides(params) {
     if (place < 0) return undefined;
     const query = listQuery({ ...list, offset: Math.floor(place / PAGE) * PAGE });
     const row = (await ask("trajectories", query)).rows[place - query.offset];
-    return row && sampleLink(row, query, place);
+    return row && isHeld(row, query) && sampleLink(row, query, place);
   };
   const [before, after] = await Promise.all([rowAt(at - 1), rowAt(at + 1).catch(() => undefined)]);
   return { before, after };

@@ -2,7 +2,7 @@
 
 import { empty, h } from "./dom.js";
 import { figure, nats, visible, whole } from "./format.js";
-import { ask, PAGE, recorded } from "./source.js";
+import { ask, holds, PAGE, recorded } from "./source.js";
 import { go, isSaid, link } from "./state.js";
 
 /** Lists by name, and what they are; an exported file holds these for its first rows. */
@@ -228,7 +228,7 @@ function heading(params, query, [title, sort]) {
 }
 
 function line(params, query, scales, row, number) {
-  const href = sampleLink(row, query, query.offset + number);
+  const href = isHeld(row, query) ? sampleLink(row, query, query.offset + number) : null;
   const cells = COLUMNS.map(([title, sort, cell, name]) => {
     const style = name
       ? { "--strength": Math.max(0, (row[name] ?? 0) / scales[name]).toFixed(2) }
@@ -256,14 +256,19 @@ function line(params, query, scales, row, number) {
   return h(
     "tr",
     {
-      class: "open",
+      class: href && "open",
       id: `row-${row.id}`,
       "data-href": href,
-      onclick: () => (location.hash = href),
+      onclick: href && (() => (location.hash = href)),
     },
     name,
     cells,
   );
+}
+
+/** Whether a row's group can be shown: an exported file holds few. */
+export function isHeld(row, { run }) {
+  return holds("group", { run, step: row.step, group: row.group_id });
 }
 
 /** The address of a trajectory, which knows the list that it was found in. */

@@ -32,6 +32,11 @@ export async function ask(name, params = {}) {
   return JSON.parse(text);
 }
 
+/** Whether there may be an answer: an exported file holds some only. */
+export function holds(name, params) {
+  return !recorded || question(name, params) in recorded.answers;
+}
+
 /** The address of a picture; null when the exported file does not hold it. */
 export function pictureUrl(params) {
   const key = question("picture", params);
@@ -60,10 +65,14 @@ async function fetched(url) {
   throw new AskError(answer.error ?? `The inspector answered with HTTP ${response.status}.`);
 }
 
-/** A question as exported files name it: parameters in the order of their names. */
+/** A question as deploy/inspector/export.py names it, too: parameters in the order of their names. */
 function question(name, params) {
   const said = Object.entries(params).filter(([, value]) => isSaid(value));
   said.sort(([one], [other]) => (one < other ? -1 : 1));
-  const query = new URLSearchParams(said).toString();
+  const query = said.map(([key, value]) => `${key}=${escaped(value)}`).join("&");
   return query ? `${name}?${query}` : name;
+}
+
+function escaped(value) {
+  return encodeURIComponent(String(value).toWellFormed());
 }

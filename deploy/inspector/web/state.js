@@ -20,6 +20,7 @@ export function go(view, params) {
 export function note(params) {
   const { view } = readState();
   history.replaceState(null, "", link(view, params));
+  dispatchEvent(new Event("noted"));
 }
 
 export function isSaid(value) {

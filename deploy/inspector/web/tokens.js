@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { figure, isNumber, nats, probability, quantile, visible } from "./format.js";
-import { ask } from "./source.js";
+import { ask, recorded } from "./source.js";
 import { note, readState } from "./state.js";
 
 /** What tokens can be coloured by: title, value, the value of full colour at the least, help. */
@@ -193,7 +193,7 @@ function listen(text, elements, look) {
   });
 }
 
-/** The place where a token's figures are shown: {element, show}. */
+/** The place where a token's figures are shown: {element, show, redraw}. */
 export function tokenPanel() {
   const element = h(
     "aside",
@@ -209,12 +209,13 @@ export function tokenPanel() {
     shown?.element?.classList.remove("looked");
     shown = looked;
     looked.element?.classList.add("looked");
-    element.replaceChildren(...figuresOf(looked, () => show(shown)).flat());
+    element.replaceChildren(...figuresOf(looked, panel).flat());
   };
-  return { element, show };
+  const panel = { element, show, redraw: () => show(shown) };
+  return panel;
 }
 
-function figuresOf({ trajectory, at, place }, redraw) {
+function figuresOf({ trajectory, at, place }, panel) {
   const token = trajectory.tokens[at];
   const span = (trajectory.spans ?? []).find(([, start, end]) => at >= start && at < end);
   const age = span && isNumber(place.step) ? place.step - 1 - span[0] : null;
@@ -262,7 +263,7 @@ function figuresOf({ trajectory, at, place }, redraw) {
         h("div", { title: MEANINGS[name] }, h("dt", {}, name), h("dd", {}, value)),
       ),
     ),
-    topTokens({ trajectory, at, place }, redraw),
+    recorded ? [] : topTokens({ trajectory, at, place }, panel),
   ];
 }
 
@@ -270,20 +271,22 @@ function figuresOf({ trajectory, at, place }, redraw) {
 const scores = new Map(); // response > answer of the server
 const POLL_MS = 1500;
 
-function topTokens(looked, redraw) {
+function topTokens(looked, panel) {
   const { trajectory, at, place } = looked;
   const params = { run: place.run, step: place.step, group: place.group, index: trajectory.index };
   const key = JSON.stringify(params);
   const found = scores.get(key);
-  const compute = () => fetchScores(key, params, redraw);
+  const compute = () => fetchScores(key, params, panel);
   if (!found)
     return h(
       "button",
       { type: "button", class: "compute", onclick: compute },
       "Compute the top tokens",
     );
-  if (found.state === "working")
+  if (found.state === "working") {
+    found.panel = panel;
     return h("p", { class: "working" }, "Computing the top tokens of this response ...");
+  }
   if (found.state !== "done")
     return [
       h("p", { class: "empty" }, found.reason ?? "not possible"),
@@ -321,17 +324,22 @@ function topList(name, tokens, sampled) {
   return h("section", {}, h("h4", {}, name), h("ol", {}, rows));
 }
 
-async function fetchScores(key, params, redraw) {
-  scores.set(key, { state: "working" });
-  redraw();
-  let answer;
-  do {
-    answer = await ask("scores", params).catch((error) => ({
+/** Ask until there is an answer, or its response is no longer shown. */
+async function fetchScores(key, params, panel) {
+  const mine = { state: "working", panel };
+  scores.set(key, mine);
+  panel.redraw();
+  while (mine.panel.element.isConnected) {
+    const answer = await ask("scores", params).catch((error) => ({
       state: "impossible",
       reason: error.message,
     }));
-    if (answer.state === "working") await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-  } while (answer.state === "working" && readState().view !== "");
-  scores.set(key, answer);
-  redraw();
+    if (answer.state !== "working") {
+      scores.set(key, answer);
+      mine.panel.redraw();
+      return;
+    }
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+  scores.delete(key); // the server computes on; what is asked again is soon there
 }

@@ -147,3 +147,18 @@ def test_a_long_curve_has_at_most_600_points(tmp_path: Path) -> None:
     )
     points = line_of(curves(RunFigures(tmp_path)), LOSS)
     assert 500 < len(points) <= MAX_POINTS and [1235, 99.0] in points
+
+
+def test_all_lines_of_a_long_chart_have_points_at_the_same_steps(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).normal(0, 1, (2, 5000))
+    drawn[0, 1234] = drawn[1, 4321] = 99.0
+    rows = [
+        {**trained(n, None), "learner/ratio_mean": one, "learner/ratio_max": other}
+        for n, (one, other) in enumerate(drawn.T.tolist(), start=1)
+    ]
+    write_lines(tmp_path / "metrics.jsonl", rows)
+    answer = curves(RunFigures(tmp_path))
+    first, second = (line_of(answer, f"learner/ratio_{name}") for name in ("mean", "max"))
+    assert [x for x, _ in first] == [x for x, _ in second]
+    assert 500 < len(first) <= MAX_POINTS
+    assert [1235, 99.0] in first and [4322, 99.0] in second

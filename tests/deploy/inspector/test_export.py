@@ -67,22 +67,31 @@ def test_each_view_opens_from_the_file(page: Page) -> None:
     for name, text in wanted.items():
         page.get_by_role("link", name=name, exact=True).click()
         expect(page.locator("#view")).to_contain_text(text)
+        expect(page.locator("#view form, svg.picks")).to_have_count(0)  # what needs a server
     page.get_by_role("link", name="Held-out", exact=True).click()
     page.get_by_role("link", name="Gained").click()
     expect(page.locator(".item")).to_have_count(5)
+    text = page.locator(".item > div").first  # has the place of the picture, which is not there
+    assert text.evaluate("text => text.clientWidth > 0.9 * text.parentElement.clientWidth - 26")
 
 
 def test_a_group_of_the_list_is_there_and_others_are_said_to_be_missing(page: Page) -> None:
     page.get_by_role("link", name="Samples", exact=True).click()
     expect(page.locator("#view")).to_contain_text("This file holds the first 50 of 96")
     expect(page.locator("form.filters")).to_have_count(0)
-    page.locator("tr.open").first.click()
+    assert 12 <= page.locator("tr.open").count() < 50  # the others' tokens are not in the file
+    expect(page.locator(".list tbody a[href]")).to_have_count(page.locator("tr.open").count())
+    page.locator("tr.open[data-href*='%7E']").first.click()
     expect(page.locator(".response")).to_have_count(3)
     for shot in page.locator(".about img").all():
         expect(shot).not_to_have_js_property("naturalWidth", 0)
     page.locator(".response .token").first.click()
-    page.get_by_role("button", name="Compute the top tokens").click()
-    expect(page.locator(".panel")).to_contain_text("it holds no more than this")
+    expect(page.locator(".panel")).to_contain_text("rollout")
+    expect(page.locator(".compute, .links a[href^='#compare']")).to_have_count(0)
+    links = page.locator(".links a, .crumbs a").evaluate_all("all => all.map((one) => one.href)")
+    for link in links:
+        page.goto(link)
+        expect(page.locator(".response, .list").first).to_be_visible()
     page.goto(page.url.split("#")[0] + "#sample?run=a&step=1&group=none")
     expect(page.get_by_role("alert")).to_contain_text("python -m deploy.inspect RUN")
 
@@ -100,7 +109,9 @@ def test_the_file_holds_what_it_says_and_lets_no_text_out_of_its_place(exported:
     assert all(url.startswith("data:image/") for url in held["pictures"].values())
 
 
-def test_a_large_picture_is_made_smaller(tmp_path: Path) -> None:
+def test_a_large_picture_is_made_smaller_and_one_run_is_not_compared(
+    browser: Browser, tmp_path: Path
+) -> None:
     folder = write_run(tmp_path / "run")
     noise = Image.effect_noise((800, 700), 90).convert("RGB")
     noise.save(folder / "scenes" / "full.png")
@@ -109,6 +120,10 @@ def test_a_large_picture_is_made_smaller(tmp_path: Path) -> None:
         page = write_export(InspectorAnswers([run]), tmp_path / "page.html")
     shown = recorded(page)["pictures"]["picture?run=a&scene=0&view=full"]
     assert shown.startswith("data:image/jpeg;base64,") and len(shown) < 400_000
+    with browser.new_page() as opened:
+        opened.goto(page.as_uri())
+        expect(opened.locator("#views a")).to_have_count(7)
+        assert "Compare" not in opened.locator("#views").inner_text()
 
 
 def test_whatever_is_damaged_costs_its_own_answer_alone(tmp_path: Path) -> None:

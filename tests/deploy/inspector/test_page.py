@@ -128,14 +128,25 @@ def test_curves_of_both_runs_lie_over_each_other_and_lead_to_a_step(watched: Wat
     loss.locator("svg").hover()
     for chart in (loss, page.locator("figure.chart", has_text="Gradient norm")):
         expect(chart.locator(".step")).to_have_text(re.compile(r"step [45]"))
+    loss.locator("svg").focus()
+    for key in ["ArrowLeft"] * 8 + ["ArrowRight"] * 5:
+        page.keyboard.press(key)
+    expect(loss.locator(".step")).to_have_text("step 6")
+    accuracy = page.locator("figure.chart", has_text="Accuracy").locator(".legend b")
+    expect(accuracy.first).to_have_text("70.0%")  # of step 4: it was not measured since
+    page.route("**/api/*", lambda route: _fail(route))
+    page.locator("#find-chart").press_sequentially("loss")
+    expect(page.locator("figure.chart:visible")).to_have_count(1)
+    expect(page.locator("#find-chart")).to_be_focused()
+    expect(page.locator("#runs a").first).to_have_attribute("href", re.compile("q=loss"))
+    page.unroute("**/api/*")
     page.get_by_role("switch", name="Logarithmic").click()
     expect(page.get_by_role("switch", name="Logarithmic")).to_have_attribute("aria-checked", "true")
-    page.locator("#find-chart").press_sequentially("loss")
-    expect(page.locator("figure.chart")).to_have_count(1)
+    expect(page.locator("#find-chart")).to_have_value("loss")
     assert "q=loss" in page.url and "scale=log" in page.url
-    page.locator("figure.chart details").click()
-    expect(page.locator("figure.chart tbody tr")).to_have_count(8)
-    page.locator("figure.chart svg").focus()
+    loss.locator("details").click()
+    expect(loss.locator("tbody tr")).to_have_count(8)
+    loss.locator("svg").focus()
     for key in ("ArrowRight", "ArrowRight", "Enter"):
         page.keyboard.press(key)
     expect(page.locator("#view")).to_contain_text("12 trajectories")
@@ -192,6 +203,11 @@ def test_keys_go_from_list_to_sample_and_back(watched: Watched) -> None:
     for key in ("j", "j", "k", "j"):
         page.keyboard.press(key)
     expect(page.locator("tr.picked")).to_have_count(1)
+    page.get_by_role("link", name="sort by tokens").focus()
+    page.keyboard.press("Enter")  # follows what has the focus, not the row
+    expect(page.locator("th[aria-sort=descending]")).to_have_text("tokens \u2193")
+    for key in ("j", "j"):
+        page.keyboard.press(key)
     wanted = page.locator("tbody tr.open").nth(1).locator("small").inner_text().split(" #")
     page.keyboard.press("Enter")
     expect(page.locator("#view h1")).to_contain_text(wanted[0])
@@ -236,6 +252,52 @@ def test_a_sample_shows_pictures_and_tokens(watched: Watched) -> None:
     page.keyboard.press("Escape")
     page.locator(".links a").first.click()
     expect(page).to_have_url(re.compile("step=2"))
+
+
+def test_top_tokens_are_asked_for_as_long_as_their_response_is_shown(watched: Watched) -> None:
+    asked = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(json={"state": "working"})
+
+    page = watched.page
+    page.clock.install()
+    page.route("**/api/scores*", answer)
+    watched.open(f"{SAMPLE}&token=1")
+    page.get_by_role("button", name="Compute the top tokens").click()
+    page.keyboard.press("r")  # other colours are another page, which goes on
+    expect(page.locator("#color-drift")).to_have_attribute("aria-pressed", "true")
+
+    def is_asked_again() -> bool:
+        page.clock.run_for(1500)
+        return len(asked) > 2
+
+    wait_until(is_asked_again)
+    page.keyboard.press("1")
+    expect(page.locator("section.run")).to_have_count(1)
+    so_far = len(asked)
+    for _ in range(3):
+        page.clock.run_for(1500)
+        page.evaluate("fetch('api/runs').then((reply) => reply.text())")
+    assert len(asked) == so_far
+
+
+def test_what_is_damaged_costs_its_own_card_alone(watched: Watched) -> None:
+    told = {"full": {"text": "It is 4", "is_correct": True}}
+    odd = {"full": {"tokens": [{"text": None, "divergence_nats": None}]}}
+    scenes = [{"before": {"full": {"tokens": 3}}}, {"question": 5, "before": told, "after": odd}]
+    items = [{"sample_id": "s0", "answers": None}, {"sample_id": "s1", "answers": {"0": told}}]
+    heldout = {"versions": [0], "sets": [], "total": 2, "items": items}
+    watched.page.route("**/api/scenes*", lambda route: route.fulfill(json={"scenes": scenes}))
+    watched.page.route("**/api/heldout*", lambda route: route.fulfill(json=heldout))
+    for address, cards in (
+        ("overview?run=a", ".scenes article"),
+        ("heldout?run=a", ".items article"),
+    ):
+        page = watched.open(address)
+        expect(page.locator(cards).first).to_contain_text("This one is damaged")
+        expect(page.locator(cards).last).to_contain_text("It is 4")
 
 
 def test_heldout_items_before_and_after(watched: Watched) -> None:
@@ -302,6 +364,7 @@ def test_a_phone_shows_each_view_without_scrolling_sideways(
             expect(page.locator("#view")).to_contain_text(text)
             width = page.evaluate("document.documentElement.scrollWidth")
             assert width <= PHONE["width"], address
+        expect(page.locator("#response-1 [data-at='1']")).to_be_in_viewport()
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert ground == {"light": "rgb(251, 250, 247)", "dark": "rgb(23, 25, 28)"}[scheme]
         page.locator("#response-0 .token").first.tap()
@@ -322,6 +385,7 @@ def test_a_run_that_goes_on_is_shown_anew_without_losing_the_place(
         page.goto(f"{inspector.url}#samples")
         expect(page.locator(".count")).to_have_text("1 to 50 of 96 trajectories")
         expect(page.locator("#runs")).to_contain_text("training")
+        page.locator("#filter-step_from").fill("3")
         page.locator("#filter-text").type("half a w")
         page.evaluate("scrollTo(0, 700)")
         with next((run / "trained").iterdir()).open("ab") as file:
@@ -334,4 +398,5 @@ def test_a_run_that_goes_on_is_shown_anew_without_losing_the_place(
         wait_until(is_shown, report=lambda: page.locator("body").inner_text())
         expect(page.locator("#filter-text")).to_be_focused()
         expect(page.locator("#filter-text")).to_have_value("half a w")
+        expect(page.locator("#filter-step_from")).to_have_value("3")
         assert page.evaluate("scrollY") == 700

@@ -25,6 +25,7 @@ from tests.trained_rows import Step, write_trained
 
 EVIL = '<img src=x onerror="window.hacked=1">'
 WORDS = ["The", " tag", " shows", " 3", " 4", ".", EVIL, "\n"]
+ODD = "~* '(\u00e9)!"  # what one library escapes in addresses, and another does not
 NUM_STEPS, GROUPS_PER_STEP, NUM_ANSWERS = 8, 4, 3
 SUMMARY = {
     "full_accuracy_before": 0.527,
@@ -107,7 +108,8 @@ def _group(step: int, number: int, random: np.random.Generator) -> TrainedGroup:
     ]
     sample = (step * GROUPS_PER_STEP + number) % (2 * GROUPS_PER_STEP)
     ages = [staleness] * NUM_ANSWERS
-    return TrainedGroup(f"{step}/{number}", f"s{sample}", trajectories, ages, 10, 12)
+    name = f"{step}/{number}{ODD if number else ''}"
+    return TrainedGroup(name, f"s{sample}", trajectories, ages, 10, 12)
 
 
 def _config(folder: Path) -> RunConfig:
