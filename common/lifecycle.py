@@ -76,6 +76,35 @@ def before_a_hard_exit(act: Callable[[], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def before_a_pause(*acts: Callable[[], None]) -> Iterator[None]:
+    """Do something short before Ctrl-Z stops the process, for as long as the block runs.
+
+    Call it inside the running loop. The stop itself stays the system's, which ignores it where no
+    shell is there to go on from it. A process that ignores the signal goes on ignoring it.
+
+    Args:
+        acts: what the block itself must make up for when the process goes on, after `fg` or `bg`.
+    """
+    loop = asyncio.get_running_loop()
+
+    def pause() -> None:
+        for act in acts:
+            act()
+        loop.remove_signal_handler(signal.SIGTSTP)
+        signal.raise_signal(signal.SIGTSTP)  # returns when the process is told to go on
+        loop.add_signal_handler(signal.SIGTSTP, pause)
+
+    if signal.getsignal(signal.SIGTSTP) is signal.SIG_IGN:
+        yield
+        return
+    loop.add_signal_handler(signal.SIGTSTP, pause)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTSTP)
+
+
+@contextlib.contextmanager
 def signal_handled(number: signal.Signals, handler: Any) -> Iterator[None]:
     """Handle a signal in another way for as long as the block runs. Main thread only.
 

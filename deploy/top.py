@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.live import Live
 
 from common import lifecycle
 from common.errors import VisionOpdError
@@ -118,8 +117,7 @@ async def told(watch: Watch, stop: asyncio.Event) -> int:
 
 async def shown(watch: Watch, first: str, stop: asyncio.Event) -> int:
     """The live view, until q or a signal."""
-    live = Live(console=Console(), screen=True, auto_refresh=False)
-    view = LiveView(live, watch.waits, watch.folder, Keys(first), is_whole_screen=True)
+    view = LiveView(Console(), watch.waits, watch.folder, Keys(first), is_whole_screen=True)
 
     def press(key: str) -> None:
         if key in "qQ":
@@ -148,9 +146,9 @@ async def shown(watch: Watch, first: str, stop: asyncio.Event) -> int:
     await look()
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as shown:
-        shown.enter_context(lifecycle.before_a_hard_exit(live.stop))
-        shown.enter_context(live)
+        shown.enter_context(view)
         keyboard = shown.enter_context(Keyboard(press))
+        shown.enter_context(lifecycle.before_a_pause(view.leave, keyboard.release))
         loop.add_signal_handler(signal.SIGWINCH, view.redraw.set)
         shown.callback(loop.remove_signal_handler, signal.SIGWINCH)
         await lifecycle.until_stopped(work, stop)

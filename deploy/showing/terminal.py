@@ -7,7 +7,8 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -16,11 +17,11 @@ from broker.client import BrokerClient
 from broker.net.transport import Link
 from broker.protocol import Role, Status
 from common.errors import BrokerUnavailable, ProtocolError
-from common.lifecycle import set_or_after
+from common.lifecycle import before_a_hard_exit, before_a_pause, set_or_after
 from deploy.showing.data_notes import DataNotes
 from deploy.showing.live.facts import Facts, FolderFacts
 from deploy.showing.live.folder_facts import read_folder
-from deploy.showing.live.keyboard import Keyboard
+from deploy.showing.live.keyboard import Keyboard, is_in_front
 from deploy.showing.live.page import VIEWS, Keys, picture
 from deploy.showing.picture import clock, learner_of, phase_of, plain_line
 from deploy.showing.situation import DRAINING
@@ -79,9 +80,9 @@ async def show_progress(
         notes = DataNotes(lambda line: print(line, flush=True))
         keyboard: Keyboard | None = None
         if console.is_terminal:
-            live = Live(console=console, auto_refresh=False, transient=True)
-            view = LiveView(shown.enter_context(live), waits, folder)
+            view = shown.enter_context(LiveView(console, waits, folder))
             keyboard = shown.enter_context(Keyboard(view.press))
+            shown.enter_context(before_a_pause(view.leave, keyboard.release))
             view.keys = Keys(has_views=keyboard.is_there, ending=_ENDING)
             notes = DataNotes(console.out)
             screen = view
@@ -176,7 +177,7 @@ class PlainView:
 
 
 class LiveView:
-    """The picture of `deploy.showing.live`, with its keys.
+    """The picture of `deploy.showing.live`, with its keys; it is shown for as long as a block runs.
 
     Args:
         folder: the run's.
@@ -186,7 +187,7 @@ class LiveView:
 
     def __init__(
         self,
-        live: Live,
+        console: Console,
         waits: Waits = no_waits,
         folder: Path | None = None,
         keys: Keys = Keys(),  # noqa: B008 - frozen
@@ -194,14 +195,47 @@ class LiveView:
     ) -> None:
         self.mark = ""  # why the picture is not the present; empty: it is
         self.redraw = asyncio.Event()  # set when the picture is to be drawn now
-        self._live = live
+        self._console = console
+        self._live: Live | None = None  # None: the terminal is not ours, before and after Ctrl-Z
         self._waits = waits
         self._folder = folder
         self.keys = keys
-        self._margin = 0 if is_whole_screen else 1
+        self._is_whole_screen = is_whole_screen
         self._status: Status | None = None
         self._said = FolderFacts()
         self._is_other_view = asyncio.Event()
+        self._hooks = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self._hooks.enter_context(before_a_hard_exit(self.leave))
+        self._begin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._hooks.close()
+        self.leave()
+
+    def _begin(self) -> Live:
+        self._live = Live(
+            console=self._console,
+            screen=self._is_whole_screen,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._live.start()
+        return self._live
+
+    def leave(self) -> None:
+        """Give the terminal back, until something is drawn while it is ours to draw on."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+            self.redraw.set()
 
     def update(self, status: Status, elapsed_s: float) -> None:
         self._status = status
@@ -213,6 +247,9 @@ class LiveView:
         self.redraw.set()
 
     def draw(self, elapsed_s: float) -> None:
+        if self._live is None and not is_in_front(self._console.file.fileno()):
+            return  # after Ctrl-Z and bg: the shell has the terminal
+        live = self._live or self._begin()
         facts = Facts(
             self._status,
             elapsed_s,
@@ -221,9 +258,9 @@ class LiveView:
             self.mark,
             "" if self._folder is None else self._folder.name,
         )
-        width, height = self._live.console.size
-        shown = picture(facts, self.keys, width, height - self._margin)
-        self._live.update(shown, refresh=True)
+        width, height = self._console.size
+        shown = picture(facts, self.keys, width, height - (not self._is_whole_screen))
+        live.update(shown, refresh=True)
 
     async def follow_folder(self) -> None:
         """Read the run folder, in a thread, for as long as this task lives."""

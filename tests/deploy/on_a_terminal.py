@@ -29,13 +29,14 @@ class Terminal:
         self._number = number
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.raw = ""
+        self.seen = ""  # what the last `see` took away, with colours and the like
 
     def see(self, *parts: str) -> str:
         """What is shown, without colours, once all the parts have been since the last call."""
         deadline = time.monotonic() + LIMIT_S
         while not all(part in self.text for part in parts):
             assert time.monotonic() < deadline and self._read(), f"{parts} not in {self.text}"
-        shown, self.raw = self.text, ""
+        shown, self.seen, self.raw = self.text, self.raw, ""
         return shown
 
     @property

@@ -110,6 +110,30 @@ def test_a_signal_ends_it_and_the_terminal_comes_back(folder: Path, number: sign
         assert "\x1b[?25h" in terminal.raw and "\x1b[?1049l" in terminal.raw  # cursor and screen
 
 
+@pytest.mark.parametrize("goes_on", ["fg", "bg; read; fg"])
+def test_ctrl_z_gives_the_shell_its_terminal_and_fg_takes_it_again(
+    folder: Path, goes_on: str
+) -> None:
+    job = f"set -m; {' '.join(COMMAND)} {folder}; echo stopped $?; read; {goes_on}"
+    job = f"{job}; echo again $?; read; fg; echo over $?"
+    with on_a_terminal(["bash", "-c", job]) as terminal:
+        terminal.see("step 12")
+        terminal.press("\x1a")
+        terminal.see("stopped 148")
+        left = terminal.seen.partition("stopped 148")[0]
+        assert terminal.is_line_mode()
+        assert "\x1b[?25h" in left and "\x1b[?1049l" in left  # cursor and screen
+        terminal.press("\n" * (1 + goes_on.count("read")))
+        terminal.see("step 12")
+        assert not terminal.is_line_mode() and "\x1b[?1049h" in terminal.seen
+        terminal.press("\x1a")
+        terminal.see("again 148")
+        terminal.press("\n")
+        terminal.see("step 12")
+        terminal.press("q")
+        terminal.see("over 0")
+
+
 def test_in_a_pipe_it_prints_lines_and_ends_with_the_run(folder: Path) -> None:
     with launcher(folder):
         process = subprocess.Popen([*COMMAND, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)

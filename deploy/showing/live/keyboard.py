@@ -3,6 +3,9 @@
 A process in the background must neither read from its terminal nor set its mode: the system would
 stop it, and with it a run. So this looks again and again whether it is in the foreground, and for
 the moment of reading or setting it holds off the two signals that stop.
+
+It reads through an opening of its own: an event loop makes what it watches non-blocking, and that
+holds for everything that shares an opening: standard output, and the shell afterwards.
 """
 
 import asyncio
@@ -20,6 +23,7 @@ from common.lifecycle import before_a_hard_exit
 
 _STOPPING = (signal.SIGTTIN, signal.SIGTTOU)
 _LOCAL_FLAGS = 3  # where `termios.tcgetattr` has them
+_TERMINAL = "/dev/tty"  # the one that this process belongs to
 _MOST_KEYS = 64  # of one look
 
 
@@ -36,6 +40,7 @@ class Keyboard:
         self._on_key = on_key
         self._number = _standard_input() if descriptor is None else descriptor
         self._before: list[Any] | None = None  # the mode to bring back; None: not set by us
+        self._reading = -1  # the own opening, while `_before` is set
         self._hooks = contextlib.ExitStack()
 
     @property
@@ -44,7 +49,7 @@ class Keyboard:
         return self._number is not None and os.isatty(self._number)
 
     def __enter__(self) -> Self:
-        self._hooks.enter_context(before_a_hard_exit(self._release))
+        self._hooks.enter_context(before_a_hard_exit(self.release))
         self.look()
         return self
 
@@ -55,7 +60,7 @@ class Keyboard:
         trace: TracebackType | None,
     ) -> None:
         self._hooks.close()
-        self._release()
+        self.release()
 
     def look(self) -> None:
         """Take the keys when the process has come to the foreground, leave them when it has left.
@@ -64,38 +69,42 @@ class Keyboard:
         """
         if not self.is_there or self._number is None:
             return
-        if not self._is_in_front():
+        if not is_in_front(self._number):
             self._leave()
             return
-        with self._held_off(), contextlib.suppress(termios.error):
+        with self._held_off(), contextlib.suppress(termios.error, OSError):
             mode = termios.tcgetattr(self._number)
             if self._before is None:
+                self._reading = os.open(_TERMINAL, os.O_RDONLY | os.O_CLOEXEC)
                 self._before = mode
-                asyncio.get_running_loop().add_reader(self._number, self._read)
+                asyncio.get_running_loop().add_reader(self._reading, self._read)
             if mode[_LOCAL_FLAGS] & termios.ICANON:  # also after Ctrl-Z, when a shell had set it
                 tty.setcbreak(self._number, termios.TCSANOW)  # Ctrl-C and Ctrl-Z stay signals
 
-    def _release(self) -> None:
-        """Bring back the mode, unless another process has the terminal now."""
+    def release(self) -> None:
+        """Bring back the mode, unless another process has the terminal now, until the next look."""
         before, number = self._before, self._number
         self._leave()
-        if before is not None and number is not None and self._is_in_front():
+        if before is not None and number is not None and is_in_front(number):
             with self._held_off(), contextlib.suppress(termios.error):
                 termios.tcsetattr(number, termios.TCSANOW, before)
 
     def _leave(self) -> None:
-        if self._before is not None and self._number is not None:
+        if self._before is not None:
             self._before = None
             with contextlib.suppress(RuntimeError):  # the loop is over
-                asyncio.get_running_loop().remove_reader(self._number)
+                asyncio.get_running_loop().remove_reader(self._reading)
+            os.close(self._reading)
 
     def _read(self) -> None:
-        if self._number is None or not self._is_in_front():
+        if self._number is None or not is_in_front(self._number):
             self._leave()
             return
         try:
             with self._held_off():
-                content = os.read(self._number, _MOST_KEYS)
+                content = os.read(self._reading, _MOST_KEYS)
+        except BlockingIOError:  # another process was faster
+            return
         except OSError:  # the terminal is gone, or another process has taken it
             content = b""
         if not content:
@@ -104,12 +113,6 @@ class Keyboard:
         for key in content.decode(errors="ignore"):
             self._on_key(key)
 
-    def _is_in_front(self) -> bool:
-        try:
-            return self._number is not None and os.tcgetpgrp(self._number) == os.getpgrp()
-        except OSError:  # not the terminal of this session, or gone
-            return False
-
     @contextlib.contextmanager
     def _held_off(self) -> Iterator[None]:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
@@ -117,6 +120,14 @@ class Keyboard:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def is_in_front(descriptor: int) -> bool:
+    """Whether what is typed at a terminal is for this process, not for a shell or another one."""
+    try:
+        return os.tcgetpgrp(descriptor) == os.getpgrp()
+    except OSError:  # not the terminal of this session, or gone
+        return False
 
 
 def _standard_input() -> int | None:

@@ -1,16 +1,18 @@
 import asyncio
+import io
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import deploy.showing.terminal
 from broker.protocol import Status
 from common.logs import printable
 from deploy.showing.picture import plain_line
-from deploy.showing.terminal import PlainView, show_progress
+from deploy.showing.terminal import LiveView, PlainView, show_progress
 from tests.broker.support import make_rules, make_source, running_broker
-from tests.deploy.on_a_terminal import on_a_terminal
+from tests.deploy.on_a_terminal import ROOT, on_a_terminal
 from tests.deploy.showing.support import GAUGES, drawn, status
 from tests.waiting import until
 
@@ -200,3 +202,43 @@ def test_the_launcher_s_terminal_has_the_same_views_and_comes_back(
             terminal.press("\x03")
         assert terminal.end() == (130 if hangs else 0)
         assert terminal.is_line_mode()
+
+
+def test_ctrl_z_gives_the_launcher_s_terminal_back_and_fg_takes_it_again(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{LAUNCHER}")
+    job = f"set -m; {sys.executable} {program} {tmp_path}; echo stopped $?; read; fg; echo over $?"
+    with on_a_terminal(["bash", "-c", job], 80, 30) as terminal:
+        terminal.see("step 0/4", "Ctrl-C drains")
+        terminal.press("\x1a")
+        terminal.see("stopped 148")
+        assert terminal.is_line_mode()
+        assert "\x1b[?25h" in terminal.seen.partition("stopped 148")[0]  # the cursor
+        terminal.press("\n")
+        terminal.see("step 0/4", "Ctrl-C drains")
+        back = terminal.seen.partition("step 0/4")[0]
+        assert not terminal.is_line_mode() and "\x1b[1A" not in back  # the shell's lines stay
+        terminal.press("\x03")
+        terminal.see("drains", "over 0")
+        assert terminal.is_line_mode()
+
+
+class Kept(io.StringIO):
+    def fileno(self) -> int:
+        return 0
+
+
+def test_after_ctrl_z_and_bg_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Kept()
+    with LiveView(Console(file=file, force_terminal=True, width=80, height=20)) as view:
+        view.update(status(GAUGES, 12), 1.0)
+        view.draw(1.0)
+        view.leave()
+        monkeypatch.setattr(deploy.showing.terminal, "is_in_front", lambda number: False)
+        before = file.getvalue()
+        view.draw(2.0)
+        assert file.getvalue() == before and "step 12" in before
+        monkeypatch.setattr(deploy.showing.terminal, "is_in_front", lambda number: True)
+        view.draw(3.0)
+        assert "step 12" in file.getvalue()[len(before) :]
+    assert file.getvalue().rfind("\x1b[?25h") > file.getvalue().rfind("\x1b[?25l")  # the cursor

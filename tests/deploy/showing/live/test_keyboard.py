@@ -1,6 +1,8 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.deploy.on_a_terminal import ROOT, on_a_terminal
 
 SCRIPT = """
@@ -27,6 +29,21 @@ def test_keys_come_one_by_one_and_a_crash_brings_the_mode_back() -> None:
         terminal.press("4?")
         terminal.see("key 4", "key ?")
         assert terminal.end() == 1 and terminal.is_line_mode()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_what_shares_the_terminal_is_not_made_non_blocking(loop: str) -> None:
+    """Else a long picture is cut, and the shell's next program cannot read."""
+    script = SCRIPT.replace("asyncio.run", f"{loop}.run").replace(
+        "import asyncio,", "import os, asyncio, uvloop,"
+    )
+    script = script.replace(
+        "keyboard.look()", "keyboard.look(); print(os.get_blocking(0), os.get_blocking(1))"
+    )
+    with on_a_terminal([sys.executable, "-c", script, "2"]) as terminal:
+        terminal.press("4")
+        assert "False" not in terminal.see("ready True", "over")
+        assert terminal.end() == 0
 
 
 def test_in_the_background_it_leaves_the_terminal_alone_and_is_not_stopped(
