@@ -209,13 +209,13 @@ DRIFT = (  # |student's - rollout's| log-prob of a sampled token (`learner.figur
            healthy=Range("the same weights: what is left is rounding, in bfloat16 some hundredths",
                          high=0.06)),
     Metric("drift/age_1_mean_nats", "nats", Over.TOKENS_OF_AGE, "by weights a step older",
-           chart=(_DRIFT_BY_AGE, "1")),
+           chart=(_DRIFT_BY_AGE, "age 1")),
     Metric("drift/age_2_mean_nats", "nats", Over.TOKENS_OF_AGE, "two steps older",
-           chart=(_DRIFT_BY_AGE, "2")),
+           chart=(_DRIFT_BY_AGE, "age 2")),
     Metric("drift/age_3_mean_nats", "nats", Over.TOKENS_OF_AGE, "three steps older",
-           chart=(_DRIFT_BY_AGE, "3")),
+           chart=(_DRIFT_BY_AGE, "age 3")),
     Metric("drift/age_4_up_mean_nats", "nats", Over.TOKENS_OF_AGE, "four steps older, or more",
-           chart=(_DRIFT_BY_AGE, "4 and more")),
+           chart=(_DRIFT_BY_AGE, "age 4 and more")),
 )  # fmt: skip
 PARTS = (  # of a step's seconds: they do not overlap, and are at most step_s together
     Metric("time/student_forward_s", "s", Over.RANK_0, "the student's forward pass, without vision",
