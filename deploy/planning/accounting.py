@@ -36,6 +36,7 @@ class Account:
     wall_s: float
     parts: dict[str, float]  # seconds; their sum is wall_s
     rollout: Rollout | None  # None means that the run kept no journal
+    journal: JournalFacts | None
 
     def share(self, name: str) -> float:
         return self.parts[name] / self.wall_s if self.wall_s else 0.0
@@ -43,6 +44,14 @@ class Account:
 
 def account_of(run: RunFiles) -> Account:
     """The account of a run that is over, or of what there is of one that goes on."""
+    wall_s, parts = seconds_of(run)
+    journal = read_journal(run.folder)
+    rollout = None if journal is None else _rollout(journal, run)
+    return Account(wall_s, parts, rollout, journal)
+
+
+def seconds_of(run: RunFiles) -> tuple[float, dict[str, float]]:
+    """An account's `wall_s` and `parts`, by the rows alone."""
     wall_s = max((row["time_s"] for row in run.rows), default=0.0)
     if run.summary is not None:
         wall_s = max(wall_s, float(run.summary.get("seconds") or 0.0))
@@ -51,9 +60,7 @@ def account_of(run: RunFiles) -> Account:
         parts[name] = sum(row.get(key) or 0.0 for row in run.steps)
     parts["evaluation"] = sum(row["evaluation/stall_s"] for row in run.measurements)
     parts["other"] = max(0.0, wall_s - sum(parts.values()))
-    journal = read_journal(run.folder)
-    rollout = None if journal is None else _rollout(journal, run)
-    return Account(wall_s, parts, rollout)
+    return wall_s, parts
 
 
 def _rollout(journal: JournalFacts, run: RunFiles) -> Rollout | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from common.config import RunConfig
 from common.errors import ConfigError, VisionOpdError
 from deploy.cluster.process_specs import ROOT
+from deploy.planning.journal_facts import read_journal
 from deploy.planning.measured import measured_rates
 from deploy.planning.rates import Rates
 from deploy.planning.run_files import read_run
@@ -48,7 +49,7 @@ def calibrate(
     try:
         report(f"calibrating: {steps} steps in {folder} ...")
         _run([*arguments, *_changes(config, folder / "run", steps)])
-        return measured_rates(read_run(folder / "run"), assumed)
+        return measured_rates(read_run(folder / "run"), assumed, read_journal(folder / "run"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -13,6 +13,10 @@ from deploy.planning.run_files import RunFiles
 from deploy.planning.tables import duration, percent, seconds, table
 from deploy.planning.verdict import verdict
 
+_ADVICE = (
+    "What would make a step faster, by its rates (the first step, start-up, measuring left out)"
+)
+
 
 def sentence(run: RunFiles, status: Status | None = None, waits: Sequence[str] = ()) -> str:
     """What limits a run now (a run that is over: as a whole) and what to turn, in one sentence.
@@ -39,8 +43,11 @@ def page(
         status, waits: as for `sentence`.
     """
     account = account_of(run)
+    idle = None  # a run that goes on is judged by its last steps, the account has all of them
+    if run.is_over and account.rollout is not None:
+        idle = 1 - account.rollout.busy_share
     lines = [
-        sentence(run, status, waits),
+        limit(run, status, waits, idle),
         "",
         _headline(run, account),
         "",
@@ -51,7 +58,7 @@ def page(
     lines += ["What the rollout servers did", *_rollout(account), ""]
     if plan is not None:
         lines += ["Against the plan", *_against(run, account, plan), ""]
-    lines += ["What would help, by its rates", *(f"  {line}" for line in verdict(run, account))]
+    lines += [_ADVICE, *(f"  {line}" for line in verdict(run, account))]
     return "\n".join(lines) + "\n"
 
 

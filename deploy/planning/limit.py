@@ -1,20 +1,23 @@
-"""What limits a run now and what to turn, in one sentence: by the last steps' seconds alone.
+"""What limits a run and what to turn, in one sentence: by rows of figures alone.
 
-Of the seconds that the learner did not compute in, the largest share names the limit. Where it
-waited for samples, the servers tell why: busy, they are too few; idle as well, both sides wait for
-each other, because all slots are taken (staleness), the batch was there (images are decoded) or
-nothing was leased (broker). `verdict` goes on from there with the run's rates and a simulation.
+A run that goes on is judged by its last steps, one that is over by all its time, as `accounting`
+divides it. Of the seconds that the learner did not compute in, the largest share names the limit.
+Where it waited for samples, the servers tell why: busy, they are too few; idle as well, both sides
+wait for each other, because all slots are taken (staleness), the batch was there (images are
+decoded) or nothing was leased (broker). `verdict` goes on from there with the run's rates and a
+simulation.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from broker.protocol import Role, Status
 from common.config import RunConfig
 from common.figure_rows import Row
 from common.full_disk import WAITS_FOR_ROOM
+from deploy.planning.accounting import seconds_of
 from deploy.planning.rates import WORK_PARTS
 from deploy.planning.run_files import RunFiles
 from deploy.planning.tables import percent
@@ -30,15 +33,20 @@ _PAUSED, _PAUSE_ASKED = 5.0, 2  # as the learner's phase and the metric health/a
 
 @dataclass(frozen=True)
 class Stretch:
-    """A stretch of training: shares of the learner's time, and what the servers did meanwhile."""
+    """A stretch of a run: shares of the learner's time, and what the servers did meanwhile."""
 
     config: RunConfig
     is_over: bool
-    steps: int
+    span: str  # in words
+    started: float
     waited: float  # for samples
+    late: float  # the same in steady steps: the first one waits for servers that have just begun
     pushed: float  # that pushes kept it waiting
     measured: float
+    dearest: Row | None  # the measurement that took longest; None: nothing was measured
+    is_between: bool  # whether measurements between steps took more than those before and after all
     saved: float
+    worked: float
     largest: str  # part of its work
     largest_share: float  # of its work
     servers: int
@@ -46,51 +54,68 @@ class Stretch:
     slots: float | None  # share that is in use
     ready: float | None  # groups that wait for the learner
 
-    @property
-    def span(self) -> str:
-        return "the run" if self.is_over else f"the last {self.steps} steps"
 
+def window_of(run: RunFiles, status: Status | None, idle: float | None = None) -> Stretch | None:
+    """The last steps of a run that goes on, or all of one that is over; None: too few.
 
-def window_of(run: RunFiles, status: Status | None) -> Stretch | None:
-    """The last steps of a run that goes on, or all of one that is over; None: too few."""
+    Args:
+        idle: share of the servers' time, where that is known better than it was observed.
+    """
     rows = _steady(run)
     if len(rows) < _FEWEST:
         return None
-    begin = rows[0]["time_s"] - _spent(rows[0])
-    end = math.inf if run.is_over else rows[-1]["time_s"]
-    measured = sum(
-        row["evaluation/stall_s"] for row in run.measurements if begin < row["time_s"] <= end
-    )
-    total = measured + sum(map(_spent, rows)) or 1.0
-    parts = {part.name: _sum(rows, part.metric) for part in WORK_PARTS}
-    largest = max(parts, key=lambda name: parts[name])
     first, last = rows[0]["step"], rows[-1]["step"]
+    taken, span = run, "the run"
+    if not run.is_over:
+        seen = [row for row in run.measurements if first <= row["step"] <= last]
+        taken, span = replace(run, steps=rows, measurements=seen), f"the last {len(rows)} steps"
+    total, parts = seconds_of(taken)
+    if not run.is_over or run.steps[0]["step"] > 1:  # what was before the rows is no start
+        total -= parts["start-up"]
+        parts["start-up"] = 0.0
+    if run.is_over and run.steps[0]["step"] > 1:
+        span = f"the last {len(run.steps)} steps"
+    total = total or 1.0
+    work = {part.name: parts[part.name] for part in WORK_PARTS}
+    worked = sum(work.values())
+    largest = max(work, key=lambda name: work[name])
     observed = [row for row in run.observations if first <= row["step"] <= last]
     slots = run.config.learner.groups_per_step * (run.config.broker.max_staleness + 1)
     used = _mean(observed, "broker/slots_used")
     return Stretch(
         run.config,
         run.is_over,
-        len(rows),
-        _sum(rows, "learner/wait_batch_s") / total,
-        _sum(rows, "sync/stall_s") / total,
-        measured / total,
-        _sum(rows, "checkpoint/stall_s") / total,
+        span,
+        parts["start-up"] / total,
+        parts["waiting for samples"] / total,
+        _sum(rows, "learner/wait_batch_s") / (sum(map(_spent, rows)) or 1.0),
+        parts["push stall"] / total,
+        parts["evaluation"] / total,
+        max(taken.measurements, key=lambda row: row["evaluation/stall_s"], default=None),
+        _is_between(taken),
+        parts["checkpoint"] / total,
+        worked / total,
         largest,
-        parts[largest] / (sum(parts.values()) or 1.0),
+        work[largest] / (worked or 1.0),
         _servers(run, status),
-        _mean(observed, "rollout/idle_share"),
+        _mean(observed, "rollout/idle_share") if idle is None else idle,
         None if used is None else used / slots,
         _mean(observed, "broker/groups_ready"),
     )
 
 
-def limit(run: RunFiles, status: Status | None = None, waits: Sequence[str] = ()) -> str:
+def limit(
+    run: RunFiles,
+    status: Status | None = None,
+    waits: Sequence[str] = (),
+    idle: float | None = None,
+) -> str:
     """What limits a run, and what to turn.
 
     Args:
         status: the broker's; None where it cannot be asked.
         waits: lines on what the run waits for, as the launcher tells them.
+        idle: as for `window_of`.
     """
     if (halt := _halt(run, status)) is not None:
         return halt
@@ -98,7 +123,7 @@ def limit(run: RunFiles, status: Status | None = None, waits: Sequence[str] = ()
         if run.is_over:
             return "No step was trained: logs/learner-0.log says why it ended."
         return f"It starts: no step is trained yet{f' ({waits[0]})' if waits else ''}."
-    window = window_of(run, status)
+    window = window_of(run, status, idle)
     if window is None:
         count = f"{len(run.steps)} step{'' if len(run.steps) == 1 else 's'} trained"
         return f"Too few steps to say what limits it: {count}, {_FEWEST + 1} are needed."
@@ -135,13 +160,18 @@ def _halt(run: RunFiles, status: Status | None) -> str | None:
 # ---- what slows it -------------------------------------------------------------------------------
 def _sentence(window: Stretch) -> str:
     causes = {
-        _waiting: window.waited,
+        _waiting: min(window.waited, window.late),
         _pushing: window.pushed,
         _measuring: window.measured,
         _saving: window.saved,
     }
     cause = max(causes, key=lambda one: causes[one])
-    return cause(window) if causes[cause] >= _MUCH else _learner(window)
+    told, share = _learner(window), window.worked
+    if causes[cause] >= _MUCH:
+        told, share = cause(window), causes[cause]
+    if window.started <= max(share, _MUCH):
+        return told
+    return f"{told[:-1]}; its start took {percent(window.started)} of the run."
 
 
 def _limits(window: Stretch, what: str, are_many: bool = False) -> str:
@@ -162,13 +192,19 @@ def _waiting(window: Stretch) -> str:
             _limits(window, "Decoding images") + f"{waited}, and they were there; raise "
             f"learner.render_processes {key}, if there are cores for it."
         )
-    if window.slots is not None and window.slots < _TAKEN:
+    staleness = config.broker.max_staleness
+    if window.slots is None:
+        return (
+            _limits(window, "Waiting for each other") + f"{both}; raise broker.max_staleness "
+            f"{staleness} > {staleness + 1}, or learner.render_processes where batches were there "
+            "(the queue was not observed)."
+        )
+    if window.slots < _TAKEN:
         return (
             _limits(window, "The broker") + f"{both}, with {percent(1 - window.slots)} of the "
             "slots free; see logs/broker.log: a slow disk (broker.fsync = "
             f"{config.broker.fsync}), or a machine without a core for it."
         )
-    staleness = config.broker.max_staleness
     return (
         _limits(window, "The staleness bound") + f"{both}, with all slots taken; raise "
         f"broker.max_staleness {staleness} > {staleness + 1}."
@@ -178,7 +214,7 @@ def _waiting(window: Stretch) -> str:
 def _more_servers(window: Stretch) -> str:
     """The number with which nothing would be waited for, at most twice as many."""
     count = max(1, window.servers)
-    wanted = min(2 * count, max(count + 1, math.ceil(count / (1 - min(window.waited, 0.99)))))
+    wanted = min(2 * count, max(count + 1, math.ceil(count / (1 - min(window.late, 0.99)))))
     if window.config.rollout.engine_urls:
         return f"attach more engines (rollout.engine_urls names {count})"
     noun = "a server" if wanted == count + 1 else f"{wanted - count} servers"
@@ -198,16 +234,15 @@ def _pushing(window: Stretch) -> str:
 
 
 def _measuring(window: Stretch) -> str:
-    section = window.config.evaluation
-    key, now, then = "samples", section.samples, max(1, section.samples // 2)
-    if section.every_steps:
-        key, now, then = "every_steps", section.every_steps, 2 * section.every_steps
-    return (
-        _limits(window, "Measuring accuracy")
-        + f"it took {percent(window.measured)} of {window.span}; "
-        f"{'measure less often' if section.every_steps else 'measure fewer samples'} "
-        f"(evaluation.{key} {now} > {then})."
-    )
+    section, row = window.config.evaluation, window.dearest or {}
+    count = int(row.get("evaluation/samples") or section.samples)
+    turn = f"measure fewer samples (evaluation.samples {section.samples or f'0, all {count},'} > "
+    turn += f"{max(1, count // 2)})"
+    if section.every_steps and window.is_between:
+        every = section.every_steps
+        turn = f"measure less often (evaluation.every_steps {every} > {2 * every})"
+    told = f"it took {percent(window.measured)} of {window.span}"
+    return _limits(window, "Measuring accuracy") + f"{told}; {turn}."
 
 
 def _saving(window: Stretch) -> str:
@@ -245,6 +280,13 @@ def _steady(run: RunFiles) -> list[Row]:
     if run.is_over:
         return rows[: max(_FEWEST, len(rows) - run.config.broker.max_staleness)]
     return rows[-WINDOW:]
+
+
+def _is_between(run: RunFiles) -> bool:
+    """Whether the measurements after the start and before the end took most of all their time."""
+    last = run.steps[-1]["step"] if run.is_over else math.inf
+    inner = [row for row in run.measurements if 0 < row["step"] < last]
+    return 2 * _sum(inner, "evaluation/stall_s") > _sum(run.measurements, "evaluation/stall_s")
 
 
 def _spent(row: Row) -> float:

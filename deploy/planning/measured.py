@@ -21,11 +21,12 @@ _FEWEST = 2  # steps that are kept, even if servers were idle by then
 _SPREAD = 64
 
 
-def measured_rates(run: RunFiles, assumed: Rates) -> Rates:
+def measured_rates(run: RunFiles, assumed: Rates, journal: JournalFacts | None) -> Rates:
     """`assumed`, with everything replaced that the run tells.
 
     Args:
         assumed: for the machines of that run and as many ranks.
+        journal: the run's; None means that it kept none.
 
     Raises:
         ConfigError: the run has trained no step but the first.
@@ -36,7 +37,6 @@ def measured_rates(run: RunFiles, assumed: Rates) -> Rates:
             f"{run.folder} has {len(run.steps)} trained steps: too few for rates. Fix: let it "
             "train a few more"
         )
-    journal = read_journal(run.folder)
     where = f"median of {len(rows)} steps"
     found: dict[str, Rate] = {}
     changes: dict[str, Any] = found  # the same, for `replace`
@@ -116,7 +116,7 @@ def startup_of(run: RunFiles) -> float | None:
         return None
     first = rows[0]
     spent = first.get("evaluation/stall_s", 0.0) + first.get("learner/step_s", 0.0)
-    waited = first.get("learner/wait_batch_s", 0.0)
+    waited = first.get("learner/wait_batch_s", 0.0) + first.get("checkpoint/stall_s", 0.0)
     return max(0.0, float(first["time_s"] - spent - waited))
 
 
@@ -207,6 +207,13 @@ def _normalised(works: Sequence[float]) -> tuple[float, ...]:
 
 
 def run_folder_rates(folder: Path) -> Rates:
+    """`run_rates` of a run that has not been read yet."""
+    from deploy.planning.run_files import read_run
+
+    return run_rates(read_run(folder), read_journal(folder))
+
+
+def run_rates(run: RunFiles, journal: JournalFacts | None) -> Rates:
     """The rates of a run by itself; what it does not tell is assumed for its configured machines.
 
     Raises:
@@ -214,14 +221,12 @@ def run_folder_rates(folder: Path) -> Rates:
     """
     from deploy.planning.assumed import assumed_rates
     from deploy.planning.layout import configured_layout, configured_machines
-    from deploy.planning.run_files import read_run
     from deploy.planning.shape import shape_of
     from deploy.planning.workload import workload_of
 
-    run = read_run(folder)
     config = run.config
     shape = shape_of(config.model.path)
     machines = configured_machines(config, None, None)
     layout = configured_layout(config, machines)
     assumed = assumed_rates(config, shape, workload_of(config, shape), machines, layout)
-    return measured_rates(run, assumed)
+    return measured_rates(run, assumed, journal)

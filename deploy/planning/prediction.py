@@ -16,6 +16,7 @@ from deploy.planning.shape import ModelShape
 from deploy.planning.simulation import STEPS, Outcome, Setup, simulate
 from deploy.planning.workload import Workload
 
+FEW_STEPS = 24  # of a simulation that only compares
 AS_FAST = 0.03  # relative difference below which two times are the same: rates are no better
 WAITING = 0.1  # share of the time, more than rounding and preparation cost
 RatesOf = Callable[[Layout], Rates]
@@ -160,10 +161,13 @@ def best_servers(rates: Rates, capacity: int, max_staleness: int, most: int = 64
     useful = min(most, rates.groups_per_step * (max_staleness + 1))
 
     def step_s(servers: int) -> float:
-        return simulate(Setup.of(rates, servers, capacity, max_staleness, steps=24)).step_s
+        return simulate(Setup.of(rates, servers, capacity, max_staleness, FEW_STEPS)).step_s
 
     limit = step_s(useful) * (1 + AS_FAST)
-    low, high = 1, useful
+    high = 1  # mostly a few are enough: fewer simulations than from the middle
+    while high < useful and step_s(high) > limit:
+        high *= 2
+    low, high = high // 2 + 1, min(high, useful)
     while low < high:  # more servers never make a step much longer
         middle = (low + high) // 2
         low, high = (low, middle) if step_s(middle) <= limit else (middle + 1, high)

@@ -6,8 +6,8 @@ from pathlib import Path
 from common.config import RunConfig
 from common.errors import ConfigError
 from deploy.planning.accounting import Account, measured_figures
-from deploy.planning.measured import run_folder_rates
-from deploy.planning.prediction import AS_FAST, best_servers, with_more_staleness
+from deploy.planning.measured import run_folder_rates, run_rates
+from deploy.planning.prediction import AS_FAST, FEW_STEPS, best_servers, with_more_staleness
 from deploy.planning.rates import WORK_PARTS, Rates
 from deploy.planning.run_files import RunFiles, read_run
 from deploy.planning.simulation import Outcome, Setup, simulate
@@ -49,7 +49,7 @@ class _Case:
 
     def _simulated(self, servers: int, max_staleness: int) -> Outcome:
         capacity = self.config.rollout.max_concurrent_groups
-        return simulate(Setup.of(self.rates, servers, capacity, max_staleness))
+        return simulate(Setup.of(self.rates, servers, capacity, max_staleness, FEW_STEPS))
 
 
 def advised_servers(run_folder: Path) -> int:
@@ -65,7 +65,7 @@ def advised_servers(run_folder: Path) -> int:
 def verdict(run: RunFiles, account: Account) -> list[str]:
     """Sentences, and a command on its line where one would help."""
     try:
-        rates = run_folder_rates(run.folder)
+        rates = run_rates(run, account.journal)
     except ConfigError as error:
         return [f"not known yet: {error}"]
     figures = measured_figures(run, account)

@@ -1,11 +1,12 @@
 """How long prompts and responses are: from the data where it is here, else as published."""
 
 from dataclasses import dataclass
-from itertools import islice
+from pathlib import Path
 from statistics import NormalDist, fmean
 
+from common.bad_rows import BadRow
 from common.config import RunConfig
-from common.dataset import read_samples
+from common.dataset import check_any, parsed_rows
 from common.types import Sample
 from common.views.registry import view_named
 from common.views.settings import ViewSettings
@@ -40,12 +41,11 @@ def workload_of(config: RunConfig, shape: ModelShape) -> Workload:
             response,
             "lengths of the published run (no data.train here)",
         )
-    samples, _ = read_samples(path)
+    looked = _first_samples(path)
     text = min(TEXT_TOKENS, config.model.max_prompt_tokens // 4)
     side = shape.tower.patch * shape.tower.merge
     # Processors shrink what does not fit: the prompt never exceeds its bound.
     room = config.model.max_prompt_tokens - text
-    looked = list(islice(samples, _LOOKED_AT))
     image = fmean(min(room, s.image.width * s.image.height / side**2) for s in looked)
     crop = fmean(min(room, _teacher_area(config, s) / side**2) for s in looked)
     return Workload(
@@ -56,6 +56,21 @@ def workload_of(config: RunConfig, shape: ModelShape) -> Workload:
         response,
         f"images of {path.name}, responses assumed",
     )
+
+
+def _first_samples(path: Path) -> list[Sample]:
+    """The first good rows; DataError if the file has none."""
+    bad: list[BadRow] = []
+    samples: list[Sample] = []
+    for found in parsed_rows(path):
+        if isinstance(found, BadRow):
+            bad.append(found)
+            continue
+        samples.append(found.sample)
+        if len(samples) == _LOOKED_AT:
+            break
+    check_any(path, samples, bad)
+    return samples
 
 
 def _teacher_area(config: RunConfig, sample: Sample) -> float:

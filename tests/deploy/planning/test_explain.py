@@ -7,6 +7,7 @@ import re
 import pytest
 
 from deploy import explain
+from deploy.planning.simulation import simulate
 from deploy.supervision.launcher_api import listening
 from tests.deploy.planning import made_up_run as made_up
 from tests.deploy.planning.made_up_run import make_run, tiny_model
@@ -102,9 +103,29 @@ def test_no_run_is_a_config_error(tmp_path, capsys):
 
 def test_the_page_begins_with_what_limits_the_run(tmp_path, model, capsys):
     text = explained(capsys, make_run(tmp_path / "run", model))
-    first = text.splitlines()[0]
-    assert first.startswith("Rollout limited it: the learner waited 20 % of the run")
+    assert text.splitlines()[0] == (
+        "Measuring accuracy limited it: it took 13 % of the run; measure fewer samples "
+        "(evaluation.samples 0, all 40, > 20); its start took 33 % of the run."
+    )
+    assert re.search(r"evaluation +4.00 s +13 %", text)
+    assert re.search(r"start-up +10.0 s +33 %", text)
     assert text.splitlines()[2].startswith("run: 6 steps")
+
+
+def test_the_servers_idle_share_is_the_table_s(tmp_path, model, capsys, monkeypatch):
+    monkeypatch.setattr(made_up, "WAIT_S", 2.0)
+    text = explained(capsys, make_run(tmp_path / "run", model, steps=12))
+    share = re.search(r"idle +(\d+ %)", text)[1]
+    assert f"had nothing to do {share} of theirs" in text.splitlines()[0]
+
+
+def test_a_page_asked_for_again_is_simulated_once(tmp_path, model, capsys):
+    run = make_run(tmp_path / "run", model)
+    simulate.cache_clear()
+    explained(capsys, run)
+    needed = simulate.cache_info().misses
+    explained(capsys, run)
+    assert simulate.cache_info().misses == needed <= 3
 
 
 async def test_what_only_a_running_launcher_knows_is_asked_for(tmp_path, model, capsys):

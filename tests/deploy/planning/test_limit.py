@@ -1,6 +1,7 @@
 """What limits a run: a folder for each answer."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from broker.protocol import Role, Status
 from common.config_cli import build, dump_toml
 from common.errors import ConfigError
-from deploy.planning.explain_text import sentence
+from deploy.planning.explain_text import page, sentence
 from deploy.planning.limit import WINDOW
 from deploy.planning.run_files import read_run
 from tests.deploy.showing.support import status
@@ -45,13 +46,18 @@ def a_run(
     names = {"stalled": "sync/stall_s", "saved": "checkpoint/stall_s", "action": "health/action"}
     more = {names[name]: value for name, value in figures.items() if name in names}
     rows: list[dict[str, float]] = []
+    measured = figures.get("measured", 0.0)
     for step in range(1, steps + 1):
-        time_s = 20 + (2 + waited + figures.get("measured", 0.0)) * step
+        after = 20 + (2 + waited + figures.get("saved", 0.0) + measured) * step
+        time_s = after - measured
         row = {"step": step, "time_s": time_s, "learner/step_s": 2.0,
                "learner/wait_batch_s": waited}  # fmt: skip
         rows.append({**row, **PARTS, **more})
         if "measured" in figures:
-            rows.append({"step": step, "time_s": time_s, "evaluation/stall_s": figures["measured"]})
+            rows.append(
+                {"step": step, "time_s": after, "evaluation/stall_s": measured,
+                 "evaluation/samples": 64}
+            )  # fmt: skip
     write(folder / "metrics.jsonl", rows)
     if observed is not None:
         looks = [{"step": step, "time_s": 2.0 * step, **observed} for step in range(1, steps + 1)]
@@ -92,9 +98,62 @@ def test_rollout_that_limits_says_how_many_servers_would_do(tmp_path: Path) -> N
     assert "attach more engines" in told(a_run(tmp_path, waited=1.4, sections=attached))
 
 
-def test_a_run_that_is_over_is_judged_as_a_whole(tmp_path: Path) -> None:
-    run = a_run(tmp_path, waited=1.4, is_over=True)
-    assert told(run).startswith("Rollout limited it: the learner waited 41 % of the run for")
+def test_a_run_that_is_over_is_judged_by_all_its_time(tmp_path: Path) -> None:
+    run = a_run(tmp_path, waited=1.4, is_over=True)  # 30 steps of 3.4 s after a start of 20 s
+    assert told(run) == (
+        "Rollout limited it: the learner waited 34 % of the run for batches; add 2 servers "
+        "(rollout.servers 2 > 4)."
+    )
+    recent = read_run(run, last_bytes=3_000)  # its start is not in there
+    assert sentence(recent).startswith(
+        f"Rollout limited it: the learner waited 41 % of the last {len(recent.steps)} steps"
+    )
+
+
+def test_the_wait_for_the_first_batch_alone_limits_nothing(tmp_path: Path) -> None:
+    run = a_run(tmp_path, steps=4, observed=looks(0.6), is_over=True)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["time_s"] += 6.0
+    rows[0]["learner/wait_batch_s"] = 6.0
+    write(run / "metrics.jsonl", rows)
+    (run / "summary.json").write_text('{"seconds": 34}')
+    text = told(run)
+    assert text.startswith("The learner limited it: ") and "waited only 18 % of the run" in text
+    assert text.endswith("; its start took 59 % of the run.")
+
+
+def quickstart(folder: Path, between_s: float) -> Path:
+    """A run like the quickstart: measured beside the steps, and at the end for the whole set."""
+    run = a_run(
+        folder, steps=10, is_over=True,
+        sections={"evaluation": {"every_steps": 4}, "data": {"heldout": "deploy/README.md"}},
+    )  # fmt: skip
+    with (run / "metrics.jsonl").open("a") as file:
+        for step, stall_s, samples in ((0, 1.0, 512), (4, between_s, 128), (10, 19.0, 512)):
+            row = {"step": step, "time_s": 60.0 + between_s, "evaluation/stall_s": stall_s,
+                   "evaluation/samples": samples}  # fmt: skip
+            file.write(json.dumps(row) + "\n")
+    (run / "summary.json").write_text(json.dumps({"seconds": 60 + between_s}))
+    return run
+
+
+def test_measuring_has_the_share_and_the_key_that_the_table_shows(tmp_path: Path) -> None:
+    run = quickstart(tmp_path, 0.0)
+    text = page(read_run(run), None)
+    assert text.splitlines()[0] == told(run) == (
+        "Measuring accuracy limited it: it took 33 % of the run; measure fewer samples "
+        "(evaluation.samples 0, all 512, > 256)."
+    )  # fmt: skip
+    assert re.search(r"evaluation +20.0 s +33 %", text)
+    often = told(quickstart(tmp_path, 30.0))
+    assert "it took 56 % of the run; measure less often (evaluation.every_steps 4 > 8)." in often
+
+
+def test_two_sides_that_wait_by_an_unknown_cause_are_not_blamed_on_one(tmp_path: Path) -> None:
+    text = told(a_run(tmp_path, waited=2.0, observed={"rollout/idle_share": 0.5}))
+    assert text.startswith("Waiting for each other limits it: ")
+    assert "broker.max_staleness 1 > 2, or learner.render_processes" in text
 
 
 def test_the_learner_that_limits_names_its_largest_part(tmp_path: Path) -> None:
@@ -161,7 +220,8 @@ def test_measuring_that_limits(tmp_path: Path) -> None:
         "Measuring accuracy limits it: it took 50 % of the last 20 steps; measure less often "
         "(evaluation.every_steps 1 > 2)."
     )
-    assert "measure fewer samples (evaluation.samples" in told(a_run(tmp_path, measured=2.0))
+    fewer = told(a_run(tmp_path, measured=2.0))
+    assert fewer.endswith("measure fewer samples (evaluation.samples 0, all 64, > 32).")
 
 
 def test_saving_that_limits(tmp_path: Path) -> None:
