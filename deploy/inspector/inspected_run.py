@@ -1,17 +1,14 @@
 """A run that the inspector shows: each of its answers, as its API names them."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import ConfigError, DataError, VisionOpdError
-from common.trained import FOLDER as TRAINED
-from common.trained import trained_files
 from deploy.inspector import curves, explanations, groups, heldout, histograms, quarantined, queries
 from deploy.inspector.figures import RunFigures
 from deploy.inspector.index import IndexReader
-from deploy.inspector.index_files import FOLDER, cache_folder, index_folder
+from deploy.inspector.index_files import FOLDER, cache_folder, index_folder, trained_sizes
 from deploy.inspector.index_worker import IndexWorker
 from deploy.inspector.query import MAX_LIMIT, TrajectoryQuery, number_of
 from deploy.inspector.run_folder import RunFolder
@@ -89,10 +86,11 @@ class InspectedRun:
     def trajectories(self, parameters: Parameters) -> Answer:
         """A page of trajectories. Raises ConfigError: a parameter that will not do."""
         query = TrajectoryQuery.of(parameters)
+        indexed = self._indexed()  # first: if a file has gone, the index without it is asked for
         found = _again(
             lambda: queries.trajectories(query, self._reader, self._trained, self._texts)
         )
-        return {**found, "indexed": self._indexed()}
+        return {**found, "indexed": indexed}
 
     def _indexed(self) -> Answer:
         """How far the trajectories are indexed: bytes of RUN/trained, of_bytes in all.
@@ -100,12 +98,8 @@ class InspectedRun:
         What is missing is asked for.
         """
         manifest = self._reader.now().manifest
-        sizes = {}
-        for file in trained_files(self.folder / TRAINED):
-            with contextlib.suppress(OSError):
-                sizes[file.path.name] = file.path.stat().st_size
-        seen = {file.name: file.seen_bytes for file in manifest.files}
-        is_complete = all(seen.get(name) == size for name, size in sizes.items())
+        sizes = trained_sizes(self.folder)
+        is_complete = manifest.covers(sizes)
         if not is_complete:
             self._worker.wake()
         return {
@@ -158,7 +152,10 @@ class InspectedRun:
         notes = self._files.notes(step) + self._figures.notes()
         if self._files.has()["trajectories"]:
             notes += filter(None, (self._texts.note(), self._worker.note()))
-            notes += [file.problem for file in self._reader.now().manifest.files if file.problem]
+            manifest = self._reader.now().manifest
+            notes += [file.problem for file in manifest.files if file.problem]
+            is_over = self._files.state(step) not in ("starting", "training")
+            notes += manifest.unread(trained_sizes(self.folder), is_over)
             if self.index_folder != self.folder / FOLDER:
                 notes.append(
                     f"the run folder cannot be written: its index is in {self.index_folder}"

@@ -10,7 +10,7 @@ import pyarrow as pa
 from common.trained import FOLDER, TrainedStream
 
 Where = tuple[str, int, int]  # file, where its batch starts, row in the batch
-_LISTED = ("group_id", "sample_id", "finish_reason", "token_ids")
+_LISTED = ("group_id", "sample_id", "finish_reason")
 
 
 class TrainedRows:
@@ -19,8 +19,12 @@ class TrainedRows:
     def __init__(self, run: Path) -> None:
         self._folder = run / FOLDER
 
-    def rows(self, where: Sequence[Where]) -> list[dict[str, Any]]:
-        """What a list of trajectories shows of each. Raises OSError, ValueError: not there."""
+    def rows(self, where: Sequence[Where], num_tokens: int = 0) -> list[dict[str, Any]]:
+        """What a list of trajectories shows of each. Raises OSError, ValueError: not there.
+
+        Args:
+            num_tokens: so many first ones of its tokens, as `token_ids`.
+        """
         found: dict[Where, dict[str, Any]] = {}
         with contextlib.ExitStack() as stack:
             streams: dict[str, TrainedStream] = {}
@@ -30,7 +34,11 @@ class TrainedRows:
                         contextlib.closing(TrainedStream(self._folder / name))
                     )
                 batch = streams[name].batch(offset)
-                found[name, offset, row] = {key: batch.column(key)[row].as_py() for key in _LISTED}
+                ids = batch.column("token_ids")[row].values[:num_tokens]
+                found[name, offset, row] = {
+                    **{key: batch.column(key)[row].as_py() for key in _LISTED},
+                    "token_ids": ids.to_pylist(),
+                }
         return [found[place] for place in where]
 
     def group(self, where: Sequence[tuple[str, int]], group_id: str) -> list[dict[str, Any]]:

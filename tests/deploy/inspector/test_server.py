@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
+from PIL import Image
 from yarl import URL
 
 from deploy.inspector.answers import Answer, InspectorAnswers
@@ -90,6 +91,24 @@ async def test_page_and_answers_come_with_headers_that_keep_them_apart(
         picture = await mine.ask("/api/picture?run=a&sample=s0&view=teacher&group=8%2F0")
         assert picture.headers["Content-Type"] == "image/png"
         assert picture.body.startswith(b"\x89PNG")
+
+
+async def test_a_picture_is_asked_for_again_for_another_run_may_be_served_there(
+    answers: InspectorAnswers, tmp_path: Path
+) -> None:
+    """Runs are served in turn at one port: the address of a picture names none."""
+    path = "/api/picture?run=a&scene=0&view=full"
+    async with client(answers) as mine:
+        first = await mine.ask(path)
+        assert "no-cache" in first.headers["Cache-Control"]
+        assert (await mine.ask(path, If_None_Match=first.headers["ETag"])).status == 304
+    folder = write_run(tmp_path / "other")
+    scene = json.loads((folder / "scenes.json").read_text())["scenes"][0]
+    Image.new("RGB", (5, 5), "red").save(scene["image"])
+    with InspectedRun("a", folder) as run:
+        async with client(InspectorAnswers([run])) as mine:
+            other = await mine.ask(path, If_None_Match=first.headers["ETag"])
+            assert other.status == 200 and other.body != first.body
 
 
 async def test_another_host_or_site_is_turned_away(answers: InspectorAnswers) -> None:
