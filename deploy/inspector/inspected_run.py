@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import ConfigError, DataError, VisionOpdError
-from deploy.inspector import curves, explanations, groups, heldout, histograms, quarantined, queries
+from deploy.inspector import curves, explanations, groups, histograms, quarantined, queries
 from deploy.inspector.figures import RunFigures
+from deploy.inspector.heldout import CHANGES, HeldoutItems
 from deploy.inspector.index import IndexReader
 from deploy.inspector.index_files import FOLDER, cache_folder, index_folder, trained_sizes
 from deploy.inspector.index_worker import IndexWorker
@@ -41,6 +42,7 @@ class InspectedRun:
         self.folder = folder
         self._files = RunFolder(folder)
         self._figures = RunFigures(folder)
+        self._heldout = HeldoutItems(folder)
         self._texts = TokenDecoder(folder)
         self._trained = TrainedRows(folder)
         self.index_folder = index_folder(folder, cache or cache_folder())
@@ -137,10 +139,10 @@ class InspectedRun:
     def heldout(self, parameters: Parameters) -> Answer:
         """A page of held-out items. Raises ConfigError: a parameter that will not do."""
         change = parameters.get("change") or "all"
-        if change not in heldout.CHANGES:
-            raise ConfigError(f"change = {change!r}: not known. Fix: {', '.join(heldout.CHANGES)}")
+        if change not in CHANGES:
+            raise ConfigError(f"change = {change!r}: not known. Fix: {', '.join(CHANGES)}")
         set_name, text = (parameters.get(name) or None for name in ("set", "text"))
-        return heldout.heldout(self.folder, change, set_name, text, *_page(parameters))
+        return self._heldout.page(change, set_name, text, *_page(parameters))
 
     def explain(self) -> Answer:
         return explanations.explanation(self.folder)

@@ -25,9 +25,7 @@ from deploy.inspector.web_files import web_files
 logger = logging.getLogger(__name__)
 LIMIT_S = 60.0  # for one answer
 _THREADS = 4  # questions that are worked on at once
-_SLOW = (
-    "explain"  # takes seconds of a long run: it has a thread of its own, the others wait for none
-)
+_SLOW = "explain"  # takes seconds of a long run, on a thread of its own: no other waits for it
 _SMALL_BYTES = 1024  # what is not worth compressing
 _COOKIE = "inspector-token"  # and the port: browsers give a cookie to every port of a host
 _POLICY = (

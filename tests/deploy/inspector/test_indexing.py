@@ -316,6 +316,31 @@ def test_a_worker_that_cannot_write_says_so(tmp_path: Path) -> None:
     worker.close()
 
 
+def test_a_worker_that_dies_now_and_then_is_started_again(tmp_path: Path) -> None:
+    with_tokenizer(tmp_path)
+    write_trained(tmp_path, steps(1, 1))
+    worker = IndexWorker(tmp_path, tmp_path / FOLDER)
+    for _ in range(4):
+        worker.wake()
+        worker.wait(60.0)
+        process = worker._process
+        assert process is not None and worker.note() is None
+        process.kill()
+        wait_until(lambda: worker._process is None)
+    assert worker.note() is None
+    worker.close()
+
+
+def test_a_worker_that_comes_to_no_end_of_a_round_is_given_up(tmp_path: Path) -> None:
+    worker = IndexWorker(tmp_path, tmp_path / FOLDER)
+    worker._command = [sys.executable, "-c", "input()"]
+    for _ in range(3):
+        worker.wake()
+        wait_until(lambda: worker._process is None)
+    assert "given up" in (worker.note() or "")
+    worker.close()
+
+
 def test_a_worker_that_is_killed_while_it_indexes_goes_on(tmp_path: Path) -> None:
     """Killed again and again as soon as there is a part, it leaves an index that can be used."""
     with_tokenizer(tmp_path)
