@@ -85,7 +85,7 @@ class Manifest:
         return {file.name: file.seen_bytes for file in self.files} == sizes
 
     def unread(self, sizes: Mapping[str, int], is_over: bool) -> list[str]:
-        """A line on each file that nobody writes to any more and that cannot be read to its end.
+        """A line on each file of a life that is over which cannot be read to its end.
 
         Args:
             sizes: of the files as they are, bytes.
@@ -144,7 +144,8 @@ def with_rows(folder: Path, parts: tuple[IndexPart, ...], new: pa.Table) -> tupl
 
 def text_bytes(rows: pa.Table | pa.RecordBatch) -> int:
     """What the texts of some rows take in memory."""
-    return int(rows.column(TEXT).nbytes)
+    size: int = rows.column(TEXT).nbytes
+    return size
 
 
 def _read(folder: Path, part: IndexPart) -> pa.Table:
@@ -173,7 +174,7 @@ def _write(path: Path, table: pa.Table, compression: str | None) -> None:
 
 
 def _rows_a_block(table: pa.Table) -> int:
-    by_bytes = table.num_rows * _BLOCK_BYTES // max(text_bytes(table), 1)
+    by_bytes: int = table.num_rows * _BLOCK_BYTES // max(text_bytes(table), 1)
     return min(max(by_bytes, 1), _BLOCK_ROWS)
 
 

@@ -43,7 +43,12 @@ def scene_picture(run: Path, scene: str, view: str) -> bytes:
 
 
 def _content(path: Path) -> bytes:
-    """Raises OSError; ValueError: something else than a file, which may never end, or too large."""
+    """What a file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too large, or something else, which may never end.
+    """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:

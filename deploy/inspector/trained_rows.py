@@ -1,9 +1,11 @@
 """Single trajectories out of RUN/trained, by memory map: only what is asked for is read."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from common.trained import FOLDER, TrainedStream
 
@@ -23,20 +25,15 @@ class TrainedRows:
         Args:
             num_tokens: so many first ones of its tokens, as `token_ids`.
         """
+        by_batch: dict[tuple[str, int], set[int]] = {}
+        for name, offset, row in where:
+            by_batch.setdefault((name, offset), set()).add(row)
         found: dict[Where, dict[str, Any]] = {}
-        with contextlib.ExitStack() as stack:
-            streams: dict[str, TrainedStream] = {}
-            for name, offset, row in sorted(set(where)):
-                if name not in streams:
-                    streams[name] = stack.enter_context(
-                        contextlib.closing(TrainedStream(self._folder / name))
-                    )
-                batch = streams[name].batch(offset)
-                ids = batch.column("token_ids")[row].values[:num_tokens]
-                found[name, offset, row] = {
-                    **{key: batch.column(key)[row].as_py() for key in _LISTED},
-                    "token_ids": ids.to_pylist(),
-                }
+        for (name, offset), rows in by_batch.items():
+            # Mapped anew for each batch: what was read of others does not stay in memory.
+            with contextlib.closing(TrainedStream(self._folder / name)) as stream:
+                shown = _shown(stream.batch(offset), rows, num_tokens)
+            found |= {(name, offset, row): of_row for row, of_row in shown.items()}
         return [found[place] for place in where]
 
     def group(self, where: Sequence[tuple[str, int]], group_id: str) -> list[dict[str, Any]]:
@@ -50,3 +47,15 @@ class TrainedRows:
                 is_meant = pc.equal(batch.column("group_id"), group_id)
                 found += batch.filter(is_meant).to_pylist()
         return sorted(found, key=lambda row: row["index"])
+
+
+def _shown(
+    batch: pa.RecordBatch, rows: Collection[int], num_tokens: int
+) -> dict[int, dict[str, Any]]:
+    return {
+        row: {
+            **{key: batch.column(key)[row].as_py() for key in _LISTED},
+            "token_ids": batch.column("token_ids")[row].values[:num_tokens].to_pylist(),
+        }
+        for row in rows
+    }
