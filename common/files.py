@@ -126,6 +126,6 @@ def json_object_or_empty(path: Path) -> dict[str, Any]:
     """What a JSON file holds; {} where it is missing, unreadable or holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

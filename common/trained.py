@@ -125,7 +125,7 @@ def trained_files(folder: Path) -> list[TrainedFile]:
 
 
 class TrainedStream:
-    """A file as far as it is written, by memory map: reading a batch copies no token.
+    """A file as far as it is written and whole, by memory map: reading a batch copies no token.
 
     Raises:
         OSError: the file cannot be read.
@@ -170,12 +170,20 @@ class TrainedStream:
         try:
             message = pa.ipc.read_message(self._map)
             batch = pa.ipc.read_record_batch(message, self._schema)
-        except (EOFError, OSError, pa.ArrowInvalid):  # torn, or being written
+            batch.validate(full=True)  # damaged bounds of a row would be followed anywhere
+        except (EOFError, OSError, pa.ArrowException):  # torn, being written, or damaged
             return None
-        return self._map.tell(), batch
+        return (self._map.tell(), batch) if _is_aligned(batch) else None
 
     def close(self) -> None:
         self._map.close()
+
+
+def _is_aligned(batch: pa.RecordBatch) -> bool:
+    """Whether each row has as many figures of every kind as it has tokens."""
+    bounds = batch.column("token_ids").offsets
+    figures = (batch.column(name) for name in ("rollout_logprob", *TOKEN_FIGURES))
+    return all(column.offsets.equals(bounds) for column in figures)
 
 
 def schema_of_life(from_step: int) -> pa.Schema:

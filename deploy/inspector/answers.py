@@ -3,21 +3,22 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigError, DataError
 from common.page import picture_kind
 from deploy.inspector.inspected_run import InspectedRun
 from deploy.inspector.kept_answers import KeptAnswer
-from deploy.inspector.pictures import Name as ViewName
-from deploy.inspector.pictures import picture
 from deploy.inspector.scenes import scene_picture, scenes
 from deploy.showing.column_tables import column_tables
 from deploy.showing.data_lines import data_lines
 
+if TYPE_CHECKING:
+    from deploy.inspector.pictures import Name as ViewName
+
 Answer = dict[str, Any]
 Parameters = Mapping[str, str]
-_VIEWS: dict[str, ViewName] = {"full": "full", "student": "student", "teacher": "teacher"}
+_VIEWS: dict[str, "ViewName"] = {"full": "full", "student": "student", "teacher": "teacher"}
 _LONGEST_SIDE = 1600  # pixels: larger pictures are made smaller
 _QUESTIONS: dict[str, Callable[[InspectedRun, Parameters], Answer]] = {
     "curves": lambda run, _: run.curves(),
@@ -68,6 +69,8 @@ class InspectorAnswers:
         else:
             if view not in _VIEWS:
                 raise ConfigError(f"view = {view!r}: none. Fix: {' or '.join(_VIEWS)}")
+            from deploy.inspector.pictures import picture  # with the views it takes 0.2 s to load
+
             sample, group = parameters.get("sample", ""), parameters.get("group")
             content, _ = picture(run.folder, sample, _VIEWS[view], group, _LONGEST_SIDE)
         kind = picture_kind(content)

@@ -1,6 +1,6 @@
 """The figures of a run by step, from metrics.jsonl and observations.jsonl, as far as written."""
 
-import math
+import sys
 import threading
 from array import array
 from collections.abc import Iterable
@@ -22,8 +22,8 @@ class _Columns:
         self.values: dict[str, array[float]] = {}
 
     def add(self, row: Row) -> None:
-        step = row.get("step")
-        if not isinstance(step, int) or abs(step) >= 2**62:
+        step = _step_of(row)
+        if step is None:
             return
         for given, value in row.items():
             name = RENAMED.get(given, given)
@@ -66,8 +66,8 @@ class RunFigures:
             self._seen.add(rows)
 
     def _note(self, row: Row) -> None:
-        if "learner/step_s" in row and isinstance(row.get("step"), int):
-            self._step = max(self._step, row["step"])
+        if "learner/step_s" in row:
+            self._step = max(self._step, _step_of(row) or 0)
         if _is_number(row.get("time_s")):
             self._time_s = max(self._time_s, float(row["time_s"]))
 
@@ -106,8 +106,8 @@ class _Observed:
 
     def add(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            step = row.get("step")
-            if not isinstance(step, int):
+            step = _step_of(row)
+            if step is None:
                 continue
             while self._rows and self._rows[-1]["step"] >= step:
                 self._rows.pop()
@@ -120,5 +120,13 @@ class _Observed:
         return {row["step"]: row[n] for row in rows for n in names if _is_number(row.get(n))}
 
 
+def _step_of(row: Row) -> int | None:
+    """The step of a row. None means that it has none, or one that no run comes to."""
+    step = row.get("step")
+    return step if isinstance(step, int) and abs(step) < 2**53 else None
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite number: an integer may be larger than any of them."""
+    is_any = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_any and abs(value) <= sys.float_info.max

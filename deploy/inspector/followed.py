@@ -64,7 +64,7 @@ class FollowedRows:
     def _parsed(self, line: bytes) -> Row | None:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             return row

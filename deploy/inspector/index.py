@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from deploy.inspector.index_files import IndexedFile, IndexPart, Manifest, read_manifest
 from deploy.inspector.index_rows import NUMBERS, SAMPLE
@@ -33,6 +32,8 @@ class Index:
 
     def code_of(self, sample_id: str) -> int:
         """A sample's place in `samples`; -1 if it was never trained."""
+        import pyarrow.compute as pc  # 0.1 s, which no first page needs
+
         return int(pc.index(self.samples, sample_id).as_py())
 
     def is_valid(self) -> np.ndarray:
@@ -135,6 +136,8 @@ class IndexReader:
 
 def _hits(path: Path, pattern: str) -> np.ndarray:
     """bool [N]: the rows of a part's texts that a pattern matches somewhere. Raises OSError."""
+    import pyarrow.compute as pc
+
     with pa.OSFile(str(path)) as file:
         texts = pa.ipc.open_file(file)
         blocks = (texts.get_batch(n).column(0) for n in range(texts.num_record_batches))

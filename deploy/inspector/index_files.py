@@ -10,10 +10,12 @@ the manifest is replaced as a whole, so that a reader sees one state, and a writ
 leaves the one before. Where the run folder cannot be written, the index is in a cache folder.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,12 +23,14 @@ from typing import Any, Self
 import pyarrow as pa
 
 from common.files import replace_json, replacing
-from deploy.inspector.index_rows import IN_MEMORY, SEARCHED
+from common.trained import FOLDER as TRAINED
+from common.trained import trained_files
+from deploy.inspector.index_rows import IN_MEMORY, SEARCHED, TEXT
 
 FOLDER, MANIFEST, LOCK = "inspector", "manifest.json", "lock"
-FORMAT = 1
-_BLOCK_ROWS = 16_384  # what a search holds in memory at once
-_MAX_ROWS = 131_072  # of a part
+FORMAT = 2
+_BLOCK_ROWS, _BLOCK_BYTES = 16_384, 4 * 2**20  # of texts that a search holds at once, at most
+_MAX_ROWS, _MAX_BYTES = 131_072, 64 * 2**20  # of a part, and of its texts
 _HEAD_BYTES = 2**16
 _NEVER = 2**31 - 1  # a step that no run comes to
 
@@ -55,6 +59,7 @@ class IndexPart:
 
     name: str
     rows: int
+    text_bytes: int
 
     def numbers(self, folder: Path) -> Path:
         return folder / f"{self.name}.numbers.arrow"
@@ -74,6 +79,27 @@ class Manifest:
     @property
     def rows(self) -> int:
         return sum(part.rows for part in self.parts)
+
+    def covers(self, sizes: Mapping[str, int]) -> bool:
+        """Whether it is of these files, as large as they are, and of no other."""
+        return {file.name: file.seen_bytes for file in self.files} == sizes
+
+    def unread(self, sizes: Mapping[str, int], is_over: bool) -> list[str]:
+        """A line on each file of a life that is over which cannot be read to its end.
+
+        Args:
+            sizes: of the files as they are, bytes.
+            is_over: the run is.
+        """
+        newest = max((file.life for file in self.files), default=0)
+        return [
+            f"{file.name}: from byte {file.offset} of {file.seen_bytes} on it cannot be read (its "
+            "writer was killed, or it is damaged); trajectories after that are not shown"
+            for file in self.files
+            if not file.problem
+            and file.offset < file.seen_bytes == sizes.get(file.name)
+            and (is_over or file.life < newest)
+        ]
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -102,16 +128,24 @@ def with_rows(folder: Path, parts: tuple[IndexPart, ...], new: pa.Table) -> tupl
     The parts that it replaces are still there: somebody may read them.
     """
     kept, tables = list(parts), [new]
-    rows = new.num_rows
-    while kept and kept[-1].rows <= 2 * rows and rows + kept[-1].rows <= _MAX_ROWS:
-        part = kept.pop()
-        rows += part.rows
-        tables.insert(0, _read(folder, part))
-    part = IndexPart(f"part-{secrets.token_hex(6)}", rows)
+    rows, size = new.num_rows, text_bytes(new)
+    while kept and kept[-1].rows <= 2 * rows:
+        part = kept[-1]
+        if rows + part.rows > _MAX_ROWS or size + part.text_bytes > _MAX_BYTES:
+            break
+        rows, size = rows + part.rows, size + part.text_bytes
+        tables.insert(0, _read(folder, kept.pop()))
+    part = IndexPart(f"part-{secrets.token_hex(6)}", rows, size)
     table = pa.concat_tables(tables).combine_chunks().unify_dictionaries()
     _write(part.numbers(folder), table.select(IN_MEMORY.names), None)
     _write(part.texts(folder), table.select(SEARCHED.names), "lz4")
     return (*kept, part)
+
+
+def text_bytes(rows: pa.Table | pa.RecordBatch) -> int:
+    """What the texts of some rows take in memory."""
+    size: int = rows.column(TEXT).nbytes
+    return size
 
 
 def _read(folder: Path, part: IndexPart) -> pa.Table:
@@ -136,7 +170,12 @@ def check_part(folder: Path, part: IndexPart) -> None:
 def _write(path: Path, table: pa.Table, compression: str | None) -> None:
     options = pa.ipc.IpcWriteOptions(compression=compression)
     with replacing(path) as part, pa.ipc.new_file(str(part), table.schema, options=options) as file:
-        file.write_table(table, max_chunksize=_BLOCK_ROWS if compression else None)
+        file.write_table(table, max_chunksize=_rows_a_block(table) if compression else None)
+
+
+def _rows_a_block(table: pa.Table) -> int:
+    by_bytes: int = table.num_rows * _BLOCK_BYTES // max(text_bytes(table), 1)
+    return min(max(by_bytes, 1), _BLOCK_ROWS)
 
 
 def remove_others(folder: Path, kept: Manifest) -> None:
@@ -157,8 +196,19 @@ def _head(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def trained_sizes(run: Path) -> dict[str, int]:
+    """Bytes of each file of RUN/trained."""
+    sizes = {}
+    for file in trained_files(run / TRAINED):
+        with contextlib.suppress(OSError):
+            sizes[file.path.name] = file.path.stat().st_size
+    return sizes
+
+
 def index_folder(run: Path, cache: Path) -> Path:
     """Where the index of a run is: in its folder, or, where that cannot be written, in the cache.
+
+    A whole index in the folder of a run that is over is used in any case.
 
     Args:
         cache: of this user.
@@ -170,7 +220,8 @@ def index_folder(run: Path, cache: Path) -> Path:
             return own
     except OSError:
         pass
-    if read_manifest(own) is not None:
+    manifest = read_manifest(own)
+    if manifest is not None and manifest.covers(trained_sizes(run)):
         return own
     return cache / hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
 

@@ -34,6 +34,7 @@ IN_MEMORY = pa.schema(
 )
 SEARCHED = pa.schema([pa.field(TEXT, pa.string())])
 SCHEMA = pa.schema([*IN_MEMORY, *SEARCHED])
+_TOKENS_AT_ONCE = 2**18  # to be decoded: as Python's numbers they take ten times the room
 TextsOf = Callable[[Sequence[Sequence[int]]], list[str]]
 
 
@@ -47,7 +48,7 @@ def index_rows(batch: pa.RecordBatch, file: int, offset: int, texts_of: TextsOf)
     size = batch.num_rows
     offsets = batch.column("token_ids").offsets.to_numpy()
     lengths = np.diff(offsets)
-    texts = texts_of(batch.column("token_ids").to_pylist())
+    texts = _texts(batch.column("token_ids"), offsets, texts_of)
     student, rollout, teacher, divergence, entropy = (
         batch.column(name).flatten().to_numpy()
         for name in (
@@ -88,6 +89,14 @@ def index_rows(batch: pa.RecordBatch, file: int, offset: int, texts_of: TextsOf)
     samples = batch.column("sample_id").dictionary_encode()
     arrays += [samples, pa.array([text.casefold() for text in texts], pa.string())]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def _texts(ids: pa.ListArray, offsets: np.ndarray, texts_of: TextsOf) -> list[str]:
+    texts: list[str] = []
+    while (begin := len(texts)) < len(ids):
+        behind = np.searchsorted(offsets, offsets[begin] + _TOKENS_AT_ONCE, "right")
+        texts += texts_of(ids[begin : max(int(behind) - 1, begin + 1)].to_pylist())
+    return texts
 
 
 def _of_rows(

@@ -14,7 +14,8 @@ _END_S = 5.0
 class IndexWorker:
     """Runs `deploy.inspector.indexing` for a run. Any thread may ask.
 
-    A worker that died is started again with the next request, but not for ever.
+    A worker that died is started again with the next request, but not for ever, unless it comes to
+    the end of a round.
     """
 
     def __init__(self, run: Path, folder: Path) -> None:
@@ -93,6 +94,7 @@ class IndexWorker:
             with self._lock:
                 self._is_working = False
                 self._error = why if told == "error" else None
+                self._starts = 0 if told == "done" else self._starts
                 self._round_ended.notify_all()
         process.wait()
         process.stdout.close()

@@ -26,6 +26,7 @@ from deploy.inspector.index_files import (
     head_of,
     read_manifest,
     remove_others,
+    text_bytes,
     with_rows,
     write_manifest,
 )
@@ -33,6 +34,7 @@ from deploy.inspector.index_rows import index_rows
 from deploy.inspector.tokens import TokenDecoder
 
 _ROWS_A_BLOCK = 65_536
+_BYTES_A_BLOCK = 16 * 2**20  # of texts
 _NICE = 19
 
 
@@ -40,14 +42,21 @@ class IndexWriter:
     """Brings an index up to date. Only one process at a time does: `writing`.
 
     Args:
-        rows_a_block: after so many rows the index is written, so that they can be seen.
+        rows_a_block, bytes_a_block: after so many rows, or bytes of their texts, the index is
+            written, so that they can be seen, and are not held any longer.
     """
 
-    def __init__(self, run: Path, folder: Path, rows_a_block: int = _ROWS_A_BLOCK) -> None:
+    def __init__(
+        self,
+        run: Path,
+        folder: Path,
+        rows_a_block: int = _ROWS_A_BLOCK,
+        bytes_a_block: int = _BYTES_A_BLOCK,
+    ) -> None:
         self._run = run
         self._folder = folder
         self._texts = TokenDecoder(run)
-        self._rows_a_block = rows_a_block
+        self._rows_a_block, self._bytes_a_block = rows_a_block, bytes_a_block
         self._written: Manifest | None = None  # by this process
 
     def round(self) -> Manifest:
@@ -69,9 +78,12 @@ class IndexWriter:
         try:
             for part in manifest.parts:
                 check_part(self._folder, part)
-            for file in () if manifest == self._written else manifest.files:
+            for file in manifest.files:
                 path = self._run / TRAINED / file.name
-                if path.stat().st_size < file.offset or head_of(path, file.offset) != file.head:
+                size = path.stat().st_size  # a file that has gone has no rows any more
+                if not file.problem and (
+                    size < file.offset or head_of(path, file.offset) != file.head
+                ):
                     return None
         except (OSError, pa.ArrowException):
             return None
@@ -112,12 +124,13 @@ class IndexWriter:
         with contextlib.closing(stream):
             offset = stream.start if before is None else before.offset
             batches: list[pa.RecordBatch] = []
-            rows, seen = 0, size
+            rows, text, seen = 0, 0, size
             for begin, end, batch in stream.batches(offset):
                 if batch.num_rows:
                     batches.append(index_rows(batch, place, begin, self._texts.texts))
+                    text += text_bytes(batches[-1])
                 rows, offset = rows + batch.num_rows, end
-                if rows >= self._rows_a_block:
+                if rows >= self._rows_a_block or text >= self._bytes_a_block:
                     seen = offset  # there may be more
                     break
             head = head_of(file.path, offset)

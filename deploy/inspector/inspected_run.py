@@ -1,17 +1,15 @@
 """A run that the inspector shows: each of its answers, as its API names them."""
 
-import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from common.errors import ConfigError, DataError, VisionOpdError
-from common.trained import FOLDER as TRAINED
-from common.trained import trained_files
-from deploy.inspector import curves, explanations, groups, heldout, histograms, quarantined, queries
+from deploy.inspector import curves, explanations, groups, histograms, quarantined, queries
 from deploy.inspector.figures import RunFigures
+from deploy.inspector.heldout import CHANGES, HeldoutItems
 from deploy.inspector.index import IndexReader
-from deploy.inspector.index_files import FOLDER, cache_folder, index_folder
+from deploy.inspector.index_files import FOLDER, cache_folder, index_folder, trained_sizes
 from deploy.inspector.index_worker import IndexWorker
 from deploy.inspector.query import MAX_LIMIT, TrajectoryQuery, number_of
 from deploy.inspector.run_folder import RunFolder
@@ -44,6 +42,7 @@ class InspectedRun:
         self.folder = folder
         self._files = RunFolder(folder)
         self._figures = RunFigures(folder)
+        self._heldout = HeldoutItems(folder)
         self._texts = TokenDecoder(folder)
         self._trained = TrainedRows(folder)
         self.index_folder = index_folder(folder, cache or cache_folder())
@@ -89,10 +88,11 @@ class InspectedRun:
     def trajectories(self, parameters: Parameters) -> Answer:
         """A page of trajectories. Raises ConfigError: a parameter that will not do."""
         query = TrajectoryQuery.of(parameters)
+        indexed = self._indexed()  # first: if a file has gone, the index without it is asked for
         found = _again(
             lambda: queries.trajectories(query, self._reader, self._trained, self._texts)
         )
-        return {**found, "indexed": self._indexed()}
+        return {**found, "indexed": indexed}
 
     def _indexed(self) -> Answer:
         """How far the trajectories are indexed: bytes of RUN/trained, of_bytes in all.
@@ -100,12 +100,8 @@ class InspectedRun:
         What is missing is asked for.
         """
         manifest = self._reader.now().manifest
-        sizes = {}
-        for file in trained_files(self.folder / TRAINED):
-            with contextlib.suppress(OSError):
-                sizes[file.path.name] = file.path.stat().st_size
-        seen = {file.name: file.seen_bytes for file in manifest.files}
-        is_complete = all(seen.get(name) == size for name, size in sizes.items())
+        sizes = trained_sizes(self.folder)
+        is_complete = manifest.covers(sizes)
         if not is_complete:
             self._worker.wake()
         return {
@@ -143,10 +139,10 @@ class InspectedRun:
     def heldout(self, parameters: Parameters) -> Answer:
         """A page of held-out items. Raises ConfigError: a parameter that will not do."""
         change = parameters.get("change") or "all"
-        if change not in heldout.CHANGES:
-            raise ConfigError(f"change = {change!r}: not known. Fix: {', '.join(heldout.CHANGES)}")
+        if change not in CHANGES:
+            raise ConfigError(f"change = {change!r}: not known. Fix: {', '.join(CHANGES)}")
         set_name, text = (parameters.get(name) or None for name in ("set", "text"))
-        return heldout.heldout(self.folder, change, set_name, text, *_page(parameters))
+        return self._heldout.page(change, set_name, text, *_page(parameters))
 
     def explain(self) -> Answer:
         return explanations.explanation(self.folder)
@@ -158,7 +154,10 @@ class InspectedRun:
         notes = self._files.notes(step) + self._figures.notes()
         if self._files.has()["trajectories"]:
             notes += filter(None, (self._texts.note(), self._worker.note()))
-            notes += [file.problem for file in self._reader.now().manifest.files if file.problem]
+            manifest = self._reader.now().manifest
+            notes += [file.problem for file in manifest.files if file.problem]
+            is_over = self._files.state(step) not in ("starting", "training")
+            notes += manifest.unread(trained_sizes(self.folder), is_over)
             if self.index_folder != self.folder / FOLDER:
                 notes.append(
                     f"the run folder cannot be written: its index is in {self.index_folder}"

@@ -13,6 +13,7 @@ from deploy.inspector.tokens import TokenDecoder
 from deploy.inspector.trained_rows import TrainedRows
 
 SHOWN_CHARACTERS = 200
+_TOKENS = 4 * SHOWN_CHARACTERS  # which surely hold them: a character may be of several
 _SHOWN = (
     "step", "index", "tokens", "staleness", "divergence_mean", "divergence_max", "drift_mean",
     "drift_max", "gain_mean", "entropy_mean",
@@ -85,7 +86,7 @@ def _rows(
         )
         for place in places
     ]
-    found = trained.rows(where)
+    found = trained.rows(where, _TOKENS)
     answers = texts.texts([row["token_ids"] for row in found])
     return [
         {

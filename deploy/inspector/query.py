@@ -71,9 +71,10 @@ class TrajectoryQuery:
 def number_of(name: str, text: str) -> int:
     """A whole number from 0 on. Raises ConfigError."""
     text = text.strip()
-    if not (text.isascii() and text.isdecimal()) or int(text[:20]) > _LARGEST:
+    digits = text.lstrip("0")[:20] or text[:1]  # Python refuses to read thousands of them
+    if not (text.isascii() and text.isdecimal()) or int(digits) > _LARGEST:
         raise _unusable(name, text, "no whole number from 0 on", "10")
-    return int(text)
+    return int(digits)
 
 
 def _one_of(name: str, text: str, words: tuple[str, ...]) -> str:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from common.errors import VisionOpdError
 from common.files import json_object_or_empty
 from common.journal_file import has_journal
-from common.kept_reading import FILE as READING
 from common.lifecycle import is_alive
 from common.trained import FOLDER as TRAINED
 from common.trained import trained_files
@@ -21,6 +20,7 @@ from deploy.supervision.process_table import read_processes
 
 State = Literal["starting", "training", "finished", "interrupted", "stopped"]
 _LAUNCHER = "launcher.json"  # as `deploy.supervision.launcher_api` has it; that loads for 0.1 s
+_READING = "reading.json"  # as `common.kept_reading` has it; likewise
 _OVER = ("ended", "given up")
 
 
@@ -70,14 +70,14 @@ class RunFolder:
 
         data.train may be relative to where the launcher was started; the reading is not.
         """
-        read = json_object_or_empty(self.path / READING).get("dataset")
+        read = json_object_or_empty(self.path / _READING).get("dataset")
         name = read or self.setting("data", "train")
         return Path(name) if isinstance(name, str) else None
 
     def total_steps(self) -> int | None:
         """How many steps the run is to have. None means that its folder does not say."""
         most = self.setting("learner", "max_steps")
-        reading = json_object_or_empty(self.path / READING)
+        reading = json_object_or_empty(self.path / _READING)
         rows, bad = reading.get("num_rows"), reading.get("bad_rows")
         groups = self.setting("learner", "groups_per_step")
         if not (isinstance(rows, int) and isinstance(bad, list) and isinstance(groups, int)):

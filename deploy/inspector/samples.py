@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from common.dataset_lookup import find_row
 from common.errors import DataError
 
 _PLACEHOLDER = "<image>"
@@ -15,6 +14,8 @@ def shown_sample(train: Path | None, sample_id: str) -> dict[str, Any]:
     Args:
         train: the run's data.train. None means that the run does not say.
     """
+    from common.dataset_lookup import find_row  # with the views it takes 0.1 s to load
+
     try:
         row = (train and find_row(train, sample_id, ("answer",))) or {}
     except DataError:  # it was moved since

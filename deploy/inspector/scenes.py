@@ -1,12 +1,16 @@
 """The held-out scenes of a run: RUN/scenes.json, with the pictures that it names."""
 
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from common.errors import DataError
 from common.files import json_object_or_empty
+from deploy.inspector.query import number_of
 
 _FILES = {"full": "image", "crop": "crop"}  # the key of a scene that names the file, by view
+_MAX_BYTES = 256 * 2**20
 
 
 def scenes(run: Path) -> dict[str, Any]:
@@ -22,16 +26,34 @@ def scene_picture(run: Path, scene: str, view: str) -> bytes:
         view: "full" or "crop".
 
     Raises:
+        ConfigError: no place in a list.
         DataError: there is no such scene, or its picture is gone.
     """
-    found = _all(run)
-    if not (scene.isascii() and scene.isdigit() and int(scene) < len(found) and view in _FILES):
+    found, number = _all(run), number_of("scene", scene)
+    if not (number < len(found) and view in _FILES):
         raise DataError(f"scene {scene!r}, view {view!r}: there is none. Fix: ask for `scenes`")
-    path = Path(str(found[int(scene)].get(_FILES[view])))
+    path = Path(str(found[number].get(_FILES[view])))
+    kept = run / "scenes" / path.name  # the run may have been moved since it named the file
+    path = kept if view == "crop" and kept.is_file() else path
     try:
-        return path.read_bytes()
+        return _content(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {type(error).__name__}. Was it moved?") from None
+        why = str(error) if type(error) is ValueError else type(error).__name__
+        raise DataError(f"{path} cannot be read: {why}. Was it moved?") from None
+
+
+def _content(path: Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too large, or something else, which may never end.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+            raise ValueError("no file, or too large")
+        return file.read(_MAX_BYTES)
 
 
 def _all(run: Path) -> list[dict[str, Any]]:

@@ -16,14 +16,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 from urllib.parse import quote
 
-from common.config import RunConfig
-from common.config_cli import load
 from common.cpu_threads import sleeping_threads
 from common.errors import ConfigError
 from common.lifecycle import die_with_parent
+
+if TYPE_CHECKING:
+    from common.config import RunConfig
 
 _ROOT = Path(__file__).resolve().parents[2]
 _TOP = 10  # tokens a position and side
@@ -141,6 +142,8 @@ class TokenScores:
         _remove_oldest(request.file.parent)
         config_file = request.run.absolute() / "config.toml"
         try:
+            from common.config_cli import load  # 0.2 s, which no first page needs
+
             command = self._command or _command(load(["--config", str(config_file)]))
         except ConfigError as error:
             return str(error)
@@ -168,7 +171,7 @@ class TokenScores:
         return _reason(code, errors) if code else None
 
 
-def _command(config: RunConfig) -> tuple[str, ...]:
+def _command(config: "RunConfig") -> tuple[str, ...]:
     python = config.learner_pool.python
     is_here = python is not None and python.is_file()
     return (str(python) if is_here else sys.executable, "-m", "learner.rescore")

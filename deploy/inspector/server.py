@@ -7,6 +7,7 @@ and the browser keeps it as a cookie. The page itself holds nothing of a run and
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +28,9 @@ logger = logging.getLogger(__name__)
 LIMIT_S = 60.0  # for one answer
 _THREADS = 4  # questions that are worked on at once
 _CONNECTIONS = 64  # at once; a browser opens some six for a page
+_SLOW = "explain"  # takes seconds of a long run, on a thread of its own: no other waits for it
 _SMALL_BYTES = 1024  # what is not worth compressing
-_COOKIE = "inspector-token"
+_COOKIE = "inspector-token"  # and the port: browsers give a cookie to every port of a host
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -65,13 +67,16 @@ async def serving(
         OSError: it cannot listen there.
     """
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="answer")
-    pages = _Pages(answers, scores, (Gate(host, None), Gate(host, token)), token, pool, limit_s)
+    slow = ThreadPoolExecutor(1, thread_name_prefix="slow-answer")
+    gates = Gate(host, None), Gate(host, token)
+    pages = _Pages(answers, scores, gates, token, (pool, slow), limit_s)
     try:
         listener = listening_socket(host, port)
         async with http_port(pages.app(), listener, _CONNECTIONS):
             yield listener.getsockname()[1]
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for executor in (pool, slow):
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 class _Pages:
@@ -79,6 +84,7 @@ class _Pages:
 
     Args:
         gates: who may have the page's own files, and who answers.
+        pools: for questions, and for the one that takes seconds.
     """
 
     def __init__(
@@ -87,12 +93,13 @@ class _Pages:
         scores: TokenScores,
         gates: tuple[Gate, Gate],
         token: str | None,
-        pool: ThreadPoolExecutor,
+        pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor],
         limit_s: float,
     ) -> None:
         self._answers, self._scores = answers, scores
         self._door, self._gate = gates
-        self._token, self._pool, self._limit_s = token, pool, limit_s
+        self._pool, self._slow_pool = pools
+        self._token, self._limit_s = token, limit_s
         self._files = {file.name: file for file in web_files()}
 
     def app(self) -> web.Application:
@@ -157,13 +164,15 @@ class _Pages:
             return _error(refusal.status, "another token. Fix: use the address that was printed")
         response = web.Response(status=303, headers={"Location": "/"})
         assert self._token is not None
-        response.set_cookie(_COOKIE, self._token, httponly=True, samesite="Strict", path="/")
+        name = _cookie_name(request)
+        response.set_cookie(name, self._token, httponly=True, samesite="Strict", path="/")
         return response
 
     async def _on_question(self, request: web.Request) -> web.Response:
         name, parameters = request.match_info["question"], dict(request.query)
         try:
-            answer = await self._in_thread(lambda: self._answers.to(name, parameters))
+            pool = self._slow_pool if name == _SLOW else self._pool
+            answer = await self._in_thread(lambda: self._answers.to(name, parameters), pool)
         except (VisionOpdError, OSError, TimeoutError) as error:
             return self._failed(name, error)
         if answer is None:
@@ -176,7 +185,11 @@ class _Pages:
             content, kind = await self._in_thread(lambda: self._answers.picture(parameters))
         except (VisionOpdError, OSError, TimeoutError) as error:
             return self._failed("picture", error)
-        headers = {"Cache-Control": "private, max-age=600"}
+        # The address names no run: another one may be served at it later.
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+        if request.headers.get("If-None-Match") == etag:
+            return web.Response(status=304, headers=headers)
         return web.Response(body=content, content_type=f"image/{kind}", headers=headers)
 
     async def _on_scores(self, request: web.Request) -> web.Response:
@@ -193,9 +206,11 @@ class _Pages:
             return self._failed("scores", error)
         return await self._packed(as_json(answer).encode(), "application/json", {})
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+    async def _in_thread(
+        self, work: Callable[[], Result], pool: ThreadPoolExecutor | None = None
+    ) -> Result:
         async with asyncio.timeout(self._limit_s):
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            return await asyncio.get_running_loop().run_in_executor(pool or self._pool, work)
 
     def _failed(self, name: str, error: Exception) -> web.Response:
         if isinstance(error, TimeoutError):
@@ -213,10 +228,15 @@ class _Pages:
 
 def _shown_token(request: web.Request) -> list[tuple[str, str]]:
     """The cookie as the header that the gate reads; a header that was sent wins."""
-    cookie = request.cookies.get(_COOKIE)
+    cookie = request.cookies.get(_cookie_name(request))
     if cookie is None or "Authorization" in request.headers:
         return []
     return [("Authorization", f"Bearer {cookie}")]
+
+
+def _cookie_name(request: web.Request) -> str:
+    port = request.host.rpartition(":")[2]  # as the browser knows it, through a tunnel, too
+    return f"{_COOKIE}-{port}" if port.isascii() and port.isdecimal() else _COOKIE
 
 
 def _error(status: int, reason: str) -> web.Response:

@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
 """What does looking at a run cost: the one who looks, and the run?
 
-    .venv/bin/python tests/bench/inspector.py [--trajectories 1000000] [--repeats 3] [--json FILE]
+    .venv/bin/python tests/bench/inspector.py [--trajectories 1000000] [--tokens 60] [--repeats 3]
+        [--json FILE]
 
-A made-up run of so many trajectories of about 60 tokens is indexed by the inspector's own worker,
-and served by `python -m deploy.inspect`, which is asked over HTTP as the page asks:
+A made-up run of so many trajectories of about so many tokens is indexed by the inspector's own
+worker, and served by `python -m deploy.inspect`, which is asked over HTTP as the page asks. Seconds
+of a search for text are by the bytes of all texts, so the figures hold for that length alone:
 
-    index_s       from the worker's start until all is indexed; index_mb: what that takes on disk
+    index_s       from the worker's start until all is indexed; index_mb: what that takes on disk,
+                  worker_mb: the most that the worker had resident, mapped files included
     first_page_s  from the server's start, with the index on disk, until it has answered with the
                   first page; start_s of that passed before it listened
-    filter_s      of the slowest of the filters and sorts in `filters`, each the median of --repeats
+    filter_s      of the slowest of the filters, sorts and pages in `filters`, each the median of
+                  --repeats
     resident_mb   the most that the serving process had resident, mapped files included
 
 Then runs of the quickstart in pairs, --runs times (0: none): one with all that is kept for the
@@ -55,7 +59,7 @@ _MIB = 2**20
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     with tempfile.TemporaryDirectory(prefix="inspector-") as name:
-        found = measure(Path(name) / "made", options.trajectories, options.repeats)
+        found = measure(Path(name) / "made", options)
         if options.runs:
             found |= overhead(Path(name), options)
     found["machine"] = machine()
@@ -68,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--trajectories", type=int, default=1_000_000, help="default 1000000")
+    parser.add_argument("--tokens", type=int, default=60, help="of a trajectory (default 60)")
     parser.add_argument("--repeats", type=int, default=3, help="of each question (default 3)")
     parser.add_argument("--runs", type=int, default=3, help="pairs of real runs (default 3)")
     parser.add_argument("--steps", type=int, default=20, help="of a real run (default 20)")
@@ -77,9 +82,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 # ---- the one who looks ---------------------------------------------------------------------------
-def measure(run: Path, trajectories: int, repeats: int) -> dict[str, Any]:
-    rows = make_run(run, trajectories, _SEED)
-    index_s = build_index(run)
+def measure(run: Path, options: argparse.Namespace) -> dict[str, Any]:
+    rows = make_run(run, options.trajectories, _SEED, options.tokens)
+    index_s, worker_mb = build_index(run)
     began = time.monotonic()
     with serving(run) as (process, address):
         start_s = time.monotonic() - began
@@ -87,18 +92,20 @@ def measure(run: Path, trajectories: int, repeats: int) -> dict[str, Any]:
         first_page_s = time.monotonic() - began
         assert page["total"] == rows and page["indexed"]["is_complete"], page["indexed"]
         times = {
-            name: statistics.median(seconds_of(address, question) for _ in range(repeats))
+            name: statistics.median(seconds_of(address, question) for _ in range(options.repeats))
             for name, question in questions(page, rows).items()
         }
         resident_mb = memory(process.pid, "VmHWM")
     index_bytes = sum(path.stat().st_size for path in (run / FOLDER).iterdir())
     return {
         "trajectories": rows,
+        "tokens": options.tokens,
         "first_page_s": round(first_page_s, 3),
         "start_s": round(start_s, 3),
         "filter_s": round(max(times.values()), 3),
         "resident_mb": round(resident_mb, 1),
         "index_s": round(index_s, 1),
+        "worker_mb": round(worker_mb, 1),
         "index_mb": round(index_bytes / _MIB, 1),
         "filters": {name: round(seconds, 3) for name, seconds in times.items()},
     }
@@ -116,6 +123,7 @@ def questions(page: dict[str, Any], rows: int) -> dict[str, dict[str, str]]:
     }
     return found | {
         "last page": {"offset": str(rows - 50)},
+        "a large page": {"limit": "1000"},
         "steps": {"step_from": str(steps // 10), "step_to": str(steps // 2), "sort": "length"},
         "sample": {"sample": page["rows"][0]["sample_id"]},
         "finish": {"finish": "length"},
@@ -132,17 +140,20 @@ def questions(page: dict[str, Any], rows: int) -> dict[str, dict[str, str]]:
     }  # fmt: skip
 
 
-def build_index(run: Path) -> float:
-    """Seconds of the worker's first round."""
+def build_index(run: Path) -> tuple[float, float]:
+    """Seconds of the worker's first round, and the most that it had resident, MiB."""
     folder = run / FOLDER
     folder.mkdir()
     command = [sys.executable, "-m", "deploy.inspector.indexing", str(run), str(folder)]
     began = time.monotonic()
-    done = subprocess.run(
-        command, cwd=ROOT, input="\n", text=True, capture_output=True, timeout=_LIMIT_S, check=True
-    )
-    assert done.stdout.strip() == "done", done.stdout
-    return time.monotonic() - began
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline().strip() == "done"
+        return time.monotonic() - began, memory(process.pid, "VmHWM")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """A made-up run of many trajectories, for tests/bench/inspector.py: RUN/trained and a tokenizer.
 
-Texts are of 20,000 made-up words, some far more frequent than others, about 60 to an answer. Each
+Texts are of 20,000 made-up words, some far more frequent than others, a word a token. Each
 sample is trained again in each epoch. The same seed makes the same files.
 """
 
@@ -19,8 +19,12 @@ _LETTERS = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
 _END = "<|im_end|>"
 
 
-def make_run(run: Path, trajectories: int, seed: int) -> int:
-    """Write a run of whole steps, at least one; returns how many trajectories it has."""
+def make_run(run: Path, trajectories: int, seed: int, tokens: int = 60) -> int:
+    """Write a run of whole steps, at least one; returns how many trajectories it has.
+
+    Args:
+        tokens: of an answer, about.
+    """
     run.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     _tokenizer(rng).save(str(_parent(run / "tokenizer" / "tokenizer.json")))
@@ -28,7 +32,7 @@ def make_run(run: Path, trajectories: int, seed: int) -> int:
     with _parent(TrainedFile.named(run / FOLDER, 1, 0).path).open("wb") as file:
         file.write(schema_of_life(0).serialize())
         for step in range(1, steps + 1):
-            file.write(_batch(step, rng).serialize())
+            file.write(_batch(step, rng, tokens).serialize())
     return steps * GROUPS * ANSWERS
 
 
@@ -50,10 +54,10 @@ def _tokenizer(rng: np.random.Generator) -> Any:
     return tokenizer
 
 
-def _batch(step: int, rng: np.random.Generator) -> pa.RecordBatch:
+def _batch(step: int, rng: np.random.Generator, mean: int) -> pa.RecordBatch:
     """The rows of a step; groups one after the other."""
     rows = GROUPS * ANSWERS
-    lengths = np.clip(rng.normal(60, 15, rows), 5, 120).astype(np.int32)
+    lengths = np.clip(rng.normal(mean, mean / 4, rows), 5, 2 * mean).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     tokens = int(offsets[-1])
     numbers = range((step - 1) * GROUPS, step * GROUPS)

@@ -63,6 +63,34 @@ def test_reading_goes_on_where_it_ended_and_any_batch_is_found_again(tmp_path: P
         stream.batch(places[1][1])
 
 
+def test_a_damaged_batch_ends_what_is_read(tmp_path: Path) -> None:
+    """Its length is whole: the bounds of its rows are not."""
+    groups = [trained_group("0/1", "a", [4, 3], 0, 1)]
+    path = write_trained(tmp_path, [(n, groups, token_figures(groups, n)) for n in (1, 2, 3)])
+    places = [(start, end) for start, end, _ in TrainedStream(path).batches()]
+    content = path.read_bytes()
+    (start, _), (_, body_end) = places[1], places[1]
+    path.write_bytes(content[: body_end - 400] + b"\xff" * 400 + content[body_end:])
+    stream = TrainedStream(path)
+    assert [batch["step"][0].as_py() for _, _, batch in stream.batches()] == [1]
+    with pytest.raises(ValueError, match="no whole batch"):
+        stream.batch(start)
+
+
+def test_a_row_whose_figures_are_not_one_a_token_is_not_read(tmp_path: Path) -> None:
+    groups = [trained_group("0/1", "a", [4, 3], 0, 1)]
+    good = record_batch(1, groups, token_figures(groups, 1))
+    other = [trained_group("0/1", "a", [3, 4], 0, 1)]
+    odd = record_batch(1, other, token_figures(other, 1)).column("entropy")
+    mixed = good.set_column(
+        good.schema.get_field_index("entropy"), good.schema.field("entropy"), odd
+    )
+    path = write_trained(tmp_path, [])
+    with path.open("ab") as file:
+        file.write(mixed.serialize())
+    assert list(TrainedStream(path).batches()) == []
+
+
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"\0" * 64])
 def test_another_file_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "life-0001-rank-000.arrow"

@@ -3,6 +3,8 @@
 import re
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,7 +49,11 @@ def test_it_is_killed_and_started_again_while_a_run_goes_on(tmp_path: Path) -> N
     [
         (signal.SIGTERM, (), r"http://127\.0\.0\.1:\d+/"),
         # Off loopback the address carries a token.
-        (signal.SIGINT, ("--host", "0.0.0.0"), r"http://0\.0\.0\.0:\d+/\?token=[\w-]{30,}"),
+        (
+            signal.SIGINT,
+            ("--host", "0.0.0.0"),
+            rf"http://{socket.gethostname()}:\d+/\?token=[\w-]{{30,}}",
+        ),
     ],
 )
 def test_it_says_where_it_is_and_a_signal_ends_it_cleanly(
@@ -59,6 +65,19 @@ def test_it_says_where_it_is_and_a_signal_ends_it_cleanly(
     assert inspector.end() == "" and inspector.process.returncode == 0
 
 
+def test_what_the_first_page_does_not_need_is_not_loaded_at_the_start() -> None:
+    """It would take half a second more of a processor that a run may need."""
+    code = "import sys, deploy.inspect; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(told.stdout.split())
+    assert "deploy.inspector.server" in loaded
+    later = {
+        "common.config_cli", "common.dataset_lookup", "deploy.explain", "deploy.inspector.export",
+        "deploy.inspector.pictures", "pyarrow.compute", "tokenizers",
+    }  # fmt: skip
+    assert not loaded & later
+
+
 def test_what_cannot_be_served_is_said_in_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,6 +86,8 @@ def test_what_cannot_be_served_is_said_in_a_line(
         cases = (
             ([tmp_path / "gone"], "gone': no such folder. Fix: name a run folder"),
             ([tmp_path, "--port", port], f"--port {port}: "),
+            ([tmp_path, "--port", 99999], "--port 99999: no port. Fix: 0 (a free one) to 65535"),
+            ([tmp_path, "--port", -1], "--port -1: no port"),
             ([tmp_path, "--export", tmp_path / "no" / "file"], "cannot be written"),
         )
         for arguments, words in cases:

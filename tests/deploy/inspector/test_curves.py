@@ -107,6 +107,24 @@ def test_figures_of_an_older_version_are_drawn_under_today_s_names(tmp_path: Pat
     assert line_of(curves(RunFigures(tmp_path)), "drift/mean_nats") == [[1, 0.02]]
 
 
+def test_a_line_that_no_figure_fits_costs_that_line_alone(tmp_path: Path) -> None:
+    """What is read is not read again: an error in one line would lose those after it for good."""
+    deep = '{"step": 2, "learner/loss_nats": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    lines = [
+        '{"step": 1, "learner/loss_nats": 1.0, "learner/step_s": 1.0}',
+        f'{{"step": 2, "learner/loss_nats": 1{"0" * 400}, "learner/step_s": 1.0}}',
+        f'{{"step": 1{"0" * 400}, "learner/loss_nats": 1.0, "learner/step_s": 1.0}}',
+        deep,
+        '{"step": 3, "learner/loss_nats": 3.0, "learner/step_s": 1.0}',
+    ]
+    for name in ("metrics.jsonl", "observations.jsonl"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    figures = RunFigures(tmp_path)
+    figures.look()
+    assert figures.points("learner/loss_nats") == [(1, 1.0), (3, 3.0)] and figures.step == 3
+    assert figures.notes()[0] == "metrics.jsonl: 1 damaged lines are not shown"
+
+
 def test_what_is_no_figure_is_not_drawn(tmp_path: Path) -> None:
     write_lines(
         tmp_path / "metrics.jsonl",

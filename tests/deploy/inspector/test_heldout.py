@@ -1,10 +1,12 @@
 """Held-out items over the measurements of a run."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from deploy.inspector.heldout import heldout
+from deploy.inspector.followed import FollowedRows
+from deploy.inspector.heldout import HeldoutItems
 from tests.deploy.inspector.runs import write_lines
 
 
@@ -37,6 +39,10 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def heldout(run: Path, *given: Any, **more: Any) -> dict:
+    return HeldoutItems(run).page(*given, **more)
+
+
 def names(answer: dict) -> list[str]:
     return [item["sample_id"] for item in answer["items"]]
 
@@ -63,6 +69,32 @@ def test_items_are_filtered_by_change_set_and_text(run: Path) -> None:
 def test_items_come_in_pages(run: Path) -> None:
     found = heldout(run, limit=2, offset=1)
     assert names(found) == ["b", "c"] and found["total"] == 5
+
+
+def test_each_line_is_read_once_however_often_is_asked(run: Path, monkeypatch) -> None:
+    read: list[bytes] = []
+    parsed = FollowedRows._parsed
+
+    def counted(self: FollowedRows, line: bytes) -> dict | None:
+        read.append(line)
+        return parsed(self, line)
+
+    monkeypatch.setattr(FollowedRows, "_parsed", counted)
+    items = HeldoutItems(run)
+    assert items.page() == items.page() == heldout(run) and len(read) == 2 * 10
+    write_lines(run / "heldout" / "step-000200.jsonl", [row("a", False)])
+    assert items.page()["versions"] == [0, 20, 100, 200] and len(read) == 2 * 10 + 1
+    write_lines(run / "heldout" / "step-000020.jsonl", [row("x", True)])
+    (run / "heldout" / "step-000100.jsonl").unlink()
+    assert items.page() == heldout(run)
+
+
+def test_a_part_of_another_kind_is_none(tmp_path: Path) -> None:
+    odd = {**row("a", True), "crop": 3, "question": None, "full": {"text": None}}
+    write_lines(tmp_path / "heldout" / "step-000001.jsonl", [odd])
+    (item,) = heldout(tmp_path)["items"]
+    answers = {"full": {"text": "", "is_correct": False}, "crop": None}
+    assert item["question"] is None and item["answers"] == {"1": answers}
 
 
 def test_a_run_without_measurements_has_no_items(tmp_path: Path) -> None:

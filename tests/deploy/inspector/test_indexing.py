@@ -3,29 +3,34 @@
 Holds deploy/inspector/index_files.py, deploy/inspector/index_worker.py, deploy/inspector/index.py.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from common.trained import FOLDER as TRAINED
-from common.trained import TrainedFile, record_batch, schema_of_life
+from common.trained import TrainedFile, TrainedStream, record_batch, schema_of_life
 from deploy.inspector.index import IndexReader
 from deploy.inspector.index_files import (
     FOLDER,
     MANIFEST,
     index_folder,
     read_manifest,
+    trained_sizes,
 )
+from deploy.inspector.index_rows import index_rows
 from deploy.inspector.index_worker import IndexWorker
 from deploy.inspector.indexing import IndexWriter, writing
-from tests.deploy.inspector.runs import answered, indexed, step_of, with_tokenizer
+from tests.deploy.inspector.runs import TAG, answered, indexed, step_of, with_tokenizer
 from tests.trained_rows import write_trained
 from tests.waiting import wait_until
 
@@ -86,6 +91,98 @@ def test_blocks_are_merged_so_that_few_parts_remain(tmp_path: Path) -> None:
     assert reader.now().manifest.rows == 256
     there = {path.name.split(".")[0] for path in (tmp_path / FOLDER).glob("part-*")}
     assert there == {part.name for part in reader.now().manifest.parts}
+
+
+def test_long_answers_make_small_blocks_and_parts(tmp_path: Path, monkeypatch) -> None:
+    """What is held at once is bounded by bytes of texts, by the worker and by a search."""
+    monkeypatch.setattr("deploy.inspector.index_files._BLOCK_BYTES", 2_000)
+    monkeypatch.setattr("deploy.inspector.index_files._MAX_BYTES", 10_000)
+    with_tokenizer(tmp_path)
+    groups = [answered(f"0/{g}", f"s{g}", [[TAG] * 100] * 2) for g in range(2)]
+    write_trained(tmp_path, [step_of(n, groups) for n in range(1, 25)])
+    (tmp_path / FOLDER).mkdir()
+    IndexWriter(tmp_path, tmp_path / FOLDER, bytes_a_block=3_000).round()
+    manifest = IndexReader(tmp_path / FOLDER).now().manifest
+    assert manifest.rows == 96 and sum(part.text_bytes for part in manifest.parts) > 96 * 400
+    assert max(part.text_bytes for part in manifest.parts) <= 10_000
+    for part in manifest.parts:
+        with pa.OSFile(str(part.texts(tmp_path / FOLDER))) as file:
+            texts = pa.ipc.open_file(file)
+            blocks = [texts.get_batch(n) for n in range(texts.num_record_batches)]
+        assert max(block.num_rows for block in blocks) * 400 <= 2_000
+
+
+def test_token_ids_are_decoded_in_slices(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("deploy.inspector.index_rows._TOKENS_AT_ONCE", 3)
+    sizes: list[int] = []
+
+    def texts_of(rows: Sequence[Sequence[int]]) -> list[str]:
+        sizes.append(sum(map(len, rows)))
+        return [str(list(row)) for row in rows]
+
+    answers = [[1], [2, 3], [4, 5, 6, 7, 8], [], [9]]
+    batch = record_batch(*step_of(1, [answered("0/0", "s", answers)]))
+    found = index_rows(batch.slice(1), 0, 0, texts_of).column("text").to_pylist()
+    assert found == [str(ids) for ids in answers[1:]] and sizes == [2, 5, 1]
+
+
+def damage_file(run: Path) -> tuple[Path, int]:
+    """Where the second of four steps begins, whose body is overwritten."""
+    path = write_trained(run, steps(1, 4))
+    content = path.read_bytes()
+    with contextlib.closing(TrainedStream(path)) as stream:
+        begin, end = [(begin, end) for begin, end, _ in stream.batches()][1]
+    path.write_bytes(content[: end - 400] + b"\xff" * 400 + content[end:])
+    return path, begin
+
+
+def test_a_file_that_is_damaged_says_from_where_on_it_is_not_shown(tmp_path: Path) -> None:
+    with_tokenizer(tmp_path)
+    path, begin = damage_file(tmp_path)
+    reader = indexed(tmp_path)
+    manifest, sizes = reader.now().manifest, trained_sizes(tmp_path)
+    assert steps_in(reader) == [1] and manifest.covers(sizes)
+    assert manifest.unread(sizes, is_over=False) == []  # a step may be half-written
+    (line,) = manifest.unread(sizes, is_over=True)
+    assert line.startswith(f"{path.name}: from byte {begin} of {path.stat().st_size} on")
+    write_trained(tmp_path, steps(2, 4), life=2, from_step=1)
+    manifest, sizes = indexed(tmp_path).now().manifest, trained_sizes(tmp_path)
+    assert manifest.unread(sizes, is_over=False) == [line]  # the life is over
+
+
+def test_a_file_that_is_removed_takes_its_rows_with_it(tmp_path: Path) -> None:
+    with_tokenizer(tmp_path)
+    write_trained(tmp_path, steps(1, 3))
+    gone = write_trained(tmp_path, steps(1, 3), rank=1)
+    (tmp_path / FOLDER).mkdir()
+    writer, reader = IndexWriter(tmp_path, tmp_path / FOLDER), IndexReader(tmp_path / FOLDER)
+    assert writer.round().rows == 24
+    gone.unlink()
+    assert not reader.now().manifest.covers(trained_sizes(tmp_path))
+    assert writer.round().rows == reader.now().size == 12
+    assert [file.name for file in reader.now().manifest.files] == ["life-0001-rank-000.arrow"]
+
+
+def test_a_file_that_cannot_be_read_does_not_void_the_index(tmp_path: Path) -> None:
+    with_tokenizer(tmp_path)
+    write_trained(tmp_path, steps(1, 3))
+    TrainedFile.named(tmp_path / TRAINED, 2, 0).path.mkdir()  # opening it fails
+    before = indexed(tmp_path).now().manifest
+    assert before.files[1].problem
+    assert indexed(tmp_path).now().manifest == before
+
+
+def test_an_index_that_cannot_be_finished_where_it_is_goes_to_the_cache(
+    tmp_path: Path, monkeypatch
+) -> None:
+    with_tokenizer(tmp_path)
+    path = write_trained(tmp_path, steps(1, 3))
+    indexed(tmp_path)
+    monkeypatch.setattr("deploy.inspector.index_files.os.access", lambda *_: False)
+    assert index_folder(tmp_path, tmp_path / "cache") == tmp_path / FOLDER  # it is whole
+    with path.open("ab") as file:
+        file.write(record_batch(*steps(4, 4)[0]).serialize())
+    assert index_folder(tmp_path, tmp_path / "cache").parent == tmp_path / "cache"
 
 
 def damage_manifest(run: Path) -> None:
@@ -216,6 +313,31 @@ def test_a_worker_that_cannot_write_says_so(tmp_path: Path) -> None:
     worker.wake()
     wait_until(lambda: worker.note() is not None)
     assert "is not written" in worker.note()
+    worker.close()
+
+
+def test_a_worker_that_dies_now_and_then_is_started_again(tmp_path: Path) -> None:
+    with_tokenizer(tmp_path)
+    write_trained(tmp_path, steps(1, 1))
+    worker = IndexWorker(tmp_path, tmp_path / FOLDER)
+    for _ in range(4):
+        worker.wake()
+        worker.wait(60.0)
+        process = worker._process
+        assert process is not None and worker.note() is None
+        process.kill()
+        wait_until(lambda: worker._process is None)
+    assert worker.note() is None
+    worker.close()
+
+
+def test_a_worker_that_comes_to_no_end_of_a_round_is_given_up(tmp_path: Path) -> None:
+    worker = IndexWorker(tmp_path, tmp_path / FOLDER)
+    worker._command = [sys.executable, "-c", "input()"]
+    for _ in range(3):
+        worker.wake()
+        wait_until(lambda: worker._process is None)
+    assert "given up" in (worker.note() or "")
     worker.close()
 
 

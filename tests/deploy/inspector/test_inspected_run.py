@@ -4,6 +4,7 @@ Holds deploy/inspector/groups.py, deploy/inspector/samples.py, deploy/inspector/
 deploy/inspector/quarantined.py, deploy/inspector/explanations.py, deploy/inspector/trained_rows.py.
 """
 
+import contextlib
 import json
 import math
 import shutil
@@ -20,6 +21,7 @@ from common.types import FinishReason
 from deploy.inspector.groups import weight_of
 from deploy.inspector.index_files import FOLDER
 from deploy.inspector.inspected_run import InspectedRun
+from deploy.inspector.trained_rows import TrainedRows
 from tests.deploy.inspector.runs import (
     END,
     GREEN,
@@ -146,6 +148,29 @@ def test_a_run_that_goes_on_is_followed(run: Path) -> None:
         assert inspected.group({"step": "7", "group": "7/1"})["sample"]["question"] == "Where?"
         shutil.rmtree(run / FOLDER)
         wait_until(lambda: complete(inspected)["total"] == 35)
+
+
+def test_what_is_lost_of_the_trajectories_is_said_and_the_rest_is_shown(run: Path) -> None:
+    path = write_trained(run, [step_of(7, groups_of(7))], rank=1)
+    with path.open("ab") as file:
+        file.write(b"\xff" * 100)
+    with InspectedRun("a", run) as inspected:
+        assert complete(inspected)["total"] == 35
+        (note,) = inspected.describe()["notes"]
+        assert note.startswith(f"{path.name}: from byte {path.stat().st_size - 100} of ")
+        path.unlink()
+        wait_until(lambda: complete(inspected)["total"] == 30)
+        assert inspected.describe()["notes"] == []
+
+
+def test_a_list_reads_the_first_tokens_of_an_answer_alone(run: Path) -> None:
+    path = trained_files(run / TRAINED)[0].path
+    with contextlib.closing(TrainedStream(path)) as stream:
+        start = stream.start
+    where = [(path.name, start, 2), (path.name, start, 0), (path.name, start, 2)]
+    found = TrainedRows(run).rows(where, 2)
+    assert [row["token_ids"] for row in found] == [RIGHT[:2], WRONG[:2], RIGHT[:2]]
+    assert [row["sample_id"] for row in found] == ["s0"] * 3
 
 
 def test_two_inspectors_of_a_run_share_one_index(run: Path) -> None:

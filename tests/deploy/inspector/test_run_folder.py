@@ -9,7 +9,10 @@ import pytest
 
 from common.journal_file import FOLDER as JOURNAL_FOLDER
 from common.journal_file import JOURNAL
+from common.kept_reading import FILE as READING
+from deploy.inspector import run_folder
 from deploy.inspector.run_folder import RunFolder
+from deploy.supervision.launcher_api import FILE as LAUNCHER
 from tests.trained_rows import write_trained
 
 
@@ -24,6 +27,10 @@ def processes(state: str) -> dict:
 
 def launcher(pid: int, host: str = socket.gethostname()) -> dict:
     return {"pid": pid, "host": host, "token": "t", "address": "http://127.0.0.1:1"}
+
+
+def test_names_of_files_are_those_of_their_writers() -> None:
+    assert (run_folder._READING, run_folder._LAUNCHER) == (READING, LAUNCHER)
 
 
 GONE = 2**22 + 1  # no process id on Linux

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
+from PIL import Image
 from yarl import URL
 
 from deploy.inspector.answers import Answer, InspectorAnswers
@@ -93,6 +95,24 @@ async def test_page_and_answers_come_with_headers_that_keep_them_apart(
         assert picture.body.startswith(b"\x89PNG")
 
 
+async def test_a_picture_is_asked_for_again_for_another_run_may_be_served_there(
+    answers: InspectorAnswers, tmp_path: Path
+) -> None:
+    """Runs are served in turn at one port: the address of a picture names none."""
+    path = "/api/picture?run=a&scene=0&view=full"
+    async with client(answers) as mine:
+        first = await mine.ask(path)
+        assert "no-cache" in first.headers["Cache-Control"]
+        assert (await mine.ask(path, If_None_Match=first.headers["ETag"])).status == 304
+    folder = write_run(tmp_path / "other")
+    scene = json.loads((folder / "scenes.json").read_text())["scenes"][0]
+    Image.new("RGB", (5, 5), "red").save(scene["image"])
+    with InspectedRun("a", folder) as run:
+        async with client(InspectorAnswers([run])) as mine:
+            other = await mine.ask(path, If_None_Match=first.headers["ETag"])
+            assert other.status == 200 and other.body != first.body
+
+
 async def test_another_host_or_site_is_turned_away(answers: InspectorAnswers) -> None:
     async with client(answers) as mine:
         own = mine.url
@@ -157,6 +177,9 @@ async def test_off_loopback_answers_need_the_token(answers: InspectorAnswers) ->
         ("/api/picture?run=a&sample=s0&view=odd", 400, "view = 'odd'"),
         ("/api/picture?run=a&scene=7&view=full", 400, "scene '7'"),
         ("/api/scores?run=a&step=8&group=8%2F0", 400, "index"),
+        (f"/api/trajectories?run=a&limit={'9' * 4500}", 400, "limit = "),
+        (f"/api/trajectories?run=a&offset={'0' * 4500}1{'0' * 30}", 400, "offset = "),
+        (f"/api/picture?run=a&scene={'9' * 4500}&view=full", 400, "scene = "),
     ],
 )
 async def test_what_cannot_be_answered_is_said(
@@ -182,6 +205,34 @@ async def test_a_file_that_is_no_picture_does_not_leave_the_machine(
             for view, words in (("full", "no picture"), ("crop", "cannot be read")):
                 reply = await mine.ask(f"/api/picture?run=a&scene=0&view={view}")
                 assert reply.status == 400 and words in reply.error()
+
+
+async def test_a_run_that_was_moved_has_its_crops(tmp_path: Path) -> None:
+    """scenes.json names files by where they were, where another run may be by now."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, color in ((old, "red"), (new, "green")):
+        (folder / "scenes").mkdir(parents=True)
+        Image.new("RGB", (4, 4), color).save(folder / "scenes" / "00-crop.png")
+        crop = str(old / "scenes" / "00-crop.png")
+        (folder / "scenes.json").write_text(json.dumps({"scenes": [{"crop": crop}]}))
+    with InspectedRun("a", new) as run:
+        async with client(InspectorAnswers([run])) as mine:
+            reply = await mine.ask("/api/picture?run=a&scene=0&view=crop")
+    assert reply.body == (new / "scenes" / "00-crop.png").read_bytes()
+
+
+async def test_a_scene_s_picture_is_a_file_that_ends(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(2**30)
+    scenes = [{"image": str(path)} for path in (tmp_path / "pipe", "/dev/zero", large, tmp_path)]
+    (tmp_path / "scenes.json").write_text(json.dumps({"scenes": scenes}))
+    with InspectedRun("a", tmp_path) as run:
+        async with client(InspectorAnswers([run])) as mine:
+            for number in range(len(scenes)):
+                reply = await mine.ask(f"/api/picture?run=a&scene={number}&view=full")
+                assert reply.status == 400 and "cannot be read" in reply.error()
 
 
 class Stuck(InspectorAnswers):
@@ -213,3 +264,40 @@ async def test_those_who_only_connect_are_few(answers: InspectorAnswers) -> None
             silent.callback(writer.close)
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
+
+
+class StuckExplanation(Stuck):
+    """It answers at once, but for `explain`."""
+
+    def to(self, name: str, parameters: Mapping[str, str]) -> Answer | None:
+        return super().to(name, parameters) if name == "explain" else {}
+
+
+async def test_an_explanation_that_takes_long_keeps_no_other_question_waiting() -> None:
+    stuck = StuckExplanation()
+    async with client(stuck) as mine, asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(mine.ask("/api/explain")) for _ in range(6)]
+        async with asyncio.timeout(30):
+            for _ in range(20):
+                assert (await mine.ask("/api/curves")).status == 200
+        assert not any(task.done() for task in waiting)
+        stuck.let_go.set()
+    assert [task.result().status for task in waiting] == [200] * 6
+
+
+async def test_two_inspectors_of_a_host_have_cookies_of_their_own(
+    answers: InspectorAnswers,
+) -> None:
+    """Browsers give a cookie to every port of a host."""
+    async with (
+        client(answers, "0.0.0.0", TOKEN) as mine,
+        client(answers, "0.0.0.0", "another-token") as other,
+    ):
+        given = [await one.ask(f"/?token={token}") for one, token in
+                 ((mine, TOKEN), (other, "another-token"))]  # fmt: skip
+        cookies = "; ".join(reply.headers["Set-Cookie"].split(";")[0] for reply in given)
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+            for one in (mine, other):
+                browser = Client(session, one.url)
+                assert (await browser.ask("/api/runs", Cookie=cookies)).status == 200
+                assert (await browser.ask("/api/runs")).status == 401
