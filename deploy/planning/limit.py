@@ -26,6 +26,7 @@ from deploy.planning.verdict import knob
 WINDOW = 20  # steps that are "now"
 _FEWEST = 3  # steps after the first, which warms up
 _MUCH = 0.10  # share of the time that is worth a word
+_LARGE = 0.20  # from which what stands beside the learner's work limits more than the work does
 _IDLE = 0.20  # share from which servers count as idle
 _TAKEN = 0.75  # share of the slots from which they count as all taken
 _PAUSED, _PAUSE_ASKED = 5.0, 2  # as the learner's phase and the metric health/action have it
@@ -167,7 +168,7 @@ def _sentence(window: Stretch) -> str:
     }
     cause = max(causes, key=lambda one: causes[one])
     told, share = _learner(window), window.worked
-    if causes[cause] >= _MUCH:
+    if causes[cause] >= (_MUCH if cause is _waiting else _LARGE):
         told, share = cause(window), causes[cause]
     if window.started <= max(share, _MUCH):
         return told

@@ -103,10 +103,11 @@ def test_no_run_is_a_config_error(tmp_path, capsys):
 
 def test_the_page_begins_with_what_limits_the_run(tmp_path, model, capsys):
     text = explained(capsys, make_run(tmp_path / "run", model))
-    assert text.splitlines()[0] == (
-        "Measuring accuracy limited it: it took 13 % of the run; measure fewer samples "
-        "(evaluation.samples 0, all 40, > 20); its start took 33 % of the run."
+    assert text.splitlines()[0].startswith(
+        "The learner limited it: backward is 43 % of its work, and it waited only 10 % of the run "
+        "while the servers had no work 72 %; raise learner.ranks 1 > 2 at the next start"
     )
+    assert re.search(r"waiting for samples +[0-9.]+ s +10 %", text)
     assert re.search(r"evaluation +4.00 s +13 %", text)
     assert re.search(r"start-up +10.0 s +33 %", text)
     assert text.splitlines()[2].startswith("run: 6 steps")
