@@ -1,5 +1,6 @@
 """python -m deploy.inspect as people start it, beside a run that goes on."""
 
+import os
 import re
 import signal
 import socket
@@ -61,6 +62,8 @@ def test_it_says_where_it_is_and_a_signal_ends_it_cleanly(
 ) -> None:
     inspector = Inspector(tmp_path, "--port", "0", *options)
     assert re.fullmatch(address, inspector.url)
+    priority = os.getpriority(os.PRIO_PROCESS, inspector.process.pid)
+    assert priority == os.getpriority(os.PRIO_PROCESS, 0) + 10  # a run goes first
     inspector.process.send_signal(number)
     assert inspector.end() == "" and inspector.process.returncode == 0
 
