@@ -111,7 +111,8 @@ def the_broker_s_books_are_those_of_its_steps(prometheus: Prometheus, run: Launc
 def the_board_shows_the_run(prometheus: Prometheus, run: Launched) -> None:
     """Every figure, but those that the row of the step does not have."""
     steps = prometheus.scrapes('vision_opd_learner_step{process="learner-0"}')
-    time_s = max(steps)
+    last = max(steps.values())
+    time_s = max(t for t, step in steps.items() if step < last)  # later, servers may have ended
     told = {metric.name for metric in OBSERVED}
     for row in run.metrics():
         told |= row.keys() if row["step"] == steps[time_s] or "evaluation/version" in row else set()
