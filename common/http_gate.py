@@ -37,7 +37,7 @@ class Gate:
 
     def __init__(self, host: str, key: str | None) -> None:
         self._host = _plain(host)
-        self._is_any, self._is_loopback = _is_any(self._host), _is_loopback(self._host)
+        self._is_any, self._is_loopback = _is_any(self._host), names_loopback(self._host)
         self._expected = None if key is None else f"Bearer {key}".encode()
 
     def refusal(self, head: Iterable[tuple[str, str]]) -> GateRefusal | None:
@@ -69,7 +69,7 @@ class Gate:
         if self._is_any:  # every address of the machine: its names are not known
             return True
         if self._is_loopback:  # any port will do: a tunnel has its own
-            return _is_loopback(name)
+            return names_loopback(name)
         return name == self._host
 
     def _key_refusal(self, given: list[str]) -> GateRefusal | None:
@@ -106,7 +106,8 @@ def _plain(host: str) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _is_loopback(host: str) -> bool:
+def names_loopback(host: str) -> bool:
+    """Whether a host is written as loopback; no name is looked up."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

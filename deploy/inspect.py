@@ -9,7 +9,6 @@ shows and can be sent.
 import argparse
 import asyncio
 import contextlib
-import ipaddress
 import os
 import secrets
 import socket
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import ConfigError
+from common.http_gate import names_loopback
 from common.lifecycle import run as run_until_stopped
 from common.output import ends_with_its_reader
 from deploy.inspector.answers import InspectorAnswers
@@ -78,7 +78,7 @@ def serve(answers: InspectorAnswers, host: str, port: int) -> None:
     """
     if not 0 <= port <= _LAST_PORT:
         raise ConfigError(f"--port {port}: no port. Fix: 0 (a free one) to {_LAST_PORT}")
-    token = None if _is_loopback(host) else secrets.token_urlsafe(24)
+    token = None if names_loopback(host) else secrets.token_urlsafe(24)
 
     async def until_stopped(stop: asyncio.Event) -> None:
         async with TokenScores() as scores, serving(answers, scores, host, port, token) as found:
@@ -100,13 +100,6 @@ def _name_of(host: str) -> str:
     if host in _ANY:
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 if __name__ == "__main__":

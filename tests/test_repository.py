@@ -85,7 +85,7 @@ LISTED = re.compile(rf"^(?: {{4}})?{NAMES} {{2,}}\S|^ {{4}}{NAMES}$", re.MULTILI
 README_LINES = 220
 # Lines of Python without tests and without the docstrings of packages. A change that needs more
 # raises it in a commit that says what for.
-MAX_LINES = 68_924
+MAX_LINES = 68_889
 
 
 def package_folders() -> list[Path]:

@@ -3,7 +3,7 @@
 import itertools
 import mmap
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,24 @@ def facts_of(records: Iterable[Record]) -> JournalFacts:
     return reader.close()
 
 
-class _Reader:
+class CommandReader:
+    """Reads records by a method for each command, `_on_NAME(told, outcome)`; others are left out.
+
+    Where told is what the ledger was called with, outcome what it gave.
+    """
+
+    def __init_subclass__(cls) -> None:
+        read = {name.removeprefix("_on_") for name in vars(cls) if name.startswith("_on_")}
+        assert read <= COMMANDS.keys(), "a command was renamed"
+
+    def dispatch(self, record: Record) -> None:
+        """Read a record. Raises CorruptJournal: it is of another version."""
+        handler = getattr(self, f"_on_{record.command}", None)
+        if handler is not None:
+            handler(arguments_of(record), record.outcome)
+
+
+class _Reader(CommandReader):
     def __init__(self) -> None:
         self._facts = JournalFacts()
         self._leases: dict[tuple[str, int], tuple[str, float, float]] = {}
@@ -85,26 +102,10 @@ class _Reader:
         self._crowd: dict[str, tuple[float, float]] = {}  # groups * seconds, up to when
         self._joined: dict[str, float] = {}
         self._now = 0.0
-        self._handlers: dict[str, Callable[[Mapping[str, Any], Any], None]] = {
-            "join": self._on_join,
-            "leave": self._on_leave,
-            "lease": self._on_lease,
-            "submit": self._on_submit,
-            "give_back": self._on_give_back,
-            "lapse": self._on_lapse,
-            "rewind": self._on_rewind,
-            "doubt": self._on_doubt,
-            "serve": self._on_serve,
-            "take": self._on_take,
-            "acknowledge": self._on_acknowledge,
-        }
-        assert self._handlers.keys() <= COMMANDS.keys(), "a command was renamed"
 
     def read(self, record: Record) -> None:
         self._now = record.seconds
-        handler = self._handlers.get(record.command)
-        if handler is not None:
-            handler(arguments_of(record), record.outcome)
+        self.dispatch(record)
 
     def close(self) -> JournalFacts:
         for server in list(self._joined):

@@ -3,15 +3,14 @@
 import contextlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from broker.ledger.commands import COMMANDS
 from broker.protocol import Role
 from broker.storage.frames import Record
-from broker.storage.recovery import arguments_of
+from deploy.planning.journal_facts import CommandReader
 
 
 class LifePhase(StrEnum):
@@ -50,7 +49,7 @@ class GroupLife:
         return f"{self.group_id}#{self.attempt}"
 
 
-class Lives:
+class Lives(CommandReader):
     """Reads records one by one.
 
     Attributes:
@@ -72,29 +71,12 @@ class Lives:
         self.now = 0.0
         self.acknowledged: int | None = None
         self.served: tuple[str, int] | None = None
-        self._handlers: dict[str, Callable[[Mapping[str, Any], Any], None]] = {
-            "join": self._on_join,
-            "leave": self._on_leave,
-            "lease": self._on_lease,
-            "submit": self._on_submit,
-            "give_back": self._on_give_back,
-            "lapse": self._on_lapse,
-            "lose": self._on_lose,
-            "rewind": self._on_rewind,
-            "doubt": self._on_doubt,
-            "serve": self._on_serve,
-            "take": self._on_take,
-            "acknowledge": self._on_acknowledge,
-        }
-        assert self._handlers.keys() <= COMMANDS.keys(), "a command was renamed"
 
     def read(self, record: Record) -> list[GroupLife]:
         """The lives that ended with it. Raises CorruptJournal: it is of another version."""
         self.now, self._ended = record.seconds, []
         self.acknowledged = self.served = None
-        handler = self._handlers.get(record.command)
-        if handler is not None:
-            handler(arguments_of(record), record.outcome)
+        self.dispatch(record)
         return self._ended
 
     def close(self) -> list[GroupLife]:

@@ -16,7 +16,6 @@ import sys
 import termios
 import tty
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any, Self
 
 from common.lifecycle import before_a_hard_exit
@@ -53,12 +52,7 @@ class Keyboard:
         self.look()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._hooks.close()
         self.release()
 
